@@ -1,0 +1,57 @@
+"""The view that all others extend."""
+
+from typing import Any, cast
+
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.serializers import Serializer
+from rest_framework.views import APIView
+
+from chat import ratelimit, telemetry
+from chat.authentication import Caller
+from chat.errors import MalformedJson, RateLimited
+
+
+class ApiView(APIView):
+    """A view that authenticates before it looks at anything else, and counts when told to."""
+
+    allowance: ratelimit.Allowance | None = None
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        self.perform_authentication(request)
+        super().initial(request, *args, **kwargs)
+
+    def perform_authentication(self, request: Request) -> None:
+        super().perform_authentication(request)
+        if self.caller:
+            telemetry.annotate(owner=self.caller.owner)
+
+    @property
+    def caller(self) -> Caller:
+        return cast(Caller, self.request.user)
+
+    def body(self, shape: Serializer[Any]) -> dict[str, Any]:
+        """The request's body in the given shape.
+
+        Raises MalformedJson, PayloadTooLarge, or DRF's own exceptions for what is not in it.
+        """
+        if self.request.META.get("CONTENT_LENGTH", "") in ("", "0"):
+            raise MalformedJson("The body is empty.")
+        validated: dict[str, Any] = shape.run_validation(self.request.data)
+        return validated
+
+    def count(self, user_id: str) -> None:
+        """Count the request against its limit. Raises RateLimited."""
+        self.allowance = ratelimit.count(self.request, self.caller, user_id)
+        if self.allowance and self.allowance.exceeded:
+            raise RateLimited(
+                f"No more than {self.allowance.limit} requests a minute.",
+                retry_after=self.allowance.reset,
+            )
+
+    def finalize_response(
+        self, request: Request, response: Response, *args: Any, **kwargs: Any
+    ) -> Response:
+        if self.allowance:
+            self.headers = {**self.headers, **self.allowance.headers}
+        return super().finalize_response(request, response, *args, **kwargs)

@@ -1,0 +1,55 @@
+"""API keys -> Caller."""
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+
+from django.conf import settings
+from rest_framework.authentication import BaseAuthentication
+from rest_framework.request import Request
+
+from chat.errors import InvalidApiKey, MissingApiKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who asks. Records belong to the owner; requests are counted by key."""
+
+    owner: str
+    key_id: str
+
+
+ANYONE = Caller(owner="default", key_id="anyone")
+
+
+class ApiKeyAuthentication(BaseAuthentication):
+    """`X-API-Key: …` or `Authorization: Bearer …`; with REQUIRE_API_KEY=false, keys are ignored."""
+
+    def authenticate(self, request: Request) -> tuple[Caller, None]:
+        if not settings.REQUIRE_API_KEY:
+            return ANYONE, None
+        presented = _presented_key(request)
+        if not presented:
+            raise MissingApiKey
+        return _caller(presented), None
+
+
+def _presented_key(request: Request) -> str:
+    if key := request.headers.get("X-API-Key", "").strip():
+        return key
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def _caller(presented: str) -> Caller:
+    # Digests have one length, and each is compared: the time taken tells nothing about the keys.
+    # WSGI hands a header's bytes over as Latin-1.
+    digest = hashlib.sha256(presented.encode("latin-1", "replace")).digest()
+    matches = [
+        candidate
+        for key in settings.API_KEYS
+        if hmac.compare_digest(digest, candidate := hashlib.sha256(key.encode()).digest())
+    ]
+    if not matches:
+        raise InvalidApiKey
+    return Caller(owner="default", key_id=matches[0].hex()[:16])

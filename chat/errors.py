@@ -1,0 +1,261 @@
+"""Every failure a client can see, and the one place that renders it (RFC 9457 problem details).
+
+Problem
+ ├── MalformedJson        400  the body is not JSON
+ ├── ValidationFailed     400  the body is JSON, but not a request
+ ├── ProviderRejected     400  the vendor refuses the request itself
+ ├── MissingApiKey        401
+ ├── InvalidApiKey        401
+ ├── NotFound             404  also: somebody else's
+ ├── PayloadTooLarge      413
+ ├── ContentFiltered      422  a safety filter refused the content
+ ├── RateLimited          429
+ ├── InternalError        500
+ ├── ProviderFailed       502
+ ├── ProviderUnavailable  503  every provider is limited or overloaded
+ ├── StorageUnavailable   503
+ └── ProviderTimeout      504  the deadline was reached
+Django's and DRF's own exceptions (404, 405, 406, 415) are translated by `problem_of`.
+"""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from typing import Any, ClassVar
+
+import orjson
+from django.core.exceptions import BadRequest, SuspiciousOperation
+from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
+from rest_framework import exceptions as drf
+from rest_framework.settings import api_settings
+
+from chat import telemetry
+from providers.base import ProviderError
+
+logger = logging.getLogger(__name__)
+
+
+class Problem(Exception):
+    """A failure with its HTTP status, its stable `code`, and a sentence for the client.
+
+    `retry_after` is in seconds; `errors` name the fields at fault (`field` is a dotted path, empty
+    for the body as a whole).
+    """
+
+    status: int = 500
+    code: str = "internal_error"
+    title: str = "Internal error"
+    default_detail: ClassVar[str] = "Something went wrong on our side. The request id finds it."
+    default_retry_after: ClassVar[float | None] = None
+
+    def __init__(
+        self,
+        detail: str = "",
+        *,
+        retry_after: float | None = None,
+        errors: list[dict[str, str]] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self.detail = detail or self.default_detail
+        self.errors = errors or []
+        self.headers = dict(headers or {})
+        seconds = self.default_retry_after if retry_after is None else retry_after
+        if seconds is not None:
+            self.headers["Retry-After"] = str(max(1, math.ceil(seconds)))
+        super().__init__(self.detail)
+
+
+class MalformedJson(Problem):
+    status = 400
+    code = "malformed_json"
+    title = "The body is not JSON"
+    default_detail = "The body must be one JSON object in UTF-8."
+
+
+class ValidationFailed(Problem):
+    status = 400
+    code = "validation_error"
+    title = "The request is not valid"
+    default_detail = "Fields of the request are missing or not valid; `errors` names them."
+
+
+class ProviderRejected(Problem):
+    status = 400
+    code = "provider_rejected"
+    title = "The model's vendor refused the request"
+    default_detail = "The model's vendor refused the request."
+
+
+class MissingApiKey(Problem):
+    status = 401
+    code = "missing_api_key"
+    title = "An API key is needed"
+    default_detail = "Send your key as `X-API-Key: …` or `Authorization: Bearer …`."
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+class InvalidApiKey(MissingApiKey):
+    code = "invalid_api_key"
+    title = "The API key is not valid"
+    default_detail = "The key is unknown, revoked or expired."
+
+
+class NotFound(Problem):
+    status = 404
+    code = "not_found"
+    title = "Not found"
+    default_detail = "There is nothing at this address that you may see."
+
+
+class PayloadTooLarge(Problem):
+    status = 413
+    code = "payload_too_large"
+    title = "The body is too large"
+
+
+class ContentFiltered(Problem):
+    status = 422
+    code = "content_filtered"
+    title = "The content was filtered"
+    default_detail = "A safety filter refused the content."
+
+
+class RateLimited(Problem):
+    status = 429
+    code = "rate_limited"
+    title = "Too many requests"
+
+
+class InternalError(Problem):
+    pass
+
+
+class ProviderFailed(Problem):
+    status = 502
+    code = "provider_error"
+    title = "The provider failed"
+    default_detail = "No provider gave an answer."
+
+
+class ProviderUnavailable(Problem):
+    status = 503
+    code = "provider_unavailable"
+    title = "The provider is limited or overloaded"
+    default_detail = "The provider takes no requests at the moment."
+    default_retry_after = 10
+
+
+class StorageUnavailable(Problem):
+    status = 503
+    code = "storage_unavailable"
+    title = "The storage is unreachable"
+    default_detail = "The record of this request could not be written; try again."
+    default_retry_after = 5
+
+
+class ProviderTimeout(Problem):
+    status = 504
+    code = "provider_timeout"
+    title = "The provider was too slow"
+    default_detail = "The provider did not answer in time."
+
+
+PROVIDER_PROBLEMS: dict[str, type[Problem]] = {
+    problem.code: problem
+    for problem in (
+        ContentFiltered,
+        ProviderRejected,
+        ProviderFailed,
+        ProviderUnavailable,
+        ProviderTimeout,
+    )
+}
+
+
+def problem_of(exc: Exception) -> Problem:
+    """The problem that a client is shown for any exception."""
+    match exc:
+        case Problem():
+            return exc
+        case ProviderError():
+            return PROVIDER_PROBLEMS[exc.code](str(exc), retry_after=exc.retry_after)
+        case drf.ValidationError():
+            return ValidationFailed(errors=list(_field_errors(exc.detail, exc.get_codes())))
+        case Http404():
+            return NotFound()
+        case drf.APIException():
+            return _problem_of_drf(exc)
+        case UnreadablePostError():
+            return MalformedJson("The body broke off.")
+        case SuspiciousOperation() | BadRequest():
+            return ValidationFailed("The request is malformed, or not for this host.")
+        case _:
+            return InternalError()
+
+
+def _problem_of_drf(exc: drf.APIException) -> Problem:
+    """DRF's own exceptions (405, 406, 415 and their like) have the codes that we document."""
+    problem = Problem(str(exc.detail))
+    problem.status = exc.status_code
+    problem.code = str(exc.get_codes())
+    problem.title = HTTPStatus(exc.status_code).phrase
+    return problem
+
+
+def _field_errors(detail: Any, codes: Any, path: str = "") -> Iterator[dict[str, str]]:
+    """Flatten DRF's nested details and codes (dicts, lists, leaves) into dotted paths."""
+    if isinstance(detail, Mapping):
+        for key in detail:
+            name = "" if key == api_settings.NON_FIELD_ERRORS_KEY else str(key)
+            yield from _field_errors(detail[key], codes[key], ".".join(filter(None, (path, name))))
+    elif isinstance(detail, list):
+        for part, code in zip(detail, codes, strict=True):
+            yield from _field_errors(part, code, path)
+    else:
+        yield {"field": path, "code": str(codes), "detail": str(detail)}
+
+
+def render(problem: Problem) -> HttpResponse:
+    """The problem as an HTTP answer."""
+    body: dict[str, Any] = {
+        "type": f"urn:problem:{problem.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "code": problem.code,
+        "request_id": telemetry.request_id(),
+        "errors": problem.errors,
+    }
+    telemetry.annotate(code=problem.code)
+    return HttpResponse(
+        orjson.dumps(body),
+        status=problem.status,
+        content_type="application/problem+json",
+        headers=problem.headers,
+    )
+
+
+def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse:
+    """DRF's hook: each exception in a view ends here."""
+    problem = problem_of(exc)
+    if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.error("unhandled %s", type(exc).__name__, exc_info=exc)
+    return render(problem)
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Django's handler400: what fails before a view is found, an unknown host for instance."""
+    return render(problem_of(exception))
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Django's handler404."""
+    return render(NotFound())
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """Django's handler500, for what fails outside DRF."""
+    return render(InternalError())

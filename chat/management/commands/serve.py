@@ -1,0 +1,82 @@
+"""Bring the local database up to date and serve the API with gunicorn."""
+
+import sys
+from typing import Any
+
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand
+from django.db import connections
+from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
+
+BANNER = """
+Serverless Chat API {version}
+  API       {url}
+  Docs      {url}/docs
+  Admin     {url}/admin/ (make an administrator: python manage.py createsuperuser)
+  Provider  {provider}
+  Records   {database}
+"""
+
+
+class ServerLog(Logger):  # type: ignore[misc]
+    """Leaves logging to our settings; it has no access log, as each request has a line of ours."""
+
+    def setup(self, cfg: Any) -> None:
+        self.error_log.propagate = True
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """gunicorn, configured by our settings: some processes, and a thread for each request."""
+
+    def __init__(self, banner: str) -> None:
+        self.banner = banner
+        super().__init__()
+
+    def load_config(self) -> None:
+        options = {
+            "bind": _address(),
+            "workers": settings.WEB_CONCURRENCY,
+            "threads": settings.WEB_THREADS,
+            "worker_class": "gthread",
+            "preload_app": True,
+            # A stop waits for what runs, and that ends by its own deadline.
+            "graceful_timeout": int(settings.REQUEST_TIMEOUT_SECONDS) + 5,
+            "logger_class": ServerLog,
+            "control_socket_disable": True,
+            "when_ready": lambda arbiter: sys.stdout.write(self.banner) and sys.stdout.flush(),
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Any:
+        from chatproject.wsgi import application
+
+        return application
+
+
+class Command(BaseCommand):
+    help = "Bring the local database up to date and serve the API with gunicorn."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        call_command("migrate", interactive=False, verbosity=0)
+        connections.close_all()  # no connection may be shared by the processes that are forked
+        banner = BANNER.format(
+            version=settings.VERSION,
+            url=f"http://{_address()}",
+            provider=_provider(),
+            database=settings.DATABASE_PATH,
+        )
+        Server(banner).run()
+
+
+def _address() -> str:
+    host = f"[{settings.API_HOST}]" if ":" in settings.API_HOST else settings.API_HOST
+    return f"{host}:{settings.API_PORT}"
+
+
+def _provider() -> str:
+    if settings.LLM_PROVIDER == "mock":
+        return "mock (for a real model set OPENROUTER_API_KEY or GEMINI_API_KEY, also in .env)"
+    return f"{settings.LLM_PROVIDER}, {settings.PROVIDERS[settings.LLM_PROVIDER]['model']}"

@@ -1,0 +1,61 @@
+"""Rows of the local store. What they mean is written in chat/storage."""
+
+from django.db import models
+
+
+class Interaction(models.Model):
+    """A `chat.storage.base.Record`, flat."""
+
+    interaction_id = models.CharField(max_length=36, primary_key=True)
+    owner = models.CharField(max_length=128)
+    user_id = models.CharField("user", max_length=128)
+    created_at = models.DateTimeField("time", db_index=True)
+    deadline_at = models.DateTimeField()
+    request_id = models.CharField(max_length=128)
+    conversation_id = models.CharField(max_length=36)
+    previous_interaction_id = models.CharField(max_length=36, null=True)
+
+    prompt = models.TextField()
+    system = models.TextField(null=True)
+    parameters = models.JSONField()
+    metadata = models.JSONField()
+
+    status = models.CharField(max_length=16)
+    provider = models.CharField(max_length=32)
+    model = models.CharField(max_length=256)
+    response = models.TextField(null=True)
+    finish_reason = models.CharField(max_length=32, null=True)
+    cached = models.BooleanField()
+    latency_ms = models.PositiveIntegerField("latency (ms)", null=True)
+    attempts = models.JSONField()
+
+    error_code = models.CharField("error", max_length=64, null=True)
+    error_detail = models.TextField(null=True)
+
+    prompt_tokens = models.PositiveBigIntegerField(null=True)
+    completion_tokens = models.PositiveBigIntegerField(null=True)
+    total_tokens = models.PositiveBigIntegerField("tokens", null=True)
+    cached_tokens = models.PositiveBigIntegerField(null=True)
+    reasoning_tokens = models.PositiveBigIntegerField(null=True)
+    cost_usd = models.DecimalField("cost (USD)", max_digits=24, decimal_places=12, null=True)
+
+    class Meta:
+        ordering = ("-created_at",)
+
+    def __str__(self) -> str:
+        return self.interaction_id
+
+
+class CacheEntry(models.Model):
+    """A counter or a value of the shared cache (chat/storage/cache.py); times are epoch seconds."""
+
+    key = models.CharField(max_length=255, primary_key=True)
+    counter = models.BigIntegerField(null=True)
+    value = models.BinaryField(null=True)
+    expires_at = models.FloatField(null=True, db_index=True)
+
+    class Meta:
+        verbose_name_plural = "cache entries"
+
+    def __str__(self) -> str:
+        return self.key

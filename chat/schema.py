@@ -1,0 +1,250 @@
+"""What OpenAPI says of each operation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.utils import (
+    OpenApiExample,
+    OpenApiParameter,
+    OpenApiResponse,
+    extend_schema,
+)
+
+from chat import errors
+from chat.errors import Problem
+from chat.serializers import (
+    AnswerSerializer,
+    ChatSerializer,
+    HealthSerializer,
+    IndexSerializer,
+    ProblemSerializer,
+    ReadySerializer,
+    RecordSerializer,
+)
+
+QUESTION = {"userId": "user123", "prompt": "Olá!"}
+ANSWER = {
+    "interaction_id": "01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6e",
+    "userId": "user123",
+    "prompt": "Olá!",
+    "response": "Olá! Como posso ajudar?",
+    "model": "google/gemini-3.5-flash-lite",
+    "timestamp": "2026-01-01T12:00:00.000000Z",
+    "conversation_id": "01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6e",
+    "previous_interaction_id": None,
+    "provider": "openrouter",
+    "finish_reason": "stop",
+    "cached": False,
+    "latency_ms": 812,
+    "usage": {
+        "prompt_tokens": 9,
+        "completion_tokens": 41,
+        "total_tokens": 50,
+        "cached_tokens": None,
+        "reasoning_tokens": None,
+        "cost_usd": "0.000104",
+    },
+    "metadata": {},
+}
+RECORD = {
+    **ANSWER,
+    "status": "ok",
+    "error": None,
+    "attempts": [
+        {
+            "provider": "openrouter",
+            "model": "google/gemini-3.5-flash-lite",
+            "outcome": "ok",
+            "latency_ms": 805,
+        }
+    ],
+}
+
+# What DRF answers of itself, with the codes that it gives.
+FRAMEWORK_ERRORS = {
+    405: ("method_not_allowed", "This address does not take that method."),
+    406: ("not_acceptable", "Only application/json is answered."),
+    415: ("unsupported_media_type", "Only application/json is read."),
+}
+KEY_ERRORS = (errors.MissingApiKey, errors.InvalidApiKey)
+
+
+class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    """Either header carries the key."""
+
+    target_class = "chat.authentication.ApiKeyAuthentication"
+    name = ["apiKey", "bearer"]
+
+    def get_security_requirement(self, auto_schema: AutoSchema) -> list[dict[str, list[Any]]]:
+        return [{name: []} for name in self.name]
+
+    def get_security_definition(self, auto_schema: AutoSchema) -> list[dict[str, Any]]:
+        return [
+            {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            {"type": "http", "scheme": "bearer"},
+        ]
+
+
+def _problems(problems: Sequence[type[Problem]], *framework: int) -> dict[Any, OpenApiResponse]:
+    """A response for each status, with an example for each code."""
+    examples: dict[int, list[OpenApiExample]] = {}
+    for problem in problems:
+        examples.setdefault(problem.status, []).append(
+            _example(problem.status, problem.code, problem.title, problem.default_detail)
+        )
+    for status in framework:
+        code, detail = FRAMEWORK_ERRORS[status]
+        examples[status] = [_example(status, code, code.replace("_", " ").capitalize(), detail)]
+    return {
+        (status, "application/problem+json"): OpenApiResponse(
+            ProblemSerializer,
+            description=", ".join(f"`{example.name}`" for example in of_status),
+            examples=of_status,
+        )
+        for status, of_status in examples.items()
+    }
+
+
+def _example(status: int, code: str, title: str, detail: str) -> OpenApiExample:
+    value = {
+        "type": f"urn:problem:{code}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": "01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6e",
+        "errors": [],
+    }
+    return OpenApiExample(code, value, status_codes=[status])
+
+
+def _header_out(name: str, kind: type, description: str, *statuses: int) -> OpenApiParameter:
+    return OpenApiParameter(
+        name,
+        kind,
+        OpenApiParameter.HEADER,
+        response=list(statuses) or True,
+        description=description,
+    )
+
+
+REQUEST_ID = [
+    OpenApiParameter(
+        "X-Request-ID",
+        str,
+        OpenApiParameter.HEADER,
+        description="Your own id for the request: up to 128 of `A-Z a-z 0-9 . _ -`.",
+        pattern=r"^[A-Za-z0-9._-]{1,128}$",
+    ),
+    _header_out("X-Request-ID", str, "The id of the request, in our log too."),
+    _header_out("Server-Timing", str, "Milliseconds spent: total, provider, storage."),
+]
+COUNTED = (200, 400, 422, 429, 500, 502, 503, 504)
+ALLOWANCE = [
+    _header_out("X-RateLimit-Limit", int, "Requests a minute.", *COUNTED),
+    _header_out("X-RateLimit-Remaining", int, "What is left of them.", *COUNTED),
+    _header_out("X-RateLimit-Reset", int, "Seconds until all are back.", *COUNTED),
+]
+RETRY_AFTER = _header_out("Retry-After", int, "Seconds to wait.", 429, 503)
+
+chat = extend_schema(
+    operation_id="chat",
+    tags=["chat"],
+    summary="One prompt, one answer",
+    description="Asks a model and records the interaction, whatever comes of it.",
+    request=ChatSerializer,
+    parameters=[*REQUEST_ID, *ALLOWANCE, RETRY_AFTER],
+    responses={
+        200: OpenApiResponse(
+            AnswerSerializer,
+            description="The answer.",
+            examples=[OpenApiExample("answer", ANSWER, response_only=True, status_codes=[200])],
+        ),
+        **_problems(
+            (
+                errors.MalformedJson,
+                errors.ValidationFailed,
+                errors.ProviderRejected,
+                *KEY_ERRORS,
+                errors.PayloadTooLarge,
+                errors.ContentFiltered,
+                errors.RateLimited,
+                errors.InternalError,
+                errors.ProviderFailed,
+                errors.ProviderUnavailable,
+                errors.StorageUnavailable,
+                errors.ProviderTimeout,
+            ),
+            405,
+            406,
+            415,
+        ),
+    },
+    examples=[OpenApiExample("question", QUESTION, request_only=True)],
+)
+interaction = extend_schema(
+    operation_id="getInteraction",
+    tags=["history"],
+    summary="One record",
+    description="What was asked, what came back, or why nothing did.",
+    parameters=[
+        *REQUEST_ID,
+        OpenApiParameter("interaction_id", str, OpenApiParameter.PATH, description="Its UUID."),
+        _header_out("Retry-After", int, "Seconds to wait.", 503),
+    ],
+    responses={
+        200: OpenApiResponse(
+            RecordSerializer,
+            description="The record.",
+            examples=[OpenApiExample("record", RECORD, response_only=True, status_codes=[200])],
+        ),
+        **_problems(
+            (
+                *KEY_ERRORS,
+                errors.NotFound,
+                errors.InternalError,
+                errors.StorageUnavailable,
+            ),
+            405,
+            406,
+        ),
+    },
+)
+health = extend_schema(
+    operation_id="health",
+    tags=["service"],
+    summary="Is the process up?",
+    description="Touches nothing else: neither the storage nor a provider.",
+    auth=[],
+    parameters=REQUEST_ID,
+    responses={
+        200: OpenApiResponse(HealthSerializer, description="It is."),
+        **_problems((), 405, 406),
+    },
+)
+ready = extend_schema(
+    operation_id="ready",
+    tags=["service"],
+    summary="Can requests be served?",
+    description="Is the storage reachable, and a provider configured? Never calls a model.",
+    auth=[],
+    parameters=REQUEST_ID,
+    responses={
+        200: OpenApiResponse(ReadySerializer, description="Yes."),
+        503: OpenApiResponse(ReadySerializer, description="No; `checks` say why."),
+        **_problems((), 405, 406),
+    },
+)
+index = extend_schema(
+    operation_id="index",
+    tags=["service"],
+    summary="What this server is",
+    auth=[],
+    parameters=REQUEST_ID,
+    responses={
+        200: OpenApiResponse(IndexSerializer, description="Name, version, links."),
+        **_problems((), 405, 406),
+    },
+)

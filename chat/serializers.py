@@ -1,0 +1,267 @@
+"""Shapes in and out. Requests are read strictly: a number is not a string, nor the reverse."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, get_args
+
+from django.conf import settings
+from django.core.validators import RegexValidator
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from chat.storage.base import Record, Status
+from providers.base import FinishReason
+
+MAX_STOPS = 4
+MAX_METADATA = 16
+FINISH_REASONS = get_args(FinishReason)
+
+
+class Text(serializers.CharField):
+    """A string, kept as it came."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(trim_whitespace=False, **options)
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return str(super().to_internal_value(data))
+
+
+class Prompt(Text):
+    """A string that says something."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if isinstance(data, str) and not data.strip():
+            self.fail("blank")
+        return super().to_internal_value(data)
+
+
+class Number(serializers.FloatField):
+    def to_internal_value(self, data: Any) -> float:
+        if not isinstance(data, int | float) or isinstance(data, bool):
+            self.fail("invalid")
+        return float(super().to_internal_value(data))
+
+
+class Integer(serializers.IntegerField):
+    def to_internal_value(self, data: Any) -> int:
+        if not isinstance(data, int) or isinstance(data, bool):
+            self.fail("invalid")
+        return int(super().to_internal_value(data))
+
+
+class Stop(serializers.ListField):
+    """One string or a list of them."""
+
+    child = Text(max_length=256)
+
+    def to_internal_value(self, data: Any) -> list[str]:
+        return list(super().to_internal_value([data] if isinstance(data, str) else data))
+
+
+class Metadata(serializers.DictField):
+    """A few strings of the client's own, kept with the record."""
+
+    child = Text(max_length=512, allow_blank=True)
+    default_error_messages = {
+        "max_length": f"No more than {MAX_METADATA} pairs.",
+        "key_length": "A key has 1 to 64 characters.",
+    }
+
+    def to_internal_value(self, data: Any) -> dict[str, str]:
+        value: dict[str, str] = super().to_internal_value(data)
+        if len(value) > MAX_METADATA:
+            self.fail("max_length")
+        if not all(0 < len(key) <= 64 and "\0" not in key for key in value):
+            self.fail("key_length")
+        return value
+
+
+class ChatSerializer(serializers.Serializer[Any]):
+    """What a client asks."""
+
+    userId = Text(
+        source="user_id",
+        max_length=128,
+        validators=[
+            RegexValidator(
+                r"\A(?!\.{1,2}\Z)[A-Za-z0-9._:@|+-]+\Z",
+                "ASCII letters, digits and . _ : @ | + - only, and neither . nor ..",
+            )
+        ],
+        help_text="Who asks, in your application: an opaque id.",
+    )
+    prompt = Prompt(
+        max_length=settings.PROMPT_MAX_LENGTH, help_text="The question, kept as it came."
+    )
+    system = Prompt(
+        required=False,
+        allow_null=True,
+        max_length=settings.PROMPT_MAX_LENGTH,
+        help_text="Instructions that stand above the conversation.",
+    )
+    model = Text(
+        required=False,
+        allow_null=True,
+        max_length=256,
+        help_text="An allowed model: its id, or `provider:id`. Default: the configured one.",
+    )
+    temperature = Number(required=False, allow_null=True, min_value=0, max_value=2)
+    top_p = Number(required=False, allow_null=True, min_value=0, max_value=1)
+    max_tokens = Integer(
+        required=False,
+        allow_null=True,
+        min_value=1,
+        max_value=1_000_000,
+        help_text="The longest answer, in tokens, the model's thinking included.",
+    )
+    stop = Stop(
+        required=False,
+        allow_null=True,
+        max_length=MAX_STOPS,
+        help_text=f"Up to {MAX_STOPS} strings that end the answer; one may stand without a list.",
+    )
+    metadata = Metadata(
+        required=False,
+        allow_null=True,
+        help_text=f"Up to {MAX_METADATA} string pairs, kept with the record.",
+    )
+
+
+class UsageSerializer(serializers.Serializer[Any]):
+    """Tokens and cost; null is unknown."""
+
+    prompt_tokens = serializers.IntegerField(allow_null=True)
+    completion_tokens = serializers.IntegerField(allow_null=True)
+    total_tokens = serializers.IntegerField(allow_null=True)
+    cached_tokens = serializers.IntegerField(
+        allow_null=True, help_text="The part of the prompt that the vendor had cached."
+    )
+    reasoning_tokens = serializers.IntegerField(
+        allow_null=True, help_text="The part of the completion that was thinking."
+    )
+    cost_usd = serializers.SerializerMethodField()
+
+    def get_cost_usd(self, usage: Any) -> str | None:
+        cost: Decimal | None = usage.cost_usd
+        return None if cost is None else f"{cost.normalize():f}"
+
+
+class InteractionSerializer(serializers.Serializer[Record]):
+    """What an answer and a record have in common."""
+
+    interaction_id = serializers.UUIDField()
+    userId = serializers.CharField(source="user_id")
+    prompt = serializers.CharField()
+    response = serializers.CharField(allow_null=True)
+    model = serializers.CharField(help_text="The model that answered, or else was to be asked.")
+    timestamp = serializers.SerializerMethodField(help_text="When the request was accepted, UTC.")
+    conversation_id = serializers.UUIDField()
+    previous_interaction_id = serializers.UUIDField(allow_null=True)
+    provider = serializers.CharField()
+    finish_reason = serializers.ChoiceField(choices=FINISH_REASONS, allow_null=True)
+    cached = serializers.BooleanField()
+    latency_ms = serializers.IntegerField(allow_null=True)
+    usage = UsageSerializer()
+    metadata = serializers.DictField(child=serializers.CharField())
+
+    def get_timestamp(self, record: Record) -> str:
+        return utc(record.created_at)
+
+
+class AnswerSerializer(InteractionSerializer):
+    """The answer to a chat request. The first six fields are fixed; others may be added."""
+
+    response = serializers.CharField()
+    finish_reason = serializers.ChoiceField(choices=FINISH_REASONS)
+    latency_ms = serializers.IntegerField()
+    recorded = serializers.BooleanField(
+        required=False, help_text="Only when false: the answer could not be written to the ledger."
+    )
+
+
+class FailureSerializer(serializers.Serializer[Any]):
+    """Why there is no answer, as the client was told."""
+
+    code = serializers.CharField()
+    detail = serializers.CharField()
+
+
+class AttemptSerializer(serializers.Serializer[Any]):
+    """One call to a provider."""
+
+    provider = serializers.CharField()
+    model = serializers.CharField()
+    outcome = serializers.CharField(help_text="`ok`, or the code of the error.")
+    latency_ms = serializers.IntegerField()
+
+
+class RecordSerializer(InteractionSerializer):
+    """One interaction: the answer, or why there is none."""
+
+    status = serializers.SerializerMethodField()
+    error = FailureSerializer(allow_null=True)
+    attempts = AttemptSerializer(many=True)
+
+    @extend_schema_field(serializers.ChoiceField(choices=[status.value for status in Status]))
+    def get_status(self, record: Record) -> str:
+        return record.status_at(timezone.now()).value
+
+
+class HealthSerializer(serializers.Serializer[Any]):
+    """The process is up."""
+
+    status = serializers.ChoiceField(choices=["healthy"])
+    version = serializers.CharField()
+    timestamp = serializers.CharField()
+
+
+class ChecksSerializer(serializers.Serializer[Any]):
+    """`ok`, or what is wrong."""
+
+    storage = serializers.CharField()
+    provider = serializers.CharField()
+
+
+class ReadySerializer(serializers.Serializer[Any]):
+    """Whether requests can be served."""
+
+    status = serializers.ChoiceField(choices=["ready", "not_ready"])
+    checks = ChecksSerializer()
+    timestamp = serializers.CharField()
+
+
+class IndexSerializer(serializers.Serializer[Any]):
+    """What this server is, and where to go."""
+
+    name = serializers.CharField()
+    version = serializers.CharField()
+    links = serializers.DictField(child=serializers.CharField())
+
+
+class FieldErrorSerializer(serializers.Serializer[Any]):
+    """What is wrong with one field."""
+
+    field = serializers.CharField(allow_blank=True, help_text="Dotted path; empty: the whole body.")
+    code = serializers.CharField()
+    detail = serializers.CharField()
+
+
+class ProblemSerializer(serializers.Serializer[Any]):
+    """Problem details (RFC 9457)."""
+
+    type = serializers.CharField()
+    title = serializers.CharField()
+    status = serializers.IntegerField()
+    detail = serializers.CharField()
+    code = serializers.CharField(help_text="Stable; the field for programs to read.")
+    request_id = serializers.CharField()
+    errors = FieldErrorSerializer(many=True)  # type: ignore[assignment]  # a field all the same
+
+
+def utc(moment: datetime) -> str:
+    """ISO 8601 of fixed width, which sorts as text."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

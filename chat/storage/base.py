@@ -1,0 +1,83 @@
+"""What is kept of an interaction, and what a store must do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Protocol
+
+from providers.base import Usage
+from providers.router import Attempt
+
+# A claim whose holder has not settled it this long after its own deadline never will be.
+ABORTED_AFTER = timedelta(seconds=5)
+
+
+class Status(StrEnum):
+    PENDING = "pending"
+    OK = "ok"
+    ERROR = "error"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why an interaction has no answer, in the words that its client was given."""
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One interaction: what was asked, what came back, from whom, at what cost, or why not.
+
+    A record is claimed as `pending` before a provider is asked. Until then `model` and `provider`
+    are those that will be asked; afterwards those that answered. Times are aware and in UTC;
+    `latency_ms` is from the acceptance of the request to the outcome.
+    """
+
+    interaction_id: str
+    owner: str
+    user_id: str
+    prompt: str
+    created_at: datetime
+    deadline_at: datetime
+    conversation_id: str
+    model: str
+    provider: str
+    request_id: str = ""
+    previous_interaction_id: str | None = None
+    system: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    status: Status = Status.PENDING
+    response: str | None = None
+    finish_reason: str | None = None
+    cached: bool = False
+    latency_ms: int | None = None
+    usage: Usage = field(default_factory=Usage)
+    error: Failure | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+    def status_at(self, now: datetime) -> Status:
+        """The status as a reader sees it: a claim that outlived its deadline was aborted."""
+        if self.status is Status.PENDING and now > self.deadline_at + ABORTED_AFTER:
+            return Status.ABORTED
+        return self.status
+
+
+class InteractionStore(Protocol):
+    """Where records live. Any method raises StorageUnavailable when the store is out of reach."""
+
+    def claim(self, record: Record) -> bool:
+        """Write a new record; False, and nothing written, when its id is taken."""
+
+    def settle(self, record: Record) -> bool:
+        """Write the outcome of a pending record, once; False when there is none to settle."""
+
+    def get(self, interaction_id: str) -> Record | None:
+        """The record as last written, whoever owns it."""
+
+    def ping(self) -> None:
+        """Do the least that proves that records can be read."""

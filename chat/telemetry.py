@@ -1,0 +1,122 @@
+"""The request id and the log: a line per request, never with a prompt, an answer or a key."""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import uuid_utils
+from django.http import HttpRequest, HttpResponse
+from pythonjsonlogger.orjson import OrjsonFormatter
+
+logger = logging.getLogger("chat.request")
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+_request_id: ContextVar[str] = ContextVar("request_id", default="")
+_fields: ContextVar[dict[str, Any] | None] = ContextVar("fields", default=None)
+_spent: ContextVar[dict[str, float] | None] = ContextVar("spent", default=None)
+
+
+def request_id() -> str:
+    """The id of the running request; empty outside of one."""
+    return _request_id.get()
+
+
+def annotate(**fields: Any) -> None:
+    """Add fields to the log line of the running request."""
+    line = _fields.get()
+    if line is not None:
+        line.update(fields)
+
+
+@contextmanager
+def timed(part: str) -> Iterator[None]:
+    """Add the time spent here to a part of the running request's `Server-Timing`."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        spent = _spent.get()
+        if spent is not None:
+            spent[part] = spent.get(part, 0.0) + (time.perf_counter() - started) * 1000
+
+
+class RequestMiddleware:
+    """Gives each request an id (the client's, if it is one) and each answer a line in the log."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        started = time.perf_counter()
+        given = request.headers.get("X-Request-ID", "")
+        _request_id.set(given if REQUEST_ID.fullmatch(given) else str(uuid_utils.uuid7()))
+        fields: dict[str, Any] = {}
+        _fields.set(fields)
+        spent: dict[str, float] = {}
+        _spent.set(spent)
+        response = self.get_response(request)
+        spent["total"] = (time.perf_counter() - started) * 1000
+        response["X-Request-ID"] = request_id()
+        response["Server-Timing"] = ", ".join(
+            f"{part};dur={milliseconds:.1f}" for part, milliseconds in spent.items()
+        )
+        match = request.resolver_match
+        line = {
+            "request_id": request_id(),
+            "method": request.method,
+            "route": f"/{match.route}" if match else None,
+            "status": response.status_code,
+            "latency_ms": round(spent["total"], 1),
+            **fields,
+        }
+        logger.info("request", extra=line)
+        return response
+
+
+class JsonFormatter(OrjsonFormatter):
+    """One JSON object per line."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "{levelname}{name}{message}",
+            style="{",
+            timestamp=True,
+            rename_fields={"levelname": "level", "name": "logger"},
+        )
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        if request_id():
+            log_data.setdefault("request_id", request_id())
+        return log_data
+
+
+class SimpleFormatter(logging.Formatter):
+    """A line for people: `12:00:00 INFO POST /v1/chat 200 812.4 ms provider=mock …`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
+        if record.name == logger.name:
+            line = dict(record.__dict__)
+            head = f"{line['method']} {line['route']} {line['status']} {line['latency_ms']} ms"
+            rest = (f"{key}={line[key]}" for key in LINE_FIELDS if line.get(key) is not None)
+            record.message = " ".join([head, *rest])
+        return super().formatMessage(record)
+
+
+LINE_FIELDS = (
+    "code",
+    "owner",
+    "provider",
+    "model",
+    "prompt_tokens",
+    "completion_tokens",
+    "interaction_id",
+    "request_id",
+)

@@ -1,0 +1,78 @@
+"""One thin view per operation: parse, call the service, respond."""
+
+from datetime import UTC, datetime
+
+from django.conf import settings
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.reverse import reverse
+
+from chat import schema, service
+from chat.api_view import ApiView
+from chat.errors import StorageUnavailable
+from chat.serializers import AnswerSerializer, ChatSerializer, RecordSerializer, utc
+from chat.storage import store
+from providers.base import Deadline
+
+# One instance serves all requests: making one copies each of its fields.
+CHAT_REQUEST = ChatSerializer()
+ANSWER = AnswerSerializer()
+RECORD = RecordSerializer()
+
+
+class ChatView(ApiView):
+    @schema.chat
+    def post(self, request: Request) -> Response:
+        deadline = Deadline(settings.REQUEST_TIMEOUT_SECONDS)
+        question = service.Question(**self.body(CHAT_REQUEST))
+        self.count(question.user_id)
+        answer = service.chat(caller=self.caller, question=question, deadline=deadline)
+        body = ANSWER.to_representation(answer.record)
+        if not answer.recorded:
+            body["recorded"] = False
+        return Response(body)
+
+
+class InteractionView(ApiView):
+    @schema.interaction
+    def get(self, request: Request, interaction_id: str) -> Response:
+        record = service.get_interaction(caller=self.caller, interaction_id=interaction_id)
+        return Response(RECORD.to_representation(record))
+
+
+class PublicView(ApiView):
+    """Open to all, keys or not."""
+
+    authentication_classes = ()
+
+
+class HealthView(PublicView):
+    @schema.health
+    def get(self, request: Request) -> Response:
+        return Response({"status": "healthy", "version": settings.VERSION, "timestamp": _now()})
+
+
+class ReadyView(PublicView):
+    @schema.ready
+    def get(self, request: Request) -> Response:
+        checks = {"storage": "ok", "provider": "ok"}
+        try:
+            store().ping()
+        except StorageUnavailable as exc:
+            checks["storage"] = exc.title
+        ready = set(checks.values()) == {"ok"}
+        body = {"status": "ready" if ready else "not_ready", "checks": checks, "timestamp": _now()}
+        return Response(body, status=200 if ready else 503)
+
+
+class IndexView(PublicView):
+    @schema.index
+    def get(self, request: Request) -> Response:
+        links = {name: reverse(name, request=request) for name in ("docs", "redoc", "openapi")}
+        return Response(
+            {"name": "Serverless Chat API", "version": settings.VERSION, "links": links}
+        )
+
+
+def _now() -> str:
+    return utc(datetime.now(UTC))

@@ -1,0 +1,302 @@
+"""Every environment variable is read here, once, at start. A value that cannot be used stops it.
+
+Variables come from the process and, for what it does not set, from the file `.env` (or the file
+that `ENV_FILE` names). An empty variable counts as unset.
+"""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import environ
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VERSION = "0.1.0"
+
+environ.Env.read_env(os.environ.get("ENV_FILE") or BASE_DIR / ".env")
+
+
+def text(name: str, default: str = "") -> str:
+    return os.environ.get(name, "").strip() or default
+
+
+def names(name: str) -> list[str]:
+    """A comma-separated list, without its empty entries."""
+    return [entry.strip() for entry in text(name).split(",") if entry.strip()]
+
+
+def number(name: str, default: float, *, low: float, high: float) -> float:
+    value = text(name, str(default))
+    try:
+        if low <= float(value) <= high:
+            return float(value)
+    except ValueError:
+        pass
+    raise ImproperlyConfigured(f"{name} must be a number from {low:g} to {high:g}, not {value!r}.")
+
+
+def integer(name: str, default: int, *, low: int, high: int) -> int:
+    value = text(name, str(default))
+    if value.isascii() and value.isdigit() and low <= int(value) <= high:
+        return int(value)
+    raise ImproperlyConfigured(
+        f"{name} must be a whole number from {low} to {high}, not {value!r}."
+    )
+
+
+def choice(name: str, default: str, options: Sequence[str]) -> str:
+    value = text(name, default)
+    if value in options:
+        return value
+    raise ImproperlyConfigured(f"{name} must be one of {', '.join(options)}, not {value!r}.")
+
+
+def flag(name: str, default: bool) -> bool:
+    value = text(name, str(default)).lower()
+    if value in ("true", "1", "yes", "on"):
+        return True
+    if value in ("false", "0", "no", "off"):
+        return False
+    raise ImproperlyConfigured(f"{name} must be true or false, not {value!r}.")
+
+
+def secret(name: str) -> str:
+    """A key that goes into an HTTP header. The sentence about a bad one does not show it."""
+    value = text(name)
+    if not all("!" <= character <= "~" for character in value):
+        raise ImproperlyConfigured(f"{name} must be printable ASCII without spaces.")
+    return value
+
+
+def base_url(name: str, default: str = "") -> str:
+    """An address up to and including the version, as vendors print it, however it was pasted."""
+    value = text(name, default).rstrip("/").removesuffix("/chat/completions").rstrip("/")
+    if value:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+            raise ImproperlyConfigured(f"{name} must be an http or https address without a user.")
+    return value
+
+
+# --- The server -----------------------------------------------------------------------------------
+
+API_HOST = text("API_HOST", "127.0.0.1")
+API_PORT = integer("API_PORT", 8000, low=1, high=65535)
+WEB_CONCURRENCY = integer("WEB_CONCURRENCY", min(os.cpu_count() or 1, 4), low=1, high=64)
+WEB_THREADS = integer("WEB_THREADS", 64, low=1, high=512)
+
+# Only local names may address a server that listens locally, so that no web page can reach it
+# through a name of its own (DNS rebinding).
+LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
+ALLOWED_HOSTS = names("ALLOWED_HOSTS") or (LOOPBACK if API_HOST in ("127.0.0.1", "::1") else ["*"])
+
+# --- The request ----------------------------------------------------------------------------------
+
+REQUEST_TIMEOUT_SECONDS = number("REQUEST_TIMEOUT_SECONDS", 25, low=0.1, high=900)
+MAX_BODY_BYTES = integer("MAX_BODY_BYTES", 1024 * 1024, low=1024, high=64 * 1024 * 1024)
+PROMPT_MAX_LENGTH = integer("PROMPT_MAX_LENGTH", 32_000, low=1, high=10_000_000)
+
+# --- Keys and limits ------------------------------------------------------------------------------
+
+REQUIRE_API_KEY = flag("REQUIRE_API_KEY", False)
+API_KEYS = [*names("API_KEY"), *names("API_KEYS")]
+RATE_LIMIT_PER_MINUTE = integer("RATE_LIMIT_PER_MINUTE", 60, low=0, high=1_000_000)
+
+# --- Providers ------------------------------------------------------------------------------------
+
+OPENROUTER_API_KEY = secret("OPENROUTER_API_KEY")
+GEMINI_API_KEY = secret("GEMINI_API_KEY")
+OPENAI_API_KEY = secret("OPENAI_API_KEY")
+OPENAI_BASE_URL = base_url("OPENAI_BASE_URL")
+
+PROVIDER_OPTIONS = {
+    "openrouter": {
+        "api_key": OPENROUTER_API_KEY,
+        "base_url": base_url("OPENROUTER_BASE_URL", "https://openrouter.ai/api/v1"),
+        "model": text("OPENROUTER_MODEL", "google/gemini-3.5-flash-lite"),
+    },
+    "gemini": {
+        "api_key": GEMINI_API_KEY,
+        "base_url": base_url("GEMINI_BASE_URL", "https://generativelanguage.googleapis.com/v1beta"),
+        "model": text("GEMINI_MODEL", "gemini-3.5-flash-lite"),
+    },
+    "openai": {
+        "api_key": OPENAI_API_KEY,
+        "base_url": OPENAI_BASE_URL or "https://api.openai.com/v1",
+        "model": text("OPENAI_MODEL", "gpt-5-nano"),
+    },
+    "mock": {"directives": text("MOCK_DIRECTIVES")},
+}
+CONFIGURED = {
+    "openrouter": bool(OPENROUTER_API_KEY),
+    "gemini": bool(GEMINI_API_KEY),
+    "openai": bool(OPENAI_API_KEY or OPENAI_BASE_URL),
+}
+LLM_PROVIDER = choice(
+    "LLM_PROVIDER",
+    next((name for name, present in CONFIGURED.items() if present), "mock"),
+    list(PROVIDER_OPTIONS),
+)
+if not CONFIGURED.get(LLM_PROVIDER, True):
+    raise ImproperlyConfigured(
+        f"LLM_PROVIDER is {LLM_PROVIDER}, which needs {LLM_PROVIDER.upper()}_API_KEY to be set."
+    )
+# The configured providers and their options, the one to be asked first at the head.
+PROVIDERS = {
+    name: PROVIDER_OPTIONS[name]
+    for name in sorted(PROVIDER_OPTIONS, key=lambda name: name != LLM_PROVIDER)
+    if name == LLM_PROVIDER or CONFIGURED.get(name, False)
+}
+# What `model` may name beside the configured models: ids, `provider:id`, or `*` for any.
+ALLOWED_MODELS = names("ALLOWED_MODELS")
+
+# --- Storage --------------------------------------------------------------------------------------
+
+STORAGE = choice("STORAGE", "sqlite", ["sqlite"])
+DATABASE_PATH = BASE_DIR / text("DATABASE_PATH", "chat_history.db")
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": DATABASE_PATH,
+        "CONN_MAX_AGE": None,
+        "OPTIONS": {
+            # A writer takes its lock when it begins and waits for it, so that no transaction finds
+            # the database locked half-way. In WAL mode a commit survives the end of the process.
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 10,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        },
+    }
+}
+CACHES = {"default": {"BACKEND": "chat.storage.cache.OrmCache"}}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+
+def local_secret_key(path: Path) -> str:
+    """The key in the file; the first start makes it, so that sessions outlive a restart."""
+    try:
+        if not path.exists():
+            draft = path.with_name(f"{path.name}.{os.getpid()}")
+            draft.touch(mode=0o600)
+            draft.write_text(secrets.token_urlsafe(50))
+            with contextlib.suppress(FileExistsError):  # another process was first
+                os.link(draft, path)
+            draft.unlink()
+        return path.read_text()
+    except OSError as exc:
+        raise ImproperlyConfigured(
+            f"Set SECRET_KEY, or let {path.parent} be written to: {exc.strerror}."
+        ) from exc
+
+
+SECRET_KEY = text("SECRET_KEY") or local_secret_key(DATABASE_PATH.parent / ".secret_key")
+
+# --- Django ---------------------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.messages",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "chat",
+]
+MIDDLEWARE = [
+    "chat.telemetry.RequestMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+ROOT_URLCONF = "chatproject.urls"
+WSGI_APPLICATION = "chatproject.wsgi.application"
+APPEND_SLASH = False
+USE_I18N = False
+USE_TZ = True
+TIME_ZONE = "UTC"
+STATIC_URL = "static/"
+WHITENOISE_USE_FINDERS = True
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("MinimumLengthValidator", "CommonPasswordValidator", "NumericPasswordValidator")
+]
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["chat.authentication.ApiKeyAuthentication"],
+    "DEFAULT_PARSER_CLASSES": ["chat.parsers.JSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["chat.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "chat.errors.exception_handler",
+    "UNAUTHENTICATED_USER": None,
+    "URL_FORMAT_OVERRIDE": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Serverless Chat API",
+    "DESCRIPTION": "One endpoint in front of several language models, and a record of every call.",
+    "VERSION": VERSION,
+    "LICENSE": {"name": "MIT"},
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_AUTHENTICATION": [],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+}
+
+# The counter is one atomic statement of the store (chat/storage/cache.py), which is what the
+# warning about caches that django-ratelimit does not know asks for.
+SILENCED_SYSTEM_CHECKS = ["django_ratelimit.W001"]
+
+LOG_LEVEL = choice("LOG_LEVEL", "INFO", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
+LOG_FORMAT = choice("LOG_FORMAT", "json", ["json", "simple"])
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "json": {"()": "chat.telemetry.JsonFormatter"},
+        "simple": {"()": "chat.telemetry.SimpleFormatter"},
+    },
+    "filters": {
+        "traceback": {
+            "()": "django.utils.log.CallbackFilter",
+            "callback": lambda record: record.exc_info is not None,
+        }
+    },
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
+    "root": {"handlers": ["console"], "level": "WARNING"},
+    "loggers": {
+        "chat": {"level": LOG_LEVEL},
+        "django": {"handlers": [], "level": "WARNING"},
+        # Each request has its own line from chat.telemetry. Django's adds the traceback of what
+        # fails outside our views, and nothing else.
+        "django.request": {"level": "ERROR", "filters": ["traceback"]},
+        "django.security.DisallowedHost": {"level": "CRITICAL"},
+    },
+}

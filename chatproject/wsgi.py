@@ -1,0 +1,25 @@
+"""The WSGI application."""
+
+import os
+from collections.abc import Callable, Iterable
+from io import BytesIO
+from typing import Any
+
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings")
+django_application = get_wsgi_application()
+
+
+def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """Django, which reads what Content-Length says, and so nothing of a chunked body.
+
+    The server ends a chunked body where it ends (`wsgi.input_terminated`): it is read here, up to
+    one byte more than is accepted, and gets its length.
+    """
+    if environ.get("wsgi.input_terminated") and environ.get("HTTP_TRANSFER_ENCODING"):
+        body = environ["wsgi.input"].read(settings.MAX_BODY_BYTES + 1)
+        environ["wsgi.input"] = BytesIO(body)
+        environ["CONTENT_LENGTH"] = str(len(body))
+    return django_application(environ, start_response)

@@ -1,0 +1,221 @@
+"""Google's Gemini API.
+
+https://ai.google.dev/api/generate-content describes the call, and
+https://ai.google.dev/gemini-api/docs/troubleshooting the errors. Answers are proto3 JSON, which
+leaves out whatever is zero, false or empty: any key may be missing.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from providers import http, prices, wire
+from providers.base import (
+    ChatRequest,
+    Completion,
+    ContentFiltered,
+    Deadline,
+    FinishReason,
+    ProviderError,
+    RequestRejected,
+    Usage,
+)
+
+# These models ignore temperature and topP, and a coming generation is announced to refuse them.
+_WITHOUT_SAMPLING = re.compile(
+    r"gemini-(3\.5-flash-lite|3\.([6-9]|[1-9][0-9])|[4-9]|[1-9][0-9]|flash(-lite)?-latest)"
+)
+
+# A model id becomes a part of the address. Names of other resources have a slash.
+_MODEL_ID = re.compile(r"[A-Za-z0-9._-]+")
+
+_FINISH: dict[str, FinishReason] = {
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "CONTINUATION": "length",
+    **dict.fromkeys(
+        (
+            "SAFETY",
+            "RECITATION",
+            "LANGUAGE",
+            "BLOCKLIST",
+            "PROHIBITED_CONTENT",
+            "SPII",
+            "ESCALATION",
+            "MODEL_ARMOR",
+            "IMAGE_SAFETY",
+            "IMAGE_PROHIBITED_CONTENT",
+            "IMAGE_RECITATION",
+        ),
+        "content_filter",
+    ),
+}
+
+# Ends that are as good as this status: a malformed answer may come out well the next time.
+_BROKEN = {"MALFORMED_FUNCTION_CALL": 502, "MALFORMED_RESPONSE": 502, "PUP_LIMITED_DISABLED": 403}
+_NO_ANSWER = {
+    "",  # cut off: the same as the next one, which JSON leaves out
+    "FINISH_REASON_UNSPECIFIED",
+    "UNEXPECTED_TOOL_CALL",
+    "TOO_MANY_TOOL_CALLS",
+    "MISSING_THOUGHT_SIGNATURE",
+    "NO_IMAGE",
+}
+
+# Google says 400 to a wrong key, and to a project without billing in a country that needs it.
+_STATUS = {"API_KEY_INVALID": 401, "UNAUTHENTICATED": 401, "FAILED_PRECONDITION": 403}
+
+_DURATION = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{1,9})?)(?P<unit>ms|s)")
+_RETRY_IN = re.compile(rf"retry in {_DURATION.pattern}")
+_DEPLETED = re.compile(r"\b(prepaid|prepayment|credits?)\b.{0,80}\bdepleted", re.DOTALL)
+PER_MINUTE_SECONDS = 60.0
+
+
+class Gemini:
+    name: ClassVar[str] = "gemini"
+
+    def __init__(self, *, api_key: str, base_url: str, model: str) -> None:
+        self.model = model
+        self._base_url = base_url
+        # Not in the URL, which logs and exceptions repeat.
+        self._headers = {"x-goog-api-key": api_key}
+
+    def complete(self, request: ChatRequest, deadline: Deadline) -> Completion:
+        model = request.model.removeprefix("models/")
+        if not _MODEL_ID.fullmatch(model):
+            raise RequestRejected(wire.PARAMETER.format("model"), reason="model_id")
+        answer = http.post(
+            f"{self._base_url}/models/{model}:generateContent",
+            headers=self._headers,
+            body=_body(request, model),
+            deadline=deadline,
+        )
+        if not 200 <= answer.status <= 299:
+            raise _failure(answer.status, answer.headers, answer.json())
+        return _completion(wire.json_object(answer), answer.headers, model)
+
+
+def _body(request: ChatRequest, model: str) -> dict[str, Any]:
+    sampling = _WITHOUT_SAMPLING.match(model) is None
+    config = {
+        "temperature": request.temperature if sampling else None,
+        "topP": request.top_p if sampling else None,
+        "maxOutputTokens": request.max_tokens,
+        "stopSequences": list(request.stop) or None,
+    }
+    body = {
+        "contents": _contents(request),
+        "systemInstruction": {"parts": [{"text": request.system}]} if request.system else None,
+        "generationConfig": {k: v for k, v in config.items() if v is not None} or None,
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _contents(request: ChatRequest) -> list[dict[str, Any]]:
+    """The turns, without the blank ones, which are refused: an answer may have been empty."""
+    contents: list[dict[str, Any]] = []
+    for message in request.messages:
+        role = "user" if message.role == "user" else "model"
+        part = {"text": message.content}
+        if not message.content.strip():
+            continue
+        if contents and contents[-1]["role"] == role:
+            contents[-1]["parts"].append(part)
+        else:
+            contents.append({"role": role, "parts": [part]})
+    return contents
+
+
+def _completion(body: dict[str, Any], headers: Mapping[str, str], model: str) -> Completion:
+    """The answer in a body that came as a success, which does not make it one."""
+    if body.get("error"):
+        raise _failure(200, headers, body)
+    if block := wire.dig(body, "promptFeedback", "blockReason"):
+        reason = wire.reason("blockReason", block)
+        raise ContentFiltered(wire.CONTENT_FILTERED, reason=reason)
+    candidate = wire.dig(body, "candidates", 0)
+    finish = wire.string(wire.dig(candidate, "finishReason"))
+    if finish in _BROKEN:
+        raise wire.by_status(_BROKEN[finish], reason=wire.reason("finishReason", finish))
+    if finish in _NO_ANSWER:
+        raise wire.garbled("finishReason", finish)
+    model = wire.model_name(body.get("modelVersion"), model)
+    usage = _usage(body.get("usageMetadata"))
+    cost = prices.cost(model, usage, provider_id="google")
+    return wire.completion(
+        _text(candidate),
+        _FINISH.get(finish, "stop"),
+        model=model,
+        usage=dataclasses.replace(usage, cost_usd=cost),
+        empty=wire.garbled("no_text", finish),
+    )
+
+
+def _text(candidate: Any) -> str:
+    """What a candidate shows: its parts without the model's thoughts."""
+    parts = wire.items(wire.dig(candidate, "content", "parts"))
+    return "".join(
+        wire.string(wire.dig(part, "text")) for part in parts if not wire.dig(part, "thought")
+    )
+
+
+def _usage(reported: Any) -> Usage:
+    """Google counts the thoughts beside the answer, and what tools read beside the prompt."""
+    prompt = _sum(reported, "promptTokenCount", "toolUsePromptTokenCount")
+    answer = _sum(reported, "candidatesTokenCount", "thoughtsTokenCount")
+    total = wire.count(wire.dig(reported, "totalTokenCount"))
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=answer,
+        total_tokens=wire.total((prompt, answer)) if total is None else total,
+        cached_tokens=wire.count(wire.dig(reported, "cachedContentTokenCount")),
+        reasoning_tokens=wire.count(wire.dig(reported, "thoughtsTokenCount")),
+    )
+
+
+def _sum(reported: Any, *names: str) -> int | None:
+    """The counts that are there, since a zero is left out; None when none is."""
+    counts = [value for name in names if (value := wire.dig(reported, name)) is not None]
+    return wire.total(map(wire.count, counts)) if counts else None
+
+
+def _failure(status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
+    if isinstance(body, list):  # an error may come as a stream of one
+        body = wire.dig(body, 0)
+    error = wire.dig(body, "error")
+    details = wire.items(wire.dig(error, "details"))
+    message = wire.string(wire.dig(error, "message"))
+    labels = [wire.label(wire.dig(error, "status"))]
+    labels += [wire.label(wire.dig(detail, "reason")) for detail in details]
+    quotas = [
+        wire.label(wire.dig(violation, "quotaId"))
+        for detail in details
+        for violation in wire.items(wire.dig(detail, "violations"))
+    ]
+    if status <= 299:
+        status = wire.error_status(wire.dig(error, "code")) or 502
+    reason = wire.reason("HTTP", status, *labels, *quotas)
+    if status == 400:
+        status = next((_STATUS[label] for label in labels if label in _STATUS), status)
+    if status in (400, 422):
+        fields = (wire.label(wire.dig(d, "fieldViolations", 0, "field")) for d in details)
+        return wire.rejected(message, next(filter(None, fields), ""), reason=reason)
+    if status == 429 and (_DEPLETED.search(message) or any("PerDay" in quota for quota in quotas)):
+        # A daily quota names a delay too: some seconds, after which it is used up still.
+        return wire.by_status(429, reason=reason, retry=False)
+    wait = _wait(headers, details, message)
+    if wait is None and any("PerMinute" in quota for quota in quotas):
+        wait = PER_MINUTE_SECONDS
+    return wire.by_status(status, reason=reason, retry_after=wait)
+
+
+def _wait(headers: Mapping[str, str], details: list[Any], message: str) -> float | None:
+    """Whole seconds; Google says them in RetryInfo, or in words, and hardly ever in a header."""
+    delays = [wire.string(wire.dig(detail, "retryDelay")) for detail in details]
+    for match in (*map(_DURATION.fullmatch, delays), _RETRY_IN.search(message)):
+        if match:
+            number = float(match["number"])
+            return wire.seconds(math.ceil(number / 1000 if match["unit"] == "ms" else number))
+    return wire.retry_after(headers.get("retry-after"))

@@ -1,0 +1,188 @@
+"""The one door to the vendors: an httpx client per thread, under the request's deadline.
+
+A client per thread, because a pool that threads share costs more CPU in its lock than the call
+itself. The deadline is held at the socket: httpx's read timeout starts anew with every packet, so a
+vendor that trickles bytes would never meet it.
+"""
+
+import functools
+import json
+import ssl
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import certifi
+import httpcore
+import httpx
+import orjson
+
+from providers.base import (
+    Deadline,
+    DeadlineReached,
+    ProviderFailed,
+    ProviderMisconfigured,
+    RequestRejected,
+)
+
+CONNECT_SECONDS = 5.0
+KEEP_ALIVE_SECONDS = 20.0
+MAX_ANSWER_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A vendor's whole HTTP answer, whatever its status."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON, fractions as Decimal; None when it is not JSON."""
+        try:
+            return json.loads(self.body, parse_float=Decimal)
+        # ArithmeticError: Decimal too has its limits, at an exponent of twenty digits.
+        except (ValueError, ArithmeticError, RecursionError):
+            return None
+
+
+def post(url: str, *, headers: Mapping[str, str], body: Any, deadline: Deadline) -> Answer:
+    """Send `body` as JSON and read the whole answer.
+
+    Raises DeadlineReached, ProviderFailed for a vendor that cannot be reached or that breaks off,
+    and ProviderMisconfigured for an address that sends us elsewhere.
+    """
+    client = _client(deadline)
+    try:
+        content = orjson.dumps(body)
+    except orjson.JSONEncodeError as exc:  # half of a surrogate pair, which UTF-8 does not have
+        message = "The text of the request cannot be encoded."
+        raise RequestRejected(message, reason=type(exc).__name__) from exc
+    request = client.build_request("POST", url, headers=headers, content=content)
+    try:
+        response = client.send(request, stream=True)
+    except httpx.HTTPError as exc:
+        raise _failure(exc, deadline, "The provider could not be reached.", retry=True) from exc
+    try:
+        answer = _read(response)
+    except httpx.HTTPError as exc:
+        raise _failure(exc, deadline, "The provider broke off its answer.", retry=False) from exc
+    finally:
+        response.close()
+    if response.is_redirect:
+        raise ProviderMisconfigured(
+            "The provider's address redirects elsewhere.", reason=f"HTTP {response.status_code}"
+        )
+    return Answer(response.status_code, response.headers, answer)
+
+
+def _read(response: httpx.Response) -> bytes:
+    chunks, size = [], 0
+    for chunk in response.iter_bytes():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_ANSWER_BYTES:
+            raise httpx.RemoteProtocolError("the answer is larger than any answer should be")
+    return b"".join(chunks)
+
+
+def _failure(
+    exc: httpx.HTTPError, deadline: Deadline, message: str, *, retry: bool
+) -> DeadlineReached | ProviderFailed:
+    reason = type(exc).__name__
+    if deadline.reached:
+        return DeadlineReached("The provider did not answer in time.", reason=reason)
+    return ProviderFailed(message, reason=reason, retry=retry)
+
+
+class _Thread(threading.local):
+    """What each thread has for itself."""
+
+    client: httpx.Client | None = None
+    deadline: Deadline
+
+
+_thread = _Thread()
+
+
+def _client(deadline: Deadline) -> httpx.Client:
+    """This thread's client, its sockets bound to the deadline until the next call."""
+    _thread.deadline = deadline
+    if _thread.client is None:
+        transport = httpx.HTTPTransport(verify=_ssl_context())
+        # httpx has no parameter for httpcore's network backend, which is where a deadline belongs.
+        transport._pool = httpcore.ConnectionPool(
+            ssl_context=_ssl_context(),
+            keepalive_expiry=KEEP_ALIVE_SECONDS,
+            network_backend=_DeadlineBackend(),
+        )
+        _thread.client = httpx.Client(
+            transport=transport,
+            trust_env=False,  # a proxy or .netrc of the machine must not see the vendors' keys
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+            headers={"content-type": "application/json", "accept-encoding": "identity"},
+        )
+    return _thread.client
+
+
+@functools.cache
+def _ssl_context() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=certifi.where())
+
+
+def _time_left(timeout: float | None) -> float:
+    """The shorter of httpcore's timeout for one step and what the deadline leaves, in seconds."""
+    remaining = _thread.deadline.remaining()
+    if remaining <= 0:
+        raise httpcore.ReadTimeout("deadline reached")
+    return remaining if timeout is None else min(timeout, remaining)
+
+
+class _DeadlineBackend(httpcore.NetworkBackend):
+    """httpcore's sockets, each step of which ends at the deadline of the running call."""
+
+    def __init__(self) -> None:
+        self._sync = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.NetworkStream:
+        stream = self._sync.connect_tcp(
+            host, port, _time_left(timeout), local_address, socket_options
+        )
+        return _DeadlineStream(stream)
+
+
+class _DeadlineStream(httpcore.NetworkStream):
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, _time_left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, _time_left(timeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        return _DeadlineStream(
+            self._stream.start_tls(ssl_context, server_hostname, _time_left(timeout))
+        )
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)

@@ -1,0 +1,232 @@
+"""Any server that speaks OpenAI's chat completions: OpenAI itself, Ollama, vLLM, llama.cpp, …
+
+https://platform.openai.com/docs/api-reference/chat describes the call, and
+https://platform.openai.com/docs/guides/error-codes the errors. Servers keep to the first and vary
+the second, so that everything in an answer is read as if it might be missing.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from providers import http, prices, wire
+from providers.base import (
+    ChatRequest,
+    Completion,
+    ContentFiltered,
+    Deadline,
+    FinishReason,
+    ProviderError,
+    ProviderMisconfigured,
+    RequestRejected,
+    Usage,
+)
+
+_FINISH: dict[str, FinishReason] = {
+    "length": "length",
+    "model_length": "length",  # Mistral: the model's length, not the request's
+    "content_filter": "content_filter",
+}
+_BROKEN = {"error", "insufficient_system_resource"}  # the second one is DeepSeek's
+
+# What an error's code or type means, whatever the status it came with.
+_BY_LABEL: dict[str, tuple[type[ProviderError], str]] = {
+    **dict.fromkeys(
+        ("content_filter", "content_policy_violation", "moderation_blocked", "refusal"),
+        (ContentFiltered, wire.CONTENT_FILTERED),
+    ),
+    **dict.fromkeys(
+        ("model_not_found", "model_deprecated", "invalid_model", "wrong_endpoint"),
+        (ProviderMisconfigured, wire.NO_MODEL),
+    ),
+    **dict.fromkeys(
+        ("context_length_exceeded", "token_limit_exceeded", "string_too_long"),
+        (RequestRejected, wire.TOO_LONG),
+    ),
+    "max_tokens_exceeded": (RequestRejected, wire.PARAMETER.format("max_tokens")),
+    "invalid_api_key": (ProviderMisconfigured, wire.CREDENTIALS),
+}
+
+# The status that an error inside a 200 stands for, when it carries no number.
+_STATUS = {
+    "invalid_request_error": 400,
+    "invalid_request": 400,
+    "invalid_prompt": 400,
+    "authentication": 401,
+    "payment_required": 402,
+    "permission_denied": 403,
+    "not_found": 404,
+    "payload_too_large": 413,
+    "unprocessable": 422,
+    "rate_limit_exceeded": 429,
+    "provider_overloaded": 503,
+    "timeout": 504,
+}
+
+# Servers without a code for an unknown model say it in words only.
+_NO_MODEL = re.compile(r"not a valid model|\bmodel\b.{0,200}(not found|does not exist)", re.DOTALL)
+
+# Local models whose server does not know their thoughts write them before the answer.
+_THOUGHTS = re.compile(r"\A\s*<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
+
+
+class OpenAI:
+    name: ClassVar[str] = "openai"
+
+    # Where an error keeps its identifiers, the most telling first.
+    label_paths: ClassVar[tuple[tuple[str, ...], ...]] = (("code",), ("type",))
+    # Those after which the account has to be topped up, or to wait for another day.
+    spent: ClassVar[frozenset[str]] = frozenset(
+        {"insufficient_quota", "billing_hard_limit_reached"}
+    )
+    DEFAULT_MAX_TOKENS: ClassVar[int | None] = None
+
+    def __init__(self, *, api_key: str, base_url: str, model: str) -> None:
+        self.model = model
+        self._base_url = base_url
+        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+        # OpenAI's reasoning models refuse the old name; Ollama ignores the new one without a word.
+        is_openai = urlsplit(base_url).hostname == "api.openai.com"
+        self._limit_field = "max_completion_tokens" if is_openai else "max_tokens"
+
+    def complete(self, request: ChatRequest, deadline: Deadline) -> Completion:
+        answer = http.post(
+            f"{self._base_url}/chat/completions",
+            headers=self._headers,
+            body=self._body(request),
+            deadline=deadline,
+        )
+        if not 200 <= answer.status <= 299:
+            raise self._failure(answer.status, answer.headers, _error_in(answer.json()))
+        return self._completion(wire.json_object(answer), answer.headers, request)
+
+    def _body(self, request: ChatRequest) -> dict[str, Any]:
+        system = [{"role": "system", "content": request.system}] if request.system else []
+        limit = request.max_tokens
+        body = {
+            "model": request.model,
+            "messages": system + [{"role": m.role, "content": m.content} for m in request.messages],
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            self._limit_field: self.DEFAULT_MAX_TOKENS if limit is None else limit,
+            "stop": list(request.stop) or None,
+            "user": request.end_user,
+        }
+        return {name: value for name, value in body.items() if value is not None}
+
+    def _completion(
+        self, body: dict[str, Any], headers: Mapping[str, str], request: ChatRequest
+    ) -> Completion:
+        """The answer in a body that came as a success, which does not make it one."""
+        choice = wire.dig(body, "choices", 0)
+        for envelope in (body, choice):
+            if wire.dig(envelope, "error"):
+                raise self._failure(200, headers, _error_in(envelope))
+        finish = wire.string(wire.dig(choice, "finish_reason"))
+        if finish in _BROKEN:
+            raise wire.by_status(502, reason=wire.reason("finish_reason", finish))
+        text = _text(wire.dig(choice, "message", "content"))
+        if not text and wire.dig(choice, "message", "refusal"):
+            raise ContentFiltered(wire.CONTENT_FILTERED, reason="refusal")
+        model = wire.model_name(body.get("model"), request.model)
+        usage = _usage(body.get("usage"))
+        cost = self._cost(body.get("usage"), model, usage)
+        return wire.completion(
+            text,
+            _FINISH.get(finish, "stop"),
+            model=model,
+            usage=dataclasses.replace(usage, cost_usd=cost),
+            empty=self._empty(body.get("choices")),
+        )
+
+    def _cost(self, reported: Any, model: str, usage: Usage) -> Decimal | None:
+        """US dollars: `reported`, the vendor's usage object, has none here."""
+        return prices.cost(model, usage, provider_api_url=self._base_url)
+
+    def _empty(self, choices: Any) -> ProviderError:
+        """The error for choices without text."""
+        return wire.garbled("no_text", wire.dig(choices, 0, "finish_reason"))
+
+    def _failure(
+        self, status: int, headers: Mapping[str, str], error: dict[str, Any]
+    ) -> ProviderError:
+        labels = self._labels(error)
+        if status <= 299:
+            status = _status_of(labels)
+        reason = wire.reason("HTTP", status, *labels)
+        for label in labels:
+            if label in _BY_LABEL:
+                kind, sentence = _BY_LABEL[label]
+                return kind(sentence, reason=reason)
+        if status in (400, 422):
+            message = wire.string(error.get("message"))
+            if _NO_MODEL.search(message):
+                return ProviderMisconfigured(wire.NO_MODEL, reason=reason)
+            return wire.rejected(message, _parameter(error), reason=reason)
+        return self._by_status(status, headers, error, reason)
+
+    def _labels(self, error: dict[str, Any]) -> list[str]:
+        return [wire.label(wire.dig(error, *path)) for path in self.label_paths]
+
+    def _by_status(
+        self, status: int, headers: Mapping[str, str], error: dict[str, Any], reason: str
+    ) -> ProviderError:
+        return wire.by_status(
+            status,
+            reason=reason,
+            retry=None if self.spent.isdisjoint(self._labels(error)) else False,
+            retry_after=wire.retry_after(headers.get("retry-after")),
+        )
+
+
+def _error_in(body: Any) -> dict[str, Any]:
+    """The error, out of any of the envelopes that servers put it in."""
+    if isinstance(body, list):
+        body = wire.dig(body, 0)
+    error = wire.dig(body, "error")
+    if isinstance(error, dict):
+        return error
+    if not isinstance(body, dict):
+        return {}
+    return body | {"message": error} if isinstance(error, str) else body
+
+
+def _status_of(labels: list[str]) -> int:
+    """The status that an error inside a success stands for; 502 when it does not say."""
+    statuses = (_STATUS.get(label) or wire.error_status(label) for label in labels)
+    return next(filter(None, statuses), 502)
+
+
+def _parameter(error: dict[str, Any]) -> str:
+    """The request's parameter that an error is about: OpenAI's `param`, or FastAPI's `loc`."""
+    if param := wire.label(error.get("param")):
+        return param
+    details = wire.dig(error, "message", "detail") or error.get("detail")
+    steps = [wire.label(step) for step in wire.items(wire.dig(details, 0, "loc"))]
+    return wire.label(".".join(step for step in steps if step != "body"))
+
+
+def _text(content: Any) -> str:
+    """What a message shows: its content is a string, an array of parts, or null."""
+    if isinstance(content, list):
+        shown = [part for part in content if wire.dig(part, "type") == "text"]
+        content = "".join(wire.string(part.get("text")) for part in shown)
+    return _THOUGHTS.sub("", wire.string(content))
+
+
+def _usage(reported: Any) -> Usage:
+    prompt = wire.count(wire.dig(reported, "prompt_tokens"))
+    answer = wire.count(wire.dig(reported, "completion_tokens"))
+    total = wire.count(wire.dig(reported, "total_tokens"))
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=answer,
+        total_tokens=wire.total((prompt, answer)) if total is None else total,
+        cached_tokens=wire.count(wire.dig(reported, "prompt_tokens_details", "cached_tokens")),
+        reasoning_tokens=wire.count(
+            wire.dig(reported, "completion_tokens_details", "reasoning_tokens")
+        ),
+    )
