@@ -51,8 +51,13 @@ class Server(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> Any:
+        """The application, with what its first request would make; the processes share it."""
+        from chat.service import router
+        from chat.storage import store
         from chatproject.wsgi import application
 
+        router()
+        store()
         return application
 
 
