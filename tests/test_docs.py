@@ -1,0 +1,101 @@
+"""The documentation is held to the code."""
+
+import ast
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from django.test import Client
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+READERS = {"text", "names", "number", "integer", "choice", "flag", "secret", "base_url"}
+
+
+def variables_read() -> set[str]:
+    """The first argument of each call of a reader in settings.py, and of os.environ.get."""
+    tree = ast.parse((ROOT / "chatproject/settings.py").read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
+    return {
+        call.args[0].value
+        for call in calls
+        if isinstance(call.args[0], ast.Constant)
+        and (
+            (isinstance(call.func, ast.Name) and call.func.id in READERS)
+            or ast.unparse(call.func) == "os.environ.get"
+        )
+    }
+
+
+def variables_explained() -> set[str]:
+    table = README.split("## Configuration")[1].split("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    return {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row.split("|")[1])}
+
+
+def test_readme_explains_exactly_the_variables_that_settings_read():
+    assert variables_explained() == variables_read()
+
+
+def test_the_example_env_file_names_only_variables_that_settings_read():
+    names = set(re.findall(r"^#? ?([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert names
+    assert names <= variables_read()
+
+
+def test_only_settings_reads_the_environment():
+    readers = {
+        str(path.relative_to(ROOT))
+        for package in ("chat", "chatproject", "providers")
+        for path in (ROOT / package).rglob("*.py")
+        if re.search(r"os\.(environ\b(?!\.setdefault)|getenv)|environ\.Env", path.read_text())
+    }
+    assert readers == {"chatproject/settings.py"}
+
+
+def test_readme_names_only_make_targets_that_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    documents = README + (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"(?:`|^|\s)make ([a-z-]+)(?=`|\s|$)", documents, re.MULTILINE))
+    assert named
+    assert named <= targets
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_curl_lines_of_readme_answer_as_readme_says(client: Client):
+    curls = [shlex.split(block) for block in blocks("bash") if block.startswith("curl")]
+    assert len(curls) == 2
+    answers = [json.loads(block) for block in blocks("json")][:2]
+    for words, expected in zip(curls, answers, strict=True):
+        path = words[1].removeprefix("localhost:8000")
+        if "-d" in words:
+            body = words[words.index("-d") + 1]
+            response = client.post(path, body, content_type="application/json")
+        else:
+            response = client.get(path)
+        assert response.status_code == 200
+        assert steady(response.json()) == steady(expected)
+
+
+def steady(body: dict[str, object]) -> dict[str, object]:
+    """What is the same each time: all but ids and times."""
+    changing = {"interaction_id", "conversation_id", "timestamp", "latency_ms"}
+    assert changing & body.keys()
+    return {key: (None if key in changing else value) for key, value in body.items()}
+
+
+def test_readme_explains_every_error_code():
+    from chat import errors
+
+    codes = {
+        problem.code
+        for problem in vars(errors).values()
+        if isinstance(problem, type) and issubclass(problem, errors.Problem)
+    }
+    assert codes <= set(re.findall(r"`([a-z_]+)`", README))
