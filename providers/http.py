@@ -9,6 +9,7 @@ import functools
 import json
 import ssl
 import threading
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -125,6 +126,8 @@ def _client(deadline: Deadline) -> httpx.Client:
             timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
             headers={"content-type": "application/json", "accept-encoding": "identity"},
         )
+        # A thread takes its client along when it ends, but httpx leaves the sockets open.
+        weakref.finalize(_thread.client, transport.close)
     return _thread.client
 
 
