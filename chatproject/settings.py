@@ -145,6 +145,10 @@ if not CONFIGURED.get(LLM_PROVIDER, True):
     raise ImproperlyConfigured(
         f"LLM_PROVIDER is {LLM_PROVIDER}, which needs {LLM_PROVIDER.upper()}_API_KEY to be set."
     )
+# Whether the others are asked when the first one fails.
+LLM_FALLBACK = flag("LLM_FALLBACK", True)
+CIRCUIT_BREAKER_THRESHOLD = integer("CIRCUIT_BREAKER_THRESHOLD", 5, low=1, high=1000)
+CIRCUIT_BREAKER_TIMEOUT = number("CIRCUIT_BREAKER_TIMEOUT", 60, low=0.1, high=86_400)
 # The configured providers and their options, the one to be asked first at the head.
 PROVIDERS = {
     name: PROVIDER_OPTIONS[name]
@@ -173,6 +177,8 @@ DATABASES = {
     }
 }
 CACHES = {"default": {"BACKEND": "chat.storage.cache.OrmCache"}}
+ENABLE_CACHE = flag("ENABLE_CACHE", False)
+CACHE_TTL_SECONDS = integer("CACHE_TTL_SECONDS", 3600, low=1, high=31_536_000)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 
@@ -289,10 +295,15 @@ LOGGING = {
             "callback": lambda record: record.exc_info is not None,
         }
     },
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT},
+        "json": {"class": "logging.StreamHandler", "formatter": "json"},
+    },
     "root": {"handlers": ["console"], "level": "WARNING"},
     "loggers": {
         "chat": {"level": LOG_LEVEL},
+        # Whole records, for `manage.py replay_records`: JSON whatever the format of the rest.
+        "chat.unrecorded": {"handlers": ["json"], "propagate": False},
         "django": {"handlers": [], "level": "WARNING"},
         # Each request has its own line from chat.telemetry. Django's adds the traceback of what
         # fails outside our views, and nothing else.

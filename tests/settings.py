@@ -9,7 +9,7 @@ for name in list(os.environ):
     if name.startswith(OURS):
         del os.environ[name]
 os.environ["ENV_FILE"] = os.devnull
-os.environ["SECRET_KEY"] = "tests"  # noqa: S105
+os.environ["SECRET_KEY"] = "tests"
 os.environ["LLM_PROVIDER"] = "mock"
 
 from chatproject.settings import *  # noqa: E402, F403
