@@ -6,6 +6,7 @@ that `ENV_FILE` names). An empty variable counts as unset.
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -160,26 +161,80 @@ ALLOWED_MODELS = names("ALLOWED_MODELS")
 
 # --- Storage --------------------------------------------------------------------------------------
 
-STORAGE = choice("STORAGE", "sqlite", ["sqlite"])
-DATABASE_PATH = BASE_DIR / text("DATABASE_PATH", "chat_history.db")
-DATABASES = {
-    "default": {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": DATABASE_PATH,
-        "CONN_MAX_AGE": None,
-        "OPTIONS": {
-            # A writer takes its lock when it begins and waits for it, so that no transaction finds
-            # the database locked half-way. In WAL mode a commit survives the end of the process.
-            "transaction_mode": "IMMEDIATE",
-            "timeout": 10,
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
-        },
-    }
-}
-CACHES = {"default": {"BACKEND": "chat.storage.cache.OrmCache"}}
+
+def table_name(name: str, default: str) -> str:
+    value = text(name, default)
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{3,255}", value):
+        raise ImproperlyConfigured(f"{name} must be 3 to 255 letters, digits, _ - or dots.")
+    return value
+
+
+# AWS Lambda says so itself. There is no disk there that stays.
+ON_LAMBDA = bool(text("AWS_LAMBDA_FUNCTION_NAME"))
+STORAGE = choice("STORAGE", "dynamodb" if ON_LAMBDA else "sqlite", ["sqlite", "dynamodb"])
+RETENTION_DAYS = integer("RETENTION_DAYS", 0, low=0, high=36_500)
 ENABLE_CACHE = flag("ENABLE_CACHE", False)
 CACHE_TTL_SECONDS = integer("CACHE_TTL_SECONDS", 3600, low=1, high=31_536_000)
+
+DATABASE_PATH = BASE_DIR / text("DATABASE_PATH", "chat_history.db")
+SQLITE = {
+    "ENGINE": "django.db.backends.sqlite3",
+    "NAME": DATABASE_PATH,
+    "CONN_MAX_AGE": None,
+    "OPTIONS": {
+        # A writer takes its lock when it begins and waits for it, so that no transaction finds
+        # the database locked half-way. In WAL mode a commit survives the end of the process.
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 10,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    },
+}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# botocore reads its other variables itself, but of these two only the second.
+AWS_REGION = text("AWS_REGION") or text("AWS_DEFAULT_REGION")
+TABLE_NAME = table_name("TABLE_NAME", table_name("DYNAMODB_TABLE", "chat-interactions"))
+STATE_TABLE_NAME = table_name("STATE_TABLE_NAME", f"{TABLE_NAME}-state")
+
+# What each storage brings along. The admin, its users and its sessions need a database.
+BROUGHT = {
+    "sqlite": {
+        "databases": {"default": SQLITE},
+        "caches": "chat.storage.orm_cache.Orm",
+        "apps": [
+            "django.contrib.admin",
+            "django.contrib.auth",
+            "django.contrib.contenttypes",
+            "django.contrib.messages",
+            "django.contrib.sessions",
+        ],
+        "middleware": [
+            "django.contrib.sessions.middleware.SessionMiddleware",
+            "django.middleware.csrf.CsrfViewMiddleware",
+            "django.contrib.auth.middleware.AuthenticationMiddleware",
+            "django.contrib.messages.middleware.MessageMiddleware",
+        ],
+        "context_processors": [
+            "django.contrib.auth.context_processors.auth",
+            "django.contrib.messages.context_processors.messages",
+        ],
+    },
+    "dynamodb": {
+        "databases": {},
+        "caches": "chat.storage.dynamodb_cache.Dynamo",
+        "apps": [],
+        "middleware": [],
+        "context_processors": [],
+    },
+}[STORAGE]
+
+DATABASES = BROUGHT["databases"]
+CACHES = {
+    "default": {"BACKEND": f"{BROUGHT['caches']}Cache", "KEY_PREFIX": "cache"},
+    # Each lives for longer than the minute that it counts.
+    "counters": {"BACKEND": f"{BROUGHT['caches']}Counters", "KEY_PREFIX": "count", "TIMEOUT": 120},
+}
+RATELIMIT_USE_CACHE = "counters"
 
 
 def local_secret_key(path: Path) -> str:
@@ -204,12 +259,9 @@ SECRET_KEY = text("SECRET_KEY") or local_secret_key(DATABASE_PATH.parent / ".sec
 # --- Django ---------------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
-    "django.contrib.auth",
-    "django.contrib.contenttypes",
-    "django.contrib.messages",
-    "django.contrib.sessions",
+    *BROUGHT["apps"],
     "django.contrib.staticfiles",
+    "django_ratelimit",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -220,10 +272,7 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.middleware.common.CommonMiddleware",
-    "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
+    *BROUGHT["middleware"],
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 TEMPLATES = [
@@ -233,8 +282,7 @@ TEMPLATES = [
         "OPTIONS": {
             "context_processors": [
                 "django.template.context_processors.request",
-                "django.contrib.auth.context_processors.auth",
-                "django.contrib.messages.context_processors.messages",
+                *BROUGHT["context_processors"],
             ]
         },
     }
@@ -276,8 +324,8 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
 }
 
-# The counter is one atomic statement of the store (chat/storage/cache.py), which is what the
-# warning about caches that django-ratelimit does not know asks for.
+# A count is one atomic statement of the store (chat/storage/*_cache.py), which is what the warning
+# about caches that django-ratelimit does not know asks for.
 SILENCED_SYSTEM_CHECKS = ["django_ratelimit.W001"]
 
 LOG_LEVEL = choice("LOG_LEVEL", "INFO", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
