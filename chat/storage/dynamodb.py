@@ -14,6 +14,7 @@ service gives and logs it, as in an outage.
 
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -42,6 +43,7 @@ from chat.errors import PayloadTooLarge, StorageUnavailable
 from chat.storage.base import Record, Status
 from chat.storage.dynamodb_tables import (
     CONDITION_FAILED,
+    TABLES,
     Interaction,
     connect,
     dynamodb_errors,
@@ -102,7 +104,10 @@ class DynamoStore:
 
     @dynamodb_errors()
     def ping(self) -> None:
-        _find("ping")
+        """Of both tables: without its counters no request is answered either."""
+        for model in TABLES:
+            with suppress(model.DoesNotExist):
+                model.get("ping")
 
 
 def _table() -> TableConnection:
