@@ -45,7 +45,7 @@ from chat.storage.dynamodb_tables import (
     CONDITION_FAILED,
     TABLES,
     Interaction,
-    connect,
+    client,
     dynamodb_errors,
 )
 from chat.storage.rows import outcome, record_of, row
@@ -66,7 +66,7 @@ class DynamoStore:
     """See `InteractionStore`. Each write is one conditional call, and each read is consistent."""
 
     def __init__(self) -> None:
-        connect()
+        client()
 
     @dynamodb_errors()
     def claim(self, record: Record) -> Record | None:

@@ -14,7 +14,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from pynamodb.expressions.condition import Condition
 from pynamodb.expressions.update import Action
 
-from chat.storage.dynamodb_tables import State, condition_held, connect, dynamodb_errors
+from chat.storage.dynamodb_tables import State, condition_held, dynamodb_errors
 
 
 class DynamoCache(BaseCache):
@@ -22,7 +22,6 @@ class DynamoCache(BaseCache):
 
     def __init__(self, location: str, params: dict[str, Any]) -> None:
         super().__init__(params)
-        connect()
 
     def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
         state = self._find(key, version)

@@ -9,6 +9,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoRegionError
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from pynamodb.attributes import UnicodeAttribute
+from pynamodb.connection import Connection, TableConnection
 from pynamodb.constants import PAY_PER_REQUEST_BILLING_MODE
 from pynamodb.exceptions import DeleteError, PutError, PynamoDBException, UpdateError
 from pynamodb.indexes import GlobalSecondaryIndex, KeysOnlyProjection
@@ -32,19 +33,36 @@ from chat.storage.dynamodb_attributes import (
 CONDITION_FAILED = "ConditionalCheckFailedException"
 
 
-class Common:
-    """What the tables have in common.
+@functools.cache
+def client() -> Any:
+    """The client of all tables, made once: PynamoDB would make one for each, in 80 ms.
 
     An outage is noticed within 5 seconds (two tries of at most 2, and a pause), so that a request
-    can end before its deadline.
+    can end before its deadline. Raises ImproperlyConfigured where there cannot be a client.
     """
+    connection = Connection(
+        region=settings.AWS_REGION or None,  # None: as botocore finds it, in AWS's own files
+        connect_timeout_seconds=1,
+        read_timeout_seconds=2,
+        max_retry_attempts=1,
+        max_pool_connections=settings.WEB_THREADS,
+    )
+    try:
+        return connection.client
+    except NoRegionError as exc:
+        raise ImproperlyConfigured("STORAGE is dynamodb, which needs AWS_REGION.") from exc
+    except (BotoCoreError, ValueError) as exc:
+        raise ImproperlyConfigured(f"STORAGE is dynamodb, which cannot be used: {exc}") from exc
 
-    region = settings.AWS_REGION or None  # None: as botocore finds it, in AWS's own files
-    connect_timeout_seconds = 1
-    read_timeout_seconds = 2
-    max_retry_attempts = 1
-    max_pool_connections = settings.WEB_THREADS
-    billing_mode = PAY_PER_REQUEST_BILLING_MODE
+
+class Table(Model):
+    """A table that uses the client of all."""
+
+    @classmethod
+    def _get_connection(cls) -> TableConnection:
+        table = super()._get_connection()
+        table.connection._client = client()
+        return table
 
 
 class UserIndex(GlobalSecondaryIndex["Interaction"]):  # type: ignore[no-untyped-call]
@@ -69,11 +87,12 @@ class ConversationIndex(GlobalSecondaryIndex["Interaction"]):  # type: ignore[no
     created_at = Moment(range_key=True)
 
 
-class Interaction(Model):
+class Interaction(Table):
     """The columns of chat/storage/rows.py, and what chat/storage/dynamodb.py adds to them."""
 
-    class Meta(Common):
+    class Meta:
         table_name = settings.TABLE_NAME
+        billing_mode = PAY_PER_REQUEST_BILLING_MODE
 
     interaction_id = UnicodeAttribute(hash_key=True)
     schema = Integer()
@@ -115,11 +134,12 @@ class Interaction(Model):
     conversation_index = ConversationIndex()
 
 
-class State(Model):
+class State(Table):
     """What is no interaction: counters, and pickled values. Its keys say by their prefix which."""
 
-    class Meta(Common):
+    class Meta:
         table_name = settings.STATE_TABLE_NAME
+        billing_mode = PAY_PER_REQUEST_BILLING_MODE
 
     pk = UnicodeAttribute(hash_key=True)
     counter = Integer()
@@ -127,24 +147,7 @@ class State(Model):
     expires_at = Expiry()
 
 
-TABLES: tuple[type[Model], ...] = (Interaction, State)
-
-
-@functools.cache
-def connect() -> None:
-    """Make the client, once for all tables: PynamoDB would make one for each, in 80 ms.
-
-    Raises ImproperlyConfigured where there cannot be one.
-    """
-    try:
-        client = Interaction._get_connection().connection.client
-    except NoRegionError as exc:
-        raise ImproperlyConfigured(
-            "STORAGE is dynamodb, which needs AWS_REGION to be set."
-        ) from exc
-    except (BotoCoreError, ValueError) as exc:
-        raise ImproperlyConfigured(f"STORAGE is dynamodb, which cannot be used: {exc}") from exc
-    State._get_connection().connection._client = client
+TABLES: tuple[type[Table], ...] = (Interaction, State)
 
 
 @contextmanager

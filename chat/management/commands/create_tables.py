@@ -8,7 +8,8 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from pynamodb.exceptions import PynamoDBException
-from pynamodb.models import Model
+
+from chat.storage.dynamodb_tables import TABLES, Table, client
 
 
 class Command(BaseCommand):
@@ -22,10 +23,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if settings.STORAGE != "dynamodb":
             raise CommandError("Tables are for DynamoDB: set STORAGE=dynamodb.")
-        from chat.storage.dynamodb_tables import TABLES, connect
-
         try:
-            connect()
             good = [self._provide(model) for model in TABLES]
         except ImproperlyConfigured as exc:
             raise CommandError(str(exc)) from exc
@@ -34,7 +32,7 @@ class Command(BaseCommand):
         if not all(good):
             raise CommandError("Not all tables are as they have to be.")
 
-    def _provide(self, model: type[Model]) -> bool:
+    def _provide(self, model: type[Table]) -> bool:
         """Whether the table, made now or found, is as it has to be."""
         found = model.exists()
         if not found:
@@ -48,7 +46,7 @@ class Command(BaseCommand):
         return not differences
 
 
-def _wanted(model: type[Model]) -> dict[str, str]:
+def _wanted(model: type[Table]) -> dict[str, str]:
     schema = model._get_schema()
     types = _types(schema["attribute_definitions"])
     ttl = model._ttl_attribute()  # type: ignore[no-untyped-call]
@@ -64,11 +62,10 @@ def _wanted(model: type[Model]) -> dict[str, str]:
     }
 
 
-def _have(model: type[Model]) -> dict[str, str]:
+def _have(model: type[Table]) -> dict[str, str]:
     table = model.describe_table()
     types = _types(table["AttributeDefinitions"])
-    client: Any = model._get_connection().connection.client
-    answer = client.describe_time_to_live(TableName=model.Meta.table_name)
+    answer = client().describe_time_to_live(TableName=model.Meta.table_name)
     ttl = answer["TimeToLiveDescription"]
     # It takes an hour until it is on, and there is nothing more to be done about it.
     state = ttl["TimeToLiveStatus"].replace("ENABLING", "ENABLED")
