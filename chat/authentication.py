@@ -10,6 +10,9 @@ from rest_framework.request import Request
 
 from chat.errors import InvalidApiKey, MissingApiKey
 
+# Nothing else may be trimmed: a byte of a key in UTF-8 may be a space in Latin-1.
+OWS = " \t"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
@@ -35,10 +38,10 @@ class ApiKeyAuthentication(BaseAuthentication):
 
 
 def _presented_key(request: Request) -> str:
-    if key := request.headers.get("X-API-Key", "").strip():
+    if key := request.headers.get("X-API-Key", "").strip(OWS):
         return key
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+    return token.strip(OWS) if scheme.lower() == "bearer" else ""
 
 
 def _caller(presented: str) -> Caller:
