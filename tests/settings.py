@@ -3,14 +3,24 @@
 import os
 import tempfile
 from pathlib import Path
+from uuid import uuid4
 
-OURS = ("API_", "ALLOWED_", "GEMINI_", "LLM_", "LOG_", "MOCK_", "OPENAI_", "OPENROUTER_", "RATE_")
+OURS = (
+    *("ALLOWED_", "API_", "AWS_", "CACHE_", "CIRCUIT_", "DATABASE_", "DYNAMODB_", "ENABLE_"),
+    *("GEMINI_", "LLM_", "LOG_", "MAX_", "MOCK_", "OPENAI_", "OPENROUTER_", "PROMPT_", "RATE_"),
+    *("REQUEST_", "REQUIRE_", "RETENTION_", "STATE_", "STORAGE", "TABLE_", "WEB_"),
+)
 for name in list(os.environ):
     if name.startswith(OURS):
         del os.environ[name]
 os.environ["ENV_FILE"] = os.devnull
 os.environ["SECRET_KEY"] = "tests"
 os.environ["LLM_PROVIDER"] = "mock"
+# DynamoDB Local is shared by the processes that test: each has tables of its own.
+os.environ["TABLE_NAME"] = f"tests-{uuid4().hex}"
+# What one's own files say of AWS is not for tests.
+os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 from chatproject.settings import *  # noqa: E402, F403
 from chatproject.settings import DATABASES  # noqa: E402
