@@ -1,0 +1,263 @@
+"""What every store of interactions must do. One class of tests, run against each of them.
+
+class TestThatStore(InteractionStoreContract):
+    @pytest.fixture
+    def store(self) -> InteractionStore: ...
+
+    @pytest.fixture
+    def unreachable_store(self) -> InteractionStore: ...
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from chat.errors import StorageUnavailable
+from chat.storage.base import Failure, InteractionStore, Record, Status
+from providers.base import Usage
+from providers.router import Attempt
+from tests.cast import ANSWERED, FAILED, NOON, PENDING, at_once
+
+ID = PENDING.interaction_id
+OTHER_ID = "01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6f"
+
+# Every attribute has a value that is not its default.
+FULL = Record(
+    interaction_id=ID,
+    owner="team:blue",
+    user_id="auth0|5f7c8ec7@example.org",
+    prompt="  Olá, 👩‍👩‍👧‍👦!\r\n\t\u202bمرحبا\u202c e\u0301 \x01 \U0010ffff ",
+    created_at=NOON,
+    deadline_at=NOON + timedelta(seconds=24, microseconds=1),
+    conversation_id=OTHER_ID,
+    model="model-1",
+    provider="openai",
+    request_id="request-1",
+    previous_interaction_id=OTHER_ID,
+    system=" Be brief. ",
+    parameters={"temperature": 0.1, "top_p": 1e-9, "max_tokens": 7, "stop": ["END", "\n", "🦆"]},
+    metadata={"ticket": "7", "": "", "chave ç": "valor 🦆"},
+)
+FULL_ANSWER = replace(
+    FULL,
+    status=Status.OK,
+    model="vendor/model-1:free",
+    provider="openrouter",
+    response=" Olá! 🦆\n\nComo posso ajudar? \x02 ",
+    finish_reason="content_filter",
+    cached=True,
+    latency_ms=24_999,
+    usage=Usage(
+        prompt_tokens=9,
+        completion_tokens=41,
+        total_tokens=50,
+        cached_tokens=4,
+        reasoning_tokens=30,
+        cost_usd=Decimal("1.234567890123"),
+    ),
+    attempts=(
+        Attempt(provider="openai", model="model-1", outcome="provider_error", latency_ms=5),
+        Attempt(provider="openrouter", model="vendor/model-1", outcome="ok", latency_ms=24_900),
+    ),
+)
+
+
+class InteractionStoreContract:
+    @pytest.fixture
+    def store(self) -> InteractionStore:
+        """A store without records."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def unreachable_store(self) -> InteractionStore:
+        """A store whose database cannot be reached."""
+        raise NotImplementedError
+
+    # --- Round trips ------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("record", [PENDING, FULL], ids=["least", "full"])
+    def test_a_claim_is_kept_whole(self, store: InteractionStore, record: Record) -> None:
+        assert store.claim(record) is True
+        assert store.get(ID) == record
+
+    @pytest.mark.parametrize(
+        ("claim", "outcome"),
+        [(PENDING, ANSWERED), (PENDING, FAILED), (FULL, FULL_ANSWER)],
+        ids=["answered", "failed", "full"],
+    )
+    def test_an_outcome_is_kept_whole(
+        self, store: InteractionStore, claim: Record, outcome: Record
+    ) -> None:
+        store.claim(claim)
+        assert store.settle(outcome) is True
+        assert store.get(ID) == outcome
+
+    def test_what_comes_back_is_of_the_same_types(self, store: InteractionStore) -> None:
+        store.claim(FULL)
+        store.settle(FULL_ANSWER)
+        kept = store.get(ID)
+        assert kept is not None
+        for name in Record.__slots__:
+            assert type(getattr(kept, name)) is type(getattr(FULL_ANSWER, name)), name
+        assert type(kept.usage.cost_usd) is Decimal
+        assert type(kept.usage.prompt_tokens) is int
+        assert type(kept.latency_ms) is int
+        assert kept.created_at.utcoffset() == timedelta(0)
+
+    def test_a_failure_without_words_is_a_failure(self, store: InteractionStore) -> None:
+        failed = replace(FAILED, error=Failure(code="internal_error", detail=""))
+        store.claim(PENDING)
+        store.settle(failed)
+        assert store.get(ID) == failed
+
+    def test_an_empty_answer_is_not_an_absent_one(self, store: InteractionStore) -> None:
+        empty = replace(ANSWERED, response="", finish_reason="length", system="")
+        store.claim(replace(PENDING, system=""))
+        store.settle(empty)
+        assert store.get(ID) == empty
+
+    def test_zero_tokens_are_not_unknown_tokens(self, store: InteractionStore) -> None:
+        free = replace(
+            ANSWERED,
+            latency_ms=0,
+            usage=Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0, cost_usd=Decimal(0)),
+        )
+        store.claim(PENDING)
+        store.settle(free)
+        assert store.get(ID) == free
+
+    @pytest.mark.parametrize(
+        "cost",
+        [
+            "0",
+            "0.000000000001",
+            "0.000104",
+            "0.1",
+            "0.30",
+            "1",
+            "10",
+            "999.999999999999",
+            "1000000",
+        ],
+    )
+    def test_a_cost_is_kept_to_the_last_digit(self, store: InteractionStore, cost: str) -> None:
+        store.claim(PENDING)
+        store.settle(replace(ANSWERED, usage=Usage(cost_usd=Decimal(cost))))
+        kept = store.get(ID)
+        assert kept is not None
+        assert kept.usage.cost_usd == Decimal(cost)
+
+    def test_large_counts_are_kept(self, store: InteractionStore) -> None:
+        usage = Usage(prompt_tokens=2**53, completion_tokens=2**53, total_tokens=2**53)
+        store.claim(PENDING)
+        store.settle(replace(ANSWERED, usage=usage, latency_ms=900_000))
+        kept = store.get(ID)
+        assert kept is not None
+        assert (kept.usage, kept.latency_ms) == (usage, 900_000)
+
+    def test_long_texts_are_kept(self, store: InteractionStore) -> None:
+        prompt, response = "🦆" * 32_000, "é" * 100_000
+        store.claim(replace(PENDING, prompt=prompt))
+        store.settle(replace(ANSWERED, prompt=prompt, response=response))
+        assert store.get(ID) == replace(ANSWERED, prompt=prompt, response=response)
+
+    def test_a_time_is_the_same_moment_whatever_its_zone(self, store: InteractionStore) -> None:
+        elsewhere = datetime(2026, 1, 1, 9, 0, 0, 1, timezone(timedelta(hours=-3)))
+        store.claim(replace(PENDING, created_at=elsewhere))
+        kept = store.get(ID)
+        assert kept is not None
+        assert kept.created_at == elsewhere
+        assert kept.created_at.tzinfo == UTC
+
+    # --- Claims -----------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("taken", [PENDING, ANSWERED], ids=["pending", "settled"])
+    def test_a_taken_id_cannot_be_claimed(self, store: InteractionStore, taken: Record) -> None:
+        store.claim(PENDING)
+        if taken is ANSWERED:
+            store.settle(ANSWERED)
+        assert store.claim(replace(FULL, owner="somebody-else")) is False
+        assert store.get(ID) == taken
+
+    def test_records_do_not_touch_each_other(self, store: InteractionStore) -> None:
+        other = replace(PENDING, interaction_id=OTHER_ID, user_id="bob")
+        assert store.claim(PENDING) is True
+        assert store.claim(other) is True
+        assert store.settle(ANSWERED) is True
+        assert store.get(OTHER_ID) == other
+
+    def test_of_many_claims_of_an_id_at_once_one_succeeds(self, store: InteractionStore) -> None:
+        def claim(number: int) -> bool:
+            return store.claim(replace(PENDING, prompt=f"prompt {number}"))
+
+        claimed = at_once(20, claim)
+        assert sorted(claimed) == [False] * 19 + [True]
+        assert store.get(ID) == replace(PENDING, prompt=f"prompt {claimed.index(True)}")
+
+    # --- Outcomes ---------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("again", [ANSWERED, FAILED], ids=["answered", "failed"])
+    def test_an_outcome_is_written_once(self, store: InteractionStore, again: Record) -> None:
+        outcome = replace(ANSWERED, response="the first")
+        store.claim(PENDING)
+        assert store.settle(outcome) is True
+        assert store.settle(again) is False
+        assert store.get(ID) == outcome
+
+    def test_of_many_outcomes_at_once_one_is_written(self, store: InteractionStore) -> None:
+        store.claim(PENDING)
+
+        def settle(number: int) -> bool:
+            return store.settle(replace(ANSWERED, response=f"answer {number}"))
+
+        settled = at_once(20, settle)
+        assert sorted(settled) == [False] * 19 + [True]
+        assert store.get(ID) == replace(ANSWERED, response=f"answer {settled.index(True)}")
+
+    def test_what_was_not_claimed_cannot_be_settled(self, store: InteractionStore) -> None:
+        assert store.settle(ANSWERED) is False
+        assert store.get(ID) is None
+
+    def test_an_outcome_changes_nothing_of_the_question(self, store: InteractionStore) -> None:
+        store.claim(FULL)
+        store.settle(replace(FULL_ANSWER, prompt="another", owner="another", user_id="another"))
+        assert store.get(ID) == FULL_ANSWER
+
+    def test_a_claim_may_be_settled_after_its_deadline(self, store: InteractionStore) -> None:
+        long_ago = NOON - timedelta(days=400)
+        store.claim(replace(PENDING, deadline_at=long_ago))
+        assert store.settle(replace(ANSWERED, deadline_at=long_ago)) is True
+
+    # --- Reading ----------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("interaction_id", [OTHER_ID, "", "not an id", "%", "_" * 36])
+    def test_there_is_no_record_of_an_unknown_id(
+        self, store: InteractionStore, interaction_id: str
+    ) -> None:
+        store.claim(PENDING)
+        assert store.get(interaction_id) is None
+
+    def test_a_store_without_records_answers_a_ping(self, store: InteractionStore) -> None:
+        store.ping()
+
+    # --- Out of reach -----------------------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda store: store.claim(PENDING),
+            lambda store: store.settle(ANSWERED),
+            lambda store: store.get(ID),
+            lambda store: store.ping(),
+        ],
+        ids=["claim", "settle", "get", "ping"],
+    )
+    def test_a_store_out_of_reach_says_so(
+        self, unreachable_store: InteractionStore, call: Callable[[InteractionStore], Any]
+    ) -> None:
+        with pytest.raises(StorageUnavailable):
+            call(unreachable_store)

@@ -1,0 +1,125 @@
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.handlers.wsgi import WSGIHandler
+from django.db import connection
+from django.test.client import ClientHandler
+from pytest_django import DjangoDbBlocker, Settings
+
+from chat import service, storage
+from chat.telemetry import JsonFormatter
+from providers.base import Provider
+from providers.router import Router
+from tests.standin import StandIn
+
+pytest.register_assert_rewrite("tests.cast", "tests.chat.storage.contract")
+
+from tests.cast import KEY, OTHER_KEY, Api  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def handler() -> WSGIHandler:
+    """The application, made once: its middleware looks through all static files."""
+    made = ClientHandler(enforce_csrf_checks=False)
+    made.load_middleware()
+    return made
+
+
+@pytest.fixture
+def api(handler: WSGIHandler, db: None) -> Api:
+    return Api(handler)
+
+
+@pytest.fixture
+def configure(settings: Settings) -> Iterator[Callable[..., None]]:
+    """Change settings, and forget what was made of the old ones."""
+
+    def change(**values: Any) -> None:
+        for name, value in values.items():
+            setattr(settings, name, value)
+        service.router.cache_clear()
+        storage.store.cache_clear()
+
+    yield change
+    change()
+
+
+@pytest.fixture
+def keys(configure: Callable[..., None]) -> list[str]:
+    """The keys, one of which is needed from now on."""
+    configure(REQUIRE_API_KEY=True, API_KEYS=[KEY, OTHER_KEY])
+    return [KEY, OTHER_KEY]
+
+
+@pytest.fixture
+def vendor(configure: Callable[..., None]) -> Iterator[StandIn]:
+    """The stand-in of an OpenAI-compatible vendor, which is asked from now on."""
+    with StandIn() as standin:
+        options = {"api_key": "sk-of-the-vendor", "base_url": f"{standin.url}/v1"}
+        configure(PROVIDERS={"openai": {**options, "model": "model-1"}})
+        yield standin
+
+
+@pytest.fixture
+def ask_instead(monkeypatch: pytest.MonkeyPatch) -> Callable[[Provider], None]:
+    """Have this provider asked, and no other."""
+
+    def use(provider: Provider) -> None:
+        router = Router([provider])
+        monkeypatch.setattr(service, "router", lambda: router)
+
+    return use
+
+
+@pytest.fixture
+def store_in(
+    monkeypatch: pytest.MonkeyPatch, configure: Callable[..., None]
+) -> Callable[[type], None]:
+    """Keep records in a store of this class."""
+
+    def use(kind: type) -> None:
+        monkeypatch.setitem(storage.STORES, "sqlite", f"{kind.__module__}.{kind.__qualname__}")
+        configure()
+
+    return use
+
+
+@pytest.fixture
+def unreachable_database(
+    transactional_db: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """The database's file is where there is no folder."""
+    name = connection.settings_dict["NAME"]
+    connection.close()
+    connection.settings_dict["NAME"] = str(tmp_path_factory.mktemp("no") / "folder" / "chat.db")
+    yield
+    connection.close()
+    connection.settings_dict["NAME"] = name
+
+
+@pytest.fixture
+def no_database(django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """Whoever touches the database fails the test."""
+    with django_db_blocker.block():
+        yield
+
+
+@pytest.fixture
+def administrator(db: None) -> User:
+    return User.objects.create(username="root", is_staff=True, is_superuser=True)
+
+
+@pytest.fixture
+def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """What is logged from now on, as it is written: each line parsed."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    logging.getLogger().addHandler(handler)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    logging.getLogger().removeHandler(handler)
