@@ -190,11 +190,7 @@ def _failure(status: int, headers: Mapping[str, str], body: Any) -> ProviderErro
     message = wire.string(wire.dig(error, "message"))
     labels = [wire.label(wire.dig(error, "status"))]
     labels += [wire.label(wire.dig(detail, "reason")) for detail in details]
-    quotas = [
-        wire.label(wire.dig(violation, "quotaId"))
-        for detail in details
-        for violation in wire.items(wire.dig(detail, "violations"))
-    ]
+    quotas = _quotas(details)
     if status <= 299:
         status = wire.error_status(wire.dig(error, "code")) or 502
     reason = wire.reason("HTTP", status, *labels, *quotas)
@@ -210,6 +206,12 @@ def _failure(status: int, headers: Mapping[str, str], body: Any) -> ProviderErro
     if wait is None and any("PerMinute" in quota for quota in quotas):
         wait = PER_MINUTE_SECONDS
     return wire.by_status(status, reason=reason, retry_after=wait)
+
+
+def _quotas(details: list[Any]) -> list[str]:
+    """The ids of the quotas that are used up."""
+    violations = [item for d in details for item in wire.items(wire.dig(d, "violations"))]
+    return [wire.label(wire.dig(violation, "quotaId")) for violation in violations]
 
 
 def _wait(headers: Mapping[str, str], details: list[Any], message: str) -> float | None:

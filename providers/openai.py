@@ -67,7 +67,9 @@ _STATUS = {
 }
 
 # Servers without a code for an unknown model say it in words only.
-_NO_MODEL = re.compile(r"not a valid model|\bmodel\b.{0,200}(not found|does not exist)", re.DOTALL)
+_NO_MODEL = re.compile(
+    r"not a valid model|\bmodel\b.{0,80}(not found|does not exist)", re.IGNORECASE
+)
 
 # Local models whose server does not know their thoughts write them before the answer.
 _THOUGHTS = re.compile(r"\A\s*<think>.*?(?:</think>\s*|\Z)", re.DOTALL)

@@ -1,0 +1,56 @@
+"""What the tests of the providers share: a question, and the ways to ask it and to fail."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from providers.base import ChatRequest, Completion, Deadline, Message, Provider, ProviderError
+from tests.standin import StandIn
+
+FIXTURES = Path(__file__).parent.parent / "fixtures"
+
+KEY = "sk-secret-key"
+PROMPT = "What is the airspeed of an unladen swallow?"
+QUESTION = ChatRequest(model="model-1", messages=(Message(role="user", content=PROMPT),))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """All of a ProviderError but its sentence and its reason."""
+
+    kind: type[ProviderError]
+    retry: bool = False
+    retry_after: float | None = None
+
+
+def ask(provider: Provider, request: ChatRequest = QUESTION, *, seconds: float = 5.0) -> Completion:
+    return provider.complete(request, Deadline(seconds))
+
+
+def error_of(
+    provider: Provider, request: ChatRequest = QUESTION, *, seconds: float = 5.0
+) -> ProviderError:
+    try:
+        completion = provider.complete(request, Deadline(seconds))
+    except ProviderError as exc:
+        return exc
+    raise AssertionError(f"no error, but {completion}")
+
+
+def failure_of(
+    provider: Provider, request: ChatRequest = QUESTION, *, seconds: float = 5.0
+) -> Failure:
+    error = error_of(provider, request, seconds=seconds)
+    return Failure(type(error), error.retry, error.retry_after)
+
+
+def load(name: str) -> dict[str, Any]:
+    """A recorded answer: status, headers and body."""
+    answer: dict[str, Any] = json.loads((FIXTURES / f"{name}.json").read_text("utf-8"))
+    return answer
+
+
+def replay(vendor: StandIn, name: str) -> None:
+    answer = load(name)
+    vendor.reply(answer["body"], status=answer["status"], headers=answer["headers"])

@@ -1,0 +1,447 @@
+"""What all vendors have in common, whatever their dialect."""
+
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from providers import build
+from providers.base import (
+    Completion,
+    ContentFiltered,
+    DeadlineReached,
+    Provider,
+    ProviderFailed,
+    ProviderMisconfigured,
+    ProviderOverloaded,
+    RequestRejected,
+    Usage,
+)
+from tests.providers.cast import KEY, PROMPT, QUESTION, Failure, ask, error_of, failure_of
+from tests.standin import StandIn
+
+
+def _openai(text: Any, finish: str, usage: tuple[Any, Any, Any], model: Any) -> dict[str, Any]:
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    return {
+        "model": model,
+        "choices": [{"message": {"content": text}, "finish_reason": finish}],
+        "usage": dict(zip(names, usage, strict=True)),
+    }
+
+
+def _gemini(text: Any, finish: str, usage: tuple[Any, Any, Any], model: Any) -> dict[str, Any]:
+    reasons = {"stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY"}
+    names = ("promptTokenCount", "candidatesTokenCount", "totalTokenCount")
+    return {
+        "modelVersion": model,
+        "candidates": [{"content": {"parts": [{"text": text}]}, "finishReason": reasons[finish]}],
+        "usageMetadata": dict(zip(names, usage, strict=True)),
+    }
+
+
+def _openai_error(_status: int, message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": message, "code": message, "param": message}}
+
+
+def _gemini_error(status: int, message: str) -> dict[str, Any]:
+    details = [{"@type": message, "reason": message, "retryDelay": message}]
+    return {"error": {"code": status, "message": message, "status": message, "details": details}}
+
+
+@dataclass(frozen=True)
+class Dialect:
+    name: str
+    body: Callable[[Any, str, tuple[Any, Any, Any], Any], dict[str, Any]]
+    error: Callable[[int, str], dict[str, Any]]
+
+    def answer(
+        self,
+        text: Any = "Hello.",
+        finish: str = "stop",
+        usage: tuple[Any, Any, Any] = (9, 5, 14),
+        model: Any = "model-1-of-today",
+    ) -> dict[str, Any]:
+        return self.body(text, finish, usage, model)
+
+
+DIALECTS = [
+    Dialect("openai", _openai, _openai_error),
+    Dialect("openrouter", _openai, _openai_error),
+    Dialect("gemini", _gemini, _gemini_error),
+]
+
+HELLO = Completion(
+    text="Hello.",
+    model="model-1-of-today",
+    finish_reason="stop",
+    usage=Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14),
+)
+
+
+@pytest.fixture(params=DIALECTS, ids=lambda dialect: dialect.name)
+def dialect(request: pytest.FixtureRequest) -> Dialect:
+    chosen: Dialect = request.param
+    return chosen
+
+
+@pytest.fixture
+def provider(vendor: StandIn, dialect: Dialect) -> Provider:
+    return build(dialect.name, {"api_key": KEY, "base_url": vendor.url, "model": "model-1"})
+
+
+def test_an_answer_becomes_a_completion(vendor: StandIn, dialect: Dialect, provider: Provider):
+    vendor.reply(dialect.answer())
+    assert ask(provider) == HELLO
+
+
+def test_a_provider_knows_its_name_and_its_model(dialect: Dialect, provider: Provider):
+    assert (provider.name, provider.model) == (dialect.name, "model-1")
+
+
+def test_a_connection_is_used_again(vendor: StandIn, dialect: Dialect, provider: Provider):
+    vendor.reply(dialect.answer())
+    # A thread of its own, so that no other test's connection is in the pool.
+    with ThreadPoolExecutor(1) as thread:
+        assert [thread.submit(ask, provider).result() for _ in range(3)] == [HELLO] * 3
+    assert (vendor.connections, len(vendor.requests)) == (1, 3)
+
+
+def test_many_threads_ask_at_once(vendor: StandIn, dialect: Dialect, provider: Provider):
+    vendor.reply(dialect.answer(), delay=0.05)
+    with ThreadPoolExecutor(32) as threads:
+        answers = list(threads.map(lambda _: ask(provider), range(64)))
+    assert answers == [HELLO] * 64
+
+
+def test_a_total_that_is_missing_is_the_sum(vendor: StandIn, dialect: Dialect, provider: Provider):
+    vendor.reply(dialect.answer(usage=(9, 5, None)))
+    assert ask(provider).usage == Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14)
+
+
+@pytest.mark.parametrize("nonsense", [-1, 2**53 + 1, 1.5, True, "9", [], {}, 10**99])
+def test_a_count_that_cannot_be_one_is_unknown(
+    vendor: StandIn, dialect: Dialect, provider: Provider, nonsense: Any
+):
+    vendor.reply(dialect.answer(usage=(nonsense, 5, nonsense)))
+    assert ask(provider).usage == Usage(completion_tokens=5)
+
+
+@pytest.mark.parametrize("model", ["", " ", "x" * 257, "a\nb", 7, None, ["m"], {"id": "m"}])
+def test_a_model_that_cannot_be_one_is_taken_to_be_the_requested_one(
+    vendor: StandIn, dialect: Dialect, provider: Provider, model: Any
+):
+    vendor.reply(dialect.answer(model=model))
+    assert ask(provider) == replace(HELLO, model="model-1")
+
+
+def test_text_can_be_encoded_whatever_comes(vendor: StandIn, dialect: Dialect, provider: Provider):
+    vendor.reply(dialect.answer("a\ud800 \udc00b \ud83e\udd86 \u2028 é"))
+    assert ask(provider).text == "a\ufffd \ufffdb 🦆 \u2028 é"
+
+
+def test_an_answer_may_be_empty_for_want_of_length(
+    vendor: StandIn, dialect: Dialect, provider: Provider
+):
+    vendor.reply(dialect.answer("", "length"))
+    assert ask(provider) == replace(HELLO, text="", finish_reason="length")
+
+
+def test_an_answer_may_end_by_its_length(vendor: StandIn, dialect: Dialect, provider: Provider):
+    vendor.reply(dialect.answer("Hel", "length"))
+    assert ask(provider) == replace(HELLO, text="Hel", finish_reason="length")
+
+
+def test_a_filter_may_leave_some_text(vendor: StandIn, dialect: Dialect, provider: Provider):
+    vendor.reply(dialect.answer("Hel", "content_filter"))
+    assert ask(provider) == replace(HELLO, text="Hel", finish_reason="content_filter")
+
+
+def test_a_filter_that_leaves_nothing_is_an_error(
+    vendor: StandIn, dialect: Dialect, provider: Provider
+):
+    vendor.reply(dialect.answer("", "content_filter"))
+    assert failure_of(provider) == Failure(ContentFiltered)
+
+
+@pytest.mark.parametrize("text", ["", None, [], {}, 7])
+def test_an_empty_answer_goes_to_the_next_provider(
+    vendor: StandIn, dialect: Dialect, provider: Provider, text: Any
+):
+    vendor.reply(dialect.answer(text))
+    error = error_of(provider)
+    assert (type(error), error.retry, error.fallback) == (ProviderFailed, False, True)
+
+
+STATUSES = {
+    400: Failure(RequestRejected),
+    401: Failure(ProviderMisconfigured),
+    402: Failure(ProviderMisconfigured),
+    403: Failure(ProviderMisconfigured),
+    404: Failure(ProviderMisconfigured),
+    405: Failure(ProviderMisconfigured),
+    408: Failure(ProviderFailed, retry=True),
+    409: Failure(ProviderFailed),
+    410: Failure(ProviderMisconfigured),
+    413: Failure(RequestRejected),
+    418: Failure(ProviderFailed),
+    422: Failure(RequestRejected),
+    429: Failure(ProviderOverloaded, retry=True),
+    499: Failure(ProviderFailed),
+    500: Failure(ProviderFailed, retry=True),
+    501: Failure(ProviderFailed, retry=True),
+    502: Failure(ProviderFailed, retry=True),
+    503: Failure(ProviderOverloaded, retry=True),
+    504: Failure(ProviderFailed, retry=True),
+    524: Failure(ProviderFailed, retry=True),
+    529: Failure(ProviderOverloaded, retry=True),
+    599: Failure(ProviderFailed, retry=True),
+    301: Failure(ProviderMisconfigured),
+    307: Failure(ProviderMisconfigured),
+}
+
+BODIES: list[Any] = [
+    [{"error": {"code": 1, "message": "no"}}],
+    "404 page not found",
+    "<html><body>Bad gateway</body></html>",
+    b"",
+    b'{"error": {"mess',
+    [1, "two", None],
+    "null",
+    {"error": "no"},
+    {"error": 7},
+    {"error": {"code": [], "message": {"a": 1}, "metadata": 7, "details": 7}},
+    {"error": {"details": [7, {"violations": [7], "reason": 7, "retryDelay": 7}]}},
+    {"detail": "no"},
+    {"detail": [{"loc": 7}]},
+]
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_a_status_decides_who_is_asked_next(
+    vendor: StandIn, dialect: Dialect, provider: Provider, status: int
+):
+    for body in (dialect.error(status, "no such luck"), *BODIES):
+        vendor.clear()
+        vendor.reply(body, status=status)
+        error = error_of(provider)
+        assert Failure(type(error), error.retry, error.retry_after) == STATUSES[status]
+        assert error.reason.startswith(f"HTTP {status}")
+
+
+@pytest.mark.parametrize("status", [429, 503, 500, 408])
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("40", 40.0),
+        ("1.5", 1.5),
+        ("0", 0.0),
+        ("-3", 0.0),
+        ("999999999", 86400.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Fri, 31 Dec 2100 23:59:59 GMT", 86400.0),
+        ("Fri, 31 Dec 2100 23:59:59 -0000", 86400.0),
+        ("nan", None),
+        ("inf", None),
+        ("soon", None),
+        ("", None),
+        ("Fri, 99 Foo 99999 99:99:99 GMT", None),
+    ],
+)
+def test_the_vendors_hint_when_to_come_back_is_kept(
+    vendor: StandIn,
+    dialect: Dialect,
+    provider: Provider,
+    status: int,
+    value: str,
+    seconds: float | None,
+):
+    vendor.reply(dialect.error(status, "busy"), status=status, headers={"Retry-After": value})
+    assert error_of(provider).retry_after == seconds
+
+
+def test_an_error_repeats_neither_the_prompt_nor_the_key_nor_the_vendor(
+    vendor: StandIn, dialect: Dialect, provider: Provider
+):
+    for status in STATUSES:
+        message = f"Your key {KEY} asked: {PROMPT}"
+        vendor.clear()
+        vendor.reply(dialect.error(status, message), status=status, headers={"x-error": message})
+        error = error_of(provider)
+        shown = f"{error} {error!r} {error.args} {error.reason}"
+        assert KEY not in shown
+        assert "swallow" not in shown
+
+
+def test_a_context_that_is_too_long_is_said_in_our_words(
+    vendor: StandIn, dialect: Dialect, provider: Provider
+):
+    for words in ("This model's maximum context length is 8192", "The input token count (9) …"):
+        vendor.clear()
+        vendor.reply(dialect.error(400, words), status=400)
+        error = error_of(provider)
+        assert type(error) is RequestRejected
+        assert str(error) == (
+            "The provider rejected the request: the context is too long for the model."
+        )
+
+
+GARBLED = Failure(ProviderFailed)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\xff\xfe\x00",
+        b"not JSON",
+        b'{"choices": [{"message": {"con',
+        b"null",
+        b"[]",
+        b"[" * 100_000,
+        b'"text"',
+        b"7",
+        b"{}",
+        b'{"x": 1e99999999999999999999}',
+        b'{"x": ' + b"9" * 5000 + b"}",
+        b'{"choices": null, "candidates": null}',
+        b'{"choices": {}, "candidates": {}}',
+        b'{"choices": [null], "candidates": [null]}',
+    ],
+)
+def test_a_body_that_is_no_answer_goes_to_the_next_provider(
+    vendor: StandIn, provider: Provider, body: bytes
+):
+    vendor.reply(body)
+    assert failure_of(provider) == GARBLED
+
+
+def test_html_is_not_read_even_when_it_parses(
+    vendor: StandIn, dialect: Dialect, provider: Provider
+):
+    vendor.reply(dialect.answer(), headers={"content-type": "Text/HTML; charset=utf-8"})
+    assert failure_of(provider) == GARBLED
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/octet-stream", ""])
+def test_a_good_body_is_read_whatever_it_calls_itself(
+    vendor: StandIn, dialect: Dialect, provider: Provider, content_type: str
+):
+    vendor.reply(dialect.answer(), headers={"content-type": content_type})
+    assert ask(provider) == HELLO
+
+
+def test_an_error_inside_a_success_counts_by_its_own_status(vendor: StandIn, provider: Provider):
+    expected = {429: Failure(ProviderOverloaded, retry=True), 401: Failure(ProviderMisconfigured)}
+    for code, failure in expected.items():
+        vendor.clear()
+        vendor.reply({"error": {"code": code, "message": "no"}})
+        assert failure_of(provider) == failure
+
+
+def test_an_error_of_no_kind_inside_a_success_is_the_vendors_failure(
+    vendor: StandIn, provider: Provider
+):
+    for error in ("no", True, {"code": "server_error"}, {"code": 7}, ["no"]):
+        vendor.clear()
+        vendor.reply({"error": error})
+        assert failure_of(provider) == Failure(ProviderFailed, retry=True)
+
+
+def test_nobody_listens(dialect: Dialect):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    options = {"api_key": KEY, "base_url": f"http://127.0.0.1:{port}", "model": "model-1"}
+    assert failure_of(build(dialect.name, options)) == Failure(ProviderFailed, retry=True)
+
+
+def test_a_connection_that_is_reset_before_the_answer_is_tried_again(
+    vendor: StandIn, provider: Provider
+):
+    vendor.reset()
+    assert failure_of(provider) == Failure(ProviderFailed, retry=True)
+
+
+def test_a_connection_that_is_closed_before_the_answer_is_tried_again(
+    vendor: StandIn, provider: Provider
+):
+    vendor.send(b"")
+    assert failure_of(provider) == Failure(ProviderFailed, retry=True)
+
+
+def test_what_is_not_http_is_tried_again(vendor: StandIn, provider: Provider):
+    vendor.send(b"SSH-2.0-OpenSSH_9.9\r\n\r\n")
+    assert failure_of(provider) == Failure(ProviderFailed, retry=True)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_half_an_answer_goes_to_the_next_provider(
+    vendor: StandIn, dialect: Dialect, provider: Provider, chunked: bool
+):
+    vendor.reply(dialect.answer(), chunked=chunked, cut=20)
+    assert failure_of(provider) == GARBLED
+
+
+def test_a_chunked_answer_is_an_answer(vendor: StandIn, dialect: Dialect, provider: Provider):
+    vendor.reply(dialect.answer(), chunked=True)
+    assert ask(provider) == HELLO
+
+
+def test_an_answer_has_a_largest_size(vendor: StandIn, dialect: Dialect, provider: Provider):
+    vendor.reply(dialect.answer("x" * 9 * 1024 * 1024))
+    assert failure_of(provider) == GARBLED
+
+
+def test_an_answer_that_comes_slowly_but_in_time_is_an_answer(
+    vendor: StandIn, dialect: Dialect, provider: Provider
+):
+    vendor.reply(dialect.answer(), head_pace=(40, 0.01), body_pace=(40, 0.01))
+    assert ask(provider) == HELLO
+
+
+@pytest.mark.parametrize(
+    "slowness",
+    [
+        {"delay": 3.0},
+        {"head_pace": (1, 0.05)},
+        {"body_pace": (1, 0.05)},
+        {"body_pace": (1, 0.05), "chunked": True},
+    ],
+    ids=["silence", "trickled head", "trickled body", "trickled chunks"],
+)
+def test_the_deadline_holds_however_the_vendor_delays(
+    vendor: StandIn, dialect: Dialect, provider: Provider, slowness: dict[str, Any]
+):
+    vendor.reply(dialect.answer(), **slowness)
+    started = time.monotonic()
+    assert failure_of(provider, seconds=0.3) == Failure(DeadlineReached)
+    assert 0.29 < time.monotonic() - started < 2.5
+
+
+def test_the_deadline_holds_for_an_error_too(vendor: StandIn, dialect: Dialect, provider: Provider):
+    vendor.reply(dialect.error(500, "no"), status=500, body_pace=(1, 0.05))
+    assert failure_of(provider, seconds=0.2) == Failure(DeadlineReached)
+
+
+def test_after_a_deadline_the_next_request_is_answered(
+    vendor: StandIn, dialect: Dialect, provider: Provider
+):
+    vendor.reply(dialect.answer("late"), delay=0.4)
+    vendor.reply(dialect.answer())
+    assert failure_of(provider, seconds=0.1) == Failure(DeadlineReached)
+    assert ask(provider) == HELLO
+
+
+def test_nothing_is_sent_after_the_deadline(vendor: StandIn, provider: Provider):
+    assert failure_of(provider, seconds=0.0) == Failure(DeadlineReached)
+    assert vendor.requests == []
+
+
+def test_half_of_a_surrogate_pair_in_a_prompt_is_rejected(vendor: StandIn, provider: Provider):
+    message = replace(QUESTION.messages[0], content="a\ud800b")
+    assert failure_of(provider, replace(QUESTION, messages=(message,))) == Failure(RequestRejected)
+    assert vendor.requests == []

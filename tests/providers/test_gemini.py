@@ -1,0 +1,400 @@
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from providers.base import (
+    ChatRequest,
+    Completion,
+    ContentFiltered,
+    Message,
+    ProviderFailed,
+    ProviderMisconfigured,
+    ProviderOverloaded,
+    RequestRejected,
+    Usage,
+)
+from providers.gemini import Gemini
+from tests.providers.cast import KEY, PROMPT, QUESTION, Failure, ask, error_of, failure_of, replay
+from tests.standin import StandIn
+
+CONVERSATION = ChatRequest(
+    model="gemini-2.5-flash",
+    system="Be brief.",
+    messages=(
+        Message(role="user", content="Olá"),
+        Message(role="assistant", content="Olá!"),
+        Message(role="user", content="E agora?"),
+    ),
+    temperature=0.0,
+    top_p=0.5,
+    max_tokens=64,
+    stop=("END",),
+    end_user="3f1c",
+)
+
+
+@pytest.fixture
+def gemini(vendor: StandIn) -> Gemini:
+    return Gemini(api_key=KEY, base_url=f"{vendor.url}/v1beta", model="gemini-3.5-flash-lite")
+
+
+def answer(finish: Any = "STOP", *parts: Any, **body: Any) -> dict[str, Any]:
+    content = {"parts": list(parts or ({"text": "Hi."},))}
+    return {"candidates": [{"content": content, "finishReason": finish}]} | body
+
+
+def problem(status: int, name: str, *details: Any, message: str = "no") -> dict[str, Any]:
+    return {"error": {"code": status, "message": message, "status": name, "details": list(details)}}
+
+
+def test_a_question_is_sent_with_the_key_in_its_header_alone(vendor: StandIn, gemini: Gemini):
+    ask(gemini)
+    [sent] = vendor.requests
+    assert (sent.method, sent.path) == ("POST", "/v1beta/models/model-1:generateContent")
+    assert sent.headers["x-goog-api-key"] == KEY
+    assert "authorization" not in sent.headers
+    assert sent.json == {"contents": [{"role": "user", "parts": [{"text": PROMPT}]}]}
+
+
+def test_a_conversation_is_sent_with_all_its_parameters(vendor: StandIn, gemini: Gemini):
+    ask(gemini, CONVERSATION)
+    assert vendor.requests[0].json == {
+        "systemInstruction": {"parts": [{"text": "Be brief."}]},
+        "contents": [
+            {"role": "user", "parts": [{"text": "Olá"}]},
+            {"role": "model", "parts": [{"text": "Olá!"}]},
+            {"role": "user", "parts": [{"text": "E agora?"}]},
+        ],
+        "generationConfig": {
+            "temperature": 0.0,
+            "topP": 0.5,
+            "maxOutputTokens": 64,
+            "stopSequences": ["END"],
+        },
+    }
+
+
+def test_a_turn_without_text_is_left_out(vendor: StandIn, gemini: Gemini):
+    first, second, third = CONVERSATION.messages
+    ask(gemini, replace(QUESTION, messages=(first, replace(second, content=" "), third)))
+    assert vendor.requests[0].json == {
+        "contents": [{"role": "user", "parts": [{"text": "Olá"}, {"text": "E agora?"}]}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "samples"),
+    [
+        ("gemini-2.5-flash", True),
+        ("gemini-3-flash-preview", True),
+        ("gemini-3.1-flash-lite", True),
+        ("gemini-3.5-flash", True),
+        ("gemini-pro-latest", True),
+        ("gemini-3.5-flash-lite", False),
+        ("gemini-3.5-flash-lite-preview-09", False),
+        ("gemini-3.6-flash", False),
+        ("gemini-3.8-flash", False),
+        ("gemini-3.10-pro", False),
+        ("gemini-4-argon", False),
+        ("gemini-10-x", False),
+        ("gemini-flash-latest", False),
+        ("gemini-flash-lite-latest", False),
+    ],
+)
+def test_sampling_is_left_to_the_models_that_ignore_it(
+    vendor: StandIn, gemini: Gemini, model: str, samples: bool
+):
+    ask(gemini, replace(QUESTION, model=model, temperature=1.0, top_p=0.9, max_tokens=5))
+    sampling = {"temperature": 1.0, "topP": 0.9} if samples else {}
+    assert vendor.requests[0].json["generationConfig"] == {"maxOutputTokens": 5} | sampling
+
+
+def test_a_listed_name_is_a_model_id(vendor: StandIn, gemini: Gemini):
+    ask(gemini, replace(QUESTION, model="models/gemini-3.8-flash"))
+    assert vendor.requests[0].path == "/v1beta/models/gemini-3.8-flash:generateContent"
+
+
+@pytest.mark.parametrize(
+    "model", ["", "models/", "../files/1", "a/b", "a?b", "a b", "ä", "a\n", "a:b"]
+)
+def test_a_model_id_cannot_change_the_address(vendor: StandIn, gemini: Gemini, model: str):
+    assert failure_of(gemini, replace(QUESTION, model=model)) == Failure(RequestRejected)
+    assert vendor.requests == []
+
+
+def test_thoughts_are_billed_and_not_shown(vendor: StandIn, gemini: Gemini):
+    replay(vendor, "gemini_success")
+    completion = ask(gemini)
+    assert completion == Completion(
+        text="Cześć! W czym mogę pomóc?",
+        model="gemini-3.8-flash",
+        finish_reason="stop",
+        usage=Usage(
+            prompt_tokens=1204,
+            completion_tokens=101,
+            total_tokens=1305,
+            cached_tokens=1024,
+            reasoning_tokens=87,
+            cost_usd=completion.usage.cost_usd,  # of the day: test_prices holds its formula
+        ),
+    )
+    assert Decimal("0.0001") < (completion.usage.cost_usd or 0) < Decimal("0.01")
+
+
+def test_thoughts_may_use_up_the_length(vendor: StandIn, gemini: Gemini):
+    replay(vendor, "gemini_max_tokens_empty")
+    completion = ask(gemini)
+    assert replace(completion, usage=replace(completion.usage, cost_usd=None)) == Completion(
+        text="",
+        model="gemini-3.8-flash",
+        finish_reason="length",
+        usage=Usage(
+            prompt_tokens=40, completion_tokens=128, total_tokens=168, reasoning_tokens=128
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fixture", "failure", "reason"),
+    [
+        (
+            "gemini_blocked_prompt",
+            Failure(ContentFiltered),
+            "blockReason PROHIBITED_CONTENT",
+        ),
+        ("gemini_blocked_prompt_safety", Failure(ContentFiltered), "blockReason SAFETY"),
+        (
+            "gemini_429_per_day",
+            Failure(ProviderOverloaded),
+            "HTTP 429 RESOURCE_EXHAUSTED GenerateRequestsPerDayPerProjectPerModel-FreeTier",
+        ),
+        (
+            "gemini_429_per_minute_retryinfo",
+            Failure(ProviderOverloaded, retry=True, retry_after=46.0),
+            "HTTP 429 RESOURCE_EXHAUSTED GenerateRequestsPerMinutePerProjectPerModel-FreeTier",
+        ),
+        (
+            "gemini_400_invalid_key",
+            Failure(ProviderMisconfigured),
+            "HTTP 400 INVALID_ARGUMENT API_KEY_INVALID",
+        ),
+        ("gemini_400_model_turn", Failure(RequestRejected), "HTTP 400 INVALID_ARGUMENT"),
+        ("gemini_404_model", Failure(ProviderMisconfigured), "HTTP 404 NOT_FOUND"),
+        ("gemini_503", Failure(ProviderOverloaded, retry=True), "HTTP 503 UNAVAILABLE"),
+        ("gemini_tool_call", Failure(ProviderFailed), "no_text STOP"),
+    ],
+)
+def test_a_recorded_failure_is_understood(
+    vendor: StandIn, gemini: Gemini, fixture: str, failure: Failure, reason: str
+):
+    replay(vendor, fixture)
+    error = error_of(gemini)
+    assert Failure(type(error), error.retry, error.retry_after) == failure
+    assert error.reason == reason
+
+
+FILTERED = [
+    "SAFETY",
+    "RECITATION",
+    "LANGUAGE",
+    "BLOCKLIST",
+    "PROHIBITED_CONTENT",
+    "SPII",
+    "ESCALATION",
+    "MODEL_ARMOR",
+    "IMAGE_SAFETY",
+    "IMAGE_PROHIBITED_CONTENT",
+    "IMAGE_RECITATION",
+]
+
+
+@pytest.mark.parametrize(
+    ("finish", "meant"),
+    [
+        ("STOP", "stop"),
+        ("MAX_TOKENS", "length"),
+        ("CONTINUATION", "length"),
+        ("OTHER", "stop"),
+        ("IMAGE_OTHER", "stop"),
+        ("SOMETHING_NEW", "stop"),
+        *((finish, "content_filter") for finish in FILTERED),
+    ],
+)
+def test_a_text_ends_in_one_of_three_ways(vendor: StandIn, gemini: Gemini, finish: str, meant: Any):
+    vendor.reply(answer(finish))
+    assert ask(gemini) == Completion(text="Hi.", model="model-1", finish_reason=meant)
+
+
+@pytest.mark.parametrize(
+    ("finish", "failure"),
+    [
+        ("MALFORMED_FUNCTION_CALL", Failure(ProviderFailed, retry=True)),
+        ("MALFORMED_RESPONSE", Failure(ProviderFailed, retry=True)),
+        ("UNEXPECTED_TOOL_CALL", Failure(ProviderFailed)),
+        ("TOO_MANY_TOOL_CALLS", Failure(ProviderFailed)),
+        ("MISSING_THOUGHT_SIGNATURE", Failure(ProviderFailed)),
+        ("NO_IMAGE", Failure(ProviderFailed)),
+        ("PUP_LIMITED_DISABLED", Failure(ProviderMisconfigured)),
+        ("FINISH_REASON_UNSPECIFIED", Failure(ProviderFailed)),
+        (None, Failure(ProviderFailed)),
+        ([], Failure(ProviderFailed)),
+    ],
+)
+def test_a_text_that_did_not_come_to_its_end_is_no_answer(
+    vendor: StandIn, gemini: Gemini, finish: Any, failure: Failure
+):
+    vendor.reply(answer(finish))
+    assert failure_of(gemini) == failure
+
+
+@pytest.mark.parametrize(
+    ("finish", "failure"),
+    [
+        ("STOP", Failure(ProviderFailed)),
+        ("OTHER", Failure(ProviderFailed)),
+        ("SOMETHING_NEW", Failure(ProviderFailed)),
+        *((finish, Failure(ContentFiltered)) for finish in FILTERED),
+    ],
+)
+def test_an_end_without_a_text_is_a_failure(
+    vendor: StandIn, gemini: Gemini, finish: str, failure: Failure
+):
+    vendor.reply({"candidates": [{"finishReason": finish}]})
+    assert failure_of(gemini) == failure
+
+
+@pytest.mark.parametrize(
+    "block",
+    ["SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "SOMETHING_NEW", 7],
+)
+def test_a_blocked_prompt_is_filtered_whatever_the_block_is_called(
+    vendor: StandIn, gemini: Gemini, block: Any
+):
+    vendor.reply({"promptFeedback": {"blockReason": block}})
+    assert failure_of(gemini) == Failure(ContentFiltered)
+
+
+def test_feedback_without_a_block_is_none(vendor: StandIn, gemini: Gemini):
+    vendor.reply(answer(promptFeedback={"safetyRatings": []}))
+    assert ask(gemini).text == "Hi."
+
+
+def test_all_the_parts_that_are_shown_are_the_text(vendor: StandIn, gemini: Gemini):
+    parts = (
+        {"text": "Hm.", "thought": True},
+        {"text": "4"},
+        {"inlineData": {}},
+        7,
+        None,
+        {"text": None},
+        {"text": "2", "thought": False},
+    )
+    vendor.reply(answer("STOP", *parts))
+    assert ask(gemini).text == "42"
+
+
+@pytest.mark.parametrize(
+    ("reported", "usage"),
+    [
+        (
+            {"promptTokenCount": 5, "toolUsePromptTokenCount": 2, "candidatesTokenCount": 3},
+            Usage(prompt_tokens=7, completion_tokens=3, total_tokens=10),
+        ),
+        (
+            {"promptTokenCount": 5, "candidatesTokenCount": 3, "thoughtsTokenCount": -1},
+            Usage(prompt_tokens=5),
+        ),
+        ({"totalTokenCount": 8}, Usage(total_tokens=8)),
+        ({"candidatesTokenCount": 2**53, "thoughtsTokenCount": 1}, Usage(reasoning_tokens=1)),
+        ({}, Usage()),
+        (None, Usage()),
+        ([7], Usage()),
+    ],
+)
+def test_a_count_that_is_not_told_is_unknown(
+    vendor: StandIn, gemini: Gemini, reported: Any, usage: Usage
+):
+    vendor.reply(answer(usageMetadata=reported))
+    assert ask(gemini).usage == usage
+
+
+def info(reason: str) -> dict[str, Any]:
+    return {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": reason}
+
+
+def delay(value: Any) -> dict[str, Any]:
+    return {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": value}
+
+
+def quota(quota_id: str) -> dict[str, Any]:
+    return {"violations": [{"quotaMetric": "requests", "quotaId": quota_id}]}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "failure"),
+    [
+        (400, problem(400, "FAILED_PRECONDITION"), Failure(ProviderMisconfigured)),
+        (400, problem(400, "INVALID_ARGUMENT", info("OTHER")), Failure(RequestRejected)),
+        (401, problem(401, "UNAUTHENTICATED"), Failure(ProviderMisconfigured)),
+        (402, problem(402, "RESOURCE_EXHAUSTED"), Failure(ProviderMisconfigured)),
+        (403, problem(403, "PERMISSION_DENIED"), Failure(ProviderMisconfigured)),
+        (499, problem(499, "CANCELLED"), Failure(ProviderFailed)),
+        (500, problem(500, "INTERNAL"), Failure(ProviderFailed, retry=True)),
+        (504, problem(504, "DEADLINE_EXCEEDED"), Failure(ProviderFailed, retry=True)),
+        (503, [problem(503, "UNAVAILABLE")], Failure(ProviderOverloaded, retry=True)),
+        (200, problem(503, "UNAVAILABLE"), Failure(ProviderOverloaded, retry=True)),
+        (200, problem(400, "X", info("API_KEY_INVALID")), Failure(ProviderMisconfigured)),
+        (200, {"error": {"status": "X"}}, Failure(ProviderFailed, retry=True)),
+    ],
+)
+def test_an_error_means_what_its_status_and_its_details_say(
+    vendor: StandIn, gemini: Gemini, status: int, body: Any, failure: Failure
+):
+    vendor.reply(body, status=status)
+    assert failure_of(gemini) == failure
+
+
+FINAL = Failure(ProviderOverloaded)
+
+
+def later(seconds: float | None) -> Failure:
+    return Failure(ProviderOverloaded, retry=True, retry_after=seconds)
+
+
+@pytest.mark.parametrize(
+    ("message", "details", "failure"),
+    [
+        ("Your prepayment credits are depleted.", [delay("3s")], FINAL),
+        ("no", [quota("RequestsPerDay"), delay("38s")], FINAL),
+        ("no", [quota("RequestsPerMinute"), quota("RequestsPerDay")], FINAL),
+        ("no", [quota("RequestsPerMinute"), delay("17s")], later(17.0)),
+        ("no", [delay("45.837906927s")], later(46.0)),
+        ("no", [delay("900ms")], later(1.0)),
+        ("no", [delay("0s")], later(0.0)),
+        ("no", [delay("65205s")], later(65205.0)),
+        ("no", [delay("999999999s")], later(86400.0)),
+        ("no", [quota("RequestsPerMinute")], later(60.0)),
+        ("no", [quota("RequestsPerMinute"), delay("soon")], later(60.0)),
+        ("Please retry in 45.8s.", [delay(None)], later(46.0)),
+        ("Please retry in 900ms.", [], later(1.0)),
+        ("Please retry in 13h20m5s.", [], later(None)),
+        ("no", [delay("9" * 400 + "s")], later(None)),
+        ("no", [delay(17), delay("-1s"), delay("1e3s"), delay({})], later(None)),
+        ("no", [], later(None)),
+    ],
+)
+def test_a_quota_is_waited_for_unless_it_takes_a_day(
+    vendor: StandIn, gemini: Gemini, message: str, details: list[Any], failure: Failure
+):
+    vendor.reply(problem(429, "RESOURCE_EXHAUSTED", *details, message=message), status=429)
+    assert failure_of(gemini) == failure
+
+
+def test_a_rejected_field_is_named(vendor: StandIn, gemini: Gemini):
+    violations = {"fieldViolations": [{"field": "generation_config.top_p", "description": "no"}]}
+    vendor.reply(problem(400, "INVALID_ARGUMENT", info("X"), violations), status=400)
+    assert error_of(gemini).args == (
+        "The provider rejected the request because of its parameter generation_config.top_p.",
+    )

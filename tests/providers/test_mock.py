@@ -1,0 +1,136 @@
+import time
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+
+from providers.base import (
+    ChatRequest,
+    Completion,
+    ContentFiltered,
+    DeadlineReached,
+    Message,
+    ProviderFailed,
+    ProviderMisconfigured,
+    ProviderOverloaded,
+    RequestRejected,
+    Usage,
+)
+from providers.mock import Mock
+from tests.providers.cast import Failure, ask, failure_of
+
+
+def prompt(text: str) -> ChatRequest:
+    return ChatRequest(model="mock-1", messages=(Message(role="user", content=text),))
+
+
+def bill(prompt_tokens: int, completion_tokens: int) -> Usage:
+    return Usage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+        cost_usd=Decimal(0),
+    )
+
+
+def test_the_mock_repeats_the_last_prompt_and_counts_all_words():
+    request = ChatRequest(
+        model="mock-2",
+        system="Be brief.",
+        messages=(
+            Message(role="user", content="Olá"),
+            Message(role="assistant", content="Olá, tudo bem?"),
+            Message(role="user", content="E  agora?\n"),
+        ),
+    )
+    assert ask(Mock(), request) == Completion(
+        text="You said: E  agora?\n", model="mock-2", finish_reason="stop", usage=bill(8, 4)
+    )
+
+
+def test_the_mock_is_called_mock_1_unless_told_otherwise():
+    assert (Mock().name, Mock().model, Mock(model="m").model) == ("mock", "mock-1", "m")
+
+
+def test_the_mock_keeps_to_the_limit():
+    request = replace(prompt("one two three"), max_tokens=3)
+    assert ask(Mock(), request) == Completion(
+        text="You said: one", model="mock-1", finish_reason="length", usage=bill(3, 3)
+    )
+    assert ask(Mock(), replace(request, max_tokens=5)).finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("directive", "failure"),
+    [
+        ("mock:fail", Failure(ProviderFailed, retry=True)),
+        ("mock:fail=500", Failure(ProviderFailed, retry=True)),
+        ("mock:fail=400", Failure(RequestRejected)),
+        ("mock:fail=401", Failure(ProviderMisconfigured)),
+        ("mock:fail=404", Failure(ProviderMisconfigured)),
+        ("mock:fail=429", Failure(ProviderOverloaded, retry=True)),
+        ("mock:fail=503", Failure(ProviderOverloaded, retry=True)),
+        ("mock:fail=timeout", Failure(DeadlineReached)),
+        ("mock:fail=garbled", Failure(ProviderFailed)),
+        ("mock:empty", Failure(ProviderFailed)),
+        ("mock:filter", Failure(ContentFiltered)),
+    ],
+)
+def test_the_mock_fails_as_it_is_told(directive: str, failure: Failure):
+    assert failure_of(Mock(), prompt(f"Please\n{directive} now")) == failure
+    assert failure_of(Mock(directives=directive), prompt("Hi")) == failure
+
+
+def test_the_mock_uses_up_its_length():
+    assert ask(Mock(), prompt("mock:length")) == Completion(
+        text="", model="mock-1", finish_reason="length", usage=bill(1, 0)
+    )
+
+
+def test_a_prompts_directives_go_before_those_of_the_option():
+    mock = Mock(directives="mock:fail mock:delay=9999")
+    assert ask(mock, prompt("mock:ok mock:delay=0")).finish_reason == "stop"
+    assert failure_of(mock, prompt("mock:filter mock:delay=0")) == Failure(ContentFiltered)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "mock:",
+        "mock:what",
+        "mock:fail=",
+        "mock:fail=200",
+        "mock:fail=4290",
+        "mock:fail=never",
+        "mock:delay",
+        "mock:delay=",
+        "mock:delay=-1",
+        "mock:delay=1e9",
+        "mock:delay=inf",
+        "mock:delay=99999",
+        "mock:empty=1",
+        "mock:fail.",
+        "(mock:fail)",
+        "amock:fail",
+        "MOCK:FAIL",
+    ],
+)
+def test_what_is_not_exactly_a_directive_is_text(text: str):
+    assert ask(Mock(), prompt(text)).text == f"You said: {text}"
+
+
+def test_the_mock_takes_its_time():
+    started = time.monotonic()
+    assert ask(Mock(), prompt("mock:delay=0.1 Hi")).text == "You said: mock:delay=0.1 Hi"
+    assert 0.1 <= time.monotonic() - started < 5.0
+
+
+@pytest.mark.parametrize("text", ["mock:delay=30", "mock:delay=30 mock:fail", "mock:delay=0.1"])
+def test_the_mock_is_not_done_after_the_deadline(text: str):
+    started = time.monotonic()
+    assert failure_of(Mock(), prompt(text), seconds=0.05) == Failure(DeadlineReached)
+    assert 0.05 <= time.monotonic() - started < 5.0
+
+
+def test_text_can_be_encoded():
+    assert ask(Mock(), prompt("a\ud800")).text == "You said: a\ufffd"

@@ -1,0 +1,304 @@
+import json
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import pytest
+
+from providers import http
+from providers.base import (
+    ChatRequest,
+    Completion,
+    ContentFiltered,
+    Message,
+    ProviderFailed,
+    ProviderMisconfigured,
+    ProviderOverloaded,
+    RequestRejected,
+    Usage,
+)
+from providers.openai import OpenAI
+from tests.providers.cast import KEY, PROMPT, QUESTION, Failure, ask, error_of, failure_of, replay
+from tests.standin import OPENAI_ANSWER, StandIn
+
+CONVERSATION = ChatRequest(
+    model="gpt-oss:20b",
+    system="Be brief.",
+    messages=(
+        Message(role="user", content="Olá"),
+        Message(role="assistant", content=""),
+        Message(role="user", content="E agora?"),
+    ),
+    temperature=0.0,
+    top_p=0.5,
+    max_tokens=64,
+    stop=("END", "\n\n"),
+    end_user="3f1c",
+)
+
+
+@pytest.fixture
+def openai(vendor: StandIn) -> OpenAI:
+    return OpenAI(api_key=KEY, base_url=f"{vendor.url}/v1", model="gpt-oss:20b")
+
+
+def answer(**choice: Any) -> dict[str, Any]:
+    return {"choices": [{"message": {"content": "Hi."}, "finish_reason": "stop"} | choice]}
+
+
+def test_a_question_is_sent_with_the_key_and_without_what_was_not_asked(
+    vendor: StandIn, openai: OpenAI
+):
+    ask(openai)
+    [sent] = vendor.requests
+    assert (sent.method, sent.path) == ("POST", "/v1/chat/completions")
+    assert sent.headers["authorization"] == f"Bearer {KEY}"
+    assert sent.headers["content-type"] == "application/json"
+    assert sent.json == {
+        "model": "model-1",
+        "messages": [{"role": "user", "content": PROMPT}],
+    }
+
+
+def test_a_conversation_is_sent_with_all_its_parameters(vendor: StandIn, openai: OpenAI):
+    ask(openai, CONVERSATION)
+    assert vendor.requests[0].json == {
+        "model": "gpt-oss:20b",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Olá"},
+            {"role": "assistant", "content": ""},
+            {"role": "user", "content": "E agora?"},
+        ],
+        "temperature": 0.0,
+        "top_p": 0.5,
+        "max_tokens": 64,
+        "stop": ["END", "\n\n"],
+        "user": "3f1c",
+    }
+
+
+def test_a_server_without_keys_is_sent_none(vendor: StandIn):
+    ask(OpenAI(api_key="", base_url=vendor.url, model="llama3"))
+    assert "authorization" not in vendor.requests[0].headers
+
+
+def test_openai_itself_has_its_own_name_for_the_limit_and_a_price_list(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    sent: list[tuple[str, dict[str, Any]]] = []
+
+    def post(url: str, *, headers: Any, body: Any, deadline: Any) -> http.Answer:
+        sent.append((url, body))
+        usage = {
+            "prompt_tokens": 1000,
+            "completion_tokens": 100,
+            "prompt_tokens_details": {"cached_tokens": 500},
+        }
+        content = answer() | {"model": "gpt-5-nano-2025-08-07", "usage": usage}
+        return http.Answer(200, httpx.Headers(), json.dumps(content).encode())
+
+    monkeypatch.setattr(http, "post", post)  # its address is the one that a stand-in cannot have
+    openai = OpenAI(api_key=KEY, base_url="https://api.openai.com/v1", model="gpt-5-nano")
+    assert ask(openai, replace(QUESTION, max_tokens=64)) == Completion(
+        text="Hi.",
+        model="gpt-5-nano-2025-08-07",
+        finish_reason="stop",
+        usage=Usage(
+            prompt_tokens=1000,
+            completion_tokens=100,
+            total_tokens=1100,
+            cached_tokens=500,
+            cost_usd=Decimal("0.0000675"),
+        ),
+    )
+    [(url, body)] = sent
+    assert url == "https://api.openai.com/v1/chat/completions"
+    assert body == {
+        "model": "model-1",
+        "messages": [{"role": "user", "content": PROMPT}],
+        "max_completion_tokens": 64,
+    }
+
+
+def test_reasoning_stays_apart(vendor: StandIn, openai: OpenAI):
+    replay(vendor, "compat_success_reasoning_content")
+    assert ask(openai) == Completion(
+        text="42",
+        model="deepseek-v4-flash",
+        finish_reason="stop",
+        usage=Usage(
+            prompt_tokens=12,
+            completion_tokens=9,
+            total_tokens=21,
+            cached_tokens=0,
+            reasoning_tokens=7,
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("<think>Hm.\nSure?</think>\n\n42", "42"),
+        (" <think></think>42 <think>", "42 <think>"),
+        ("I <think> so</think>", "I <think> so</think>"),
+        ([{"type": "text", "text": "4"}, {"type": "text", "text": "2"}], "42"),
+        ([{"type": "thinking", "text": "Hm."}, {"type": "text", "text": "42"}, 7, None], "42"),
+        ([{"type": "text", "text": 7}, {"type": "text", "text": "42"}, {"text": "?"}], "42"),
+    ],
+)
+def test_the_text_is_what_the_message_shows(
+    vendor: StandIn, openai: OpenAI, content: Any, text: str
+):
+    vendor.reply(answer(message={"content": content}))
+    assert ask(openai) == Completion(text=text, model="model-1", finish_reason="stop")
+
+
+def test_thoughts_that_used_up_the_length_are_no_text(vendor: StandIn, openai: OpenAI):
+    vendor.reply(answer(message={"content": "<think>Hm, let"}, finish_reason="length"))
+    assert ask(openai) == Completion(text="", model="model-1", finish_reason="length")
+
+
+@pytest.mark.parametrize(
+    ("finish", "meant"),
+    [
+        ("stop", "stop"),
+        ("length", "length"),
+        ("model_length", "length"),
+        ("content_filter", "content_filter"),
+        ("tool_calls", "stop"),
+        ("eos", "stop"),
+        ("", "stop"),
+        (None, "stop"),
+        ([], "stop"),
+    ],
+)
+def test_a_finish_reason_is_one_of_three(vendor: StandIn, openai: OpenAI, finish: Any, meant: Any):
+    vendor.reply(answer(finish_reason=finish))
+    assert ask(openai) == Completion(text="Hi.", model="model-1", finish_reason=meant)
+
+
+@pytest.mark.parametrize("finish", ["error", "insufficient_system_resource"])
+def test_an_answer_that_ends_in_an_error_is_none(vendor: StandIn, openai: OpenAI, finish: str):
+    vendor.reply(answer(finish_reason=finish))
+    error = error_of(openai)
+    assert (type(error), error.retry) == (ProviderFailed, True)
+    assert error.reason == f"finish_reason {finish}"
+
+
+def test_a_call_of_a_tool_is_no_answer(vendor: StandIn, openai: OpenAI):
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    vendor.reply(
+        answer(message={"content": None, "tool_calls": [call]}, finish_reason="tool_calls")
+    )
+    assert failure_of(openai) == Failure(ProviderFailed)
+
+
+def test_a_refusal_is_a_filter(vendor: StandIn, openai: OpenAI):
+    vendor.reply(answer(message={"content": None, "refusal": "I'm sorry, I cannot."}))
+    assert failure_of(openai) == Failure(ContentFiltered)
+
+
+def test_an_error_beside_an_answer_is_an_error(vendor: StandIn, openai: OpenAI):
+    vendor.reply(answer(error={"code": 503, "message": "gone"}))
+    assert failure_of(openai) == Failure(ProviderOverloaded, retry=True)
+
+
+def test_a_local_model_has_none(vendor: StandIn, openai: OpenAI):
+    vendor.reply(OPENAI_ANSWER | {"model": "gpt-5-nano"})
+    assert ask(openai).usage == Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14)
+
+
+def test_a_wrong_path_is_the_operators_trouble(vendor: StandIn, openai: OpenAI):
+    replay(vendor, "compat_error_detail_fastapi")
+    error = error_of(openai)
+    assert (type(error), error.retry, error.reason) == (ProviderMisconfigured, False, "HTTP 404")
+
+
+def test_a_rejected_parameter_is_named(vendor: StandIn, openai: OpenAI):
+    replay(vendor, "compat_error_flat_mistral")
+    error = error_of(openai)
+    assert (type(error), error.reason) == (RequestRejected, "HTTP 422 invalid_request_error")
+    assert str(error).endswith(" because of its parameter stream_options.include_usage.")
+
+
+def openai_error(code: Any, *, message: Any = "no", kind: Any = None, param: Any = None) -> Any:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "failure"),
+    [
+        (400, openai_error("content_filter"), Failure(ContentFiltered)),
+        (400, openai_error("content_policy_violation"), Failure(ContentFiltered)),
+        (400, openai_error(None, kind="moderation_blocked"), Failure(ContentFiltered)),
+        (400, openai_error("context_length_exceeded"), Failure(RequestRejected)),
+        (400, openai_error("model_not_found"), Failure(ProviderMisconfigured)),
+        (400, openai_error("1500", kind="invalid_model"), Failure(ProviderMisconfigured)),
+        (400, openai_error("invalid_api_key"), Failure(ProviderMisconfigured)),
+        (
+            400,
+            openai_error(400, message="x is not a valid model ID"),
+            Failure(ProviderMisconfigured),
+        ),
+        (
+            400,
+            {"error": "Model `x` does not exist"},
+            Failure(ProviderMisconfigured),
+        ),
+        (400, {"error": "temperature is a number"}, Failure(RequestRejected)),
+        (400, {"code": "prose, of all things", "error": "no"}, Failure(RequestRejected)),
+        (400, {"detail": [{"loc": ["body", "top_p"], "msg": "no"}]}, Failure(RequestRejected)),
+        (404, openai_error("model_not_found"), Failure(ProviderMisconfigured)),
+        (429, openai_error("rate_limit_exceeded"), Failure(ProviderOverloaded, retry=True)),
+        (429, openai_error("insufficient_quota"), Failure(ProviderOverloaded)),
+        (429, openai_error(None, kind="insufficient_quota"), Failure(ProviderOverloaded)),
+        (200, openai_error("rate_limit_exceeded"), Failure(ProviderOverloaded, retry=True)),
+        (200, openai_error("content_filter"), Failure(ContentFiltered)),
+        (200, openai_error(None, kind="invalid_request_error"), Failure(RequestRejected)),
+        (200, openai_error("401"), Failure(ProviderMisconfigured)),
+    ],
+)
+def test_an_error_means_what_it_says_before_what_its_status_says(
+    vendor: StandIn, openai: OpenAI, status: int, body: Any, failure: Failure
+):
+    vendor.reply(body, status=status)
+    assert failure_of(openai) == failure
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            openai_error("context_length_exceeded", param="messages"),
+            "The provider rejected the request: the context is too long for the model.",
+        ),
+        (
+            openai_error("unsupported_value", param="temperature"),
+            "The provider rejected the request because of its parameter temperature.",
+        ),
+        (
+            openai_error(None, param="messages[0].content"),
+            "The provider rejected the request because of its parameter messages[0].content.",
+        ),
+        (openai_error(None, param="what you said"), "The provider rejected the request."),
+        (openai_error(None, param=["x"]), "The provider rejected the request."),
+        (
+            {"detail": [{"loc": ["body", "messages", 0, "content"], "msg": "no"}]},
+            "The provider rejected the request because of its parameter messages.0.content.",
+        ),
+        ({"detail": [{"loc": ["body", {}]}]}, "The provider rejected the request."),
+    ],
+)
+def test_a_rejection_says_in_our_words_what_to_change(
+    vendor: StandIn, openai: OpenAI, error: Any, sentence: str
+):
+    vendor.reply(error, status=400)
+    assert error_of(openai).args == (sentence,)
+
+
+def test_the_log_is_told_the_status_and_the_identifiers(vendor: StandIn, openai: OpenAI):
+    vendor.reply(openai_error("rate_limit_exceeded", kind="requests", message="prose"), status=429)
+    assert error_of(openai).reason == "HTTP 429 rate_limit_exceeded requests"

@@ -1,0 +1,294 @@
+import time
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from providers.base import (
+    Completion,
+    ContentFiltered,
+    ProviderFailed,
+    ProviderMisconfigured,
+    ProviderOverloaded,
+    RequestRejected,
+    Usage,
+)
+from providers.openrouter import OpenRouter
+from tests.providers.cast import KEY, QUESTION, Failure, ask, error_of, failure_of, load, replay
+from tests.standin import StandIn
+
+
+@pytest.fixture
+def openrouter(vendor: StandIn) -> OpenRouter:
+    return OpenRouter(api_key=KEY, base_url=f"{vendor.url}/api/v1", model="openrouter/free")
+
+
+def soon(seconds: float) -> str:
+    """A point in time as OpenRouter writes it."""
+    return str(round((time.time() + seconds) * 1000))
+
+
+def test_a_question_always_has_a_limit(vendor: StandIn, openrouter: OpenRouter):
+    ask(openrouter)
+    ask(openrouter, replace(QUESTION, max_tokens=16, end_user="3f1c", system="Be brief."))
+    first, second = vendor.requests
+    assert (first.method, first.path) == ("POST", "/api/v1/chat/completions")
+    assert first.headers["authorization"] == f"Bearer {KEY}"
+    prompt = {"role": "user", "content": QUESTION.messages[0].content}
+    assert first.json == {"model": "model-1", "messages": [prompt], "max_tokens": 8192}
+    assert second.json == {
+        "model": "model-1",
+        "messages": [{"role": "system", "content": "Be brief."}, prompt],
+        "max_tokens": 16,
+        "user": "3f1c",
+    }
+
+
+def test_an_answer_carries_its_price(vendor: StandIn, openrouter: OpenRouter):
+    replay(vendor, "openrouter_success_usage_cost")
+    assert ask(openrouter) == Completion(
+        text="Bonjour ! Comment puis-je vous aider ?",
+        model="google/gemini-3.5-flash-lite",
+        finish_reason="stop",
+        usage=Usage(
+            prompt_tokens=412,
+            completion_tokens=58,
+            total_tokens=470,
+            cached_tokens=256,
+            reasoning_tokens=41,
+            cost_usd=Decimal("0.0001951"),
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("usage", "cost"),
+    [
+        (b'{"cost": 2.88e-05}', "0.0000288"),
+        (b'{"cost": 0}', "0"),
+        (b'{"cost": 3}', "3"),
+        (b'{"cost": -0.0}', "0.0"),
+        (b'{"cost": 0.12345678901234567890}', "0.123456789012"),
+        (b'{"cost": 1e-400}', "0"),
+        (b'{"cost": null}', None),
+        (b'{"cost": "0.1"}', None),
+        (b'{"cost": true}', None),
+        (b'{"cost": -0.1}', None),
+        (b'{"cost": NaN}', None),
+        (b'{"cost": Infinity}', None),
+        (b'{"cost": 1e400}', None),
+        (b'{"cost": 1000001}', None),
+        (
+            b'{"cost": 0.01, "is_byok": false, "cost_details": {"upstream_inference_cost": 1}}',
+            "0.01",
+        ),
+        (
+            b'{"cost": 0.01, "is_byok": true, "cost_details": {"upstream_inference_cost": 0.2}}',
+            "0.21",
+        ),
+        (
+            b'{"cost": 0.01, "is_byok": true, "cost_details": {"upstream_inference_cost": null}}',
+            None,
+        ),
+        (b'{"cost": 0.01, "is_byok": true, "cost_details": null}', None),
+        (b'{"is_byok": true, "cost_details": {"upstream_inference_cost": 0.2}}', None),
+        (b"[]", None),
+        (b"null", None),
+    ],
+)
+def test_a_cost_is_a_sane_amount_or_unknown(
+    vendor: StandIn, openrouter: OpenRouter, usage: bytes, cost: str | None
+):
+    vendor.reply(b'{"choices": [{"message": {"content": "Hi."}}], "usage": %b}' % usage)
+    assert ask(openrouter).usage == Usage(cost_usd=None if cost is None else Decimal(cost))
+
+
+@pytest.mark.parametrize(
+    ("fixture", "failure", "reason"),
+    [
+        (
+            "openrouter_200_top_level_error",
+            Failure(ProviderFailed, retry=True),
+            "HTTP 502 provider_unavailable",
+        ),
+        ("openrouter_200_empty", Failure(ProviderOverloaded, retry=True), "no_text"),
+        ("openrouter_401", Failure(ProviderMisconfigured), "HTTP 401"),
+        (
+            "openrouter_402_credits",
+            Failure(ProviderMisconfigured),
+            "HTTP 402 payment_required openrouter_credits",
+        ),
+        (
+            "openrouter_402_max_tokens",
+            Failure(ProviderMisconfigured),
+            "HTTP 402 openrouter_key_limit",
+        ),
+        ("openrouter_403_moderation", Failure(ContentFiltered), "HTTP 403"),
+        (
+            "openrouter_429_availability",
+            Failure(ProviderOverloaded, retry=True, retry_after=40.0),
+            "HTTP 429 rate_limit_exceeded capacity_exhausted",
+        ),
+    ],
+)
+def test_a_recorded_failure_is_understood(
+    vendor: StandIn, openrouter: OpenRouter, fixture: str, failure: Failure, reason: str
+):
+    replay(vendor, fixture)
+    error = error_of(openrouter)
+    assert Failure(type(error), error.retry, error.retry_after) == failure
+    assert error.reason == reason
+
+
+def test_the_platforms_limit_ends_at_its_reset(vendor: StandIn, openrouter: OpenRouter):
+    recorded = load("openrouter_429_platform")
+    headers = recorded["headers"] | {"x-ratelimit-reset": soon(30)}
+    vendor.reply(recorded["body"], status=429, headers=headers)
+    error = error_of(openrouter)
+    assert (type(error), error.retry) == (ProviderOverloaded, True)
+    assert error.retry_after == pytest.approx(30, abs=5)
+
+
+def test_the_daily_limit_is_final_until_the_reset_that_only_the_body_tells(
+    vendor: StandIn, openrouter: OpenRouter
+):
+    recorded = load("openrouter_429_free_daily")
+    recorded["body"]["error"]["metadata"]["headers"]["X-RateLimit-Reset"] = soon(3600)
+    vendor.reply(recorded["body"], status=429)
+    error = error_of(openrouter)
+    assert (type(error), error.retry, error.fallback) == (ProviderOverloaded, False, True)
+    assert error.retry_after == pytest.approx(3600, abs=5)
+    assert error.reason == "HTTP 429 openrouter_free_tier_daily"
+
+
+@pytest.mark.parametrize(
+    ("reset", "seconds"), [("0", 0.0), ("9" * 20, 86400.0), ("9" * 400, None), ("soon", None)]
+)
+def test_a_reset_may_be_nonsense(
+    vendor: StandIn, openrouter: OpenRouter, reset: str, seconds: float | None
+):
+    vendor.reply({"error": {"code": 429}}, status=429, headers={"X-RateLimit-Reset": reset})
+    assert error_of(openrouter).retry_after == seconds
+
+
+def problem(**error: Any) -> dict[str, Any]:
+    return {"error": {"message": "no"} | error}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "failure"),
+    [
+        # Credit that running requests hold comes back.
+        (
+            402,
+            problem(metadata={"headers": {"Retry-After": "7"}}),
+            Failure(ProviderOverloaded, retry=True, retry_after=7.0),
+        ),
+        (
+            402,
+            problem(metadata={"headers": {"X-RateLimit-Reset": "1"}}),
+            Failure(ProviderMisconfigured),
+        ),
+        # 403: the content, the budget, or our rights.
+        (403, problem(metadata={"reasons": ["violence"]}), Failure(ContentFiltered)),
+        (403, problem(metadata={"flagged_input": "…"}), Failure(ContentFiltered)),
+        (403, problem(metadata={"patterns": ["…"]}), Failure(ContentFiltered)),
+        (
+            403,
+            problem(metadata={"limit_source": "openrouter_workspace_budget", "limit_usd": 5}),
+            Failure(ProviderMisconfigured),
+        ),
+        (
+            403,
+            problem(metadata={"error_type": "permission_denied"}),
+            Failure(ProviderMisconfigured),
+        ),
+        (403, problem(metadata=["reasons"]), Failure(ProviderMisconfigured)),
+        # The type of an error goes before its number.
+        (
+            400,
+            problem(metadata={"error_type": "content_policy_violation"}),
+            Failure(ContentFiltered),
+        ),
+        (400, problem(metadata={"error_type": "refusal"}), Failure(ContentFiltered)),
+        (400, problem(metadata={"error_type": "token_limit_exceeded"}), Failure(RequestRejected)),
+        (400, problem(metadata={"error_type": "max_tokens_exceeded"}), Failure(RequestRejected)),
+        (400, problem(availability={"code": "model_not_found"}), Failure(ProviderMisconfigured)),
+        (404, problem(availability={"code": "no_endpoints"}), Failure(ProviderMisconfigured)),
+        # An error inside a success has a number, a type, or neither.
+        (200, problem(code=429), Failure(ProviderOverloaded, retry=True)),
+        (200, problem(code="server_error"), Failure(ProviderFailed, retry=True)),
+        (200, problem(http_status=503), Failure(ProviderOverloaded, retry=True)),
+        (
+            200,
+            problem(code="x", metadata={"error_type": "provider_overloaded"}),
+            Failure(ProviderOverloaded, retry=True),
+        ),
+        (
+            200,
+            problem(code=403, metadata={"reasons": ["violence"]}),
+            Failure(ContentFiltered),
+        ),
+        # Waiting helps, or does not.
+        (429, problem(message="limit_rpd/model"), Failure(ProviderOverloaded)),
+        (429, problem(message="free-models-per-min"), Failure(ProviderOverloaded, retry=True)),
+        (
+            429,
+            problem(metadata={"limit_source": "upstream_provider_shared_pool"}),
+            Failure(ProviderOverloaded, retry=True),
+        ),
+        (503, problem(availability={"retryable": False}), Failure(ProviderOverloaded)),
+        (
+            503,
+            problem(availability={"retryable": True, "retry_after": 2.5}),
+            Failure(ProviderOverloaded, retry=True, retry_after=2.5),
+        ),
+        (
+            429,
+            problem(availability={"retry_after": "nonsense"}, metadata={"headers": {"a": {}}}),
+            Failure(ProviderOverloaded, retry=True),
+        ),
+    ],
+)
+def test_an_error_means_what_its_metadata_says(
+    vendor: StandIn, openrouter: OpenRouter, status: int, body: Any, failure: Failure
+):
+    vendor.reply(body, status=status)
+    assert failure_of(openrouter) == failure
+
+
+def test_a_header_goes_before_its_copy_in_the_body(vendor: StandIn, openrouter: OpenRouter):
+    body = problem(metadata={"headers": {"Retry-After": "7"}})
+    vendor.reply(body, status=402, headers={"Retry-After": "3"})
+    assert error_of(openrouter).retry_after == 3.0
+
+
+def choice(**values: Any) -> dict[str, Any]:
+    return {"choices": [{"message": {"content": None}, "finish_reason": None} | values]}
+
+
+@pytest.mark.parametrize(
+    ("body", "failure"),
+    [
+        (choice(error={"code": 502, "message": "gone"}), Failure(ProviderFailed, retry=True)),
+        (choice(finish_reason="error"), Failure(ProviderFailed, retry=True)),
+        (
+            choice(finish_reason="error", message={"content": "Hal"}),
+            Failure(ProviderFailed, retry=True),
+        ),
+        (choice(), Failure(ProviderOverloaded, retry=True)),
+        (choice(message={"content": ""}), Failure(ProviderOverloaded, retry=True)),
+        ({"choices": []}, Failure(ProviderOverloaded, retry=True)),
+        ({"error": None, "choices": []}, Failure(ProviderOverloaded, retry=True)),
+        ({"choices": None}, Failure(ProviderFailed)),
+        ({"id": "gen-1"}, Failure(ProviderFailed)),
+        (choice(finish_reason="stop"), Failure(ProviderFailed)),
+        (choice(message={"content": None, "tool_calls": [{}]}), Failure(ProviderFailed)),
+    ],
+)
+def test_a_success_may_be_none(
+    vendor: StandIn, openrouter: OpenRouter, body: Any, failure: Failure
+):
+    vendor.reply(body)
+    assert failure_of(openrouter) == failure

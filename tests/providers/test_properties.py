@@ -1,0 +1,141 @@
+"""Whatever a vendor sends, a provider gives a sane completion or a ProviderError."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from providers import build, http
+from providers.base import Completion, ProviderError
+from tests.providers.cast import FIXTURES, KEY, QUESTION, ask, load
+
+PROSE = "what the vendor has to say"
+
+VENDORS = {
+    name: build(name, {"api_key": KEY, "base_url": "http://localhost", "model": "model-1"})
+    for name in ("openai", "openrouter", "gemini")
+}
+
+RECORDED = [load(path.stem) for path in sorted(FIXTURES.glob("*.json"))]
+
+
+def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The ways to everything inside a JSON value."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value)
+    found = [path]
+    for key, item in inside:
+        found += paths(item, (*path, key)) if isinstance(item, dict | list) else [(*path, key)]
+    return found
+
+
+KEYS = sorted(
+    {key for answer in RECORDED for path in paths(answer["body"]) for key in path[-1:]}, key=str
+)
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(min_value=2**53 - 2, max_value=2**64)
+    | st.floats()
+    | st.text(st.characters(), max_size=20)
+    | st.sampled_from(["stop", "length", "STOP", "MAX_TOKENS", "error", "429", "17s", PROSE, KEY])
+)
+values = st.recursive(
+    scalars,
+    lambda inside: (
+        st.lists(inside, max_size=4)
+        | st.dictionaries(st.sampled_from([key for key in KEYS if isinstance(key, str)]), inside)
+    ),
+    max_leaves=30,
+)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> Any:
+    """A recorded body, with one to three things replaced or removed."""
+    body = json.loads(json.dumps(draw(st.sampled_from(RECORDED))["body"]))
+    for _ in range(draw(st.integers(1, 3))):
+        path = draw(st.sampled_from(paths(body)))
+        if not path:
+            continue
+        parent = body
+        for step in path[:-1]:
+            parent = parent[step]
+        if draw(st.booleans()):
+            parent[path[-1]] = draw(values)
+        else:
+            del parent[path[-1]]
+    return body
+
+
+statuses = (
+    st.just(200) | st.sampled_from(sorted({a["status"] for a in RECORDED})) | st.integers(100, 999)
+)
+headers = st.dictionaries(
+    st.sampled_from(["retry-after", "x-ratelimit-reset", "content-type"]),
+    st.text(st.characters(max_codepoint=255), max_size=30) | st.integers().map(str),
+)
+
+
+def check(vendor: str, answer: http.Answer) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http, "post", lambda *_, **__: answer)
+        try:
+            completion = ask(VENDORS[vendor], QUESTION)
+        except ProviderError as error:
+            check_error(error)
+        else:
+            check_completion(completion)
+
+
+def check_completion(completion: Completion) -> None:
+    usage = completion.usage
+    assert (completion.text + completion.model).encode()
+    assert completion.text or completion.finish_reason == "length"
+    assert completion.finish_reason in {"stop", "length", "content_filter"}
+    assert 0 < len(completion.model) <= 256
+    for count in (
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.total_tokens,
+        usage.cached_tokens,
+        usage.reasoning_tokens,
+    ):
+        assert count is None or (type(count) is int and 0 <= count <= 2**53)
+    assert usage.cost_usd is None or (usage.cost_usd.is_finite() and usage.cost_usd >= 0)
+
+
+def check_error(error: ProviderError) -> None:
+    assert PROSE not in f"{error} {error.reason}"
+    assert (str(error) + error.reason).isascii()
+    assert error.retry_after is None or 0 <= error.retry_after <= 86_400
+
+
+def told(status: int, fields: dict[str, str], body: bytes) -> http.Answer:
+    # Not every text is a header: bytes are.
+    raw = [(name, value.encode("latin-1")) for name, value in fields.items()]
+    return http.Answer(status, httpx.Headers([(n.encode(), v) for n, v in raw]), body)
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@given(status=statuses, fields=headers, body=values)
+def test_any_json_is_survived(vendor: str, status: int, fields: dict[str, str], body: Any):
+    check(vendor, told(status, fields, json.dumps(body).encode()))
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@given(status=statuses, fields=headers, body=damaged())
+def test_any_damage_to_a_good_body_is_survived(
+    vendor: str, status: int, fields: dict[str, str], body: Any
+):
+    check(vendor, told(status, fields, json.dumps(body).encode()))
+
+
+@pytest.mark.parametrize("vendor", VENDORS)
+@given(status=statuses, fields=headers, body=st.binary())
+def test_any_bytes_are_survived(vendor: str, status: int, fields: dict[str, str], body: bytes):
+    check(vendor, told(status, fields, body))
