@@ -76,8 +76,12 @@ def base_url(name: str, default: str = "") -> str:
     """An address up to and including the version, as vendors print it, however it was pasted."""
     value = text(name, default).rstrip("/").removesuffix("/chat/completions").rstrip("/")
     if value:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        try:
+            parts = urlsplit(value)
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable or parts.username or not value.isascii():
             raise ImproperlyConfigured(f"{name} must be an http or https address without a user.")
     return value
 

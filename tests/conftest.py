@@ -7,7 +7,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print the table of what came of each vendor in trouble."""
     reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
     rows = [
-        value for report in reports for name, value in report.user_properties if name == "resilience"
+        value
+        for report in reports
+        for name, value in report.user_properties
+        if name == "resilience"
     ]
     if rows:
         terminalreporter.section("a vendor in trouble")

@@ -4,7 +4,22 @@ import os
 import tempfile
 from pathlib import Path
 
-OURS = ("API_", "ALLOWED_", "GEMINI_", "LLM_", "LOG_", "MOCK_", "OPENAI_", "OPENROUTER_", "RATE_")
+OURS = (
+    "ALLOWED_",
+    "API_",
+    "CACHE_",
+    "CIRCUIT_",
+    "ENABLE_",
+    "GEMINI_",
+    "LLM_",
+    "LOG_",
+    "MOCK_",
+    "OPENAI_",
+    "OPENROUTER_",
+    "RATE_",
+    "REQUEST_",
+    "REQUIRE_",
+)
 for name in list(os.environ):
     if name.startswith(OURS):
         del os.environ[name]

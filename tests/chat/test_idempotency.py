@@ -130,12 +130,9 @@ def test_50_at_once_on_several_processes_ask_the_vendor_once(tmp_path):
 def test_after_a_kill_one_retry_takes_over(tmp_path):
     key = {"Idempotency-Key": "one"}
     with StandIn(delay=30) as vendor:
-        variables = {
-            "OPENAI_BASE_URL": vendor.url,
-            "REQUEST_TIMEOUT_SECONDS": "1",
-            "WEB_CONCURRENCY": "2",
-        }
-        with Server(tmp_path, **variables) as server, ThreadPoolExecutor(1) as pool:
+        variables = {"OPENAI_BASE_URL": vendor.url, "WEB_CONCURRENCY": "2"}
+        short = {**variables, "REQUEST_TIMEOUT_SECONDS": "1"}
+        with Server(tmp_path, **short) as server, ThreadPoolExecutor(1) as pool:
             running = pool.submit(server.chat, headers=key)
             while not vendor.requests:
                 time.sleep(0.01)
