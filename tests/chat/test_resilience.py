@@ -1,5 +1,5 @@
-"""A vendor that is slow, limited, down or lying: what it is asked, what the client is told, what the
-record says. The end of the run prints the results as a table."""
+"""A vendor that is slow, limited, down or lying: what it is asked, what the client is told, and
+what the record says. The end of the run prints the results as a table."""
 
 import time
 from collections.abc import Callable, Iterator

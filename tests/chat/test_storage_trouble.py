@@ -1,4 +1,4 @@
-"""What cannot be claimed is not asked; what cannot be settled is answered, logged, and stored later."""
+"""What cannot be claimed is not asked; what cannot be settled is answered, and stored later."""
 
 import logging
 import threading
