@@ -26,7 +26,11 @@ def text(name: str, default: str = "") -> str:
 
 def names(name: str) -> list[str]:
     """A comma-separated list, without its empty entries."""
-    return [entry.strip() for entry in text(name).split(",") if entry.strip()]
+    return split(text(name))
+
+
+def split(value: str) -> list[str]:
+    return [entry.strip() for entry in value.split(",") if entry.strip()]
 
 
 def number(name: str, default: float, *, low: float, high: float) -> float:
@@ -64,9 +68,41 @@ def flag(name: str, default: bool) -> bool:
     raise ImproperlyConfigured(f"{name} must be true or false, not {value!r}.")
 
 
+def secrets_in_aws() -> dict[str, str]:
+    """The secrets that are given as the name of an SSM parameter or of a secret."""
+    parameters = {name: where for name in SECRETS if (where := text(f"{name}_SSM"))}
+    names = {name: where for name in SECRETS if (where := text(f"{name}_SECRET"))}
+    if not parameters and not names:
+        return {}
+    from chatproject import aws_secrets
+
+    every = text("AWS_ENDPOINT_URL")
+    endpoints = {
+        "ssm": text("AWS_ENDPOINT_URL_SSM", every),
+        "secretsmanager": text("AWS_ENDPOINT_URL_SECRETS_MANAGER", every),
+    }
+    return aws_secrets.read(parameters, names, endpoints)
+
+
+SECRETS = (
+    "OPENROUTER_API_KEY",
+    "GEMINI_API_KEY",
+    "OPENAI_API_KEY",
+    "API_KEY",
+    "API_KEYS",
+    "SECRET_KEY",
+)
+SECRETS_IN_AWS = secrets_in_aws()
+
+
 def secret(name: str) -> str:
+    """A secret, from the environment or from AWS."""
+    return text(name) or SECRETS_IN_AWS.get(name, "")
+
+
+def vendor_key(name: str) -> str:
     """A key that goes into an HTTP header. The sentence about a bad one does not show it."""
-    value = text(name)
+    value = secret(name)
     if not all("!" <= character <= "~" for character in value):
         raise ImproperlyConfigured(f"{name} must be printable ASCII without spaces.")
     return value
@@ -107,14 +143,14 @@ PROMPT_MAX_LENGTH = integer("PROMPT_MAX_LENGTH", 32_000, low=1, high=10_000_000)
 # --- Keys and limits ------------------------------------------------------------------------------
 
 REQUIRE_API_KEY = flag("REQUIRE_API_KEY", False)
-API_KEYS = [*names("API_KEY"), *names("API_KEYS")]
+API_KEYS = [*split(secret("API_KEY")), *split(secret("API_KEYS"))]
 RATE_LIMIT_PER_MINUTE = integer("RATE_LIMIT_PER_MINUTE", 60, low=0, high=1_000_000)
 
 # --- Providers ------------------------------------------------------------------------------------
 
-OPENROUTER_API_KEY = secret("OPENROUTER_API_KEY")
-GEMINI_API_KEY = secret("GEMINI_API_KEY")
-OPENAI_API_KEY = secret("OPENAI_API_KEY")
+OPENROUTER_API_KEY = vendor_key("OPENROUTER_API_KEY")
+GEMINI_API_KEY = vendor_key("GEMINI_API_KEY")
+OPENAI_API_KEY = vendor_key("OPENAI_API_KEY")
 OPENAI_BASE_URL = base_url("OPENAI_BASE_URL")
 
 PROVIDER_OPTIONS = {
@@ -203,7 +239,7 @@ def local_secret_key(path: Path) -> str:
         ) from exc
 
 
-SECRET_KEY = text("SECRET_KEY") or local_secret_key(DATABASE_PATH.parent / ".secret_key")
+SECRET_KEY = secret("SECRET_KEY") or local_secret_key(DATABASE_PATH.parent / ".secret_key")
 
 # --- Django ---------------------------------------------------------------------------------------
 
