@@ -112,9 +112,9 @@ def _report(database: Path, statuses: Counter[int], calls: int, memory: list[flo
             memory[1] - memory[0] < MAX_GROWTH_MB
         ),
     }
-    print(f"answers {dict(statuses)}, records {dict(records)}")  # noqa: T201
+    print(f"answers {dict(statuses)}, records {dict(records)}")
     for check, held in checks.items():
-        print(f"{'ok  ' if held else 'FAIL'} {check}")  # noqa: T201
+        print(f"{'ok  ' if held else 'FAIL'} {check}")
     return 0 if all(checks.values()) else 1
 
 
