@@ -1,7 +1,7 @@
 """The floor: the same chat without any framework or SDK, so that what ours adds can be seen.
 
-One counter, one conditional claim, the vendor's answer, one conditional settle: four requests, those
-to DynamoDB signed by hand (AWS Signature Version 4), over sockets that are kept.
+One counter, one conditional claim, the vendor's answer, one conditional settle: four requests over
+sockets that are kept, those to DynamoDB signed by hand (AWS Signature Version 4).
 """
 
 import datetime

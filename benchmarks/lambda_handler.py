@@ -2,8 +2,9 @@
 
     python -m benchmarks.lambda_handler [ROUNDS]
 
-DynamoDB Local and an instant vendor run beside it. Each round starts a fresh process for the handler
-and one for the floor (benchmarks/bare_handler.py), in turn; medians are printed, with their ratio.
+DynamoDB Local and an instant vendor run beside it. Each round starts a fresh process for the
+handler and one for the floor (benchmarks/bare_handler.py), in turn; medians are printed, with their
+ratio.
 """
 
 import argparse
@@ -60,14 +61,7 @@ def _environment(dynamodb: str, vendor: str) -> dict[str, str]:
 
 def _python(environment: Mapping[str, str], *arguments: str) -> str:
     command = [sys.executable, *arguments]
-    done = subprocess.run(
-        command,
-        env=environment,
-        cwd=ROOT,
-        check=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    done = subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True)
     return done.stdout.decode()
 
 

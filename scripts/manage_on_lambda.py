@@ -15,15 +15,9 @@ function, *command = sys.argv[1:]
 with tempfile.TemporaryDirectory() as folder:
     answer = Path(folder) / "answer.json"
     invocation = ["aws", "lambda", "invoke", "--function-name", function]
-    payload = [
-        "--cli-binary-format",
-        "raw-in-base64-out",
-        "--payload",
-        json.dumps({"manage": command}),
-    ]
-    done = subprocess.run(
-        [*invocation, *payload, str(answer)], stdout=subprocess.DEVNULL, check=False
-    )
+    options = ["--cli-binary-format", "raw-in-base64-out"]
+    payload = ["--payload", json.dumps({"manage": command}), str(answer)]
+    done = subprocess.run([*invocation, *options, *payload], stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         sys.exit(done.returncode)
     result = json.loads(answer.read_text())
