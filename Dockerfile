@@ -16,7 +16,7 @@ RUN pip install --no-cache-dir --no-compile --require-hashes --target /packages 
 FROM python:${PYTHON}-slim AS local
 ENV PYTHONPATH=/packages PYTHONUNBUFFERED=1 \
     API_HOST=0.0.0.0 DATABASE_PATH=/data/chat_history.db
-RUN useradd --system --uid 10001 --home-dir /data --create-home --shell /usr/sbin/nologin chat
+RUN useradd --uid 10001 --home-dir /data --create-home --shell /usr/sbin/nologin chat
 COPY --from=local-packages /packages /packages
 WORKDIR /app
 COPY manage.py ./
