@@ -89,11 +89,7 @@ def manage(arguments: Any) -> dict[str, Any]:
 def _wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """The application, told what the request's context knows better than its headers."""
     context = environ.get("apig_wsgi.request_context") or {}
-    path = environ["PATH_INFO"]
-    prefix = _prefix(context, environ["apig_wsgi.full_event"], path)
-    if path.startswith(prefix):
-        environ["PATH_INFO"] = path[len(prefix) :] or "/"
-    environ["SCRIPT_NAME"] = prefix
+    _mount(environ, context)
     if address := _address(context, environ):
         environ["REMOTE_ADDR"] = address
     if not environ.get("HTTP_HOST"):
@@ -101,16 +97,18 @@ def _wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterab
     return application(environ, start_response)
 
 
-def _prefix(context: dict[str, Any], event: Event, path: str) -> str:
-    """The stage, where it is part of the address: `/prod`.
+def _mount(environ: dict[str, Any], context: dict[str, Any]) -> None:
+    """Where the stage is part of the address (`/prod`), keep it for links, and out of the path.
 
-    A 2.0 event has it in the path as well; a 1.0 event has it in the context's path only.
+    A 2.0 event has it in the path; a 1.0 event has it in the path of the context alone.
     """
-    if event.get("version") == "2.0":
+    path = environ["PATH_INFO"]
+    if environ["apig_wsgi.full_event"].get("version") == "2.0":
         stage = f"/{context.get('stage')}"
-        return stage if path == stage or path.startswith(f"{stage}/") else ""
-    full = context.get("path") or ""
-    return full.removesuffix(path) if path != "/" and full.endswith(path) else ""
+        if path == stage or path.startswith(f"{stage}/"):
+            environ["SCRIPT_NAME"], environ["PATH_INFO"] = stage, path[len(stage) :] or "/"
+    elif (context.get("path") or "").endswith(path):
+        environ["SCRIPT_NAME"] = context["path"].removesuffix(path)
 
 
 def _address(context: dict[str, Any], environ: dict[str, Any]) -> str | None:
