@@ -12,7 +12,7 @@ from typing import Any
 import tenacity
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import HTTPClientError
+from botocore.exceptions import BotoCoreError
 from botocore.httpsession import URLLib3Session
 from botocore.session import Session
 from django.core.exceptions import ImproperlyConfigured
@@ -77,7 +77,7 @@ def _call(service: str, target: str, body: Mapping[str, Any], endpoint: str) -> 
     try:
         response = http.send(request.prepare())
         content = json.loads(response.content)
-    except (HTTPClientError, ValueError) as exc:
+    except (BotoCoreError, ValueError) as exc:
         raise _Transient(f"{service} cannot be reached.") from exc
     if response.status_code == 200:
         return content
