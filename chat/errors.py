@@ -7,8 +7,10 @@ Problem
  ├── MissingApiKey        401
  ├── InvalidApiKey        401
  ├── NotFound             404  also: somebody else's
+ ├── IdempotencyInFlight  409  a request with the same key is still running
  ├── PayloadTooLarge      413
  ├── ContentFiltered      422  a safety filter refused the content
+ ├── IdempotencyMismatch  422  the key was used for another request
  ├── RateLimited          429
  ├── InternalError        500
  ├── ProviderFailed       502
@@ -110,6 +112,14 @@ class NotFound(Problem):
     default_detail = "There is nothing at this address that you may see."
 
 
+class IdempotencyInFlight(Problem):
+    status = 409
+    code = "idempotency_in_flight"
+    title = "The request is still running"
+    default_detail = "A request with this Idempotency-Key is still running; ask again."
+    default_retry_after = 2
+
+
 class PayloadTooLarge(Problem):
     status = 413
     code = "payload_too_large"
@@ -121,6 +131,13 @@ class ContentFiltered(Problem):
     code = "content_filtered"
     title = "The content was filtered"
     default_detail = "A safety filter refused the content."
+
+
+class IdempotencyMismatch(Problem):
+    status = 422
+    code = "idempotency_mismatch"
+    title = "The key belongs to another request"
+    default_detail = "This Idempotency-Key was used for a request with another body."
 
 
 class RateLimited(Problem):

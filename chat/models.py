@@ -12,6 +12,7 @@ class Interaction(models.Model):
     created_at = models.DateTimeField("time", db_index=True)
     deadline_at = models.DateTimeField()
     request_id = models.CharField(max_length=128)
+    request_hash = models.CharField(max_length=64, null=True)
     conversation_id = models.CharField(max_length=36)
     previous_interaction_id = models.CharField(max_length=36, null=True)
 

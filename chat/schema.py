@@ -141,13 +141,33 @@ REQUEST_ID = [
     _header_out("X-Request-ID", str, "The id of the request, in our log too."),
     _header_out("Server-Timing", str, "Milliseconds spent: total, provider, storage."),
 ]
-COUNTED = (200, 400, 422, 429, 500, 502, 503, 504)
+IDEMPOTENCY = [
+    OpenApiParameter(
+        "Idempotency-Key",
+        str,
+        OpenApiParameter.HEADER,
+        description=(
+            "Your own key for this request, 1 to 255 printable ASCII characters. However often it "
+            "is sent, a model is asked once, and every answer is the first one. A request that "
+            "failed may be tried again with the same key."
+        ),
+        pattern=r"^[ -~]{1,255}$",
+    ),
+    _header_out("Idempotency-Replayed", str, "`true` when this answer was given before.", 200),
+]
+CACHE_CONTROL = OpenApiParameter(
+    "Cache-Control",
+    str,
+    OpenApiParameter.HEADER,
+    description="`no-cache` asks a model even if the server keeps answers.",
+)
+COUNTED = (200, 400, 409, 422, 429, 500, 502, 503, 504)
 ALLOWANCE = [
     _header_out("X-RateLimit-Limit", int, "Requests a minute.", *COUNTED),
     _header_out("X-RateLimit-Remaining", int, "What is left of them.", *COUNTED),
     _header_out("X-RateLimit-Reset", int, "Seconds until all are back.", *COUNTED),
 ]
-RETRY_AFTER = _header_out("Retry-After", int, "Seconds to wait.", 429, 503)
+RETRY_AFTER = _header_out("Retry-After", int, "Seconds to wait.", 409, 429, 503)
 
 chat = extend_schema(
     operation_id="chat",
@@ -155,7 +175,7 @@ chat = extend_schema(
     summary="One prompt, one answer",
     description="Asks a model and records the interaction, whatever comes of it.",
     request=ChatSerializer,
-    parameters=[*REQUEST_ID, *ALLOWANCE, RETRY_AFTER],
+    parameters=[*REQUEST_ID, *IDEMPOTENCY, CACHE_CONTROL, *ALLOWANCE, RETRY_AFTER],
     responses={
         200: OpenApiResponse(
             AnswerSerializer,
@@ -168,8 +188,10 @@ chat = extend_schema(
                 errors.ValidationFailed,
                 errors.ProviderRejected,
                 *KEY_ERRORS,
+                errors.IdempotencyInFlight,
                 errors.PayloadTooLarge,
                 errors.ContentFiltered,
+                errors.IdempotencyMismatch,
                 errors.RateLimited,
                 errors.InternalError,
                 errors.ProviderFailed,

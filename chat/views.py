@@ -1,5 +1,6 @@
 """One thin view per operation: parse, call the service, respond."""
 
+import re
 from datetime import UTC, datetime
 
 from django.conf import settings
@@ -9,28 +10,36 @@ from rest_framework.reverse import reverse
 
 from chat import schema, service
 from chat.api_view import ApiView
-from chat.errors import StorageUnavailable
+from chat.errors import StorageUnavailable, ValidationFailed
 from chat.serializers import AnswerSerializer, ChatSerializer, RecordSerializer, utc
 from chat.storage import store
-from providers.base import Deadline
 
 # One instance serves all requests: making one copies each of its fields.
 CHAT_REQUEST = ChatSerializer()
 ANSWER = AnswerSerializer()
 RECORD = RecordSerializer()
 
+IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
+
 
 class ChatView(ApiView):
     @schema.chat
     def post(self, request: Request) -> Response:
-        deadline = Deadline(settings.REQUEST_TIMEOUT_SECONDS)
+        deadline = self.deadline()
         question = service.Question(**self.body(CHAT_REQUEST))
         self.count(question.user_id)
-        answer = service.chat(caller=self.caller, question=question, deadline=deadline)
+        answer = service.chat(
+            caller=self.caller,
+            question=question,
+            deadline=deadline,
+            idempotency_key=_idempotency_key(request),
+            use_cache="no-cache" not in request.headers.get("Cache-Control", ""),
+        )
         body = ANSWER.to_representation(answer.record)
         if not answer.recorded:
             body["recorded"] = False
-        return Response(body)
+        headers = {"Idempotency-Replayed": "true"} if answer.replayed else None
+        return Response(body, headers=headers)
 
 
 class InteractionView(ApiView):
@@ -72,6 +81,18 @@ class IndexView(PublicView):
         return Response(
             {"name": "Serverless Chat API", "version": settings.VERSION, "links": links}
         )
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
+        error = {
+            "field": "Idempotency-Key",
+            "code": "invalid",
+            "detail": "1 to 255 printable ASCII characters.",
+        }
+        raise ValidationFailed(errors=[error])
+    return key
 
 
 def _now() -> str:

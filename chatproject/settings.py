@@ -26,7 +26,11 @@ def text(name: str, default: str = "") -> str:
 
 def names(name: str) -> list[str]:
     """A comma-separated list, without its empty entries."""
-    return [entry.strip() for entry in text(name).split(",") if entry.strip()]
+    return split(text(name))
+
+
+def split(value: str) -> list[str]:
+    return [entry.strip() for entry in value.split(",") if entry.strip()]
 
 
 def number(name: str, default: float, *, low: float, high: float) -> float:
@@ -64,9 +68,41 @@ def flag(name: str, default: bool) -> bool:
     raise ImproperlyConfigured(f"{name} must be true or false, not {value!r}.")
 
 
+def secrets_in_aws() -> dict[str, str]:
+    """The secrets that are given as the name of an SSM parameter or of a secret."""
+    parameters = {name: where for name in SECRETS if (where := text(f"{name}_SSM"))}
+    names = {name: where for name in SECRETS if (where := text(f"{name}_SECRET"))}
+    if not parameters and not names:
+        return {}
+    from chatproject import aws_secrets
+
+    every = text("AWS_ENDPOINT_URL")
+    endpoints = {
+        "ssm": text("AWS_ENDPOINT_URL_SSM", every),
+        "secretsmanager": text("AWS_ENDPOINT_URL_SECRETS_MANAGER", every),
+    }
+    return aws_secrets.read(parameters, names, endpoints)
+
+
+SECRETS = (
+    "OPENROUTER_API_KEY",
+    "GEMINI_API_KEY",
+    "OPENAI_API_KEY",
+    "API_KEY",
+    "API_KEYS",
+    "SECRET_KEY",
+)
+SECRETS_IN_AWS = secrets_in_aws()
+
+
 def secret(name: str) -> str:
+    """A secret, from the environment or from AWS."""
+    return text(name) or SECRETS_IN_AWS.get(name, "")
+
+
+def vendor_key(name: str) -> str:
     """A key that goes into an HTTP header. The sentence about a bad one does not show it."""
-    value = text(name)
+    value = secret(name)
     if not all("!" <= character <= "~" for character in value):
         raise ImproperlyConfigured(f"{name} must be printable ASCII without spaces.")
     return value
@@ -76,8 +112,12 @@ def base_url(name: str, default: str = "") -> str:
     """An address up to and including the version, as vendors print it, however it was pasted."""
     value = text(name, default).rstrip("/").removesuffix("/chat/completions").rstrip("/")
     if value:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        try:
+            parts = urlsplit(value)
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable or parts.username or not value.isascii():
             raise ImproperlyConfigured(f"{name} must be an http or https address without a user.")
     return value
 
@@ -103,14 +143,14 @@ PROMPT_MAX_LENGTH = integer("PROMPT_MAX_LENGTH", 32_000, low=1, high=10_000_000)
 # --- Keys and limits ------------------------------------------------------------------------------
 
 REQUIRE_API_KEY = flag("REQUIRE_API_KEY", False)
-API_KEYS = [*names("API_KEY"), *names("API_KEYS")]
+API_KEYS = [*split(secret("API_KEY")), *split(secret("API_KEYS"))]
 RATE_LIMIT_PER_MINUTE = integer("RATE_LIMIT_PER_MINUTE", 60, low=0, high=1_000_000)
 
 # --- Providers ------------------------------------------------------------------------------------
 
-OPENROUTER_API_KEY = secret("OPENROUTER_API_KEY")
-GEMINI_API_KEY = secret("GEMINI_API_KEY")
-OPENAI_API_KEY = secret("OPENAI_API_KEY")
+OPENROUTER_API_KEY = vendor_key("OPENROUTER_API_KEY")
+GEMINI_API_KEY = vendor_key("GEMINI_API_KEY")
+OPENAI_API_KEY = vendor_key("OPENAI_API_KEY")
 OPENAI_BASE_URL = base_url("OPENAI_BASE_URL")
 
 PROVIDER_OPTIONS = {
@@ -145,6 +185,10 @@ if not CONFIGURED.get(LLM_PROVIDER, True):
     raise ImproperlyConfigured(
         f"LLM_PROVIDER is {LLM_PROVIDER}, which needs {LLM_PROVIDER.upper()}_API_KEY to be set."
     )
+# Whether the others are asked when the first one fails.
+LLM_FALLBACK = flag("LLM_FALLBACK", True)
+CIRCUIT_BREAKER_THRESHOLD = integer("CIRCUIT_BREAKER_THRESHOLD", 5, low=1, high=1000)
+CIRCUIT_BREAKER_TIMEOUT = number("CIRCUIT_BREAKER_TIMEOUT", 60, low=0.1, high=86_400)
 # The configured providers and their options, the one to be asked first at the head.
 PROVIDERS = {
     name: PROVIDER_OPTIONS[name]
@@ -173,6 +217,8 @@ DATABASES = {
     }
 }
 CACHES = {"default": {"BACKEND": "chat.storage.cache.OrmCache"}}
+ENABLE_CACHE = flag("ENABLE_CACHE", False)
+CACHE_TTL_SECONDS = integer("CACHE_TTL_SECONDS", 3600, low=1, high=31_536_000)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 
@@ -193,7 +239,7 @@ def local_secret_key(path: Path) -> str:
         ) from exc
 
 
-SECRET_KEY = text("SECRET_KEY") or local_secret_key(DATABASE_PATH.parent / ".secret_key")
+SECRET_KEY = secret("SECRET_KEY") or local_secret_key(DATABASE_PATH.parent / ".secret_key")
 
 # --- Django ---------------------------------------------------------------------------------------
 
@@ -270,9 +316,17 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
 }
 
-# The counter is one atomic statement of the store (chat/storage/cache.py), which is what the
-# warning about caches that django-ratelimit does not know asks for.
-SILENCED_SYSTEM_CHECKS = ["django_ratelimit.W001"]
+SILENCED_SYSTEM_CHECKS = [
+    # A cache that django-ratelimit does not know: its counter is one atomic statement of the store
+    # (chat/storage), which is what the warning asks to make sure of.
+    "django_ratelimit.W001",
+    # No HTTPS here: on AWS it ends at the gateway, which has no plain HTTP; on a laptop there is
+    # none, and cookies for HTTPS only would lock people out of the admin.
+    "security.W004",
+    "security.W008",
+    "security.W012",
+    "security.W016",
+]
 
 LOG_LEVEL = choice("LOG_LEVEL", "INFO", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
 LOG_FORMAT = choice("LOG_FORMAT", "json", ["json", "simple"])
@@ -289,10 +343,15 @@ LOGGING = {
             "callback": lambda record: record.exc_info is not None,
         }
     },
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
+    "handlers": {
+        "console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT},
+        "json": {"class": "logging.StreamHandler", "formatter": "json"},
+    },
     "root": {"handlers": ["console"], "level": "WARNING"},
     "loggers": {
         "chat": {"level": LOG_LEVEL},
+        # Whole records, for `manage.py replay_records`: JSON whatever the format of the rest.
+        "chat.unrecorded": {"handlers": ["json"], "propagate": False},
         "django": {"handlers": [], "level": "WARNING"},
         # Each request has its own line from chat.telemetry. Django's adds the traceback of what
         # fails outside our views, and nothing else.

@@ -83,9 +83,14 @@ class Completion:
 
 
 class Provider(Protocol):
-    """A vendor of language models."""
+    """A vendor of language models.
+
+    `model` is the one it is asked for by default. A provider that is not `remote` cannot be down:
+    however often it fails, it is asked again.
+    """
 
     name: ClassVar[str]
+    remote: ClassVar[bool]
     model: str
 
     def complete(self, request: ChatRequest, deadline: Deadline) -> Completion:

@@ -75,6 +75,7 @@ PER_MINUTE_SECONDS = 60.0
 
 class Gemini:
     name: ClassVar[str] = "gemini"
+    remote: ClassVar[bool] = True
 
     def __init__(self, *, api_key: str, base_url: str, model: str) -> None:
         self.model = model

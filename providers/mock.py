@@ -44,6 +44,7 @@ _DIRECTIVE = re.compile(
 
 class Mock:
     name: ClassVar[str] = "mock"
+    remote: ClassVar[bool] = False
 
     def __init__(self, *, model: str = "mock-1", directives: str = "") -> None:
         self.model = model

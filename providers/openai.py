@@ -77,6 +77,7 @@ _THOUGHTS = re.compile(r"\A\s*<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
 
 class OpenAI:
     name: ClassVar[str] = "openai"
+    remote: ClassVar[bool] = True
 
     # Where an error keeps its identifiers, the most telling first.
     label_paths: ClassVar[tuple[tuple[str, ...], ...]] = (("code",), ("type",))

@@ -1,12 +1,28 @@
-"""Which provider is asked for which model, and what each attempt came to."""
+"""Which provider is asked for which model, how often, and what each attempt came to."""
 
+import math
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from providers.base import ChatRequest, Completion, Deadline, Provider, ProviderError
+import tenacity
+
+from providers.base import (
+    ChatRequest,
+    Completion,
+    ContentFiltered,
+    Deadline,
+    DeadlineReached,
+    Provider,
+    ProviderError,
+    ProviderOverloaded,
+    RequestRejected,
+)
+from providers.cooldown import Cooldown
 
 ANY_MODEL = "*"
+MAX_RETRIES = 2
+MAX_BACKOFF_SECONDS = 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,62 +49,155 @@ class Router:
     """The configured providers, the first of them the one that is asked unless told otherwise.
 
     Clients may name the providers' own models and those in `allowed`: model ids, `provider:id`
-    for a given provider, or `*` for any.
+    for a given provider, or `*` for any. With `fallback`, the other providers are asked when the
+    first one fails. A remote provider that failed `threshold` times in a row rests `rest_seconds`.
     """
 
-    def __init__(self, providers: Sequence[Provider], allowed: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        providers: Sequence[Provider],
+        allowed: Collection[str] = (),
+        *,
+        fallback: bool = True,
+        threshold: int = 5,
+        rest_seconds: float = 60.0,
+        backoff_seconds: float = 0.5,
+    ) -> None:
         self._providers = {provider.name: provider for provider in providers}
-        self._primary = providers[0]
+        self._defaults = [Route(provider, provider.model) for provider in providers]
         self._any = ANY_MODEL in allowed
-        self._routes = {
-            (route.provider.name, route.model): route
-            for route in map(self._parse, allowed)
-            if route.model != ANY_MODEL
+        listed = [self._parse(model) for model in allowed if model != ANY_MODEL]
+        self._known = list(dict.fromkeys(self._defaults + listed))
+        self._fallback = fallback
+        self._cooldowns = {
+            provider.name: Cooldown(threshold if provider.remote else math.inf, rest_seconds)
+            for provider in providers
         }
-        for provider in providers:
-            self._routes[provider.name, provider.model] = Route(provider, provider.model)
+        self._jitter = tenacity.wait_random_exponential(backoff_seconds, MAX_BACKOFF_SECONDS)
 
-    def route(self, model: str | None) -> Route:
-        """Who answers for a model: a bare id, `provider:id`, or None for the default.
+    def routes(self, model: str | None) -> list[Route]:
+        """Who is asked, in order, for a model: a bare id, `provider:id`, or None for the default.
 
+        Whoever names a model gets that model: only providers that have it stand in for each other.
         Raises UnknownModel.
         """
         if model is None:
-            return Route(self._primary, self._primary.model)
-        wanted = self._parse(model)
-        route = self._routes.get((wanted.provider.name, wanted.model))
-        if route is None and wanted.model == model:
-            route = next((known for known in self._routes.values() if known.model == model), None)
-        if route is None and self._any:
-            route = wanted
-        if route is None:
+            routes = self._defaults
+        else:
+            routes = [known for known in self._known if model in (known.model, _full_name(known))]
+            if not routes and self._any:
+                routes = [self._parse(model)]
+        if not routes:
             raise UnknownModel(model)
-        return route
+        return routes if self._fallback else routes[:1]
 
     def ask(
+        self,
+        routes: Sequence[Route],
+        request: ChatRequest,
+        deadline: Deadline,
+        attempts: list[Attempt],
+    ) -> Completion:
+        """The first answer that one of the routes gives before the deadline.
+
+        Each call is added to `attempts`, the one that answered last. Raises ProviderError.
+        """
+        errors: list[ProviderError] = []
+        for route in routes:
+            asked = replace(request, model=route.model)
+            try:
+                return self._persist(route, asked, deadline, attempts)
+            except ProviderError as exc:
+                if not exc.fallback:
+                    raise
+                errors.append(exc)
+        raise _verdict(errors)
+
+    def _persist(
         self, route: Route, request: ChatRequest, deadline: Deadline, attempts: list[Attempt]
     ) -> Completion:
-        """Ask the route's provider; the attempt is added to `attempts`. Raises ProviderError."""
+        """Ask one provider, again when that may help and the wait fits what is left."""
+        cooldown = self._cooldowns[route.provider.name]
+
+        def give_up(state: tenacity.RetryCallState) -> bool:
+            return (
+                state.attempt_number > MAX_RETRIES
+                or state.upcoming_sleep >= deadline.remaining()
+                or cooldown.remaining() > 0
+            )
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_worth_a_retry),
+            wait=self._wait,
+            stop=give_up,
+            sleep=time.sleep,
+            reraise=True,
+        )
+        return retrying(self._call, route, request, deadline, attempts)
+
+    def _wait(self, state: tenacity.RetryCallState) -> float:
+        """The vendor's own hint, or else full jitter under an exponential ceiling."""
+        error = state.outcome.exception() if state.outcome else None
+        hint = error.retry_after if isinstance(error, ProviderError) else None
+        return self._jitter(state) if hint is None else hint
+
+    def _call(
+        self, route: Route, request: ChatRequest, deadline: Deadline, attempts: list[Attempt]
+    ) -> Completion:
+        if deadline.reached:
+            raise DeadlineReached("No provider answered in time.")
+        cooldown = self._cooldowns[route.provider.name]
+        if not cooldown.admits():
+            raise ProviderOverloaded(
+                "The provider failed repeatedly and is left alone for a while.",
+                reason="cooldown",
+                retry=False,
+                retry_after=cooldown.remaining(),
+            )
         started = time.monotonic()
-        outcome = "ok"
+        outcome = "internal_error"
         try:
-            return route.provider.complete(request, deadline)
+            completion = route.provider.complete(request, deadline)
+            outcome = "ok"
+        except (RequestRejected, ContentFiltered) as exc:
+            outcome = exc.code
+            cooldown.succeeded()  # what it said no to was the request
+            raise
         except ProviderError as exc:
             outcome = exc.code
+            cooldown.failed()
             raise
         finally:
+            elapsed = round((time.monotonic() - started) * 1000)
+            name = route.provider.name
             attempts.append(
-                Attempt(
-                    provider=route.provider.name,
-                    model=route.model,
-                    outcome=outcome,
-                    latency_ms=round((time.monotonic() - started) * 1000),
-                )
+                Attempt(provider=name, model=route.model, outcome=outcome, latency_ms=elapsed)
             )
+        cooldown.succeeded()
+        return completion
 
     def _parse(self, model: str) -> Route:
         """Ids may hold colons themselves (`llama3:8b`): only a provider's name is a prefix."""
         prefix, colon, rest = model.partition(":")
         if colon and rest and prefix in self._providers:
             return Route(self._providers[prefix], rest)
-        return Route(self._primary, model)
+        return Route(self._defaults[0].provider, model)
+
+
+def _full_name(route: Route) -> str:
+    return f"{route.provider.name}:{route.model}"
+
+
+def _worth_a_retry(error: BaseException) -> bool:
+    return isinstance(error, ProviderError) and error.retry
+
+
+def _verdict(errors: Sequence[ProviderError]) -> ProviderError:
+    """What the failure of all comes to: overloaded only if each of them is."""
+    for error in errors:
+        if not isinstance(error, ProviderOverloaded):
+            return error
+    hints = [error.retry_after for error in errors if error.retry_after is not None]
+    return ProviderOverloaded(
+        str(errors[0]), reason=errors[0].reason, retry_after=min(hints, default=None)
+    )

@@ -141,7 +141,7 @@ def ledger() -> list[Record]:
 
 def keep(record: Record) -> Record:
     """Have the store keep a record, its outcome included."""
-    assert store().claim(replace(record, status=Status.PENDING))
+    assert store().claim(replace(record, status=Status.PENDING)) is None
     if record.status is not Status.PENDING:
         assert store().settle(record)
     return record
@@ -191,6 +191,7 @@ class Scripted:
     """A provider that does what it is told, and remembers what it was asked."""
 
     name = "mock"
+    remote = False
     model = "mock-1"
 
     def __init__(self, outcome: Completion | Exception) -> None:

@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 
 OURS = (
-    *("ALLOWED_", "API_", "DATABASE_", "GEMINI_", "LLM_", "LOG_", "MAX_", "MOCK_", "OPENAI_"),
-    *("OPENROUTER_", "PROMPT_", "RATE_", "REQUEST_", "REQUIRE_", "STORAGE", "WEB_"),
+    *("ALLOWED_", "API_", "AWS_", "CACHE_", "CIRCUIT_", "DATABASE_", "DYNAMODB_", "ENABLE_"),
+    *("GEMINI_", "LLM_", "LOG_", "MAX_", "MOCK_", "OPENAI_", "OPENROUTER_", "PROMPT_", "RATE_"),
+    *("REQUEST_", "REQUIRE_", "RETENTION_", "SECRET_", "STATE_", "STORAGE", "TABLE_", "WEB_"),
 )
 for name in list(os.environ):
     if name.startswith(OURS):

@@ -34,7 +34,8 @@ class Record:
 
     A record is claimed as `pending` before a provider is asked. Until then `model` and `provider`
     are those that will be asked; afterwards those that answered. Times are aware and in UTC;
-    `latency_ms` is from the acceptance of the request to the outcome.
+    `latency_ms` is from the acceptance of the request to the outcome. `request_hash`, where the
+    request had an idempotency key, tells whether another with the same key is the same request.
     """
 
     interaction_id: str
@@ -47,6 +48,7 @@ class Record:
     model: str
     provider: str
     request_id: str = ""
+    request_hash: str | None = None
     previous_interaction_id: str | None = None
     system: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -70,11 +72,21 @@ class Record:
 class InteractionStore(Protocol):
     """Where records live. Any method raises StorageUnavailable when the store is out of reach."""
 
-    def claim(self, record: Record) -> bool:
-        """Write a new record; False, and nothing written, when its id is taken."""
+    def claim(self, record: Record) -> Record | None:
+        """Write a new record; where its id is taken, write nothing and return the holder."""
+
+    def take_over(self, record: Record, holder: Record) -> bool:
+        """Write a new record in the place of one that came to nothing.
+
+        False, and nothing written, when `holder` is no longer what is stored: of several that try,
+        one succeeds.
+        """
 
     def settle(self, record: Record) -> bool:
-        """Write the outcome of a pending record, once; False when there is none to settle."""
+        """Write the outcome of this very claim, once; False when it is not there to be settled.
+
+        A claim is known by its deadline: whoever took it over has set another one.
+        """
 
     def get(self, interaction_id: str) -> Record | None:
         """The record as last written, whoever owns it."""

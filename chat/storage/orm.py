@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from django.db import DatabaseError, IntegrityError, connection
+from django.db.models import QuerySet
 
 from chat.errors import StorageUnavailable
 from chat.models import Interaction
@@ -24,22 +25,24 @@ def database_errors() -> Iterator[None]:
 
 
 class OrmStore:
-    """See `InteractionStore`. Each method is one statement, and so atomic."""
+    """See `InteractionStore`. Each write is one statement, and so atomic."""
 
     @database_errors()
-    def claim(self, record: Record) -> bool:
+    def claim(self, record: Record) -> Record | None:
         try:
             Interaction(**_row(record)).save(force_insert=True)
         except IntegrityError:
-            return False
-        return True
+            return self.get(record.interaction_id)
+        return None
+
+    @database_errors()
+    def take_over(self, record: Record, holder: Record) -> bool:
+        return _unchanged(holder).update(**_row(record)) == 1
 
     @database_errors()
     def settle(self, record: Record) -> bool:
-        pending = Interaction.objects.filter(
-            interaction_id=record.interaction_id, status=Status.PENDING
-        )
-        return pending.update(**_outcome(record)) == 1
+        claim = replace(record, status=Status.PENDING)
+        return _unchanged(claim).update(**_outcome(record)) == 1
 
     @database_errors()
     def get(self, interaction_id: str) -> Record | None:
@@ -52,6 +55,12 @@ class OrmStore:
         connection.ensure_connection()
 
 
+def _unchanged(record: Record) -> QuerySet[Interaction]:
+    return Interaction.objects.filter(
+        interaction_id=record.interaction_id, status=record.status, deadline_at=record.deadline_at
+    )
+
+
 def _row(record: Record) -> dict[str, Any]:
     return {
         "interaction_id": record.interaction_id,
@@ -60,6 +69,7 @@ def _row(record: Record) -> dict[str, Any]:
         "created_at": record.created_at,
         "deadline_at": record.deadline_at,
         "request_id": record.request_id,
+        "request_hash": record.request_hash,
         "conversation_id": record.conversation_id,
         "previous_interaction_id": record.previous_interaction_id,
         "prompt": record.prompt,
@@ -94,6 +104,7 @@ def _record(row: Interaction) -> Record:
         created_at=row.created_at,
         deadline_at=row.deadline_at,
         request_id=row.request_id,
+        request_hash=row.request_hash,
         conversation_id=row.conversation_id,
         previous_interaction_id=row.previous_interaction_id,
         prompt=row.prompt,

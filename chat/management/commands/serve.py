@@ -1,6 +1,7 @@
 """Bring the local database up to date and serve the API with gunicorn."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -14,7 +15,7 @@ BANNER = """
 Serverless Chat API {version}
   API       {url}
   Docs      {url}/docs
-  Admin     {url}/admin/ (make an administrator: python manage.py createsuperuser)
+  Admin     {url}/admin/ (make an administrator: {python} manage.py createsuperuser)
   Provider  {provider}
   Records   {database}
 """
@@ -69,11 +70,20 @@ class Command(BaseCommand):
         connections.close_all()  # no connection may be shared by the processes that are forked
         banner = BANNER.format(
             version=settings.VERSION,
+            python=_python(),
             url=f"http://{_address()}",
             provider=_provider(),
             database=settings.DATABASE_PATH,
         )
         Server(banner).run()
+
+
+def _python() -> str:
+    """The interpreter as one would type it beside manage.py."""
+    executable = Path(sys.executable)
+    if executable.is_relative_to(settings.BASE_DIR):
+        return str(executable.relative_to(settings.BASE_DIR))
+    return executable.name
 
 
 def _address() -> str:

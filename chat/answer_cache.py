@@ -1,0 +1,55 @@
+"""Answers that may be given again (ENABLE_CACHE).
+
+The cache holds ids alone. The answer is read from its record, so that an erased record is never
+answered from, and what is cached needs no erasing of its own.
+"""
+
+import hashlib
+import logging
+
+import orjson
+from django.conf import settings
+from django.core.cache import cache
+
+from chat.errors import StorageUnavailable
+from chat.storage import store
+from chat.storage.base import Record, Status
+
+logger = logging.getLogger(__name__)
+
+
+def find(claim: Record) -> Record | None:
+    """The record of the same question, if its answer may be given again."""
+    if not settings.ENABLE_CACHE:
+        return None
+    try:
+        interaction_id = cache.get(_key(claim))
+        record = store().get(interaction_id) if interaction_id else None
+    except StorageUnavailable:
+        return None  # a cache that cannot be read has no answer
+    return record if record and record.status is Status.OK else None
+
+
+def keep(claim: Record, answer: Record) -> None:
+    """Keep an answer that is whole, unfiltered, and from the provider that was asked first."""
+    whole = answer.finish_reason == "stop" and answer.provider == claim.provider
+    if settings.ENABLE_CACHE and whole:
+        try:
+            cache.set(_key(claim), answer.interaction_id, settings.CACHE_TTL_SECONDS)
+        except StorageUnavailable:
+            logger.warning("an answer could not be cached")
+
+
+def _key(claim: Record) -> str:
+    """Everything that shapes an answer, and whose it is."""
+    shape = [
+        claim.owner,
+        claim.user_id,
+        claim.provider,
+        claim.model,
+        claim.system,
+        claim.prompt,
+        claim.parameters,
+    ]
+    digest = hashlib.sha256(orjson.dumps(shape, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return f"answer:{digest}"

@@ -1,0 +1,43 @@
+"""A record as a JSON object and back, without loss."""
+
+from dataclasses import asdict
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from chat.storage.base import Failure, Record, Status
+from providers.base import Usage
+from providers.router import Attempt
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """The record in JSON's types: times in ISO 8601, the cost as a string."""
+    cost = record.usage.cost_usd
+    return {
+        **asdict(record),
+        "created_at": record.created_at.isoformat(),
+        "deadline_at": record.deadline_at.isoformat(),
+        "status": record.status.value,
+        "usage": {**asdict(record.usage), "cost_usd": None if cost is None else str(cost)},
+    }
+
+
+def from_json(data: dict[str, Any]) -> Record:
+    """The record that `to_json` was given. Raises ValueError for anything else."""
+    try:
+        usage = data["usage"]
+        cost = usage["cost_usd"]
+        error = data["error"]
+        return Record(
+            **{
+                **data,
+                "created_at": datetime.fromisoformat(data["created_at"]),
+                "deadline_at": datetime.fromisoformat(data["deadline_at"]),
+                "status": Status(data["status"]),
+                "usage": Usage(**{**usage, "cost_usd": None if cost is None else Decimal(cost)}),
+                "error": None if error is None else Failure(**error),
+                "attempts": tuple(Attempt(**attempt) for attempt in data["attempts"]),
+            }
+        )
+    except (KeyError, TypeError, ArithmeticError) as exc:
+        raise ValueError("this is not a record") from exc
