@@ -1,9 +1,17 @@
 from django.apps import AppConfig
+from django.conf import settings
 
 
 class ChatConfig(AppConfig):
     name = "chat"
     verbose_name = "Chat API"
+
+    def import_models(self) -> None:
+        """The rows of the local store are of no use to another one, and cost time to import."""
+        if settings.STORAGE == "sqlite":
+            super().import_models()
+        else:
+            self.models = {}
 
     def ready(self) -> None:
         from chat import checks  # noqa: F401  (registers the start-up checks)

@@ -11,6 +11,7 @@ class Interaction(models.Model):
     user_id = models.CharField("user", max_length=128)
     created_at = models.DateTimeField("time", db_index=True)
     deadline_at = models.DateTimeField()
+    expires_at = models.DateTimeField(null=True, db_index=True)
     request_id = models.CharField(max_length=128)
     request_hash = models.CharField(max_length=64, null=True)
     conversation_id = models.CharField(max_length=36)
@@ -48,7 +49,7 @@ class Interaction(models.Model):
 
 
 class CacheEntry(models.Model):
-    """A counter or a value of the shared cache (chat/storage/cache.py); times are epoch seconds."""
+    """A counter or a value of chat/storage/orm_cache.py; times are epoch seconds."""
 
     key = models.CharField(max_length=255, primary_key=True)
     counter = models.BigIntegerField(null=True)

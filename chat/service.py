@@ -173,12 +173,18 @@ def _pending(
         metadata=question.metadata or {},
         created_at=now,
         deadline_at=now + timedelta(seconds=deadline.remaining()),
+        expires_at=_expiry(now),
         conversation_id=interaction_id,
         request_id=telemetry.request_id(),
         request_hash=request_hash,
         provider=route.provider.name,
         model=route.model,
     )
+
+
+def _expiry(now: datetime) -> datetime | None:
+    days = settings.RETENTION_DAYS
+    return (now + timedelta(days=days)).replace(microsecond=0) if days else None
 
 
 def _hash(question: Question) -> str:

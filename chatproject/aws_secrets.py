@@ -23,7 +23,9 @@ CONNECT_SECONDS, READ_SECONDS = 2, 5
 Names = Mapping[str, str]
 
 
-def read(parameters: Names, secrets: Names, endpoints: Mapping[str, str]) -> dict[str, str]:
+def read(
+    parameters: Names, secrets: Names, *, region: str, endpoints: Mapping[str, str]
+) -> dict[str, str]:
     """Values by variable, given what each variable is called in SSM or in Secrets Manager.
 
     `endpoints` overrides a service's address where it is not empty. Raises ImproperlyConfigured
@@ -32,12 +34,12 @@ def read(parameters: Names, secrets: Names, endpoints: Mapping[str, str]) -> dic
     found: dict[str, str] = {}
     if parameters:
         body = {"Names": sorted(set(parameters.values())), "WithDecryption": True}
-        answer = _call("ssm", "AmazonSSM.GetParameters", body, endpoints["ssm"])
+        answer = _call("ssm", "AmazonSSM.GetParameters", body, region, endpoints["ssm"])
         found |= _by_variable(parameters, answer["Parameters"], "Value")
     if secrets:
         body = {"SecretIdList": sorted(set(secrets.values()))}
         target = "secretsmanager.BatchGetSecretValue"
-        answer = _call("secretsmanager", target, body, endpoints["secretsmanager"])
+        answer = _call("secretsmanager", target, body, region, endpoints["secretsmanager"])
         found |= _by_variable(secrets, answer["SecretValues"], "SecretString")
     return found
 
@@ -60,10 +62,8 @@ class _Transient(ImproperlyConfigured):
     wait=tenacity.wait_random_exponential(0.1, 1),
     reraise=True,
 )
-def _call(service: str, target: str, body: Mapping[str, Any], endpoint: str) -> Any:
-    session = Session()
-    region = session.get_config_variable("region")
-    credentials = session.get_credentials()
+def _call(service: str, target: str, body: Mapping[str, Any], region: str, endpoint: str) -> Any:
+    credentials = Session().get_credentials()
     if not region or not credentials:
         raise ImproperlyConfigured(f"{service} needs AWS_REGION and credentials.")
     request = AWSRequest(

@@ -1,11 +1,12 @@
 """Every environment variable is read here, once, at start. A value that cannot be used stops it.
 
 Variables come from the process and, for what it does not set, from the file `.env` (or the file
-that `ENV_FILE` names). An empty variable counts as unset.
+that `ENV_FILE` names). An empty variable stands for the default.
 """
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,6 +69,10 @@ def flag(name: str, default: bool) -> bool:
     raise ImproperlyConfigured(f"{name} must be true or false, not {value!r}.")
 
 
+# botocore reads its other variables itself, but of these two only the second.
+AWS_REGION = text("AWS_REGION") or text("AWS_DEFAULT_REGION")
+
+
 def secrets_in_aws() -> dict[str, str]:
     """The secrets that are given as the name of an SSM parameter or of a secret."""
     parameters = {name: where for name in SECRETS if (where := text(f"{name}_SSM"))}
@@ -81,7 +86,7 @@ def secrets_in_aws() -> dict[str, str]:
         "ssm": text("AWS_ENDPOINT_URL_SSM", every),
         "secretsmanager": text("AWS_ENDPOINT_URL_SECRETS_MANAGER", every),
     }
-    return aws_secrets.read(parameters, names, endpoints)
+    return aws_secrets.read(parameters, names, region=AWS_REGION, endpoints=endpoints)
 
 
 SECRETS = (
@@ -117,12 +122,17 @@ def base_url(name: str, default: str = "") -> str:
             usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         except ValueError:
             usable = False
-        if not usable or parts.username or not value.isascii():
-            raise ImproperlyConfigured(f"{name} must be an http or https address without a user.")
+        if not usable or re.search(r"[^!-~]|[?#@]", value):
+            raise ImproperlyConfigured(
+                f"{name} must be an http or https address, without a user, query or fragment."
+            )
     return value
 
 
 # --- The server -----------------------------------------------------------------------------------
+
+# AWS Lambda says so itself.
+ON_LAMBDA = bool(text("AWS_LAMBDA_FUNCTION_NAME"))
 
 API_HOST = text("API_HOST", "127.0.0.1")
 API_PORT = integer("API_PORT", 8000, low=1, high=65535)
@@ -132,7 +142,8 @@ WEB_THREADS = integer("WEB_THREADS", 64, low=1, high=512)
 # Only local names may address a server that listens locally, so that no web page can reach it
 # through a name of its own (DNS rebinding).
 LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
-ALLOWED_HOSTS = names("ALLOWED_HOSTS") or (LOOPBACK if API_HOST in ("127.0.0.1", "::1") else ["*"])
+LISTENS_LOCALLY = API_HOST in ("localhost", "127.0.0.1", "::1") and not ON_LAMBDA
+ALLOWED_HOSTS = names("ALLOWED_HOSTS") or (LOOPBACK if LISTENS_LOCALLY else ["*"])
 
 # --- The request ----------------------------------------------------------------------------------
 
@@ -200,26 +211,77 @@ ALLOWED_MODELS = names("ALLOWED_MODELS")
 
 # --- Storage --------------------------------------------------------------------------------------
 
-STORAGE = choice("STORAGE", "sqlite", ["sqlite"])
-DATABASE_PATH = BASE_DIR / text("DATABASE_PATH", "chat_history.db")
-DATABASES = {
-    "default": {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": DATABASE_PATH,
-        "CONN_MAX_AGE": None,
-        "OPTIONS": {
-            # A writer takes its lock when it begins and waits for it, so that no transaction finds
-            # the database locked half-way. In WAL mode a commit survives the end of the process.
-            "transaction_mode": "IMMEDIATE",
-            "timeout": 10,
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
-        },
-    }
-}
-CACHES = {"default": {"BACKEND": "chat.storage.cache.OrmCache"}}
+
+def table_name(name: str, default: str) -> str:
+    value = text(name, default)
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{3,255}", value):
+        raise ImproperlyConfigured(f"{name} must be 3 to 255 letters, digits, _ - or dots.")
+    return value
+
+
+# There is no disk on Lambda that stays.
+STORAGE = choice("STORAGE", "dynamodb" if ON_LAMBDA else "sqlite", ["sqlite", "dynamodb"])
+RETENTION_DAYS = integer("RETENTION_DAYS", 0, low=0, high=36_500)
 ENABLE_CACHE = flag("ENABLE_CACHE", False)
 CACHE_TTL_SECONDS = integer("CACHE_TTL_SECONDS", 3600, low=1, high=31_536_000)
+
+DATABASE_PATH = BASE_DIR / text("DATABASE_PATH", "chat_history.db")
+SQLITE = {
+    "ENGINE": "django.db.backends.sqlite3",
+    "NAME": DATABASE_PATH,
+    "CONN_MAX_AGE": None,
+    "OPTIONS": {
+        # A writer takes its lock when it begins and waits for it, so that no transaction finds
+        # the database locked half-way. In WAL mode a commit survives the end of the process.
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 10,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    },
+}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+TABLE_NAME = table_name("TABLE_NAME", table_name("DYNAMODB_TABLE", "chat-interactions"))
+STATE_TABLE_NAME = table_name("STATE_TABLE_NAME", f"{TABLE_NAME}-state")
+
+# What each storage brings along. The admin, its users and its sessions need a database.
+BROUGHT = {
+    "sqlite": {
+        "databases": {"default": SQLITE},
+        "caches": "chat.storage.orm_cache.Orm",
+        "apps": [
+            "django.contrib.admin",
+            "django.contrib.auth",
+            "django.contrib.contenttypes",
+            "django.contrib.messages",
+            "django.contrib.sessions",
+        ],
+        "middleware": [
+            "django.contrib.sessions.middleware.SessionMiddleware",
+            "django.middleware.csrf.CsrfViewMiddleware",
+            "django.contrib.auth.middleware.AuthenticationMiddleware",
+            "django.contrib.messages.middleware.MessageMiddleware",
+        ],
+        "context_processors": [
+            "django.contrib.auth.context_processors.auth",
+            "django.contrib.messages.context_processors.messages",
+        ],
+    },
+    "dynamodb": {
+        "databases": {},
+        "caches": "chat.storage.dynamodb_cache.Dynamo",
+        "apps": [],
+        "middleware": [],
+        "context_processors": [],
+    },
+}[STORAGE]
+
+DATABASES = BROUGHT["databases"]
+CACHES = {
+    "default": {"BACKEND": f"{BROUGHT['caches']}Cache", "KEY_PREFIX": "cache"},
+    # Each lives for longer than the minute that it counts.
+    "counters": {"BACKEND": f"{BROUGHT['caches']}Counters", "KEY_PREFIX": "count", "TIMEOUT": 120},
+}
+RATELIMIT_USE_CACHE = "counters"
 
 
 def local_secret_key(path: Path) -> str:
@@ -239,17 +301,16 @@ def local_secret_key(path: Path) -> str:
         ) from exc
 
 
+if ON_LAMBDA and not secret("SECRET_KEY"):
+    raise ImproperlyConfigured("SECRET_KEY must be set: all of Lambda's processes need the same.")
 SECRET_KEY = secret("SECRET_KEY") or local_secret_key(DATABASE_PATH.parent / ".secret_key")
 
 # --- Django ---------------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
-    "django.contrib.auth",
-    "django.contrib.contenttypes",
-    "django.contrib.messages",
-    "django.contrib.sessions",
+    *BROUGHT["apps"],
     "django.contrib.staticfiles",
+    "django_ratelimit",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -258,12 +319,10 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "chat.telemetry.RequestMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    # It looks through all static files when it is made, which is too long for a cold start.
+    *([] if ON_LAMBDA else ["whitenoise.middleware.WhiteNoiseMiddleware"]),
     "django.middleware.common.CommonMiddleware",
-    "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
+    *BROUGHT["middleware"],
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
 TEMPLATES = [
@@ -273,8 +332,7 @@ TEMPLATES = [
         "OPTIONS": {
             "context_processors": [
                 "django.template.context_processors.request",
-                "django.contrib.auth.context_processors.auth",
-                "django.contrib.messages.context_processors.messages",
+                *BROUGHT["context_processors"],
             ]
         },
     }

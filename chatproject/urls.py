@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from django.apps import apps
+from django.conf import settings
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 from django.urls import include, path
 from django.utils.module_loading import import_string
 
-View = Callable[..., HttpResponse]
+View = Callable[..., HttpResponseBase]
 
 
 def lazy(name: str, **options: Any) -> View:
@@ -17,12 +20,19 @@ def lazy(name: str, **options: Any) -> View:
     """
     views: list[View] = []
 
-    def view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    def view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not views:
             views.append(import_string(name).as_view(**options))
         return views[0](request, *args, **kwargs)
 
     return view
+
+
+def static(request: HttpRequest, path: str) -> HttpResponseBase:
+    """A static file, where WhiteNoise does not serve them."""
+    from django.contrib.staticfiles.views import serve
+
+    return serve(request, path, insecure=True)
 
 
 SPECTACULAR = "drf_spectacular.views.Spectacular"
@@ -31,8 +41,20 @@ urlpatterns = [
     path("", include("chat.urls")),
     path("openapi.json", lazy(f"{SPECTACULAR}JSONAPIView"), name="openapi"),
     path("docs", lazy(f"{SPECTACULAR}SwaggerView", url_name="openapi"), name="docs"),
-    path("redoc", lazy(f"{SPECTACULAR}RedocView", url_name="openapi"), name="redoc"),
+    path(
+        "redoc",
+        lazy(f"{SPECTACULAR}RedocView", url_name="openapi", template_name="chat/redoc.html"),
+        name="redoc",
+    ),
 ]
+if apps.is_installed("django.contrib.admin"):
+    from django.contrib import admin
+
+    urlpatterns.append(path("admin/", admin.site.urls))
+
+if settings.ON_LAMBDA:
+    urlpatterns.append(path("static/<path:path>", static))
+
 handler400 = "chat.errors.bad_request"
 handler404 = "chat.errors.not_found"
 handler500 = "chat.errors.server_error"

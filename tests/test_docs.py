@@ -11,7 +11,17 @@ from django.test import Client
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-READERS = {"text", "names", "number", "integer", "choice", "flag", "secret", "base_url"}
+READERS = {
+    "text",
+    "names",
+    "number",
+    "integer",
+    "choice",
+    "flag",
+    "secret",
+    "base_url",
+    "table_name",
+}
 
 
 def variables_read() -> set[str]:

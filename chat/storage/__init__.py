@@ -7,7 +7,10 @@ from django.utils.module_loading import import_string
 
 from chat.storage.base import InteractionStore
 
-STORES = {"sqlite": "chat.storage.orm.OrmStore"}
+STORES = {
+    "sqlite": "chat.storage.orm.OrmStore",
+    "dynamodb": "chat.storage.dynamodb.DynamoStore",
+}
 
 
 @functools.cache

@@ -36,6 +36,7 @@ class Record:
     are those that will be asked; afterwards those that answered. Times are aware and in UTC;
     `latency_ms` is from the acceptance of the request to the outcome. `request_hash`, where the
     request had an idempotency key, tells whether another with the same key is the same request.
+    From `expires_at` on, a whole second, there is no record; None is never.
     """
 
     interaction_id: str
@@ -49,6 +50,7 @@ class Record:
     provider: str
     request_id: str = ""
     request_hash: str | None = None
+    expires_at: datetime | None = None
     previous_interaction_id: str | None = None
     system: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -70,10 +72,16 @@ class Record:
 
 
 class InteractionStore(Protocol):
-    """Where records live. Any method raises StorageUnavailable when the store is out of reach."""
+    """Where records live. Any method raises StorageUnavailable when the store is out of reach.
+
+    What has expired is not there, though it may take a while until it is deleted.
+    """
 
     def claim(self, record: Record) -> Record | None:
-        """Write a new record; where its id is taken, write nothing and return the holder."""
+        """Write a new record; where its id is taken, write nothing and return the holder.
+
+        Raises PayloadTooLarge for a record that the store cannot keep.
+        """
 
     def take_over(self, record: Record, holder: Record) -> bool:
         """Write a new record in the place of one that came to nothing.

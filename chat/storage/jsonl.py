@@ -13,10 +13,12 @@ from providers.router import Attempt
 def to_json(record: Record) -> dict[str, Any]:
     """The record in JSON's types: times in ISO 8601, the cost as a string."""
     cost = record.usage.cost_usd
+    expires_at = record.expires_at
     return {
         **asdict(record),
         "created_at": record.created_at.isoformat(),
         "deadline_at": record.deadline_at.isoformat(),
+        "expires_at": None if expires_at is None else expires_at.isoformat(),
         "status": record.status.value,
         "usage": {**asdict(record.usage), "cost_usd": None if cost is None else str(cost)},
     }
@@ -28,11 +30,13 @@ def from_json(data: dict[str, Any]) -> Record:
         usage = data["usage"]
         cost = usage["cost_usd"]
         error = data["error"]
+        expires_at = data.get("expires_at")
         return Record(
             **{
                 **data,
                 "created_at": datetime.fromisoformat(data["created_at"]),
                 "deadline_at": datetime.fromisoformat(data["deadline_at"]),
+                "expires_at": None if expires_at is None else datetime.fromisoformat(expires_at),
                 "status": Status(data["status"]),
                 "usage": Usage(**{**usage, "cost_usd": None if cost is None else Decimal(cost)}),
                 "error": None if error is None else Failure(**error),

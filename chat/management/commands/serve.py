@@ -1,4 +1,4 @@
-"""Bring the local database up to date and serve the API with gunicorn."""
+"""Serve the API with gunicorn, the local database up to date."""
 
 import sys
 from pathlib import Path
@@ -15,10 +15,12 @@ BANNER = """
 Serverless Chat API {version}
   API       {url}
   Docs      {url}/docs
-  Admin     {url}/admin/ (make an administrator: {python} manage.py createsuperuser)
   Provider  {provider}
-  Records   {database}
+  Records   {records}
 """
+SQLITE_RECORDS = """{path}
+  Admin     {url}/admin/ (make an administrator: {python} manage.py createsuperuser)"""
+DYNAMODB_RECORDS = "DynamoDB, table {table} ({python} manage.py create_tables makes it)"
 
 
 class ServerLog(Logger):  # type: ignore[misc]
@@ -63,17 +65,15 @@ class Server(BaseApplication):  # type: ignore[misc]
 
 
 class Command(BaseCommand):
-    help = "Bring the local database up to date and serve the API with gunicorn."
+    help = "Bring the local database, where it is used, up to date and serve the API with gunicorn."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        call_command("migrate", interactive=False, verbosity=0)
-        connections.close_all()  # no connection may be shared by the processes that are forked
+        if settings.STORAGE == "sqlite":
+            call_command("migrate", interactive=False, verbosity=0)
+            connections.close_all()  # no connection may be shared by the processes that are forked
+        url = f"http://{_address()}"
         banner = BANNER.format(
-            version=settings.VERSION,
-            python=_python(),
-            url=f"http://{_address()}",
-            provider=_provider(),
-            database=settings.DATABASE_PATH,
+            version=settings.VERSION, url=url, provider=_provider(), records=_records(url)
         )
         Server(banner).run()
 
@@ -95,3 +95,9 @@ def _provider() -> str:
     if settings.LLM_PROVIDER == "mock":
         return "mock (for a real model set OPENROUTER_API_KEY or GEMINI_API_KEY, also in .env)"
     return f"{settings.LLM_PROVIDER}, {settings.PROVIDERS[settings.LLM_PROVIDER]['model']}"
+
+
+def _records(url: str) -> str:
+    if settings.STORAGE == "dynamodb":
+        return DYNAMODB_RECORDS.format(table=settings.TABLE_NAME, python=_python())
+    return SQLITE_RECORDS.format(path=settings.DATABASE_PATH, url=url, python=_python())

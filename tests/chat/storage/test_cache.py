@@ -5,11 +5,11 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from chat.storage.cache import OrmCache
 from django.core.cache import BaseCache, caches
 
 from chat.errors import StorageUnavailable
 from chat.models import CacheEntry
-from chat.storage.cache import OrmCache
 from tests.cast import Clock, at_once
 
 

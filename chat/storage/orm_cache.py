@@ -23,6 +23,10 @@ SET = """
     SET counter = excluded.counter, value = excluded.value, expires_at = excluded.expires_at"""
 ADD = f"{SET} WHERE chat_cacheentry.expires_at <= %s RETURNING key"
 INCREMENT = f"UPDATE chat_cacheentry SET counter = counter + %s WHERE {ALIVE} RETURNING counter"
+COUNT = """
+    INSERT INTO chat_cacheentry (key, counter, expires_at) VALUES (%s, %s, %s)
+    ON CONFLICT (key) DO UPDATE SET counter = counter + excluded.counter
+    WHERE chat_cacheentry.expires_at > %s RETURNING counter"""
 TOUCH = f"UPDATE chat_cacheentry SET expires_at = %s WHERE {ALIVE} RETURNING key"
 DELETE = f"DELETE FROM chat_cacheentry WHERE {ALIVE} RETURNING key"
 SWEEP = "DELETE FROM chat_cacheentry WHERE expires_at <= %s"
@@ -58,9 +62,6 @@ class OrmCache(BaseCache):
         timeout: float | None = DEFAULT_TIMEOUT,
         version: int | None = None,
     ) -> bool:
-        # Reading first spares the lock of a writer: a counter is added once and found often.
-        if self.has_key(key, version):
-            return False
         self._sweep()
         return bool(_run(ADD, *self._row(key, value, timeout, version), time.time()))
 
@@ -100,6 +101,32 @@ class OrmCache(BaseCache):
         if now - self._swept_at > SWEEP_SECONDS:
             self._swept_at = now
             _run(SWEEP, now)
+
+
+class OrmCounters(OrmCache):
+    """Counters that are all there, at zero, until they are counted; a count is one statement.
+
+    So there is nothing to add: django-ratelimit, which adds a counter and increments the one that
+    it finds, does one thing for each request. A counter lives for TIMEOUT from its first count.
+    """
+
+    def add(
+        self,
+        key: Any,
+        value: Any,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        version: int | None = None,
+    ) -> bool:
+        return False
+
+    def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+        self._sweep()
+        name = self.make_and_validate_key(key, version)
+        rows = _run(COUNT, name, delta, self.get_backend_timeout(), time.time())
+        if rows:
+            return int(rows[0][0])
+        begun = super().add(key, delta, version=version)  # in the place of one that has expired
+        return delta if begun else self.incr(key, delta, version)
 
 
 @database_errors()

@@ -1,0 +1,98 @@
+"""Create the tables on DynamoDB, or say in what those that are there differ."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError
+from pynamodb.exceptions import PynamoDBException
+
+from chat.storage.dynamodb_tables import TABLES, Table, client
+
+
+class Command(BaseCommand):
+    help = (
+        "Create the two tables on DynamoDB (TABLE_NAME and STATE_TABLE_NAME), billed on demand, "
+        "with their indexes and their expiry, and wait until they can be used. A table that is "
+        "there already is never changed: it is compared, and where it differs the command says in "
+        "what, and ends with 1. Further indexes are nobody's business. Run it as often as you like."
+    )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if settings.STORAGE != "dynamodb":
+            raise CommandError("Tables are for DynamoDB: set STORAGE=dynamodb.")
+        try:
+            good = [self._provide(model) for model in TABLES]
+        except ImproperlyConfigured as exc:
+            raise CommandError(str(exc)) from exc
+        except (PynamoDBException, BotoCoreError, ClientError) as exc:
+            raise CommandError(f"DynamoDB cannot be used: {exc}") from exc
+        if not all(good):
+            raise CommandError("Not all tables are as they have to be.")
+
+    def _provide(self, model: type[Table]) -> bool:
+        """Whether the table, made now or found, is as it has to be."""
+        found = model.exists()
+        if not found:
+            model.create_table(wait=True)
+        have, differences = _have(model), []
+        for aspect, wanted in _wanted(model).items():
+            if have.get(aspect) != wanted:
+                differences.append(f"{aspect} is {have.get(aspect, 'missing')}, not {wanted}")
+        self.stdout.write(f"{model.Meta.table_name}: {'found' if found else 'created'}")
+        self.stdout.writelines(f"  {difference}\n" for difference in differences)
+        return not differences
+
+
+def _wanted(model: type[Table]) -> dict[str, str]:
+    schema = model._get_schema()
+    types = _types(schema["attribute_definitions"])
+    ttl = model._ttl_attribute()  # type: ignore[no-untyped-call]
+    return {
+        "status": "ACTIVE",
+        "billing": str(model.Meta.billing_mode),
+        "key": _key(schema["key_schema"], types),
+        "expiry": f"ENABLED by {ttl.attr_name}",
+        **{
+            f"index {index['index_name']}": _index(index["key_schema"], index["projection"], types)
+            for index in schema["global_secondary_indexes"]
+        },
+    }
+
+
+def _have(model: type[Table]) -> dict[str, str]:
+    table = model.describe_table()
+    types = _types(table["AttributeDefinitions"])
+    answer = client().describe_time_to_live(TableName=model.Meta.table_name)
+    ttl = answer["TimeToLiveDescription"]
+    # It takes an hour until it is on, and there is nothing more to be done about it.
+    state = ttl["TimeToLiveStatus"].replace("ENABLING", "ENABLED")
+    return {
+        "status": table["TableStatus"],
+        "billing": table.get("BillingModeSummary", {}).get("BillingMode", "PROVISIONED"),
+        "key": _key(table["KeySchema"], types),
+        "expiry": f"{state} by {ttl['AttributeName']}" if "AttributeName" in ttl else state,
+        **{
+            f"index {index['IndexName']}": _index(index["KeySchema"], index["Projection"], types)
+            for index in table.get("GlobalSecondaryIndexes", [])
+        },
+    }
+
+
+def _types(definitions: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    return {each["AttributeName"]: each["AttributeType"] for each in definitions}
+
+
+def _key(schema: Iterable[Mapping[str, Any]], types: Mapping[str, str]) -> str:
+    """`interaction_id (S)`, or with a sort key `owner_user (S), created_at (S)`."""
+    names = [each["AttributeName"] for each in sorted(schema, key=lambda each: each["KeyType"])]
+    return ", ".join(f"{name} ({types[name]})" for name in names)
+
+
+def _index(
+    schema: Iterable[Mapping[str, Any]], projection: Mapping[str, Any], types: Mapping[str, str]
+) -> str:
+    included = ", ".join(sorted(projection.get("NonKeyAttributes", [])))
+    return f"{_key(schema, types)} with {projection['ProjectionType']} {included}".rstrip()

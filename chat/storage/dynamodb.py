@@ -1,0 +1,268 @@
+"""The store on DynamoDB.
+
+An item is a record's row (chat/storage/rows.py), with `owner_user` for the index, the number of its
+`schema`, and `write_id`, which is new with each write: when the answer to a write is lost and the
+client, which tries again, finds the condition broken by its own first try, it knows itself by it.
+
+DynamoDB takes items of up to 400 KB. Long texts are compressed. A question that even so leaves no
+room for the outcome is refused before anybody is asked. An answer that does not fit beside its
+question is kept in parts, which are items of their own (`<interaction_id>#response-0`, …) and in no
+index, written in one transaction with the record, deleted when it is taken over, and as long-lived.
+A transaction carries 4 MB. Only a compressed answer beyond that cannot be stored, and then the
+service gives and logs it, as in an outage.
+"""
+
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, cast
+from uuid import uuid4
+
+from botocore.exceptions import ClientError
+from pynamodb.connection import TableConnection
+from pynamodb.constants import (
+    ALL_OLD,
+    BINARY,
+    ITEM,
+    KEY,
+    NUMBER,
+    STRING,
+    TRANSACT_DELETE,
+    TRANSACT_ITEMS,
+    TRANSACT_PUT,
+    TRANSACT_UPDATE,
+    TRANSACT_WRITE_ITEMS,
+)
+from pynamodb.exceptions import VerboseClientError
+from pynamodb.expressions.condition import Condition
+from pynamodb.expressions.operand import Path
+
+from chat.errors import PayloadTooLarge, StorageUnavailable
+from chat.storage.base import Record, Status
+from chat.storage.dynamodb_tables import (
+    CONDITION_FAILED,
+    TABLES,
+    Interaction,
+    client,
+    dynamodb_errors,
+)
+from chat.storage.rows import outcome, record_of, row
+
+Item = dict[str, dict[str, Any]]
+
+SCHEMA = 1
+TEXTS = ("prompt", "system", "response")
+COMPRESS_FROM_BYTES = 1024
+MAX_ITEM_BYTES = 400 * 1024
+# What the outcome may add to a claim, the answer apart: mostly attempts, and the vendors' names.
+OUTCOME_BYTES = 40 * 1024
+PART_BYTES = 390 * 1024
+MAX_TRANSACTION_BYTES = 4_000_000
+
+
+class DynamoStore:
+    """See `InteractionStore`. Each write is one conditional call, and each read is consistent."""
+
+    def __init__(self) -> None:
+        client()
+
+    @dynamodb_errors()
+    def claim(self, record: Record) -> Record | None:
+        item = _claim(record)
+        absent = Interaction.interaction_id.does_not_exist()
+        expired = Interaction.expires_at <= datetime.now(UTC)
+        holder = _put(item, absent | expired, parts=_split(item))
+        return None if holder is None else _record(Interaction.from_raw_data(holder))
+
+    @dynamodb_errors()
+    def take_over(self, record: Record, holder: Record) -> bool:
+        stale = _split(_item(holder))
+        return _put(_claim(record), _unchanged(holder), stale=stale) is None
+
+    @dynamodb_errors()
+    def settle(self, record: Record) -> bool:
+        item = _item(record)
+        parts = _split(item)
+        written = {*outcome(record), "response_parts", "write_id"}
+        request = _request(
+            item,
+            KEY,
+            actions=[Path(name).set(value) for name, value in item.items() if name in written],
+            condition=_unchanged(replace(record, status=Status.PENDING)),
+            return_values_on_condition_failure=ALL_OLD,
+        )
+        return _write(TRANSACT_UPDATE, request, item, parts) is None
+
+    @dynamodb_errors()
+    def get(self, interaction_id: str) -> Record | None:
+        item = _find(interaction_id)
+        if item is None or (item.expires_at and item.expires_at <= datetime.now(UTC)):
+            return None
+        return _record(item)
+
+    @dynamodb_errors()
+    def ping(self) -> None:
+        """Of both tables: without its counters no request is answered either."""
+        for model in TABLES:
+            with suppress(model.DoesNotExist):
+                model.get("ping")
+
+
+def _table() -> TableConnection:
+    return Interaction._get_connection()
+
+
+def _find(interaction_id: str) -> Interaction | None:
+    try:
+        return Interaction.get(interaction_id, consistent_read=True)
+    except Interaction.DoesNotExist:
+        return None
+
+
+def _unchanged(record: Record) -> Condition:
+    unchanged: Condition = (Interaction.status == record.status) & (
+        Interaction.deadline_at == record.deadline_at
+    )
+    return unchanged
+
+
+# --- Records and items ----------------------------------------------------------------------------
+
+
+def _item(record: Record) -> Item:
+    """The whole record as an item, of whatever size."""
+    columns = {
+        **row(record),
+        "schema": SCHEMA,
+        "write_id": uuid4().hex,
+        "owner_user": f"{record.owner}#{record.user_id}",
+    }
+    item: Item = Interaction(**columns).serialize()
+    for name in TEXTS:
+        if name in item:
+            item[name] = _packed(item[name])
+    return item
+
+
+def _packed(value: dict[str, Any]) -> dict[str, Any]:
+    text = value[STRING].encode()
+    if len(text) > COMPRESS_FROM_BYTES:
+        compressed = zlib.compress(text)
+        if len(compressed) < len(text):
+            return {BINARY: compressed}
+    return value
+
+
+def _claim(record: Record) -> Item:
+    """The record's item, if the outcome will fit into it as well."""
+    item, later = _item(record), outcome(record)
+    question = {name: value for name, value in item.items() if name not in later}
+    if _size(question) > MAX_ITEM_BYTES - OUTCOME_BYTES:
+        raise PayloadTooLarge("The prompt and what comes with it are too long to be kept.")
+    return item
+
+
+def _split(item: Item) -> list[Item]:
+    """Take an answer that does not fit out of the item, as items of its own."""
+    if _size(item) <= MAX_ITEM_BYTES or "response" not in item:
+        return []
+    response = item.pop("response")
+    data = response.get(BINARY) or zlib.compress(response[STRING].encode())
+    pieces = [data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)]
+    item["response_parts"] = {NUMBER: str(len(pieces))}
+    expiry = {name: item[name] for name in ("expires_at",) if name in item}
+    return [
+        {
+            "interaction_id": {STRING: _part_id(item["interaction_id"][STRING], number)},
+            "part": {BINARY: piece},
+            **expiry,
+        }
+        for number, piece in enumerate(pieces)
+    ]
+
+
+def _part_id(interaction_id: str, number: int) -> str:
+    return f"{interaction_id}#response-{number}"
+
+
+def _record(item: Interaction) -> Record:
+    if item.response_parts:
+        parts = (
+            _find(_part_id(item.interaction_id, number)) for number in range(item.response_parts)
+        )
+        data = b"".join(part.part for part in parts if part)
+        item.response = zlib.decompress(data).decode()
+    return record_of(item)
+
+
+def _size(item: Item) -> int:
+    """In bytes, as DynamoDB measures it, or a few more."""
+    return sum(
+        len(name) + len(value if isinstance(value, bytes) else str(value).encode())
+        for name, typed in item.items()
+        for value in typed.values()
+    )
+
+
+# --- Writing --------------------------------------------------------------------------------------
+
+
+def _put(
+    item: Item, condition: Condition, *, parts: Sequence[Item] = (), stale: Sequence[Item] = ()
+) -> Item | None:
+    """Write the whole item, or return what is there instead (empty: nothing)."""
+    request = _request(
+        item,
+        ITEM,
+        attributes=item,
+        condition=condition,
+        return_values_on_condition_failure=ALL_OLD,
+    )
+    return _write(TRANSACT_PUT, request, item, parts, stale)
+
+
+def _write(
+    verb: str,
+    request: dict[str, Any],
+    item: Item,
+    parts: Sequence[Item] = (),
+    stale: Sequence[Item] = (),
+) -> Item | None:
+    """Do what is requested of the item, and put and delete parts with it, all or nothing.
+
+    None when it was done; when the condition did not hold, what is there (empty: nothing).
+    """
+    if sum(map(_size, parts)) + _size(item) > MAX_TRANSACTION_BYTES:
+        raise StorageUnavailable
+    connection = _table().connection
+    with_it = [
+        *({TRANSACT_PUT: _request(part, ITEM, attributes=part)} for part in parts),
+        *({TRANSACT_DELETE: _request(part, KEY)} for part in stale),
+    ]
+    try:
+        if with_it:
+            actions = [{verb: request}, *with_it]
+            connection.dispatch(TRANSACT_WRITE_ITEMS, {TRANSACT_ITEMS: actions})
+        else:
+            connection.dispatch(f"{verb}Item", request)
+    except VerboseClientError as exc:
+        holder = _holder(exc)
+        return None if holder.get("write_id") == item["write_id"] else holder
+    return None
+
+
+def _request(item: Item, key: str, **options: Any) -> dict[str, Any]:
+    return _table().get_operation_kwargs(item["interaction_id"][STRING], key=key, **options)
+
+
+def _holder(exc: VerboseClientError) -> Item:
+    """What is there instead, if the condition did not hold; any other failure is raised again."""
+    reason = next(iter(exc.cancellation_reasons), None)
+    if reason and reason.code == "ConditionalCheckFailed":
+        return reason.raw_item or {}
+    if exc.response["Error"]["Code"] != CONDITION_FAILED:
+        raise exc
+    # PynamoDB's own error leaves the item out.
+    return cast(Item, cast(ClientError, exc.__cause__).response.get("Item", {}))
