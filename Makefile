@@ -3,13 +3,14 @@
 
 PYTHON ?= python3
 VENV := .venv
+FUNCTION ?= serverless-chat-api-$(ENV)
 BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 SUPPORTED := $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
 MADE := $(VENV)/made-with-$(VERSION)
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test lint fmt lock docker-env clean
+.PHONY: help run dev test lint fmt lock docker-env manage clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -42,6 +43,15 @@ lock: $(VENV)/dev ## Lock the requirements anew (requirements/*.in -> *.txt, wit
 	    --no-emit-index-url --custom-compile-command "make lock" \
 	    --output-file requirements/$$name.txt requirements/$$name.in || exit 1; \
 	done
+
+docker-env: ## Serve the API in a container, on DynamoDB Local (needs Docker)
+	@docker compose version >/dev/null 2>&1 || { echo "Docker with Compose is needed: 'docker compose' does not run."; exit 1; }
+	docker compose up --build
+
+manage: ## Run a management command on Lambda: make manage ENV=prod CMD="create_tables"
+	@command -v aws >/dev/null || { echo "The aws command line tool is needed."; exit 1; }
+	@test -n "$(ENV)" -a -n "$(CMD)" || { echo 'Say where and what: make manage ENV=prod CMD="create_tables"'; exit 1; }
+	@$(PYTHON) scripts/manage_on_lambda.py "$(FUNCTION)" $(CMD)
 
 clean: ## Remove the virtual environment and what tools left (records and .env stay)
 	rm -rf $(VENV) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache staticfiles

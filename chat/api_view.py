@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+from django.conf import settings
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import Serializer
@@ -10,6 +11,10 @@ from rest_framework.views import APIView
 from chat import ratelimit, telemetry
 from chat.authentication import Caller
 from chat.errors import MalformedJson, RateLimited
+from providers.base import Deadline
+
+# What Lambda must have left when the deadline comes, to write the outcome and to answer.
+SETTLE_SECONDS = 2.0
 
 
 class ApiView(APIView):
@@ -39,6 +44,14 @@ class ApiView(APIView):
             raise MalformedJson("The body is empty.")
         validated: dict[str, Any] = shape.run_validation(self.request.data)
         return validated
+
+    def deadline(self) -> Deadline:
+        """When the request has to be done: on Lambda, in time to settle before it is stopped."""
+        seconds = settings.REQUEST_TIMEOUT_SECONDS
+        if context := self.request.META.get("apig_wsgi.context"):
+            left = context.get_remaining_time_in_millis() / 1000 - SETTLE_SECONDS
+            seconds = min(seconds, left)
+        return Deadline(seconds)
 
     def count(self, user_id: str) -> None:
         """Count the request against its limit. Raises RateLimited."""

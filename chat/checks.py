@@ -6,7 +6,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, register
 
 
-@register()
+@register("chat")
 def keys_are_required_and_present(**kwargs: Any) -> list[CheckMessage]:
     if settings.REQUIRE_API_KEY and not settings.API_KEYS:
         return [

@@ -259,7 +259,7 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse:
     """DRF's hook: each exception in a view ends here."""
     problem = problem_of(exc)
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        logger.error("unhandled %s", type(exc).__name__, exc_info=exc)
+        logger.error("unhandled %s", type(exc.__cause__ or exc).__name__, exc_info=exc)
     return render(problem)
 
 

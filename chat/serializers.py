@@ -14,6 +14,7 @@ from chat.storage.base import Record, Status
 from providers.base import FinishReason
 
 MAX_STOPS = 4
+MAX_STOP_LENGTH = 256
 MAX_METADATA = 16
 FINISH_REASONS = get_args(FinishReason)
 
@@ -53,10 +54,23 @@ class Integer(serializers.IntegerField):
         return int(super().to_internal_value(data))
 
 
+@extend_schema_field(
+    {
+        "oneOf": [
+            {"type": "string", "maxLength": MAX_STOP_LENGTH},
+            {
+                "type": "array",
+                "items": {"type": "string", "maxLength": MAX_STOP_LENGTH},
+                "maxItems": MAX_STOPS,
+            },
+            {"type": "null"},
+        ]
+    }
+)
 class Stop(serializers.ListField):
     """One string or a list of them."""
 
-    child = Text(max_length=256)
+    child = Text(max_length=MAX_STOP_LENGTH)
 
     def to_internal_value(self, data: Any) -> list[str]:
         return list(super().to_internal_value([data] if isinstance(data, str) else data))

@@ -13,7 +13,6 @@ from chat.api_view import ApiView
 from chat.errors import StorageUnavailable, ValidationFailed
 from chat.serializers import AnswerSerializer, ChatSerializer, RecordSerializer, utc
 from chat.storage import store
-from providers.base import Deadline
 
 # One instance serves all requests: making one copies each of its fields.
 CHAT_REQUEST = ChatSerializer()
@@ -26,7 +25,7 @@ IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
 class ChatView(ApiView):
     @schema.chat
     def post(self, request: Request) -> Response:
-        deadline = Deadline(settings.REQUEST_TIMEOUT_SECONDS)
+        deadline = self.deadline()
         question = service.Question(**self.body(CHAT_REQUEST))
         self.count(question.user_id)
         answer = service.chat(

@@ -1,7 +1,7 @@
 """Every environment variable is read here, once, at start. A value that cannot be used stops it.
 
 Variables come from the process and, for what it does not set, from the file `.env` (or the file
-that `ENV_FILE` names). An empty variable counts as unset.
+that `ENV_FILE` names). An empty variable stands for the default.
 """
 
 import contextlib
@@ -27,7 +27,11 @@ def text(name: str, default: str = "") -> str:
 
 def names(name: str) -> list[str]:
     """A comma-separated list, without its empty entries."""
-    return [entry.strip() for entry in text(name).split(",") if entry.strip()]
+    return split(text(name))
+
+
+def split(value: str) -> list[str]:
+    return [entry.strip() for entry in value.split(",") if entry.strip()]
 
 
 def number(name: str, default: float, *, low: float, high: float) -> float:
@@ -65,9 +69,45 @@ def flag(name: str, default: bool) -> bool:
     raise ImproperlyConfigured(f"{name} must be true or false, not {value!r}.")
 
 
+# botocore reads its other variables itself, but of these two only the second.
+AWS_REGION = text("AWS_REGION") or text("AWS_DEFAULT_REGION")
+
+
+def secrets_in_aws() -> dict[str, str]:
+    """The secrets that are given as the name of an SSM parameter or of a secret."""
+    parameters = {name: where for name in SECRETS if (where := text(f"{name}_SSM"))}
+    names = {name: where for name in SECRETS if (where := text(f"{name}_SECRET"))}
+    if not parameters and not names:
+        return {}
+    from chatproject import aws_secrets
+
+    every = text("AWS_ENDPOINT_URL")
+    endpoints = {
+        "ssm": text("AWS_ENDPOINT_URL_SSM", every),
+        "secretsmanager": text("AWS_ENDPOINT_URL_SECRETS_MANAGER", every),
+    }
+    return aws_secrets.read(parameters, names, region=AWS_REGION, endpoints=endpoints)
+
+
+SECRETS = (
+    "OPENROUTER_API_KEY",
+    "GEMINI_API_KEY",
+    "OPENAI_API_KEY",
+    "API_KEY",
+    "API_KEYS",
+    "SECRET_KEY",
+)
+SECRETS_IN_AWS = secrets_in_aws()
+
+
 def secret(name: str) -> str:
+    """A secret, from the environment or from AWS."""
+    return text(name) or SECRETS_IN_AWS.get(name, "")
+
+
+def vendor_key(name: str) -> str:
     """A key that goes into an HTTP header. The sentence about a bad one does not show it."""
-    value = text(name)
+    value = secret(name)
     if not all("!" <= character <= "~" for character in value):
         raise ImproperlyConfigured(f"{name} must be printable ASCII without spaces.")
     return value
@@ -77,13 +117,22 @@ def base_url(name: str, default: str = "") -> str:
     """An address up to and including the version, as vendors print it, however it was pasted."""
     value = text(name, default).rstrip("/").removesuffix("/chat/completions").rstrip("/")
     if value:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
-            raise ImproperlyConfigured(f"{name} must be an http or https address without a user.")
+        try:
+            parts = urlsplit(value)
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable or re.search(r"[^!-~]|[?#@]", value):
+            raise ImproperlyConfigured(
+                f"{name} must be an http or https address, without a user, query or fragment."
+            )
     return value
 
 
 # --- The server -----------------------------------------------------------------------------------
+
+# AWS Lambda says so itself.
+ON_LAMBDA = bool(text("AWS_LAMBDA_FUNCTION_NAME"))
 
 API_HOST = text("API_HOST", "127.0.0.1")
 API_PORT = integer("API_PORT", 8000, low=1, high=65535)
@@ -93,7 +142,8 @@ WEB_THREADS = integer("WEB_THREADS", 64, low=1, high=512)
 # Only local names may address a server that listens locally, so that no web page can reach it
 # through a name of its own (DNS rebinding).
 LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
-ALLOWED_HOSTS = names("ALLOWED_HOSTS") or (LOOPBACK if API_HOST in ("127.0.0.1", "::1") else ["*"])
+LISTENS_LOCALLY = API_HOST in ("localhost", "127.0.0.1", "::1") and not ON_LAMBDA
+ALLOWED_HOSTS = names("ALLOWED_HOSTS") or (LOOPBACK if LISTENS_LOCALLY else ["*"])
 
 # --- The request ----------------------------------------------------------------------------------
 
@@ -104,14 +154,14 @@ PROMPT_MAX_LENGTH = integer("PROMPT_MAX_LENGTH", 32_000, low=1, high=10_000_000)
 # --- Keys and limits ------------------------------------------------------------------------------
 
 REQUIRE_API_KEY = flag("REQUIRE_API_KEY", False)
-API_KEYS = [*names("API_KEY"), *names("API_KEYS")]
+API_KEYS = [*split(secret("API_KEY")), *split(secret("API_KEYS"))]
 RATE_LIMIT_PER_MINUTE = integer("RATE_LIMIT_PER_MINUTE", 60, low=0, high=1_000_000)
 
 # --- Providers ------------------------------------------------------------------------------------
 
-OPENROUTER_API_KEY = secret("OPENROUTER_API_KEY")
-GEMINI_API_KEY = secret("GEMINI_API_KEY")
-OPENAI_API_KEY = secret("OPENAI_API_KEY")
+OPENROUTER_API_KEY = vendor_key("OPENROUTER_API_KEY")
+GEMINI_API_KEY = vendor_key("GEMINI_API_KEY")
+OPENAI_API_KEY = vendor_key("OPENAI_API_KEY")
 OPENAI_BASE_URL = base_url("OPENAI_BASE_URL")
 
 PROVIDER_OPTIONS = {
@@ -169,8 +219,7 @@ def table_name(name: str, default: str) -> str:
     return value
 
 
-# AWS Lambda says so itself. There is no disk there that stays.
-ON_LAMBDA = bool(text("AWS_LAMBDA_FUNCTION_NAME"))
+# There is no disk on Lambda that stays.
 STORAGE = choice("STORAGE", "dynamodb" if ON_LAMBDA else "sqlite", ["sqlite", "dynamodb"])
 RETENTION_DAYS = integer("RETENTION_DAYS", 0, low=0, high=36_500)
 ENABLE_CACHE = flag("ENABLE_CACHE", False)
@@ -191,8 +240,6 @@ SQLITE = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-# botocore reads its other variables itself, but of these two only the second.
-AWS_REGION = text("AWS_REGION") or text("AWS_DEFAULT_REGION")
 TABLE_NAME = table_name("TABLE_NAME", table_name("DYNAMODB_TABLE", "chat-interactions"))
 STATE_TABLE_NAME = table_name("STATE_TABLE_NAME", f"{TABLE_NAME}-state")
 
@@ -254,7 +301,9 @@ def local_secret_key(path: Path) -> str:
         ) from exc
 
 
-SECRET_KEY = text("SECRET_KEY") or local_secret_key(DATABASE_PATH.parent / ".secret_key")
+if ON_LAMBDA and not secret("SECRET_KEY"):
+    raise ImproperlyConfigured("SECRET_KEY must be set: all of Lambda's processes need the same.")
+SECRET_KEY = secret("SECRET_KEY") or local_secret_key(DATABASE_PATH.parent / ".secret_key")
 
 # --- Django ---------------------------------------------------------------------------------------
 
@@ -270,7 +319,8 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "chat.telemetry.RequestMiddleware",
     "django.middleware.security.SecurityMiddleware",
-    "whitenoise.middleware.WhiteNoiseMiddleware",
+    # It looks through all static files when it is made, which is too long for a cold start.
+    *([] if ON_LAMBDA else ["whitenoise.middleware.WhiteNoiseMiddleware"]),
     "django.middleware.common.CommonMiddleware",
     *BROUGHT["middleware"],
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
@@ -324,9 +374,17 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
 }
 
-# A count is one atomic statement of the store (chat/storage/*_cache.py), which is what the warning
-# about caches that django-ratelimit does not know asks for.
-SILENCED_SYSTEM_CHECKS = ["django_ratelimit.W001"]
+SILENCED_SYSTEM_CHECKS = [
+    # A cache that django-ratelimit does not know: its counter is one atomic statement of the store
+    # (chat/storage), which is what the warning asks to make sure of.
+    "django_ratelimit.W001",
+    # No HTTPS here: on AWS it ends at the gateway, which has no plain HTTP; on a laptop there is
+    # none, and cookies for HTTPS only would lock people out of the admin.
+    "security.W004",
+    "security.W008",
+    "security.W012",
+    "security.W016",
+]
 
 LOG_LEVEL = choice("LOG_LEVEL", "INFO", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
 LOG_FORMAT = choice("LOG_FORMAT", "json", ["json", "simple"])

@@ -50,7 +50,7 @@ class Router:
 
     Clients may name the providers' own models and those in `allowed`: model ids, `provider:id`
     for a given provider, or `*` for any. With `fallback`, the other providers are asked when the
-    first one fails. A remote provider that fails `threshold` times in a row rests for `rest_seconds`.
+    first one fails. A remote provider that failed `threshold` times in a row rests `rest_seconds`.
     """
 
     def __init__(

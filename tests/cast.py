@@ -191,6 +191,7 @@ class Scripted:
     """A provider that does what it is told, and remembers what it was asked."""
 
     name = "mock"
+    remote = False
     model = "mock-1"
 
     def __init__(self, outcome: Completion | Exception) -> None:

@@ -1,6 +1,8 @@
 """The product's settings, out of reach of the developer's own .env and variables."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from uuid import uuid4
@@ -8,7 +10,7 @@ from uuid import uuid4
 OURS = (
     *("ALLOWED_", "API_", "AWS_", "CACHE_", "CIRCUIT_", "DATABASE_", "DYNAMODB_", "ENABLE_"),
     *("GEMINI_", "LLM_", "LOG_", "MAX_", "MOCK_", "OPENAI_", "OPENROUTER_", "PROMPT_", "RATE_"),
-    *("REQUEST_", "REQUIRE_", "RETENTION_", "STATE_", "STORAGE", "TABLE_", "WEB_"),
+    *("REQUEST_", "REQUIRE_", "RETENTION_", "SECRET_", "STATE_", "STORAGE", "TABLE_", "WEB_"),
 )
 for name in list(os.environ):
     if name.startswith(OURS):
@@ -26,4 +28,6 @@ from chatproject.settings import *  # noqa: E402, F403
 from chatproject.settings import DATABASES  # noqa: E402
 
 # A file, as in the product: threads see each other's writes, and wait for each other's locks.
-DATABASES["default"]["TEST"] = {"NAME": str(Path(tempfile.mkdtemp()) / "test.db")}
+folder = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, folder, ignore_errors=True)
+DATABASES["default"]["TEST"] = {"NAME": str(Path(folder) / "test.db")}

@@ -1,9 +1,10 @@
 """Store the records that could not be written in their time."""
 
 import sys
-from argparse import ArgumentParser, FileType
+from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -24,16 +25,19 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("file", type=FileType("rb"), help="a file of log lines; - for stdin")
+        parser.add_argument("file", type=Path, help="a file of log lines")
         parser.add_argument("--dry-run", action="store_true", help="only say what there is")
 
     def handle(self, *args: Any, **options: Any) -> None:
         done: Counter[str] = Counter()
         try:
-            for record in _records(options["file"]):
-                done["found"] += 1
-                if not options["dry_run"]:
-                    done["stored"] += _store(record)
+            with options["file"].open("rb") as lines:
+                for record in _records(lines):
+                    done["found"] += 1
+                    if not options["dry_run"]:
+                        done["stored"] += _store(record)
+        except OSError as exc:
+            raise CommandError(f"{options['file']} cannot be read: {exc.strerror}.") from exc
         except StorageUnavailable as exc:
             raise CommandError(f"{exc.title}. {_told(done)}; run it again.") from exc
         self.stdout.write(f"{_told(done)}.")

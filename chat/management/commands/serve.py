@@ -1,6 +1,7 @@
 """Serve the API with gunicorn, the local database up to date."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -18,8 +19,8 @@ Serverless Chat API {version}
   Records   {records}
 """
 SQLITE_RECORDS = """{path}
-  Admin     {url}/admin/ (make an administrator: python manage.py createsuperuser)"""
-DYNAMODB_RECORDS = "DynamoDB, table {table} (python manage.py create_tables makes it)"
+  Admin     {url}/admin/ (make an administrator: {python} manage.py createsuperuser)"""
+DYNAMODB_RECORDS = "DynamoDB, table {table} ({python} manage.py create_tables makes it)"
 
 
 class ServerLog(Logger):  # type: ignore[misc]
@@ -77,6 +78,14 @@ class Command(BaseCommand):
         Server(banner).run()
 
 
+def _python() -> str:
+    """The interpreter as one would type it beside manage.py."""
+    executable = Path(sys.executable)
+    if executable.is_relative_to(settings.BASE_DIR):
+        return str(executable.relative_to(settings.BASE_DIR))
+    return executable.name
+
+
 def _address() -> str:
     host = f"[{settings.API_HOST}]" if ":" in settings.API_HOST else settings.API_HOST
     return f"{host}:{settings.API_PORT}"
@@ -90,5 +99,5 @@ def _provider() -> str:
 
 def _records(url: str) -> str:
     if settings.STORAGE == "dynamodb":
-        return DYNAMODB_RECORDS.format(table=settings.TABLE_NAME)
-    return SQLITE_RECORDS.format(path=settings.DATABASE_PATH, url=url)
+        return DYNAMODB_RECORDS.format(table=settings.TABLE_NAME, python=_python())
+    return SQLITE_RECORDS.format(path=settings.DATABASE_PATH, url=url, python=_python())

@@ -1,0 +1,66 @@
+"""One cold start in this very process: import a handler, answer events, print what it cost.
+
+python -m benchmarks.probe MODULE EVENTS
+"""
+
+import time
+
+STARTED = time.process_time(), time.perf_counter()
+
+import importlib  # noqa: E402
+import json  # noqa: E402
+import resource  # noqa: E402
+import sys  # noqa: E402
+
+
+class Context:
+    """What Lambda hands to a handler, as far as ours looks."""
+
+    aws_request_id = "probe"
+
+    @staticmethod
+    def get_remaining_time_in_millis() -> int:
+        return 30_000
+
+
+EVENT = {
+    "version": "2.0",
+    "rawPath": "/v1/chat",
+    "rawQueryString": "",
+    "headers": {
+        "host": "localhost",
+        "content-type": "application/json",
+        "x-api-key": "benchmark-key",
+    },
+    "body": json.dumps({"userId": "user123", "prompt": "Olá! What is the capital of France?"}),
+    "requestContext": {
+        "stage": "$default",
+        "http": {"method": "POST", "sourceIp": "127.0.0.1", "protocol": "HTTP/1.1"},
+    },
+}
+
+
+def main() -> None:
+    module, events = sys.argv[1], int(sys.argv[2])
+    handler = importlib.import_module(module).handler
+    imported = time.process_time() - STARTED[0]
+    assert handler(EVENT, Context())["statusCode"] == 200
+    cold = time.process_time() - STARTED[0], time.perf_counter() - STARTED[1]
+    for _ in range(20):
+        handler(EVENT, Context())
+    cpu, wall = time.process_time(), time.perf_counter()
+    for _ in range(events):
+        assert handler(EVENT, Context())["statusCode"] == 200
+    result = {
+        "import CPU ms": imported * 1000,
+        "cold CPU ms": cold[0] * 1000,
+        "cold wall ms": cold[1] * 1000,
+        "warm CPU ms": (time.process_time() - cpu) * 1000 / events,
+        "warm wall ms": (time.perf_counter() - wall) * 1000 / events,
+        "memory MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    sys.stdout.write(json.dumps(result) + "\n")
+
+
+if __name__ == "__main__":
+    main()

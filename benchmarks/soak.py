@@ -1,0 +1,122 @@
+"""Many chats through one server process while its vendor fails at random.
+
+    python -m benchmarks.soak [CHATS]
+
+10% of the vendor's answers are resets, 5% come after the deadline, 5% are 429. At the end: is there
+one final record for each accepted request, one recorded attempt for each call the vendor saw, and
+did the server's memory stay flat? Exits with 1 where one of them does not hold.
+"""
+
+import argparse
+import json
+import random
+import sqlite3
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+from tests.running import Server
+from tests.standin import OPENAI_ANSWER, Behaviour, StandIn
+
+CLIENTS = 16
+DEADLINE_SECONDS = 2.0
+MAX_GROWTH_MB = 5.0
+
+
+class Moody(StandIn):
+    """A stand-in whose behaviour is drawn anew for each call."""
+
+    def script(self, seed: int, calls: int) -> None:
+        draw = random.Random(seed)
+        for _ in range(calls):
+            mood = draw.random()
+            if mood < 0.10:
+                self.reset()
+            elif mood < 0.15:
+                self.act(Behaviour(delay=DEADLINE_SECONDS + 1, close=True))
+            elif mood < 0.20:
+                self.reply({"error": {"message": "busy"}}, status=429)
+            else:
+                self.reply(OPENAI_ANSWER)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("chats", type=int, nargs="?", default=10_000)
+    chats = parser.parse_args().chats
+    with tempfile.TemporaryDirectory() as name, Moody() as vendor:
+        vendor.script(seed=1, calls=3 * chats)
+        vendor.remember = 3 * chats
+        folder = Path(name)
+        settings = {
+            "OPENAI_BASE_URL": vendor.url,
+            "REQUEST_TIMEOUT_SECONDS": str(DEADLINE_SECONDS),
+            "CIRCUIT_BREAKER_TIMEOUT": "0.1",
+            "RATE_LIMIT_PER_MINUTE": "0",
+            "WEB_CONCURRENCY": "1",
+        }
+        with Server(folder, **settings) as server:
+            statuses, memory = _run(server, chats)
+        return _report(folder / "server.db", statuses, len(vendor.requests), memory)
+
+
+def _run(server: Server, chats: int) -> tuple[Counter[int], list[float]]:
+    """The statuses of all answers, and the server's memory in MB at the middle and at the end."""
+    statuses: Counter[int] = Counter()
+    memory = []
+    url = f"http://127.0.0.1:{server.port}/v1/chat"
+    limits = httpx.Limits(max_connections=CLIENTS)
+    with httpx.Client(timeout=60, limits=limits) as client, ThreadPoolExecutor(CLIENTS) as pool:
+
+        def ask(number: int) -> int:
+            body = {"userId": f"user{number % 100}", "prompt": f"question {number}"}
+            return client.post(url, json=body).status_code
+
+        for half in (range(chats // 2), range(chats // 2, chats)):
+            for count, status in enumerate(pool.map(ask, half), 1):
+                statuses[status] += 1
+                if count % 1000 == 0:
+                    sys.stderr.write(f"{half.start + count} of {chats} chats\n")
+            time.sleep(1)
+            memory.append(_resident_mb(_worker(server.process.pid)))
+    return statuses, memory
+
+
+def _worker(pid: int) -> int:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(children[0])
+
+
+def _resident_mb(pid: int) -> float:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * 4096 / 1e6
+
+
+def _report(database: Path, statuses: Counter[int], calls: int, memory: list[float]) -> int:
+    connection = sqlite3.connect(database)
+    rows = connection.execute("SELECT status, attempts FROM chat_interaction").fetchall()
+    connection.close()
+    records = Counter(status for status, _ in rows)
+    attempts = sum(len(json.loads(attempts)) for _, attempts in rows)
+    checks = {
+        f"accepted {statuses.total()}, final records {records['ok'] + records['error']}": (
+            statuses.total() == records["ok"] + records["error"] == len(rows)
+        ),
+        f"vendor calls {calls}, recorded attempts {attempts}": calls == attempts,
+        f"memory {memory[0]:.1f} MB at half, {memory[1]:.1f} MB at the end": (
+            memory[1] - memory[0] < MAX_GROWTH_MB
+        ),
+    }
+    print(f"answers {dict(statuses)}, records {dict(records)}")
+    for check, held in checks.items():
+        print(f"{'ok  ' if held else 'FAIL'} {check}")
+    return 0 if all(checks.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,245 @@
+"""The ledger in the admin: to be read, never to be changed."""
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from django.contrib.auth.models import User
+
+from chat.storage.base import Record
+from providers.base import Usage
+from tests.cast import ANSWERED, FAILED, PENDING, Api, keep, ledger
+
+LIST = "/admin/chat/interaction/"
+
+
+@pytest.fixture
+def admin(api: Api, administrator: User) -> Api:
+    api.http.force_login(administrator)
+    return api
+
+
+@pytest.fixture
+def records(db: None) -> dict[str, Record]:
+    """A record of each status."""
+    now = datetime.now(UTC)
+    kinds = {
+        "ok": replace(ANSWERED, prompt="What is a ledger?", user_id="alice"),
+        "error": replace(FAILED, prompt="What is a mistake?", user_id="bob"),
+        "pending": replace(PENDING, prompt="What is patience?", deadline_at=now),
+        "aborted": replace(PENDING, prompt="What is lost?", deadline_at=now - timedelta(seconds=6)),
+    }
+    return {
+        name: keep(replace(record, interaction_id=str(uuid4()), created_at=now))
+        for name, record in kinds.items()
+    }
+
+
+def listed(page: Any) -> set[str]:
+    """The prompts of the listed records."""
+    assert page.status_code == 200
+    return set(re.findall(r'class="field-excerpt">([^<]*)<', page.content.decode()))
+
+
+def text_of(page: Any) -> str:
+    assert page.status_code == 200
+    return str(page.content.decode())
+
+
+def test_the_list_shows_each_record_on_a_line(admin: Api, records: dict[str, Record]) -> None:
+    page = admin.get(LIST)
+    assert listed(page) == {record.prompt for record in records.values()}
+    text = text_of(page)
+    for shown in ("alice", "bob", "model-1-of-today", "openai", "0.000104", "812", "50"):
+        assert re.search(rf'class="field-\w+( nowrap)?">{re.escape(shown)}<', text), shown
+    statuses = re.findall(r'class="field-current_status">(\w+)<', text)
+    assert sorted(statuses) == ["aborted", "error", "ok", "pending"]
+
+
+def test_the_newest_record_comes_first(admin: Api) -> None:
+    for day in (2, 3, 1):
+        made = datetime(2026, 1, day, tzinfo=UTC)
+        record = replace(ANSWERED, interaction_id=str(uuid4()), prompt=f"day {day}")
+        keep(replace(record, created_at=made))
+    assert re.findall(r"day \d", text_of(admin.get(LIST))) == ["day 3", "day 2", "day 1"]
+
+
+def test_a_long_prompt_is_cut_short_in_the_list(admin: Api) -> None:
+    keep(replace(ANSWERED, prompt="x" * 60))
+    keep(replace(ANSWERED, prompt="y" * 61, interaction_id=str(uuid4())))
+    assert listed(admin.get(LIST)) == {"x" * 60, "y" * 59 + "…"}
+
+
+@pytest.mark.parametrize("status", ["ok", "error", "pending", "aborted"])
+def test_the_list_can_be_narrowed_to_the_status_that_a_reader_sees(
+    admin: Api, records: dict[str, Record], status: str
+) -> None:
+    assert listed(admin.get(f"{LIST}?status={status}")) == {records[status].prompt}
+
+
+def test_a_record_that_was_stored_as_aborted_is_among_the_aborted(
+    admin: Api, records: dict[str, Record]
+) -> None:
+    stored = replace(ANSWERED, interaction_id=str(uuid4()), prompt="What is gone?")
+    keep(replace(stored, status="aborted"))  # type: ignore[arg-type]
+    assert listed(admin.get(f"{LIST}?status=aborted")) == {"What is lost?", "What is gone?"}
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("provider=openai", {"ok", "error", "pending", "aborted"}),
+        ("provider=gemini", set()),
+        ("model=model-1-of-today", {"ok"}),
+        ("error_code=provider_error", {"error"}),
+        ("owner=default", {"ok", "error", "pending", "aborted"}),
+        ("q=ledger", {"ok"}),
+        ("q=posso+ajudar", {"ok"}),
+        ("q=bob", {"error"}),
+        ("q=request-1", {"ok", "error", "pending", "aborted"}),
+        ("q=nothing+of+the+sort", set()),
+        ("q=what&status=error", {"error"}),
+    ],
+)
+def test_the_list_can_be_filtered_and_searched(
+    admin: Api, records: dict[str, Record], query: str, found: set[str]
+) -> None:
+    assert listed(admin.get(f"{LIST}?{query}")) == {records[name].prompt for name in found}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "status=nonsense",
+        "status=ok&status=error",
+        "p=999",
+        "o=99",
+        "o=6.-8",
+        "q=%00",
+        "q=%25_",
+        "created_at__year=2026",
+        "created_at__year=99999",
+        "created_at__year=x",
+        "model__isnull=maybe",
+        "owner__password=x",
+        "e=1",
+    ],
+)
+def test_an_odd_query_is_no_trouble(admin: Api, records: dict[str, Record], query: str) -> None:
+    assert admin.get(f"{LIST}?{query}").status_code in (200, 302, 400)
+
+
+def test_a_record_can_be_found_by_its_id(admin: Api, records: dict[str, Record]) -> None:
+    record = records["error"]
+    assert listed(admin.get(f"{LIST}?q={record.interaction_id}")) == {record.prompt}
+
+
+def test_a_record_s_page_shows_all_of_it(admin: Api) -> None:
+    record = keep(
+        replace(
+            ANSWERED,
+            system="Be brief.",
+            parameters={"temperature": 0.25},
+            metadata={"ticket": "número 7"},
+            usage=replace(ANSWERED.usage, cost_usd=Decimal("0.00000012")),
+        )
+    )
+    text = text_of(admin.get(f"{LIST}{record.interaction_id}/change/"))
+    for shown in (
+        "Olá!",
+        "Olá! Como posso ajudar?",
+        ">ok<",
+        "alice",
+        "model-1-of-today",
+        "stop",
+        "&quot;outcome&quot;: &quot;ok&quot;",
+        "41",
+        "0.00000012",
+        "Be brief.",
+        "&quot;temperature&quot;: 0.25",
+        "&quot;ticket&quot;: &quot;número 7&quot;",
+        record.interaction_id,
+        "request-1",
+    ):
+        assert shown in text, shown
+
+
+@pytest.mark.parametrize("status", ["ok", "error", "pending", "aborted"])
+def test_a_record_s_page_shows_the_status_that_a_reader_sees(
+    admin: Api, records: dict[str, Record], status: str
+) -> None:
+    text = text_of(admin.get(f"{LIST}{records[status].interaction_id}/change/"))
+    [field] = re.findall(r'field-current_status">.*?<div class="readonly">(\w+)<', text, re.DOTALL)
+    assert field == status
+
+
+def test_a_record_s_page_shows_why_there_is_no_answer(
+    admin: Api, records: dict[str, Record]
+) -> None:
+    text = text_of(admin.get(f"{LIST}{records['error'].interaction_id}/change/"))
+    assert "provider_error" in text
+    assert "The provider failed." in text
+
+
+def test_unknown_usage_is_not_zero(admin: Api) -> None:
+    keep(replace(ANSWERED, usage=Usage(), latency_ms=None))
+    text = text_of(admin.get(LIST))
+    for name in ("total_tokens", "cost", "latency_ms"):
+        assert re.search(rf'class="field-{name}">-<', text)
+
+
+def test_what_was_said_is_shown_as_text(admin: Api) -> None:
+    evil = "<script>alert(1)</script>"
+    record = keep(replace(ANSWERED, prompt=evil, response=evil, metadata={"a": evil}, model=evil))
+    for path in (LIST, f"{LIST}{record.interaction_id}/change/"):
+        text = text_of(admin.get(path))
+        assert evil not in text
+        assert "&lt;script&gt;alert(1)" in text
+
+
+def test_nothing_can_be_added_changed_or_deleted(admin: Api) -> None:
+    record = keep(ANSWERED)
+    before = ledger()
+    page = f"{LIST}{record.interaction_id}"
+    form = {"prompt": "another", "action": "delete_selected", "_selected_action": page}
+    assert admin.get(f"{LIST}add/").status_code == 403
+    assert admin.get(f"{page}/delete/").status_code == 403
+    for path in (f"{LIST}add/", f"{page}/change/", f"{page}/delete/"):
+        assert admin.http.post(path, form).status_code == 403
+    chosen = {"action": "delete_selected", "_selected_action": record.interaction_id, "post": "yes"}
+    admin.http.post(LIST, chosen)
+    assert ledger() == before
+    text = text_of(admin.get(f"{page}/change/"))
+    assert not re.search(r'name="_save|deletelink"|<input[^>]*name="prompt"', text)
+
+
+@pytest.mark.parametrize("path", ["/admin/", LIST, f"{LIST}{ANSWERED.interaction_id}/change/"])
+def test_who_is_not_logged_in_is_sent_to_the_login(api: Api, path: str) -> None:
+    keep(ANSWERED)
+    response = api.get(path)
+    assert response.status_code == 302
+    assert response["Location"] == f"/admin/login/?next={path}"
+
+
+def test_a_user_who_is_no_administrator_sees_no_records(api: Api) -> None:
+    api.http.force_login(User.objects.create(username="clerk"))
+    assert api.get(LIST).status_code == 302
+    api.http.force_login(User.objects.create(username="staff", is_staff=True))
+    assert api.get(LIST).status_code == 403
+
+
+def test_an_api_key_opens_no_admin(api: Api, keys: list[str]) -> None:
+    assert api.get(LIST, headers={"X-API-Key": keys[0]}).status_code == 302
+
+
+def test_the_login_page_and_its_style_are_there(api: Api) -> None:
+    page = api.get("/admin/login/")
+    assert "Serverless Chat API" in text_of(page)
+    [style] = re.findall(r'href="(/static/admin/css/base\.css)"', page.content.decode())
+    response = api.get(style)
+    assert response.status_code == 200
+    response.close()

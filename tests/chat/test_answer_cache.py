@@ -1,0 +1,72 @@
+"""The same question again, with ENABLE_CACHE."""
+
+import pytest
+from django.test import Client
+
+from chat.models import Interaction
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def cache_enabled(settings):
+    settings.ENABLE_CACHE = True
+
+
+def ask(client: Client, headers=None, **fields):
+    body = {"userId": "user123", "prompt": "Olá!", **fields}
+    return client.post("/v1/chat", body, content_type="application/json", headers=headers).json()
+
+
+def test_the_same_question_is_answered_from_the_cache_with_a_record_of_its_own(client):
+    first, second = ask(client), ask(client)
+    assert (first["cached"], second["cached"]) == (False, True)
+    assert second["response"] == first["response"]
+    assert second["interaction_id"] != first["interaction_id"]
+    assert second["usage"] == {**first["usage"], "cost_usd": "0"}
+    cached = Interaction.objects.get(interaction_id=second["interaction_id"])
+    assert (cached.status, cached.cached, cached.attempts) == ("ok", True, [])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"userId": "user124"},
+        {"prompt": "Olá"},
+        {"system": "Be brief."},
+        {"temperature": 0.1},
+        {"max_tokens": 5},
+        {"stop": "x"},
+    ],
+    ids=str,
+)
+def test_anything_that_shapes_the_answer_makes_another_question(client, other):
+    ask(client)
+    assert ask(client, **other)["cached"] is False
+
+
+def test_metadata_does_not_shape_the_answer(client):
+    ask(client)
+    assert ask(client, metadata={"page": "2"})["cached"] is True
+
+
+def test_no_cache_asks_the_model(client):
+    ask(client)
+    assert ask(client, headers={"Cache-Control": "no-cache"})["cached"] is False
+
+
+def test_a_cut_off_answer_is_not_kept(client):
+    ask(client, max_tokens=1)
+    assert ask(client, max_tokens=1)["cached"] is False
+
+
+def test_an_erased_answer_is_not_given_again(client):
+    ask(client)
+    Interaction.objects.all().delete()
+    assert ask(client)["cached"] is False
+
+
+def test_it_is_off_by_default(client, settings):
+    settings.ENABLE_CACHE = False
+    ask(client)
+    assert ask(client)["cached"] is False

@@ -1,0 +1,153 @@
+"""What cannot be claimed is not asked; what cannot be settled is answered, and stored later."""
+
+import logging
+import threading
+import time
+from contextlib import contextmanager
+from io import StringIO
+
+import orjson
+import pytest
+from django.core.management import call_command
+from django.db import connection, connections
+
+from chat.models import Interaction
+from chat.storage.jsonl import from_json, to_json
+from chat.storage.orm import OrmStore
+from chat.telemetry import JsonFormatter
+from tests.standin import StandIn
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def execute(sql):
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+
+
+@contextmanager
+def failing(operation):
+    """The database itself refuses to insert or update interactions."""
+    execute(
+        f"CREATE TRIGGER broken BEFORE {operation} ON chat_interaction "
+        "BEGIN SELECT RAISE(FAIL, 'disk full'); END"
+    )
+    try:
+        yield
+    finally:
+        execute("DROP TRIGGER IF EXISTS broken")
+
+
+@pytest.fixture
+def log(tmp_path):
+    """The lines that the logger of unrecorded answers writes."""
+    path = tmp_path / "log.jsonl"
+    handler = logging.FileHandler(path)
+    handler.setFormatter(JsonFormatter())
+    logger = logging.getLogger("chat.unrecorded")
+    logger.addHandler(handler)
+    yield path
+    logger.removeHandler(handler)
+    handler.close()
+
+
+def ask(client, **fields):
+    body = {"userId": "user123", "prompt": "Olá!", "temperature": 0.5, **fields}
+    return client.post("/v1/chat", body, content_type="application/json")
+
+
+def replay(path, *options):
+    out = StringIO()
+    call_command("replay_records", str(path), *options, stdout=out)
+    return out.getvalue().strip()
+
+
+def test_a_claim_that_fails_costs_no_vendor_call(client, settings, rebuilt):
+    with StandIn() as vendor:
+        settings.PROVIDERS = {"openai": {"api_key": "", "base_url": vendor.url, "model": "m"}}
+        execute("ALTER TABLE chat_interaction RENAME TO away")
+        try:
+            response = ask(client)
+        finally:
+            execute("ALTER TABLE away RENAME TO chat_interaction")
+        assert (response.status_code, response.json()["code"]) == (503, "storage_unavailable")
+        assert int(response.headers["Retry-After"]) > 0
+        assert vendor.requests == []
+
+
+@pytest.fixture
+def rebuilt():
+    from chat import service
+
+    service.router.cache_clear()
+    yield
+    service.router.cache_clear()
+
+
+def test_an_answer_that_cannot_be_settled_is_given_and_logged_whole(client, log):
+    with failing("UPDATE"):
+        response = ask(client, metadata={"page": "2"})
+    assert response.status_code == 200
+    assert response.json()["recorded"] is False
+    (line,) = map(orjson.loads, log.read_bytes().splitlines())
+    assert line["level"] == "ERROR"
+    record = from_json(line["record"])
+    assert record.response == response.json()["response"]
+    assert record.interaction_id == response.json()["interaction_id"]
+    assert from_json(to_json(record)) == record
+
+
+def test_a_short_trouble_is_outlived(client, log):
+    def repair():
+        time.sleep(0.05)
+        execute("DROP TRIGGER broken")
+        connections.close_all()
+
+    with failing("UPDATE"):
+        repairer = threading.Thread(target=repair)
+        repairer.start()
+        response = ask(client)
+        repairer.join()
+    assert response.json().get("recorded") is None
+    assert Interaction.objects.get().status == "ok"
+    assert log.read_bytes() == b""
+
+
+def test_the_client_is_not_kept_waiting_past_the_deadline_for_the_ledger(client, settings):
+    settings.REQUEST_TIMEOUT_SECONDS = 0.3
+    started = time.monotonic()
+    with failing("UPDATE"):
+        response = ask(client)
+    assert response.json()["recorded"] is False
+    assert time.monotonic() - started < 0.6
+
+
+def test_an_error_that_cannot_be_settled_is_logged_too(client, log):
+    with failing("UPDATE"):
+        response = ask(client, prompt="mock:fail=401")
+    assert response.status_code == 502
+    (line,) = map(orjson.loads, log.read_bytes().splitlines())
+    assert line["record"]["error"]["code"] == "provider_error"
+
+
+def test_replaying_the_log_settles_what_was_not_and_only_once(client, log):
+    with failing("UPDATE"):
+        answer = ask(client).json()
+    assert Interaction.objects.get().status == "pending"
+    with log.open("ab") as file:
+        file.write(b'not json\n{"message": "something else"}\n{"record": {"half": 1}}\n')
+
+    assert replay(log, "--dry-run") == "1 records found, 0 stored."
+    assert Interaction.objects.get().status == "pending"
+    assert replay(log) == "1 records found, 1 stored."
+    stored = OrmStore().get(answer["interaction_id"])
+    assert stored == from_json(orjson.loads(log.read_bytes().splitlines()[0])["record"])
+    assert replay(log) == "1 records found, 0 stored."
+
+
+def test_replaying_stores_a_record_whose_claim_is_gone(client, log):
+    with failing("UPDATE"):
+        answer = ask(client).json()
+    Interaction.objects.all().delete()
+    assert replay(log) == "1 records found, 1 stored."
+    assert Interaction.objects.get().response == answer["response"]

@@ -1,0 +1,195 @@
+"""The Lambda handler, asked by each of the fronts."""
+
+import json
+import time
+
+import pytest
+
+from chat.models import Interaction
+from chatproject import lambda_handler
+from tests.lambda_events import Context, function_url, load_balancer, v1, v2
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+QUESTION = {"userId": "user123", "prompt": "Olá!"}
+FRONTS = [v1, v2, function_url, load_balancer]
+
+
+@pytest.fixture(autouse=True)
+def any_host(settings):
+    settings.ALLOWED_HOSTS = ["*"]
+
+
+def ask(event, **context):
+    answer = lambda_handler.handler(event, Context(**context))
+    json.dumps(answer)  # Lambda does
+    return answer["statusCode"], json.loads(answer["body"])
+
+
+def headers(answer):
+    """A 1.0 answer has lists of values where the event had them."""
+    single = answer.get("headers") or {
+        name: values[-1] for name, values in answer["multiValueHeaders"].items()
+    }
+    return {name.lower(): value for name, value in single.items()}
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The WSGI environments that the application is given, in the place of the application."""
+    environs = []
+
+    def application(environ, start_response):
+        environs.append(environ)
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [b"{}"]
+
+    monkeypatch.setattr(lambda_handler, "application", application)
+    return environs
+
+
+@pytest.mark.parametrize("front", FRONTS)
+@pytest.mark.parametrize("encoded", [False, True], ids=["text", "base64"])
+def test_each_front_is_answered(front, encoded):
+    status, body = ask(front(body=QUESTION, encoded=encoded))
+    assert (status, body["prompt"], body["response"]) == (200, "Olá!", "You said: Olá!")
+    assert Interaction.objects.get().response == "You said: Olá!"
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_errors_are_problem_details_on_each_front(front):
+    answer = lambda_handler.handler(front(body="{"), Context())
+    assert answer["statusCode"] == 400
+    assert answer["isBase64Encoded"] is False
+    assert json.loads(answer["body"])["code"] == "malformed_json"
+    assert headers(answer)["content-type"] == "application/problem+json"
+    assert headers(answer)["x-request-id"]
+
+
+def test_the_stage_of_an_http_api_is_not_part_of_the_path():
+    status, body = ask(v2(path="/prod/v1/health", method="GET", stage="prod"))
+    assert (status, body["status"]) == (200, "healthy")
+    status, body = ask(v2(path="/production", method="GET", stage="prod"))
+    assert status == 404
+
+
+@pytest.mark.parametrize(
+    "event", [v1(path="/", method="GET"), v2(path="/prod/", method="GET", stage="prod")]
+)
+def test_links_keep_the_stage(event):
+    event["headers"]["x-forwarded-proto"] = "https"
+    event.get("multiValueHeaders", {})["x-forwarded-proto"] = ["https"]
+    status, body = ask(event)
+    assert status == 200
+    assert body["links"]["docs"] == "https://abc.example.org/prod/docs"
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_the_callers_address_cannot_be_forged(front, seen):
+    forged = "203.0.113.9, 192.0.2.1" if front is load_balancer else "203.0.113.9"
+    lambda_handler.handler(front(body=QUESTION, headers={"x-forwarded-for": forged}), Context())
+    assert seen[0]["REMOTE_ADDR"] == "192.0.2.1"
+
+
+def test_cookies_arrive(seen):
+    lambda_handler.handler(v2(), Context())
+    assert seen[0]["HTTP_COOKIE"] == "a=1;b=2"
+
+
+def test_a_missing_host_is_taken_from_the_context():
+    event = v2(path="/v1/health", method="GET")
+    del event["headers"]["host"]
+    assert ask(event)[0] == 200
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_any_path_is_answered(front):
+    assert ask(front(path="/v1/日本語/é/%00", method="GET"))[0] == 404
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"version": "3.0"},
+        {"source": "aws.events"},
+        {"path": "/v1/health"},
+        {"version": "2.0", "rawPath": "/"},
+        v2() | {"headers": None},
+        v2() | {"requestContext": None},
+        v2() | {"rawPath": None},
+        v2() | {"body": "%%%", "isBase64Encoded": True},
+        v2() | {"body": 5},
+        v2() | {"body": "\ud800"},
+        v1() | {"httpMethod": None},
+        v1() | {"multiValueHeaders": {"host": None}},
+    ],
+    ids=repr,
+)
+def test_a_poisoned_event_is_answered_and_the_next_one_works(event):
+    status, body = ask(event)
+    assert 400 <= status <= 500
+    assert body["code"]
+    assert ask(v2(path="/v1/health", method="GET"))[0] == 200
+
+
+def test_a_failure_outside_django_is_logged_with_the_request_id(monkeypatch, caplog):
+    def broken(environ, start_response):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(lambda_handler, "application", broken)
+    status, body = ask(v2())
+    assert (status, body["code"], body["request_id"]) == (500, "internal_error", "8f507cfc-example")
+    (record,) = caplog.records
+    assert (record.request_id, record.levelname) == ("8f507cfc-example", "ERROR")
+    assert "boom" not in json.dumps(body)
+
+
+@pytest.mark.parametrize(("size", "status"), [(5_900_000, 200), (6_100_000, 500)])
+def test_an_answer_that_lambda_would_not_take_is_an_error(monkeypatch, size, status):
+    def large(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [b"x" * size]
+
+    monkeypatch.setattr(lambda_handler, "application", large)
+    assert lambda_handler.handler(v2(), Context())["statusCode"] == status
+
+
+def test_the_deadline_leaves_time_to_settle():
+    started = time.monotonic()
+    status, body = ask(v2(body={**QUESTION, "prompt": "mock:delay=20"}), seconds=2.3)
+    assert (status, body["code"]) == (504, "provider_timeout")
+    assert time.monotonic() - started < 1.0
+    assert Interaction.objects.get().status == "error"
+
+
+def test_a_management_command_is_run():
+    answer = lambda_handler.handler({"manage": ["check"]}, Context())
+    assert answer["exit_code"] == 0
+    assert "no issues" in answer["output"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["shell"], ["flush", "--no-input"], "check", ["check", 5], None, {"check": 1}],
+    ids=repr,
+)
+def test_other_commands_are_refused(arguments):
+    answer = lambda_handler.handler({"manage": arguments}, Context())
+    assert answer["exit_code"] == 2
+    assert answer["output"]
+
+
+@pytest.mark.parametrize(("words", "code"), [(["--nonsense"], 1), (["--help"], 0)])
+def test_a_command_says_how_it_ended(words, code):
+    answer = lambda_handler.handler({"manage": ["check", *words]}, Context())
+    assert answer["exit_code"] == code
+    assert answer["output"]
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_commands_cannot_be_reached_over_http(front):
+    status, body = ask(front(body={"manage": ["check"]}))
+    assert (status, body["code"]) == (400, "validation_error")
+    event = front(body=QUESTION) | {"manage": ["check"]}
+    assert ask(event)[0] == 200

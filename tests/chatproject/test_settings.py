@@ -1,0 +1,437 @@
+"""Configuration: what a variable means, and that a value that cannot be used stops the start."""
+
+import os
+import runpy
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+
+ROOT = Path(__file__).parents[2]
+Settings = dict[str, Any]
+Load = Callable[..., Settings]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """The settings that come of these variables, and of a file with these lines."""
+
+    def run(file: str = "", **variables: str) -> Settings:
+        (tmp_path / "env").write_text(file, encoding="utf-8")
+        ours = {"ENV_FILE": str(tmp_path / "env"), "SECRET_KEY": "secret"}
+        with patch.dict(os.environ, ours | variables, clear=True):
+            return runpy.run_path(str(ROOT / "chatproject" / "settings.py"))
+
+    return run
+
+
+def refusal(load: Load, **variables: str) -> str:
+    """The sentence with which the start ends."""
+    with pytest.raises(ImproperlyConfigured) as excinfo:
+        load(**variables)
+    return str(excinfo.value)
+
+
+def start(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
+    ours = {"ENV_FILE": os.devnull, "SECRET_KEY": "secret"}
+    return subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT,
+        env=kept | ours | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+# --- Without any configuration --------------------------------------------------------------------
+
+
+def test_nothing_needs_to_be_set(load: Load) -> None:
+    settings = load()
+    expected = {
+        "API_HOST": "127.0.0.1",
+        "API_PORT": 8000,
+        "ALLOWED_HOSTS": ["localhost", "127.0.0.1", "[::1]"],
+        "REQUEST_TIMEOUT_SECONDS": 25,
+        "MAX_BODY_BYTES": 1024 * 1024,
+        "PROMPT_MAX_LENGTH": 32_000,
+        "REQUIRE_API_KEY": False,
+        "API_KEYS": [],
+        "RATE_LIMIT_PER_MINUTE": 60,
+        "LLM_PROVIDER": "mock",
+        "PROVIDERS": {"mock": {"directives": ""}},
+        "ALLOWED_MODELS": [],
+        "STORAGE": "sqlite",
+        "DATABASE_PATH": ROOT / "chat_history.db",
+        "LOG_LEVEL": "INFO",
+        "LOG_FORMAT": "json",
+    }
+    assert {name: settings[name] for name in expected} == expected
+    assert not settings.get("DEBUG", False)
+
+
+# --- Values that cannot be used -------------------------------------------------------------------
+
+BAD = [
+    ("API_PORT", "0"),
+    ("API_PORT", "65536"),
+    ("API_PORT", "http"),
+    ("API_PORT", "-1"),
+    ("API_PORT", "80.0"),
+    ("API_PORT", "8e3"),
+    ("API_PORT", "٨٠٨٠"),
+    ("WEB_CONCURRENCY", "0"),
+    ("WEB_CONCURRENCY", "65"),
+    ("WEB_THREADS", "0"),
+    ("WEB_THREADS", "many"),
+    ("REQUEST_TIMEOUT_SECONDS", "0"),
+    ("REQUEST_TIMEOUT_SECONDS", "-1"),
+    ("REQUEST_TIMEOUT_SECONDS", "901"),
+    ("REQUEST_TIMEOUT_SECONDS", "nan"),
+    ("REQUEST_TIMEOUT_SECONDS", "inf"),
+    ("REQUEST_TIMEOUT_SECONDS", "25s"),
+    ("MAX_BODY_BYTES", "1023"),
+    ("MAX_BODY_BYTES", "1MiB"),
+    ("PROMPT_MAX_LENGTH", "0"),
+    ("PROMPT_MAX_LENGTH", "1.5"),
+    ("REQUIRE_API_KEY", "maybe"),
+    ("REQUIRE_API_KEY", "2"),
+    ("RATE_LIMIT_PER_MINUTE", "-1"),
+    ("RATE_LIMIT_PER_MINUTE", "sixty"),
+    ("RATE_LIMIT_PER_MINUTE", "60/m"),
+    ("LLM_PROVIDER", "chatgpt"),
+    ("LLM_PROVIDER", "OpenRouter"),
+    ("STORAGE", "postgres"),
+    ("LOG_LEVEL", "VERBOSE"),
+    ("LOG_FORMAT", "xml"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_a_value_that_cannot_be_used_stops_the_start(load: Load, name: str, value: str) -> None:
+    sentence = refusal(load, **{name: value})
+    assert sentence.startswith(f"{name} must be ")
+    assert sentence.endswith(f", not {value!r}.")
+
+
+SECRETS = ["OPENROUTER_API_KEY", "GEMINI_API_KEY", "OPENAI_API_KEY"]
+ALL = dict.fromkeys(SECRETS, "k")
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize(
+    "value", ["sk two", "sk\ttab", "chave-ç", "sk\x7f", "sk\nX-Header: 1", "“sk”"]
+)
+def test_a_key_that_fits_into_no_header_stops_the_start_unseen(
+    load: Load, name: str, value: str
+) -> None:
+    assert refusal(load, **{name: value}) == f"{name} must be printable ASCII without spaces."
+
+
+URLS = ["OPENROUTER_BASE_URL", "GEMINI_BASE_URL", "OPENAI_BASE_URL"]
+NO_URLS = {
+    "no scheme": "localhost:11434/v1",
+    "another scheme": "ftp://host/v1",
+    "a path": "/v1",
+    "no host": "http://",
+    "no host but a port": "http://:8080/v1",
+    "a user": "http://user@host/v1",
+    "a user and a password": "http://user:password@host/v1",
+    "half a bracket": "http://[::1/v1",
+    "a port too high": "http://host:99999/v1",
+    "a port that is no number": "http://host:port/v1",
+    "a space": "http://my host/v1",
+    "a query": "http://host/v1?key=1",
+    "a fragment": "http://host/v1#top",
+}
+
+
+@pytest.mark.parametrize("value", NO_URLS.values(), ids=NO_URLS)
+def test_an_address_that_cannot_be_called_stops_the_start(load: Load, value: str) -> None:
+    assert "OPENAI_BASE_URL" in refusal(load, OPENAI_BASE_URL=value)
+
+
+@pytest.mark.parametrize("name", URLS)
+def test_the_sentence_about_an_address_names_its_variable(load: Load, name: str) -> None:
+    assert refusal(load, **{name: "localhost"}).startswith(f"{name} must be ")
+
+
+@pytest.mark.parametrize("name", ["openrouter", "gemini", "openai"])
+def test_a_chosen_provider_without_its_key_stops_the_start(load: Load, name: str) -> None:
+    others = {other: "sk-1" for other in SECRETS if not other.startswith(name.upper())}
+    assert refusal(load, LLM_PROVIDER=name, **others) == (
+        f"LLM_PROVIDER is {name}, which needs {name.upper()}_API_KEY to be set."
+    )
+
+
+@pytest.mark.parametrize("command", ["check", "serve", "migrate"])
+def test_the_start_ends_with_a_sentence_and_not_in_the_middle(command: str, tmp_path: Path) -> None:
+    ended = start(command, API_PORT="http", DATABASE_PATH=str(tmp_path / "chat.db"))
+    assert ended.returncode != 0
+    assert ended.stderr.splitlines()[-1].endswith(
+        "API_PORT must be a whole number from 1 to 65535, not 'http'."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- Values that can ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [(value, True) for value in ("true", "True", "TRUE", "1", "yes", "on", " true ")]
+    + [(value, False) for value in ("false", "False", "0", "no", "off", "", " ")],
+)
+def test_yes_and_no_have_several_spellings(load: Load, value: str, meant: bool) -> None:
+    assert load(REQUIRE_API_KEY=value)["REQUIRE_API_KEY"] is meant
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("API_PORT", "1", 1),
+        ("API_PORT", " 65535 ", 65535),
+        ("RATE_LIMIT_PER_MINUTE", "0", 0),
+        ("REQUEST_TIMEOUT_SECONDS", "0.1", 0.1),
+        ("REQUEST_TIMEOUT_SECONDS", "900", 900),
+        ("MAX_BODY_BYTES", "1024", 1024),
+        ("LOG_LEVEL", "DEBUG", "DEBUG"),
+        ("LOG_FORMAT", "simple", "simple"),
+        ("ALLOWED_MODELS", "a, b:c ,,*,", ["a", "b:c", "*"]),
+        ("ALLOWED_HOSTS", "chat.example.org, localhost", ["chat.example.org", "localhost"]),
+        ("DATABASE_PATH", "/var/lib/chat.db", Path("/var/lib/chat.db")),
+        ("DATABASE_PATH", "data/chat.db", ROOT / "data" / "chat.db"),
+    ],
+)
+def test_a_value_is_taken_as_it_is_meant(load: Load, name: str, value: str, meant: object) -> None:
+    assert load(**{name: value})[name] == meant
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("API_HOST", "API_PORT", "API_KEY", "API_KEYS", "ALLOWED_HOSTS", "ALLOWED_MODELS"),
+        *("WEB_CONCURRENCY", "WEB_THREADS", "REQUEST_TIMEOUT_SECONDS", "MAX_BODY_BYTES"),
+        *("PROMPT_MAX_LENGTH", "REQUIRE_API_KEY", "RATE_LIMIT_PER_MINUTE", "STORAGE"),
+        *("OPENROUTER_API_KEY", "OPENROUTER_BASE_URL", "OPENROUTER_MODEL", "GEMINI_API_KEY"),
+        *("GEMINI_BASE_URL", "GEMINI_MODEL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL"),
+        *("MOCK_DIRECTIVES", "LLM_PROVIDER", "DATABASE_PATH", "LOG_LEVEL", "LOG_FORMAT"),
+    ],
+)
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_variable_counts_as_unset(load: Load, name: str, empty: str) -> None:
+    plain, changed = load(), load(**{name: empty})
+    for settings in (plain, changed):
+        del settings["LOGGING"]["filters"]  # a function, which is made anew each time
+    names = [each for each in plain if each.isupper()]
+    assert {each: changed[each] for each in names} == {each: plain[each] for each in names}
+
+
+def test_keys_come_from_both_variables(load: Load) -> None:
+    assert load(API_KEY="one", API_KEYS="two, three,")["API_KEYS"] == ["one", "two", "three"]
+    assert load(API_KEY=" , ")["API_KEYS"] == []
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("127.0.0.1", ["localhost", "127.0.0.1", "[::1]"]),
+        ("::1", ["localhost", "127.0.0.1", "[::1]"]),
+        ("0.0.0.0", ["*"]),
+        ("10.0.0.7", ["*"]),
+    ],
+)
+def test_a_server_that_listens_locally_answers_to_local_names_only(
+    load: Load, host: str, allowed: list[str]
+) -> None:
+    assert load(API_HOST=host)["ALLOWED_HOSTS"] == allowed
+    assert load(API_HOST=host, ALLOWED_HOSTS="a.example")["ALLOWED_HOSTS"] == ["a.example"]
+
+
+@pytest.mark.parametrize("name", URLS)
+@pytest.mark.parametrize(
+    "pasted",
+    [
+        "http://host:8080/v1",
+        "http://host:8080/v1/",
+        "http://host:8080/v1//",
+        " http://host:8080/v1 ",
+        "http://host:8080/v1/chat/completions",
+        "http://host:8080/v1/chat/completions/",
+    ],
+)
+def test_an_address_may_be_pasted_in_many_ways(load: Load, name: str, pasted: str) -> None:
+    provider = name.removesuffix("_BASE_URL")
+    settings = load(**{name: pasted, f"{provider}_API_KEY": "sk-1"})
+    assert settings["PROVIDERS"][provider.lower()]["base_url"] == "http://host:8080/v1"
+
+
+# --- Which provider is asked ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variables", "order"),
+    [
+        ({}, ["mock"]),
+        ({"OPENROUTER_API_KEY": "k"}, ["openrouter"]),
+        ({"GEMINI_API_KEY": "k"}, ["gemini"]),
+        ({"OPENAI_API_KEY": "k"}, ["openai"]),
+        ({"OPENAI_BASE_URL": "http://host/v1"}, ["openai"]),
+        ({"OPENROUTER_BASE_URL": "http://host/v1"}, ["mock"]),
+        ({"OPENROUTER_MODEL": "a", "GEMINI_MODEL": "b", "OPENAI_MODEL": "c"}, ["mock"]),
+        ({"GEMINI_API_KEY": "k", "OPENAI_API_KEY": "k"}, ["gemini", "openai"]),
+        ({"OPENAI_API_KEY": "k", "OPENROUTER_API_KEY": "k"}, ["openrouter", "openai"]),
+        (ALL, ["openrouter", "gemini", "openai"]),
+        (ALL | {"LLM_PROVIDER": "gemini"}, ["gemini", "openrouter", "openai"]),
+        (ALL | {"LLM_PROVIDER": "openai"}, ["openai", "openrouter", "gemini"]),
+        ({"OPENROUTER_API_KEY": "k", "LLM_PROVIDER": "mock"}, ["mock", "openrouter"]),
+        ({"OPENAI_BASE_URL": "http://host/v1", "LLM_PROVIDER": "openai"}, ["openai"]),
+    ],
+)
+def test_the_provider_is_chosen_or_told_by_the_keys(
+    load: Load, variables: dict[str, str], order: list[str]
+) -> None:
+    settings = load(**variables)
+    assert settings["LLM_PROVIDER"] == order[0]
+    assert list(settings["PROVIDERS"]) == order
+
+
+def test_a_provider_has_its_key_its_address_and_its_model(load: Load) -> None:
+    given = {
+        "OPENROUTER_API_KEY": "sk-or",
+        "OPENROUTER_MODEL": "meta/llama:free",
+        "GEMINI_API_KEY": "AIza",
+        "GEMINI_BASE_URL": "https://proxy.example/v1beta",
+        "OPENAI_BASE_URL": "http://127.0.0.1:11434/v1",
+        "OPENAI_MODEL": "llama3:8b",
+    }
+    defaults = load(**ALL)["PROVIDERS"]
+    assert load(**given)["PROVIDERS"] == {
+        "openrouter": {
+            "api_key": "sk-or",
+            "base_url": "https://openrouter.ai/api/v1",
+            "model": "meta/llama:free",
+        },
+        "gemini": {
+            "api_key": "AIza",
+            "base_url": "https://proxy.example/v1beta",
+            "model": defaults["gemini"]["model"],
+        },
+        "openai": {"api_key": "", "base_url": "http://127.0.0.1:11434/v1", "model": "llama3:8b"},
+    }
+    assert defaults["openai"]["base_url"] == "https://api.openai.com/v1"
+    assert defaults["gemini"]["base_url"] == ("https://generativelanguage.googleapis.com/v1beta")
+
+
+# --- The file .env --------------------------------------------------------------------------------
+
+
+def test_the_file_sets_what_the_environment_does_not(load: Load) -> None:
+    file = "API_PORT=9000\n\n# a comment\nexport LOG_LEVEL=\"DEBUG\"\nAPI_KEY='olá'\n"
+    settings = load(file)
+    assert (settings["API_PORT"], settings["LOG_LEVEL"]) == (9000, "DEBUG")
+    assert settings["API_KEYS"] == ["olá"]
+
+
+def test_the_environment_wins_over_the_file(load: Load) -> None:
+    settings = load("API_PORT=9000\nLOG_LEVEL=DEBUG\n", API_PORT="9001")
+    assert (settings["API_PORT"], settings["LOG_LEVEL"]) == (9001, "DEBUG")
+
+
+def test_a_bad_value_in_the_file_stops_the_start_too(load: Load) -> None:
+    with pytest.raises(ImproperlyConfigured, match="API_PORT must be"):
+        load("API_PORT=http\n")
+
+
+def test_there_need_be_no_file(load: Load, tmp_path: Path) -> None:
+    assert load(ENV_FILE=str(tmp_path / "missing"))["LLM_PROVIDER"] == "mock"
+
+
+# --- The secret key -------------------------------------------------------------------------------
+
+
+def test_the_secret_key_is_made_once_and_kept_to_its_owner(load: Load, tmp_path: Path) -> None:
+    variables = {"SECRET_KEY": "", "DATABASE_PATH": str(tmp_path / "chat.db")}
+    first = load(**variables)["SECRET_KEY"]
+    file = tmp_path / ".secret_key"
+    assert len(first) >= 50
+    assert file.read_text() == first
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert load(**variables)["SECRET_KEY"] == first
+    assert {path.name for path in tmp_path.iterdir()} == {".secret_key", "env"}
+
+
+def test_processes_that_start_at_once_have_one_secret_key(tmp_path: Path) -> None:
+    def key(_: int) -> str:
+        shown = start(
+            "shell",
+            "--no-imports",
+            "--command=from django.conf import settings; print(settings.SECRET_KEY)",
+            SECRET_KEY="",
+            DATABASE_PATH=str(tmp_path / "chat.db"),
+        )
+        return shown.stdout.strip()
+
+    with ThreadPoolExecutor(3) as pool:
+        keys = set(pool.map(key, range(3)))
+    assert keys == {(tmp_path / ".secret_key").read_text()}
+    assert [path.name for path in tmp_path.iterdir()] == [".secret_key"]
+
+
+def test_a_given_secret_key_makes_no_file(load: Load, tmp_path: Path) -> None:
+    settings = load(SECRET_KEY="given", DATABASE_PATH=str(tmp_path / "chat.db"))
+    assert settings["SECRET_KEY"] == "given"
+    assert not (tmp_path / ".secret_key").exists()
+
+
+def test_a_secret_key_that_cannot_be_kept_stops_the_start(load: Load, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    assert refusal(load, SECRET_KEY="", DATABASE_PATH=str(gone / "chat.db")) == (
+        f"Set SECRET_KEY, or let {gone} be written to: No such file or directory."
+    )
+
+
+# --- Start-up checks ------------------------------------------------------------------------------
+
+
+def test_the_configuration_of_a_new_installation_has_no_fault(tmp_path: Path) -> None:
+    checked = start("check", "--fail-level", "WARNING", DATABASE_PATH=str(tmp_path / "chat.db"))
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "no issues" in checked.stdout
+
+
+def test_keys_that_are_required_must_exist(settings: Any) -> None:
+    settings.REQUIRE_API_KEY = True
+    settings.API_KEYS = []
+    with pytest.raises(SystemCheckError, match=r"\(chat\.E001\).*REQUIRE_API_KEY") as excinfo:
+        call_command("check")
+    assert "HINT: Set API_KEY, or API_KEYS to a comma-separated list." in str(excinfo.value)
+
+
+@pytest.mark.parametrize(("required", "keys"), [(True, ["one"]), (False, []), (False, ["one"])])
+def test_other_keys_are_in_order(settings: Any, required: bool, keys: list[str]) -> None:
+    settings.REQUIRE_API_KEY = required
+    settings.API_KEYS = keys
+    call_command("check")
+
+
+def test_no_server_starts_without_the_keys_that_it_requires(tmp_path: Path) -> None:
+    ended = start("serve", REQUIRE_API_KEY="true", DATABASE_PATH=str(tmp_path / "chat.db"))
+    assert ended.returncode != 0
+    assert "chat.E001" in ended.stderr
+
+
+def test_the_migrations_are_those_of_the_models(db: None) -> None:
+    call_command("makemigrations", "--check", "--dry-run", verbosity=0)

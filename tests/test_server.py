@@ -1,0 +1,320 @@
+"""The server as it is run: `manage.py serve`, its processes, its signals, and its file."""
+
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from django_ratelimit.core import _get_window
+
+ROOT = Path(__file__).parents[1]
+MANY = 100
+
+
+@dataclass
+class Server:
+    """A running server and what it writes."""
+
+    process: subprocess.Popen[str]
+    port: int
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def output(self) -> str:
+        return (self.folder / "output").read_text()
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(f"{self.url}{path}", timeout=30)
+
+    def chat(self, prompt: str = "Olá!", user: str = "alice") -> httpx.Response:
+        body = {"userId": user, "prompt": prompt}
+        return httpx.post(f"{self.url}/v1/chat", json=body, timeout=30)
+
+    def chats_at_once(self, count: int, user: Callable[[int], str]) -> list[httpx.Response]:
+        with (
+            httpx.Client(timeout=60, limits=httpx.Limits(max_connections=count)) as client,
+            ThreadPoolExecutor(count) as pool,
+        ):
+
+            def chat(number: int) -> httpx.Response:
+                body = {"userId": user(number), "prompt": f"request {number}"}
+                return client.post(f"{self.url}/v1/chat", json=body)
+
+            return list(pool.map(chat, range(count)))
+
+    def records(self, where: str = "true") -> list[tuple[str, str, str]]:
+        """Id, status and prompt of the records on file."""
+        file = f"file:{self.folder / 'chat.db'}?mode=ro"
+        select = f"SELECT interaction_id, status, prompt FROM chat_interaction WHERE {where}"
+        with closing(sqlite3.connect(file, uri=True)) as connection:
+            return connection.execute(select).fetchall()
+
+    def wait_for_records(self, count: int, status: str) -> list[str]:
+        """The ids of the records of that status, once there are so many."""
+        end = time.monotonic() + 20
+        while len(found := self.records(f"status = '{status}'")) < count:
+            assert time.monotonic() < end, self.output
+            time.sleep(0.02)
+        return [row[0] for row in found]
+
+    def end(self, number: int) -> int:
+        """Send a signal to all processes of the server, and wait until it has ended."""
+        os.killpg(self.process.pid, number)
+        return self.process.wait(timeout=40)
+
+
+Serve = Callable[..., Server]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def start(folder: Path, **variables: str) -> Server:
+    port = free_port()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "ENV_FILE": os.devnull,
+        "SECRET_KEY": "secret",
+        "LLM_PROVIDER": "mock",
+        "DATABASE_PATH": str(folder / "chat.db"),
+        "API_PORT": str(port),
+        "WEB_CONCURRENCY": "2",
+        **variables,
+    }
+    with (folder / "output").open("a") as output:
+        process = subprocess.Popen(
+            [sys.executable, "manage.py", "serve"],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            text=True,
+            start_new_session=True,
+        )
+    server = Server(process, port, folder)
+    end = time.monotonic() + 40
+    while True:
+        assert process.poll() is None, server.output
+        try:
+            if server.get("/v1/health").status_code == 200:
+                return server
+        except httpx.TransportError:
+            assert time.monotonic() < end, server.output
+            time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that most tests share."""
+    folder = tmp_path_factory.mktemp("server")
+    running = start(folder, MOCK_DIRECTIVES="mock:delay=0.05")
+    yield running
+    assert running.end(signal.SIGTERM) == 0
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Start a server that the test may treat as it likes; the file is the same for all of them."""
+    started: list[Server] = []
+
+    def run(**variables: str) -> Server:
+        started.append(start(tmp_path, **variables))
+        return started[-1]
+
+    yield run
+    for running in started:
+        if running.process.poll() is None:
+            running.end(signal.SIGKILL)
+
+
+def user_with_time_left(seconds: int) -> str:
+    """A user whose minute does not end soon: each has an edge of its own."""
+    names = (f"user-{number}" for number in range(1000))
+    now = time.time()
+    return next(name for name in names if _get_window(f"anyone {name}", 60) - now > seconds)
+
+
+def raw(server: Server, data: bytes) -> bytes:
+    """What comes back for bytes on a connection, of which these are all."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+# --- One request ----------------------------------------------------------------------------------
+
+
+def test_the_server_says_where_it_is_and_whom_it_asks(server: Server) -> None:
+    assert f"http://127.0.0.1:{server.port}/docs" in server.output
+    assert "Provider  mock" in server.output
+    assert str(server.folder / "chat.db") in server.output
+
+
+def test_the_server_answers(server: Server) -> None:
+    assert server.get("/v1/health").json()["status"] == "healthy"
+    assert server.get("/v1/ready").json()["status"] == "ready"
+    assert server.get("/docs").status_code == 200
+    assert server.get("/static/admin/css/base.css").status_code == 200
+    answer = server.chat("  Olá! 🦆 \n").json()
+    assert answer["prompt"] == "  Olá! 🦆 \n"
+    record = server.get(f"/v1/interactions/{answer['interaction_id']}").json()
+    assert record == answer | {
+        "status": "ok",
+        "error": None,
+        "attempts": record["attempts"],
+    }
+
+
+def test_the_server_reads_a_chunked_body(server: Server) -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b'{"userId": "alice", '
+        yield '"prompt": "Olá!"}'.encode()
+
+    headers = {"content-type": "application/json"}
+    response = httpx.post(f"{server.url}/v1/chat", content=chunks(), headers=headers, timeout=30)
+    assert response.request.headers["transfer-encoding"] == "chunked"
+    assert response.json()["prompt"] == "Olá!"
+
+
+@pytest.mark.parametrize("is_chunked", [False, True], ids=["of known length", "chunked"])
+def test_the_server_refuses_a_large_body_and_goes_on(server: Server, is_chunked: bool) -> None:
+    large = b'{"userId": "alice", "prompt": "' + b"x" * 3_000_000 + b'"}'
+    content: Any = iter([large[:2_000_000], large[2_000_000:]]) if is_chunked else large
+    headers = {"content-type": "application/json"}
+    response = httpx.post(f"{server.url}/v1/chat", content=content, headers=headers, timeout=30)
+    assert (response.status_code, response.json()["code"]) == (413, "payload_too_large")
+    assert server.get("/v1/health").status_code == 200
+
+
+HEAD = b"POST /v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+NO_HTTP = {
+    "empty lines": b"\r\n\r\n",
+    "words": b"nonsense\r\n\r\n",
+    "another version": b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "a long header": HEAD + b"X: " + b"x" * 20_000 + b"\r\n\r\n",
+    "half a header": HEAD[:-10],
+    "half a body": HEAD + b'Content-Length: 100\r\n\r\n{"userId":',
+    "a negative length": HEAD + b"Content-Length: -1\r\n\r\n",
+    "a length and chunks": HEAD + b"Content-Length: 5\r\n" + CHUNKED + b"\r\n0\r\n\r\n",
+    "no chunk": HEAD + CHUNKED + b"\r\nzz\r\n",
+    "half a chunk": HEAD + CHUNKED + b"\r\nff\r\n{",
+}
+
+
+@pytest.mark.parametrize("request_", NO_HTTP.values(), ids=NO_HTTP)
+def test_what_is_not_http_harms_nobody(server: Server, request_: bytes) -> None:
+    answer = raw(server, request_)
+    assert b" 500 " not in answer.split(b"\r\n")[0]
+    assert b"Traceback" not in answer
+    assert server.get("/v1/health").status_code == 200
+
+
+# --- Many requests --------------------------------------------------------------------------------
+
+
+def test_many_requests_at_once_are_all_answered_and_recorded(server: Server) -> None:
+    before = len(server.records())
+    responses = server.chats_at_once(MANY, lambda number: f"many-{number % 10}")
+    assert Counter(response.status_code for response in responses) == {200: MANY}
+    answers = [response.json() for response in responses]
+    assert [answer["response"] for answer in answers] == [
+        f"You said: request {number}" for number in range(MANY)
+    ]
+    assert not any("recorded" in answer for answer in answers)
+    kept = {id_: (status, prompt) for id_, status, prompt in server.records()}
+    assert len(kept) - before == MANY
+    for answer in answers:
+        assert kept[answer["interaction_id"]] == ("ok", answer["prompt"])
+
+
+def test_of_many_requests_of_a_user_at_once_exactly_sixty_pass(server: Server) -> None:
+    user = user_with_time_left(30)
+    responses = server.chats_at_once(MANY, lambda number: user)
+    assert Counter(response.status_code for response in responses) == {200: 60, 429: 40}
+    assert len(server.records(f"user_id = '{user}'")) == 60
+    left = [r.headers["X-RateLimit-Remaining"] for r in responses if r.status_code == 200]
+    assert sorted(map(int, left)) == list(range(60))
+
+
+def test_every_line_that_the_server_writes_is_json_after_its_banner(server: Server) -> None:
+    server.chat("swordfish")
+    lines = server.output.strip().splitlines()
+    ours = [line for line in lines if line.startswith("{")]
+    assert any('"route":"/v1/chat"' in line for line in ours)
+    assert "swordfish" not in server.output
+    assert "Traceback" not in server.output
+
+
+# --- The end --------------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_told_to_stop_finishes_what_it_has_begun(serve: Serve) -> None:
+    server = serve()
+    with ThreadPoolExecutor(5) as pool:
+        running = [pool.submit(server.chat, "mock:delay=1.5") for _ in range(5)]
+        server.wait_for_records(5, "pending")
+        server.process.send_signal(signal.SIGTERM)
+        assert [call.result().status_code for call in running] == [200] * 5
+    assert server.process.wait(timeout=40) == 0
+    assert [status for _, status, _ in server.records()] == ["ok"] * 5
+    with pytest.raises(httpx.ConnectError):
+        server.chat()
+
+
+def test_calls_that_die_with_the_server_read_as_aborted_later(serve: Serve) -> None:
+    settings = {"REQUEST_TIMEOUT_SECONDS": "1"}
+    server = serve(**settings)
+    with ThreadPoolExecutor(5) as pool:
+        lost = [pool.submit(server.chat, "mock:delay=60") for _ in range(5)]
+        ids = server.wait_for_records(5, "pending")
+        server.end(signal.SIGKILL)
+        assert all(isinstance(call.exception(), httpx.TransportError) for call in lost)
+
+    server = serve(**settings)
+    assert server.chat().status_code == 200
+
+    def statuses() -> set[str]:
+        return {server.get(f"/v1/interactions/{id_}").json()["status"] for id_ in ids}
+
+    seen = statuses()
+    end = time.monotonic() + 20
+    while statuses() != {"aborted"}:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    assert seen <= {"pending", "aborted"}
+    assert len(server.records()) == 6
+
+
+def test_a_restart_keeps_records_counts_and_sessions(serve: Serve) -> None:
+    user = user_with_time_left(40)
+    server = serve(SECRET_KEY="")
+    interaction_id = server.chat(user=user).json()["interaction_id"]
+    key = (server.folder / ".secret_key").read_text()
+    assert server.end(signal.SIGTERM) == 0
+
+    server = serve(SECRET_KEY="")
+    assert server.get(f"/v1/interactions/{interaction_id}").json()["status"] == "ok"
+    assert server.chat(user=user).headers["X-RateLimit-Remaining"] == "58"
+    assert (server.folder / ".secret_key").read_text() == key
