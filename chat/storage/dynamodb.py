@@ -192,8 +192,9 @@ def _record(item: Interaction) -> Record:
 def _joined(item: Interaction) -> str | None:
     """The answer that was split; None where a part of it is gone."""
     ids = (_part_id(item.interaction_id, number) for number in range(item.response_parts))
-    parts = [part and part.part for part in map(_find, ids)]
-    return zlib.decompress(b"".join(parts)).decode() if all(parts) else None
+    parts = [part.part for part in map(_find, ids) if part]
+    complete = len(parts) == item.response_parts
+    return zlib.decompress(b"".join(parts)).decode() if complete else None
 
 
 def _size(item: Item) -> int:
