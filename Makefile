@@ -54,7 +54,7 @@ manage: ## Run a management command on Lambda: make manage ENV=prod CMD="create_
 	@$(PYTHON) scripts/manage_on_lambda.py "$(FUNCTION)" $(CMD)
 
 clean: ## Remove the virtual environment and what tools left (records and .env stay)
-	rm -rf $(VENV) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache staticfiles
+	rm -rf $(VENV) .cache .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache staticfiles
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE):

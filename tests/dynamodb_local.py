@@ -153,6 +153,7 @@ def _install() -> None:
     with tarfile.open(archive) as tar:
         tar.extractall(draft, filter="data")
     (draft / "package").rename(HOME / "package")
+    draft.rmdir()
     archive.unlink()
 
 
