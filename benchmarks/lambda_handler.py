@@ -16,8 +16,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.dynamodb_local import DynamoDBLocal
-
+from tests import dynamodb_local
 from tests.standin import StandIn
 
 ROOT = Path(__file__).parent.parent
@@ -29,9 +28,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rounds", type=int, nargs="?", default=9)
     rounds = parser.parse_args().rounds
-    with DynamoDBLocal() as dynamodb, StandIn() as vendor:
+    with dynamodb_local.running() as dynamodb, StandIn() as vendor:
         vendor.remember = 0
-        environment = _environment(dynamodb.url, vendor.url)
+        environment = _environment(dynamodb, vendor.url)
         _python(environment, "manage.py", "create_tables")
         ours, floor = [], []
         for _ in range(rounds):

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from uuid import uuid4
 
 OURS = (
     *("ALLOWED_", "API_", "AWS_", "CACHE_", "CIRCUIT_", "DATABASE_", "DYNAMODB_", "ENABLE_"),
@@ -17,6 +18,11 @@ for name in list(os.environ):
 os.environ["ENV_FILE"] = os.devnull
 os.environ["SECRET_KEY"] = "tests"
 os.environ["LLM_PROVIDER"] = "mock"
+# DynamoDB Local is shared by the processes that test: each has tables of its own.
+os.environ["TABLE_NAME"] = f"tests-{uuid4().hex}"
+# What one's own files say of AWS is not for tests.
+os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 from chatproject.settings import *  # noqa: E402, F403
 from chatproject.settings import DATABASES  # noqa: E402

@@ -12,15 +12,8 @@ from django.test import Client
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 READERS = {
-    "text",
-    "names",
-    "number",
-    "integer",
-    "choice",
-    "flag",
-    "secret",
-    "base_url",
-    "table_name",
+    *("text", "names", "number", "integer", "choice", "flag"),
+    *("secret", "vendor_key", "base_url", "table_name"),
 }
 
 

@@ -148,11 +148,7 @@ def _item(record: Record) -> Item:
 
 def _packed(value: dict[str, Any]) -> dict[str, Any]:
     text = value[STRING].encode()
-    if len(text) > COMPRESS_FROM_BYTES:
-        compressed = zlib.compress(text)
-        if len(compressed) < len(text):
-            return {BINARY: compressed}
-    return value
+    return {BINARY: zlib.compress(text)} if len(text) > COMPRESS_FROM_BYTES else value
 
 
 def _claim(record: Record) -> Item:
@@ -189,12 +185,16 @@ def _part_id(interaction_id: str, number: int) -> str:
 
 def _record(item: Interaction) -> Record:
     if item.response_parts:
-        parts = (
-            _find(_part_id(item.interaction_id, number)) for number in range(item.response_parts)
-        )
-        data = b"".join(part.part for part in parts if part)
-        item.response = zlib.decompress(data).decode()
+        item.response = _joined(item)
     return record_of(item)
+
+
+def _joined(item: Interaction) -> str | None:
+    """The answer that was split; None where a part of it is gone."""
+    ids = (_part_id(item.interaction_id, number) for number in range(item.response_parts))
+    parts = [part.part for part in map(_find, ids) if part]
+    complete = len(parts) == item.response_parts
+    return zlib.decompress(b"".join(parts)).decode() if complete else None
 
 
 def _size(item: Item) -> int:

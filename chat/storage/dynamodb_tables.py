@@ -163,8 +163,8 @@ def dynamodb_errors() -> Iterator[None]:
 def reason_of(exc: Exception) -> str:
     """DynamoDB's code for a failure, or the name of what kept us from reaching it."""
     cause = getattr(exc, "cause", None) or exc
-    response: dict[str, Any] = getattr(cause, "response", {})
-    return str(response.get("Error", {}).get("Code") or type(cause).__name__)
+    code = cause.response["Error"].get("Code") if isinstance(cause, ClientError) else None
+    return str(code or type(cause).__name__)
 
 
 def condition_held(write: Callable[[], Any]) -> bool:

@@ -29,6 +29,7 @@ COUNT = """
     WHERE chat_cacheentry.expires_at > %s RETURNING counter"""
 TOUCH = f"UPDATE chat_cacheentry SET expires_at = %s WHERE {ALIVE} RETURNING key"
 DELETE = f"DELETE FROM chat_cacheentry WHERE {ALIVE} RETURNING key"
+CLEAR = "DELETE FROM chat_cacheentry WHERE instr(key, %s) = 1"
 SWEEP = "DELETE FROM chat_cacheentry WHERE expires_at <= %s"
 
 
@@ -87,7 +88,7 @@ class OrmCache(BaseCache):
         return bool(_run(GET, self.make_and_validate_key(key, version), time.time()))
 
     def clear(self) -> None:
-        _run("DELETE FROM chat_cacheentry")
+        _run(CLEAR, f"{self.key_prefix}:")
 
     def _row(self, key: Any, value: Any, timeout: float | None, version: int | None) -> list[Any]:
         counter = value if type(value) is int else None

@@ -80,7 +80,7 @@ def record_of(row: Any) -> Record:
         finish_reason=row.finish_reason,
         cached=bool(row.cached),
         latency_ms=row.latency_ms,
-        attempts=tuple(_attempt(entry) for entry in row.attempts or ()),
+        attempts=tuple(_attempt(each) for each in row.attempts or () if isinstance(each, Mapping)),
         error=Failure(code=row.error_code, detail=row.error_detail or "")
         if row.error_code
         else None,

@@ -37,6 +37,8 @@ FULL = Record(
     model="model-1",
     provider="openai",
     request_id="request-1",
+    request_hash="0123456789abcdef" * 4,
+    expires_at=datetime(2126, 1, 1, tzinfo=UTC),
     previous_interaction_id=OTHER_ID,
     system=" Be brief. ",
     parameters={"temperature": 0.1, "top_p": 1e-9, "max_tokens": 7, "stop": ["END", "\n", "🦆"]},
@@ -65,6 +67,15 @@ FULL_ANSWER = replace(
     ),
 )
 
+# The second try of PENDING, under the same id.
+LATER = replace(
+    PENDING,
+    created_at=NOON + timedelta(minutes=1),
+    deadline_at=NOON + timedelta(minutes=1, seconds=25),
+    request_id="request-2",
+)
+YESTERDAY = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
+
 
 class InteractionStoreContract:
     @pytest.fixture
@@ -81,7 +92,7 @@ class InteractionStoreContract:
 
     @pytest.mark.parametrize("record", [PENDING, FULL], ids=["least", "full"])
     def test_a_claim_is_kept_whole(self, store: InteractionStore, record: Record) -> None:
-        assert store.claim(record) is True
+        assert store.claim(record) is None
         assert store.get(ID) == record
 
     @pytest.mark.parametrize(
@@ -180,23 +191,103 @@ class InteractionStoreContract:
         store.claim(PENDING)
         if taken is ANSWERED:
             store.settle(ANSWERED)
-        assert store.claim(replace(FULL, owner="somebody-else")) is False
+        assert store.claim(replace(FULL, owner="somebody-else")) == taken
         assert store.get(ID) == taken
 
     def test_records_do_not_touch_each_other(self, store: InteractionStore) -> None:
         other = replace(PENDING, interaction_id=OTHER_ID, user_id="bob")
-        assert store.claim(PENDING) is True
-        assert store.claim(other) is True
+        assert store.claim(PENDING) is None
+        assert store.claim(other) is None
         assert store.settle(ANSWERED) is True
         assert store.get(OTHER_ID) == other
 
     def test_of_many_claims_of_an_id_at_once_one_succeeds(self, store: InteractionStore) -> None:
-        def claim(number: int) -> bool:
+        def claim(number: int) -> Record | None:
             return store.claim(replace(PENDING, prompt=f"prompt {number}"))
 
-        claimed = at_once(20, claim)
-        assert sorted(claimed) == [False] * 19 + [True]
-        assert store.get(ID) == replace(PENDING, prompt=f"prompt {claimed.index(True)}")
+        holders = at_once(20, claim)
+        assert holders.count(None) == 1
+        winner = replace(PENDING, prompt=f"prompt {holders.index(None)}")
+        assert [holder for holder in holders if holder] == [winner] * 19
+        assert store.get(ID) == winner
+
+    def test_of_many_equal_claims_one_succeeds(self, store: InteractionStore) -> None:
+        assert at_once(20, lambda number: store.claim(PENDING)).count(None) == 1
+
+    # --- Taking over ------------------------------------------------------------------------------
+
+    def test_a_failure_is_replaced_whole(self, store: InteractionStore) -> None:
+        store.claim(PENDING)
+        store.settle(FAILED)
+        assert store.take_over(LATER, FAILED) is True
+        assert store.get(ID) == LATER
+
+    def test_a_claim_that_lapsed_is_replaced_whole(self, store: InteractionStore) -> None:
+        store.claim(FULL)
+        assert store.take_over(LATER, FULL) is True
+        assert store.get(ID) == LATER
+
+    def test_what_is_no_longer_so_is_not_taken_over(self, store: InteractionStore) -> None:
+        store.claim(PENDING)
+        store.settle(ANSWERED)
+        assert store.take_over(LATER, PENDING) is False
+        assert store.take_over(LATER, FAILED) is False
+        assert store.get(ID) == ANSWERED
+
+    def test_what_is_not_there_is_not_taken_over(self, store: InteractionStore) -> None:
+        assert store.take_over(LATER, FAILED) is False
+        assert store.get(ID) is None
+
+    def test_of_many_that_take_over_at_once_one_succeeds(self, store: InteractionStore) -> None:
+        store.claim(PENDING)
+        store.settle(FAILED)
+
+        def take_over(number: int) -> bool:
+            deadline_at = LATER.deadline_at + timedelta(microseconds=number)
+            return store.take_over(replace(LATER, deadline_at=deadline_at), FAILED)
+
+        taken = at_once(20, take_over)
+        assert sorted(taken) == [False] * 19 + [True]
+        kept = store.get(ID)
+        assert kept is not None
+        assert kept.deadline_at == LATER.deadline_at + timedelta(microseconds=taken.index(True))
+
+    def test_who_was_taken_over_cannot_settle(self, store: InteractionStore) -> None:
+        store.claim(PENDING)
+        store.take_over(LATER, PENDING)
+        assert store.settle(ANSWERED) is False
+        assert store.get(ID) == LATER
+        outcome = replace(ANSWERED, deadline_at=LATER.deadline_at)
+        assert store.settle(outcome) is True
+
+    # --- Expiry -----------------------------------------------------------------------------------
+
+    def test_what_has_expired_is_not_there(self, store: InteractionStore) -> None:
+        store.claim(replace(PENDING, expires_at=YESTERDAY))
+        assert store.get(ID) is None
+
+    def test_what_expires_tomorrow_is_there(self, store: InteractionStore) -> None:
+        record = replace(PENDING, expires_at=YESTERDAY + timedelta(days=2))
+        assert store.claim(record) is None
+        assert store.get(ID) == record
+        assert store.claim(PENDING) == record
+
+    def test_the_id_of_what_has_expired_is_free(self, store: InteractionStore) -> None:
+        store.claim(replace(FULL, expires_at=YESTERDAY))
+        store.settle(replace(FULL_ANSWER, expires_at=YESTERDAY))
+        assert store.claim(PENDING) is None
+        assert store.get(ID) == PENDING
+
+    def test_of_many_that_claim_what_has_expired_one_succeeds(
+        self, store: InteractionStore
+    ) -> None:
+        store.claim(replace(PENDING, expires_at=YESTERDAY))
+        claimed = at_once(
+            20, lambda number: store.claim(replace(PENDING, prompt=f"prompt {number}"))
+        )
+        assert claimed.count(None) == 1
+        winner = replace(PENDING, prompt=f"prompt {claimed.index(None)}")
+        assert [holder for holder in claimed if holder] == [winner] * 19
 
     # --- Outcomes ---------------------------------------------------------------------------------
 
@@ -234,7 +325,7 @@ class InteractionStoreContract:
 
     # --- Reading ----------------------------------------------------------------------------------
 
-    @pytest.mark.parametrize("interaction_id", [OTHER_ID, "", "not an id", "%", "_" * 36])
+    @pytest.mark.parametrize("interaction_id", [OTHER_ID, "not an id", "%", "_" * 36])
     def test_there_is_no_record_of_an_unknown_id(
         self, store: InteractionStore, interaction_id: str
     ) -> None:
@@ -250,11 +341,12 @@ class InteractionStoreContract:
         "call",
         [
             lambda store: store.claim(PENDING),
+            lambda store: store.take_over(LATER, FAILED),
             lambda store: store.settle(ANSWERED),
             lambda store: store.get(ID),
             lambda store: store.ping(),
         ],
-        ids=["claim", "settle", "get", "ping"],
+        ids=["claim", "take over", "settle", "get", "ping"],
     )
     def test_a_store_out_of_reach_says_so(
         self, unreachable_store: InteractionStore, call: Callable[[InteractionStore], Any]

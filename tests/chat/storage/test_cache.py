@@ -1,30 +1,64 @@
-"""The cache on the local store, whose counters are exact."""
+"""The caches of both storages, whose counters are exact."""
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from chat.storage.cache import OrmCache
-from django.core.cache import BaseCache, caches
+from django.core.cache import BaseCache
+from django.http import HttpRequest
+from django.test import RequestFactory
+from django_ratelimit.core import get_usage
 
 from chat.errors import StorageUnavailable
 from chat.models import CacheEntry
+from chat.storage import dynamodb_cache, orm_cache
+from chat.storage.dynamodb_cache import DynamoCache, DynamoCounters
+from chat.storage.dynamodb_tables import State, client
+from chat.storage.orm_cache import OrmCache, OrmCounters
 from tests.cast import Clock, at_once
+from tests.dynamodb_local import variables
+
+CACHES: dict[str, type[BaseCache]] = {"sqlite": OrmCache, "dynamodb": DynamoCache}
+COUNTERS: dict[str, type[BaseCache]] = {"sqlite": OrmCounters, "dynamodb": DynamoCounters}
+SQLITE = pytest.param("sqlite", marks=pytest.mark.django_db(transaction=True))
+
+
+@pytest.fixture(params=[SQLITE, "dynamodb"])
+def storage(request: pytest.FixtureRequest) -> str:
+    if request.param == "dynamodb":
+        request.getfixturevalue("dynamodb")
+    return str(request.param)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock(1_800_000_000.0)
-    monkeypatch.setattr("chat.storage.cache.time", clock)
+    for module in (orm_cache, dynamodb_cache):
+        monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr("django.core.cache.backends.base.time", clock)
     return clock
 
 
 @pytest.fixture
-def cache(db: None, clock: Clock) -> BaseCache:
+def cache(storage: str, clock: Clock) -> BaseCache:
+    return CACHES[storage]("", {"KEY_PREFIX": "cache"})
+
+
+@pytest.fixture
+def other(storage: str, cache: BaseCache) -> BaseCache:
     """Another process's view of the cache."""
-    return OrmCache("", {})
+    return CACHES[storage]("", {"KEY_PREFIX": "cache"})
+
+
+@pytest.fixture
+def counters(storage: str, clock: Clock) -> BaseCache:
+    return COUNTERS[storage]("", {"KEY_PREFIX": "count", "TIMEOUT": 120})
 
 
 VALUES = [
@@ -74,8 +108,8 @@ def test_setting_again_replaces_value_kind_and_expiry(cache: BaseCache, clock: C
     assert cache.incr("key") == 8
 
 
-def test_what_is_set_is_seen_by_other_processes(cache: BaseCache) -> None:
-    caches["default"].set("key", "value")
+def test_what_is_set_is_seen_by_other_processes(cache: BaseCache, other: BaseCache) -> None:
+    other.set("key", "value")
     assert cache.get("key") == "value"
 
 
@@ -202,10 +236,10 @@ def test_clearing_leaves_nothing(cache: BaseCache) -> None:
     assert cache.get_many(["a", "b", "c"]) == {"a": 1, "b": "two", "c": None}
     cache.clear()
     assert cache.get_many(["a", "b", "c"]) == {}
-    assert CacheEntry.objects.count() == 0
 
 
-def test_what_has_expired_is_swept_away_a_minute_later(cache: BaseCache, clock: Clock) -> None:
+def test_what_has_expired_is_swept_away_a_minute_later(db: None, clock: Clock) -> None:
+    cache = OrmCache("", {})
     for number in range(5):
         cache.add(f"short-{number}", 1, timeout=10)
     cache.add("long", 1, timeout=1000)
@@ -218,40 +252,183 @@ def test_what_has_expired_is_swept_away_a_minute_later(cache: BaseCache, clock: 
     assert cache.get_many(["long", "new", "newer"]) == {"long": 1, "new": 1, "newer": 1}
 
 
-@pytest.mark.django_db(transaction=True)
-def test_no_count_is_lost_among_many() -> None:
-    caches["default"].set("key", 0)
-    counts = at_once(20, lambda number: [caches["default"].incr("key") for _ in range(10)])
+def test_no_count_is_lost_among_many(cache: BaseCache) -> None:
+    cache.set("key", 0)
+    counts = at_once(20, lambda number: [cache.incr("key") for _ in range(10)])
     assert sorted(count for counted in counts for count in counted) == list(range(1, 201))
-    assert caches["default"].get("key") == 200
+    assert cache.get("key") == 200
 
 
-@pytest.mark.django_db(transaction=True)
-def test_of_many_that_add_at_once_one_succeeds() -> None:
-    added = at_once(10, lambda number: caches["default"].add("key", number))
+def test_of_many_that_add_at_once_one_succeeds(cache: BaseCache) -> None:
+    added = at_once(10, lambda number: cache.add("key", number))
     assert sorted(added) == [False] * 9 + [True]
-    assert caches["default"].get("key") == added.index(True)
+    assert cache.get("key") == added.index(True)
 
 
-@pytest.mark.django_db(transaction=True)
-def test_of_many_that_add_what_has_expired_one_succeeds() -> None:
-    caches["default"].set("key", 99, timeout=-1)
-    added = at_once(10, lambda number: caches["default"].add("key", number))
+def test_of_many_that_add_what_has_expired_one_succeeds(cache: BaseCache) -> None:
+    cache.set("key", 99, timeout=-1)
+    added = at_once(10, lambda number: cache.add("key", number))
     assert sorted(added) == [False] * 9 + [True]
-    assert caches["default"].get("key") == added.index(True)
+    assert cache.get("key") == added.index(True)
+
+
+# --- Counters -------------------------------------------------------------------------------------
+
+
+def test_a_counter_is_there_without_being_added(counters: BaseCache) -> None:
+    assert counters.add("key", 7) is False
+    assert [counters.incr("key") for _ in range(3)] == [1, 2, 3]
+    assert counters.incr("key", 10) == 13
+    assert counters.get("key") == 13
+    assert counters.get("another") is None
+
+
+def test_a_counter_lives_from_its_first_count(counters: BaseCache, clock: Clock) -> None:
+    counters.incr("key")
+    clock.now += 119
+    assert counters.incr("key") == 2
+    clock.now += 1
+    assert counters.get("key") is None
+    assert counters.incr("key") == 1
+    clock.now += 119
+    assert counters.incr("key") == 2
+
+
+def test_no_first_count_is_lost_among_many(counters: BaseCache) -> None:
+    counts = at_once(20, lambda number: counters.incr("key"))
+    assert sorted(counts) == list(range(1, 21))
+
+
+def test_no_count_in_the_place_of_what_has_expired_is_lost(
+    counters: BaseCache, clock: Clock
+) -> None:
+    counters.incr("key")
+    clock.now += 200
+    counts = at_once(20, lambda number: counters.incr("key"))
+    assert sorted(counts) == list(range(1, 21))
+
+
+def test_counters_and_values_do_not_touch_each_other(cache: BaseCache, counters: BaseCache) -> None:
+    cache.set("key", "value")
+    counters.incr("key")
+    cache.clear()
+    assert (cache.get("key"), counters.get("key")) == (None, 1)
+
+
+@pytest.fixture
+def request_counted(
+    storage: str, monkeypatch: pytest.MonkeyPatch, counters: BaseCache
+) -> Callable[[], dict[str, Any]]:
+    """Count a request by django-ratelimit, two of which are allowed in a minute."""
+    monkeypatch.setattr("django_ratelimit.core.caches", {"counters": counters})
+    request: HttpRequest = RequestFactory().get("/")
+
+    def count() -> dict[str, Any]:
+        usage = get_usage(request, group="chat", key=lambda *_: "a", rate="2/m", increment=True)
+        return dict(usage)
+
+    return count
+
+
+def test_a_request_is_counted_exactly(request_counted: Callable[[], dict[str, Any]]) -> None:
+    usages = [request_counted() for _ in range(4)]
+    assert [(usage["count"], usage["should_limit"]) for usage in usages] == [
+        (1, False),
+        (2, False),
+        (3, True),
+        (4, True),
+    ]
+
+
+@pytest.fixture
+def calls() -> Iterator[list[str]]:
+    """The names of the calls to DynamoDB from now on."""
+    made: list[str] = []
+
+    def note(model: Any, **kwargs: Any) -> None:
+        made.append(model.name)
+
+    client().meta.events.register("before-call.dynamodb", note)
+    yield made
+    client().meta.events.unregister("before-call.dynamodb", note)
+
+
+@pytest.mark.parametrize("storage", ["dynamodb"], indirect=True)
+def test_a_counted_request_is_one_call(
+    request_counted: Callable[[], dict[str, Any]], calls: list[str]
+) -> None:
+    for _ in range(3):
+        request_counted()
+    assert calls == ["UpdateItem"] * 3
+
+
+COUNT = """
+import json, os, sys, django
+django.setup()
+from django.test import RequestFactory
+from django_ratelimit.core import get_usage
+requests, limit = int(sys.argv[1]), sys.argv[2]
+sys.stdin.readline()
+def allowed():
+    usage = get_usage(request, group="chat", key=lambda *_: "a", rate=f"{limit}/d", increment=True)
+    return not usage["should_limit"]
+request = RequestFactory().get("/")
+print(json.dumps(sum(allowed() for _ in range(requests))))
+"""
+
+
+def test_processes_count_as_one(dynamodb: str) -> None:
+    environment = {
+        **variables(dynamodb),
+        "PATH": os.environ["PATH"],
+        "DJANGO_SETTINGS_MODULE": "chatproject.settings",
+        "ENV_FILE": os.devnull,
+        "SECRET_KEY": "tests",
+        "STORAGE": "dynamodb",
+        "STATE_TABLE_NAME": State.Meta.table_name,
+    }
+    counting = [
+        subprocess.Popen(
+            [sys.executable, "-c", COUNT, "100", "150"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for process in counting:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    allowed = [json.loads(process.communicate()[0]) for process in counting]
+    assert sum(allowed) == 150
+
+
+# --- Out of reach ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sqlite", "dynamodb"])
+def unreachable(request: pytest.FixtureRequest) -> str:
+    if request.param == "sqlite":
+        request.getfixturevalue("unreachable_database")
+    else:
+        request.getfixturevalue("dynamodb_at")("http://127.0.0.1:9")
+    return str(request.param)
 
 
 @pytest.mark.parametrize("call", ["get", "incr", "touch", "delete", "has_key"])
-def test_a_database_out_of_reach_is_an_unavailable_storage(
-    unreachable_database: None, call: str
-) -> None:
+def test_what_is_out_of_reach_is_an_unavailable_storage(unreachable: str, call: str) -> None:
     with pytest.raises(StorageUnavailable):
-        getattr(caches["default"], call)("key")
+        getattr(CACHES[unreachable]("", {}), call)("key")
 
 
 @pytest.mark.parametrize("call", ["set", "add"])
-def test_nothing_is_written_to_a_database_out_of_reach(
-    unreachable_database: None, call: str
-) -> None:
+def test_nothing_is_written_to_what_is_out_of_reach(unreachable: str, call: str) -> None:
     with pytest.raises(StorageUnavailable):
-        getattr(caches["default"], call)("key", 1)
+        getattr(CACHES[unreachable]("", {}), call)("key", 1)
+
+
+def test_a_count_that_is_out_of_reach_is_an_unavailable_storage(unreachable: str) -> None:
+    with pytest.raises(StorageUnavailable):
+        COUNTERS[unreachable]("", {}).incr("key")

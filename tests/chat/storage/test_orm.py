@@ -1,15 +1,18 @@
 """The store on SQLite."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from django.db import connection
 
 from chat.errors import StorageUnavailable
+from chat.models import Interaction
+from chat.storage import orm
 from chat.storage.base import InteractionStore
 from chat.storage.orm import OrmStore
-from tests.cast import PENDING
-from tests.chat.storage.contract import InteractionStoreContract
+from tests.cast import PENDING, Clock
+from tests.chat.storage.contract import OTHER_ID, YESTERDAY, InteractionStoreContract
 
 
 class TestOrmStore(InteractionStoreContract):
@@ -38,3 +41,15 @@ def test_a_file_that_is_no_database_is_unavailable(
     connection.settings_dict["NAME"] = str(tmp_path / "letter.db")
     with pytest.raises(StorageUnavailable):
         OrmStore().ping()
+
+
+def test_what_has_expired_is_deleted_a_minute_later(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(1000.0)
+    monkeypatch.setattr(orm, "time", clock)
+    store = OrmStore()
+    store.claim(replace(PENDING, expires_at=YESTERDAY))
+    clock.now += 61
+    store.claim(replace(PENDING, interaction_id=OTHER_ID))
+    assert [row.interaction_id for row in Interaction.objects.all()] == [OTHER_ID]

@@ -1,0 +1,540 @@
+"""The store on DynamoDB, against DynamoDB Local; and what it does when DynamoDB is in trouble."""
+
+import contextlib
+import http.client
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from chat.errors import PayloadTooLarge, StorageUnavailable
+from chat.storage.base import InteractionStore, Record, Status
+from chat.storage.dynamodb import DynamoStore
+from chat.storage.dynamodb_tables import Interaction, State, client
+from tests.cast import ANSWERED, FAILED, NOON, PENDING, at_once
+from tests.chat.storage.contract import (
+    FULL,
+    FULL_ANSWER,
+    ID,
+    LATER,
+    YESTERDAY,
+    InteractionStoreContract,
+)
+from tests.standin import StandIn
+
+NOBODY_LISTENS = "http://127.0.0.1:9"
+
+
+class TestDynamoStore(InteractionStoreContract):
+    @pytest.fixture
+    def store(self, dynamodb: str) -> InteractionStore:
+        return DynamoStore()
+
+    @pytest.fixture
+    def unreachable_store(self, dynamodb_at: Callable[[str], None]) -> InteractionStore:
+        dynamodb_at(NOBODY_LISTENS)
+        return DynamoStore()
+
+
+@pytest.fixture
+def store(dynamodb: str) -> DynamoStore:
+    return DynamoStore()
+
+
+@pytest.fixture
+def calls(dynamodb: str) -> Iterator[list[str]]:
+    """The names of the calls to DynamoDB from now on."""
+    made: list[str] = []
+
+    def note(model: Any, **kwargs: Any) -> None:
+        made.append(model.name)
+
+    client().meta.events.register("before-call.dynamodb", note)
+    yield made
+    client().meta.events.unregister("before-call.dynamodb", note)
+
+
+def item(interaction_id: str = ID) -> dict[str, dict[str, Any]]:
+    """What DynamoDB itself has."""
+    found = client().get_item(
+        TableName=Interaction.Meta.table_name, Key={"interaction_id": {"S": interaction_id}}
+    )
+    return dict(found["Item"])
+
+
+def noise(size: int) -> str:
+    """So many bytes of text, which cannot be compressed to less than three quarters."""
+    return random.Random(size).randbytes(size // 2 + 1).hex()[:size]
+
+
+# --- Items ----------------------------------------------------------------------------------------
+
+
+def test_an_item_has_every_attribute(store: DynamoStore) -> None:
+    store.claim(FULL)
+    store.settle(replace(FULL_ANSWER, usage=replace(FULL_ANSWER.usage, cost_usd=Decimal("0.10"))))
+    kept = item()
+    assert len(kept.pop("write_id")["S"]) == 32
+    assert kept == {
+        "interaction_id": {"S": ID},
+        "schema": {"N": "1"},
+        "owner": {"S": FULL.owner},
+        "user_id": {"S": FULL.user_id},
+        "owner_user": {"S": f"{FULL.owner}#{FULL.user_id}"},
+        "created_at": {"S": "2026-01-01T12:00:00.123456Z"},
+        "deadline_at": {"S": "2026-01-01T12:00:24.123457Z"},
+        "expires_at": {"N": "4922899200"},
+        "request_id": {"S": "request-1"},
+        "request_hash": {"S": "0123456789abcdef" * 4},
+        "conversation_id": {"S": FULL.conversation_id},
+        "previous_interaction_id": {"S": FULL.previous_interaction_id},
+        "prompt": {"S": FULL.prompt},
+        "system": {"S": " Be brief. "},
+        "parameters": {
+            "S": '{"temperature": 0.1, "top_p": 1e-09, "max_tokens": 7, '
+            '"stop": ["END", "\\n", "🦆"]}'
+        },
+        "metadata": {"S": '{"ticket": "7", "": "", "chave ç": "valor 🦆"}'},
+        "status": {"S": "ok"},
+        "provider": {"S": "openrouter"},
+        "model": {"S": "vendor/model-1:free"},
+        "response": {"S": FULL_ANSWER.response},
+        "finish_reason": {"S": "content_filter"},
+        "cached": {"BOOL": True},
+        "latency_ms": {"N": "24999"},
+        "attempts": {
+            "S": '[{"provider": "openai", "model": "model-1", "outcome": "provider_error", '
+            '"latency_ms": 5}, {"provider": "openrouter", "model": "vendor/model-1", '
+            '"outcome": "ok", "latency_ms": 24900}]'
+        },
+        "prompt_tokens": {"N": "9"},
+        "completion_tokens": {"N": "41"},
+        "total_tokens": {"N": "50"},
+        "cached_tokens": {"N": "4"},
+        "reasoning_tokens": {"N": "30"},
+        "cost_usd": {"S": "0.10"},
+    }
+
+
+def test_what_is_absent_has_no_attribute(store: DynamoStore) -> None:
+    store.claim(PENDING)
+    absent = {"expires_at", "request_hash", "system", "response", "latency_ms", "cost_usd"}
+    assert not absent & item().keys()
+
+
+def test_each_operation_is_one_call(store: DynamoStore, calls: list[str]) -> None:
+    store.claim(PENDING)
+    store.claim(PENDING)
+    store.settle(FAILED)
+    store.settle(FAILED)
+    store.take_over(LATER, FAILED)
+    store.get(ID)
+    assert calls == ["PutItem", "PutItem", "UpdateItem", "UpdateItem", "PutItem", "GetItem"]
+
+
+def test_reads_are_consistent(store: DynamoStore) -> None:
+    asked: list[Any] = []
+
+    def note(params: Any, **kwargs: Any) -> None:
+        asked.append(b'"ConsistentRead": true' in params["body"])
+
+    client().meta.events.register("before-call.dynamodb.GetItem", note)
+    store.get(ID)
+    client().meta.events.unregister("before-call.dynamodb.GetItem", note)
+    assert asked == [True]
+
+
+@pytest.mark.parametrize("index", ["user-index", "conversation-index"])
+def test_an_index_finds_a_record_by_time(store: DynamoStore, index: str) -> None:
+    store.claim(FULL)
+    keys = {
+        "user-index": f"{FULL.owner}#{FULL.user_id}",
+        "conversation-index": FULL.conversation_id,
+    }
+    found = list(Interaction.query(keys[index], index_name=index, scan_index_forward=False))
+    assert [(each.interaction_id, each.created_at) for each in found] == [(ID, NOON)]
+
+
+def test_an_older_item_without_most_attributes_is_read(store: DynamoStore) -> None:
+    client().put_item(
+        TableName=Interaction.Meta.table_name,
+        Item={
+            "interaction_id": {"S": ID},
+            "owner": {"S": "default"},
+            "created_at": {"S": "2025-12-31T21:00:00-03:00"},
+            "prompt": {"S": "Olá!"},
+        },
+    )
+    midnight = NOON.replace(hour=0, microsecond=0)
+    assert store.get(ID) == Record(
+        interaction_id=ID,
+        owner="default",
+        user_id="",
+        prompt="Olá!",
+        created_at=midnight,
+        deadline_at=midnight,
+        conversation_id=ID,
+        model="",
+        provider="",
+        status=Status.ABORTED,
+    )
+
+
+ODD: list[dict[str, dict[str, Any]]] = [
+    {"schema": {"N": "99"}, "invented_later": {"M": {"a": {"SS": ["b"]}}}},
+    {"attempts": {"S": '[{"provider": "a", "invented_later": 1}]'}},
+    {"attempts": {"S": '[1, null, "x"]'}},
+    {"attempts": {"S": "not JSON"}},
+    {"parameters": {"S": "[]"}},
+    {"metadata": {"M": {}}},
+    {"created_at": {"S": "yesterday"}},
+    {"deadline_at": {"NULL": True}},
+    {"expires_at": {"S": "never"}},
+    {"status": {"S": "invented_later"}},
+    {"prompt": {"B": b"not zlib"}},
+    {"prompt": {"N": "7"}},
+    {"latency_ms": {"S": "fast"}},
+    {"cost_usd": {"S": "much"}},
+    {"cached": {"S": "perhaps"}},
+    {"response_parts": {"N": "2"}},
+]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_an_odd_item_is_read_all_the_same(
+    store: DynamoStore, odd: dict[str, dict[str, Any]]
+) -> None:
+    store.claim(PENDING)
+    client().put_item(TableName=Interaction.Meta.table_name, Item={**item(), **odd})
+    kept = store.get(ID)
+    assert kept is not None
+    assert (kept.interaction_id, kept.owner) == (ID, "default")
+    assert store.claim(PENDING) == kept
+
+
+# --- The size of items ----------------------------------------------------------------------------
+
+
+def test_a_long_text_is_compressed(store: DynamoStore) -> None:
+    prompt = "Why is the sky blue, and the sea? " * 900
+    store.claim(replace(PENDING, prompt=prompt, system="short"))
+    kept = item()
+    assert len(kept["prompt"]["B"]) < 1000
+    assert kept["system"] == {"S": "short"}
+    record = store.get(ID)
+    assert record is not None
+    assert record.prompt == prompt
+
+
+def last(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """The last number for which it holds, found by halving."""
+    assert holds(low)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def forget(interaction_id: str = ID) -> None:
+    key = {"interaction_id": {"S": interaction_id}}
+    client().delete_item(TableName=Interaction.Meta.table_name, Key=key)
+
+
+def test_a_question_that_leaves_no_room_for_the_outcome_is_refused(store: DynamoStore) -> None:
+    def fits(size: int) -> bool:
+        try:
+            assert store.claim(replace(PENDING, prompt=noise(size))) is None
+        except PayloadTooLarge:
+            return False
+        forget()
+        return True
+
+    fitting = last(500_000, 900_000, fits)
+    assert fitting > 600_000
+    with pytest.raises(PayloadTooLarge):
+        store.claim(replace(PENDING, prompt=noise(fitting + 1)))
+    assert store.get(ID) is None
+
+    claim = replace(PENDING, prompt=noise(fitting))
+    attempt = replace(ANSWERED.attempts[0], model="m" * 256)
+    outcome = replace(ANSWERED, prompt=claim.prompt, attempts=(attempt,) * 100)
+    store.claim(claim)
+    assert store.settle(outcome) is True
+    assert store.get(ID) == outcome
+
+
+@pytest.mark.parametrize("size", [600_000, 2_000_000, 6_000_000])
+def test_an_answer_of_any_length_is_kept(store: DynamoStore, size: int) -> None:
+    answer = replace(ANSWERED, response=noise(size))
+    store.claim(PENDING)
+    assert store.settle(answer) is True
+    assert store.get(ID) == answer
+    assert store.claim(PENDING) == answer
+
+
+def test_the_last_byte_that_fits_beside_the_question(store: DynamoStore) -> None:
+    def fits(size: int) -> bool:
+        forget()
+        answer = replace(ANSWERED, response=noise(size))
+        store.claim(PENDING)
+        assert store.settle(answer) is True
+        assert store.get(ID) == answer
+        return "response_parts" not in item()
+
+    size = last(600_000, 900_000, fits)
+    for near in range(size - 20, size + 20):
+        fits(near)
+
+
+def test_parts_are_all_or_nothing(store: DynamoStore) -> None:
+    store.claim(PENDING)
+    store.take_over(LATER, PENDING)
+    assert store.settle(replace(ANSWERED, response=noise(2_000_000))) is False
+    assert store.get(ID) == LATER
+    assert len(list(Interaction.scan())) == 1
+
+
+def test_of_many_answers_in_parts_one_is_written(store: DynamoStore) -> None:
+    store.claim(PENDING)
+    answers = [replace(ANSWERED, response=noise(1_000_000 + number)) for number in range(4)]
+    settled = at_once(4, lambda number: store.settle(answers[number]))
+    assert settled.count(True) <= 1  # DynamoDB may refuse all that are in each other's way
+    kept = store.get(ID)
+    assert kept == (answers[settled.index(True)] if True in settled else PENDING)
+
+
+def test_parts_live_as_long_as_their_record_and_are_in_no_index(store: DynamoStore) -> None:
+    expires_at = YESTERDAY + timedelta(days=2)
+    store.claim(replace(PENDING, expires_at=expires_at))
+    store.settle(replace(ANSWERED, expires_at=expires_at, response=noise(2_000_000)))
+    parts = item()["response_parts"]["N"]
+    stored = list(Interaction.scan())
+    assert len(stored) == 1 + int(parts)
+    assert {each.expires_at for each in stored} == {expires_at}
+    assert len(list(Interaction.query("default#alice", index_name="user-index"))) == 1
+
+
+def test_parts_go_with_the_answer_that_is_taken_over(store: DynamoStore) -> None:
+    broken_off = replace(ANSWERED, status=Status.ABORTED, response=noise(2_000_000))
+    store.claim(PENDING)
+    store.settle(broken_off)
+    assert len(list(Interaction.scan())) > 1
+    assert store.take_over(LATER, broken_off) is True
+    assert len(list(Interaction.scan())) == 1
+    assert store.get(ID) == LATER
+
+
+def test_an_answer_that_no_transaction_carries_is_as_in_an_outage(store: DynamoStore) -> None:
+    store.claim(PENDING)
+    with pytest.raises(StorageUnavailable):
+        store.settle(replace(ANSWERED, response=noise(8_300_000)))
+    assert store.get(ID) == PENDING
+
+
+# --- Trouble --------------------------------------------------------------------------------------
+
+CALLS: list[Callable[[DynamoStore], Any]] = [
+    lambda store: store.claim(PENDING),
+    lambda store: store.take_over(LATER, FAILED),
+    lambda store: store.settle(ANSWERED),
+    lambda store: store.get(ID),
+    lambda store: store.ping(),
+]
+IDS = ["claim", "take over", "settle", "get", "ping"]
+
+
+def refuses(store: DynamoStore, call: Callable[[DynamoStore], Any]) -> float:
+    """The seconds after which the store says that it is unavailable."""
+    began = time.monotonic()
+    with pytest.raises(StorageUnavailable) as caught:
+        call(store)
+    assert caught.value.__cause__ is not None
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("call", CALLS, ids=IDS)
+def test_where_nobody_listens_is_noticed_at_once(
+    dynamodb_at: Callable[[str], None], call: Callable[[DynamoStore], Any]
+) -> None:
+    dynamodb_at(NOBODY_LISTENS)
+    assert refuses(DynamoStore(), call) < 3
+
+
+@pytest.mark.parametrize("call", [CALLS[0], CALLS[3]], ids=["claim", "get"])
+def test_silence_is_noticed_in_seconds(
+    dynamodb_at: Callable[[str], None], call: Callable[[DynamoStore], Any]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        dynamodb_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert refuses(DynamoStore(), call) < 8
+
+
+THROTTLED = "ProvisionedThroughputExceededException"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "tries"),
+    [
+        (400, THROTTLED, 2),
+        (400, "ThrottlingException", 2),
+        (400, "RequestLimitExceeded", 2),
+        (500, "InternalServerError", 2),
+        (503, "ServiceUnavailable", 2),
+        (400, "AccessDeniedException", 1),
+        (400, "ResourceNotFoundException", 1),
+        (400, "UnrecognizedClientException", 1),
+        (400, "ValidationException", 1),
+    ],
+)
+@pytest.mark.parametrize("call", CALLS, ids=IDS)
+def test_a_refusal_is_an_unavailable_storage(
+    dynamodb_at: Callable[[str], None],
+    call: Callable[[DynamoStore], Any],
+    status: int,
+    code: str,
+    tries: int,
+) -> None:
+    with StandIn() as dynamodb:
+        dynamodb.reply({"__type": f"com.amazonaws.dynamodb.v20120810#{code}"}, status=status)
+        dynamodb_at(dynamodb.url)
+        assert refuses(DynamoStore(), call) < 3
+        assert len(dynamodb.requests) == tries
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"", b'"'])
+def test_garbage_is_an_unavailable_storage(dynamodb_at: Callable[[str], None], body: bytes) -> None:
+    with StandIn() as dynamodb:
+        dynamodb.reply(body, status=502)
+        dynamodb_at(dynamodb.url)
+        for call in CALLS:
+            refuses(DynamoStore(), call)
+
+
+def test_a_table_that_is_missing_is_an_unavailable_storage(dynamodb: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Interaction.Meta, "table_name", "tests-no-such-table")
+        for call in CALLS:
+            refuses(DynamoStore(), call)
+
+
+def test_without_the_table_of_counters_nothing_is_ready(dynamodb: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(State.Meta, "table_name", "tests-no-such-table")
+        refuses(DynamoStore(), lambda store: store.ping())
+
+
+def test_without_a_region_there_is_no_store(
+    dynamodb_at: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dynamodb_at(NOBODY_LISTENS)
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    with pytest.raises(ImproperlyConfigured, match="AWS_REGION"):
+        DynamoStore()
+
+
+def test_an_address_that_is_none_is_no_store(dynamodb_at: Callable[[str], None]) -> None:
+    dynamodb_at("nonsense")
+    with pytest.raises(ImproperlyConfigured, match="Invalid endpoint: nonsense"):
+        DynamoStore()
+
+
+@contextlib.contextmanager
+def losing_answers(url: str, lost: int) -> Iterator[str]:
+    """The address of a DynamoDB that does what it is asked, but whose first answers get lost."""
+    target = urlsplit(url)
+    left = [lost]
+
+    class Forward(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            upstream = http.client.HTTPConnection(target.hostname or "", target.port)
+            upstream.request("POST", "/", body, dict(self.headers))
+            answer = upstream.getresponse()
+            data = answer.read()
+            upstream.close()
+            self.close_connection = True
+            if left[0]:
+                left[0] -= 1
+                return
+            self.send_response(answer.status)
+            self.send_header("content-type", answer.headers["content-type"])
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Forward)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("size", [10, 2_000_000], ids=["small", "in parts"])
+def test_a_write_whose_answer_was_lost_knows_itself(
+    dynamodb: str, dynamodb_at: Callable[[str], None], size: int
+) -> None:
+    answer = replace(ANSWERED, response=noise(size))
+    with losing_answers(dynamodb, lost=1) as url:
+        dynamodb_at(url)
+        assert DynamoStore().claim(PENDING) is None
+        assert DynamoStore().claim(PENDING) == PENDING
+    with losing_answers(dynamodb, lost=1) as url:
+        dynamodb_at(url)
+        assert DynamoStore().settle(answer) is True
+        assert DynamoStore().get(ID) == answer
+        assert DynamoStore().settle(answer) is False
+
+
+def test_it_recovers_by_itself(dynamodb: str, dynamodb_at: Callable[[str], None]) -> None:
+    with losing_answers(dynamodb, lost=2) as url:
+        dynamodb_at(url)
+        store = DynamoStore()
+        refuses(store, lambda store: store.claim(PENDING))
+        assert store.claim(PENDING) == PENDING
+
+
+# --- What is imported -----------------------------------------------------------------------------
+
+IMPORTED = """
+import sys, django
+django.setup()
+from chat.storage import store
+from django.core.cache import caches
+store(), caches["counters"]
+print(*sorted(sys.modules))
+"""
+
+
+def imported(storage: str) -> set[str]:
+    environment = {
+        "DJANGO_SETTINGS_MODULE": "chatproject.settings",
+        "ENV_FILE": "/dev/null",
+        "SECRET_KEY": "tests",
+        "STORAGE": storage,
+        "AWS_REGION": "eu-west-1",
+    }
+    command = [sys.executable, "-c", IMPORTED]
+    ran = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return set(ran.stdout.split())
+
+
+def test_only_the_chosen_store_is_imported() -> None:
+    sqlite, dynamodb = imported("sqlite"), imported("dynamodb")
+    assert {"chat.storage.orm", "chat.storage.orm_cache", "chat.models"} <= sqlite - dynamodb
+    assert {"chat.storage.dynamodb", "pynamodb", "botocore"} <= dynamodb - sqlite
+    assert not {"sqlite3", "django.contrib.admin", "django.contrib.auth.models"} & dynamodb

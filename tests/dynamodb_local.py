@@ -1,0 +1,233 @@
+"""The real DynamoDB Local: installed by the tests themselves, and run while any of them needs it.
+
+It comes from npm, goes to `.cache/`, and needs Java 17. All processes that test at the same time
+share one server, on a free port; it keeps everything in memory, and each process has tables of its
+own (tests/settings.py). The last process to leave stops it. Where it cannot run, the tests that
+need it are skipped, which is said at the end, or fail if the variable CI is set.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "amplify-dynamodb-simulator@2.9.30"
+SHA256 = "3503ffac19f183407909fecdacf4db51ab1fdad1da7b2f177016670b2d80e4b9"
+HOME = Path(__file__).parent.parent / ".cache" / "dynamodb-local"
+EMULATOR = HOME / "package" / "emulator"
+STATE = HOME / "server.json"
+START_SECONDS = 60.0
+NOT_RUN = "the tests on DynamoDB were not run"
+
+
+@pytest.fixture(scope="session")
+def dynamodb_url() -> Iterator[str]:
+    """The address of DynamoDB Local."""
+    if absent := missing():
+        sentence = f"{NOT_RUN}: {absent}."
+        if os.environ.get("CI"):
+            pytest.fail(sentence)
+        pytest.skip(sentence)
+    with running() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def tables(dynamodb_url: str) -> Iterator[str]:
+    """The address of DynamoDB Local, on which our tables are."""
+    from chat.storage.dynamodb_tables import TABLES, client
+
+    with pytest.MonkeyPatch.context() as patch:
+        _direct(patch, dynamodb_url)
+        for table in TABLES:
+            table.create_table(wait=True)
+        yield dynamodb_url
+        for table in TABLES:
+            table.delete_table()
+    client.cache_clear()
+
+
+@pytest.fixture
+def dynamodb(tables: str) -> Iterator[str]:
+    """The address of DynamoDB Local, on which our tables are, and empty."""
+    from chat.storage.dynamodb_tables import TABLES
+
+    yield tables
+    for table in TABLES:
+        for item in table.scan():
+            item.delete()
+
+
+@pytest.fixture
+def dynamodb_at() -> Iterator[Callable[[str], None]]:
+    """Look for DynamoDB at another address."""
+    from chat.storage.dynamodb_tables import client
+
+    with pytest.MonkeyPatch.context() as patch:
+        yield lambda url: _direct(patch, url)
+    client.cache_clear()
+
+
+def variables(url: str) -> dict[str, str]:
+    """What leads a process to DynamoDB at this address."""
+    return {
+        "AWS_ENDPOINT_URL_DYNAMODB": url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "eu-west-1",
+    }
+
+
+def _direct(patch: pytest.MonkeyPatch, url: str) -> None:
+    from chat.storage.dynamodb_tables import client
+
+    for name, value in variables(url).items():
+        patch.setenv(name, value)
+    client.cache_clear()
+
+
+@contextlib.contextmanager
+def running() -> Iterator[str]:
+    """The address of the server, which runs at least until the block ends."""
+    with _locked():
+        _install()
+        server = _server() or _start()
+        _write(server, [*_others(), os.getpid()])
+    try:
+        yield f"http://127.0.0.1:{server['port']}"
+    finally:
+        with _locked():
+            _leave(server)
+
+
+def missing() -> str:
+    """Which program is missing, as a sentence; empty when all are there."""
+    needed = ["java"] if EMULATOR.exists() else ["java", "npm"]
+    absent = [program for program in needed if not shutil.which(program)]
+    return f"{' and '.join(absent)} must be installed for DynamoDB Local" if absent else ""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say plainly what was not run."""
+    skipped = [
+        report
+        for report in terminalreporter.stats.get("skipped", [])
+        if NOT_RUN in str(report.longrepr)
+    ]
+    if skipped:
+        terminalreporter.section("NOT RUN", red=True)
+        terminalreporter.line(f"{len(skipped)} tests on DynamoDB: {missing()}.")
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    HOME.mkdir(parents=True, exist_ok=True)
+    with (HOME / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _install() -> None:
+    if EMULATOR.exists():
+        return
+    pack = ["npm", "pack", "--silent", PACKAGE]
+    name = subprocess.run(pack, cwd=HOME, check=True, stdout=subprocess.PIPE, text=True).stdout
+    archive = HOME / name.strip()
+    if hashlib.sha256(archive.read_bytes()).hexdigest() != SHA256:
+        raise RuntimeError(f"{PACKAGE} is not what it was")
+    draft = HOME / "draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    with tarfile.open(archive) as tar:
+        tar.extractall(draft, filter="data")
+    (draft / "package").rename(HOME / "package")
+    archive.unlink()
+
+
+def _server() -> dict[str, int] | None:
+    """The one that runs, if it answers."""
+    try:
+        server: dict[str, int] = json.loads(STATE.read_text())["server"]
+    except (OSError, ValueError):
+        return None
+    return server if _answers(server["port"]) else None
+
+
+def _start() -> dict[str, int]:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    log = str(HOME / "server.log")
+    java = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx512m"]
+    library = [f"-Djava.library.path={EMULATOR}/DynamoDBLocal_lib"]
+    jar = ["-jar", f"{EMULATOR}/DynamoDBLocal.jar", "-inMemory", "-sharedDb", "-port", str(port)]
+    # It may outlive this process: others may use it still.
+    pid = os.posix_spawnp(
+        "java",
+        [*java, *library, *jar],
+        os.environ,
+        setsid=True,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+    )
+    end = time.monotonic() + START_SECONDS
+    while not _answers(port):
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+            raise RuntimeError(f"DynamoDB Local does not start; see {log}")
+        time.sleep(0.1)
+    return {"pid": pid, "port": port}
+
+
+def _answers(port: int) -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _others() -> list[int]:
+    """The other processes that use the server, those that have died left out."""
+    try:
+        users = json.loads(STATE.read_text())["users"]
+    except (OSError, ValueError):
+        return []
+    return [pid for pid in users if pid != os.getpid() and _lives(pid)]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
+
+
+def _write(server: dict[str, int], users: list[int]) -> None:
+    STATE.write_text(json.dumps({"server": server, "users": users}))
+
+
+def _leave(server: dict[str, int]) -> None:
+    if others := _others():
+        _write(server, others)
+        return
+    STATE.unlink(missing_ok=True)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(server["pid"], signal.SIGTERM)
