@@ -63,7 +63,6 @@ class Integer(serializers.IntegerField):
                 "items": {"type": "string", "maxLength": MAX_STOP_LENGTH},
                 "maxItems": MAX_STOPS,
             },
-            {"type": "null"},
         ]
     }
 )

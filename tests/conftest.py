@@ -121,9 +121,12 @@ def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
-    logging.getLogger().addHandler(handler)
+    loggers = [logging.getLogger(), logging.getLogger("chat.unrecorded")]
+    for logger in loggers:
+        logger.addHandler(handler)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    logging.getLogger().removeHandler(handler)
+    for logger in loggers:
+        logger.removeHandler(handler)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

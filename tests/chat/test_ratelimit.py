@@ -203,7 +203,6 @@ def test_nobody_passes_uncounted(
 def test_a_counter_that_is_lost_refuses_rather_than_lets_everybody_pass(
     api: Api, configure: Configure
 ) -> None:
-    forgetful = {"BACKEND": "tests.chat.test_ratelimit.Forgetful"}
-    configure(CACHES={"default": forgetful, "counters": forgetful})
+    configure(CACHES={"counters": {"BACKEND": "tests.chat.test_ratelimit.Forgetful"}})
     assert failure(api.chat()) == (503, "storage_unavailable")
     assert ledger() == []
