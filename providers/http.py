@@ -113,10 +113,10 @@ def _client(deadline: Deadline) -> httpx.Client:
     """This thread's client, its sockets bound to the deadline until the next call."""
     _thread.deadline = deadline
     if _thread.client is None:
-        transport = httpx.HTTPTransport(verify=_ssl_context())
+        transport = httpx.HTTPTransport(verify=ssl_context())
         # httpx has no parameter for httpcore's network backend, which is where a deadline belongs.
         transport._pool = httpcore.ConnectionPool(
-            ssl_context=_ssl_context(),
+            ssl_context=ssl_context(),
             keepalive_expiry=KEEP_ALIVE_SECONDS,
             network_backend=_DeadlineBackend(),
         )
@@ -132,7 +132,7 @@ def _client(deadline: Deadline) -> httpx.Client:
 
 
 @functools.cache
-def _ssl_context() -> ssl.SSLContext:
+def ssl_context() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certifi.where())
 
 

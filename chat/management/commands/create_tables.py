@@ -65,7 +65,8 @@ def _wanted(model: type[Table]) -> dict[str, str]:
 def _have(model: type[Table]) -> dict[str, str]:
     table = model.describe_table()
     types = _types(table["AttributeDefinitions"])
-    answer = client().describe_time_to_live(TableName=model.Meta.table_name)
+    name = {"TableName": model.Meta.table_name}
+    answer = client()._make_api_call("DescribeTimeToLive", name)
     ttl = answer["TimeToLiveDescription"]
     # It takes an hour until it is on, and there is nothing more to be done about it.
     state = ttl["TimeToLiveStatus"].replace("ENABLING", "ENABLED")
