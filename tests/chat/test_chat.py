@@ -554,9 +554,7 @@ FAILURES = {
 }
 
 
-RETRIED = {"mock:fail"} | {
-    f"mock:fail={status}" for status in (408, 429, 500, 502, 503, 504, 529)
-}
+RETRIED = {"mock:fail"} | {f"mock:fail={status}" for status in (408, 429, 500, 502, 503, 504, 529)}
 
 
 @pytest.mark.parametrize(
