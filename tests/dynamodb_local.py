@@ -173,11 +173,11 @@ def _start() -> dict[str, int]:
     java = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx512m"]
     library = [f"-Djava.library.path={EMULATOR}/DynamoDBLocal_lib"]
     jar = ["-jar", f"{EMULATOR}/DynamoDBLocal.jar", "-inMemory", "-sharedDb", "-port", str(port)]
-    # It may outlive this process: others may use it still.
+    # It may outlive this process: others may use it still. It leaves a file where it was started.
     pid = os.posix_spawnp(
-        "java",
-        [*java, *library, *jar],
-        os.environ,
+        "sh",
+        ["sh", "-c", 'cd "$0" && exec "$@"', str(HOME), *java, *library, *jar],
+        {**os.environ, "DDB_LOCAL_TELEMETRY": "0"},
         setsid=True,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644),
