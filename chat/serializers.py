@@ -7,10 +7,9 @@ from typing import Any, get_args
 from django.conf import settings
 from django.core.validators import RegexValidator
 from django.utils import timezone
-from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from chat.storage.base import Record, Status
+from chat.storage.base import Record
 from providers.base import FinishReason
 
 MAX_STOPS = 4
@@ -54,18 +53,6 @@ class Integer(serializers.IntegerField):
         return int(super().to_internal_value(data))
 
 
-@extend_schema_field(
-    {
-        "oneOf": [
-            {"type": "string", "maxLength": MAX_STOP_LENGTH},
-            {
-                "type": "array",
-                "items": {"type": "string", "maxLength": MAX_STOP_LENGTH},
-                "maxItems": MAX_STOPS,
-            },
-        ]
-    }
-)
 class Stop(serializers.ListField):
     """One string or a list of them."""
 
@@ -219,7 +206,6 @@ class RecordSerializer(InteractionSerializer):
     error = FailureSerializer(allow_null=True)
     attempts = AttemptSerializer(many=True)
 
-    @extend_schema_field(serializers.ChoiceField(choices=[status.value for status in Status]))
     def get_status(self, record: Record) -> str:
         return record.status_at(timezone.now()).value
 

@@ -8,7 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
-from chat import schema, service
+from chat import service
 from chat.api_view import ApiView
 from chat.errors import StorageUnavailable, ValidationFailed
 from chat.serializers import AnswerSerializer, ChatSerializer, RecordSerializer, utc
@@ -23,7 +23,6 @@ IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
 
 
 class ChatView(ApiView):
-    @schema.chat
     def post(self, request: Request) -> Response:
         deadline = self.deadline()
         question = service.Question(**self.body(CHAT_REQUEST))
@@ -43,7 +42,6 @@ class ChatView(ApiView):
 
 
 class InteractionView(ApiView):
-    @schema.interaction
     def get(self, request: Request, interaction_id: str) -> Response:
         record = service.get_interaction(caller=self.caller, interaction_id=interaction_id)
         return Response(RECORD.to_representation(record))
@@ -56,13 +54,11 @@ class PublicView(ApiView):
 
 
 class HealthView(PublicView):
-    @schema.health
     def get(self, request: Request) -> Response:
         return Response({"status": "healthy", "version": settings.VERSION, "timestamp": _now()})
 
 
 class ReadyView(PublicView):
-    @schema.ready
     def get(self, request: Request) -> Response:
         checks = {"storage": "ok", "provider": "ok"}
         try:
@@ -75,7 +71,6 @@ class ReadyView(PublicView):
 
 
 class IndexView(PublicView):
-    @schema.index
     def get(self, request: Request) -> Response:
         links = {name: reverse(name, request=request) for name in ("docs", "redoc", "openapi")}
         return Response(

@@ -367,6 +367,7 @@ SPECTACULAR_SETTINGS = {
     "VERSION": VERSION,
     "LICENSE": {"name": "MIT"},
     "OAS_VERSION": "3.1.0",
+    "DEFAULT_GENERATOR_CLASS": "chat.schema.Generator",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_AUTHENTICATION": [],
     "SWAGGER_UI_DIST": "SIDECAR",

@@ -1,6 +1,9 @@
 """What an answer cost, for vendors that do not say."""
 
+import functools
+import ipaddress
 from decimal import Decimal
+from urllib.parse import urlsplit
 
 from providers import wire
 from providers.base import Usage
@@ -21,6 +24,8 @@ def cost(
     """
     if usage.prompt_tokens is None or usage.completion_tokens is None:
         return None
+    if provider_api_url is not None and _has_no_list(provider_api_url):
+        return None
     import genai_prices  # an import of 100 ms, which a start does without
 
     tokens = genai_prices.Usage(
@@ -39,3 +44,13 @@ def cost(
     if price.model_price.input_mtok is None or price.model_price.output_mtok is None:
         return None
     return wire.money(price.total_price)
+
+
+@functools.cache
+def _has_no_list(url: str) -> bool:
+    """Whether a server is on one's own machine or network, where nobody keeps a price list."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." not in host

@@ -8,6 +8,7 @@ need it are skipped, which is said at the end, or fail if the variable CI is set
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -19,10 +20,15 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.session import Session
+from django.conf import settings
+
+Calls = list[tuple[str, Mapping[str, Any]]]
 
 PACKAGE = "amplify-dynamodb-simulator@2.9.30"
 SHA256 = "3503ffac19f183407909fecdacf4db51ab1fdad1da7b2f177016670b2d80e4b9"
@@ -96,6 +102,8 @@ def _direct(patch: pytest.MonkeyPatch, url: str) -> None:
 
     for name, value in variables(url).items():
         patch.setenv(name, value)
+    patch.setattr(settings, "DYNAMODB_ENDPOINT", url)
+    patch.setattr(settings, "AWS_REGION", "eu-west-1")
     client.cache_clear()
 
 
@@ -232,3 +240,30 @@ def _leave(server: dict[str, int]) -> None:
     STATE.unlink(missing_ok=True)
     with contextlib.suppress(ProcessLookupError):
         os.kill(server["pid"], signal.SIGTERM)
+
+
+def botocore_client() -> Any:
+    """botocore's own client, to see what the tables really hold."""
+    return _botocore_client(settings.DYNAMODB_ENDPOINT)
+
+
+@functools.cache
+def _botocore_client(url: str) -> Any:
+    return Session().create_client("dynamodb", region_name="eu-west-1", endpoint_url=url)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """The calls to DynamoDB from now on: operations and their arguments."""
+    from chat.storage.dynamodb_client import DynamoDBClient
+
+    made: Calls = []
+    call = DynamoDBClient.call
+
+    def note(self: DynamoDBClient, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        made.append((operation, arguments))
+        return call(self, operation, arguments)
+
+    monkeypatch.setattr(DynamoDBClient, "call", note)
+    monkeypatch.setattr(DynamoDBClient, "_make_api_call", note)
+    return made

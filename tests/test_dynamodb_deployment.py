@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from chat.storage.dynamodb_tables import Interaction, State, client
-from tests.dynamodb_local import variables
+from chat.storage.dynamodb_tables import Interaction, State
+from tests.dynamodb_local import botocore_client, variables
 
 ASK = """
 import json, sys, django
@@ -67,14 +67,14 @@ def test_a_chat_leaves_an_item_with_every_attribute(ask: Callable[..., list[Any]
     )
     assert status == 200
     answer = json.loads(body)
-    (item,) = client().scan(TableName=Interaction.Meta.table_name)["Items"]
+    (item,) = botocore_client().scan(TableName=Interaction.Meta.table_name)["Items"]
     assert item["interaction_id"] == item["conversation_id"] == {"S": answer["interaction_id"]}
     assert item["created_at"] == {"S": answer["timestamp"]}
     assert item["owner_user"] == {"S": "default#user123"}
     assert item["prompt"] == {"S": "Olá!"}
     assert item["system"] == {"S": "Be brief."}
     assert item["response"] == {"S": answer["response"]}
-    assert item["parameters"] == {"S": '{"temperature": 0.1}'}
+    assert item["parameters"] == {"S": '{"temperature":0.1}'}
     assert item["metadata"] == {"S": '{"ticket": "7"}'}
     assert item["request_id"] == {"S": "request-1"}
     assert item["status"] == {"S": "ok"}
@@ -94,7 +94,7 @@ def test_a_request_that_is_sent_again_is_answered_once(ask: Callable[..., list[A
     assert (first[0], second[0], third[0]) == (200, 200, 422)
     assert first[2] == second[2]
     assert second[1]["Idempotency-Replayed"] == "true"
-    assert len(client().scan(TableName=Interaction.Meta.table_name)["Items"]) == 1
+    assert len(botocore_client().scan(TableName=Interaction.Meta.table_name)["Items"]) == 1
 
 
 def test_requests_are_counted_and_limited(ask: Callable[..., list[Any]]) -> None:

@@ -12,32 +12,17 @@ A transaction carries 4 MB. Only a compressed answer beyond that cannot be store
 service gives and logs it, as in an outage.
 """
 
+import time
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, Literal, cast
 from uuid import uuid4
 
 from botocore.exceptions import ClientError
-from pynamodb.connection import TableConnection
-from pynamodb.constants import (
-    ALL_OLD,
-    BINARY,
-    ITEM,
-    KEY,
-    NUMBER,
-    STRING,
-    TRANSACT_DELETE,
-    TRANSACT_ITEMS,
-    TRANSACT_PUT,
-    TRANSACT_UPDATE,
-    TRANSACT_WRITE_ITEMS,
-)
-from pynamodb.exceptions import VerboseClientError
-from pynamodb.expressions.condition import Condition
-from pynamodb.expressions.operand import Path
+from django.conf import settings
 
 from chat.errors import PayloadTooLarge, StorageUnavailable
 from chat.storage.base import Record, Status
@@ -53,6 +38,7 @@ from chat.storage.rows import outcome, record_of, row
 Item = dict[str, dict[str, Any]]
 
 SCHEMA = 1
+COLUMNS = Interaction.get_attributes()
 TEXTS = ("prompt", "system", "response")
 COMPRESS_FROM_BYTES = 1024
 MAX_ITEM_BYTES = 400 * 1024
@@ -60,6 +46,11 @@ MAX_ITEM_BYTES = 400 * 1024
 OUTCOME_BYTES = 40 * 1024
 PART_BYTES = 390 * 1024
 MAX_TRANSACTION_BYTES = 4_000_000
+
+# The conditions of the writes. PynamoDB would put each together anew, in longer than a call takes.
+FREE = "attribute_not_exists(interaction_id) OR expires_at <= :now"
+UNCHANGED = "#status = :status AND deadline_at = :deadline_at"
+STATUS = {"#status": "status"}
 
 
 class DynamoStore:
@@ -71,29 +62,34 @@ class DynamoStore:
     @dynamodb_errors()
     def claim(self, record: Record) -> Record | None:
         item = _claim(record)
-        absent = Interaction.interaction_id.does_not_exist()
-        expired = Interaction.expires_at <= datetime.now(UTC)
-        holder = _put(item, absent | expired, parts=_split(item))
+        parts = _split(item)
+        now = {":now": {"N": str(int(time.time()))}}
+        request = {"Item": item, **_condition(FREE, now)}
+        holder = _write("Put", request, item, parts)
         return None if holder is None else _record(Interaction.from_raw_data(holder))
 
     @dynamodb_errors()
     def take_over(self, record: Record, holder: Record) -> bool:
-        stale = _split(_item(holder))
-        return _put(_claim(record), _unchanged(holder), stale=stale) is None
+        item, stale = _claim(record), _split(_item(holder))
+        request = {"Item": item, **_condition(UNCHANGED, _values(holder), STATUS)}
+        return _write("Put", request, item, stale=stale) is None
 
     @dynamodb_errors()
     def settle(self, record: Record) -> bool:
         item = _item(record)
         parts = _split(item)
-        written = {*outcome(record), "response_parts", "write_id"}
-        request = _request(
-            item,
-            KEY,
-            actions=[Path(name).set(value) for name, value in item.items() if name in written],
-            condition=_unchanged(replace(record, status=Status.PENDING)),
-            return_values_on_condition_failure=ALL_OLD,
-        )
-        return _write(TRANSACT_UPDATE, request, item, parts) is None
+        written = item.keys() & {*outcome(record), "response_parts", "write_id"}
+        values = _values(replace(record, status=Status.PENDING))
+        request = {
+            "Key": _key(item),
+            "UpdateExpression": "SET " + ", ".join(f"#{name} = :new_{name}" for name in written),
+            **_condition(
+                UNCHANGED,
+                {**values, **{f":new_{name}": item[name] for name in written}},
+                {f"#{name}": name for name in written},
+            ),
+        }
+        return _write("Update", request, item, parts) is None
 
     @dynamodb_errors()
     def get(self, interaction_id: str) -> Record | None:
@@ -110,22 +106,11 @@ class DynamoStore:
                 model.get("ping")
 
 
-def _table() -> TableConnection:
-    return Interaction._get_connection()
-
-
 def _find(interaction_id: str) -> Interaction | None:
     try:
         return Interaction.get(interaction_id, consistent_read=True)
     except Interaction.DoesNotExist:
         return None
-
-
-def _unchanged(record: Record) -> Condition:
-    unchanged: Condition = (Interaction.status == record.status) & (
-        Interaction.deadline_at == record.deadline_at
-    )
-    return unchanged
 
 
 # --- Records and items ----------------------------------------------------------------------------
@@ -139,7 +124,11 @@ def _item(record: Record) -> Item:
         "write_id": uuid4().hex,
         "owner_user": f"{record.owner}#{record.user_id}",
     }
-    item: Item = Interaction(**columns).serialize()
+    item: Item = {
+        name: {COLUMNS[name].attr_type: COLUMNS[name].serialize(value)}
+        for name, value in columns.items()
+        if value is not None
+    }
     for name in TEXTS:
         if name in item:
             item[name] = _packed(item[name])
@@ -147,8 +136,8 @@ def _item(record: Record) -> Item:
 
 
 def _packed(value: dict[str, Any]) -> dict[str, Any]:
-    text = value[STRING].encode()
-    return {BINARY: zlib.compress(text)} if len(text) > COMPRESS_FROM_BYTES else value
+    text = value["S"].encode()
+    return {"B": zlib.compress(text)} if len(text) > COMPRESS_FROM_BYTES else value
 
 
 def _claim(record: Record) -> Item:
@@ -165,14 +154,14 @@ def _split(item: Item) -> list[Item]:
     if _size(item) <= MAX_ITEM_BYTES or "response" not in item:
         return []
     response = item.pop("response")
-    data = response.get(BINARY) or zlib.compress(response[STRING].encode())
+    data = response.get("B") or zlib.compress(response["S"].encode())
     pieces = [data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)]
-    item["response_parts"] = {NUMBER: str(len(pieces))}
+    item["response_parts"] = {"N": str(len(pieces))}
     expiry = {name: item[name] for name in ("expires_at",) if name in item}
     return [
         {
-            "interaction_id": {STRING: _part_id(item["interaction_id"][STRING], number)},
-            "part": {BINARY: piece},
+            "interaction_id": {"S": _part_id(item["interaction_id"]["S"], number)},
+            "part": {"B": piece},
             **expiry,
         }
         for number, piece in enumerate(pieces)
@@ -209,22 +198,8 @@ def _size(item: Item) -> int:
 # --- Writing --------------------------------------------------------------------------------------
 
 
-def _put(
-    item: Item, condition: Condition, *, parts: Sequence[Item] = (), stale: Sequence[Item] = ()
-) -> Item | None:
-    """Write the whole item, or return what is there instead (empty: nothing)."""
-    request = _request(
-        item,
-        ITEM,
-        attributes=item,
-        condition=condition,
-        return_values_on_condition_failure=ALL_OLD,
-    )
-    return _write(TRANSACT_PUT, request, item, parts, stale)
-
-
 def _write(
-    verb: str,
+    verb: Literal["Put", "Update"],
     request: dict[str, Any],
     item: Item,
     parts: Sequence[Item] = (),
@@ -236,33 +211,53 @@ def _write(
     """
     if sum(map(_size, parts)) + _size(item) > MAX_TRANSACTION_BYTES:
         raise StorageUnavailable
-    connection = _table().connection
-    with_it = [
-        *({TRANSACT_PUT: _request(part, ITEM, attributes=part)} for part in parts),
-        *({TRANSACT_DELETE: _request(part, KEY)} for part in stale),
+    table = {"TableName": settings.TABLE_NAME}
+    actions = [
+        {verb: table | request},
+        *({"Put": table | {"Item": part}} for part in parts),
+        *({"Delete": table | {"Key": _key(part)}} for part in stale),
     ]
     try:
-        if with_it:
-            actions = [{verb: request}, *with_it]
-            connection.dispatch(TRANSACT_WRITE_ITEMS, {TRANSACT_ITEMS: actions})
+        if len(actions) > 1:
+            client().call("TransactWriteItems", {"TransactItems": actions})
         else:
-            connection.dispatch(f"{verb}Item", request)
-    except VerboseClientError as exc:
+            client().call(f"{verb}Item", table | request)
+    except ClientError as exc:
         holder = _holder(exc)
         return None if holder.get("write_id") == item["write_id"] else holder
     return None
 
 
-def _request(item: Item, key: str, **options: Any) -> dict[str, Any]:
-    return _table().get_operation_kwargs(item["interaction_id"][STRING], key=key, **options)
+def _condition(
+    expression: str, values: dict[str, Any], names: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """The part of a request that makes it conditional, and tells what is there instead."""
+    return {
+        "ConditionExpression": expression,
+        "ExpressionAttributeValues": values,
+        **({"ExpressionAttributeNames": names} if names else {}),
+        "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+    }
 
 
-def _holder(exc: VerboseClientError) -> Item:
+def _values(record: Record) -> dict[str, Any]:
+    """The values by which UNCHANGED knows a record."""
+    return {
+        ":status": {"S": record.status.value},
+        ":deadline_at": {"S": COLUMNS["deadline_at"].serialize(record.deadline_at)},
+    }
+
+
+def _key(item: Item) -> Item:
+    return {"interaction_id": item["interaction_id"]}
+
+
+def _holder(exc: ClientError) -> Item:
     """What is there instead, if the condition did not hold; any other failure is raised again."""
-    reason = next(iter(exc.cancellation_reasons), None)
-    if reason and reason.code == "ConditionalCheckFailed":
-        return reason.raw_item or {}
-    if exc.response["Error"]["Code"] != CONDITION_FAILED:
+    response: dict[str, Any] = exc.response
+    reason: dict[str, Any] = next(iter(response.get("CancellationReasons", ())), {})
+    if reason.get("Code") == "ConditionalCheckFailed":
+        return cast(Item, reason.get("Item", {}))
+    if response["Error"]["Code"] != CONDITION_FAILED:
         raise exc
-    # PynamoDB's own error leaves the item out.
-    return cast(Item, cast(ClientError, exc.__cause__).response.get("Item", {}))
+    return cast(Item, response.get("Item", {}))

@@ -1,11 +1,11 @@
 """How the values of a record are written in DynamoDB, and read whatever is found there."""
 
-import json
 import zlib
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import orjson
 from pynamodb.attributes import (
     Attribute,
     BinaryAttribute,
@@ -114,8 +114,8 @@ class Json(Lenient, Attribute[Any]):
         self.kind = kind
 
     def serialize(self, value: Any) -> str:
-        return json.dumps(value, ensure_ascii=False)
+        return orjson.dumps(value).decode()
 
     def read(self, value: dict[str, Any]) -> Any:
-        parsed = json.loads(value[STRING])
+        parsed = orjson.loads(value[STRING])
         return parsed if isinstance(parsed, self.kind) else None

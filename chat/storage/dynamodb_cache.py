@@ -10,11 +10,15 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from django.conf import settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from pynamodb.expressions.condition import Condition
-from pynamodb.expressions.update import Action
 
-from chat.storage.dynamodb_tables import State, condition_held, dynamodb_errors
+from chat.storage.dynamodb_tables import State, client, condition_held, dynamodb_errors
+
+# PynamoDB would put them together anew for each count, in longer than the call takes.
+COUNT = "ADD #counter :delta SET expires_at = if_not_exists(expires_at, :expiry)"
+ALIVE = "attribute_not_exists(expires_at) OR expires_at > :now"
 
 
 class DynamoCache(BaseCache):
@@ -119,13 +123,22 @@ class DynamoCounters(DynamoCache):
         return False
 
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
-        state = State(self.make_and_validate_key(key, version))
-        actions: list[Action] = [
-            State.counter.add(delta),
-            State.expires_at.set(State.expires_at | self._expiry()),
-        ]
-        if condition_held(lambda: state.update(actions, _alive())):
-            return int(state.counter)
+        counted: list[dict[str, Any]] = []
+        request = {
+            "TableName": settings.STATE_TABLE_NAME,
+            "Key": {"pk": {"S": self.make_and_validate_key(key, version)}},
+            "UpdateExpression": COUNT,
+            "ConditionExpression": ALIVE,
+            "ExpressionAttributeNames": {"#counter": "counter"},
+            "ExpressionAttributeValues": {
+                ":delta": {"N": str(delta)},
+                ":expiry": {"N": str(math.ceil(self.get_backend_timeout() or 0))},
+                ":now": {"N": str(int(time.time()))},
+            },
+            "ReturnValues": "UPDATED_NEW",
+        }
+        if condition_held(lambda: counted.append(client().call("UpdateItem", request))):
+            return int(counted[0]["Attributes"]["counter"]["N"])
         begun = super().add(key, delta, version=version)  # in the place of one that has expired
         return delta if begun else self.incr(key, delta, version)
 

@@ -11,14 +11,14 @@ import base64
 import functools
 import hashlib
 import hmac
-import http.client
 import random
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import orjson
@@ -35,7 +35,6 @@ from providers.http import ssl_context
 
 CONNECT_SECONDS = 1.0
 READ_SECONDS = 2.0
-TRIES = 2
 MAX_PAUSE_SECONDS = 0.1
 
 # What DynamoDB says when the same call may succeed a moment later, beside every status of 500 on.
@@ -54,8 +53,7 @@ TRANSIENT = frozenset(
 class DynamoDBClient:
     """`endpoint` is an address; `credentials` may refresh themselves."""
 
-    # PynamoDB looks whether a client has lost its credentials; this one holds on to their source.
-    _request_signer = None
+    _request_signer = None  # PynamoDB looks there for a client that has lost its credentials
 
     def __init__(self, *, endpoint: str, region: str, credentials: Credentials) -> None:
         address = urlsplit(endpoint)
@@ -68,24 +66,24 @@ class DynamoDBClient:
         self._credentials = credentials
         self._thread = threading.local()
 
-    def _make_api_call(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def call(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Call an operation of DynamoDB; arguments and answer have the shapes that botocore's have.
 
         A transient failure is tried again once. Raises ClientError for what DynamoDB refuses, and
         another BotoCoreError where it cannot be reached.
         """
         content = orjson.dumps(arguments, default=_base64)
-        for tries_left in reversed(range(TRIES)):
-            try:
-                return self._call(operation, content)
-            except (EndpointConnectionError, HTTPClientError):
-                if not tries_left:
-                    raise
-            except ClientError as exc:
-                if not tries_left or not _is_transient(exc):
-                    raise
-                time.sleep(random.uniform(0, MAX_PAUSE_SECONDS))  # noqa: S311  (no secret)
-        raise AssertionError("the last try returns or raises")
+        try:
+            return self._call(operation, content)
+        except (EndpointConnectionError, HTTPClientError):
+            pass  # most often a kept socket that the other side had closed meanwhile
+        except ClientError as exc:
+            if not _is_transient(exc):
+                raise
+            time.sleep(random.uniform(0, MAX_PAUSE_SECONDS))  # noqa: S311  (no secret)
+        return self._call(operation, content)
+
+    _make_api_call = call  # PynamoDB's name for it
 
     def _call(self, operation: str, content: bytes) -> dict[str, Any]:
         headers = self._signed(f"DynamoDB_20120810.{operation}", content)
@@ -112,28 +110,26 @@ class DynamoDBClient:
     def _exchange(self, content: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
         """Send a request on this thread's socket, which is kept only after a whole answer.
 
-        All of it goes into one packet, where http.client would send two.
+        http.client would send two packets for it, and parse the answer's head as an e-mail's.
         """
-        sock = getattr(self._thread, "sock", None) or self._connected()
-        self._thread.sock = None
+        kept: _Kept | None = getattr(self._thread, "kept", None)
+        sock = (kept and kept.take()) or self._connected()
         lines = [f"POST {self._path} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items())]
         head = "\r\n".join([*lines, f"content-length: {len(content)}", "", ""])
         try:
             sock.sendall(head.encode("latin-1") + content)
-            response = http.client.HTTPResponse(sock, method="POST")
-            response.begin()
-            body = response.read()
+            status, keep, body = _read(sock)
         except TimeoutError as exc:
             sock.close()
             raise ReadTimeoutError(endpoint_url=self.endpoint) from exc
-        except (OSError, http.client.HTTPException) as exc:
+        except (OSError, LookupError, ValueError) as exc:
             sock.close()
             raise ConnectionClosedError(endpoint_url=self.endpoint) from exc
-        if response.will_close:
-            sock.close()
+        if keep:
+            self._thread.kept = _Kept(sock)
         else:
-            self._thread.sock = sock
-        return response.status, body
+            sock.close()
+        return status, body
 
     def _connected(self) -> socket.socket:
         try:
@@ -177,6 +173,53 @@ def _signing_key(secret: str, scope: str) -> bytes:
     for part in scope.split("/"):
         key = hmac.digest(key, part.encode(), "sha256")
     return key
+
+
+def _read(sock: socket.socket) -> tuple[int, bool, bytes]:
+    """An answer's status, whether its connection is kept, and its body (RFC 9112).
+
+    Raises ValueError for what is no answer, or for one that ends before it should.
+    """
+    with sock.makefile("rb") as stream:
+        version, status = stream.readline().split()[:2]
+        headers = {}
+        while line := stream.readline().strip():
+            name, _, value = line.lower().partition(b":")
+            headers[name] = value.strip()
+        if headers.get(b"transfer-encoding") == b"chunked":
+            body = _chunks(stream)
+        else:
+            body = _exactly(stream, int(headers[b"content-length"]))
+    keep = version == b"HTTP/1.1" and headers.get(b"connection") != b"close"
+    return int(status), keep, body
+
+
+def _chunks(stream: BinaryIO) -> bytes:
+    chunks = []
+    while size := int(stream.readline(), 16):
+        chunks.append(_exactly(stream, size))
+        stream.readline()
+    stream.readline()
+    return b"".join(chunks)
+
+
+def _exactly(stream: BinaryIO, size: int) -> bytes:
+    data = stream.read(size)
+    if len(data) < size:
+        raise ValueError("the answer broke off")
+    return data
+
+
+class _Kept:
+    """A socket between two calls; whoever lets go of it, a thread that ends too, closes it."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._closing = weakref.finalize(self, sock.close)
+
+    def take(self) -> socket.socket | None:
+        """The socket, once."""
+        return self._sock if self._closing.detach() else None
 
 
 def _is_transient(exc: ClientError) -> bool:

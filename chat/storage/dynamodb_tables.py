@@ -171,8 +171,8 @@ def condition_held(write: Callable[[], Any]) -> bool:
     with dynamodb_errors():
         try:
             write()
-        except (PutError, UpdateError, DeleteError) as exc:
-            if exc.cause_response_code != CONDITION_FAILED:
+        except (PutError, UpdateError, DeleteError, ClientError) as exc:
+            if reason_of(exc) != CONDITION_FAILED:
                 raise
             return False
     return True

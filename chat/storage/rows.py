@@ -1,7 +1,7 @@
 """A record as a flat row, and back: the columns that the stores have in common."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ from providers.base import Usage
 from providers.router import Attempt
 
 EPOCH = datetime.fromtimestamp(0, UTC)
+USAGE = [field.name for field in fields(Usage)]
 ATTEMPT = [field.name for field in fields(Attempt)]
 
 
@@ -44,10 +45,12 @@ def outcome(record: Record) -> dict[str, Any]:
         "finish_reason": record.finish_reason,
         "cached": record.cached,
         "latency_ms": record.latency_ms,
-        "attempts": [asdict(attempt) for attempt in record.attempts],
+        "attempts": [
+            {name: getattr(attempt, name) for name in ATTEMPT} for attempt in record.attempts
+        ],
         "error_code": record.error and record.error.code,
         "error_detail": record.error and record.error.detail,
-        **asdict(record.usage),
+        **{name: getattr(record.usage, name) for name in USAGE},
     }
 
 

@@ -9,7 +9,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
-from chat.storage.dynamodb_tables import TABLES, Interaction, State, client
+from chat.storage.dynamodb_tables import TABLES, Interaction, State
+from tests.dynamodb_local import botocore_client
 
 
 @pytest.fixture
@@ -42,7 +43,9 @@ def test_it_makes_what_is_missing_and_finds_it_again(names: tuple[str, str]) -> 
 
 def test_the_tables_are_as_the_design_has_them(names: tuple[str, str]) -> None:
     create_tables()
-    interactions, state = (client().describe_table(TableName=name)["Table"] for name in names)
+    interactions, state = (
+        botocore_client().describe_table(TableName=name)["Table"] for name in names
+    )
     assert interactions["KeySchema"] == [{"AttributeName": "interaction_id", "KeyType": "HASH"}]
     assert {
         index["IndexName"]: (
@@ -58,7 +61,7 @@ def test_the_tables_are_as_the_design_has_them(names: tuple[str, str]) -> None:
     for table in (interactions, state):
         assert {each["AttributeType"] for each in table["AttributeDefinitions"]} == {"S"}
         assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
-        expiry = client().describe_time_to_live(TableName=table["TableName"])
+        expiry = botocore_client().describe_time_to_live(TableName=table["TableName"])
         assert expiry["TimeToLiveDescription"] == {
             "TimeToLiveStatus": "ENABLED",
             "AttributeName": "expires_at",
@@ -83,7 +86,7 @@ def make(
             }
             for index, index_key, projection in indexes
         ]
-    client().create_table(
+    botocore_client().create_table(
         TableName=name,
         KeySchema=[{"AttributeName": key, "KeyType": "HASH"}],
         AttributeDefinitions=[
@@ -123,9 +126,9 @@ def test_it_says_in_what_a_table_differs(names: tuple[str, str]) -> None:
 
 def test_it_changes_nothing_that_is_there(names: tuple[str, str]) -> None:
     make(names[0], "interaction_id")
-    before = client().describe_table(TableName=names[0])["Table"]
+    before = botocore_client().describe_table(TableName=names[0])["Table"]
     create_tables()
-    assert client().describe_table(TableName=names[0])["Table"] == before
+    assert botocore_client().describe_table(TableName=names[0])["Table"] == before
 
 
 def test_it_says_that_dynamodb_is_out_of_reach(
@@ -143,6 +146,7 @@ def test_it_says_that_there_is_no_region(
 ) -> None:
     settings.STORAGE = "dynamodb"
     dynamodb_at("http://127.0.0.1:9")
+    settings.AWS_REGION = ""
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     assert create_tables() == ["STORAGE is dynamodb, which needs AWS_REGION."]
 

@@ -66,7 +66,7 @@ def _have(model: type[Table]) -> dict[str, str]:
     table = model.describe_table()
     types = _types(table["AttributeDefinitions"])
     name = {"TableName": model.Meta.table_name}
-    answer = client()._make_api_call("DescribeTimeToLive", name)
+    answer = client().call("DescribeTimeToLive", name)
     ttl = answer["TimeToLiveDescription"]
     # It takes an hour until it is on, and there is nothing more to be done about it.
     state = ttl["TimeToLiveStatus"].replace("ENABLING", "ENABLED")

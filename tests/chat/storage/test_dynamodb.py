@@ -18,11 +18,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from pytest_django import Settings
 
 from chat.errors import PayloadTooLarge, StorageUnavailable
 from chat.storage.base import InteractionStore, Record, Status
 from chat.storage.dynamodb import DynamoStore
-from chat.storage.dynamodb_tables import Interaction, State, client
+from chat.storage.dynamodb_tables import Interaction, State
 from tests.cast import ANSWERED, FAILED, NOON, PENDING, at_once
 from tests.chat.storage.contract import (
     FULL,
@@ -32,6 +33,7 @@ from tests.chat.storage.contract import (
     YESTERDAY,
     InteractionStoreContract,
 )
+from tests.dynamodb_local import Calls, botocore_client
 from tests.standin import StandIn
 
 NOBODY_LISTENS = "http://127.0.0.1:9"
@@ -53,22 +55,9 @@ def store(dynamodb: str) -> DynamoStore:
     return DynamoStore()
 
 
-@pytest.fixture
-def calls(dynamodb: str) -> Iterator[list[str]]:
-    """The names of the calls to DynamoDB from now on."""
-    made: list[str] = []
-
-    def note(model: Any, **kwargs: Any) -> None:
-        made.append(model.name)
-
-    client().meta.events.register("before-call.dynamodb", note)
-    yield made
-    client().meta.events.unregister("before-call.dynamodb", note)
-
-
 def item(interaction_id: str = ID) -> dict[str, dict[str, Any]]:
     """What DynamoDB itself has."""
-    found = client().get_item(
+    found = botocore_client().get_item(
         TableName=Interaction.Meta.table_name, Key={"interaction_id": {"S": interaction_id}}
     )
     return dict(found["Item"])
@@ -103,10 +92,9 @@ def test_an_item_has_every_attribute(store: DynamoStore) -> None:
         "prompt": {"S": FULL.prompt},
         "system": {"S": " Be brief. "},
         "parameters": {
-            "S": '{"temperature": 0.1, "top_p": 1e-09, "max_tokens": 7, '
-            '"stop": ["END", "\\n", "🦆"]}'
+            "S": '{"temperature":0.1,"top_p":1e-9,"max_tokens":7,"stop":["END","\\n","🦆"]}'
         },
-        "metadata": {"S": '{"ticket": "7", "": "", "chave ç": "valor 🦆"}'},
+        "metadata": {"S": '{"ticket":"7","":"","chave ç":"valor 🦆"}'},
         "status": {"S": "ok"},
         "provider": {"S": "openrouter"},
         "model": {"S": "vendor/model-1:free"},
@@ -115,9 +103,9 @@ def test_an_item_has_every_attribute(store: DynamoStore) -> None:
         "cached": {"BOOL": True},
         "latency_ms": {"N": "24999"},
         "attempts": {
-            "S": '[{"provider": "openai", "model": "model-1", "outcome": "provider_error", '
-            '"latency_ms": 5}, {"provider": "openrouter", "model": "vendor/model-1", '
-            '"outcome": "ok", "latency_ms": 24900}]'
+            "S": '[{"provider":"openai","model":"model-1","outcome":"provider_error",'
+            '"latency_ms":5},{"provider":"openrouter","model":"vendor/model-1",'
+            '"outcome":"ok","latency_ms":24900}]'
         },
         "prompt_tokens": {"N": "9"},
         "completion_tokens": {"N": "41"},
@@ -134,26 +122,20 @@ def test_what_is_absent_has_no_attribute(store: DynamoStore) -> None:
     assert not absent & item().keys()
 
 
-def test_each_operation_is_one_call(store: DynamoStore, calls: list[str]) -> None:
+def test_each_operation_is_one_call(store: DynamoStore, calls: Calls) -> None:
     store.claim(PENDING)
     store.claim(PENDING)
     store.settle(FAILED)
     store.settle(FAILED)
     store.take_over(LATER, FAILED)
     store.get(ID)
-    assert calls == ["PutItem", "PutItem", "UpdateItem", "UpdateItem", "PutItem", "GetItem"]
+    made = [operation for operation, _ in calls]
+    assert made == ["PutItem", "PutItem", "UpdateItem", "UpdateItem", "PutItem", "GetItem"]
 
 
-def test_reads_are_consistent(store: DynamoStore) -> None:
-    asked: list[Any] = []
-
-    def note(params: Any, **kwargs: Any) -> None:
-        asked.append(b'"ConsistentRead": true' in params["body"])
-
-    client().meta.events.register("before-call.dynamodb.GetItem", note)
+def test_reads_are_consistent(store: DynamoStore, calls: Calls) -> None:
     store.get(ID)
-    client().meta.events.unregister("before-call.dynamodb.GetItem", note)
-    assert asked == [True]
+    assert [arguments["ConsistentRead"] for _, arguments in calls] == [True]
 
 
 @pytest.mark.parametrize("index", ["user-index", "conversation-index"])
@@ -168,7 +150,7 @@ def test_an_index_finds_a_record_by_time(store: DynamoStore, index: str) -> None
 
 
 def test_an_older_item_without_most_attributes_is_read(store: DynamoStore) -> None:
-    client().put_item(
+    botocore_client().put_item(
         TableName=Interaction.Meta.table_name,
         Item={
             "interaction_id": {"S": ID},
@@ -217,7 +199,7 @@ def test_an_odd_item_is_read_all_the_same(
     store: DynamoStore, odd: dict[str, dict[str, Any]]
 ) -> None:
     store.claim(PENDING)
-    client().put_item(TableName=Interaction.Meta.table_name, Item={**item(), **odd})
+    botocore_client().put_item(TableName=Interaction.Meta.table_name, Item={**item(), **odd})
     kept = store.get(ID)
     assert kept is not None
     assert (kept.interaction_id, kept.owner) == (ID, "default")
@@ -249,7 +231,7 @@ def last(low: int, high: int, holds: Callable[[int], bool]) -> int:
 
 def forget(interaction_id: str = ID) -> None:
     key = {"interaction_id": {"S": interaction_id}}
-    client().delete_item(TableName=Interaction.Meta.table_name, Key=key)
+    botocore_client().delete_item(TableName=Interaction.Meta.table_name, Key=key)
 
 
 def test_a_question_that_leaves_no_room_for_the_outcome_is_refused(store: DynamoStore) -> None:
@@ -436,17 +418,21 @@ def test_without_the_table_of_counters_nothing_is_ready(dynamodb: str) -> None:
 
 
 def test_without_a_region_there_is_no_store(
-    dynamodb_at: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    dynamodb_at: Callable[[str], None], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dynamodb_at(NOBODY_LISTENS)
+    settings.AWS_REGION = ""
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     with pytest.raises(ImproperlyConfigured, match="AWS_REGION"):
         DynamoStore()
 
 
-def test_an_address_that_is_none_is_no_store(dynamodb_at: Callable[[str], None]) -> None:
-    dynamodb_at("nonsense")
-    with pytest.raises(ImproperlyConfigured, match="Invalid endpoint: nonsense"):
+def test_without_credentials_there_is_no_store(
+    dynamodb_at: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dynamodb_at(NOBODY_LISTENS)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(ImproperlyConfigured, match="credentials"):
         DynamoStore()
 
 
@@ -527,6 +513,8 @@ def imported(storage: str) -> set[str]:
         "SECRET_KEY": "tests",
         "STORAGE": storage,
         "AWS_REGION": "eu-west-1",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
     }
     command = [sys.executable, "-c", IMPORTED]
     ran = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
