@@ -75,7 +75,7 @@ def test_a_chat_leaves_an_item_with_every_attribute(ask: Callable[..., list[Any]
     assert item["system"] == {"S": "Be brief."}
     assert item["response"] == {"S": answer["response"]}
     assert item["parameters"] == {"S": '{"temperature":0.1}'}
-    assert item["metadata"] == {"S": '{"ticket": "7"}'}
+    assert item["metadata"] == {"S": '{"ticket":"7"}'}
     assert item["request_id"] == {"S": "request-1"}
     assert item["status"] == {"S": "ok"}
     assert item["total_tokens"] == {"N": str(answer["usage"]["total_tokens"])}

@@ -22,7 +22,6 @@ from typing import Any, Literal, cast
 from uuid import uuid4
 
 from botocore.exceptions import ClientError
-from django.conf import settings
 
 from chat.errors import PayloadTooLarge, StorageUnavailable
 from chat.storage.base import Record, Status
@@ -211,7 +210,7 @@ def _write(
     """
     if sum(map(_size, parts)) + _size(item) > MAX_TRANSACTION_BYTES:
         raise StorageUnavailable
-    table = {"TableName": settings.TABLE_NAME}
+    table = {"TableName": Interaction.Meta.table_name}
     actions = [
         {verb: table | request},
         *({"Put": table | {"Item": part}} for part in parts),

@@ -10,7 +10,6 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from django.conf import settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from pynamodb.expressions.condition import Condition
 
@@ -125,7 +124,7 @@ class DynamoCounters(DynamoCache):
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
         counted: list[dict[str, Any]] = []
         request = {
-            "TableName": settings.STATE_TABLE_NAME,
+            "TableName": State.Meta.table_name,
             "Key": {"pk": {"S": self.make_and_validate_key(key, version)}},
             "UpdateExpression": COUNT,
             "ConditionExpression": ALIVE,
