@@ -37,9 +37,7 @@ CMD ["python", "manage.py", "serve"]
 
 FROM public.ecr.aws/lambda/python:${PYTHON} AS lambda-packages
 COPY requirements/lambda.txt /
-COPY scripts/prune_botocore.py /
 RUN pip install --no-cache-dir --no-compile --require-hashes --target /packages -r /lambda.txt \
-    && python /prune_botocore.py /packages \
     && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /packages
 
 FROM public.ecr.aws/lambda/python:${PYTHON} AS lambda
