@@ -38,7 +38,8 @@ CMD ["python", "manage.py", "serve"]
 FROM public.ecr.aws/lambda/python:${PYTHON} AS lambda-packages
 COPY requirements/lambda.txt /
 RUN pip install --no-cache-dir --no-compile --require-hashes --target /packages -r /lambda.txt \
-    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /packages
+    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /packages \
+    && chmod -R a+rX /packages
 
 FROM public.ecr.aws/lambda/python:${PYTHON} AS lambda
 COPY --from=lambda-packages /packages ${LAMBDA_TASK_ROOT}/
@@ -51,7 +52,8 @@ COPY chat ${LAMBDA_TASK_ROOT}/chat
 RUN python -m compileall -q --invalidation-mode unchecked-hash \
         ${LAMBDA_TASK_ROOT}/manage.py ${LAMBDA_TASK_ROOT}/providers \
         ${LAMBDA_TASK_ROOT}/chatproject ${LAMBDA_TASK_ROOT}/chat \
-    && chmod -R a+rX ${LAMBDA_TASK_ROOT} \
+    && chmod -R a+rX ${LAMBDA_TASK_ROOT}/manage.py ${LAMBDA_TASK_ROOT}/providers \
+        ${LAMBDA_TASK_ROOT}/chatproject ${LAMBDA_TASK_ROOT}/chat \
     && AWS_LAMBDA_FUNCTION_NAME=build AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1 \
        SECRET_KEY=build-time-check-only-0123456789-abcdefghijklmnopqrstuvwxyz \
        python manage.py check --deploy --fail-level WARNING
