@@ -55,7 +55,8 @@ class ApiView(APIView):
 
     def count(self, user_id: str) -> None:
         """Count the request against its limit. Raises RateLimited."""
-        self.allowance = ratelimit.count(self.request, self.caller, user_id)
+        with telemetry.timed("storage"):
+            self.allowance = ratelimit.count(self.request, self.caller, user_id)
         if self.allowance and self.allowance.exceeded:
             raise RateLimited(
                 f"No more than {self.allowance.limit} requests a minute.",

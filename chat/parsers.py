@@ -24,6 +24,8 @@ class JSONParser(BaseParser):
         body = stream.read(settings.MAX_BODY_BYTES + 1)
         if len(body) > settings.MAX_BODY_BYTES:
             raise PayloadTooLarge(f"The body must not exceed {settings.MAX_BODY_BYTES} bytes.")
+        if len(body) < int((parser_context or {})["request"].META.get("CONTENT_LENGTH") or 0):
+            raise MalformedJson("The body broke off.")
         try:
             return orjson.loads(body)
         except orjson.JSONDecodeError as exc:

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.validators import RegexValidator
 from django.utils import timezone
 from rest_framework import serializers
+from rest_framework.exceptions import ErrorDetail
 
 from chat.storage.base import Record
 from providers.base import FinishReason
@@ -15,6 +16,7 @@ from providers.base import FinishReason
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
 MAX_METADATA = 16
+COMING = ("stream", "previous_interaction_id")
 FINISH_REASONS = get_args(FinishReason)
 
 
@@ -107,6 +109,7 @@ class ChatSerializer(serializers.Serializer[Any]):
         required=False,
         allow_null=True,
         max_length=256,
+        validators=[RegexValidator(r"\A[!-~]+\Z", "Printable ASCII without spaces only.")],
         help_text="An allowed model: its id, or `provider:id`. Default: the configured one.",
     )
     temperature = Number(required=False, allow_null=True, min_value=0, max_value=2)
@@ -129,6 +132,14 @@ class ChatSerializer(serializers.Serializer[Any]):
         allow_null=True,
         help_text=f"Up to {MAX_METADATA} string pairs, kept with the record.",
     )
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Refuse what is not there yet: passed over, it would be answered wrongly."""
+        for name in COMING:
+            if isinstance(data, dict) and data.get(name):
+                detail = ErrorDetail("Not available yet.", code="not_available")
+                raise serializers.ValidationError({name: [detail]})
+        return super().to_internal_value(data)
 
 
 class UsageSerializer(serializers.Serializer[Any]):

@@ -136,7 +136,8 @@ def get_interaction(*, caller: Caller, interaction_id: str) -> Record:
         canonical = str(UUID(interaction_id))
     except ValueError:
         raise NotFound from None
-    record = store().get(canonical)
+    with telemetry.timed("storage"):
+        record = store().get(canonical)
     if record is None or record.owner != caller.owner:
         raise NotFound
     return record
@@ -274,7 +275,7 @@ def _settle(
 
     def give_up(state: tenacity.RetryCallState) -> bool:
         tries, wait = state.attempt_number, state.upcoming_sleep
-        return tries >= MAX_SETTLE_TRIES or (tries > 1 and wait > deadline.remaining())
+        return tries >= MAX_SETTLE_TRIES or wait >= deadline.remaining()
 
     persistently = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(StorageUnavailable),

@@ -52,15 +52,22 @@ class RequestMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        started = time.perf_counter()
         given = request.headers.get("X-Request-ID", "")
-        _request_id.set(given if REQUEST_ID.fullmatch(given) else str(uuid_utils.uuid7()))
-        fields: dict[str, Any] = {}
-        _fields.set(fields)
-        spent: dict[str, float] = {}
-        _spent.set(spent)
+        known = REQUEST_ID.fullmatch(given)
+        _request_id.set(given if known else str(uuid_utils.uuid7()))
+        _fields.set({})
+        _spent.set({})
+        try:
+            return self._respond(request)
+        finally:  # the thread goes on to other requests
+            _request_id.set("")
+            _fields.set(None)
+            _spent.set(None)
+
+    def _respond(self, request: HttpRequest) -> HttpResponse:
+        started = time.perf_counter()
         response = self.get_response(request)
-        spent["total"] = (time.perf_counter() - started) * 1000
+        spent = {**(_spent.get() or {}), "total": (time.perf_counter() - started) * 1000}
         response["X-Request-ID"] = request_id()
         response["Server-Timing"] = ", ".join(
             f"{part};dur={milliseconds:.1f}" for part, milliseconds in spent.items()
@@ -72,7 +79,7 @@ class RequestMiddleware:
             "route": f"/{match.route}" if match else None,
             "status": response.status_code,
             "latency_ms": round(spent["total"], 1),
-            **fields,
+            **(_fields.get() or {}),
         }
         logger.info("request", extra=line)
         return response

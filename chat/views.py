@@ -24,15 +24,15 @@ IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
 
 class ChatView(ApiView):
     def post(self, request: Request) -> Response:
-        deadline = self.deadline()
         question = service.Question(**self.body(CHAT_REQUEST))
+        deadline = self.deadline()
         self.count(question.user_id)
         answer = service.chat(
             caller=self.caller,
             question=question,
             deadline=deadline,
             idempotency_key=_idempotency_key(request),
-            use_cache="no-cache" not in request.headers.get("Cache-Control", ""),
+            use_cache="no-cache" not in request.headers.get("Cache-Control", "").lower(),
         )
         body = ANSWER.to_representation(answer.record)
         if not answer.recorded:

@@ -18,7 +18,10 @@ from django.core.exceptions import ImproperlyConfigured
 BASE_DIR = Path(__file__).resolve().parent.parent
 VERSION = "0.1.0"
 
-environ.Env.read_env(os.environ.get("ENV_FILE") or BASE_DIR / ".env")
+ENV_FILE = os.environ.get("ENV_FILE")
+if ENV_FILE and not Path(ENV_FILE).exists():
+    raise ImproperlyConfigured(f"ENV_FILE names {ENV_FILE}, which does not exist.")
+environ.Env.read_env(ENV_FILE or BASE_DIR / ".env")
 
 
 def text(name: str, default: str = "") -> str:
@@ -46,7 +49,7 @@ def number(name: str, default: float, *, low: float, high: float) -> float:
 
 def integer(name: str, default: int, *, low: int, high: int) -> int:
     value = text(name, str(default))
-    if value.isascii() and value.isdigit() and low <= int(value) <= high:
+    if re.fullmatch("[0-9]{1,18}", value) and low <= int(value) <= high:
         return int(value)
     raise ImproperlyConfigured(
         f"{name} must be a whole number from {low} to {high}, not {value!r}."
@@ -120,7 +123,8 @@ def base_url(name: str, default: str = "") -> str:
         try:
             parts = urlsplit(value)
             usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
+            (parts.hostname or "").encode("idna")
+        except ValueError:  # UnicodeError is one
             usable = False
         if not usable or re.search(r"[^!-~]|[?#@]", value):
             raise ImproperlyConfigured(
@@ -226,6 +230,8 @@ ENABLE_CACHE = flag("ENABLE_CACHE", False)
 CACHE_TTL_SECONDS = integer("CACHE_TTL_SECONDS", 3600, low=1, high=31_536_000)
 
 DATABASE_PATH = BASE_DIR / text("DATABASE_PATH", "chat_history.db")
+if STORAGE == "sqlite" and (DATABASE_PATH.is_dir() or not DATABASE_PATH.parent.is_dir()):
+    raise ImproperlyConfigured(f"DATABASE_PATH must name a file in a folder, not {DATABASE_PATH}.")
 SQLITE = {
     "ENGINE": "django.db.backends.sqlite3",
     "NAME": DATABASE_PATH,
@@ -234,7 +240,7 @@ SQLITE = {
         # A writer takes its lock when it begins and waits for it, so that no transaction finds
         # the database locked half-way. In WAL mode a commit survives the end of the process.
         "transaction_mode": "IMMEDIATE",
-        "timeout": 10,
+        "timeout": min(5.0, REQUEST_TIMEOUT_SECONDS),
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     },
 }
@@ -413,11 +419,13 @@ LOGGING = {
     "loggers": {
         "chat": {"level": LOG_LEVEL},
         # Whole records, for `manage.py replay_records`: JSON whatever the format of the rest.
-        "chat.unrecorded": {"handlers": ["json"], "propagate": False},
+        "chat.unrecorded": {"handlers": ["json"], "level": "ERROR", "propagate": False},
         "django": {"handlers": [], "level": "WARNING"},
         # Each request has its own line from chat.telemetry. Django's adds the traceback of what
         # fails outside our views, and nothing else.
         "django.request": {"level": "ERROR", "filters": ["traceback"]},
+        # It warns of each HEAD, whose body it leaves out as it should.
+        "gunicorn.http.wsgi": {"level": "ERROR"},
         "django.security.DisallowedHost": {"level": "CRITICAL"},
     },
 }

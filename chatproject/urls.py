@@ -22,9 +22,11 @@ def lazy(name: str, **options: Any) -> View:
 
     def view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not views:
-            views.append(import_string(name).as_view(**options))
+            views.append(import_string(name).as_view(**options, http_method_names=["get", "head"]))
         return views[0](request, *args, **kwargs)
 
+    # Only reading is offered: anything else is DRF's 405, and not Django's page on forgery.
+    view.csrf_exempt = True  # type: ignore[attr-defined]
     return view
 
 

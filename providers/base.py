@@ -3,7 +3,8 @@
 ProviderError
  ├── RequestRejected         the vendor refuses this very request; nobody else is asked
  ├── ContentFiltered         a safety filter refused it; nobody else is asked
- ├── ProviderMisconfigured   key, credit, model or address: the operator's trouble
+ ├── ProviderMisconfigured   key, credit or address: the operator's trouble
+ │    └── ModelUnavailable   the vendor does not have the model
  ├── ProviderFailed          broken, unreachable, or an answer that is no answer
  ├── ProviderOverloaded      rate limit, quota or overload
  └── DeadlineReached         the request's time is used up
@@ -139,6 +140,10 @@ class ContentFiltered(ProviderError):
 class ProviderMisconfigured(ProviderError):
     code = "provider_error"
     fallback = True
+
+
+class ModelUnavailable(ProviderMisconfigured):
+    pass
 
 
 class ProviderFailed(ProviderError):

@@ -22,14 +22,15 @@ class Cooldown:
         """Seconds of rest left; 0 when there is none."""
         return max(0.0, self._until - time.monotonic())
 
-    def admits(self) -> bool:
-        """Whether this caller may try the provider now."""
+    def admits(self, seconds: float) -> bool:
+        """Whether this caller may try the provider now, for so many seconds at most."""
         with self._lock:
             if self._failures < self._threshold:
                 return True
             if self.remaining():
                 return False
-            self._rest()  # whoever comes while this caller tries waits for what comes of it
+            # Whoever comes while this caller tries waits for what comes of it.
+            self._until = time.monotonic() + max(seconds, self._seconds)
             return True
 
     def succeeded(self) -> None:

@@ -187,7 +187,7 @@ def _failure(status: int, headers: Mapping[str, str], body: Any) -> ProviderErro
         body = wire.dig(body, 0)
     error = wire.dig(body, "error")
     details = wire.items(wire.dig(error, "details"))
-    message = wire.string(wire.dig(error, "message"))
+    message = wire.message(wire.dig(error, "message"))
     labels = [wire.label(wire.dig(error, "status"))]
     labels += [wire.label(wire.dig(detail, "reason")) for detail in details]
     quotas = _quotas(details)

@@ -7,6 +7,7 @@ vendor that trickles bytes would never meet it.
 
 import functools
 import json
+import socket
 import ssl
 import threading
 import weakref
@@ -57,6 +58,7 @@ def post(url: str, *, headers: Mapping[str, str], body: Any, deadline: Deadline)
     and ProviderMisconfigured for an address that sends us elsewhere.
     """
     client = _client(deadline)
+    _thread.answered = False
     try:
         content = orjson.dumps(body)
     except orjson.JSONEncodeError as exc:  # half of a surrogate pair, which UTF-8 does not have
@@ -66,7 +68,9 @@ def post(url: str, *, headers: Mapping[str, str], body: Any, deadline: Deadline)
     try:
         response = client.send(request, stream=True)
     except httpx.HTTPError as exc:
-        raise _failure(exc, deadline, "The provider could not be reached.", retry=True) from exc
+        untouched = not _thread.answered
+        message = "The provider could not be reached."
+        raise _failure(exc, deadline, message, retry=untouched) from exc
     try:
         answer = _read(response)
     except httpx.HTTPError as exc:
@@ -104,6 +108,9 @@ class _Thread(threading.local):
 
     client: httpx.Client | None = None
     deadline: Deadline
+    answered = (
+        False  # whether a byte of the answer has come: then the vendor may have done its work
+    )
 
 
 _thread = _Thread()
@@ -158,10 +165,29 @@ class _DeadlineBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        stream = self._sync.connect_tcp(
-            host, port, _time_left(timeout), local_address, socket_options
-        )
-        return _DeadlineStream(stream)
+        """Try the host's addresses in turn, all in the time that one would have."""
+        budget = Deadline(_time_left(timeout))
+        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        for address in _addresses(host, port):
+            try:
+                left = min(budget.remaining(), _time_left(None))
+                return _DeadlineStream(
+                    self._sync.connect_tcp(address, port, left, local_address, socket_options)
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
+                failure = exc
+            if budget.reached:
+                break
+        raise failure
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    """The name's addresses. Looking them up is left to the system, and to its own time limit."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as exc:
+        raise httpcore.ConnectError(f"{host} is unknown") from exc
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class _DeadlineStream(httpcore.NetworkStream):
@@ -169,7 +195,9 @@ class _DeadlineStream(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, _time_left(timeout))
+        data = self._stream.read(max_bytes, _time_left(timeout))
+        _thread.answered = _thread.answered or bool(data)
+        return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, _time_left(timeout))

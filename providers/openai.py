@@ -19,6 +19,7 @@ from providers.base import (
     ContentFiltered,
     Deadline,
     FinishReason,
+    ModelUnavailable,
     ProviderError,
     ProviderMisconfigured,
     RequestRejected,
@@ -40,7 +41,7 @@ _BY_LABEL: dict[str, tuple[type[ProviderError], str]] = {
     ),
     **dict.fromkeys(
         ("model_not_found", "model_deprecated", "invalid_model", "wrong_endpoint"),
-        (ProviderMisconfigured, wire.NO_MODEL),
+        (ModelUnavailable, wire.NO_MODEL),
     ),
     **dict.fromkeys(
         ("context_length_exceeded", "token_limit_exceeded", "string_too_long"),
@@ -165,9 +166,9 @@ class OpenAI:
                 kind, sentence = _BY_LABEL[label]
                 return kind(sentence, reason=reason)
         if status in (400, 422):
-            message = wire.string(error.get("message"))
+            message = wire.message(error.get("message"))
             if _NO_MODEL.search(message):
-                return ProviderMisconfigured(wire.NO_MODEL, reason=reason)
+                return ModelUnavailable(wire.NO_MODEL, reason=reason)
             return wire.rejected(message, _parameter(error), reason=reason)
         return self._by_status(status, headers, error, reason)
 

@@ -77,7 +77,7 @@ class OpenRouter(OpenAI):
         final = (
             not self.spent.isdisjoint(self._labels(error))
             or wire.dig(error, "availability", "retryable") is False
-            or _DAILY.search(wire.string(error.get("message"))) is not None
+            or _DAILY.search(wire.message(error.get("message"))) is not None
         )
         return wire.by_status(
             status, reason=reason, retry=False if final else None, retry_after=wait

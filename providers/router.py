@@ -13,8 +13,10 @@ from providers.base import (
     ContentFiltered,
     Deadline,
     DeadlineReached,
+    ModelUnavailable,
     Provider,
     ProviderError,
+    ProviderFailed,
     ProviderOverloaded,
     RequestRejected,
 )
@@ -23,6 +25,8 @@ from providers.cooldown import Cooldown
 ANY_MODEL = "*"
 MAX_RETRIES = 2
 MAX_BACKOFF_SECONDS = 8.0
+# Who had less time than this to answer is not blamed for it.
+FAIR_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +151,8 @@ class Router:
         if deadline.reached:
             raise DeadlineReached("No provider answered in time.")
         cooldown = self._cooldowns[route.provider.name]
-        if not cooldown.admits():
+        given = deadline.remaining()
+        if not cooldown.admits(given):
             raise ProviderOverloaded(
                 "The provider failed repeatedly and is left alone for a while.",
                 reason="cooldown",
@@ -159,13 +164,12 @@ class Router:
         try:
             completion = route.provider.complete(request, deadline)
             outcome = "ok"
-        except (RequestRejected, ContentFiltered) as exc:
-            outcome = exc.code
-            cooldown.succeeded()  # what it said no to was the request
-            raise
         except ProviderError as exc:
             outcome = exc.code
-            cooldown.failed()
+            if isinstance(exc, RequestRejected | ContentFiltered):
+                cooldown.succeeded()  # what it said no to was the request
+            elif _is_ill(exc, given):
+                cooldown.failed()
             raise
         finally:
             elapsed = round((time.monotonic() - started) * 1000)
@@ -186,6 +190,21 @@ class Router:
 
 def _full_name(route: Route) -> str:
     return f"{route.provider.name}:{route.model}"
+
+
+def _is_ill(error: ProviderError, given: float) -> bool:
+    """Whether a failure tells of the provider's health, and not of one request.
+
+    A client can ask for a model that is not there, for an empty answer, or with no time left, and
+    must not put the provider to rest for all others by it. `given` is in seconds.
+    """
+    match error:
+        case DeadlineReached():
+            return given >= FAIR_SECONDS
+        case ProviderFailed():
+            return error.retry
+        case _:
+            return not isinstance(error, ModelUnavailable)
 
 
 def _worth_a_retry(error: BaseException) -> bool:

@@ -17,6 +17,7 @@ from providers.base import (
     Completion,
     ContentFiltered,
     FinishReason,
+    ModelUnavailable,
     ProviderError,
     ProviderFailed,
     ProviderMisconfigured,
@@ -53,10 +54,10 @@ _BY_STATUS: dict[int, tuple[type[ProviderError], str]] = {
     401: (ProviderMisconfigured, CREDENTIALS),
     402: (ProviderMisconfigured, "The provider's account has no credit."),
     403: (ProviderMisconfigured, "The provider refused access."),
-    404: (ProviderMisconfigured, NO_MODEL),
-    405: (ProviderMisconfigured, NO_MODEL),
+    404: (ModelUnavailable, NO_MODEL),
+    405: (ModelUnavailable, NO_MODEL),
     408: (ProviderFailed, TIMEOUT),
-    410: (ProviderMisconfigured, NO_MODEL),
+    410: (ModelUnavailable, NO_MODEL),
     413: (RequestRejected, "The provider rejected the request: it is too large."),
     422: (RequestRejected, REJECTED),
     429: (ProviderOverloaded, "The provider's rate limit or quota is reached."),
@@ -89,6 +90,11 @@ def members(value: Any) -> Iterable[tuple[str, Any]]:
 
 def string(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def message(value: Any) -> str:
+    """What a vendor says of an error, as much of it as is worth a search; shown to nobody."""
+    return string(value)[:2000]
 
 
 def clean_text(value: str) -> str:

@@ -4,10 +4,14 @@ from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from chat.storage.base import Failure, Record, Status
 from providers.base import Usage
 from providers.router import Attempt
+
+# Without these a record cannot be stored.
+TEXTS = ("owner", "user_id", "prompt", "conversation_id", "model", "provider", "request_id")
 
 
 def to_json(record: Record) -> dict[str, Any]:
@@ -27,8 +31,13 @@ def to_json(record: Record) -> dict[str, Any]:
 def from_json(data: dict[str, Any]) -> Record:
     """The record that `to_json` was given. Raises ValueError for anything else."""
     try:
+        UUID(data["interaction_id"])
+        if not all(isinstance(data[name], str) for name in TEXTS):
+            raise ValueError("a text of the record is none")
         usage = data["usage"]
         cost = usage["cost_usd"]
+        if cost is not None and not Decimal(cost).is_finite():
+            raise ValueError("the cost is no number")
         error = data["error"]
         expires_at = data.get("expires_at")
         return Record(
@@ -43,5 +52,5 @@ def from_json(data: dict[str, Any]) -> Record:
                 "attempts": tuple(Attempt(**attempt) for attempt in data["attempts"]),
             }
         )
-    except (KeyError, TypeError, ArithmeticError) as exc:
+    except (AttributeError, KeyError, TypeError, ArithmeticError) as exc:
         raise ValueError("this is not a record") from exc

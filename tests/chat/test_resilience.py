@@ -10,6 +10,7 @@ from django.test import Client
 
 from chat import service
 from chat.models import Interaction
+from providers.cooldown import Cooldown
 from tests.standin import OPENAI_ANSWER, StandIn
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -414,3 +415,36 @@ def test_whoever_names_a_model_gets_that_model_or_none(client, vendor, fallback,
     response = client.post("/v1/chat", body, content_type="application/json")
     assert response.status_code == 502
     assert len(fallback.requests) == 0
+
+
+@pytest.mark.parametrize(
+    "first", [b"HTTP/1.1 200 OK\r\ncontent-type: app", b"no HTTP at all\r\n\r\n"]
+)
+def test_after_the_first_byte_the_same_vendor_is_not_asked_again(
+    client, vendor, fallback, configure, first
+):
+    configure(vendor, fallback)
+    vendor.send(first)
+    assert ask(client).json()["provider"] == "openrouter"
+    assert (len(vendor.requests), len(fallback.requests)) == (1, 1)
+
+
+@pytest.mark.parametrize("script", [status(404), empty_answer])
+def test_what_a_client_can_bring_about_does_not_put_a_provider_to_rest(
+    client, vendor, configure, script
+):
+    configure(vendor, CIRCUIT_BREAKER_THRESHOLD=2)
+    script(vendor)
+    assert [ask(client).status_code for _ in range(4)] == [502] * 4
+    assert len(vendor.requests) == 4
+
+
+def test_a_trial_is_alone_however_long_it_takes():
+    cooldown = Cooldown(1, 0.05)
+    cooldown.failed()
+    time.sleep(0.06)
+    assert cooldown.admits(10)
+    time.sleep(0.06)
+    assert not cooldown.admits(10)
+    cooldown.succeeded()
+    assert cooldown.admits(10)

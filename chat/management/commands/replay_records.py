@@ -50,7 +50,7 @@ def _told(done: Counter[str]) -> str:
 def _records(lines: Iterable[bytes]) -> Iterator[Record]:
     for number, line in enumerate(lines, 1):
         try:
-            data = orjson.loads(line)
+            data = orjson.loads(line[line.find(b"{") :])  # what collects logs may put a prefix
         except orjson.JSONDecodeError:
             continue
         if isinstance(data, dict) and "record" in data:

@@ -9,7 +9,8 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand
 from django.db import connections
 from gunicorn.app.base import BaseApplication
-from gunicorn.glogging import Logger
+
+from chatproject.server import ServerLog, Worker
 
 BANNER = """
 Serverless Chat API {version}
@@ -21,13 +22,6 @@ Serverless Chat API {version}
 SQLITE_RECORDS = """{path}
   Admin     {url}/admin/ (make an administrator: {python} manage.py createsuperuser)"""
 DYNAMODB_RECORDS = "DynamoDB, table {table} ({python} manage.py create_tables makes it)"
-
-
-class ServerLog(Logger):  # type: ignore[misc]
-    """Leaves logging to our settings; it has no access log, as each request has a line of ours."""
-
-    def setup(self, cfg: Any) -> None:
-        self.error_log.propagate = True
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -42,7 +36,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "bind": _address(),
             "workers": settings.WEB_CONCURRENCY,
             "threads": settings.WEB_THREADS,
-            "worker_class": "gthread",
+            "worker_class": Worker,
             "preload_app": True,
             # A stop waits for what runs, and that ends by its own deadline.
             "graceful_timeout": int(settings.REQUEST_TIMEOUT_SECONDS) + 5,

@@ -1,0 +1,61 @@
+"""gunicorn, with what a public address needs beside threads.
+
+Clients that stop sending are let go, and what is refused before Django sees it (a header that is
+none, or too long) is answered in the shape of all our errors.
+"""
+
+from typing import Any
+
+from gunicorn import util
+from gunicorn.glogging import Logger
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from chat.errors import InternalError, Problem, ValidationFailed, render
+
+# How long a client may keep a thread waiting for its next bytes, or for taking ours.
+CLIENT_SECONDS = 10.0
+TOO_LONG = {LimitRequestLine: 414, LimitRequestHeaders: 431}
+
+
+class ServerLog(Logger):  # type: ignore[misc]
+    """Leaves logging to our settings; it has no access log, as each request has a line of ours."""
+
+    def setup(self, cfg: Any) -> None:
+        self.error_log.propagate = True
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    def enqueue_req(self, conn: TConn) -> None:
+        if not conn.initialized:
+            _limit(conn)
+        super().enqueue_req(conn)
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
+        """Answer what is no HTTP, or not served here."""
+        problem: Problem = InternalError()
+        if isinstance(exc, ParseException | LimitRequestLine | LimitRequestHeaders):
+            problem = ValidationFailed("The request is no HTTP that is served here.")
+            problem.status = TOO_LONG.get(type(exc), problem.status)
+            self.log.info("refused: %s", type(exc).__name__)
+        else:
+            self.log.error("failed: %s", type(exc).__name__, exc_info=exc)
+        answer = render(problem)
+        head = f"HTTP/1.1 {answer.status_code} {answer.reason_phrase}\r\nConnection: close\r\n"
+        fields = "".join(f"{name}: {value}\r\n" for name, value in answer.items())
+        length = f"Content-Length: {len(answer.content)}\r\n\r\n"
+        try:
+            util.write_nonblock(client, (head + fields + length).encode() + answer.content)
+        except OSError:
+            self.log.debug("a refusal could not be sent")
+
+
+def _limit(conn: TConn) -> None:
+    """Have each read and write of a connection end in time: gunicorn lets them wait for ever."""
+    init = conn.init
+
+    def limited() -> None:
+        init()
+        conn.sock.settimeout(CLIENT_SECONDS)
+
+    conn.init = limited
