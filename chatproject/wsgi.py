@@ -1,5 +1,6 @@
 """The WSGI application."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable
 from io import BytesIO
@@ -33,5 +34,6 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 def _drain(stream: IO[bytes]) -> None:
     """Read what is left of a refused body: unread, it would break the next request's connection."""
     left = MAX_DRAINED_BYTES
-    while left > 0 and (data := stream.read(65_536)):
-        left -= len(data)
+    with contextlib.suppress(OSError):  # the client has gone
+        while left > 0 and (data := stream.read(65_536)):
+            left -= len(data)

@@ -479,7 +479,7 @@ def test_a_model_is_asked_of_the_provider_that_has_it(
 
 @pytest.mark.parametrize(
     "model",
-    ["mock-2", "openai:mock-1", "mock:", ":mock-1", "MOCK-1", "mock-1 ", " mock:mock-1", "*"],
+    ["mock-2", "openai:mock-1", "mock:", ":mock-1", "MOCK-1", "*"],
 )
 def test_a_model_that_nobody_allowed_is_refused_and_named(api: Api, model: str) -> None:
     response = api.chat(model=model)
@@ -488,6 +488,17 @@ def test_a_model_that_nobody_allowed_is_refused_and_named(api: Api, model: str) 
     ]
     assert response.status_code == 400
     assert ledger() == []
+
+
+@pytest.mark.parametrize("model", ["mock-1 ", "a b", "a\nb", "é", "\x1b[31m"])
+def test_a_model_is_named_in_printable_ascii(api: Api, model: str) -> None:
+    assert fields(api.chat(model=model)) == [("model", "invalid")]
+
+
+@pytest.mark.parametrize("name", ["stream", "previous_interaction_id"])
+def test_what_is_not_there_yet_is_refused_and_not_passed_over(api: Api, name: str) -> None:
+    assert fields(api.chat(**{name: True})) == [(name, "not_available")]
+    assert api.chat(**{name: None}).status_code == 200
 
 
 @pytest.mark.parametrize(

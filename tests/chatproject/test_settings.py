@@ -212,7 +212,7 @@ def test_yes_and_no_have_several_spellings(load: Load, value: str, meant: bool) 
         ("ALLOWED_MODELS", "a, b:c ,,*,", ["a", "b:c", "*"]),
         ("ALLOWED_HOSTS", "chat.example.org, localhost", ["chat.example.org", "localhost"]),
         ("DATABASE_PATH", "/var/lib/chat.db", Path("/var/lib/chat.db")),
-        ("DATABASE_PATH", "data/chat.db", ROOT / "data" / "chat.db"),
+        ("DATABASE_PATH", "tests/chat.db", ROOT / "tests" / "chat.db"),
     ],
 )
 def test_a_value_is_taken_as_it_is_meant(load: Load, name: str, value: str, meant: object) -> None:
@@ -355,8 +355,11 @@ def test_a_bad_value_in_the_file_stops_the_start_too(load: Load) -> None:
         load("API_PORT=http\n")
 
 
-def test_there_need_be_no_file(load: Load, tmp_path: Path) -> None:
-    assert load(ENV_FILE=str(tmp_path / "missing"))["LLM_PROVIDER"] == "mock"
+def test_a_file_that_is_named_must_be_there(load: Load, tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    assert refusal(load, ENV_FILE=str(missing)) == (
+        f"ENV_FILE names {missing}, which does not exist."
+    )
 
 
 # --- The secret key -------------------------------------------------------------------------------
@@ -396,10 +399,10 @@ def test_a_given_secret_key_makes_no_file(load: Load, tmp_path: Path) -> None:
     assert not (tmp_path / ".secret_key").exists()
 
 
-def test_a_secret_key_that_cannot_be_kept_stops_the_start(load: Load, tmp_path: Path) -> None:
+def test_a_database_without_a_folder_stops_the_start(load: Load, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     assert refusal(load, SECRET_KEY="", DATABASE_PATH=str(gone / "chat.db")) == (
-        f"Set SECRET_KEY, or let {gone} be written to: No such file or directory."
+        f"DATABASE_PATH must name a file in a folder, not {gone / 'chat.db'}."
     )
 
 

@@ -14,6 +14,7 @@ from providers.base import (
     Completion,
     ContentFiltered,
     DeadlineReached,
+    ModelUnavailable,
     Provider,
     ProviderFailed,
     ProviderMisconfigured,
@@ -182,11 +183,11 @@ STATUSES = {
     401: Failure(ProviderMisconfigured),
     402: Failure(ProviderMisconfigured),
     403: Failure(ProviderMisconfigured),
-    404: Failure(ProviderMisconfigured),
-    405: Failure(ProviderMisconfigured),
+    404: Failure(ModelUnavailable),
+    405: Failure(ModelUnavailable),
     408: Failure(ProviderFailed, retry=True),
     409: Failure(ProviderFailed),
-    410: Failure(ProviderMisconfigured),
+    410: Failure(ModelUnavailable),
     413: Failure(RequestRejected),
     418: Failure(ProviderFailed),
     422: Failure(RequestRejected),
@@ -373,9 +374,9 @@ def test_a_connection_that_is_closed_before_the_answer_is_tried_again(
     assert failure_of(provider) == Failure(ProviderFailed, retry=True)
 
 
-def test_what_is_not_http_is_tried_again(vendor: StandIn, provider: Provider):
+def test_what_is_not_http_goes_to_the_next_provider(vendor: StandIn, provider: Provider):
     vendor.send(b"SSH-2.0-OpenSSH_9.9\r\n\r\n")
-    assert failure_of(provider) == Failure(ProviderFailed, retry=True)
+    assert failure_of(provider) == Failure(ProviderFailed)
 
 
 @pytest.mark.parametrize("chunked", [False, True])

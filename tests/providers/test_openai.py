@@ -12,6 +12,7 @@ from providers.base import (
     Completion,
     ContentFiltered,
     Message,
+    ModelUnavailable,
     ProviderFailed,
     ProviderMisconfigured,
     ProviderOverloaded,
@@ -214,7 +215,7 @@ def test_a_local_model_has_none(vendor: StandIn, openai: OpenAI):
 def test_a_wrong_path_is_the_operators_trouble(vendor: StandIn, openai: OpenAI):
     replay(vendor, "compat_error_detail_fastapi")
     error = error_of(openai)
-    assert (type(error), error.retry, error.reason) == (ProviderMisconfigured, False, "HTTP 404")
+    assert (type(error), error.retry, error.reason) == (ModelUnavailable, False, "HTTP 404")
 
 
 def test_a_rejected_parameter_is_named(vendor: StandIn, openai: OpenAI):
@@ -235,23 +236,23 @@ def openai_error(code: Any, *, message: Any = "no", kind: Any = None, param: Any
         (400, openai_error("content_policy_violation"), Failure(ContentFiltered)),
         (400, openai_error(None, kind="moderation_blocked"), Failure(ContentFiltered)),
         (400, openai_error("context_length_exceeded"), Failure(RequestRejected)),
-        (400, openai_error("model_not_found"), Failure(ProviderMisconfigured)),
-        (400, openai_error("1500", kind="invalid_model"), Failure(ProviderMisconfigured)),
+        (400, openai_error("model_not_found"), Failure(ModelUnavailable)),
+        (400, openai_error("1500", kind="invalid_model"), Failure(ModelUnavailable)),
         (400, openai_error("invalid_api_key"), Failure(ProviderMisconfigured)),
         (
             400,
             openai_error(400, message="x is not a valid model ID"),
-            Failure(ProviderMisconfigured),
+            Failure(ModelUnavailable),
         ),
         (
             400,
             {"error": "Model `x` does not exist"},
-            Failure(ProviderMisconfigured),
+            Failure(ModelUnavailable),
         ),
         (400, {"error": "temperature is a number"}, Failure(RequestRejected)),
         (400, {"code": "prose, of all things", "error": "no"}, Failure(RequestRejected)),
         (400, {"detail": [{"loc": ["body", "top_p"], "msg": "no"}]}, Failure(RequestRejected)),
-        (404, openai_error("model_not_found"), Failure(ProviderMisconfigured)),
+        (404, openai_error("model_not_found"), Failure(ModelUnavailable)),
         (429, openai_error("rate_limit_exceeded"), Failure(ProviderOverloaded, retry=True)),
         (429, openai_error("insufficient_quota"), Failure(ProviderOverloaded)),
         (429, openai_error(None, kind="insufficient_quota"), Failure(ProviderOverloaded)),

@@ -8,6 +8,7 @@ import pytest
 from providers.base import (
     Completion,
     ContentFiltered,
+    ModelUnavailable,
     ProviderFailed,
     ProviderMisconfigured,
     ProviderOverloaded,
@@ -214,8 +215,8 @@ def problem(**error: Any) -> dict[str, Any]:
         (400, problem(metadata={"error_type": "refusal"}), Failure(ContentFiltered)),
         (400, problem(metadata={"error_type": "token_limit_exceeded"}), Failure(RequestRejected)),
         (400, problem(metadata={"error_type": "max_tokens_exceeded"}), Failure(RequestRejected)),
-        (400, problem(availability={"code": "model_not_found"}), Failure(ProviderMisconfigured)),
-        (404, problem(availability={"code": "no_endpoints"}), Failure(ProviderMisconfigured)),
+        (400, problem(availability={"code": "model_not_found"}), Failure(ModelUnavailable)),
+        (404, problem(availability={"code": "no_endpoints"}), Failure(ModelUnavailable)),
         # An error inside a success has a number, a type, or neither.
         (200, problem(code=429), Failure(ProviderOverloaded, retry=True)),
         (200, problem(code="server_error"), Failure(ProviderFailed, retry=True)),
