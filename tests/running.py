@@ -14,6 +14,15 @@ import httpx
 ROOT = Path(__file__).parent.parent
 
 
+def inherited() -> dict[str, str]:
+    """What a process of ours needs of our environment; coverage goes on measuring in it."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in ("PATH", "HOME") or name.startswith("COVERAGE_")
+    }
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
@@ -25,9 +34,8 @@ class Server:
     def __init__(self, folder: Path, **variables: str) -> None:
         self.port = free_port()
         self.log = folder / "server.log"
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         self._environment = {
-            **inherited,
+            **inherited(),
             "ENV_FILE": os.devnull,
             "DATABASE_PATH": str(folder / "server.db"),
             "API_PORT": str(self.port),

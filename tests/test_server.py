@@ -21,6 +21,7 @@ from django_ratelimit.core import _get_window
 
 ROOT = Path(__file__).parents[1]
 MANY = 100
+from tests.running import inherited
 
 
 @dataclass
@@ -91,7 +92,7 @@ def free_port() -> int:
 def start(folder: Path, **variables: str) -> Server:
     port = free_port()
     environment = {
-        "PATH": os.environ["PATH"],
+        **inherited(),
         "ENV_FILE": os.devnull,
         "SECRET_KEY": "secret",
         "LLM_PROVIDER": "mock",

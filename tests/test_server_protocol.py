@@ -18,9 +18,10 @@ def server(tmp_path_factory):
 
 
 def exchange(server, data):
-    """All that comes back until the server closes the connection."""
+    """All that comes back until the server closes the connection, to which no more is sent."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
         sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
         received = b""
         while more := sock.recv(65_536):
             received += more
@@ -61,10 +62,7 @@ def test_a_body_that_breaks_off_is_not_asked_with(server):
     body = b'{"userId": "user123", "prompt": "hi"}'
     head = b"POST /v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     head += b"X-API-Key: key\r\nContent-Length: 5000\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
-        sock.sendall(head + body)
-        sock.shutdown(socket.SHUT_WR)
-        assert b"malformed_json" in sock.recv(65_536)
+    assert b"malformed_json" in exchange(server, head + body)
 
 
 def test_clients_that_stop_sending_do_not_stop_the_server(server):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.running import inherited
 from tests.standin import StandIn
 
 ROOT = Path(__file__).parent.parent.parent
@@ -35,7 +36,7 @@ def aws():
 def settings(aws, **variables):
     """What settings make of the variables, in a process of their own."""
     environment = {
-        "PATH": os.environ["PATH"],
+        **inherited(),
         "ENV_FILE": os.devnull,
         "AWS_ENDPOINT_URL": aws.url,
         "AWS_REGION": "eu-west-1",
