@@ -19,9 +19,10 @@ import httpx
 import pytest
 from django_ratelimit.core import _get_window
 
+from tests.running import inherited
+
 ROOT = Path(__file__).parents[1]
 MANY = 100
-from tests.running import inherited
 
 
 @dataclass
