@@ -14,7 +14,7 @@ from chat.errors import MalformedJson, RateLimited
 from providers.base import Deadline
 
 # What Lambda must have left when the deadline comes, to write the outcome and to answer.
-SETTLE_SECONDS = 2.0
+SETTLE_SECONDS = 3.0
 
 
 class ApiView(APIView):

@@ -37,7 +37,7 @@ from providers.router import Attempt, Route, Router, UnknownModel
 # Here go, whole, the records that could not be written.
 unrecorded = logging.getLogger("chat.unrecorded")
 
-MAX_SETTLE_TRIES = 4
+MAX_SETTLE_TRIES = 3
 
 # The namespace of the ids that follow from idempotency keys.
 IDEMPOTENCY = UUID("6b4e0f0e-6c63-5a5b-9d0c-6f1f3b0d7c52")

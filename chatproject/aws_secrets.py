@@ -45,7 +45,11 @@ def read(
 
 
 def _by_variable(names: Names, items: Iterable[Mapping[str, str]], field: str) -> dict[str, str]:
-    values = {item[key]: item[field].strip() for item in items for key in ("Name", "ARN")}
+    values = {}
+    for item in items:
+        version = item.get("Selector", "")  # `name:3`, or a label
+        for name in (item["Name"], item["ARN"], item["Name"] + version, item["ARN"] + version):
+            values[name] = (item.get(field) or "").strip()
     for variable, name in names.items():
         if not values.get(name):
             raise ImproperlyConfigured(f"{variable} is not to be found at {name}.")
@@ -63,7 +67,10 @@ class _Transient(ImproperlyConfigured):
     reraise=True,
 )
 def _call(service: str, target: str, body: Mapping[str, Any], region: str, endpoint: str) -> Any:
-    credentials = Session().get_credentials()
+    try:
+        credentials = Session().get_credentials()
+    except BotoCoreError as exc:
+        raise ImproperlyConfigured(f"{service} cannot be used: {exc}") from exc
     if not region or not credentials:
         raise ImproperlyConfigured(f"{service} needs AWS_REGION and credentials.")
     request = AWSRequest(

@@ -46,10 +46,10 @@ TEXT_TYPES = (
 
 def handler(event: Event, context: Any) -> dict[str, Any]:
     """Answer an event: with an HTTP answer, whatever it holds, or with a command's result."""
-    if "manage" in event and "requestContext" not in event:
+    if isinstance(event, dict) and "manage" in event and "requestContext" not in event:
         return manage(event["manage"])
     try:
-        answer: dict[str, Any] = _answer(_with_ascii_path(event), context)
+        answer: dict[str, Any] = _answer(_complete(event), context)
     except Exception:
         logger.exception("an event could not be answered", extra={"request_id": _id(context)})
         return _failure("The request could not be handled.", context)
@@ -104,7 +104,9 @@ def _mount(environ: dict[str, Any], context: dict[str, Any]) -> None:
     """
     path = environ["PATH_INFO"]
     if environ["apig_wsgi.full_event"].get("version") == "2.0":
-        stage = f"/{context.get('stage')}"
+        stage = f"/{context.get('stage') or '$default'}"
+        if stage == "/$default":
+            return
         if path == stage or path.startswith(f"{stage}/"):
             environ["SCRIPT_NAME"], environ["PATH_INFO"] = stage, path[len(stage) :] or "/"
     elif (context.get("path") or "").endswith(path):
@@ -122,12 +124,25 @@ def _address(context: dict[str, Any], environ: dict[str, Any]) -> str | None:
     return seen.get("sourceIp") or forwarded or None
 
 
-def _with_ascii_path(event: Event) -> Event:
-    """Django cannot read a path that is not Latin-1: such characters get their percent form."""
+def _complete(event: Event) -> Event:
+    """The event with what apig-wsgi and Django count on, and the fronts may leave out.
+
+    A path that is not Latin-1, which Django cannot read, gets its percent form.
+    """
     field = "rawPath" if event.get("version") == "2.0" else "path"
-    if event[field].isascii():
-        return event
-    return {**event, field: quote(event[field], safe="/%:@!$&'()*+,;=~-._")}
+    path = quote(event[field] or "/", safe="/%:@!$&'()*+,;=~-._")
+    whole = {name: value for name, value in event.items() if value is not None}
+    if field == "path":
+        return {**whole, field: path}
+    context = event["requestContext"]
+    http = {"protocol": "HTTP/1.1", "sourceIp": "", **context["http"]}
+    return {
+        "headers": {},
+        "rawQueryString": "",
+        **whole,
+        field: path,
+        "requestContext": {**context, "http": http},
+    }
 
 
 def _too_large(body: str) -> bool:

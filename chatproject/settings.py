@@ -247,8 +247,10 @@ SQLITE = {
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 TABLE_NAME = table_name("TABLE_NAME", table_name("DYNAMODB_TABLE", "chat-interactions"))
-DYNAMODB_ENDPOINT = base_url("AWS_ENDPOINT_URL_DYNAMODB", text("AWS_ENDPOINT_URL"))
+DYNAMODB_ENDPOINT = base_url("AWS_ENDPOINT_URL_DYNAMODB", base_url("AWS_ENDPOINT_URL"))
 STATE_TABLE_NAME = table_name("STATE_TABLE_NAME", f"{TABLE_NAME}-state")
+if STATE_TABLE_NAME == TABLE_NAME:
+    raise ImproperlyConfigured("STATE_TABLE_NAME must not be TABLE_NAME.")
 
 # What each storage brings along. The admin, its users and its sessions need a database.
 BROUGHT = {

@@ -46,7 +46,9 @@ class String(Lenient, UnicodeAttribute):
 
 
 class Integer(Lenient, NumberAttribute):
-    pass
+    def read(self, value: dict[str, Any]) -> int | None:
+        number = super().read(value)
+        return number if type(number) is int and abs(number) < 2**63 else None
 
 
 class Flag(Lenient, BooleanAttribute):

@@ -11,6 +11,7 @@ import base64
 import functools
 import hashlib
 import hmac
+import io
 import random
 import socket
 import threading
@@ -33,8 +34,8 @@ from botocore.exceptions import (
 
 from providers.http import ssl_context
 
-CONNECT_SECONDS = 1.0
-READ_SECONDS = 2.0
+# DynamoDB answers in milliseconds. Two tries end in time for a settle before Lambda's own end.
+TRY_SECONDS = 1.2
 MAX_PAUSE_SECONDS = 0.1
 
 # What DynamoDB says when the same call may succeed a moment later, beside every status of 500 on.
@@ -45,6 +46,7 @@ TRANSIENT = frozenset(
         "ProvisionedThroughputExceededException",
         "RequestLimitExceeded",
         "ThrottlingException",
+        "TransactionConflictException",
         "TransactionInProgressException",
     }
 )
@@ -91,6 +93,8 @@ class DynamoDBClient:
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:
+            answer = None
+        if not isinstance(answer, dict):
             answer, status = {}, max(status, 500)
         for item in _items(answer):
             _decode(item)
@@ -112,13 +116,15 @@ class DynamoDBClient:
 
         http.client would send two packets for it, and parse the answer's head as an e-mail's.
         """
+        end = time.monotonic() + TRY_SECONDS
         kept: _Kept | None = getattr(self._thread, "kept", None)
         sock = (kept and kept.take()) or self._connected()
         lines = [f"POST {self._path} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items())]
         head = "\r\n".join([*lines, f"content-length: {len(content)}", "", ""])
+        sock.settimeout(TRY_SECONDS)
         try:
             sock.sendall(head.encode("latin-1") + content)
-            status, keep, body = _read(sock)
+            status, keep, body = _read(sock, end)
         except TimeoutError as exc:
             sock.close()
             raise ReadTimeoutError(endpoint_url=self.endpoint) from exc
@@ -133,13 +139,12 @@ class DynamoDBClient:
 
     def _connected(self) -> socket.socket:
         try:
-            sock = socket.create_connection(self._address, timeout=CONNECT_SECONDS)
+            sock = socket.create_connection(self._address, timeout=TRY_SECONDS)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._secure:
                 sock = ssl_context().wrap_socket(sock, server_hostname=self._address[0])
         except OSError as exc:
             raise EndpointConnectionError(endpoint_url=self.endpoint) from exc
-        sock.settimeout(READ_SECONDS)
         return sock
 
     def _signed(self, target: str, content: bytes) -> dict[str, str]:
@@ -175,12 +180,31 @@ def _signing_key(secret: str, scope: str) -> bytes:
     return key
 
 
-def _read(sock: socket.socket) -> tuple[int, bool, bytes]:
+class _Timed(io.RawIOBase):
+    """What a socket receives until a moment: its own timeout would start anew with each packet."""
+
+    def __init__(self, sock: socket.socket, end: float) -> None:
+        self._sock = sock
+        self._end = end
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left)
+        return self._sock.recv_into(buffer)
+
+
+def _read(sock: socket.socket, end: float) -> tuple[int, bool, bytes]:
     """An answer's status, whether its connection is kept, and its body (RFC 9112).
 
-    Raises ValueError for what is no answer, or for one that ends before it should.
+    Raises TimeoutError at the end of its time, and ValueError for what is no answer, or for one
+    that breaks off.
     """
-    with sock.makefile("rb") as stream:
+    with io.BufferedReader(_Timed(sock, end)) as stream:
         version, status = stream.readline().split()[:2]
         headers = {}
         while line := stream.readline().strip():

@@ -158,3 +158,13 @@ def test_it_says_that_tables_are_for_dynamodb() -> None:
 def test_the_names_come_from_the_settings(settings: Settings) -> None:
     assert Interaction.Meta.table_name == settings.TABLE_NAME
     assert State.Meta.table_name == settings.STATE_TABLE_NAME == f"{settings.TABLE_NAME}-state"
+
+
+def test_a_run_that_was_interrupted_before_the_expiry_is_finished(names: tuple[str, str]) -> None:
+    create_tables()
+    for name in names:
+        botocore_client().update_time_to_live(
+            TableName=name,
+            TimeToLiveSpecification={"Enabled": False, "AttributeName": "expires_at"},
+        )
+    assert create_tables() == [f"{name}: found" for name in names]

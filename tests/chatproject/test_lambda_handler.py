@@ -102,6 +102,21 @@ def test_a_missing_host_is_taken_from_the_context():
     assert ask(event)[0] == 200
 
 
+@pytest.mark.parametrize("missing", ["headers", "rawQueryString", "cookies", "body"])
+@pytest.mark.parametrize("how", ["absent", "null"])
+def test_what_a_front_may_leave_out_may_be_missing(missing, how):
+    event = v2(path="/v1/health", method="GET")
+    event[missing] = None
+    if how == "absent":
+        del event[missing]
+    del event["requestContext"]["http"]["sourceIp"]
+    assert ask(event)[0] == 200
+
+
+def test_null_multi_value_headers_do_not_hide_the_headers():
+    assert ask(v1(body=QUESTION) | {"multiValueHeaders": None})[0] == 200
+
+
 @pytest.mark.parametrize("front", FRONTS)
 def test_any_path_is_answered(front):
     assert ask(front(path="/v1/日本語/é/%00", method="GET"))[0] == 404
@@ -115,14 +130,17 @@ def test_any_path_is_answered(front):
         {"source": "aws.events"},
         {"path": "/v1/health"},
         {"version": "2.0", "rawPath": "/"},
-        v2() | {"headers": None},
+        None,
+        5,
+        "manage",
+        ["manage"],
         v2() | {"requestContext": None},
-        v2() | {"rawPath": None},
         v2() | {"body": "%%%", "isBase64Encoded": True},
         v2() | {"body": 5},
         v2() | {"body": "\ud800"},
         v1() | {"httpMethod": None},
         v1() | {"multiValueHeaders": {"host": None}},
+        v2() | {"rawPath": 5},
     ],
     ids=repr,
 )

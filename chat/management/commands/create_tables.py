@@ -1,5 +1,6 @@
 """Create the tables on DynamoDB, or say in what those that are there differ."""
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from django.core.management.base import BaseCommand, CommandError
 from pynamodb.exceptions import PynamoDBException
 
 from chat.storage.dynamodb_tables import TABLES, Table, client
+
+WAIT_SECONDS = 300.0
 
 
 class Command(BaseCommand):
@@ -37,13 +40,36 @@ class Command(BaseCommand):
         found = model.exists()
         if not found:
             model.create_table(wait=True)
-        have, differences = _have(model), []
-        for aspect, wanted in _wanted(model).items():
-            if have.get(aspect) != wanted:
-                differences.append(f"{aspect} is {have.get(aspect, 'missing')}, not {wanted}")
+        _wait(model)
+        differences = _differences(model)
+        if list(differences) == ["expiry"]:  # what an interrupted run leaves
+            model.update_ttl(ignore_update_ttl_errors=False)
+            differences = _differences(model)
         self.stdout.write(f"{model.Meta.table_name}: {'found' if found else 'created'}")
-        self.stdout.writelines(f"  {difference}\n" for difference in differences)
+        self.stdout.writelines(f"  {difference}\n" for difference in differences.values())
         return not differences
+
+
+def _wait(model: type[Table]) -> None:
+    """Wait for a table that somebody else is making or changing."""
+    end = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < end:
+        table = model.describe_table()
+        parts = [table["TableStatus"]]
+        parts += [index["IndexStatus"] for index in table.get("GlobalSecondaryIndexes", [])]
+        if not {"CREATING", "UPDATING"} & set(parts):
+            return
+        time.sleep(1)
+
+
+def _differences(model: type[Table]) -> dict[str, str]:
+    """By aspect, a sentence for each in which the table is not as it has to be."""
+    have = _have(model)
+    return {
+        aspect: f"{aspect} is {have.get(aspect, 'missing')}, not {wanted}"
+        for aspect, wanted in _wanted(model).items()
+        if have.get(aspect) != wanted
+    }
 
 
 def _wanted(model: type[Table]) -> dict[str, str]:
