@@ -108,9 +108,8 @@ class _Thread(threading.local):
 
     client: httpx.Client | None = None
     deadline: Deadline
-    answered = (
-        False  # whether a byte of the answer has come: then the vendor may have done its work
-    )
+    # Whether a byte of the answer has come: then the vendor may have done its work.
+    answered = False
 
 
 _thread = _Thread()
