@@ -232,6 +232,8 @@ CACHE_TTL_SECONDS = integer("CACHE_TTL_SECONDS", 3600, low=1, high=31_536_000)
 DATABASE_PATH = BASE_DIR / text("DATABASE_PATH", "chat_history.db")
 if STORAGE == "sqlite" and (DATABASE_PATH.is_dir() or not DATABASE_PATH.parent.is_dir()):
     raise ImproperlyConfigured(f"DATABASE_PATH must name a file in a folder, not {DATABASE_PATH}.")
+# How long a writer waits for those before it.
+SQLITE_WAIT_SECONDS = min(5.0, REQUEST_TIMEOUT_SECONDS)
 SQLITE = {
     "ENGINE": "django.db.backends.sqlite3",
     "NAME": DATABASE_PATH,
@@ -240,7 +242,7 @@ SQLITE = {
         # A writer takes its lock when it begins and waits for it, so that no transaction finds
         # the database locked half-way. In WAL mode a commit survives the end of the process.
         "transaction_mode": "IMMEDIATE",
-        "timeout": min(5.0, REQUEST_TIMEOUT_SECONDS),
+        "timeout": SQLITE_WAIT_SECONDS,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     },
 }

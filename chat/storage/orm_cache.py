@@ -11,7 +11,7 @@ from typing import Any
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.db import connection
 
-from chat.storage.orm import database_errors
+from chat.storage.orm import database_errors, writing
 
 SWEEP_SECONDS = 60.0
 
@@ -130,9 +130,8 @@ class OrmCounters(OrmCache):
         return delta if begun else self.incr(key, delta, version)
 
 
-@database_errors()
 def _run(sql: str, *params: Any) -> list[tuple[Any, ...]]:
     """Run one statement to its end: SQLite commits it only when its last row was read."""
-    with connection.cursor() as cursor:
+    with database_errors() if sql is GET else writing(), connection.cursor() as cursor:
         cursor.execute(sql, params)
         return cursor.fetchall() if cursor.description else []
