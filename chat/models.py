@@ -43,6 +43,11 @@ class Interaction(models.Model):
 
     class Meta:
         ordering = ("-created_at",)
+        indexes = (
+            models.Index(
+                fields=("owner", "user_id", "-created_at", "-interaction_id"), name="user_index"
+            ),
+        )
 
     def __str__(self) -> str:
         return self.interaction_id

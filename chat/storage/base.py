@@ -71,6 +71,14 @@ class Record:
         return self.status
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Records, the newest first, and the cursor of the next page; None is the end."""
+
+    records: tuple[Record, ...]
+    next_cursor: str | None = None
+
+
 class InteractionStore(Protocol):
     """Where records live. Any method raises StorageUnavailable when the store is out of reach.
 
@@ -98,6 +106,15 @@ class InteractionStore(Protocol):
 
     def get(self, interaction_id: str) -> Record | None:
         """The record as last written, whoever owns it."""
+
+    def page(self, owner: str, user_id: str, *, limit: int, cursor: str | None = None) -> Page:
+        """Up to `limit` of a user's records, from the newest, or from where a page ended.
+
+        Raises ValidationFailed for a cursor that is none of this user's.
+        """
+
+    def erase(self, owner: str, user_id: str) -> int:
+        """Delete all of a user's records, and say how many; what a failure left, the next takes."""
 
     def ping(self) -> None:
         """Do the least that proves that records can be read."""

@@ -14,7 +14,7 @@ service gives and logs it, as in an outage.
 
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,7 +24,8 @@ from uuid import uuid4
 from botocore.exceptions import ClientError
 
 from chat.errors import PayloadTooLarge, StorageUnavailable
-from chat.storage.base import Record, Status
+from chat.storage.base import Page, Record, Status
+from chat.storage.cursors import page_of, position_of
 from chat.storage.dynamodb_tables import (
     CONDITION_FAILED,
     TABLES,
@@ -45,6 +46,9 @@ MAX_ITEM_BYTES = 400 * 1024
 OUTCOME_BYTES = 40 * 1024
 PART_BYTES = 390 * 1024
 MAX_TRANSACTION_BYTES = 4_000_000
+BATCH_GET = 100
+BATCH_WRITE = 25
+BATCH_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 # The conditions of the writes. PynamoDB would put each together anew, in longer than a call takes.
 FREE = "attribute_not_exists(interaction_id) OR expires_at <= :now"
@@ -93,9 +97,41 @@ class DynamoStore:
     @dynamodb_errors()
     def get(self, interaction_id: str) -> Record | None:
         item = _find(interaction_id)
-        if item is None or (item.expires_at and item.expires_at <= datetime.now(UTC)):
-            return None
-        return _record(item)
+        return None if item is None else _living(item)
+
+    @dynamodb_errors()
+    def page(self, owner: str, user_id: str, *, limit: int, cursor: str | None = None) -> Page:
+        """The index tells the keys; the records are read, consistently, from the table."""
+        start = None
+        if cursor is not None:
+            created_at, last = position_of(owner, user_id, cursor)
+            start = {
+                "interaction_id": {"S": last},
+                "created_at": {"S": COLUMNS["created_at"].serialize(created_at)},
+                "owner_user": {"S": f"{owner}#{user_id}"},
+            }
+        found: list[Record] = []
+        for keys in _keys(owner, user_id, start, limit + 1):
+            items = {_id(item): item for item in _items(keys)}
+            present = [items[_id(key)] for key in keys if _id(key) in items]
+            found += filter(None, map(_living, map(Interaction.from_raw_data, present)))
+            if len(found) > limit:
+                break
+        return page_of(found, limit)
+
+    @dynamodb_errors()
+    def erase(self, owner: str, user_id: str) -> int:
+        erased = 0
+        for keys in _keys(owner, user_id, None, BATCH_GET):
+            items = _items(keys, "interaction_id, response_parts")
+            parts = [
+                {"interaction_id": {"S": _part_id(_id(item), number)}}
+                for item in items
+                for number in range(int(item.get("response_parts", {"N": "0"})["N"]))
+            ]
+            _delete([*parts, *map(_key, items)])
+            erased += len(items)
+        return erased
 
     @dynamodb_errors()
     def ping(self) -> None:
@@ -110,6 +146,69 @@ def _find(interaction_id: str) -> Interaction | None:
         return Interaction.get(interaction_id, consistent_read=True)
     except Interaction.DoesNotExist:
         return None
+
+
+def _living(item: Interaction) -> Record | None:
+    if item.expires_at and item.expires_at <= datetime.now(UTC):
+        return None
+    return _record(item)
+
+
+# --- Many items -----------------------------------------------------------------------------------
+
+
+def _keys(owner: str, user_id: str, start: Item | None, size: int) -> Iterator[list[Item]]:
+    """The keys of a user's records, the newest first, so many at a time."""
+    while True:
+        answer = client().call(
+            "Query",
+            {
+                "TableName": Interaction.Meta.table_name,
+                "IndexName": "user-index",
+                "KeyConditionExpression": "owner_user = :user",
+                "ExpressionAttributeValues": {":user": {"S": f"{owner}#{user_id}"}},
+                "ScanIndexForward": False,
+                "Limit": size,
+                **({"ExclusiveStartKey": start} if start else {}),
+            },
+        )
+        if answer["Items"]:
+            yield [_key(item) for item in answer["Items"]]
+        start = answer.get("LastEvaluatedKey")
+        if not start:
+            return
+
+
+def _items(keys: Sequence[Item], attributes: str = "") -> list[Item]:
+    """What there is of these keys, in no order."""
+    table = Interaction.Meta.table_name
+    options = {"ProjectionExpression": attributes} if attributes else {}
+    found: list[Item] = []
+    for start in range(0, len(keys), BATCH_GET):
+        asked = {"Keys": list(keys[start : start + BATCH_GET]), "ConsistentRead": True, **options}
+        for answer in _until_done("BatchGetItem", {table: asked}, "UnprocessedKeys"):
+            found += answer["Responses"].get(table, [])
+    return found
+
+
+def _delete(keys: Sequence[Item]) -> None:
+    requests = [{"DeleteRequest": {"Key": key}} for key in keys]
+    for start in range(0, len(requests), BATCH_WRITE):
+        batch = {Interaction.Meta.table_name: requests[start : start + BATCH_WRITE]}
+        for _ in _until_done("BatchWriteItem", batch, "UnprocessedItems"):
+            pass
+
+
+def _until_done(operation: str, asked: dict[str, Any], left: str) -> Iterator[dict[str, Any]]:
+    """The answers to a batch, what was left over by each asked for again after a pause."""
+    for pause in BATCH_PAUSES:
+        answer = client().call(operation, {"RequestItems": asked})
+        yield answer
+        asked = answer.get(left) or {}
+        if not asked:
+            return
+        time.sleep(pause)
+    raise StorageUnavailable
 
 
 # --- Records and items ----------------------------------------------------------------------------
@@ -245,6 +344,10 @@ def _values(record: Record) -> dict[str, Any]:
         ":status": {"S": record.status.value},
         ":deadline_at": {"S": COLUMNS["deadline_at"].serialize(record.deadline_at)},
     }
+
+
+def _id(item: Item) -> str:
+    return str(item["interaction_id"]["S"])
 
 
 def _key(item: Item) -> Item:

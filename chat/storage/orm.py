@@ -13,7 +13,8 @@ from django.utils import timezone
 
 from chat.errors import StorageUnavailable
 from chat.models import Interaction
-from chat.storage.base import Record, Status
+from chat.storage.base import Page, Record, Status
+from chat.storage.cursors import page_of, position_of
 from chat.storage.rows import outcome, record_of, row
 
 SWEEP_SECONDS = 60.0
@@ -81,9 +82,23 @@ class OrmStore:
 
     @database_errors()
     def get(self, interaction_id: str) -> Record | None:
-        alive = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
-        found = Interaction.objects.filter(alive, interaction_id=interaction_id).first()
+        found = _alive().filter(interaction_id=interaction_id).first()
         return None if found is None else record_of(found)
+
+    @database_errors()
+    def page(self, owner: str, user_id: str, *, limit: int, cursor: str | None = None) -> Page:
+        rows = _alive().filter(owner=owner, user_id=user_id)
+        if cursor is not None:
+            created_at, last = position_of(owner, user_id, cursor)
+            rows = rows.filter(
+                Q(created_at__lt=created_at) | Q(created_at=created_at, interaction_id__lt=last)
+            )
+        found = [record_of(row) for row in rows.order_by("-created_at", "-pk")[: limit + 1]]
+        return page_of(found, limit)
+
+    @writing()
+    def erase(self, owner: str, user_id: str) -> int:
+        return Interaction.objects.filter(owner=owner, user_id=user_id).delete()[0]
 
     @database_errors()
     def ping(self) -> None:
@@ -96,6 +111,10 @@ class OrmStore:
         if now - self._swept_at > SWEEP_SECONDS:
             self._swept_at = now
             _expired().delete()
+
+
+def _alive() -> QuerySet[Interaction]:
+    return Interaction.objects.filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()))
 
 
 def _expired() -> QuerySet[Interaction]:

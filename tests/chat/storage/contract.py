@@ -13,14 +13,15 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
-from chat.errors import StorageUnavailable
-from chat.storage.base import Failure, InteractionStore, Record, Status
+from chat.errors import StorageUnavailable, ValidationFailed
+from chat.storage.base import Failure, InteractionStore, Page, Record, Status
 from providers.base import Usage
 from providers.router import Attempt
-from tests.cast import ANSWERED, FAILED, NOON, PENDING, at_once
+from tests.cast import ALICE, ANSWERED, FAILED, NOON, PENDING, at_once
 
 ID = PENDING.interaction_id
 OTHER_ID = "01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6f"
@@ -353,3 +354,86 @@ class InteractionStoreContract:
     ) -> None:
         with pytest.raises(StorageUnavailable):
             call(unreachable_store)
+
+    # --- A user's records ---------------------------------------------------------------------
+
+    def fill(self, store: InteractionStore, count: int, **changes: Any) -> list[str]:
+        """The ids of so many new records, the newest first."""
+        records = [
+            replace(
+                PENDING,
+                interaction_id=str(uuid4()),
+                created_at=NOON + timedelta(seconds=number // 2),
+                **changes,
+            )
+            for number in range(count)
+        ]
+        for record in records:
+            assert store.claim(record) is None
+        return [record.interaction_id for record in reversed(records)]
+
+    def all_pages(self, store: InteractionStore, user: str, limit: int) -> list[list[Record]]:
+        pages, cursor = [], None
+        while True:
+            page = store.page("default", user, limit=limit, cursor=cursor)
+            pages.append(list(page.records))
+            cursor = page.next_cursor
+            if cursor is None:
+                return pages
+
+    def test_a_user_without_records_has_an_empty_page(self, store: InteractionStore) -> None:
+        assert store.page("default", ALICE, limit=10) == Page(records=())
+
+    @pytest.mark.parametrize(
+        ("count", "limit", "sizes"), [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (3, 5, [3])]
+    )
+    def test_pages_have_each_record_once_and_the_newest_first(
+        self, store: InteractionStore, count: int, limit: int, sizes: list[int]
+    ) -> None:
+        ids = self.fill(store, count)
+        self.fill(store, 2, user_id="somebody")
+        self.fill(store, 2, owner="somebody")
+        pages = self.all_pages(store, ALICE, limit)
+        assert [len(page) for page in pages] == sizes
+        records = [record for page in pages for record in page]
+        assert {record.interaction_id for record in records} == set(ids)
+        times = [record.created_at for record in records]
+        assert times == sorted(times, reverse=True)
+
+    def test_a_page_has_whole_records(self, store: InteractionStore) -> None:
+        store.claim(FULL)
+        store.settle(FULL_ANSWER)
+        assert store.page(FULL.owner, FULL.user_id, limit=1).records == (FULL_ANSWER,)
+
+    def test_what_has_expired_is_on_no_page(self, store: InteractionStore) -> None:
+        past = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=5)
+        ids = self.fill(store, 3)
+        self.fill(store, 5, expires_at=past)
+        assert sum(map(len, self.all_pages(store, ALICE, 2))) == len(ids)
+
+    @pytest.mark.parametrize(
+        "change", [lambda cursor: cursor[:-1] + "x", lambda _: "", lambda _: "x"]
+    )
+    def test_a_cursor_cannot_be_made_or_changed(
+        self, store: InteractionStore, change: Callable[[str], str]
+    ) -> None:
+        self.fill(store, 3)
+        cursor = store.page("default", ALICE, limit=1).next_cursor
+        assert cursor
+        with pytest.raises(ValidationFailed):
+            store.page("default", ALICE, limit=1, cursor=change(cursor))
+
+    @pytest.mark.parametrize(("owner", "user"), [("default", "bob"), ("other", ALICE)])
+    def test_a_cursor_is_for_one_user(self, store: InteractionStore, owner: str, user: str) -> None:
+        self.fill(store, 3)
+        cursor = store.page("default", ALICE, limit=1).next_cursor
+        with pytest.raises(ValidationFailed):
+            store.page(owner, user, limit=1, cursor=cursor)
+
+    def test_erasing_takes_all_of_a_user_and_nothing_else(self, store: InteractionStore) -> None:
+        self.fill(store, 130)
+        others = [*self.fill(store, 2, user_id="somebody"), *self.fill(store, 2, owner="somebody")]
+        assert store.erase("default", ALICE) == 130
+        assert store.page("default", ALICE, limit=10) == Page(records=())
+        assert all(store.get(each) for each in others)
+        assert store.erase("default", ALICE) == 0

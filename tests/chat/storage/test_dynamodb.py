@@ -23,6 +23,7 @@ from pytest_django import Settings
 from chat.errors import PayloadTooLarge, StorageUnavailable
 from chat.storage.base import InteractionStore, Record, Status
 from chat.storage.dynamodb import DynamoStore
+from chat.storage.dynamodb_client import DynamoDBClient
 from chat.storage.dynamodb_tables import Interaction, State
 from tests.cast import ANSWERED, FAILED, NOON, PENDING, at_once
 from tests.chat.storage.contract import (
@@ -526,3 +527,48 @@ def test_only_the_chosen_store_is_imported() -> None:
     assert {"chat.storage.orm", "chat.storage.orm_cache", "chat.models"} <= sqlite - dynamodb
     assert {"chat.storage.dynamodb", "pynamodb", "botocore"} <= dynamodb - sqlite
     assert not {"sqlite3", "django.contrib.admin", "django.contrib.auth.models"} & dynamodb
+
+
+def test_erasing_takes_the_parts_of_long_answers_too(store: DynamoStore) -> None:
+    store.claim(PENDING)
+    noise = random.Random(7).randbytes(600_000).hex()
+    assert store.settle(replace(ANSWERED, response=noise))
+    assert len(botocore_client().scan(TableName=Interaction.Meta.table_name)["Items"]) > 1
+    assert store.erase(PENDING.owner, PENDING.user_id) == 1
+    assert botocore_client().scan(TableName=Interaction.Meta.table_name)["Items"] == []
+
+
+def test_what_a_batch_left_over_is_asked_for_again(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(30):
+        store.claim(replace(PENDING, interaction_id=f"{ID[:-2]}{number:02}"))
+    call, refused = DynamoDBClient.call, set()
+
+    def reluctant(self: DynamoDBClient, operation: str, arguments: Any) -> dict[str, Any]:
+        if operation.startswith("Batch") and operation not in refused:
+            refused.add(operation)
+            left = "UnprocessedKeys" if operation == "BatchGetItem" else "UnprocessedItems"
+            return {"Responses": {}, left: arguments["RequestItems"]}
+        return call(self, operation, arguments)
+
+    monkeypatch.setattr(DynamoDBClient, "call", reluctant)
+    assert store.erase(PENDING.owner, PENDING.user_id) == 30
+    assert refused == {"BatchGetItem", "BatchWriteItem"}
+    assert store.page(PENDING.owner, PENDING.user_id, limit=5).records == ()
+
+
+def test_a_batch_that_never_ends_is_an_unavailable_storage(
+    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.claim(PENDING)
+    call = DynamoDBClient.call
+
+    def stubborn(self: DynamoDBClient, operation: str, arguments: Any) -> dict[str, Any]:
+        if operation == "BatchWriteItem":
+            return {"UnprocessedItems": arguments["RequestItems"]}
+        return call(self, operation, arguments)
+
+    monkeypatch.setattr(DynamoDBClient, "call", stubborn)
+    with pytest.raises(StorageUnavailable):
+        store.erase(PENDING.owner, PENDING.user_id)
