@@ -7,10 +7,10 @@ import time
 
 STARTED = time.process_time(), time.perf_counter()
 
-import importlib  # noqa: E402
-import json  # noqa: E402
-import resource  # noqa: E402
-import sys  # noqa: E402
+import importlib
+import json
+import resource
+import sys
 
 
 class Context:

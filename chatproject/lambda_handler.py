@@ -9,20 +9,20 @@ import gc
 
 gc.disable()  # what is imported stays: looking for garbage in it costs a sixth of the cold start
 
-import contextlib  # noqa: E402
-import io  # noqa: E402
-import json  # noqa: E402
-import logging  # noqa: E402
-import os  # noqa: E402
-from collections.abc import Callable, Iterable  # noqa: E402
-from typing import Any  # noqa: E402
-from urllib.parse import quote  # noqa: E402
+import contextlib
+import io
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import quote
 
-from apig_wsgi import make_lambda_handler  # noqa: E402
+from apig_wsgi import make_lambda_handler
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings")
 
-from chatproject.wsgi import application  # noqa: E402
+from chatproject.wsgi import application
 
 Event = dict[str, Any]
 
