@@ -275,7 +275,10 @@ index = extend_schema(
     auth=[],
     parameters=REQUEST_ID,
     responses={
-        200: OpenApiResponse(IndexSerializer, description="Name, version, links."),
+        (200, "application/json"): OpenApiResponse(
+            IndexSerializer,
+            description="Name, version, links. Who asks for text/html gets the playground instead.",
+        ),
         **_problems((), 405, 406),
     },
 )

@@ -4,6 +4,9 @@ import re
 from datetime import UTC, datetime
 
 from django.conf import settings
+from django.utils.decorators import method_decorator
+from django.views.decorators.http import conditional_page
+from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
@@ -11,6 +14,7 @@ from rest_framework.reverse import reverse
 from chat import service
 from chat.api_view import ApiView
 from chat.errors import StorageUnavailable, ValidationFailed
+from chat.renderers import PlaygroundRenderer
 from chat.serializers import AnswerSerializer, ChatSerializer, RecordSerializer, utc
 from chat.storage import store
 
@@ -70,11 +74,23 @@ class ReadyView(PublicView):
         return Response(body, status=200 if ready else 503)
 
 
+@method_decorator(conditional_page, "dispatch")
 class IndexView(PublicView):
+    """JSON for programs; for who asks for HTML, as browsers do, the playground."""
+
+    def get_renderers(self) -> list[BaseRenderer]:
+        renderers = super().get_renderers()
+        return [*renderers, PlaygroundRenderer()] if settings.ENABLE_PLAYGROUND else renderers
+
     def get(self, request: Request) -> Response:
         links = {name: reverse(name, request=request) for name in ("docs", "redoc", "openapi")}
         return Response(
-            {"name": "Serverless Chat API", "version": settings.VERSION, "links": links}
+            {"name": "Serverless Chat API", "version": settings.VERSION, "links": links},
+            headers={
+                "Vary": "Accept",
+                "Cache-Control": "no-cache",
+                "Content-Security-Policy": PlaygroundRenderer.SECURITY_POLICY,
+            },
         )
 
 

@@ -149,6 +149,9 @@ LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
 LISTENS_LOCALLY = API_HOST in ("localhost", "127.0.0.1", "::1") and not ON_LAMBDA
 ALLOWED_HOSTS = names("ALLOWED_HOSTS") or (LOOPBACK if LISTENS_LOCALLY else ["*"])
 
+# The page at `/`. Without it there is the index alone, as JSON.
+ENABLE_PLAYGROUND = flag("ENABLE_PLAYGROUND", True)
+
 # --- The request ----------------------------------------------------------------------------------
 
 REQUEST_TIMEOUT_SECONDS = number("REQUEST_TIMEOUT_SECONDS", 25, low=0.1, high=900)
