@@ -18,7 +18,7 @@ from providers.router import Router
 from tests.standin import StandIn
 
 pytest.register_assert_rewrite("tests.cast", "tests.chat.storage.contract")
-pytest_plugins = ["tests.dynamodb_local"]
+pytest_plugins = ["tests.browser", "tests.dynamodb_local"]
 
 from tests.cast import KEY, OTHER_KEY, Api  # noqa: E402
 

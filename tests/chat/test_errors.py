@@ -78,7 +78,10 @@ def test_a_method_that_an_address_does_not_take_is_refused_and_the_others_are_na
 
 @pytest.mark.parametrize("path", ["/", "/v1/health", "/v1/ready", "/v1/interactions/x"])
 @pytest.mark.parametrize("accept", ["text/html", "text/event-stream", "application/xml", "*", "x"])
-def test_only_json_is_answered(api: Api, path: str, accept: str) -> None:
+def test_only_json_is_answered(
+    api: Api, configure: Callable[..., None], path: str, accept: str
+) -> None:
+    configure(ENABLE_PLAYGROUND=False)
     assert failure(api.get(path, headers={"Accept": accept})) == (406, "not_acceptable")
 
 

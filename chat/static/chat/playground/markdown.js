@@ -15,6 +15,7 @@ const PURE = {
   ALLOW_ARIA_ATTR: false,
   ALLOW_DATA_ATTR: false,
   ALLOWED_URI_REGEXP: /^https?:/i,
+  ADD_URI_SAFE_ATTR: ["start", "align"],
   RETURN_DOM_FRAGMENT: true,
 };
 
@@ -48,25 +49,22 @@ export class Markdown {
   /** Show the text so far. It costs as much as its last blocks are long, not all that it is. */
   grow(text) {
     // A line of nothing but marks may yet become anything: a rule, a heading, an item.
-    this.#draw(text.replace(/\n[-=*_+#`~|>:. \d]*$/, ""));
+    const sure = text.replace(/\n[-=*_+#`~|>:. \d]*$/, "");
+    const blocks = blocksOf(sure, this.#settled.characters);
+    const drawn = blocks.map((block) => ({ block, nodes: nodesOf([block]) }));
+    this.#replace(drawn.flatMap(({ nodes }) => nodes));
+    // The last block may grow, and the one before may be a list that goes on after a blank line.
+    const [open] = drawn.filter(({ nodes }) => nodes.length).slice(-2);
+    for (const { block, nodes } of drawn.slice(0, drawn.indexOf(open))) {
+      this.#settled.characters += block.raw.length;
+      this.#settled.nodes += nodes.length;
+    }
   }
 
   /** Show the whole text: what comes late, a link's address for instance, counts from the start. */
   finish(text) {
     this.#settled = { characters: 0, nodes: 0 };
-    this.#draw(text);
-  }
-
-  #draw(text) {
-    const blocks = marked.lexer(text.replace(/\r\n?/g, "\n").slice(this.#settled.characters));
-    const drawn = blocks.map((block) => ({ block, nodes: nodesOf(block) }));
-    this.#replace(drawn.flatMap(({ nodes }) => nodes));
-    // The last block may grow, and the one before may be a list that goes on after a blank line.
-    const full = drawn.filter(({ nodes }) => nodes.length);
-    for (const { block, nodes } of drawn.slice(0, drawn.indexOf(full.at(-2)))) {
-      this.#settled.characters += block.raw.length;
-      this.#settled.nodes += nodes.length;
-    }
+    this.#replace(nodesOf(blocksOf(text)));
   }
 
   /** Put nodes after the settled ones. Those that are there already stay, and what is selected. */
@@ -79,8 +77,12 @@ export class Markdown {
   }
 }
 
-function nodesOf(block) {
-  const fragment = DOMPurify.sanitize(marked.parser([block]), PURE);
+function blocksOf(text, start = 0) {
+  return marked.lexer(text.replace(/\r\n?/g, "\n").slice(start));
+}
+
+function nodesOf(blocks) {
+  const fragment = DOMPurify.sanitize(marked.parser(blocks), PURE);
   for (const link of fragment.querySelectorAll("a[href]")) {
     link.rel = "noopener noreferrer";
     link.target = "_blank";

@@ -61,7 +61,7 @@ class Turn {
     keepingPlace(() => {
       this.markdown.finish(this.text);
       this.part(".answer").removeAttribute("aria-busy");
-      this.part(".facts").textContent = facts.join(" · ");
+      this.part(".facts").textContent = facts.join("\u00a0· ");
       note(this.part(".note"), notes, error);
       this.part(".actions").hidden = false;
       this.part("[data-copy=answer]").hidden = !this.text;
@@ -88,7 +88,7 @@ function facts({ model, usage, latency_ms, finish_reason, cached, recorded }) {
   const { prompt_tokens: read, completion_tokens: written, cost_usd: cost } = usage ?? {};
   return [
     model,
-    read != null && written != null && `${read} tokens in, ${written} out`,
+    read != null && written != null && `${read} ${read === 1 ? "token" : "tokens"} in, ${written} out`,
     cost != null && `$${cost}`,
     latency_ms != null && duration(latency_ms),
     cached && "from the cache",
@@ -202,8 +202,10 @@ async function listModels() {
 }
 
 function open(visible) {
-  settings.hidden = !visible;
-  more.setAttribute("aria-expanded", String(visible));
+  keepingPlace(() => {
+    settings.hidden = !visible;
+    more.setAttribute("aria-expanded", String(visible));
+  });
 }
 
 // --- What people do -------------------------------------------------------------------------------
