@@ -51,14 +51,15 @@ export class Markdown {
     // A line of nothing but marks may yet become anything: a rule, a heading, an item.
     const sure = text.replace(/\n[-=*_+#`~|>:. \d]*$/, "");
     const blocks = blocksOf(sure, this.#settled.characters);
-    const drawn = blocks.map((block) => ({ block, nodes: nodesOf([block]) }));
-    this.#replace(drawn.flatMap(({ nodes }) => nodes));
+    const nodes = nodesOf(blocks);
+    this.#replace(nodes);
     // The last block may grow, and the one before may be a list that goes on after a blank line.
-    const [open] = drawn.filter(({ nodes }) => nodes.length).slice(-2);
-    for (const { block, nodes } of drawn.slice(0, drawn.indexOf(open))) {
+    const seen = blocks.filter((block) => marked.parser([block]));
+    if (nodes.length !== seen.length || seen.length < 3) return;
+    for (const block of blocks.slice(0, blocks.indexOf(seen.at(-2)))) {
       this.#settled.characters += block.raw.length;
-      this.#settled.nodes += nodes.length;
     }
+    this.#settled.nodes += seen.length - 2;
   }
 
   /** Show the whole text: what comes late, a link's address for instance, counts from the start. */
