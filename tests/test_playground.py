@@ -189,6 +189,7 @@ def test_a_model_can_be_chosen(playground: Playground, server: Server) -> None:
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_no_answer_becomes_anything_but_text(playground: Playground, text: str) -> None:
     playground.asked(f"\n\n{text}")  # a block of its own, after what the mock says first
+    expect(playground.answer).to_contain_text("You said:")
     assert playground.answer.locator("script, img, svg, style, iframe, form, input").count() == 0
     attributes = playground.answer.evaluate(
         "(answer) => [...answer.querySelectorAll('*')].flatMap((e) => e.getAttributeNames())"
