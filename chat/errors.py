@@ -8,6 +8,7 @@ Problem
  ├── InvalidApiKey        401
  ├── NotFound             404  also: somebody else's
  ├── IdempotencyInFlight  409  a request with the same key is still running
+ ├── ConversationConflict 409  the turn before is running, or came to nothing
  ├── PayloadTooLarge      413
  ├── ContentFiltered      422  a safety filter refused the content
  ├── IdempotencyMismatch  422  the key was used for another request
@@ -118,6 +119,12 @@ class IdempotencyInFlight(Problem):
     title = "The request is still running"
     default_detail = "A request with this Idempotency-Key is still running; ask again."
     default_retry_after = 2
+
+
+class ConversationConflict(Problem):
+    status = 409
+    code = "conversation_conflict"
+    title = "The turn before cannot be continued"
 
 
 class PayloadTooLarge(Problem):
