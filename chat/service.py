@@ -39,6 +39,8 @@ from providers.router import Attempt, Route, Router, UnknownModel
 # Here go, whole, the records that could not be written.
 unrecorded = logging.getLogger("chat.unrecorded")
 
+# What stands for the configured model where a client has to name one.
+DEFAULT_MODEL = "default"
 MAX_SETTLE_TRIES = 3
 ERASED_AT_ONCE = 500
 
@@ -100,6 +102,14 @@ class Answer:
     replayed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of the text of an answer, and the claim that it belongs to."""
+
+    record: Record
+    text: str
+
+
 @functools.cache
 def router() -> Router:
     """The configured providers, made once per process."""
@@ -150,19 +160,20 @@ def stream(
     deadline: Deadline,
     idempotency_key: str | None = None,
     use_cache: bool = True,
-) -> Iterator[str | Answer]:
+) -> Iterator[Delta | Answer]:
     """The same steps: the text in pieces as they come, and then the answer.
 
-    When `deadline` is cancelled, what came so far is settled as aborted. Raises Problem.
+    An answer that was there already comes at once and alone. When `deadline` is cancelled, what
+    came so far is settled as aborted. Raises Problem.
     """
     turn = _begin(caller, question, deadline, idempotency_key)
     if turn.earlier:
-        yield from _whole(Answer(record=turn.earlier, replayed=True))
+        yield Answer(record=turn.earlier, replayed=True)
         return
     with _failing(turn):
         cached = answer_cache.find(turn.record) if use_cache else None
         if cached:
-            yield from _whole(_settle(turn, _again(turn.record, cached)))
+            yield _settle(turn, _again(turn.record, cached))
             return
         with _asking():
             for event in router().stream(turn.routes, turn.request, deadline, turn.attempts):
@@ -170,14 +181,8 @@ def stream(
                     completion = event
                 else:
                     turn.text.append(event)
-                    yield event
+                    yield Delta(turn.record, event)
     yield _answered(turn, completion)
-
-
-def _whole(answer: Answer) -> Iterator[str | Answer]:
-    if answer.record.response:
-        yield answer.record.response
-    yield answer
 
 
 def get_interaction(*, caller: Caller, interaction_id: str) -> Record:
@@ -202,6 +207,22 @@ def get_conversation(
     if not page.records and cursor is None:
         raise NotFound
     return page
+
+
+def get_interactions(
+    *,
+    caller: Caller,
+    user_id: str,
+    limit: int,
+    cursor: str | None = None,
+    since: datetime | None = None,
+    before: datetime | None = None,
+) -> Page:
+    """A user's records, the newest first. Raises ValidationFailed, StorageUnavailable."""
+    with telemetry.timed("storage"):
+        return store().page(
+            caller.owner, user_id, limit=limit, cursor=cursor, since=since, before=before
+        )
 
 
 def erase_user(*, caller: Caller, user_id: str, deadline: Deadline) -> int:
@@ -261,7 +282,7 @@ def _begin(
 
 def _routes(model: str | None) -> list[Route]:
     try:
-        return router().routes(model)
+        return router().routes(None if model == DEFAULT_MODEL else model)
     except UnknownModel as exc:
         error = {"field": "model", "code": "unknown", "detail": "This model may not be asked."}
         raise ValidationFailed(errors=[error]) from exc

@@ -98,6 +98,11 @@ class Router:
             raise UnknownModel(model)
         return routes if self._fallback else routes[:1]
 
+    @property
+    def known(self) -> list[Route]:
+        """The models that may be named, the one that is asked by default at the head."""
+        return list(self._known)
+
     def ask(
         self,
         routes: Sequence[Route],
