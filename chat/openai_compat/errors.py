@@ -38,21 +38,22 @@ FIELD_CODES = {
 FINAL = {"provider_error", "provider_timeout"}
 
 
-def body_of(problem: Problem) -> dict[str, Any]:
-    """The error object."""
-    return {"error": _error(problem)[0]}
+def rendered(problem: Problem) -> tuple[int, dict[str, Any]]:
+    """The status and the body."""
+    error, status = _error(problem)
+    return status, {"error": error}
 
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse:
     """What DRF is given for these views."""
     problem = report(exc)
-    error, status = _error(problem)
+    status, body = rendered(problem)
     telemetry.annotate(code=problem.code)
     headers = dict(problem.headers)
     if problem.code in FINAL:
         headers["X-Should-Retry"] = "false"
     return HttpResponse(
-        orjson.dumps({"error": error}),
+        orjson.dumps(body),
         status=status,
         content_type="application/json",
         headers=headers,

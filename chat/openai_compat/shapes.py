@@ -3,7 +3,7 @@
 from typing import Any
 
 from chat.errors import Problem
-from chat.openai_compat.errors import body_of
+from chat.openai_compat.errors import rendered
 from chat.service import Answer, Delta
 from chat.storage.base import Record
 from chat.streaming import one_line
@@ -56,7 +56,7 @@ class Chunks:
         return written + b"data: [DONE]\n\n"
 
     def error(self, problem: Problem, request_id: str) -> bytes:
-        return _data({**body_of(problem), "request_id": request_id})
+        return _data({**rendered(problem)[1], "request_id": request_id})
 
     def _begin(self, record: Record) -> bytes:
         """The first chunk tells the role. All of them have the model of the first."""
