@@ -47,6 +47,7 @@ OUTCOME_BYTES = 40 * 1024
 PART_BYTES = 390 * 1024
 MAX_TRANSACTION_BYTES = 4_000_000
 LATEST = datetime.max.replace(tzinfo=UTC)
+MOMENT = timedelta(microseconds=1)
 BATCH_GET = 100
 BATCH_WRITE = 25
 BATCH_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -192,10 +193,11 @@ class _Listed:
     def query(self) -> dict[str, Any]:
         condition, values = f"{self.index.key} = :key", {":key": {"S": self.key}}
         if self.since or self.before:
-            # Both ends are part of BETWEEN.
-            last = self.before - timedelta(microseconds=1) if self.before else LATEST
+            # Both ends are part of BETWEEN, and nothing is older than the epoch.
+            since = max(self.since or EPOCH, EPOCH)
+            last = max(self.before or LATEST, EPOCH + MOMENT) - MOMENT
             condition += " AND created_at BETWEEN :since AND :last"
-            values[":since"] = {"S": COLUMNS["created_at"].serialize(self.since or EPOCH)}
+            values[":since"] = {"S": COLUMNS["created_at"].serialize(since)}
             values[":last"] = {"S": COLUMNS["created_at"].serialize(last)}
         return {
             "TableName": Interaction.Meta.table_name,
