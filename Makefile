@@ -40,7 +40,7 @@ lock: $(VENV)/dev ## Lock the requirements anew (requirements/*.in -> *.txt, wit
 	@for name in base local lambda dev; do \
 	  echo "locking requirements/$$name.txt"; \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	    --no-strip-extras --no-emit-index-url --custom-compile-command "make lock" \
+	    --no-emit-index-url --no-strip-extras --custom-compile-command "make lock" \
 	    --output-file requirements/$$name.txt requirements/$$name.in || exit 1; \
 	done
 

@@ -50,6 +50,7 @@ def _key(claim: Record) -> str:
         claim.system,
         claim.prompt,
         claim.parameters,
+        claim.ancestors,
     ]
     digest = hashlib.sha256(orjson.dumps(shape, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return f"answer:{digest}"

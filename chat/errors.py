@@ -8,6 +8,7 @@ Problem
  ├── InvalidApiKey        401
  ├── NotFound             404  also: somebody else's
  ├── IdempotencyInFlight  409  a request with the same key is still running
+ ├── ConversationConflict 409  the turn before is running, or came to nothing
  ├── PayloadTooLarge      413
  ├── ContentFiltered      422  a safety filter refused the content
  ├── IdempotencyMismatch  422  the key was used for another request
@@ -67,6 +68,18 @@ class Problem(Exception):
             self.headers["Retry-After"] = str(max(1, math.ceil(seconds)))
         super().__init__(self.detail)
 
+    def body(self, request_id: str) -> dict[str, Any]:
+        """The problem details of RFC 9457, with the members that we add."""
+        return {
+            "type": f"urn:problem:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "request_id": request_id,
+            "errors": self.errors,
+        }
+
 
 class MalformedJson(Problem):
     status = 400
@@ -118,6 +131,12 @@ class IdempotencyInFlight(Problem):
     title = "The request is still running"
     default_detail = "A request with this Idempotency-Key is still running; ask again."
     default_retry_after = 2
+
+
+class ConversationConflict(Problem):
+    status = 409
+    code = "conversation_conflict"
+    title = "The turn before cannot be continued"
 
 
 class PayloadTooLarge(Problem):
@@ -237,30 +256,26 @@ def _field_errors(detail: Any, codes: Any, path: str = "") -> Iterator[dict[str,
 
 def render(problem: Problem) -> HttpResponse:
     """The problem as an HTTP answer."""
-    body: dict[str, Any] = {
-        "type": f"urn:problem:{problem.code}",
-        "title": problem.title,
-        "status": problem.status,
-        "detail": problem.detail,
-        "code": problem.code,
-        "request_id": telemetry.request_id(),
-        "errors": problem.errors,
-    }
     telemetry.annotate(code=problem.code)
     return HttpResponse(
-        orjson.dumps(body),
+        orjson.dumps(problem.body(telemetry.request_id())),
         status=problem.status,
         content_type="application/problem+json",
         headers=problem.headers,
     )
 
 
-def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse:
-    """DRF's hook: each exception in a view ends here."""
+def report(exc: Exception) -> Problem:
+    """The problem that a client is shown; what nobody foresaw is logged."""
     problem = problem_of(exc)
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("unhandled %s", type(exc.__cause__ or exc).__name__, exc_info=exc)
-    return render(problem)
+    return problem
+
+
+def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse:
+    """DRF's hook: each exception in a view ends here."""
+    return render(report(exc))
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:

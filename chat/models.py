@@ -16,6 +16,7 @@ class Interaction(models.Model):
     request_hash = models.CharField(max_length=64, null=True)
     conversation_id = models.CharField(max_length=36)
     previous_interaction_id = models.CharField(max_length=36, null=True)
+    ancestors = models.JSONField(default=list)
 
     prompt = models.TextField()
     system = models.TextField(null=True)
@@ -26,6 +27,7 @@ class Interaction(models.Model):
     provider = models.CharField(max_length=32)
     model = models.CharField(max_length=256)
     response = models.TextField(null=True)
+    tool_calls = models.JSONField(default=list)
     finish_reason = models.CharField(max_length=32, null=True)
     cached = models.BooleanField()
     latency_ms = models.PositiveIntegerField("latency (ms)", null=True)
@@ -46,6 +48,10 @@ class Interaction(models.Model):
         indexes = (
             models.Index(
                 fields=("owner", "user_id", "-created_at", "-interaction_id"), name="user_index"
+            ),
+            models.Index(
+                fields=("conversation_id", "created_at", "interaction_id"),
+                name="conversation_index",
             ),
         )
 

@@ -1,11 +1,12 @@
-"""Writing JSON, and the one page of HTML."""
+"""Writing JSON, and whom it is written for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
-from django.template.loader import render_to_string
+from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
 
 
 class JSONRenderer(BaseRenderer):
@@ -22,24 +23,35 @@ class JSONRenderer(BaseRenderer):
         return b"" if data is None else orjson.dumps(data)
 
 
-class PlaygroundRenderer(BaseRenderer):
-    """The page to talk to the API with. Its files are in static/chat/playground."""
+class EventStreamNegotiation(DefaultContentNegotiation):
+    """Who accepts an event stream is answered, with one or, if none was asked for, with JSON."""
 
-    media_type = "text/html"
-    format = "html"
-    charset = "utf-8"
-
-    # What runs, and who is asked, is ours alone; text becomes HTML by DOMPurify or not at all.
-    SECURITY_POLICY = (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-        "trusted-types dompurify; require-trusted-types-for 'script'"
-    )
-
-    def render(
+    def select_renderer(
         self,
-        data: Any,
-        accepted_media_type: str | None = None,
-        renderer_context: Mapping[str, Any] | None = None,
-    ) -> bytes:
-        return render_to_string("chat/playground.html", data).encode()
+        request: Request,
+        renderers: Iterable[BaseRenderer],
+        format_suffix: str | None = None,
+    ) -> tuple[BaseRenderer, str]:
+        if "text/event-stream" in request.headers.get("Accept", "").lower():
+            return _first(renderers)
+        chosen: tuple[BaseRenderer, str] = super().select_renderer(
+            request, renderers, format_suffix
+        )
+        return chosen
+
+
+class NoNegotiation(DefaultContentNegotiation):
+    """JSON whatever is accepted, as clients made for OpenAI expect."""
+
+    def select_renderer(
+        self,
+        request: Request,
+        renderers: Iterable[BaseRenderer],
+        format_suffix: str | None = None,
+    ) -> tuple[BaseRenderer, str]:
+        return _first(renderers)
+
+
+def _first(renderers: Iterable[BaseRenderer]) -> tuple[BaseRenderer, str]:
+    renderer = next(iter(renderers))
+    return renderer, str(renderer.media_type)

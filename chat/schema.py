@@ -10,6 +10,7 @@ from typing import Any
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import (
     OpenApiExample,
     OpenApiParameter,
@@ -18,18 +19,26 @@ from drf_spectacular.utils import (
     extend_schema_field,
     extend_schema_view,
 )
-from rest_framework.serializers import ChoiceField
+from rest_framework.serializers import CharField, ChoiceField, Serializer
 
 from chat import errors, serializers, views
 from chat.errors import Problem
+from chat.openai_compat import errors as openai_errors
+from chat.openai_compat import views as openai
+from chat.openai_compat.serializers import ROLES, CompletionSerializer, Messages
 from chat.serializers import (
     AnswerSerializer,
     ChatSerializer,
+    ConversationSerializer,
+    DeletedSerializer,
     HealthSerializer,
     IndexSerializer,
+    PageQuerySerializer,
+    PageSerializer,
     ProblemSerializer,
     ReadySerializer,
     RecordSerializer,
+    UserQuerySerializer,
 )
 from chat.storage.base import Status
 
@@ -69,6 +78,38 @@ RECORD = {
             "latency_ms": 805,
         }
     ],
+}
+
+EVENTS = 'event: delta\ndata: {"text":"Olá!"}\n\nevent: done\ndata: {"interaction_id": …}\n\n'
+COMPLETION_REQUEST = {"model": "default", "messages": [{"role": "user", "content": "Olá!"}]}
+COMPLETION = {
+    "id": "chatcmpl-01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6e",
+    "object": "chat.completion",
+    "created": 1767268800,
+    "system_fingerprint": None,
+    "model": "google/gemini-3.5-flash-lite",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Olá!", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": {
+        "prompt_tokens": 9,
+        "completion_tokens": 41,
+        "total_tokens": 50,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    },
+    "interaction_id": "01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6e",
+}
+MODEL = {
+    "id": "google/gemini-3.5-flash-lite",
+    "object": "model",
+    "created": 0,
+    "owned_by": "openrouter",
 }
 
 # What DRF answers of itself, with the codes that it gives.
@@ -182,7 +223,11 @@ chat = extend_schema(
     operation_id="chat",
     tags=["chat"],
     summary="One prompt, one answer",
-    description="Asks a model and records the interaction, whatever comes of it.",
+    description=(
+        "Asks a model and records the interaction, whatever comes of it. With `stream`, the answer "
+        "is `text/event-stream`: `delta` events with a piece of the text each, then `done` with "
+        "the whole answer, or `error` with problem details."
+    ),
     request=ChatSerializer,
     parameters=[*REQUEST_ID, *IDEMPOTENCY, CACHE_CONTROL, *ALLOWANCE, RETRY_AFTER],
     responses={
@@ -191,12 +236,19 @@ chat = extend_schema(
             description="The answer.",
             examples=[OpenApiExample("answer", ANSWER, response_only=True, status_codes=[200])],
         ),
+        (200, "text/event-stream"): OpenApiResponse(
+            str,
+            description="The answer.",
+            examples=[OpenApiExample("events", EVENTS, response_only=True, status_codes=[200])],
+        ),
         **_problems(
             (
                 errors.MalformedJson,
                 errors.ValidationFailed,
                 errors.ProviderRejected,
                 *KEY_ERRORS,
+                errors.NotFound,
+                errors.ConversationConflict,
                 errors.IdempotencyInFlight,
                 errors.PayloadTooLarge,
                 errors.ContentFiltered,
@@ -243,6 +295,231 @@ interaction = extend_schema(
         ),
     },
 )
+listed = extend_schema(
+    operation_id="listUserInteractions",
+    tags=["history"],
+    summary="A user's records",
+    description="The newest first, in pages.",
+    parameters=[
+        *REQUEST_ID,
+        OpenApiParameter("user_id", str, OpenApiParameter.PATH, description="The user's id."),
+        UserQuerySerializer,
+        _header_out("Retry-After", int, "Seconds to wait.", 503),
+    ],
+    responses={
+        200: OpenApiResponse(
+            PageSerializer,
+            description="The page.",
+            examples=[
+                OpenApiExample(
+                    "page",
+                    {"items": [RECORD], "next_cursor": None},
+                    response_only=True,
+                    status_codes=[200],
+                )
+            ],
+        ),
+        **_problems(
+            (
+                errors.ValidationFailed,
+                *KEY_ERRORS,
+                errors.InternalError,
+                errors.StorageUnavailable,
+            ),
+            405,
+            406,
+        ),
+    },
+)
+erased = extend_schema(
+    operation_id="eraseUserInteractions",
+    tags=["history"],
+    summary="Erase a user's records",
+    description=(
+        "All of them, for good. Where there are more than can be erased in the time of a request, "
+        "the answer is a 503, and the same request goes on."
+    ),
+    parameters=[
+        *REQUEST_ID,
+        OpenApiParameter("user_id", str, OpenApiParameter.PATH, description="The user's id."),
+        _header_out("Retry-After", int, "Seconds to wait.", 503),
+    ],
+    request=None,
+    responses={
+        200: OpenApiResponse(
+            DeletedSerializer,
+            description="How many were erased.",
+            examples=[
+                OpenApiExample("deleted", {"deleted": 3}, response_only=True, status_codes=[200])
+            ],
+        ),
+        **_problems(
+            (
+                errors.ValidationFailed,
+                *KEY_ERRORS,
+                errors.InternalError,
+                errors.StorageUnavailable,
+            ),
+            405,
+            406,
+        ),
+    },
+)
+conversation = extend_schema(
+    operation_id="getConversation",
+    tags=["history"],
+    summary="The turns of a conversation",
+    description="The oldest first, in pages.",
+    parameters=[
+        *REQUEST_ID,
+        OpenApiParameter("conversation_id", str, OpenApiParameter.PATH, description="Its UUID."),
+        PageQuerySerializer,
+        _header_out("Retry-After", int, "Seconds to wait.", 503),
+    ],
+    responses={
+        200: OpenApiResponse(
+            ConversationSerializer,
+            description="The turns.",
+            examples=[
+                OpenApiExample(
+                    "conversation",
+                    {
+                        "conversation_id": RECORD["conversation_id"],
+                        "items": [RECORD],
+                        "next_cursor": None,
+                    },
+                    response_only=True,
+                    status_codes=[200],
+                )
+            ],
+        ),
+        **_problems(
+            (
+                errors.ValidationFailed,
+                *KEY_ERRORS,
+                errors.NotFound,
+                errors.InternalError,
+                errors.StorageUnavailable,
+            ),
+            405,
+            406,
+        ),
+    },
+)
+
+
+class ErrorSerializer(Serializer[Any]):
+    """What went wrong, in OpenAI's words."""
+
+    message = CharField()
+    type = CharField()
+    param = CharField(allow_null=True)
+    code = CharField(allow_null=True)
+
+
+class OpenAIErrorSerializer(Serializer[Any]):
+    """An error in OpenAI's shape."""
+
+    error = ErrorSerializer()
+
+
+def _openai_errors(problems: Sequence[type[Problem]]) -> dict[Any, OpenApiResponse]:
+    """A response for each status, with an example for each problem."""
+    examples: dict[int, list[OpenApiExample]] = {}
+    for problem in problems:
+        status, body = openai_errors.rendered(problem())
+        examples.setdefault(status, []).append(
+            OpenApiExample(problem.code, body, response_only=True, status_codes=[status])
+        )
+    return {
+        status: OpenApiResponse(
+            OpenAIErrorSerializer,
+            description=", ".join(f"`{example.name}`" for example in of_status),
+            examples=of_status,
+        )
+        for status, of_status in examples.items()
+    }
+
+
+completions = extend_schema(
+    operation_id="createChatCompletion",
+    tags=["openai"],
+    summary="OpenAI's chat completions",
+    description=(
+        "The same service, ledger, keys and limits behind the interface that OpenAI's clients "
+        "speak. With `stream`, the answer is `text/event-stream` of its chunks."
+    ),
+    request=CompletionSerializer,
+    parameters=[*REQUEST_ID, *IDEMPOTENCY, CACHE_CONTROL, *ALLOWANCE, RETRY_AFTER],
+    responses={
+        200: OpenApiResponse(
+            OpenApiTypes.OBJECT,
+            description="The completion.",
+            examples=[
+                OpenApiExample("completion", COMPLETION, response_only=True, status_codes=[200])
+            ],
+        ),
+        **_openai_errors(
+            (
+                errors.MalformedJson,
+                errors.ValidationFailed,
+                errors.ProviderRejected,
+                errors.ContentFiltered,
+                *KEY_ERRORS,
+                errors.IdempotencyInFlight,
+                errors.PayloadTooLarge,
+                errors.IdempotencyMismatch,
+                errors.RateLimited,
+                errors.InternalError,
+                errors.ProviderFailed,
+                errors.ProviderUnavailable,
+                errors.StorageUnavailable,
+                errors.ProviderTimeout,
+            )
+        ),
+    },
+    examples=[OpenApiExample("request", COMPLETION_REQUEST, request_only=True)],
+)
+models = extend_schema(
+    operation_id="listModels",
+    tags=["openai"],
+    summary="The models that may be named",
+    parameters=REQUEST_ID,
+    responses={
+        200: OpenApiResponse(
+            OpenApiTypes.OBJECT,
+            description="The list.",
+            examples=[
+                OpenApiExample(
+                    "models",
+                    {"object": "list", "data": [MODEL]},
+                    response_only=True,
+                    status_codes=[200],
+                )
+            ],
+        ),
+        **_openai_errors((*KEY_ERRORS, errors.InternalError)),
+    },
+)
+model = extend_schema(
+    operation_id="getModel",
+    tags=["openai"],
+    summary="One model",
+    parameters=[
+        *REQUEST_ID,
+        OpenApiParameter(
+            "model_id", str, OpenApiParameter.PATH, description="Its id, slashes and all."
+        ),
+    ],
+    responses={
+        200: OpenApiResponse(
+            OpenApiTypes.OBJECT,
+            description="The model.",
+            examples=[OpenApiExample("model", MODEL, response_only=True, status_codes=[200])],
+        ),
+        **_openai_errors((*KEY_ERRORS, errors.NotFound, errors.InternalError)),
+    },
+)
 health = extend_schema(
     operation_id="health",
     tags=["service"],
@@ -285,6 +562,11 @@ index = extend_schema(
 
 extend_schema_view(post=chat)(views.ChatView)
 extend_schema_view(get=interaction)(views.InteractionView)
+extend_schema_view(get=listed, delete=erased)(views.UserInteractionsView)
+extend_schema_view(get=conversation)(views.ConversationView)
+extend_schema_view(post=completions)(openai.CompletionsView)
+extend_schema_view(get=models)(openai.ModelsView)
+extend_schema_view(get=model)(openai.ModelView)
 extend_schema_view(get=health)(views.HealthView)
 extend_schema_view(get=ready)(views.ReadyView)
 extend_schema_view(get=index)(views.IndexView)
@@ -293,6 +575,26 @@ STOP = {"type": "string", "maxLength": serializers.MAX_STOP_LENGTH}
 extend_schema_field(
     {"oneOf": [STOP, {"type": "array", "items": STOP, "maxItems": serializers.MAX_STOPS}]}
 )(serializers.Stop)
+extend_schema_field(
+    {
+        "type": "array",
+        "minItems": 1,
+        "items": {
+            "type": "object",
+            "properties": {
+                "role": {"type": "string", "enum": list(ROLES)},
+                "content": {
+                    "oneOf": [
+                        {"type": "string"},
+                        {"type": "array", "items": {"type": "object"}},
+                        {"type": "null"},
+                    ]
+                },
+            },
+            "required": ["role"],
+        },
+    }
+)(Messages)
 extend_schema_field(ChoiceField(choices=[status.value for status in Status]))(
     RecordSerializer.get_status
 )

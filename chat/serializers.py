@@ -8,7 +8,6 @@ from django.conf import settings
 from django.core.validators import RegexValidator
 from django.utils import timezone
 from rest_framework import serializers
-from rest_framework.exceptions import ErrorDetail
 
 from chat.storage.base import Record
 from providers.base import FinishReason
@@ -16,7 +15,7 @@ from providers.base import FinishReason
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
 MAX_METADATA = 16
-COMING = ("stream", "previous_interaction_id")
+MAX_PAGE = 100
 FINISH_REASONS = get_args(FinishReason)
 
 
@@ -55,6 +54,38 @@ class Integer(serializers.IntegerField):
         return int(super().to_internal_value(data))
 
 
+class Flag(serializers.BooleanField):
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return data
+
+
+class UserId(Text):
+    """Who asks, in the client's application."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            max_length=128,
+            validators=[
+                RegexValidator(
+                    r"\A(?!\.{1,2}\Z)[A-Za-z0-9._:@|+-]+\Z",
+                    "ASCII letters, digits and . _ : @ | + - only, and neither . nor ..",
+                )
+            ],
+            **options,
+        )
+
+
+class ModelId(Text):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            max_length=256,
+            validators=[RegexValidator(r"\A[!-~]+\Z", "Printable ASCII without spaces only.")],
+            **options,
+        )
+
+
 class Stop(serializers.ListField):
     """One string or a list of them."""
 
@@ -85,17 +116,7 @@ class Metadata(serializers.DictField):
 class ChatSerializer(serializers.Serializer[Any]):
     """What a client asks."""
 
-    userId = Text(
-        source="user_id",
-        max_length=128,
-        validators=[
-            RegexValidator(
-                r"\A(?!\.{1,2}\Z)[A-Za-z0-9._:@|+-]+\Z",
-                "ASCII letters, digits and . _ : @ | + - only, and neither . nor ..",
-            )
-        ],
-        help_text="Who asks, in your application: an opaque id.",
-    )
+    userId = UserId(source="user_id", help_text="Who asks, in your application: an opaque id.")
     prompt = Prompt(
         max_length=settings.PROMPT_MAX_LENGTH, help_text="The question, kept as it came."
     )
@@ -105,11 +126,15 @@ class ChatSerializer(serializers.Serializer[Any]):
         max_length=settings.PROMPT_MAX_LENGTH,
         help_text="Instructions that stand above the conversation.",
     )
-    model = Text(
+    previous_interaction_id = Text(
         required=False,
         allow_null=True,
-        max_length=256,
-        validators=[RegexValidator(r"\A[!-~]+\Z", "Printable ASCII without spaces only.")],
+        max_length=64,
+        help_text="The turn before this one, whose conversation is continued.",
+    )
+    model = ModelId(
+        required=False,
+        allow_null=True,
         help_text="An allowed model: its id, or `provider:id`. Default: the configured one.",
     )
     temperature = Number(required=False, allow_null=True, min_value=0, max_value=2)
@@ -132,14 +157,11 @@ class ChatSerializer(serializers.Serializer[Any]):
         allow_null=True,
         help_text=f"Up to {MAX_METADATA} string pairs, kept with the record.",
     )
-
-    def to_internal_value(self, data: Any) -> Any:
-        """Refuse what is not there yet: passed over, it would be answered wrongly."""
-        for name in COMING:
-            if isinstance(data, dict) and data.get(name):
-                detail = ErrorDetail("Not available yet.", code="not_available")
-                raise serializers.ValidationError({name: [detail]})
-        return super().to_internal_value(data)
+    stream = Flag(
+        required=False,
+        allow_null=True,
+        help_text="Answer with server-sent events, as the text comes.",
+    )
 
 
 class UsageSerializer(serializers.Serializer[Any]):
@@ -219,6 +241,62 @@ class RecordSerializer(InteractionSerializer):
 
     def get_status(self, record: Record) -> str:
         return record.status_at(timezone.now()).value
+
+
+class PageQuerySerializer(serializers.Serializer[Any]):
+    """Which part of a list."""
+
+    limit = serializers.IntegerField(
+        min_value=1, max_value=MAX_PAGE, default=20, help_text="How many records at most."
+    )
+    cursor = serializers.CharField(
+        default=None, max_length=512, help_text="The `next_cursor` of the page before."
+    )
+
+
+class UserQuerySerializer(PageQuerySerializer):
+    """Which part of a user's records."""
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        return {
+            **super().get_fields(),
+            "from": serializers.DateTimeField(
+                source="since", default=None, help_text="Not older than this (ISO 8601)."
+            ),
+            "to": serializers.DateTimeField(
+                source="before", default=None, help_text="Older than this (ISO 8601)."
+            ),
+        }
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if attrs["since"] and attrs["before"] and attrs["since"] >= attrs["before"]:
+            raise serializers.ValidationError({"to": ["Must be later than `from`."]})
+        return attrs
+
+
+class UserSerializer(serializers.Serializer[Any]):
+    userId = UserId(source="user_id")
+
+
+class PageSerializer(serializers.Serializer[Any]):
+    """Records, the newest first."""
+
+    items = RecordSerializer(many=True)
+    next_cursor = serializers.CharField(allow_null=True, help_text="Null at the end.")
+
+
+class ConversationSerializer(serializers.Serializer[Any]):
+    """The turns of a conversation, the oldest first."""
+
+    conversation_id = serializers.UUIDField()
+    items = RecordSerializer(many=True)
+    next_cursor = serializers.CharField(allow_null=True, help_text="Null at the end.")
+
+
+class DeletedSerializer(serializers.Serializer[Any]):
+    """How many records were erased."""
+
+    deleted = serializers.IntegerField()
 
 
 class HealthSerializer(serializers.Serializer[Any]):

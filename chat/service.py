@@ -4,8 +4,9 @@ import functools
 import hashlib
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -21,6 +22,7 @@ import providers
 from chat import answer_cache, telemetry
 from chat.authentication import Caller
 from chat.errors import (
+    ConversationConflict,
     IdempotencyInFlight,
     IdempotencyMismatch,
     NotFound,
@@ -29,15 +31,18 @@ from chat.errors import (
     problem_of,
 )
 from chat.storage import store
-from chat.storage.base import Failure, Record, Status
+from chat.storage.base import Failure, Page, Record, Status
 from chat.storage.jsonl import to_json
-from providers.base import ChatRequest, Deadline, Message, ProviderError
+from providers.base import ChatRequest, Completion, Deadline, Message, ProviderError
 from providers.router import Attempt, Route, Router, UnknownModel
 
 # Here go, whole, the records that could not be written.
 unrecorded = logging.getLogger("chat.unrecorded")
 
+# What stands for the configured model where a client has to name one.
+DEFAULT_MODEL = "default"
 MAX_SETTLE_TRIES = 3
+ERASED_AT_ONCE = 500
 
 # The namespace of the ids that follow from idempotency keys.
 IDEMPOTENCY = UUID("6b4e0f0e-6c63-5a5b-9d0c-6f1f3b0d7c52")
@@ -45,7 +50,12 @@ IDEMPOTENCY = UUID("6b4e0f0e-6c63-5a5b-9d0c-6f1f3b0d7c52")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A valid request. What is None is left to the model's vendor, `model` to the configuration."""
+    """A valid request. What is None is left to the model's vendor, `model` to the configuration.
+
+    `previous_interaction_id` names the turn before this one. A client that keeps the conversation
+    itself sends it as `messages` instead, of which `prompt` is the last thing its user said.
+    `options` are further parameters, and both are in OpenAI's terms.
+    """
 
     user_id: str
     prompt: str
@@ -56,6 +66,9 @@ class Question:
     max_tokens: int | None = None
     stop: list[str] | None = None
     metadata: Mapping[str, str] | None = None
+    previous_interaction_id: str | None = None
+    messages: list[dict[str, Any]] | None = None
+    options: Mapping[str, Any] | None = None
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -65,8 +78,19 @@ class Question:
             "top_p": self.top_p,
             "max_tokens": self.max_tokens,
             "stop": self.stop,
+            "options": self.options or None,
+            "messages": self.messages,
         }
         return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def digest(self) -> str:
+        """The same for the same question; what was not given does not count."""
+        given = {name: value for name in QUESTION if (value := getattr(self, name)) is not None}
+        return hashlib.sha256(orjson.dumps(given, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+QUESTION = [field.name for field in fields(Question)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +100,14 @@ class Answer:
     record: Record
     recorded: bool = True
     replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of the text of an answer, and the claim that it belongs to."""
+
+    record: Record
+    text: str
 
 
 @functools.cache
@@ -100,34 +132,57 @@ def chat(
 ) -> Answer:
     """Ask a model, and leave exactly one record of it.
 
-    1. Claim: the record is written as pending, so that nothing is asked that is not on record.
+    1. Look up the turn before, if there is one.
+    2. Claim: the record is written as pending, so that nothing is asked that is not on record.
        With an idempotency key its id follows from the key, and the claim is the lock: whoever
        comes second is given the first one's answer.
-    2. Ask the providers, or the cache.
-    3. Settle: the outcome is written, once. An answer that cannot be written is still given.
+    3. Ask the providers, or the cache.
+    4. Settle: the outcome is written, once. An answer that cannot be written is still given.
 
     Raises Problem.
     """
-    started = time.monotonic()
-    routes = _routes(question.model)
-    record = _pending(caller, question, routes[0], deadline, idempotency_key)
-    telemetry.annotate(interaction_id=record.interaction_id)
-    if earlier := _claim(record):
-        return Answer(record=earlier, replayed=True)
-    attempts: list[Attempt] = []
-    try:
-        cached = answer_cache.find(record) if use_cache else None
-        outcome = _again(record, cached) if cached else _ask(record, routes, deadline, attempts)
-    except Exception as exc:
-        problem = problem_of(exc)
-        failure = Failure(code=problem.code, detail=problem.detail)
-        failed = replace(record, status=Status.ERROR, error=failure)
-        _settle(failed, started, attempts, deadline)
-        raise problem from exc
-    answer = _settle(outcome, started, attempts, deadline)
-    if answer.recorded and not cached:
-        answer_cache.keep(record, answer.record)
-    return answer
+    turn = _begin(caller, question, deadline, idempotency_key)
+    if turn.earlier:
+        return Answer(record=turn.earlier, replayed=True)
+    with _failing(turn):
+        cached = answer_cache.find(turn.record) if use_cache else None
+        if cached:
+            return _settle(turn, _again(turn.record, cached))
+        with _asking():
+            completion = router().ask(turn.routes, turn.request, deadline, turn.attempts)
+    return _answered(turn, completion)
+
+
+def stream(
+    *,
+    caller: Caller,
+    question: Question,
+    deadline: Deadline,
+    idempotency_key: str | None = None,
+    use_cache: bool = True,
+) -> Iterator[Delta | Answer]:
+    """The same steps: the text in pieces as they come, and then the answer.
+
+    An answer that was there already comes at once and alone. When `deadline` is cancelled, what
+    came so far is settled as aborted. Raises Problem.
+    """
+    turn = _begin(caller, question, deadline, idempotency_key)
+    if turn.earlier:
+        yield Answer(record=turn.earlier, replayed=True)
+        return
+    with _failing(turn):
+        cached = answer_cache.find(turn.record) if use_cache else None
+        if cached:
+            yield _settle(turn, _again(turn.record, cached))
+            return
+        with _asking():
+            for event in router().stream(turn.routes, turn.request, deadline, turn.attempts):
+                if isinstance(event, Completion):
+                    completion = event
+                else:
+                    turn.text.append(event)
+                    yield Delta(turn.record, event)
+    yield _answered(turn, completion)
 
 
 def get_interaction(*, caller: Caller, interaction_id: str) -> Record:
@@ -143,12 +198,141 @@ def get_interaction(*, caller: Caller, interaction_id: str) -> Record:
     return record
 
 
+def get_conversation(
+    *, caller: Caller, conversation_id: str, limit: int, cursor: str | None
+) -> Page:
+    """Turns of a conversation of the caller's owner. Raises NotFound, and what stores raise."""
+    with telemetry.timed("storage"):
+        page = store().conversation(caller.owner, conversation_id, limit=limit, cursor=cursor)
+    if not page.records and cursor is None:
+        raise NotFound
+    return page
+
+
+def get_interactions(
+    *,
+    caller: Caller,
+    user_id: str,
+    limit: int,
+    cursor: str | None = None,
+    since: datetime | None = None,
+    before: datetime | None = None,
+) -> Page:
+    """A user's records, the newest first. Raises ValidationFailed, StorageUnavailable."""
+    with telemetry.timed("storage"):
+        return store().page(
+            caller.owner, user_id, limit=limit, cursor=cursor, since=since, before=before
+        )
+
+
+def erase_user(*, caller: Caller, user_id: str, deadline: Deadline) -> int:
+    """Delete all of a user's records; how many. Raises StorageUnavailable, also when time is up."""
+    total = 0
+    with telemetry.timed("storage"):
+        while erased := store().erase(caller.owner, user_id, limit=ERASED_AT_ONCE):
+            total += erased
+            if deadline.reached:
+                detail = f"{total} records were erased, and there are more: ask again."
+                raise StorageUnavailable(detail, retry_after=1)
+    return total
+
+
+@dataclass(slots=True, kw_only=True)
+class Turn:
+    """One request on its way: its claim, who is asked what, and what came of it so far."""
+
+    record: Record
+    request: ChatRequest
+    routes: list[Route]
+    deadline: Deadline
+    started: float
+    earlier: Record | None = None
+    text: list[str] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+
+
+def _begin(
+    caller: Caller, question: Question, deadline: Deadline, idempotency_key: str | None
+) -> Turn:
+    """Claim the request. `earlier` is the answer that it was given before, if it was."""
+    started = time.monotonic()
+    routes = _routes(question.model)
+    parent, history = _history(caller, question)
+    record = _pending(caller, question, routes[0], deadline, idempotency_key)
+    if parent:
+        record = replace(
+            record,
+            conversation_id=parent.conversation_id,
+            previous_interaction_id=parent.interaction_id,
+            ancestors=tuple(turn.interaction_id for turn in history),
+            system=record.system or parent.system,
+        )
+    request = _request(record, history)
+    turn = Turn(
+        record=record,
+        request=request,
+        routes=_capable(routes, request),
+        deadline=deadline,
+        started=started,
+    )
+    telemetry.annotate(interaction_id=record.interaction_id)
+    turn.earlier = _claim(record)
+    return turn
+
+
 def _routes(model: str | None) -> list[Route]:
     try:
-        return router().routes(model)
+        return router().routes(None if model == DEFAULT_MODEL else model)
     except UnknownModel as exc:
         error = {"field": "model", "code": "unknown", "detail": "This model may not be asked."}
         raise ValidationFailed(errors=[error]) from exc
+
+
+def _capable(routes: list[Route], request: ChatRequest) -> list[Route]:
+    """Those of the routes that take all that is in the request."""
+    capable = [route for route in routes if request.needs <= route.provider.takes]
+    if not capable:
+        detail = f"The provider {routes[0].provider.name} does not take it."
+        lacking = sorted(request.needs - routes[0].provider.takes)
+        raise ValidationFailed(
+            errors=[{"field": name, "code": "unsupported", "detail": detail} for name in lacking]
+        )
+    return capable
+
+
+def _history(caller: Caller, question: Question) -> tuple[Record | None, list[Record]]:
+    """The turn before, and those of the turns up to it that are sent along, the oldest first.
+
+    One read for the turn before and one for all that came before it, both consistent.
+    """
+    if question.previous_interaction_id is None:
+        return None, []
+    try:
+        parent = get_interaction(caller=caller, interaction_id=question.previous_interaction_id)
+    except NotFound:
+        raise NotFound("There is no such previous_interaction_id.") from None
+    if parent.user_id != question.user_id:
+        raise NotFound("There is no such previous_interaction_id.")
+    status = parent.status_at(datetime.now(UTC))
+    if status is not Status.OK:
+        state = "still running" if status is Status.PENDING else "without an answer"
+        raise ConversationConflict(f"The turn before is {state}, and cannot be continued.")
+    if not settings.HISTORY_TURNS:
+        return parent, []
+    wanted = parent.ancestors[-settings.HISTORY_TURNS + 1 :] if settings.HISTORY_TURNS > 1 else ()
+    with telemetry.timed("storage"):
+        found = store().get_many(wanted) if wanted else {}
+    turns = [*(found[id_] for id_ in wanted if id_ in found), parent]
+    return parent, _window(turns, settings.HISTORY_MAX_CHARACTERS - len(question.prompt))
+
+
+def _window(turns: list[Record], characters: int) -> list[Record]:
+    """The newest of the turns, as many as have so many characters in all."""
+    for number, turn in enumerate(reversed(turns)):
+        characters -= len(turn.prompt) + len(turn.response or "")
+        if characters < 0:
+            return turns[len(turns) - number :]
+    return turns
 
 
 def _pending(
@@ -163,7 +347,7 @@ def _pending(
     request_hash = None
     if idempotency_key is not None:
         interaction_id = str(uuid5(IDEMPOTENCY, f"{caller.owner}\n{idempotency_key}"))
-        request_hash = _hash(question)
+        request_hash = question.digest
     return Record(
         interaction_id=interaction_id,
         owner=caller.owner,
@@ -188,10 +372,6 @@ def _expiry(now: datetime) -> datetime | None:
     return (now + timedelta(days=days)).replace(microsecond=0) if days else None
 
 
-def _hash(question: Question) -> str:
-    return hashlib.sha256(orjson.dumps(question, option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
 def _claim(record: Record) -> Record | None:
     """Write the claim; or else return the answer that the same request was given before.
 
@@ -211,25 +391,59 @@ def _claim(record: Record) -> Record | None:
         return None
 
 
-def _ask(
-    record: Record, routes: Sequence[Route], deadline: Deadline, attempts: list[Attempt]
-) -> Record:
-    """The record with a provider's answer."""
+@contextmanager
+def _failing(turn: Turn) -> Iterator[None]:
+    """Settle what fails: nothing that was accepted stays pending."""
+    try:
+        yield
+    except GeneratorExit:
+        _settle(turn, _aborted(turn))
+        raise
+    except Exception as exc:
+        problem = problem_of(exc)
+        failure = Failure(code=problem.code, detail=problem.detail)
+        failed = replace(
+            turn.record,
+            status=Status.ERROR,
+            error=failure,
+            response="".join(turn.text) or None,
+        )
+        _settle(turn, _aborted(turn) if turn.deadline.cancelled else failed)
+        raise problem from exc
+
+
+def _aborted(turn: Turn) -> Record:
+    """The record of a request whose client went away, with what came until then."""
+    return replace(turn.record, status=Status.ABORTED, response="".join(turn.text) or None)
+
+
+@contextmanager
+def _asking() -> Iterator[None]:
+    """Time the call to the providers, and log why it failed."""
     try:
         with telemetry.timed("provider"):
-            completion = router().ask(routes, _request(record), deadline, attempts)
+            yield
     except ProviderError as exc:
         telemetry.annotate(reason=exc.reason)
         raise
-    return replace(
-        record,
+
+
+def _answered(turn: Turn, completion: Completion) -> Answer:
+    """Settle the record with a provider's answer."""
+    outcome = replace(
+        turn.record,
         status=Status.OK,
-        provider=attempts[-1].provider,
+        provider=turn.attempts[-1].provider,
         model=completion.model,
         response=completion.text,
+        tool_calls=completion.tool_calls,
         finish_reason=completion.finish_reason,
         usage=completion.usage,
     )
+    answer = _settle(turn, outcome)
+    if answer.recorded:
+        answer_cache.keep(turn.record, answer.record)
+    return answer
 
 
 def _again(record: Record, earlier: Record) -> Record:
@@ -246,26 +460,35 @@ def _again(record: Record, earlier: Record) -> Record:
     )
 
 
-def _request(record: Record) -> ChatRequest:
+def _request(record: Record, history: Sequence[Record]) -> ChatRequest:
     end_user = salted_hmac("chat.end_user", f"{record.owner} {record.user_id}").hexdigest()
     return ChatRequest(
         model=record.model,
-        messages=(Message(role="user", content=record.prompt),),
+        messages=tuple(_messages(record, history)),
         system=record.system,
         temperature=record.parameters.get("temperature"),
         top_p=record.parameters.get("top_p"),
         max_tokens=record.parameters.get("max_tokens"),
         stop=tuple(record.parameters.get("stop", ())),
         end_user=end_user,
+        options=record.parameters.get("options", {}),
     )
 
 
-def _settle(
-    outcome: Record, started: float, attempts: Sequence[Attempt], deadline: Deadline
-) -> Answer:
+def _messages(record: Record, history: Sequence[Record]) -> Iterator[Message]:
+    if "messages" in record.parameters:
+        yield from (Message(**message) for message in record.parameters["messages"])
+        return
+    for turn in history:
+        yield Message(role="user", content=turn.prompt)
+        yield Message(role="assistant", content=turn.response or "")
+    yield Message(role="user", content=record.prompt)
+
+
+def _settle(turn: Turn, outcome: Record) -> Answer:
     """Write the outcome. What cannot be written is logged whole, for `replay_records`."""
-    elapsed = round((time.monotonic() - started) * 1000)
-    record = replace(outcome, latency_ms=elapsed, attempts=tuple(attempts))
+    elapsed = round((time.monotonic() - turn.started) * 1000)
+    record = replace(outcome, latency_ms=elapsed, attempts=tuple(turn.attempts))
     telemetry.annotate(
         provider=record.provider,
         model=record.model,
@@ -275,7 +498,7 @@ def _settle(
 
     def give_up(state: tenacity.RetryCallState) -> bool:
         tries, wait = state.attempt_number, state.upcoming_sleep
-        return tries >= MAX_SETTLE_TRIES or wait >= deadline.remaining()
+        return tries >= MAX_SETTLE_TRIES or wait >= turn.deadline.remaining()
 
     persistently = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(StorageUnavailable),

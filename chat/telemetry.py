@@ -78,10 +78,18 @@ class RequestMiddleware:
             "method": request.method,
             "route": f"/{match.route}" if match else None,
             "status": response.status_code,
-            "latency_ms": round(spent["total"], 1),
-            **(_fields.get() or {}),
         }
-        logger.info("request", extra=line)
+        fields = _fields.get() or {}
+
+        def log() -> None:
+            elapsed = round((time.perf_counter() - started) * 1000, 1)
+            logger.info("request", extra={**line, "latency_ms": elapsed, **fields})
+
+        if response.streaming:
+            # Django closes a body by these when it has been sent, or cannot be: then all is known.
+            response._resource_closers.append(log)  # type: ignore[attr-defined]
+        else:
+            log()
         return response
 
 

@@ -1,12 +1,26 @@
 from django.urls import path
 
 from chat import views
+from chat.openai_compat import views as openai
 
 urlpatterns = [
     path("", views.IndexView.as_view(), name="index"),
     path("v1/chat", views.ChatView.as_view(), name="chat"),
     path("v1/health", views.HealthView.as_view(), name="health"),
     path("v1/ready", views.ReadyView.as_view(), name="ready"),
+    path("v1/chat/completions", openai.CompletionsView.as_view(), name="chat-completions"),
+    path("v1/models", openai.ModelsView.as_view(), name="models"),
+    path("v1/models/<path:model_id>", openai.ModelView.as_view(), name="model"),
+    path(
+        "v1/conversations/<str:conversation_id>",
+        views.ConversationView.as_view(),
+        name="conversation",
+    ),
+    path(
+        "v1/users/<str:user_id>/interactions",
+        views.UserInteractionsView.as_view(),
+        name="user-interactions",
+    ),
     path(
         "v1/interactions/<str:interaction_id>", views.InteractionView.as_view(), name="interaction"
     ),

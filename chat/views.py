@@ -1,9 +1,12 @@
 """One thin view per operation: parse, call the service, respond."""
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 from django.conf import settings
+from django.http.response import HttpResponseBase
 from django.utils.decorators import method_decorator
 from django.views.decorators.http import conditional_page
 from rest_framework.renderers import BaseRenderer
@@ -11,44 +14,111 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
-from chat import service
+from chat import service, streaming
 from chat.api_view import ApiView
 from chat.errors import StorageUnavailable, ValidationFailed
-from chat.renderers import PlaygroundRenderer
-from chat.serializers import AnswerSerializer, ChatSerializer, RecordSerializer, utc
+from chat.playground import PlaygroundRenderer
+from chat.renderers import EventStreamNegotiation
+from chat.serializers import (
+    AnswerSerializer,
+    ChatSerializer,
+    PageQuerySerializer,
+    RecordSerializer,
+    UserQuerySerializer,
+    UserSerializer,
+    utc,
+)
 from chat.storage import store
+from chat.storage.base import Page
 
 # One instance serves all requests: making one copies each of its fields.
 CHAT_REQUEST = ChatSerializer()
 ANSWER = AnswerSerializer()
 RECORD = RecordSerializer()
+PAGE_QUERY = PageQuerySerializer()
+USER = UserSerializer()
+USER_QUERY = UserQuerySerializer()
 
 IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
 
 
-class ChatView(ApiView):
-    def post(self, request: Request) -> Response:
-        question = service.Question(**self.body(CHAT_REQUEST))
+class AskingView(ApiView):
+    """A view that has a model asked."""
+
+    def ask(
+        self,
+        request: Request,
+        question: service.Question,
+        whole: Callable[[service.Answer], Any],
+        shape: streaming.Shape | None,
+    ) -> HttpResponseBase:
+        """The answer, written by `whole`; or as it comes, if there is a `shape` for that."""
         deadline = self.deadline()
         self.count(question.user_id)
-        answer = service.chat(
-            caller=self.caller,
-            question=question,
-            deadline=deadline,
-            idempotency_key=_idempotency_key(request),
-            use_cache="no-cache" not in request.headers.get("Cache-Control", "").lower(),
-        )
-        body = ANSWER.to_representation(answer.record)
-        if not answer.recorded:
-            body["recorded"] = False
+        asked: dict[str, Any] = {
+            "caller": self.caller,
+            "question": question,
+            "deadline": deadline,
+            "idempotency_key": _idempotency_key(request),
+            "use_cache": "no-cache" not in request.headers.get("Cache-Control", "").lower(),
+        }
+        if shape:
+            events = service.stream(**asked)
+            return streaming.respond(events, deadline=deadline, shape=shape, environ=request.META)
+        answer = service.chat(**asked)
         headers = {"Idempotency-Replayed": "true"} if answer.replayed else None
-        return Response(body, headers=headers)
+        return Response(whole(answer), headers=headers)
+
+
+class ChatView(AskingView):
+    content_negotiation_class = EventStreamNegotiation
+
+    def post(self, request: Request) -> HttpResponseBase:
+        given = self.body(CHAT_REQUEST)
+        shape = streaming.ServerSentEvents(_answer) if given.pop("stream", None) else None
+        return self.ask(request, service.Question(**given), _answer, shape)
+
+
+def _answer(answer: service.Answer) -> dict[str, Any]:
+    body: dict[str, Any] = ANSWER.to_representation(answer.record)
+    return body if answer.recorded else {**body, "recorded": False}
 
 
 class InteractionView(ApiView):
     def get(self, request: Request, interaction_id: str) -> Response:
         record = service.get_interaction(caller=self.caller, interaction_id=interaction_id)
         return Response(RECORD.to_representation(record))
+
+
+class UserInteractionsView(ApiView):
+    def get(self, request: Request, user_id: str) -> Response:
+        query = USER_QUERY.run_validation(request.query_params.dict())
+        page = service.get_interactions(caller=self.caller, user_id=_user(user_id), **query)
+        return Response(_page(page))
+
+    def delete(self, request: Request, user_id: str) -> Response:
+        deleted = service.erase_user(
+            caller=self.caller, user_id=_user(user_id), deadline=self.deadline()
+        )
+        return Response({"deleted": deleted})
+
+
+class ConversationView(ApiView):
+    def get(self, request: Request, conversation_id: str) -> Response:
+        query = PAGE_QUERY.run_validation(request.query_params.dict())
+        page = service.get_conversation(
+            caller=self.caller, conversation_id=conversation_id, **query
+        )
+        return Response({"conversation_id": conversation_id, **_page(page)})
+
+
+def _user(user_id: str) -> str:
+    return str(USER.run_validation({"userId": user_id})["user_id"])
+
+
+def _page(page: Page) -> dict[str, Any]:
+    items = [RECORD.to_representation(record) for record in page.records]
+    return {"items": items, "next_cursor": page.next_cursor}
 
 
 class PublicView(ApiView):

@@ -156,6 +156,9 @@ ENABLE_PLAYGROUND = flag("ENABLE_PLAYGROUND", True)
 
 REQUEST_TIMEOUT_SECONDS = number("REQUEST_TIMEOUT_SECONDS", 25, low=0.1, high=900)
 MAX_BODY_BYTES = integer("MAX_BODY_BYTES", 1024 * 1024, low=1024, high=64 * 1024 * 1024)
+# How many turns of a conversation are sent along with the next one, and of how much text.
+HISTORY_TURNS = integer("HISTORY_TURNS", 30, low=0, high=100)
+HISTORY_MAX_CHARACTERS = integer("HISTORY_MAX_CHARACTERS", 100_000, low=0, high=10_000_000)
 PROMPT_MAX_LENGTH = integer("PROMPT_MAX_LENGTH", 32_000, low=1, high=10_000_000)
 
 # --- Keys and limits ------------------------------------------------------------------------------

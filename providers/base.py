@@ -10,33 +10,60 @@ ProviderError
  └── DeadlineReached         the request's time is used up
 """
 
+import threading
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
-FinishReason = Literal["stop", "length", "content_filter"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class Deadline:
-    """A point on the monotonic clock by which everything has to be done."""
+    """A point on the monotonic clock by which everything has to be done, or a word to stop."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
+        self._cancelled = threading.Event()
 
     def remaining(self) -> float:
         """Seconds left, never negative."""
-        return max(0.0, self._end - time.monotonic())
+        return 0.0 if self.cancelled else max(0.0, self._end - time.monotonic())
 
     @property
     def reached(self) -> bool:
-        return time.monotonic() >= self._end
+        return self.cancelled or time.monotonic() >= self._end
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    def cancel(self) -> None:
+        """Nobody waits any more: what runs under this deadline ends, in whatever thread it is."""
+        self._cancelled.set()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but not beyond the deadline."""
+        self._cancelled.wait(min(seconds, self.remaining()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    role: Literal["user", "assistant"]
-    content: str
+    """One message. Parts, tools' calls and their results are in OpenAI's terms, as they came."""
+
+    role: Literal["user", "assistant", "tool"]
+    content: str | list[dict[str, Any]]
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The text of the content, whatever else is in it."""
+        if isinstance(self.content, str):
+            return self.content
+        texts = (part["text"] for part in self.content if part.get("type") == "text")
+        return "\n".join(texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +72,8 @@ class ChatRequest:
 
     `messages` alternate from the oldest to the newest and end with the user's. `end_user` is an
     opaque, stable id that vendors use to isolate abuse; it never is a name or an address.
-    A parameter that is None (an empty tuple for `stop`) is left to the vendor.
+    A parameter that is None (an empty tuple for `stop`) is left to the vendor. `options` are
+    further parameters in OpenAI's terms, for providers that take them (`Provider.takes`).
     """
 
     model: str
@@ -56,6 +84,15 @@ class ChatRequest:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     end_user: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> set[str]:
+        """What a provider has to take, beyond text, to answer this."""
+        parts = (m.content for m in self.messages if not isinstance(m.content, str))
+        kinds = {part["type"] for content in parts for part in content} - {"text"}
+        calls = {"tools" for m in self.messages if m.tool_calls or m.role == "tool"}
+        return {*self.options, *kinds, *calls}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,29 +112,41 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """A model's answer. `text` may be empty only when `finish_reason` is `length`."""
+    """A model's answer. `text` may be empty only when it ended by `length`, or in `tool_calls`.
+
+    `tool_calls` are `{"id", "type": "function", "function": {"name", "arguments"}}`.
+    """
 
     text: str
     model: str
     finish_reason: FinishReason
     usage: Usage = field(default_factory=Usage)
+    tool_calls: tuple[dict[str, Any], ...] = ()
 
 
 class Provider(Protocol):
     """A vendor of language models.
 
     `model` is the one it is asked for by default. A provider that is not `remote` cannot be down:
-    however often it fails, it is asked again.
+    however often it fails, it is asked again. `takes` names the options and the kinds of content
+    that it takes beyond text.
     """
 
     name: ClassVar[str]
     remote: ClassVar[bool]
+    takes: ClassVar[frozenset[str]]
     model: str
 
     def complete(self, request: ChatRequest, deadline: Deadline) -> Completion:
         """Answer the request, in one call to the vendor, before the deadline.
 
         Raises ProviderError, and nothing else whatever the vendor sends.
+        """
+
+    def stream(self, request: ChatRequest, deadline: Deadline) -> Iterator[str | Completion]:
+        """Answer likewise: the text in pieces as they come, none empty, then all of the answer.
+
+        Closing the iterator ends the call to the vendor.
         """
 
 

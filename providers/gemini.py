@@ -8,7 +8,7 @@ leaves out whatever is zero, false or empty: any key may be missing.
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from providers import http, prices, wire
@@ -76,6 +76,7 @@ PER_MINUTE_SECONDS = 60.0
 class Gemini:
     name: ClassVar[str] = "gemini"
     remote: ClassVar[bool] = True
+    takes: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, *, api_key: str, base_url: str, model: str) -> None:
         self.model = model
@@ -84,9 +85,7 @@ class Gemini:
         self._headers = {"x-goog-api-key": api_key}
 
     def complete(self, request: ChatRequest, deadline: Deadline) -> Completion:
-        model = request.model.removeprefix("models/")
-        if not _MODEL_ID.fullmatch(model):
-            raise RequestRejected(wire.PARAMETER.format("model"), reason="model_id")
+        model = _model_id(request)
         answer = http.post(
             f"{self._base_url}/models/{model}:generateContent",
             headers=self._headers,
@@ -96,6 +95,55 @@ class Gemini:
         if not 200 <= answer.status <= 299:
             raise _failure(answer.status, answer.headers, answer.json())
         return _completion(wire.json_object(answer), answer.headers, model)
+
+    def stream(self, request: ChatRequest, deadline: Deadline) -> Iterator[str | Completion]:
+        model = _model_id(request)
+        with http.opened(
+            f"{self._base_url}/models/{model}:streamGenerateContent?alt=sse",
+            headers=self._headers,
+            body=_body(request, model),
+            deadline=deadline,
+        ) as reply:
+            if not reply.succeeded:
+                raise _failure(reply.status, reply.headers, reply.read().json())
+            if not reply.streamed:
+                body = wire.json_object(reply.read())
+                yield from wire.streamed(_completion(body, reply.headers, model), "")
+                return
+            yield from _read(reply, model)
+
+
+def _model_id(request: ChatRequest) -> str:
+    model = request.model.removeprefix("models/")
+    if not _MODEL_ID.fullmatch(model):
+        raise RequestRejected(wire.PARAMETER.format("model"), reason="model_id")
+    return model
+
+
+def _read(reply: http.Reply, model: str) -> Iterator[str | Completion]:
+    """The events of a stream, each of the shape of an answer, and then what they come to.
+
+    Counts are those of all so far: what repeats replaces. The end is the end of the body, and the
+    answer is whole if a reason to finish was among its events.
+    """
+    sent: list[str] = []
+    whole: dict[str, Any] = {}
+    finish = ""
+    for data in reply.events():
+        chunk = wire.event_object(data)
+        if chunk.get("error"):
+            raise _failure(200, reply.headers, chunk)
+        whole |= {name: value for name, value in chunk.items() if value}
+        candidate = wire.dig(chunk, "candidates", 0)
+        finish = wire.string(wire.dig(candidate, "finishReason")) or finish
+        if text := wire.clean_text(_text(candidate)):
+            sent.append(text)
+            yield text
+    if not finish and not wire.dig(whole, "promptFeedback", "blockReason"):
+        raise wire.cut_off()
+    text = "".join(sent)
+    whole["candidates"] = [{"content": {"parts": [{"text": text}]}, "finishReason": finish}]
+    yield from wire.streamed(_completion(whole, reply.headers, model), text)
 
 
 def _body(request: ChatRequest, model: str) -> dict[str, Any]:
@@ -119,8 +167,8 @@ def _contents(request: ChatRequest) -> list[dict[str, Any]]:
     contents: list[dict[str, Any]] = []
     for message in request.messages:
         role = "user" if message.role == "user" else "model"
-        part = {"text": message.content}
-        if not message.content.strip():
+        part = {"text": message.text}
+        if not message.text.strip():
             continue
         if contents and contents[-1]["role"] == role:
             contents[-1]["parts"].append(part)

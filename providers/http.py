@@ -5,25 +5,29 @@ itself. The deadline is held at the socket: httpx's read timeout starts anew wit
 vendor that trickles bytes would never meet it.
 """
 
+import codecs
 import functools
 import json
 import socket
 import ssl
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 import certifi
 import httpcore
 import httpx
 import orjson
+from httpx_sse import EventSource
 
 from providers.base import (
     Deadline,
     DeadlineReached,
+    ProviderError,
     ProviderFailed,
     ProviderMisconfigured,
     RequestRejected,
@@ -32,6 +36,11 @@ from providers.base import (
 CONNECT_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 20.0
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
+# How soon a call is ended whose deadline was cancelled by another thread.
+CANCEL_SECONDS = 0.25
+# What follows the end marker of a stream is awaited so long, to keep the connection.
+REST_SECONDS = 0.1
+END = "[DONE]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +60,75 @@ class Answer:
             return None
 
 
+class Reply:
+    """A vendor's HTTP answer whose body is still to be read."""
+
+    def __init__(self, response: httpx.Response, deadline: Deadline) -> None:
+        self.status = response.status_code
+        self.headers = response.headers
+        self.succeeded = response.is_success
+        self.streamed = response.headers.get("content-type", "").startswith("text/event-stream")
+        self._response = response
+        self._deadline = deadline
+
+    def read(self) -> Answer:
+        """All of it. Raises DeadlineReached, ProviderFailed."""
+        return Answer(self.status, self.headers, b"".join(self._chunks()))
+
+    def events(self) -> Iterator[str]:
+        """The data of each server-sent event up to the end, with the end marker if there is one.
+
+        Raises DeadlineReached, ProviderFailed.
+        """
+        chunks = self._chunks()
+        for event in EventSource(_Utf8(chunks)).iter_sse():  # type: ignore[arg-type]
+            if event.data:
+                yield event.data
+            if event.data == END:
+                _thread.deadline = Deadline(min(REST_SECONDS, self._deadline.remaining()))
+                with suppress(ProviderError):
+                    for _ in chunks:
+                        pass
+                return
+
+    def _chunks(self) -> Iterator[bytes]:
+        size = 0
+        try:
+            for chunk in self._response.iter_bytes():
+                size += len(chunk)
+                if size > MAX_ANSWER_BYTES:
+                    raise httpx.RemoteProtocolError("the answer is larger than any should be")
+                yield chunk
+        except httpx.HTTPError as exc:
+            message = "The provider broke off its answer."
+            raise _failure(exc, self._deadline, message, retry=False) from exc
+
+
+class _Utf8:
+    """What httpx-sse reads of a response: text, which in an event stream is always UTF-8."""
+
+    headers: ClassVar[dict[str, str]] = {"content-type": "text/event-stream"}
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+
+    def iter_text(self) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
+        yield from map(decoder.decode, self._chunks)
+        yield "\n\n"  # some vendors leave out the blank line after the last event
+
+
 def post(url: str, *, headers: Mapping[str, str], body: Any, deadline: Deadline) -> Answer:
-    """Send `body` as JSON and read the whole answer.
+    """Send `body` as JSON and read the whole answer. Raises what `opened` and its reply raise."""
+    with opened(url, headers=headers, body=body, deadline=deadline) as reply:
+        return reply.read()
+
+
+@contextmanager
+def opened(
+    url: str, *, headers: Mapping[str, str], body: Any, deadline: Deadline
+) -> Iterator[Reply]:
+    """Send `body` as JSON and wait for the head of the answer; the call ends with the context.
 
     Raises DeadlineReached, ProviderFailed for a vendor that cannot be reached or that breaks off,
     and ProviderMisconfigured for an address that sends us elsewhere.
@@ -72,26 +148,13 @@ def post(url: str, *, headers: Mapping[str, str], body: Any, deadline: Deadline)
         message = "The provider could not be reached."
         raise _failure(exc, deadline, message, retry=untouched) from exc
     try:
-        answer = _read(response)
-    except httpx.HTTPError as exc:
-        raise _failure(exc, deadline, "The provider broke off its answer.", retry=False) from exc
+        if response.is_redirect:
+            raise ProviderMisconfigured(
+                "The provider's address redirects elsewhere.", reason=f"HTTP {response.status_code}"
+            )
+        yield Reply(response, deadline)
     finally:
         response.close()
-    if response.is_redirect:
-        raise ProviderMisconfigured(
-            "The provider's address redirects elsewhere.", reason=f"HTTP {response.status_code}"
-        )
-    return Answer(response.status_code, response.headers, answer)
-
-
-def _read(response: httpx.Response) -> bytes:
-    chunks, size = [], 0
-    for chunk in response.iter_bytes():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > MAX_ANSWER_BYTES:
-            raise httpx.RemoteProtocolError("the answer is larger than any answer should be")
-    return b"".join(chunks)
 
 
 def _failure(
@@ -194,9 +257,17 @@ class _DeadlineStream(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data = self._stream.read(max_bytes, _time_left(timeout))
+        data = self._read(max_bytes, timeout)
         _thread.answered = _thread.answered or bool(data)
         return data
+
+    def _read(self, max_bytes: int, timeout: float | None) -> bytes:
+        """Wait in steps: a socket does not hear of a deadline that another thread cancels."""
+        budget = Deadline(_time_left(timeout))
+        while (left := min(budget.remaining(), _time_left(None))) > CANCEL_SECONDS:
+            with suppress(httpcore.ReadTimeout):
+                return self._stream.read(max_bytes, CANCEL_SECONDS)
+        return self._stream.read(max_bytes, max(left, 0.001))  # 0 would be: do not wait
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, _time_left(timeout))

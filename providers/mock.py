@@ -12,6 +12,8 @@ tells it to misbehave with directives, words of their own anywhere in the text:
     mock:filter         refuse the prompt like a safety filter
     mock:length         use up the length before the first word: an empty answer
     mock:ok             answer as usual
+    mock:pace=0.1       stream a word every so many seconds
+    mock:break          break off in the middle of a stream
 
 The option `directives` takes the same words, for all calls; a prompt's own go before them. Of
 several delays, or of several outcomes, the last one counts. What is not exactly a directive is
@@ -19,7 +21,8 @@ plain text.
 """
 
 import re
-import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import ClassVar
 
@@ -37,23 +40,46 @@ from providers.base import (
 
 _DIRECTIVE = re.compile(
     r"(?<!\S)mock:(?:delay=(?P<delay>[0-9]{1,4}(?:\.[0-9]{1,3})?)"
+    r"|pace=(?P<pace>[0-9]{1,2}(?:\.[0-9]{1,3})?)"
     r"|fail=(?P<fail>[45][0-9]{2}|timeout|garbled)"
-    r"|(?P<outcome>ok|fail|empty|filter|length))(?!\S)"
+    r"|(?P<outcome>ok|fail|empty|filter|length|break))(?!\S)"
 )
+
+_WORD = re.compile(r"\s*\S+|\s+\Z")
 
 
 class Mock:
     name: ClassVar[str] = "mock"
     remote: ClassVar[bool] = False
+    takes: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, *, model: str = "mock-1", directives: str = "") -> None:
         self.model = model
         self._directives = directives
 
     def complete(self, request: ChatRequest, deadline: Deadline) -> Completion:
-        prompt = request.messages[-1].content
-        delay, outcome = _parse(f"{self._directives} {prompt}")
-        _sleep(delay, deadline)
+        told = self._told(request)
+        _sleep(told.delay, deadline)
+        return self._answer(request, told.outcome)
+
+    def stream(self, request: ChatRequest, deadline: Deadline) -> Iterator[str | Completion]:
+        told = self._told(request)
+        _sleep(told.delay, deadline)
+        completion = self._answer(request, "ok" if told.outcome == "break" else told.outcome)
+        words = _WORD.findall(completion.text)
+        for number, word in enumerate(words):
+            if told.outcome == "break" and number == len(words) // 2:
+                raise _error("break")
+            if number:
+                _sleep(told.pace, deadline)
+            yield word
+        yield completion
+
+    def _told(self, request: ChatRequest) -> "_Told":
+        return _parse(f"{self._directives} {request.messages[-1].text}")
+
+    def _answer(self, request: ChatRequest, outcome: str) -> Completion:
+        prompt = request.messages[-1].text
         if outcome == "length":
             return _completion(request, "", "length")
         if outcome != "ok":
@@ -65,19 +91,29 @@ class Mock:
         return _completion(request, text, "stop")
 
 
-def _parse(text: str) -> tuple[float, str]:
-    """The delay in seconds and the outcome that the directives in a text ask for."""
-    delay, outcome = 0.0, "ok"
+@dataclass
+class _Told:
+    """What directives ask for; times in seconds."""
+
+    delay: float = 0.0
+    pace: float = 0.0
+    outcome: str = "ok"
+
+
+def _parse(text: str) -> _Told:
+    told = _Told()
     for match in _DIRECTIVE.finditer(text):
         if match["delay"]:
-            delay = float(match["delay"])
+            told.delay = float(match["delay"])
+        elif match["pace"]:
+            told.pace = float(match["pace"])
         else:
-            outcome = match["fail"] or match["outcome"]
-    return delay, outcome
+            told.outcome = match["fail"] or match["outcome"]
+    return told
 
 
 def _sleep(delay: float, deadline: Deadline) -> None:
-    time.sleep(min(delay, deadline.remaining()))
+    deadline.sleep(delay)
     if deadline.reached:
         raise _error("timeout")
 
@@ -88,13 +124,15 @@ def _error(outcome: str) -> ProviderError:
         return ContentFiltered(wire.CONTENT_FILTERED, reason=reason)
     if outcome == "timeout":
         return DeadlineReached("The provider did not answer in time.", reason=reason)
+    if outcome == "break":
+        return wire.cut_off()
     if outcome in ("garbled", "empty"):
         return wire.garbled("mock", outcome)
     return wire.by_status(500 if outcome == "fail" else int(outcome), reason=reason)
 
 
 def _completion(request: ChatRequest, text: str, finish_reason: FinishReason) -> Completion:
-    asked = [request.system or "", *(message.content for message in request.messages)]
+    asked = [request.system or "", *(message.text for message in request.messages)]
     prompt_tokens = sum(len(turn.split()) for turn in asked)
     completion_tokens = len(text.split())
     return Completion(

@@ -7,7 +7,7 @@ the second, so that everything in an answer is read as if it might be missing.
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from providers.base import (
     ContentFiltered,
     Deadline,
     FinishReason,
+    Message,
     ModelUnavailable,
     ProviderError,
     ProviderMisconfigured,
@@ -73,6 +74,7 @@ _NO_MODEL = re.compile(
 )
 
 # Local models whose server does not know their thoughts write them before the answer.
+THOUGHTS, THOUGHTS_END = "<think>", "</think>"
 _THOUGHTS = re.compile(r"\A\s*<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
 
 
@@ -87,6 +89,22 @@ class OpenAI:
         {"insufficient_quota", "billing_hard_limit_reached"}
     )
     DEFAULT_MAX_TOKENS: ClassVar[int | None] = None
+
+    takes: ClassVar[frozenset[str]] = frozenset(
+        {
+            "tools",
+            "tool_choice",
+            "parallel_tool_calls",
+            "response_format",
+            "seed",
+            "frequency_penalty",
+            "presence_penalty",
+            "reasoning_effort",
+            "image_url",
+            "input_audio",
+            "file",
+        }
+    )
 
     def __init__(self, *, api_key: str, base_url: str, model: str) -> None:
         self.model = model
@@ -107,17 +125,54 @@ class OpenAI:
             raise self._failure(answer.status, answer.headers, _error_in(answer.json()))
         return self._completion(wire.json_object(answer), answer.headers, request)
 
+    def stream(self, request: ChatRequest, deadline: Deadline) -> Iterator[str | Completion]:
+        streaming = {"stream": True, "stream_options": {"include_usage": True}}
+        with http.opened(
+            f"{self._base_url}/chat/completions",
+            headers={**self._headers, "accept": "text/event-stream"},
+            body=self._body(request) | streaming,
+            deadline=deadline,
+        ) as reply:
+            if not reply.succeeded:
+                error = _error_in(reply.read().json())
+                raise self._failure(reply.status, reply.headers, error)
+            if not reply.streamed:  # some servers answer at once, whatever they are asked
+                body = wire.json_object(reply.read())
+                yield from wire.streamed(self._completion(body, reply.headers, request), "")
+                return
+            yield from self._read(reply, request)
+
+    def _read(self, reply: http.Reply, request: ChatRequest) -> Iterator[str | Completion]:
+        """The events of a stream, and then the answer that they come to."""
+        whole = _Whole()
+        for data in reply.events():
+            if data == http.END:
+                whole.ended = True
+                break
+            chunk = wire.event_object(data)
+            for envelope in (chunk, wire.dig(chunk, "choices", 0)):
+                if wire.dig(envelope, "error"):
+                    raise self._failure(200, reply.headers, _error_in(envelope))
+            if text := whole.add(chunk):
+                yield text
+        if not whole.ended:
+            raise wire.cut_off()
+        yield from wire.streamed(
+            self._completion(whole.body(), reply.headers, request), "".join(whole.sent)
+        )
+
     def _body(self, request: ChatRequest) -> dict[str, Any]:
         system = [{"role": "system", "content": request.system}] if request.system else []
         limit = request.max_tokens
         body = {
             "model": request.model,
-            "messages": system + [{"role": m.role, "content": m.content} for m in request.messages],
+            "messages": system + [_message(message) for message in request.messages],
             "temperature": request.temperature,
             "top_p": request.top_p,
             self._limit_field: self.DEFAULT_MAX_TOKENS if limit is None else limit,
             "stop": list(request.stop) or None,
             "user": request.end_user,
+            **request.options,
         }
         return {name: value for name, value in body.items() if value is not None}
 
@@ -135,15 +190,18 @@ class OpenAI:
         text = _text(wire.dig(choice, "message", "content"))
         if not text and wire.dig(choice, "message", "refusal"):
             raise ContentFiltered(wire.CONTENT_FILTERED, reason="refusal")
+        wanted = "tools" in request.options
+        calls = _tool_calls(wire.dig(choice, "message", "tool_calls")) if wanted else ()
         model = wire.model_name(body.get("model"), request.model)
         usage = _usage(body.get("usage"))
         cost = self._cost(body.get("usage"), model, usage)
         return wire.completion(
             text,
-            _FINISH.get(finish, "stop"),
+            "tool_calls" if calls and finish != "length" else _FINISH.get(finish, "stop"),
             model=model,
             usage=dataclasses.replace(usage, cost_usd=cost),
             empty=self._empty(body.get("choices")),
+            tool_calls=calls,
         )
 
     def _cost(self, reported: Any, model: str, usage: Usage) -> Decimal | None:
@@ -186,6 +244,92 @@ class OpenAI:
         )
 
 
+class _Whole:
+    """A streamed answer put together again, in the shape of one that came at once."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.sent: list[str] = []
+        self._held: str | None = ""
+        self._finish: str | None = None
+        self._model: Any = None
+        self._usage: Any = None
+        self._refused = False
+        self._calls: dict[int, dict[str, str]] = {}
+
+    def add(self, chunk: dict[str, Any]) -> str:
+        """Take a chunk; the text of it that is to be shown. What repeats replaces."""
+        self._model = chunk.get("model") or self._model
+        self._usage = chunk.get("usage") or wire.dig(chunk, "x_groq", "usage") or self._usage
+        choice = wire.dig(chunk, "choices", 0)
+        delta = wire.dig(choice, "delta")
+        if finish := wire.string(wire.dig(choice, "finish_reason")):
+            self._finish = self._finish or finish
+            self.ended = True
+        self._refused = self._refused or bool(wire.dig(delta, "refusal"))
+        for call in wire.items(wire.dig(delta, "tool_calls")):
+            self._add_call(call)
+        text = self._shown(wire.clean_text(_parts(wire.dig(delta, "content"))))
+        if text:
+            self.sent.append(text)
+        return text
+
+    def _add_call(self, call: Any) -> None:
+        """The first delta of a call names it, and those that follow add to its arguments."""
+        index = wire.count(wire.dig(call, "index")) or 0
+        known = self._calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
+        known["id"] = wire.string(wire.dig(call, "id")) or known["id"]
+        known["name"] = wire.string(wire.dig(call, "function", "name")) or known["name"]
+        known["arguments"] += wire.string(wire.dig(call, "function", "arguments"))
+
+    def _shown(self, piece: str) -> str:
+        """What may be shown: thoughts before the answer wait, and what may become some."""
+        if self._held is None:
+            return piece
+        self._held += piece
+        begun = self._held.lstrip()
+        if begun.startswith(THOUGHTS[: len(begun)]):
+            shown = _THOUGHTS.sub("", self._held) if THOUGHTS_END in begun else ""
+        else:
+            shown = self._held
+        if shown:
+            self._held = None
+        return shown
+
+    def body(self) -> dict[str, Any]:
+        calls = [
+            {"id": call["id"], "function": {"name": call["name"], "arguments": call["arguments"]}}
+            for _, call in sorted(self._calls.items())
+        ]
+        message = {
+            "content": "".join(self.sent) or self._held,
+            "refusal": self._refused,
+            "tool_calls": calls,
+        }
+        choice = {"message": message, "finish_reason": self._finish}
+        return {"model": self._model, "usage": self._usage, "choices": [choice]}
+
+
+def _message(message: Message) -> dict[str, Any]:
+    fields = {"tool_calls": message.tool_calls, "tool_call_id": message.tool_call_id}
+    given = {name: value for name, value in fields.items() if value is not None}
+    content = None if message.tool_calls and not message.content else message.content
+    return {"role": message.role, "content": content, **given}
+
+
+def _tool_calls(reported: Any) -> tuple[dict[str, Any], ...]:
+    """The calls that a model asks for, in one shape; what has no name is none."""
+    calls = []
+    for number, call in enumerate(wire.items(reported)):
+        name = wire.string(wire.dig(call, "function", "name"))
+        arguments = wire.clean_text(wire.string(wire.dig(call, "function", "arguments")))
+        if name:
+            function = {"name": wire.clean_text(name), "arguments": arguments or "{}"}
+            id_ = wire.clean_text(wire.string(wire.dig(call, "id"))) or f"call_{number}"
+            calls.append({"id": id_, "type": "function", "function": function})
+    return tuple(calls)
+
+
 def _error_in(body: Any) -> dict[str, Any]:
     """The error, out of any of the envelopes that servers put it in."""
     if isinstance(body, list):
@@ -215,10 +359,14 @@ def _parameter(error: dict[str, Any]) -> str:
 
 def _text(content: Any) -> str:
     """What a message shows: its content is a string, an array of parts, or null."""
+    return _THOUGHTS.sub("", _parts(content))
+
+
+def _parts(content: Any) -> str:
     if isinstance(content, list):
         shown = [part for part in content if wire.dig(part, "type") == "text"]
         content = "".join(wire.string(part.get("text")) for part in shown)
-    return _THOUGHTS.sub("", wire.string(content))
+    return wire.string(content)
 
 
 def _usage(reported: Any) -> Usage:

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import tenacity
 
@@ -28,10 +29,12 @@ MAX_BACKOFF_SECONDS = 8.0
 # Who had less time than this to answer is not blamed for it.
 FAIR_SECONDS = 0.3
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One call to a provider. `outcome` is `ok` or the code of its error."""
+    """One call to a provider. `outcome` is `ok`, the code of its error, or `aborted`."""
 
     provider: str
     model: str
@@ -95,6 +98,11 @@ class Router:
             raise UnknownModel(model)
         return routes if self._fallback else routes[:1]
 
+    @property
+    def known(self) -> list[Route]:
+        """The models that may be named, the one that is asked by default at the head."""
+        return list(self._known)
+
     def ask(
         self,
         routes: Sequence[Route],
@@ -106,11 +114,47 @@ class Router:
 
         Each call is added to `attempts`, the one that answered last. Raises ProviderError.
         """
+        return self._first(routes, request, deadline, attempts, _complete)
+
+    def stream(
+        self,
+        routes: Sequence[Route],
+        request: ChatRequest,
+        deadline: Deadline,
+        attempts: list[Attempt],
+    ) -> Iterator[str | Completion]:
+        """Likewise, the text in pieces as they come, and then the whole answer.
+
+        Others are asked only as long as no piece has come. Raises ProviderError.
+        """
+        events = self._first(routes, request, deadline, attempts, _open)
+        started, begun = time.monotonic(), attempts[-1]
+        outcome = "aborted"
+        try:
+            yield from events
+            outcome = "ok"
+        except ProviderError as exc:
+            outcome = "aborted" if deadline.cancelled else exc.code
+            if _is_ill(exc, FAIR_SECONDS) and not deadline.cancelled:
+                self._cooldowns[begun.provider].failed()
+            raise
+        finally:
+            elapsed = begun.latency_ms + round((time.monotonic() - started) * 1000)
+            attempts[-1] = replace(begun, outcome=outcome, latency_ms=elapsed)
+
+    def _first(
+        self,
+        routes: Sequence[Route],
+        request: ChatRequest,
+        deadline: Deadline,
+        attempts: list[Attempt],
+        ask: "Ask[T]",
+    ) -> T:
         errors: list[ProviderError] = []
         for route in routes:
             asked = replace(request, model=route.model)
             try:
-                return self._persist(route, asked, deadline, attempts)
+                return self._persist(route, asked, deadline, attempts, ask)
             except ProviderError as exc:
                 if not exc.fallback:
                     raise
@@ -118,8 +162,13 @@ class Router:
         raise _verdict(errors)
 
     def _persist(
-        self, route: Route, request: ChatRequest, deadline: Deadline, attempts: list[Attempt]
-    ) -> Completion:
+        self,
+        route: Route,
+        request: ChatRequest,
+        deadline: Deadline,
+        attempts: list[Attempt],
+        ask: "Ask[T]",
+    ) -> T:
         """Ask one provider, again when that may help and the wait fits what is left."""
         cooldown = self._cooldowns[route.provider.name]
 
@@ -134,10 +183,11 @@ class Router:
             retry=tenacity.retry_if_exception(_worth_a_retry),
             wait=self._wait,
             stop=give_up,
-            sleep=time.sleep,
+            sleep=deadline.sleep,
             reraise=True,
         )
-        return retrying(self._call, route, request, deadline, attempts)
+        answer: T = retrying(self._call, route, request, deadline, attempts, ask)
+        return answer
 
     def _wait(self, state: tenacity.RetryCallState) -> float:
         """The vendor's own hint, or else full jitter under an exponential ceiling."""
@@ -146,8 +196,13 @@ class Router:
         return self._jitter(state) if hint is None else hint
 
     def _call(
-        self, route: Route, request: ChatRequest, deadline: Deadline, attempts: list[Attempt]
-    ) -> Completion:
+        self,
+        route: Route,
+        request: ChatRequest,
+        deadline: Deadline,
+        attempts: list[Attempt],
+        ask: "Ask[T]",
+    ) -> T:
         if deadline.reached:
             raise DeadlineReached("No provider answered in time.")
         cooldown = self._cooldowns[route.provider.name]
@@ -162,13 +217,13 @@ class Router:
         started = time.monotonic()
         outcome = "internal_error"
         try:
-            completion = route.provider.complete(request, deadline)
+            answer = ask(route.provider, request, deadline)
             outcome = "ok"
         except ProviderError as exc:
-            outcome = exc.code
+            outcome = "aborted" if deadline.cancelled else exc.code
             if isinstance(exc, RequestRejected | ContentFiltered):
                 cooldown.succeeded()  # what it said no to was the request
-            elif _is_ill(exc, given):
+            elif _is_ill(exc, given) and not deadline.cancelled:
                 cooldown.failed()
             raise
         finally:
@@ -178,7 +233,7 @@ class Router:
                 Attempt(provider=name, model=route.model, outcome=outcome, latency_ms=elapsed)
             )
         cooldown.succeeded()
-        return completion
+        return answer
 
     def _parse(self, model: str) -> Route:
         """Ids may hold colons themselves (`llama3:8b`): only a provider's name is a prefix."""
@@ -186,6 +241,28 @@ class Router:
         if colon and rest and prefix in self._providers:
             return Route(self._providers[prefix], rest)
         return Route(self._defaults[0].provider, model)
+
+
+Ask = Callable[[Provider, ChatRequest, Deadline], T]
+
+
+def _complete(provider: Provider, request: ChatRequest, deadline: Deadline) -> Completion:
+    return provider.complete(request, deadline)
+
+
+def _open(
+    provider: Provider, request: ChatRequest, deadline: Deadline
+) -> Iterator[str | Completion]:
+    """The provider's stream once its first piece is there: until then it may fail like a call."""
+    events = provider.stream(request, deadline)
+    return _resumed(next(events), events)
+
+
+def _resumed(
+    first: str | Completion, rest: Iterator[str | Completion]
+) -> Iterator[str | Completion]:
+    yield first
+    yield from rest
 
 
 def _full_name(route: Route) -> str:

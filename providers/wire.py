@@ -5,10 +5,11 @@ empty text, for what is not there.
 """
 
 import email.utils
+import json
 import math
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC
 from decimal import Decimal
 from typing import Any
@@ -185,6 +186,30 @@ def json_object(answer: Answer) -> dict[str, Any]:
     return body
 
 
+def event_object(data: str) -> dict[str, Any]:
+    """The data of an event of a stream, fractions as Decimal. Raises ProviderFailed."""
+    try:
+        body = json.loads(data, parse_float=Decimal)
+    except (ValueError, ArithmeticError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        raise garbled("not_json")
+    return body
+
+
+def cut_off() -> ProviderFailed:
+    """The error for a stream that ends before the answer does."""
+    message = "The provider broke off its answer."
+    return ProviderFailed(message, reason="unfinished", retry=False)
+
+
+def streamed(completion: Completion, sent: str) -> Iterator[str | Completion]:
+    """The end of a stream: what was not sent of the text, and the completion."""
+    if rest := completion.text.removeprefix(sent):
+        yield rest
+    yield completion
+
+
 def garbled(*parts: Any) -> ProviderFailed:
     """The error for an answer that is no answer. Asking for it again would give the same."""
     message = "The provider gave an answer that cannot be used."
@@ -218,16 +243,24 @@ def rejected(message: str, parameter: str, *, reason: str) -> RequestRejected:
 
 
 def completion(
-    text: str, finish: FinishReason, *, model: str, usage: Usage, empty: ProviderError
+    text: str,
+    finish: FinishReason,
+    *,
+    model: str,
+    usage: Usage,
+    empty: ProviderError,
+    tool_calls: tuple[dict[str, Any], ...] = (),
 ) -> Completion:
     """The answer, or the error that an answer without text is.
 
-    A model that used up its length before the first word did answer. `empty` is raised for any
-    other empty answer that no filter explains.
+    A model that used up its length before the first word did answer, and so did one that wants a
+    tool called. `empty` is raised for any other empty answer that no filter explains.
     """
     text = clean_text(text)
-    if text or finish == "length":
-        return Completion(text=text, model=model, finish_reason=finish, usage=usage)
+    if text or tool_calls or finish == "length":
+        return Completion(
+            text=text, model=model, finish_reason=finish, usage=usage, tool_calls=tool_calls
+        )
     if finish == "content_filter":
         raise ContentFiltered(CONTENT_FILTERED, reason=empty.reason)
     raise empty

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -192,6 +192,7 @@ class Scripted:
 
     name = "mock"
     remote = False
+    takes: frozenset[str] = frozenset()
     model = "mock-1"
 
     def __init__(self, outcome: Completion | Exception) -> None:
@@ -203,6 +204,11 @@ class Scripted:
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
+
+    def stream(self, request: ChatRequest, deadline: Deadline) -> Iterator[str | Completion]:
+        completion = self.complete(request, deadline)
+        yield completion.text
+        yield completion
 
 
 class Clock:

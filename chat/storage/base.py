@@ -1,6 +1,6 @@
 """What is kept of an interaction, and what a store must do."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -36,6 +36,7 @@ class Record:
     are those that will be asked; afterwards those that answered. Times are aware and in UTC;
     `latency_ms` is from the acceptance of the request to the outcome. `request_hash`, where the
     request had an idempotency key, tells whether another with the same key is the same request.
+    `ancestors` are the ids of the turns before this one that are sent along, the oldest first.
     From `expires_at` on, a whole second, there is no record; None is never.
     """
 
@@ -52,11 +53,13 @@ class Record:
     request_hash: str | None = None
     expires_at: datetime | None = None
     previous_interaction_id: str | None = None
+    ancestors: tuple[str, ...] = ()
     system: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
     status: Status = Status.PENDING
     response: str | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
     finish_reason: str | None = None
     cached: bool = False
     latency_ms: int | None = None
@@ -73,7 +76,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Records, the newest first, and the cursor of the next page; None is the end."""
+    """Records in the order of their list, and the cursor of the next page; None is the end."""
 
     records: tuple[Record, ...]
     next_cursor: str | None = None
@@ -107,14 +110,32 @@ class InteractionStore(Protocol):
     def get(self, interaction_id: str) -> Record | None:
         """The record as last written, whoever owns it."""
 
-    def page(self, owner: str, user_id: str, *, limit: int, cursor: str | None = None) -> Page:
+    def get_many(self, interaction_ids: Sequence[str]) -> dict[str, Record]:
+        """Those of up to 100 records that there are, as last written, by their ids."""
+
+    def page(
+        self,
+        owner: str,
+        user_id: str,
+        *,
+        limit: int,
+        cursor: str | None = None,
+        since: datetime | None = None,
+        before: datetime | None = None,
+    ) -> Page:
         """Up to `limit` of a user's records, from the newest, or from where a page ended.
 
-        Raises ValidationFailed for a cursor that is none of this user's.
+        `since` and `before` limit the time of their creation. Raises ValidationFailed for a
+        cursor that is none of this user's.
         """
 
-    def erase(self, owner: str, user_id: str) -> int:
-        """Delete all of a user's records, and say how many; what a failure left, the next takes."""
+    def conversation(
+        self, owner: str, conversation_id: str, *, limit: int, cursor: str | None = None
+    ) -> Page:
+        """Up to `limit` turns of a conversation, from the oldest, or from where a page ended."""
+
+    def erase(self, owner: str, user_id: str, *, limit: int) -> int:
+        """Delete `limit` of a user's records, or a few more; how many. With 0, none is left."""
 
     def ping(self) -> None:
         """Do the least that proves that records can be read."""

@@ -16,8 +16,8 @@ import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast
 from uuid import uuid4
 
@@ -25,7 +25,7 @@ from botocore.exceptions import ClientError
 
 from chat.errors import PayloadTooLarge, StorageUnavailable
 from chat.storage.base import Page, Record, Status
-from chat.storage.cursors import page_of, position_of
+from chat.storage.cursors import conversation_list, page_of, position_of, user_list
 from chat.storage.dynamodb_tables import (
     CONDITION_FAILED,
     TABLES,
@@ -33,19 +33,21 @@ from chat.storage.dynamodb_tables import (
     client,
     dynamodb_errors,
 )
-from chat.storage.rows import outcome, record_of, row
+from chat.storage.rows import EPOCH, outcome, record_of, row
 
 Item = dict[str, dict[str, Any]]
 
 SCHEMA = 1
 COLUMNS = Interaction.get_attributes()
-TEXTS = ("prompt", "system", "response")
+PACKED = ("prompt", "system", "response", "parameters", "tool_calls")
 COMPRESS_FROM_BYTES = 1024
 MAX_ITEM_BYTES = 400 * 1024
 # What the outcome may add to a claim, the answer apart: mostly attempts, and the vendors' names.
 OUTCOME_BYTES = 40 * 1024
 PART_BYTES = 390 * 1024
 MAX_TRANSACTION_BYTES = 4_000_000
+LATEST = datetime.max.replace(tzinfo=UTC)
+MOMENT = timedelta(microseconds=1)
 BATCH_GET = 100
 BATCH_WRITE = 25
 BATCH_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -100,29 +102,38 @@ class DynamoStore:
         return None if item is None else _living(item)
 
     @dynamodb_errors()
-    def page(self, owner: str, user_id: str, *, limit: int, cursor: str | None = None) -> Page:
-        """The index tells the keys; the records are read, consistently, from the table."""
-        start = None
-        if cursor is not None:
-            created_at, last = position_of(owner, user_id, cursor)
-            start = {
-                "interaction_id": {"S": last},
-                "created_at": {"S": COLUMNS["created_at"].serialize(created_at)},
-                "owner_user": {"S": f"{owner}#{user_id}"},
-            }
-        found: list[Record] = []
-        for keys in _keys(owner, user_id, start, limit + 1):
-            items = {_id(item): item for item in _items(keys)}
-            present = [items[_id(key)] for key in keys if _id(key) in items]
-            found += filter(None, map(_living, map(Interaction.from_raw_data, present)))
-            if len(found) > limit:
-                break
-        return page_of(found, limit)
+    def get_many(self, interaction_ids: Sequence[str]) -> dict[str, Record]:
+        keys = [{"interaction_id": {"S": id_}} for id_ in interaction_ids]
+        return {record.interaction_id: record for record in _records(keys)}
 
     @dynamodb_errors()
-    def erase(self, owner: str, user_id: str) -> int:
+    def page(
+        self,
+        owner: str,
+        user_id: str,
+        *,
+        limit: int,
+        cursor: str | None = None,
+        since: datetime | None = None,
+        before: datetime | None = None,
+    ) -> Page:
+        listed = _Listed(
+            USER_INDEX, f"{owner}#{user_id}", newest_first=True, since=since, before=before
+        )
+        return _page(listed, owner, user_list(owner, user_id), limit, cursor)
+
+    @dynamodb_errors()
+    def conversation(
+        self, owner: str, conversation_id: str, *, limit: int, cursor: str | None = None
+    ) -> Page:
+        listed = _Listed(CONVERSATION_INDEX, conversation_id)
+        return _page(listed, owner, conversation_list(owner, conversation_id), limit, cursor)
+
+    @dynamodb_errors()
+    def erase(self, owner: str, user_id: str, *, limit: int) -> int:
         erased = 0
-        for keys in _keys(owner, user_id, None, BATCH_GET):
+        listed = _Listed(USER_INDEX, f"{owner}#{user_id}", newest_first=True)
+        for keys in _keys(listed, None, min(limit, BATCH_GET)):
             items = _items(keys, "interaction_id, response_parts")
             parts = [
                 {"interaction_id": {"S": _part_id(_id(item), number)}}
@@ -131,6 +142,8 @@ class DynamoStore:
             ]
             _delete([*parts, *map(_key, items)])
             erased += len(items)
+            if erased >= limit:
+                break
         return erased
 
     @dynamodb_errors()
@@ -157,21 +170,74 @@ def _living(item: Interaction) -> Record | None:
 # --- Many items -----------------------------------------------------------------------------------
 
 
-def _keys(owner: str, user_id: str, start: Item | None, size: int) -> Iterator[list[Item]]:
-    """The keys of a user's records, the newest first, so many at a time."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Index:
+    name: str
+    key: str
+
+
+USER_INDEX = _Index(name="user-index", key="owner_user")
+CONVERSATION_INDEX = _Index(name="conversation-index", key="conversation_id")
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """What is asked of an index: the entries under a key, in the order of their time."""
+
+    index: _Index
+    key: str
+    newest_first: bool = False
+    since: datetime | None = None
+    before: datetime | None = None
+
+    def query(self) -> dict[str, Any]:
+        condition, values = f"{self.index.key} = :key", {":key": {"S": self.key}}
+        if self.since or self.before:
+            # Both ends are part of BETWEEN, and nothing is older than the epoch.
+            since = max(self.since or EPOCH, EPOCH)
+            last = max(self.before or LATEST, EPOCH + MOMENT) - MOMENT
+            condition += " AND created_at BETWEEN :since AND :last"
+            values[":since"] = {"S": COLUMNS["created_at"].serialize(since)}
+            values[":last"] = {"S": COLUMNS["created_at"].serialize(last)}
+        return {
+            "TableName": Interaction.Meta.table_name,
+            "IndexName": self.index.name,
+            "KeyConditionExpression": condition,
+            "ExpressionAttributeValues": values,
+            "ScanIndexForward": not self.newest_first,
+        }
+
+
+def _page(listed: _Listed, owner: str, list_name: str, limit: int, cursor: str | None) -> Page:
+    """The index tells the keys; the records are read, consistently, from the table."""
+    start = None
+    if cursor is not None:
+        created_at, last = position_of(cursor, list_name)
+        start = {
+            "interaction_id": {"S": last},
+            "created_at": {"S": COLUMNS["created_at"].serialize(created_at)},
+            listed.index.key: {"S": listed.key},
+        }
+    found: list[Record] = []
+    for keys in _keys(listed, start, limit + 1):
+        found += [record for record in _records(keys) if record.owner == owner]
+        if len(found) > limit:
+            break
+    return page_of(found, limit, list_name)
+
+
+def _records(keys: Sequence[Item]) -> list[Record]:
+    """The records that there are of these keys, in their order."""
+    items = {_id(item): item for item in _items(keys)}
+    present = [items[_id(key)] for key in keys if _id(key) in items]
+    return list(filter(None, map(_living, map(Interaction.from_raw_data, present))))
+
+
+def _keys(listed: _Listed, start: Item | None, size: int) -> Iterator[list[Item]]:
+    """The keys of what is listed, so many at a time."""
     while True:
-        answer = client().call(
-            "Query",
-            {
-                "TableName": Interaction.Meta.table_name,
-                "IndexName": "user-index",
-                "KeyConditionExpression": "owner_user = :user",
-                "ExpressionAttributeValues": {":user": {"S": f"{owner}#{user_id}"}},
-                "ScanIndexForward": False,
-                "Limit": size,
-                **({"ExclusiveStartKey": start} if start else {}),
-            },
-        )
+        more = {"ExclusiveStartKey": start} if start else {}
+        answer = client().call("Query", {**listed.query(), "Limit": size, **more})
         if answer["Items"]:
             yield [_key(item) for item in answer["Items"]]
         start = answer.get("LastEvaluatedKey")
@@ -227,7 +293,7 @@ def _item(record: Record) -> Item:
         for name, value in columns.items()
         if value is not None
     }
-    for name in TEXTS:
+    for name in PACKED:
         if name in item:
             item[name] = _packed(item[name])
     return item

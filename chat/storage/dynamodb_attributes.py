@@ -68,8 +68,12 @@ class Text(Lenient, UnicodeAttribute):
     """A text of any length: a string, or the bytes of one that was compressed."""
 
     def read(self, value: dict[str, Any]) -> str:
-        packed = value.get(BINARY)
-        return str(super().read(value)) if packed is None else zlib.decompress(packed).decode()
+        return _unpacked(value)
+
+
+def _unpacked(value: dict[str, Any]) -> str:
+    packed = value.get(BINARY)
+    return str(value[STRING]) if packed is None else zlib.decompress(packed).decode()
 
 
 class Moment(Lenient, Attribute[datetime]):
@@ -119,5 +123,5 @@ class Json(Lenient, Attribute[Any]):
         return orjson.dumps(value).decode()
 
     def read(self, value: dict[str, Any]) -> Any:
-        parsed = orjson.loads(value[STRING])
+        parsed = orjson.loads(_unpacked(value))
         return parsed if isinstance(parsed, self.kind) else None

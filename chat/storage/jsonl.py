@@ -48,6 +48,8 @@ def from_json(data: dict[str, Any]) -> Record:
                 "expires_at": None if expires_at is None else datetime.fromisoformat(expires_at),
                 "status": Status(data["status"]),
                 "usage": Usage(**{**usage, "cost_usd": None if cost is None else Decimal(cost)}),
+                "ancestors": tuple(data.get("ancestors", ())),
+                "tool_calls": tuple(data.get("tool_calls", ())),
                 "error": None if error is None else Failure(**error),
                 "attempts": tuple(Attempt(**attempt) for attempt in data["attempts"]),
             }

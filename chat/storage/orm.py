@@ -2,9 +2,10 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 
 from django.conf import settings
 from django.db import DatabaseError, IntegrityError, connection
@@ -14,7 +15,7 @@ from django.utils import timezone
 from chat.errors import StorageUnavailable
 from chat.models import Interaction
 from chat.storage.base import Page, Record, Status
-from chat.storage.cursors import page_of, position_of
+from chat.storage.cursors import conversation_list, page_of, position_of, user_list
 from chat.storage.rows import outcome, record_of, row
 
 SWEEP_SECONDS = 60.0
@@ -86,19 +87,53 @@ class OrmStore:
         return None if found is None else record_of(found)
 
     @database_errors()
-    def page(self, owner: str, user_id: str, *, limit: int, cursor: str | None = None) -> Page:
-        rows = _alive().filter(owner=owner, user_id=user_id)
+    def get_many(self, interaction_ids: Sequence[str]) -> dict[str, Record]:
+        found = _alive().filter(interaction_id__in=interaction_ids)
+        return {row.interaction_id: record_of(row) for row in found.order_by()}
+
+    @database_errors()
+    def page(
+        self,
+        owner: str,
+        user_id: str,
+        *,
+        limit: int,
+        cursor: str | None = None,
+        since: datetime | None = None,
+        before: datetime | None = None,
+    ) -> Page:
+        rows, list_name = _alive().filter(owner=owner, user_id=user_id), user_list(owner, user_id)
+        if since is not None:
+            rows = rows.filter(created_at__gte=since)
+        if before is not None:
+            rows = rows.filter(created_at__lt=before)
         if cursor is not None:
-            created_at, last = position_of(owner, user_id, cursor)
-            rows = rows.filter(
-                Q(created_at__lt=created_at) | Q(created_at=created_at, interaction_id__lt=last)
+            # The first condition lets SQLite seek in the index, which it would not for an OR.
+            created_at, last = position_of(cursor, list_name)
+            rows = rows.filter(created_at__lte=created_at).exclude(
+                created_at=created_at, interaction_id__gte=last
             )
         found = [record_of(row) for row in rows.order_by("-created_at", "-pk")[: limit + 1]]
-        return page_of(found, limit)
+        return page_of(found, limit, list_name)
+
+    @database_errors()
+    def conversation(
+        self, owner: str, conversation_id: str, *, limit: int, cursor: str | None = None
+    ) -> Page:
+        rows = _alive().filter(owner=owner, conversation_id=conversation_id)
+        list_name = conversation_list(owner, conversation_id)
+        if cursor is not None:
+            created_at, last = position_of(cursor, list_name)
+            rows = rows.filter(created_at__gte=created_at).exclude(
+                created_at=created_at, interaction_id__lte=last
+            )
+        found = [record_of(row) for row in rows.order_by("created_at", "pk")[: limit + 1]]
+        return page_of(found, limit, list_name)
 
     @writing()
-    def erase(self, owner: str, user_id: str) -> int:
-        return Interaction.objects.filter(owner=owner, user_id=user_id).delete()[0]
+    def erase(self, owner: str, user_id: str, *, limit: int) -> int:
+        first = Interaction.objects.filter(owner=owner, user_id=user_id).order_by("-created_at")
+        return Interaction.objects.filter(pk__in=first.values("pk")[:limit]).delete()[0]
 
     @database_errors()
     def ping(self) -> None:

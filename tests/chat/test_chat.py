@@ -495,9 +495,11 @@ def test_a_model_is_named_in_printable_ascii(api: Api, model: str) -> None:
     assert fields(api.chat(model=model)) == [("model", "invalid")]
 
 
-@pytest.mark.parametrize("name", ["stream", "previous_interaction_id"])
-def test_what_is_not_there_yet_is_refused_and_not_passed_over(api: Api, name: str) -> None:
-    assert fields(api.chat(**{name: True})) == [(name, "not_available")]
+@pytest.mark.parametrize(
+    ("name", "value"), [("stream", 1), ("stream", "yes"), ("previous_interaction_id", 7)]
+)
+def test_what_chooses_the_way_of_answering_has_its_type(api: Api, name: str, value: Any) -> None:
+    assert fields(api.chat(**{name: value})) == [(name, "invalid")]
     assert api.chat(**{name: None}).status_code == 200
 
 
@@ -755,6 +757,8 @@ def test_an_answer_is_given_though_it_cannot_be_recorded(
         "request_hash": None,
         "expires_at": None,
         "previous_interaction_id": None,
+        "ancestors": [],
+        "tool_calls": [],
         "system": None,
         "parameters": {"temperature": 0.5},
         "metadata": {"ticket": "7"},

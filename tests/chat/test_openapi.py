@@ -14,13 +14,22 @@ from tests.cast import ANSWERED, FAILED, KEY, Api, Scripted, keep
 
 KEYS = {"missing_api_key", "invalid_api_key"}
 RECORD = f"/v1/interactions/{ANSWERED.interaction_id}"
+LISTS: dict[int, set[str]] = {
+    400: {"validation_error"},
+    401: KEYS,
+    405: {"method_not_allowed"},
+    406: {"not_acceptable"},
+    500: {"internal_error"},
+    503: {"storage_unavailable"},
+}
 ERRORS: dict[tuple[str, str], dict[int, set[str]]] = {
     ("/v1/chat", "post"): {
         400: {"malformed_json", "validation_error", "provider_rejected"},
         401: KEYS,
         405: {"method_not_allowed"},
+        404: {"not_found"},
         406: {"not_acceptable"},
-        409: {"idempotency_in_flight"},
+        409: {"idempotency_in_flight", "conversation_conflict"},
         413: {"payload_too_large"},
         415: {"unsupported_media_type"},
         422: {"content_filtered", "idempotency_mismatch"},
@@ -38,6 +47,13 @@ ERRORS: dict[tuple[str, str], dict[int, set[str]]] = {
         500: {"internal_error"},
         503: {"storage_unavailable"},
     },
+    ("/v1/users/{user_id}/interactions", "get"): LISTS,
+    ("/v1/users/{user_id}/interactions", "delete"): LISTS,
+    ("/v1/conversations/{conversation_id}", "get"): {**LISTS, 404: {"not_found"}},
+    # In OpenAI's shape, which tests/openai_compat holds.
+    ("/v1/chat/completions", "post"): {},
+    ("/v1/models", "get"): {},
+    ("/v1/models/{model_id}", "get"): {},
     ("/v1/health", "get"): {405: {"method_not_allowed"}, 406: {"not_acceptable"}},
     ("/v1/ready", "get"): {405: {"method_not_allowed"}, 406: {"not_acceptable"}},
     ("/", "get"): {405: {"method_not_allowed"}, 406: {"not_acceptable"}},
@@ -64,8 +80,10 @@ def check(document: dict[str, Any], schema: dict[str, Any], value: Any) -> None:
 
 
 def content_of(answer: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The one content type of a documented answer, and what is said of it."""
-    [(content_type, media)] = answer["content"].items()
+    """The content type of a documented answer in JSON, and what is said of it."""
+    [(content_type, media)] = [
+        (kind, media) for kind, media in answer["content"].items() if kind != "text/event-stream"
+    ]
     return content_type, media
 
 
@@ -94,6 +112,12 @@ def test_every_operation_has_a_name_and_says_what_it_does(document: dict[str, An
     assert {operation["operationId"] for operation in described} == {
         "chat",
         "getInteraction",
+        "listUserInteractions",
+        "eraseUserInteractions",
+        "getConversation",
+        "createChatCompletion",
+        "listModels",
+        "getModel",
         "health",
         "ready",
         "index",
@@ -155,12 +179,14 @@ def test_the_limits_of_a_request_are_documented(document: dict[str, Any]) -> Non
         "userId",
         "prompt",
         "system",
+        "previous_interaction_id",
         "model",
         "temperature",
         "top_p",
         "max_tokens",
         "stop",
         "metadata",
+        "stream",
     ]
     assert properties["userId"]["maxLength"] == 128
     assert properties["prompt"]["maxLength"] == 32_000
@@ -185,6 +211,7 @@ def test_what_is_accepted_is_documented(
     check(document, {"$ref": "#/components/schemas/ChatRequest"}, request_)
 
 
+COMPLETION_REQUEST = {"model": "default", "messages": [{"role": "user", "content": "hi"}]}
 ANSWERS: dict[str, tuple[str, str, Callable[[Api], Any]]] = {
     "chat": ("/v1/chat", "post", lambda api: api.chat(metadata={"ticket": "7"})),
     "an empty answer": ("/v1/chat", "post", lambda api: api.chat("mock:length")),
@@ -209,6 +236,43 @@ ANSWERS: dict[str, tuple[str, str, Callable[[Api], Any]]] = {
         "get",
         lambda api: api.get("/v1/interactions/x"),
     ),
+    "a page": (
+        "/v1/users/{user_id}/interactions",
+        "get",
+        lambda api: api.get(f"/v1/users/{ANSWERED.user_id}/interactions?limit=1"),
+    ),
+    "no page": (
+        "/v1/users/{user_id}/interactions",
+        "get",
+        lambda api: api.get("/v1/users/a/interactions?limit=0"),
+    ),
+    "an erasure": (
+        "/v1/users/{user_id}/interactions",
+        "delete",
+        lambda api: api.request("DELETE", f"/v1/users/{ANSWERED.user_id}/interactions"),
+    ),
+    "a conversation": (
+        "/v1/conversations/{conversation_id}",
+        "get",
+        lambda api: api.get(f"/v1/conversations/{ANSWERED.conversation_id}"),
+    ),
+    "no conversation": (
+        "/v1/conversations/{conversation_id}",
+        "get",
+        lambda api: api.get("/v1/conversations/x"),
+    ),
+    "a completion": (
+        "/v1/chat/completions",
+        "post",
+        lambda api: api.post("/v1/chat/completions", COMPLETION_REQUEST),
+    ),
+    "no completion": (
+        "/v1/chat/completions",
+        "post",
+        lambda api: api.post("/v1/chat/completions", {"model": "default"}),
+    ),
+    "models": ("/v1/models", "get", lambda api: api.get("/v1/models")),
+    "no model": ("/v1/models/{model_id}", "get", lambda api: api.get("/v1/models/x")),
     "health": ("/v1/health", "get", lambda api: api.get("/v1/health")),
     "readiness": ("/v1/ready", "get", lambda api: api.get("/v1/ready")),
     "the index": ("/", "get", lambda api: api.get("/")),

@@ -433,7 +433,45 @@ class InteractionStoreContract:
     def test_erasing_takes_all_of_a_user_and_nothing_else(self, store: InteractionStore) -> None:
         self.fill(store, 130)
         others = [*self.fill(store, 2, user_id="somebody"), *self.fill(store, 2, owner="somebody")]
-        assert store.erase("default", ALICE) == 130
+        assert store.erase("default", ALICE, limit=10) >= 10
+        assert store.page("default", ALICE, limit=10).records
+        while store.erase("default", ALICE, limit=1000):
+            pass
         assert store.page("default", ALICE, limit=10) == Page(records=())
         assert all(store.get(each) for each in others)
-        assert store.erase("default", ALICE) == 0
+        assert store.erase("default", ALICE, limit=10) == 0
+
+    def test_a_page_can_be_of_a_time(self, store: InteractionStore) -> None:
+        self.fill(store, 8)  # two a second
+        since, before = NOON + timedelta(seconds=1), NOON + timedelta(seconds=3)
+        first = store.page("default", ALICE, limit=3, since=since, before=before)
+        rest = store.page(
+            "default", ALICE, limit=3, since=since, before=before, cursor=first.next_cursor
+        )
+        seconds = [(r.created_at - NOON).seconds for r in (*first.records, *rest.records)]
+        assert (seconds, rest.next_cursor) == ([2, 2, 1, 1], None)
+        assert len(store.page("default", ALICE, limit=9, since=since).records) == 6
+        assert len(store.page("default", ALICE, limit=9, before=since).records) == 2
+
+    def test_a_conversation_has_its_turns_and_the_oldest_first(
+        self, store: InteractionStore
+    ) -> None:
+        ids = self.fill(store, 5, conversation_id="talk")[::-1]
+        self.fill(store, 2, conversation_id="talk", owner="somebody")
+        self.fill(store, 2)
+        first = store.conversation("default", "talk", limit=3)
+        rest = store.conversation("default", "talk", limit=3, cursor=first.next_cursor)
+        turns = [*first.records, *rest.records]
+        assert {turn.interaction_id for turn in turns} == set(ids)
+        assert len(turns) == 5
+        assert [turn.created_at for turn in turns] == sorted(turn.created_at for turn in turns)
+        assert rest.next_cursor is None
+        with pytest.raises(ValidationFailed):
+            store.page("default", ALICE, limit=3, cursor=first.next_cursor)
+
+    def test_many_are_read_at_once(self, store: InteractionStore) -> None:
+        ids = self.fill(store, 100)
+        found = store.get_many(ids)
+        assert {id_: record.interaction_id for id_, record in found.items()} == {i: i for i in ids}
+        assert store.get_many([str(uuid4())]) == {}
+        assert store.get_many([]) == {}

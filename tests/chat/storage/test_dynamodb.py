@@ -90,6 +90,8 @@ def test_an_item_has_every_attribute(store: DynamoStore) -> None:
         "request_hash": {"S": "0123456789abcdef" * 4},
         "conversation_id": {"S": FULL.conversation_id},
         "previous_interaction_id": {"S": FULL.previous_interaction_id},
+        "ancestors": {"S": "[]"},
+        "tool_calls": {"S": "[]"},
         "prompt": {"S": FULL.prompt},
         "system": {"S": " Be brief. "},
         "parameters": {
@@ -534,7 +536,7 @@ def test_erasing_takes_the_parts_of_long_answers_too(store: DynamoStore) -> None
     noise = random.Random(7).randbytes(600_000).hex()
     assert store.settle(replace(ANSWERED, response=noise))
     assert len(botocore_client().scan(TableName=Interaction.Meta.table_name)["Items"]) > 1
-    assert store.erase(PENDING.owner, PENDING.user_id) == 1
+    assert store.erase(PENDING.owner, PENDING.user_id, limit=9) == 1
     assert botocore_client().scan(TableName=Interaction.Meta.table_name)["Items"] == []
 
 
@@ -553,7 +555,7 @@ def test_what_a_batch_left_over_is_asked_for_again(
         return call(self, operation, arguments)
 
     monkeypatch.setattr(DynamoDBClient, "call", reluctant)
-    assert store.erase(PENDING.owner, PENDING.user_id) == 30
+    assert store.erase(PENDING.owner, PENDING.user_id, limit=30) == 30
     assert refused == {"BatchGetItem", "BatchWriteItem"}
     assert store.page(PENDING.owner, PENDING.user_id, limit=5).records == ()
 
@@ -571,4 +573,4 @@ def test_a_batch_that_never_ends_is_an_unavailable_storage(
 
     monkeypatch.setattr(DynamoDBClient, "call", stubborn)
     with pytest.raises(StorageUnavailable):
-        store.erase(PENDING.owner, PENDING.user_id)
+        store.erase(PENDING.owner, PENDING.user_id, limit=9)

@@ -1,0 +1,199 @@
+"""Answers that grow: the service's events as server-sent events.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html has the format. A thread of its own
+asks the model and settles the record, while the one that serves the client waits for what comes,
+keeps the connection alive, and looks whether anybody still listens. When nobody does, it cancels
+the request's deadline, which ends the call to the vendor.
+"""
+
+import functools
+import logging
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+import orjson
+from django.conf import settings
+from django.db import close_old_connections
+from django.http import StreamingHttpResponse
+
+from chat import telemetry
+from chat.errors import Problem, report
+from chat.service import Answer, Delta
+from providers.base import Deadline
+
+logger = logging.getLogger(__name__)
+
+# How often the connection is looked at while nothing comes, and how long it stays without a word.
+# A request without a first token by then is answered with a stream, whatever comes of it.
+LOOK_SECONDS = 0.25
+HEARTBEAT_SECONDS = 10.0
+HEARTBEAT = b": waiting\n\n"
+# How long the end of a request whose client went away is waited for, so that its log line has it.
+ABORT_SECONDS = 1.0
+
+Events = Iterator[Delta | Answer]
+
+
+class Shape(Protocol):
+    """How the events of one request are written."""
+
+    def delta(self, delta: Delta) -> bytes:
+        """A piece of the text."""
+
+    def done(self, answer: Answer) -> bytes:
+        """The whole answer. If no piece came before, none of its text was written."""
+
+    def error(self, problem: Problem, request_id: str) -> bytes:
+        """Why there is no more."""
+
+
+def respond(
+    events: Events, *, deadline: Deadline, shape: Shape, environ: dict[str, Any]
+) -> StreamingHttpResponse:
+    """The response that writes the events as they come; it begins with the first of them.
+
+    Raises Problem for what fails before.
+    """
+    stream = Stream(events, deadline, shape, environ)
+    return StreamingHttpResponse(
+        stream,
+        content_type="text/event-stream; charset=utf-8",
+        headers={
+            "Cache-Control": "no-cache",
+            "X-Accel-Buffering": "no",
+            **({"Idempotency-Replayed": "true"} if stream.replayed else {}),
+        },
+    )
+
+
+class Stream:
+    """The body of the response."""
+
+    def __init__(
+        self, events: Events, deadline: Deadline, shape: Shape, environ: dict[str, Any]
+    ) -> None:
+        self._deadline = deadline
+        self._shape = shape
+        self._gone = _watch(environ)
+        self._request_id = telemetry.request_id()
+        self._items: SimpleQueue[Delta | Answer | Problem | None] = SimpleQueue()
+        self._pump: Future[None] = _pumps().submit(copy_context().run, self._run, events)
+        self._first = self._wait(HEARTBEAT_SECONDS)
+        if isinstance(self._first, Problem):
+            raise self._first
+        self.replayed = isinstance(self._first, Answer) and self._first.replayed
+
+    def __iter__(self) -> Iterator[bytes]:
+        item = self._first
+        while item is not None:
+            match item:
+                case Delta():
+                    yield self._shape.delta(item)
+                case Answer():
+                    yield self._shape.done(item)
+                case Problem():
+                    yield self._shape.error(item, self._request_id)
+                case Idle():
+                    yield HEARTBEAT
+            item = self._wait(HEARTBEAT_SECONDS)
+
+    def close(self) -> None:
+        """End what still runs, as the client has gone or has been given everything."""
+        if not self._pump.done():
+            self._deadline.cancel()
+            try:
+                self._pump.result(timeout=ABORT_SECONDS)
+            except TimeoutError:
+                logger.warning("a request goes on without its client")
+
+    def _run(self, events: Events) -> None:
+        """In the other thread: pass on what comes, and let the request come to its end."""
+        try:
+            for event in events:
+                self._items.put(event)
+        except Exception as exc:
+            problem = report(exc)
+            telemetry.annotate(code="aborted" if self._deadline.cancelled else problem.code)
+            self._items.put(problem)
+        finally:
+            self._items.put(None)
+            close_old_connections()
+
+    def _wait(self, seconds: float) -> "Delta | Answer | Problem | Idle | None":
+        """What comes next; Idle when nothing came so long, None at the end or without a client."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                return self._items.get(timeout=LOOK_SECONDS)
+            except Empty:
+                if self._gone():
+                    self._deadline.cancel()
+                    return None
+        return Idle()
+
+
+class Idle:
+    """Nothing has come for a while."""
+
+
+@functools.cache
+def _pumps() -> ThreadPoolExecutor:
+    """Threads that stay, and with them their connections to the vendors."""
+    return ThreadPoolExecutor(settings.WEB_THREADS, thread_name_prefix="stream")
+
+
+def _watch(environ: dict[str, Any]) -> Callable[[], bool]:
+    """Tells whether the client has closed its connection, where the server shows it."""
+    client: socket.socket | None = environ.get("gunicorn.socket")
+    if client is None:
+        return lambda: False
+    poll = select.poll()
+    poll.register(client, select.POLLIN)
+
+    def gone() -> bool:
+        try:
+            return bool(poll.poll(0)) and not client.recv(1, socket.MSG_PEEK)
+        except OSError:
+            return True
+
+    return gone
+
+
+class ServerSentEvents:
+    """The events of `/v1/chat`: `delta`, and then `done` or `error`."""
+
+    def __init__(self, whole: Callable[[Answer], Any]) -> None:
+        self._whole = whole
+        self._begun = False
+
+    def delta(self, delta: Delta) -> bytes:
+        self._begun = True
+        return event("delta", {"text": delta.text})
+
+    def done(self, answer: Answer) -> bytes:
+        text = answer.record.response
+        missing = event("delta", {"text": text}) if text and not self._begun else b""
+        return missing + event("done", self._whole(answer))
+
+    def error(self, problem: Problem, request_id: str) -> bytes:
+        return event("error", problem.body(request_id))
+
+
+def event(name: str, data: Any) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), one_line(data))
+
+
+def one_line(data: Any) -> bytes:
+    """JSON without the line ends that only some readers know (U+0085, U+2028, U+2029)."""
+    written = orjson.dumps(data)
+    for character in (b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9"):
+        if character in written:
+            code = f"\\u{ord(character.decode()):04x}".encode()
+            written = written.replace(character, code)
+    return written
