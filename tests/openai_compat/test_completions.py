@@ -12,8 +12,8 @@ from chat.storage.base import Status
 from tests.cast import ALICE, KEY, Api, ledger
 from tests.standin import OPENAI_ANSWER, StandIn
 
-# A stream is written by a thread with a connection of its own, which sees only what is committed.
-streams = pytest.mark.django_db(transaction=True)
+# Streams are written by other threads, and a claim that somebody else holds is rolled back.
+committed = pytest.mark.django_db(transaction=True)
 
 Configure = Callable[..., None]
 
@@ -162,7 +162,7 @@ class TestPlain:
         response = complete(api, headers=headers) if path == PATH else api.get(path, headers)
         assert (response.status_code, response["Content-Type"]) == (200, "application/json")
 
-    @streams
+    @committed
     def test_answers_count_against_the_same_limit(self, api: Api, configure: Configure) -> None:
         configure(RATE_LIMIT_PER_MINUTE=2)
         assert complete(api, user=ALICE)["X-RateLimit-Remaining"] == "1"
@@ -177,7 +177,7 @@ class TestPlain:
         assert api.chat(user=ALICE).status_code == 429
 
 
-@streams
+@committed
 class TestStreamed:
     def test_a_stream_is_a_role_then_text_then_one_finish_and_the_usage_that_was_asked_for(
         self, api: Api
@@ -593,6 +593,7 @@ class TestWhatIsAsked:
         assert ledger() == []
 
 
+@committed
 class TestIdempotency:
     HEADERS = {"Idempotency-Key": "key-1"}
 
@@ -603,7 +604,6 @@ class TestIdempotency:
         assert second["Idempotency-Replayed"] == "true"
         assert len(ledger()) == 1
 
-    @streams
     def test_a_streamed_answer_is_given_again_at_once(self, api: Api) -> None:
         first, second = (complete(api, headers=self.HEADERS, stream=True) for _ in range(2))
         begin, *pieces, end = deltas(first)
