@@ -17,6 +17,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, ClassVar, Literal, Protocol
 
+# What some clients always send, and what changes nothing.
+NEUTRAL = {"frequency_penalty": 0, "presence_penalty": 0}
+
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
@@ -92,7 +95,8 @@ class ChatRequest:
         parts = (m.content for m in self.messages if not isinstance(m.content, str))
         kinds = {part["type"] for content in parts for part in content} - {"text"}
         calls = {"tools" for m in self.messages if m.tool_calls or m.role == "tool"}
-        return {*self.options, *kinds, *calls}
+        options = {name for name, value in self.options.items() if value != NEUTRAL.get(name)}
+        return {*options, *kinds, *calls}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,6 @@ TERMS: dict[str, tuple[str, str | None, int | None]] = {
 FIELD_CODES = {
     "required": "missing_required_parameter",
     "unsupported": "unsupported_parameter",
-    "invalid": "invalid_type",
     "not_a_list": "invalid_type",
     "not_a_dict": "invalid_type",
     "null": "invalid_type",

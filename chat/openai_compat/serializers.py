@@ -32,7 +32,9 @@ OPTIONS = (
     "presence_penalty",
     "reasoning_effort",
 )
-# What would change the answer, and is done by no provider here. Empty or off, it changes nothing.
+# What would change the answer, and is done by no provider here. Empty or off, it changes nothing;
+# only a search of the web is asked for by an empty object, too.
+WEB_SEARCH = "web_search_options"
 UNSUPPORTED = (
     "audio",
     "function_call",
@@ -40,7 +42,7 @@ UNSUPPORTED = (
     "logit_bias",
     "logprobs",
     "top_logprobs",
-    "web_search_options",
+    WEB_SEARCH,
 )
 
 
@@ -65,7 +67,7 @@ class Messages(serializers.Field[Any, Any, Any, Any]):
             if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
                 self._refuse(number, "tool_calls is a list of objects.")
             message["tool_calls"] = calls
-        elif data.get("content") is None:
+        elif data.get("content") is None and not data.get("refusal"):
             self._refuse(number, "content is missing.")
         if data["role"] == "tool":
             if not isinstance(data.get("tool_call_id"), str):
@@ -103,6 +105,17 @@ class Messages(serializers.Field[Any, Any, Any, Any]):
         self.fail("message", number=number, fault=fault)
 
 
+class ToolChoice(serializers.Field[Any, Any, Any, Any]):
+    """A word, or an object that names a tool."""
+
+    default_error_messages = {"invalid": "A string or an object."}
+
+    def to_internal_value(self, data: Any) -> str | dict[str, Any]:
+        if not isinstance(data, str | dict):
+            self.fail("invalid")
+        return data
+
+
 class StreamOptions(serializers.Serializer[Any]):
     include_usage = Flag(required=False, allow_null=True)
 
@@ -132,15 +145,15 @@ class CompletionSerializer(serializers.Serializer[Any]):
     tools = serializers.ListField(
         child=serializers.DictField(), required=False, allow_null=True, max_length=128
     )
-    tool_choice = serializers.JSONField(required=False, allow_null=True)
+    tool_choice = ToolChoice(required=False, allow_null=True)
     parallel_tool_calls = Flag(required=False, allow_null=True)
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, dict):
             for name in UNSUPPORTED:
-                if data.get(name):
+                if data.get(name) or (name == WEB_SEARCH and data.get(name) is not None):
                     raise _refused(name, "Not supported here.", "unsupported")
-            if "audio" in (data.get("modalities") or ()):
+            if data.get("modalities") not in (None, [], ["text"]):
                 raise _refused("modalities", "Only text is answered here.", "unsupported")
         return super().to_internal_value(data)
 
@@ -152,13 +165,13 @@ class CompletionSerializer(serializers.Serializer[Any]):
         if "tools" not in options:
             options.pop("tool_choice", None)
             options.pop("parallel_tool_calls", None)
-        try:
-            orjson.dumps([options, attrs["messages"]])
+        try:  # with room for what is put around them where they are kept, compared and sent
+            orjson.dumps([[[[[[[[options, attrs["messages"]]]]]]]]])
         except orjson.JSONEncodeError as exc:
             raise _refused("", "The body is nested too deeply.", "invalid") from exc
         limit = attrs.get("max_completion_tokens")
         return {
-            **_asked(attrs["messages"], bool(options)),
+            **_asked(attrs["messages"]),
             "user_id": attrs.get("user") or ANONYMOUS,
             "model": attrs["model"],
             "temperature": attrs.get("temperature"),
@@ -172,7 +185,7 @@ class CompletionSerializer(serializers.Serializer[Any]):
         }
 
 
-def _asked(messages: list[dict[str, Any]], optioned: bool) -> dict[str, Any]:
+def _asked(messages: list[dict[str, Any]]) -> dict[str, Any]:
     """`prompt`, `system` and `messages`: the last is left out where the others say it all."""
     above = [m for m in messages if m["role"] in ("system", "developer")]
     turns = [m for m in messages if m["role"] not in ("system", "developer")]
