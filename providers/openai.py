@@ -251,6 +251,7 @@ class _Whole:
         self.ended = False
         self.sent: list[str] = []
         self._held: str | None = ""
+        self._thought = False
         self._finish: str | None = None
         self._model: Any = None
         self._usage: Any = None
@@ -293,7 +294,9 @@ class _Whole:
             _, end, rest = begun.partition(THOUGHTS_END)
             if not end:
                 return ""
-            self._held = rest.lstrip()
+            self._held, self._thought = rest, True
+        if self._thought:
+            self._held = begun
         if THOUGHTS.startswith(begun):
             return ""
         shown, self._held = self._held, None
