@@ -90,16 +90,20 @@ class Reply:
         chunks = self._chunks()
         text = _Utf8(chunks)
         for event in EventSource(text).iter_sse():  # type: ignore[arg-type]
+            if event.data == END:
+                self._drain(chunks)  # first, as nobody reads on after it
+                yield event.data
+                return
             if event.data:
                 yield event.data
-            if event.data == END:
-                _thread.deadline = Deadline(min(REST_SECONDS, self._deadline.remaining()))
-                with suppress(ProviderError):
-                    for _ in chunks:
-                        pass
-                return
         if text.tail.startswith(("{", "[")):
             yield text.tail
+
+    def _drain(self, chunks: Iterator[bytes]) -> None:
+        _thread.deadline = Deadline(min(REST_SECONDS, self._deadline.remaining()))
+        with suppress(ProviderError):
+            for _ in chunks:
+                pass
 
     def _chunks(self) -> Iterator[bytes]:
         size = 0
