@@ -402,19 +402,24 @@ def _failing(turn: Turn) -> Iterator[None]:
     except Exception as exc:
         problem = problem_of(exc)
         failure = Failure(code=problem.code, detail=problem.detail)
-        failed = replace(
-            turn.record,
-            status=Status.ERROR,
-            error=failure,
-            response="".join(turn.text) or None,
-        )
+        failed = replace(_unfinished(turn), status=Status.ERROR, error=failure)
         _settle(turn, _aborted(turn) if turn.deadline.cancelled else failed)
         raise problem from exc
 
 
 def _aborted(turn: Turn) -> Record:
     """The record of a request whose client went away, with what came until then."""
-    return replace(turn.record, status=Status.ABORTED, response="".join(turn.text) or None)
+    return replace(_unfinished(turn), status=Status.ABORTED)
+
+
+def _unfinished(turn: Turn) -> Record:
+    """The record with what came until now, and whom it came from."""
+    if not turn.text:
+        return turn.record
+    last = turn.attempts[-1]
+    return replace(
+        turn.record, provider=last.provider, model=last.model, response="".join(turn.text)
+    )
 
 
 @contextmanager

@@ -8,8 +8,10 @@ the request's deadline, which ends the call to the vendor.
 
 import functools
 import logging
+import math
 import select
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +25,7 @@ from django.db import close_old_connections
 from django.http import StreamingHttpResponse
 
 from chat import telemetry
-from chat.errors import Problem, report
+from chat.errors import Problem, problem_of, report
 from chat.service import Answer, Delta
 from providers.base import Deadline
 
@@ -81,11 +83,13 @@ class Stream:
         self._deadline = deadline
         self._shape = shape
         self._gone = _watch(environ)
+        # Lambda's bridge sends nothing before the end.
+        self._patience = math.inf if "apig_wsgi.context" in environ else HEARTBEAT_SECONDS
         self._request_id = telemetry.request_id()
-        self._items: SimpleQueue[Delta | Answer | Problem | None] = SimpleQueue()
+        self._items: SimpleQueue[Delta | Answer | Exception | None] = SimpleQueue()
         self._pump: Future[None] = _pumps().submit(copy_context().run, self._run, events)
-        self._first = self._wait(HEARTBEAT_SECONDS)
-        if isinstance(self._first, Problem):
+        self._first = self._wait()
+        if isinstance(self._first, Exception):
             raise self._first
         self.replayed = isinstance(self._first, Answer) and self._first.replayed
 
@@ -97,11 +101,11 @@ class Stream:
                     yield self._shape.delta(item)
                 case Answer():
                     yield self._shape.done(item)
-                case Problem():
-                    yield self._shape.error(item, self._request_id)
+                case Exception():
+                    yield self._shape.error(report(item), self._request_id)
                 case Idle():
                     yield HEARTBEAT
-            item = self._wait(HEARTBEAT_SECONDS)
+            item = self._wait()
 
     def close(self) -> None:
         """End what still runs, as the client has gone or has been given everything."""
@@ -118,16 +122,16 @@ class Stream:
             for event in events:
                 self._items.put(event)
         except Exception as exc:
-            problem = report(exc)
-            telemetry.annotate(code="aborted" if self._deadline.cancelled else problem.code)
-            self._items.put(problem)
+            cancelled = self._deadline.cancelled
+            telemetry.annotate(code="aborted" if cancelled else problem_of(exc).code)
+            self._items.put(exc)
         finally:
             self._items.put(None)
             close_old_connections()
 
-    def _wait(self, seconds: float) -> "Delta | Answer | Problem | Idle | None":
+    def _wait(self) -> "Delta | Answer | Exception | Idle | None":
         """What comes next; Idle when nothing came so long, None at the end or without a client."""
-        end = time.monotonic() + seconds
+        end = time.monotonic() + self._patience
         while time.monotonic() < end:
             try:
                 return self._items.get(timeout=LOOK_SECONDS)
@@ -151,7 +155,7 @@ def _pumps() -> ThreadPoolExecutor:
 def _watch(environ: dict[str, Any]) -> Callable[[], bool]:
     """Tells whether the client has closed its connection, where the server shows it."""
     client: socket.socket | None = environ.get("gunicorn.socket")
-    if client is None:
+    if client is None or isinstance(client, ssl.SSLSocket):  # which cannot be looked into
         return lambda: False
     poll = select.poll()
     poll.register(client, select.POLLIN)

@@ -1,5 +1,6 @@
 """The request id and the log: a line per request, never with a prompt, an answer or a key."""
 
+import functools
 import logging
 import re
 import time
@@ -81,6 +82,7 @@ class RequestMiddleware:
         }
         fields = _fields.get() or {}
 
+        @functools.cache  # a body may be closed twice
         def log() -> None:
             elapsed = round((time.perf_counter() - started) * 1000, 1)
             logger.info("request", extra={**line, "latency_ms": elapsed, **fields})

@@ -130,6 +130,8 @@ def _read(reply: http.Reply, model: str) -> Iterator[str | Completion]:
     whole: dict[str, Any] = {}
     finish = ""
     for data in reply.events():
+        if data == http.END:  # not Google's, but of servers that stand in for it
+            break
         chunk = wire.event_object(data)
         if chunk.get("error"):
             raise _failure(200, reply.headers, chunk)

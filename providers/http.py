@@ -8,6 +8,7 @@ vendor that trickles bytes would never meet it.
 import codecs
 import functools
 import json
+import re
 import socket
 import ssl
 import threading
@@ -41,6 +42,10 @@ CANCEL_SECONDS = 0.25
 # What follows the end marker of a stream is awaited so long, to keep the connection.
 REST_SECONDS = 0.1
 END = "[DONE]"
+# So much of the end of a stream is kept, in which an error may stand that is no event.
+TAIL_CHARACTERS = 10_000
+
+_BLANK_LINE = re.compile(r"\r\n\r\n|\n\n|\r\r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,8 @@ class Reply:
         self.status = response.status_code
         self.headers = response.headers
         self.succeeded = response.is_success
-        self.streamed = response.headers.get("content-type", "").startswith("text/event-stream")
+        kind = response.headers.get("content-type", "").lower()
+        self.streamed = "json" not in kind and "html" not in kind
         self._response = response
         self._deadline = deadline
 
@@ -78,21 +84,30 @@ class Reply:
     def events(self) -> Iterator[str]:
         """The data of each server-sent event up to the end, with the end marker if there is one.
 
+        JSON that stands bare behind the last event counts as one: Gemini reports errors by it.
         Raises DeadlineReached, ProviderFailed.
         """
         chunks = self._chunks()
-        for event in EventSource(_Utf8(chunks)).iter_sse():  # type: ignore[arg-type]
+        text = _Utf8(chunks)
+        for event in EventSource(text).iter_sse():  # type: ignore[arg-type]
+            if event.data == END:
+                self._drain(chunks)  # first, as nobody reads on after it
+                yield event.data
+                return
             if event.data:
                 yield event.data
-            if event.data == END:
-                _thread.deadline = Deadline(min(REST_SECONDS, self._deadline.remaining()))
-                with suppress(ProviderError):
-                    for _ in chunks:
-                        pass
-                return
+        if text.tail.startswith(("{", "[")):
+            yield text.tail
+
+    def _drain(self, chunks: Iterator[bytes]) -> None:
+        _thread.deadline = Deadline(min(REST_SECONDS, self._deadline.remaining()))
+        with suppress(ProviderError):
+            for _ in chunks:
+                pass
 
     def _chunks(self) -> Iterator[bytes]:
         size = 0
+        _thread.deadline = self._deadline
         try:
             for chunk in self._response.iter_bytes():
                 size += len(chunk)
@@ -111,11 +126,19 @@ class _Utf8:
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
+        self._last = ""
 
     def iter_text(self) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8-sig")("replace")
-        yield from map(decoder.decode, self._chunks)
+        for text in map(decoder.decode, self._chunks):
+            self._last = (self._last + text)[-TAIL_CHARACTERS:]
+            yield text
         yield "\n\n"  # some vendors leave out the blank line after the last event
+
+    @property
+    def tail(self) -> str:
+        """What stands behind the last blank line."""
+        return _BLANK_LINE.split(self._last.strip())[-1]
 
 
 def post(url: str, *, headers: Mapping[str, str], body: Any, deadline: Deadline) -> Answer:

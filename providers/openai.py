@@ -75,7 +75,7 @@ _NO_MODEL = re.compile(
 
 # Local models whose server does not know their thoughts write them before the answer.
 THOUGHTS, THOUGHTS_END = "<think>", "</think>"
-_THOUGHTS = re.compile(r"\A\s*<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
+_THOUGHTS = re.compile(r"\A(?:\s*<think>.*?(?:</think>\s*|\Z))+", re.DOTALL)
 
 
 class OpenAI:
@@ -251,6 +251,7 @@ class _Whole:
         self.ended = False
         self.sent: list[str] = []
         self._held: str | None = ""
+        self._thought = False
         self._finish: str | None = None
         self._model: Any = None
         self._usage: Any = None
@@ -276,7 +277,9 @@ class _Whole:
 
     def _add_call(self, call: Any) -> None:
         """The first delta of a call names it, and those that follow add to its arguments."""
-        index = wire.count(wire.dig(call, "index")) or 0
+        index = wire.count(wire.dig(call, "index"))
+        if index is None:  # some servers do not number them, and send each whole
+            index = len(self._calls)
         known = self._calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
         known["id"] = wire.string(wire.dig(call, "id")) or known["id"]
         known["name"] = wire.string(wire.dig(call, "function", "name")) or known["name"]
@@ -287,13 +290,16 @@ class _Whole:
         if self._held is None:
             return piece
         self._held += piece
-        begun = self._held.lstrip()
-        if begun.startswith(THOUGHTS[: len(begun)]):
-            shown = _THOUGHTS.sub("", self._held) if THOUGHTS_END in begun else ""
-        else:
-            shown = self._held
-        if shown:
-            self._held = None
+        while (begun := self._held.lstrip()).startswith(THOUGHTS):
+            _, end, rest = begun.partition(THOUGHTS_END)
+            if not end:
+                return ""
+            self._held, self._thought = rest, True
+        if self._thought:
+            self._held = begun
+        if THOUGHTS.startswith(begun):
+            return ""
+        shown, self._held = self._held, None
         return shown
 
     def body(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Which provider is asked for which model, how often, and what each attempt came to."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -114,7 +115,9 @@ class Router:
 
         Each call is added to `attempts`, the one that answered last. Raises ProviderError.
         """
-        return self._first(routes, request, deadline, attempts, _complete)
+        completion = self._first(routes, request, deadline, attempts, _complete)
+        self._cooldowns[attempts[-1].provider].succeeded()
+        return completion
 
     def stream(
         self,
@@ -130,13 +133,19 @@ class Router:
         events = self._first(routes, request, deadline, attempts, _open)
         started, begun = time.monotonic(), attempts[-1]
         outcome = "aborted"
+        cooldown = self._cooldowns[begun.provider]
         try:
             yield from events
             outcome = "ok"
-        except ProviderError as exc:
+            cooldown.succeeded()
+        except DeadlineReached as exc:
             outcome = "aborted" if deadline.cancelled else exc.code
-            if _is_ill(exc, FAIR_SECONDS) and not deadline.cancelled:
-                self._cooldowns[begun.provider].failed()
+            cooldown.succeeded()  # its answer was too long, or is not wanted any more
+            raise
+        except ProviderError as exc:
+            outcome = exc.code
+            if _is_ill(exc, FAIR_SECONDS):
+                cooldown.failed()
             raise
         finally:
             elapsed = begun.latency_ms + round((time.monotonic() - started) * 1000)
@@ -232,7 +241,6 @@ class Router:
             attempts.append(
                 Attempt(provider=name, model=route.model, outcome=outcome, latency_ms=elapsed)
             )
-        cooldown.succeeded()
         return answer
 
     def _parse(self, model: str) -> Route:
@@ -255,14 +263,7 @@ def _open(
 ) -> Iterator[str | Completion]:
     """The provider's stream once its first piece is there: until then it may fail like a call."""
     events = provider.stream(request, deadline)
-    return _resumed(next(events), events)
-
-
-def _resumed(
-    first: str | Completion, rest: Iterator[str | Completion]
-) -> Iterator[str | Completion]:
-    yield first
-    yield from rest
+    return itertools.chain([next(events)], events)
 
 
 def _full_name(route: Route) -> str:

@@ -187,11 +187,16 @@ def json_object(answer: Answer) -> dict[str, Any]:
 
 
 def event_object(data: str) -> dict[str, Any]:
-    """The data of an event of a stream, fractions as Decimal. Raises ProviderFailed."""
+    """The data of an event of a stream, fractions as Decimal; an error may be a list of one.
+
+    Raises ProviderFailed.
+    """
     try:
         body = json.loads(data, parse_float=Decimal)
     except (ValueError, ArithmeticError, RecursionError):
         body = None
+    if isinstance(body, list):
+        body = dig(body, 0)
     if not isinstance(body, dict):
         raise garbled("not_json")
     return body

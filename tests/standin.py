@@ -6,19 +6,27 @@
         ...                                           # call vendor.url
         assert vendor.requests[0].json == {...}
 
+A stream is a list of pieces, which come one after the other:
+
+        vendor.stream([chunk("Hel"), chunk("lo."), FINISH, DONE], gap=0.1)
+        assert vendor.hung_up.wait(1)  # by a client that leaves in the middle of it
+
 Without a script it answers every chat completion and every generateContent, so that as a process
-it serves load tests: `python -m tests.standin PORT --delay 0.05`.
+it serves load tests: `python -m tests.standin PORT --delay 0.05`. Asked for a stream, it sends
+`--tokens`, one every `--gap` seconds.
 """
 
 import argparse
 import contextlib
 import json
+import select
 import socket
 import struct
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -65,7 +73,8 @@ class Received:
 class Behaviour:
     """What happens to one request: `head` and `body` are sent, then the connection stays or goes.
 
-    `pace` is (bytes, seconds): that much of what it is for is sent at a time.
+    `pace` is (bytes, seconds): that much of what it is for is sent at a time. Of `pieces`, each
+    comes after its `gap`, and each is a chunk of its own.
     """
 
     head: bytes = b""
@@ -73,6 +82,8 @@ class Behaviour:
     delay: float = 0.0
     head_pace: tuple[int, float] | None = None
     body_pace: tuple[int, float] | None = None
+    pieces: Sequence[bytes] = ()
+    gaps: Sequence[float] = ()
     close: bool = False
     reset: bool = False
 
@@ -81,8 +92,11 @@ class Behaviour:
 class StandIn:
     port: int = 0
     delay: float = 0.0  # of the answers that nobody scripted
+    tokens: int = 5  # of the streams that nobody scripted,
+    gap: float = 0.0  # the seconds before each of them
     remember: int = 10_000
 
+    hung_up: threading.Event = field(default_factory=threading.Event, init=False)
     requests: list[Received] = field(default_factory=list, init=False)
     connections: int = field(default=0, init=False)
 
@@ -145,6 +159,23 @@ class StandIn:
             )
         )
 
+    def stream(
+        self,
+        pieces: Sequence[str | bytes],
+        *,
+        gap: float | Sequence[float] = 0.0,
+        headers: Mapping[str, str] | None = None,
+        cut: bool = False,
+        chunked: bool = True,
+    ) -> None:
+        """Send the pieces as they are, each after its gap. With a `cut` the end is not marked.
+
+        A body that is not chunked ends with its connection.
+        """
+        raw = [piece.encode() if isinstance(piece, str) else piece for piece in pieces]
+        gaps = [gap] * len(raw) if isinstance(gap, int | float) else list(gap)
+        self.act(_streamed(raw, gaps, headers or {}, cut=cut, chunked=chunked))
+
     def send(self, data: bytes, *, delay: float = 0.0) -> None:
         """Send bytes that need not be HTTP, and close."""
         self.act(Behaviour(head=data, delay=delay, close=True))
@@ -163,6 +194,7 @@ class StandIn:
         with self._lock:
             self._script.clear()
             self.requests.clear()
+            self.hung_up.clear()
 
     @property
     def open(self) -> int:
@@ -204,6 +236,10 @@ class StandIn:
                 return self._script.popleft()
             if self._script:
                 return self._script[0]
+        if received.path.endswith("/chat/completions") and received.json.get("stream"):
+            return _streamed(
+                _tokens(self.tokens), [self.delay + self.gap, *[self.gap] * self.tokens]
+            )
         return _unscripted(received.path, self.delay)
 
     def _perform(self, connection: socket.socket, behaviour: Behaviour) -> bool:
@@ -217,6 +253,11 @@ class StandIn:
         else:
             self._trickle(connection, behaviour.head, behaviour.head_pace)
             self._trickle(connection, behaviour.body, behaviour.body_pace)
+        for piece, gap in zip(behaviour.pieces, behaviour.gaps, strict=False):
+            if _has_left(connection, gap):
+                self.hung_up.set()
+                return False
+            connection.sendall(piece)
         return not behaviour.close
 
     def _trickle(
@@ -252,6 +293,55 @@ def _unscripted(path: str, delay: float) -> Behaviour:
     return Behaviour(head=head % (status, len(body)), body=body, delay=delay)
 
 
+def _streamed(
+    pieces: Sequence[bytes],
+    gaps: Sequence[float],
+    headers: Mapping[str, str] | None = None,
+    *,
+    cut: bool = False,
+    chunked: bool = True,
+) -> Behaviour:
+    fields = {"content-type": "text/event-stream"} | dict(headers or {})
+    if chunked:
+        fields["transfer-encoding"] = "chunked"
+        pieces = [piece and b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces]
+        if not cut:
+            pieces, gaps = [*pieces, b"0\r\n\r\n"], [*gaps, 0.0]
+    lines = ["HTTP/1.1 200 OK", *(f"{name}: {value}" for name, value in fields.items())]
+    head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+    return Behaviour(head=head, pieces=pieces, gaps=gaps, close=cut or not chunked)
+
+
+def chunk(content: str | None = None, **fields: Any) -> str:
+    """An event of a chat completion's stream, with this much of the text."""
+    choice = {"index": 0, "delta": {"content": content}, "finish_reason": None}
+    body = {"object": "chat.completion.chunk", "model": "stand-in-1", "choices": [choice]}
+    return f"data: {json.dumps(body | fields)}\n\n"
+
+
+FINISH = chunk(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
+USAGE = chunk(choices=[], usage=OPENAI_ANSWER["usage"])
+DONE = "data: [DONE]\n\n"
+
+
+def _tokens(count: int) -> list[bytes]:
+    tokens = [chunk(f"token {number} ").encode() for number in range(1, count)]
+    return [*tokens, "".join([chunk("end"), FINISH, USAGE, DONE]).encode()]
+
+
+def _has_left(connection: socket.socket, seconds: float) -> bool:
+    """Wait; whether the client hangs up meanwhile. A request that waits its turn is no end."""
+    end = time.monotonic() + seconds
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    while (left := end - time.monotonic()) > 0:
+        if poll.poll(left * 1000):
+            if not connection.recv(1, socket.MSG_PEEK):
+                return True
+            time.sleep(min(left, 0.01))
+    return False
+
+
 def _hang_up(sock: socket.socket) -> None:
     """Wake the thread that waits for the socket, which closes it."""
     with contextlib.suppress(OSError):
@@ -262,8 +352,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.standin")
     parser.add_argument("port", type=int)
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
-    options = parser.parse_args()
-    vendor = StandIn(port=options.port, delay=options.delay, remember=0)
+    parser.add_argument("--tokens", type=int, default=5, help="of each stream")
+    parser.add_argument("--gap", type=float, default=0.0, help="seconds before each token")
+    vendor = StandIn(remember=0, **vars(parser.parse_args()))
     sys.stdout.write(f"answering at {vendor.url}\n")
     sys.stdout.flush()
     with contextlib.suppress(KeyboardInterrupt):

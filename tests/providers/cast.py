@@ -28,6 +28,30 @@ def ask(provider: Provider, request: ChatRequest = QUESTION, *, seconds: float =
     return provider.complete(request, Deadline(seconds))
 
 
+def pieces_of(
+    provider: Provider, request: ChatRequest = QUESTION, *, seconds: float = 5.0
+) -> tuple[list[str], Completion]:
+    """What a stream gives: the pieces of the text, and the answer they come to."""
+    *pieces, completion = provider.stream(request, Deadline(seconds))
+    assert isinstance(completion, Completion)
+    assert all(isinstance(piece, str) and piece for piece in pieces)
+    texts = [str(piece) for piece in pieces]
+    assert "".join(texts) == completion.text
+    return texts, completion
+
+
+def broken_off(
+    provider: Provider, request: ChatRequest = QUESTION, *, seconds: float = 5.0
+) -> tuple[list[str], ProviderError]:
+    """What a stream gives until it fails, and how it fails."""
+    pieces: list[str] = []
+    try:
+        pieces.extend(map(str, provider.stream(request, Deadline(seconds))))
+    except ProviderError as exc:
+        return pieces, exc
+    raise AssertionError(f"no error, but {pieces}")
+
+
 def error_of(
     provider: Provider, request: ChatRequest = QUESTION, *, seconds: float = 5.0
 ) -> ProviderError:

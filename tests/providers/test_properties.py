@@ -19,7 +19,8 @@ VENDORS = {
     for name in ("openai", "openrouter", "gemini")
 }
 
-RECORDED = [load(path.stem) for path in sorted(FIXTURES.glob("*.json"))]
+EVERY = [load(path.stem) for path in sorted(FIXTURES.glob("*.json"))]
+RECORDED = [answer for answer in EVERY if "body" in answer]
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
