@@ -39,7 +39,7 @@ fmt: $(VENV)/dev ## Format the code
 lock: $(VENV)/dev ## Lock the requirements anew (requirements/*.in -> *.txt, with hashes)
 	@for name in base local lambda dev; do \
 	  echo "locking requirements/$$name.txt"; \
-	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras \
 	    --no-emit-index-url --custom-compile-command "make lock" \
 	    --output-file requirements/$$name.txt requirements/$$name.in || exit 1; \
 	done
