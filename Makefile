@@ -31,7 +31,7 @@ dev: $(VENV)/dev ## Set up all that development needs
 test: $(VENV)/dev ## Run all tests, with coverage
 	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report=term
 
-lint: $(VENV)/dev ## Check style, types, migrations, configuration and the OpenAPI schema
+lint: $(VENV)/dev ## Check style, types, configuration, the OpenAPI schema, Dockerfile and workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy chatproject chat providers
@@ -39,6 +39,7 @@ lint: $(VENV)/dev ## Check style, types, migrations, configuration and the OpenA
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/actionlint
 	$(BIN)/zizmor --offline --quiet .github
 
 lint-terraform: $(VENV)/dev ## Check terraform/ (needs terraform and the internet)
