@@ -5,7 +5,7 @@
 resource "aws_dynamodb_table" "interactions" {
   #checkov:skip=CKV_AWS_119:Encrypted with DynamoDB's own key; a customer's would cost for each call.
   #checkov:skip=CKV_AWS_28:Point-in-time recovery is a variable, on in prod.
-  name                        = "${local.name}-interactions"
+  name                        = coalesce(var.interactions_table, "${local.name}-interactions")
   billing_mode                = "PAY_PER_REQUEST"
   deletion_protection_enabled = var.deletion_protection
   hash_key                    = "interaction_id"

@@ -12,6 +12,8 @@ resource "aws_lambda_function" "api" {
   count = var.image_digest == "" ? 0 : 1
 
   function_name = local.name
+  # The one thing to change, with nothing else, where a new version is wanted.
+  description   = "Secrets, version ${var.secrets_version}"
   role          = aws_iam_role.function.arn
   package_type  = "Image"
   image_uri     = "${aws_ecr_repository.api.repository_url}@${var.image_digest}"

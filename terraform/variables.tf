@@ -109,6 +109,17 @@ variable "secrets" {
   }
 }
 
+variable "secrets_version" {
+  description = "To be counted up when a secret has changed: a version of the function reads them when it starts, and not again."
+  type        = number
+  default     = 1
+
+  validation {
+    condition     = floor(var.secrets_version) == var.secrets_version
+    error_message = "Must be a whole number."
+  }
+}
+
 # --- The API --------------------------------------------------------------------------------------
 
 variable "throttling_rate" {
@@ -167,6 +178,17 @@ variable "certificate_arn" {
 }
 
 # --- Data -----------------------------------------------------------------------------------------
+
+variable "interactions_table" {
+  description = "Name of the table of records, if it is a restored one (docs/operations.md); empty: serverless-chat-api-<environment>-interactions."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = var.interactions_table == "" || can(regex("^[A-Za-z0-9_.-]{3,255}$", var.interactions_table))
+    error_message = "Must be the name of a table, or empty."
+  }
+}
 
 variable "deletion_protection" {
   description = "Refuse to delete the tables, and the repository as long as it holds images."

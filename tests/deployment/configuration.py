@@ -71,7 +71,9 @@ class Evaluated:
                 )
 
     def text(self, expression: str) -> str:
-        return re.sub(r"\$\{([a-z_.]+)\}", lambda found: self._known[found[1]], expression)
+        own = re.fullmatch(r'\$\{coalesce\(var\.\w+, "(.+)"\)\}', expression)
+        text = own[1] if own else expression
+        return re.sub(r"\$\{([a-z_.]+)\}", lambda found: self._known[found[1]], text)
 
     def texts(self, expression: list[str] | str) -> list[str]:
         """A list, or one that is made for each parameter."""
