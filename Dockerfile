@@ -26,7 +26,7 @@ COPY chat ./chat
 RUN python -m compileall -q --invalidation-mode unchecked-hash /app \
     && SECRET_KEY=build-time-check-only-0123456789-abcdefghijklmnopqrstuvwxyz \
        python manage.py check --deploy --fail-level WARNING
-USER chat
+USER 10001
 VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
@@ -49,14 +49,16 @@ COPY chatproject ${LAMBDA_TASK_ROOT}/chatproject
 COPY chat ${LAMBDA_TASK_ROOT}/chat
 # Lambda's file system cannot be written to: what is not compiled here never will be, and importing
 # it takes four times as long.
+WORKDIR ${LAMBDA_TASK_ROOT}
 RUN python -m compileall -q --invalidation-mode unchecked-hash \
-        ${LAMBDA_TASK_ROOT}/manage.py ${LAMBDA_TASK_ROOT}/providers \
-        ${LAMBDA_TASK_ROOT}/chatproject ${LAMBDA_TASK_ROOT}/chat \
-    && chmod -R a+rX ${LAMBDA_TASK_ROOT}/manage.py ${LAMBDA_TASK_ROOT}/providers \
-        ${LAMBDA_TASK_ROOT}/chatproject ${LAMBDA_TASK_ROOT}/chat \
+        manage.py providers chatproject chat \
+    && chmod -R a+rX manage.py providers chatproject chat \
     && AWS_LAMBDA_FUNCTION_NAME=build AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1 \
        SECRET_KEY=build-time-check-only-0123456789-abcdefghijklmnopqrstuvwxyz \
        python manage.py check --deploy --fail-level WARNING
 CMD ["chatproject.lambda_handler.handler"]
 
 FROM ${TARGET}
+# Of what it is built, such as the commit: /v1/health says so after the version.
+ARG BUILD=""
+ENV BUILD=${BUILD}

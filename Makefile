@@ -3,17 +3,24 @@
 
 PYTHON ?= python3
 VENV := .venv
-FUNCTION ?= serverless-chat-api-$(ENV)
+FUNCTION ?= serverless-chat-api-$(ENV):live
 BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 SUPPORTED := $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
 MADE := $(VENV)/made-with-$(VERSION)
 
+# A deployment is in the region that its file names; aws is told so, whatever its own configuration.
+VARIABLES = terraform/environments/$(ENV).tfvars
+REGION = $(shell sed -n 's/^region *= *"\(.*\)"/\1/p' $(VARIABLES) 2>/dev/null)
+IN_REGION = $(if $(REGION),AWS_REGION=$(REGION) AWS_DEFAULT_REGION=$(REGION))
+CHECKOV := checkov==3.3.30
+PIP_AUDIT := pip-audit==2.10.1
+
 .DEFAULT_GOAL := help
-.PHONY: help run dev test lint fmt lock docker-env manage clean
+.PHONY: help run dev test lint lint-terraform audit fmt lock docker-env deploy secret logs manage destroy clean
 
 help: ## Show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
 
 run: $(VENV)/local ## Set up and serve the API on port 8000 (API_HOST, API_PORT)
 	@$(BIN)/python manage.py serve
@@ -24,13 +31,27 @@ dev: $(VENV)/dev ## Set up all that development needs
 test: $(VENV)/dev ## Run all tests, with coverage
 	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report=term
 
-lint: $(VENV)/dev ## Check style, types, migrations, configuration and the OpenAPI schema
+lint: $(VENV)/dev ## Check style, types, configuration, the OpenAPI schema, Dockerfile and workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy chatproject chat providers
 	$(BIN)/python manage.py check --fail-level WARNING
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/actionlint
+	$(BIN)/zizmor --offline --quiet .github
+
+lint-terraform: $(VENV)/dev ## Check terraform/ (needs terraform and the internet)
+	terraform -chdir=terraform fmt -check -recursive
+	terraform -chdir=terraform init -backend=false -input=false
+	terraform -chdir=terraform validate
+	$(BIN)/uv tool run $(CHECKOV) --directory terraform --framework terraform --compact --quiet
+
+audit: $(VENV)/dev ## Look for known weaknesses in the packages (needs the internet)
+	@for name in local lambda dev; do \
+	  $(BIN)/uv tool run $(PIP_AUDIT) --disable-pip --require-hashes --requirement requirements/$$name.txt || exit 1; \
+	done
 
 fmt: $(VENV)/dev ## Format the code
 	$(BIN)/ruff check --fix .
@@ -48,10 +69,28 @@ docker-env: ## Serve the API in a container, on DynamoDB Local (needs Docker)
 	@docker compose version >/dev/null 2>&1 || { echo "Docker with Compose is needed: 'docker compose' does not run."; exit 1; }
 	docker compose up --build
 
-manage: ## Run a management command on Lambda: make manage ENV=prod CMD="create_tables"
+deploy: environment ## Deploy this commit: make deploy ENV=dev
+	@$(PYTHON) scripts/deploy.py $(ENV) $(if $(CI),--yes)
+
+secret: environment ## Put a secret into SSM: make secret ENV=dev NAME=OPENROUTER_API_KEY
+	@test -n "$(NAME)" || { echo "Say which: make secret ENV=$(ENV) NAME=OPENROUTER_API_KEY"; exit 1; }
+	@$(IN_REGION) $(PYTHON) scripts/put_secret.py $(ENV) $(NAME)
+
+logs: environment ## Follow the log of a deployment: make logs ENV=prod
+	@$(IN_REGION) aws logs tail /aws/lambda/serverless-chat-api-$(ENV) --follow --since 10m --format short
+
+manage: environment ## Run a management command on Lambda: make manage ENV=prod CMD="create_tables"
+	@test -n "$(CMD)" || { echo 'Say what: make manage ENV=$(ENV) CMD="create_tables"'; exit 1; }
+	@$(IN_REGION) $(PYTHON) scripts/manage_on_lambda.py "$(FUNCTION)" $(CMD)
+
+destroy: environment ## Remove a deployment and all its records; terraform asks first: make destroy ENV=dev
+	@terraform -chdir=terraform init -input=false -reconfigure -backend-config=environments/$(ENV).s3.tfbackend
+	@terraform -chdir=terraform destroy -var-file=environments/$(ENV).tfvars -var=image_digest=
+
+.PHONY: environment
+environment:
+	@test -n "$(ENV)" || { echo "Say where: ENV=dev, ENV=staging or ENV=prod."; exit 1; }
 	@command -v aws >/dev/null || { echo "The aws command line tool is needed."; exit 1; }
-	@test -n "$(ENV)" -a -n "$(CMD)" || { echo 'Say where and what: make manage ENV=prod CMD="create_tables"'; exit 1; }
-	@$(PYTHON) scripts/manage_on_lambda.py "$(FUNCTION)" $(CMD)
 
 clean: ## Remove the virtual environment and what tools left (records and .env stay)
 	rm -rf $(VENV) .cache .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache staticfiles

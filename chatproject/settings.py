@@ -135,6 +135,10 @@ def base_url(name: str, default: str = "") -> str:
 
 # --- The server -----------------------------------------------------------------------------------
 
+# An image knows of what it was built; that follows the version, as semantic versioning has it.
+if build := text("BUILD"):
+    VERSION += f"+{build}"
+
 # AWS Lambda says so itself.
 ON_LAMBDA = bool(text("AWS_LAMBDA_FUNCTION_NAME"))
 

@@ -8,7 +8,17 @@ from pathlib import Path
 from uuid import uuid4
 
 OURS = (
-    *("ALLOWED_", "API_", "AWS_", "CACHE_", "CIRCUIT_", "DATABASE_", "DYNAMODB_", "ENABLE_"),
+    *(
+        "ALLOWED_",
+        "API_",
+        "AWS_",
+        "BUILD",
+        "CACHE_",
+        "CIRCUIT_",
+        "DATABASE_",
+        "DYNAMODB_",
+        "ENABLE_",
+    ),
     *("GEMINI_", "LLM_", "LOG_", "MAX_", "MOCK_", "OPENAI_", "OPENROUTER_", "PROMPT_", "RATE_"),
     *("REQUEST_", "REQUIRE_", "RETENTION_", "SECRET_", "STATE_", "STORAGE", "TABLE_", "WEB_"),
 )

@@ -58,9 +58,10 @@ def test_only_settings_reads_the_environment():
     assert readers == {"chatproject/settings.py"}
 
 
-def test_readme_names_only_make_targets_that_exist():
+def test_the_documents_name_only_make_targets_that_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    documents = README + (ROOT / "CONTRIBUTING.md").read_text()
+    paths = [ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    documents = "\n".join([README, *(path.read_text() for path in paths)])
     named = set(re.findall(r"(?:`|^|\s)make ([a-z-]+)(?=`|\s|$)", documents, re.MULTILINE))
     assert named
     assert named <= targets

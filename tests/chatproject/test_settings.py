@@ -239,6 +239,10 @@ def test_an_empty_variable_counts_as_unset(load: Load, name: str, empty: str) ->
     assert {each: changed[each] for each in names} == {each: plain[each] for each in names}
 
 
+def test_a_build_follows_the_version(load: Load) -> None:
+    assert load(BUILD="0123456789ab")["VERSION"] == f"{load()['VERSION']}+0123456789ab"
+
+
 def test_keys_come_from_both_variables(load: Load) -> None:
     assert load(API_KEY="one", API_KEYS="two, three,")["API_KEYS"] == ["one", "two", "three"]
     assert load(API_KEY=" , ")["API_KEYS"] == []

@@ -1,0 +1,17 @@
+environment = "dev"
+region      = "us-east-1"
+
+# Without the key of a vendor the mock answers: enough to see that all of it works.
+secrets = ["SECRET_KEY", "API_KEYS"]
+
+settings = {
+  RETENTION_DAYS = "30"
+}
+
+log_retention_days   = 7
+alarm_spend_per_day  = 2
+maintenance_schedule = ""
+
+# For deployments by GitHub (docs/deploy.md):
+# github_repository = "OWNER/NAME"
+# state_bucket      = "CHANGE-ME-terraform-state"

@@ -1,0 +1,30 @@
+environment = "prod"
+region      = "us-east-1"
+
+secrets = ["SECRET_KEY", "API_KEYS", "OPENROUTER_API_KEY", "GEMINI_API_KEY"]
+
+settings = {
+  RATE_LIMIT_PER_MINUTE = "60"
+  RETENTION_DAYS        = "365"
+}
+
+throttling_rate  = 100
+throttling_burst = 200
+
+deletion_protection         = true
+point_in_time_recovery_days = 35
+log_retention_days          = 90
+alarm_spend_per_day         = 50
+
+# alarm_email = "operators@example.org"
+
+# A domain of one's own, and pages that may call it from browsers:
+# domain_name     = "chat.example.org"
+# certificate_arn = "arn:aws:acm:us-east-1:123456789012:certificate/…"
+# cors_origins    = ["https://app.example.org"]
+
+# For deployments by GitHub (docs/deploy.md). An account has one provider for GitHub: where
+# another environment has made it, name it.
+# github_repository        = "OWNER/NAME"
+# github_oidc_provider_arn = "arn:aws:iam::123456789012:oidc-provider/token.actions.githubusercontent.com"
+# state_bucket             = "CHANGE-ME-terraform-state"

@@ -1,0 +1,16 @@
+# Secrets are put into SSM by hand (make secret): Terraform knows their names alone, so that no
+# value gets into a plan or the state.
+
+locals {
+  # SECRETS in chatproject/settings.py.
+  secret_names = [
+    "OPENROUTER_API_KEY",
+    "GEMINI_API_KEY",
+    "OPENAI_API_KEY",
+    "API_KEY",
+    "API_KEYS",
+    "SECRET_KEY",
+  ]
+
+  parameters = { for name in var.secrets : name => "/${local.name}/${name}" }
+}

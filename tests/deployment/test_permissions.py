@@ -1,0 +1,213 @@
+"""The Lambda handler on the tables and under the policy of terraform/, with its variables."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from botocore.session import Session
+
+from tests.deployment.configuration import REGION, Evaluated, blocks
+from tests.deployment.guard import Guard
+from tests.dynamodb_local import variables
+from tests.lambda_events import v2
+from tests.running import ROOT, inherited
+from tests.standin import OPENAI_ANSWER, StandIn
+
+SECRETS = ["SECRET_KEY", "API_KEYS", "OPENAI_API_KEY"]
+VALUES = {"SECRET_KEY": "tests", "API_KEYS": "key-1,key-2", "OPENAI_API_KEY": "sk-vendor"}
+KEY = {"x-api-key": "key-1"}
+QUESTION = {"userId": "user123", "prompt": "Olá!"}
+
+# Answers events as Lambda has them answered. What no event does yet, a store is told to do: an
+# answer in parts is taken over, a user's records are listed and erased.
+RUN = """
+import json, os, sys
+from dataclasses import replace
+from uuid import uuid4
+from chatproject.lambda_handler import handler
+answers = [handler(event, None) for event in json.loads(sys.stdin.readline())]
+if len(sys.argv) > 1:
+    from chat.storage import store
+    from chat.storage.base import Failure, Status
+    record = store().get(json.loads(answers[0]["body"])["interaction_id"])
+    claim = replace(record, interaction_id=str(uuid4()), status=Status.PENDING, response=None)
+    assert store().claim(claim) is None
+    failure = Failure(code="internal_error", detail="")
+    failed = replace(claim, status=Status.ERROR, response=os.urandom(450_000).hex(), error=failure)
+    assert store().settle(failed)
+    assert store().take_over(claim, failed)
+    assert store().page(record.owner, record.user_id, limit=10).records
+    assert store().erase(record.owner, record.user_id)
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture
+def deployed(dynamodb_url: str) -> Iterator[Evaluated]:
+    """An environment whose tables are on DynamoDB Local, made as terraform/ says."""
+    environment = Evaluated(f"t{uuid4().hex[:12]}", SECRETS)
+    account = variables(dynamodb_url)
+    client = Session().create_client(
+        "dynamodb",
+        region_name=REGION,
+        endpoint_url=dynamodb_url,
+        aws_access_key_id=account["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=account["AWS_SECRET_ACCESS_KEY"],
+    )
+    made = []
+    for address, table in blocks("resource").items():
+        if address.startswith("aws_dynamodb_table."):
+            made.append(environment.table(address))
+            client.create_table(TableName=made[-1], **creation(table))
+            expiry = {"AttributeName": table["ttl"][0]["attribute_name"], "Enabled": True}
+            client.update_time_to_live(TableName=made[-1], TimeToLiveSpecification=expiry)
+    yield environment
+    for name in made:
+        client.delete_table(TableName=name)
+
+
+def creation(table: dict[str, Any]) -> dict[str, Any]:
+    """A table of Terraform's, in the words of DynamoDB."""
+    indexes = [
+        {
+            "IndexName": index["name"],
+            "KeySchema": key_schema(index),
+            "Projection": {"ProjectionType": index["projection_type"]},
+        }
+        for index in table.get("global_secondary_index", [])
+    ]
+    return {
+        "BillingMode": table["billing_mode"],
+        "KeySchema": key_schema(table),
+        "AttributeDefinitions": [
+            {"AttributeName": each["name"], "AttributeType": each["type"]}
+            for each in table["attribute"]
+        ],
+        **({"GlobalSecondaryIndexes": indexes} if indexes else {}),
+    }
+
+
+def key_schema(block: dict[str, Any]) -> list[dict[str, str]]:
+    named = {"HASH": block["hash_key"], "RANGE": block.get("range_key")}
+    return [{"AttributeName": name, "KeyType": kind} for kind, name in named.items() if name]
+
+
+@pytest.fixture
+def guard(deployed: Evaluated, dynamodb_url: str) -> Iterator[Guard]:
+    parameters = {deployed.parameters[name]: value for name, value in VALUES.items()}
+    with Guard(deployed.policy(), dynamodb=dynamodb_url, parameters=parameters) as guard:
+        yield guard
+
+
+@pytest.fixture
+def vendor() -> Iterator[StandIn]:
+    with StandIn() as vendor:
+        yield vendor
+
+
+def run(
+    deployed: Evaluated,
+    guard: Guard,
+    vendor: StandIn,
+    *events: Any,
+    more: str = "",
+    **settings: str,
+) -> list[tuple[int, Any]]:
+    """Have the events answered by the function, and more done by its store."""
+    environment = {
+        **inherited(),
+        **variables(guard.url),
+        **deployed.variables(),
+        "AWS_ENDPOINT_URL": guard.url,
+        "AWS_LAMBDA_FUNCTION_NAME": "serverless-chat-api",
+        "AWS_REGION": REGION,
+        "ENV_FILE": os.devnull,
+        "OPENAI_BASE_URL": f"{vendor.url}/v1",
+        "OPENAI_MODEL": "model-1",
+        **settings,
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", RUN, *filter(None, [more])],
+        input=json.dumps(events),
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    answers = json.loads(ran.stdout)
+    return [
+        (answer["exit_code"], answer["output"])
+        if "exit_code" in answer
+        else (answer["statusCode"], json.loads(answer["body"]))
+        for answer in answers
+    ]
+
+
+def chat(**headers: str) -> dict[str, Any]:
+    return v2(body=QUESTION, headers=KEY | headers)
+
+
+def test_the_policy_allows_what_the_function_does_and_nothing_else(
+    deployed: Evaluated, guard: Guard, vendor: StandIn
+):
+    (first, answer), (second, _), (third, _), (refused, _) = run(
+        deployed,
+        guard,
+        vendor,
+        chat(),
+        chat(**{"idempotency-key": "key-1"}),
+        chat(**{"idempotency-key": "key-1"}),
+        v2(body=QUESTION),
+        more="the store",
+    )
+    assert (first, second, third, refused) == (200, 200, 200, 401)
+    cached = run(deployed, guard, vendor, chat(), chat(), ENABLE_CACHE="true")
+    assert [body["cached"] for _, body in cached] == [False, True]
+    path = f"/v1/interactions/{cached[1][1]['interaction_id']}"
+    (found, record), (ready, _), (code, output) = run(
+        deployed,
+        guard,
+        vendor,
+        v2(method="GET", path=path, headers=KEY),
+        v2(method="GET", path="/v1/ready", headers=KEY),
+        {"manage": ["create_tables"]},
+    )
+    assert (found, record["response"], ready) == (200, answer["response"], 200)
+    assert (code, output.count("found")) == (0, 2), output
+    assert guard.refused == set()
+    granted = {
+        (action, resource)
+        for statement in guard.policy
+        for action in statement["actions"]
+        for resource in statement["resources"]
+    }
+    assert guard.used == granted
+
+
+def test_a_long_answer_is_recorded(deployed: Evaluated, guard: Guard, vendor: StandIn):
+    text = os.urandom(450_000).hex()
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    vendor.reply({**OPENAI_ANSWER, "choices": [choice]})
+    ((status, answer),) = run(deployed, guard, vendor, chat())
+    assert (status, answer["response"], answer.get("recorded")) == (200, text, None)
+    assert guard.refused == set()
+
+
+@pytest.mark.parametrize(
+    ("action", "status"), [("dynamodb:PutItem", 503), ("dynamodb:UpdateItem", 503)]
+)
+def test_it_is_the_policy_that_allows_it(
+    deployed: Evaluated, guard: Guard, vendor: StandIn, action: str, status: int
+):
+    for statement in guard.policy:
+        statement["actions"] = [each for each in statement["actions"] if each != action]
+    assert [answer[0] for answer in run(deployed, guard, vendor, chat())] == [status]
+    assert {refused for refused, _ in guard.refused} == {action}

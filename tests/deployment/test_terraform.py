@@ -1,0 +1,120 @@
+"""terraform/ is held to the code."""
+
+from typing import Any
+
+import pytest
+
+from chat.storage.dynamodb_tables import TABLES, Interaction, State
+from chatproject import settings
+from chatproject.lambda_handler import COMMANDS
+from tests.deployment.configuration import (
+    ENVIRONMENTS,
+    FOLDER,
+    Evaluated,
+    blocks,
+    default,
+    local_values,
+    parsed,
+)
+from tests.test_docs import variables_read
+
+MODELS = {"aws_dynamodb_table.interactions": Interaction, "aws_dynamodb_table.state": State}
+
+
+def tables() -> dict[str, Any]:
+    found = blocks("resource").items()
+    return {name: body for name, body in found if name.startswith("aws_dynamodb_table.")}
+
+
+def test_there_are_the_tables_of_the_models_and_no_others():
+    assert set(MODELS.values()) == set(TABLES)
+    assert tables().keys() == MODELS.keys()
+
+
+@pytest.mark.parametrize("address", MODELS)
+def test_a_table_is_as_its_model(address: str):
+    table, model = tables()[address], MODELS[address]
+    schema = model._get_schema()
+    assert table["billing_mode"] == model.Meta.billing_mode
+    assert {each["name"]: each["type"] for each in table["attribute"]} == {
+        each["AttributeName"]: each["AttributeType"] for each in schema["attribute_definitions"]
+    }
+    assert keys_of(table) == keys(schema["key_schema"])
+    assert table["ttl"] == [{"attribute_name": model._ttl_attribute().attr_name, "enabled": True}]
+    assert {
+        index["name"]: (keys_of(index), index["projection_type"])
+        for index in table.get("global_secondary_index", [])
+    } == {
+        index["index_name"]: (keys(index["key_schema"]), index["projection"]["ProjectionType"])
+        for index in schema["global_secondary_indexes"]
+    }
+
+
+def keys(schema: list[dict[str, str]]) -> dict[str, str]:
+    return {each["KeyType"]: each["AttributeName"] for each in schema}
+
+
+def keys_of(block: dict[str, str]) -> dict[str, str]:
+    found = {"HASH": block["hash_key"], "RANGE": block.get("range_key")}
+    return {kind: name for kind, name in found.items() if name}
+
+
+def test_the_function_gets_only_variables_that_settings_read():
+    variables = Evaluated("dev", list(settings.SECRETS)).variables()
+    plain = {name for name in variables if not name.endswith("_SSM")}
+    assert plain == {"TABLE_NAME", "STATE_TABLE_NAME", "REQUIRE_API_KEY"}
+    assert plain <= variables_read()
+    assert {name.removesuffix("_SSM") for name in variables.keys() - plain} == set(settings.SECRETS)
+
+
+def test_terraform_knows_the_secrets_that_settings_know():
+    assert local_values()["secret_names"] == list(settings.SECRETS)
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_the_file_of_an_environment_fits_the_variables(environment: str):
+    values = parsed(f"environments/{environment}.tfvars")
+    assert values.keys() <= blocks("variable").keys()
+    assert values["environment"] == environment
+    assert values.get("settings", {}).keys() <= variables_read() - set(settings.SECRETS)
+    backend = parsed(f"environments/{environment}.s3.tfbackend")
+    assert backend["key"] == f"serverless-chat-api-{environment}.tfstate"
+    assert set(values["secrets"]) <= set(settings.SECRETS)
+
+
+def test_prod_can_be_restored_and_not_be_deleted():
+    prod = parsed("environments/prod.tfvars")
+    assert prod["deletion_protection"] is True
+    assert prod["point_in_time_recovery_days"] == 35
+
+
+def test_what_nobody_has_to_set():
+    assert (default("memory_mb"), default("timeout_seconds")) == (512, 30)
+    assert default("architecture") == "arm64"
+    assert default("maintenance_command")[0] in COMMANDS
+    assert default("timeout_seconds") > settings.REQUEST_TIMEOUT_SECONDS
+
+
+def test_every_variable_and_output_is_described_and_every_variable_checked():
+    for name, block in blocks("variable").items():
+        assert block["description"], name
+        assert "validation" in block or block["type"] == "bool", name
+    for name, block in blocks("output").items():
+        assert block["description"], name
+
+
+def test_the_schedule_goes_through_the_handlers_door():
+    schedule = blocks("resource")["aws_scheduler_schedule.maintenance"]
+    assert schedule["target"][0]["input"] == "${jsonencode({manage = var.maintenance_command})}"
+
+
+def test_each_alarm_is_explained_to_operators():
+    names = [*local_values()["alarms"], "dynamodb-throttles"]
+    text = (FOLDER.parent / "docs" / "operations.md").read_text()
+    for name in names:
+        assert f"`{name}`" in text, name
+
+
+def test_no_value_of_a_secret_can_get_into_the_state():
+    kinds = {address.partition(".")[0] for address in [*blocks("resource"), *blocks("data")]}
+    assert not kinds & {"aws_ssm_parameter", "aws_secretsmanager_secret_version", "random_password"}
