@@ -36,6 +36,7 @@ class Record:
     are those that will be asked; afterwards those that answered. Times are aware and in UTC;
     `latency_ms` is from the acceptance of the request to the outcome. `request_hash`, where the
     request had an idempotency key, tells whether another with the same key is the same request.
+    `key_id` names the managed key that the request came with.
     From `expires_at` on, a whole second, there is no record; None is never.
     """
 
@@ -50,6 +51,7 @@ class Record:
     provider: str
     request_id: str = ""
     request_hash: str | None = None
+    key_id: str | None = None
     expires_at: datetime | None = None
     previous_interaction_id: str | None = None
     system: str | None = None
