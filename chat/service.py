@@ -18,7 +18,7 @@ from django.conf import settings
 from django.utils.crypto import salted_hmac
 
 import providers
-from chat import answer_cache, telemetry
+from chat import answer_cache, telemetry, usage
 from chat.authentication import Caller
 from chat.errors import (
     IdempotencyInFlight,
@@ -109,7 +109,8 @@ def chat(
     Raises Problem.
     """
     started = time.monotonic()
-    routes = _routes(question.model)
+    routes = _routes(caller, question.model)
+    usage.enforce_budget(caller)
     record = _pending(caller, question, routes[0], deadline, idempotency_key)
     telemetry.annotate(interaction_id=record.interaction_id)
     if earlier := _claim(record):
@@ -143,12 +144,19 @@ def get_interaction(*, caller: Caller, interaction_id: str) -> Record:
     return record
 
 
-def _routes(model: str | None) -> list[Route]:
+def _routes(caller: Caller, model: str | None) -> list[Route]:
+    """Who is asked for a model; a key that is for some models has the first of them as default."""
+    allowed = caller.key.allowed_models if caller.key else ()
     try:
-        return router().routes(model)
-    except UnknownModel as exc:
+        routes = router().routes(model or next(iter(allowed), None))
+    except UnknownModel:
+        routes = []
+    if allowed:
+        routes = [route for route in routes if not route.names.isdisjoint(allowed)]
+    if not routes:
         error = {"field": "model", "code": "unknown", "detail": "This model may not be asked."}
-        raise ValidationFailed(errors=[error]) from exc
+        raise ValidationFailed(errors=[error])
+    return routes
 
 
 def _pending(
@@ -178,6 +186,7 @@ def _pending(
         conversation_id=interaction_id,
         request_id=telemetry.request_id(),
         request_hash=request_hash,
+        key_id=caller.key.key_id if caller.key else None,
         provider=route.provider.name,
         model=route.model,
     )

@@ -8,16 +8,25 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
-from chat import service
+from chat import service, usage
 from chat.api_view import ApiView
 from chat.errors import StorageUnavailable, ValidationFailed
-from chat.serializers import AnswerSerializer, ChatSerializer, RecordSerializer, utc
+from chat.serializers import (
+    AnswerSerializer,
+    ChatSerializer,
+    CountsSerializer,
+    RecordSerializer,
+    UsageQuery,
+    utc,
+)
 from chat.storage import store
 
 # One instance serves all requests: making one copies each of its fields.
 CHAT_REQUEST = ChatSerializer()
 ANSWER = AnswerSerializer()
 RECORD = RecordSerializer()
+USAGE_QUERY = UsageQuery()
+COUNTS = CountsSerializer()
 
 IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
 
@@ -45,6 +54,18 @@ class InteractionView(ApiView):
     def get(self, request: Request, interaction_id: str) -> Response:
         record = service.get_interaction(caller=self.caller, interaction_id=interaction_id)
         return Response(RECORD.to_representation(record))
+
+
+class UsageView(ApiView):
+    def get(self, request: Request) -> Response:
+        asked = USAGE_QUERY.run_validation(request.query_params.dict())
+        report = usage.report(owner=self.caller.owner, **asked)
+        items = [
+            {asked["group_by"]: name, **COUNTS.to_representation(counts)}
+            for name, counts in report.groups.items()
+        ]
+        total = COUNTS.to_representation(report.total)
+        return Response({"items": items, "total": total, "next_cursor": report.next_cursor})
 
 
 class PublicView(ApiView):

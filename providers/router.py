@@ -44,6 +44,11 @@ class Route:
     provider: Provider
     model: str
 
+    @property
+    def names(self) -> frozenset[str]:
+        """What a model may be called: its id, or `provider:id`."""
+        return frozenset((self.model, f"{self.provider.name}:{self.model}"))
+
 
 class UnknownModel(ValueError):
     """The model is none of those that may be asked."""
@@ -88,7 +93,7 @@ class Router:
         if model is None:
             routes = self._defaults
         else:
-            routes = [known for known in self._known if model in (known.model, _full_name(known))]
+            routes = [known for known in self._known if model in known.names]
             if not routes and self._any:
                 routes = [self._parse(model)]
         if not routes:
@@ -186,10 +191,6 @@ class Router:
         if colon and rest and prefix in self._providers:
             return Route(self._providers[prefix], rest)
         return Route(self._defaults[0].provider, model)
-
-
-def _full_name(route: Route) -> str:
-    return f"{route.provider.name}:{route.model}"
 
 
 def _is_ill(error: ProviderError, given: float) -> bool:
