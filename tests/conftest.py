@@ -50,6 +50,17 @@ def configure(settings: Settings) -> Iterator[Callable[..., None]]:
     change()
 
 
+@pytest.fixture(params=["sqlite", "dynamodb"])
+def each_storage(
+    request: pytest.FixtureRequest, transactional_db: None, configure: Callable[..., None]
+) -> str:
+    """Keep everything in this storage, which is empty; requests are counted in SQLite all the same."""
+    if request.param == "dynamodb":
+        request.getfixturevalue("dynamodb")
+    configure(STORAGE=request.param)
+    return str(request.param)
+
+
 @pytest.fixture
 def keys(configure: Callable[..., None]) -> list[str]:
     """The keys, one of which is needed from now on."""

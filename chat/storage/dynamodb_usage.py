@@ -43,17 +43,17 @@ def shards() -> Iterator[int]:
 
 def counting(record: Record, shard: int) -> list[dict[str, Any]]:
     """What a transaction has to do to count a record."""
-    day = record.created_at.astimezone(UTC).date()
+    month, day = record.created_at.astimezone(UTC).date().isoformat().rsplit("-", 1)
     counts = Counts.of(record)
     raised = {
-        f"{letter}{day:%d}": {"N": str(value)}
+        letter + day: {"N": str(value)}
         for letter, field in FIELD_OF.items()
         if (value := getattr(counts, field))
     }
     add = "ADD " + ", ".join(f"{name} :{name}" for name in raised)
     values = {f":{name}": value for name, value in raised.items()}
     actions = []
-    for by, name in counted(record).items():
+    for by, name in counted(record):
         listed_in = _list(record.owner, by)
         update = f"{add} SET listed_in = :listed_in"
         ours = {**values, ":listed_in": {"S": listed_in}}
@@ -64,7 +64,7 @@ def counting(record: Record, shard: int) -> list[dict[str, Any]]:
             update += " REMOVE expires_at"
         action = {
             "TableName": State.Meta.table_name,
-            "Key": _key(listed_in, name, day, shard),
+            "Key": _key(listed_in, name, month, shard),
             "UpdateExpression": update,
             "ExpressionAttributeValues": ours,
         }
@@ -110,21 +110,21 @@ class DynamoUsage:
 
     @dynamodb_errors()
     def month(self, owner: str, by: By, name: str, day: date) -> Counts:
-        keys = [_key(_list(owner, by), name, day, shard) for shard in range(SHARDS)]
+        keys = [_key(_list(owner, by), name, _month(day), shard) for shard in range(SHARDS)]
         return sum(_counts(keys, date.min, date.max).values(), Counts())
 
 
 def _list(owner: str, by: By) -> str:
-    return f"usage#{owner}#{by}"
+    return f"usage#{owner}#{by.value}"
 
 
 def _month(day: date) -> str:
-    return f"{day:%Y-%m}"
+    return day.isoformat()[:7]
 
 
-def _key(listed_in: str, name: str, day: date, shard: int) -> Item:
+def _key(listed_in: str, name: str, month: str, shard: int) -> Item:
     short = name.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
-    return {"pk": {"S": f"{listed_in}#{short}#{_month(day)}#{shard}"}}
+    return {"pk": {"S": f"{listed_in}#{short}#{month}#{shard}"}}
 
 
 def _parts(pk: str) -> tuple[str, str]:

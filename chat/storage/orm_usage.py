@@ -30,7 +30,7 @@ def count(record: Record) -> None:
     day = record.created_at.astimezone(UTC).date().isoformat()
     names = counted(record)
     values: list[Any] = []
-    for by, name in names.items():
+    for by, name in names:
         expiry = record.expires_at if by is By.USER else None
         expires_at = connection.ops.adapt_datetimefield_value(expiry)
         values += [record.owner, by, name, day, expires_at, *numbers]

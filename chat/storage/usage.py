@@ -60,10 +60,10 @@ class Counts:
 FIELDS = tuple(field.name for field in fields(Counts))
 
 
-def counted(record: Record) -> dict[By, str]:
+def counted(record: Record) -> list[tuple[By, str]]:
     """Under which names a record is counted."""
-    names = {By.MODEL: record.model, By.USER: record.user_id, By.KEY: record.key_id}
-    return {by: name for by, name in names.items() if name is not None}
+    names = [(By.MODEL, record.model), (By.USER, record.user_id)]
+    return names if record.key_id is None else [*names, (By.KEY, record.key_id)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ ERRORS: dict[tuple[str, str], dict[int, set[str]]] = {
     ("/v1/chat", "post"): {
         400: {"malformed_json", "validation_error", "provider_rejected"},
         401: KEYS,
+        402: {"budget_exceeded"},
         405: {"method_not_allowed"},
         406: {"not_acceptable"},
         409: {"idempotency_in_flight"},
@@ -33,6 +34,14 @@ ERRORS: dict[tuple[str, str], dict[int, set[str]]] = {
     ("/v1/interactions/{interaction_id}", "get"): {
         401: KEYS,
         404: {"not_found"},
+        405: {"method_not_allowed"},
+        406: {"not_acceptable"},
+        500: {"internal_error"},
+        503: {"storage_unavailable"},
+    },
+    ("/v1/usage", "get"): {
+        400: {"validation_error"},
+        401: KEYS,
         405: {"method_not_allowed"},
         406: {"not_acceptable"},
         500: {"internal_error"},
