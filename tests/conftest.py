@@ -54,7 +54,7 @@ def configure(settings: Settings) -> Iterator[Callable[..., None]]:
 def each_storage(
     request: pytest.FixtureRequest, transactional_db: None, configure: Callable[..., None]
 ) -> str:
-    """Keep everything in this storage, which is empty; requests are counted in SQLite all the same."""
+    """Keep everything in this storage, which is empty, but count requests in SQLite."""
     if request.param == "dynamodb":
         request.getfixturevalue("dynamodb")
     configure(STORAGE=request.param)
@@ -78,14 +78,15 @@ def vendor(configure: Callable[..., None]) -> Iterator[StandIn]:
 
 
 @pytest.fixture
-def ask_instead(monkeypatch: pytest.MonkeyPatch) -> Callable[[Provider], None]:
+def ask_instead() -> Iterator[Callable[[Provider], None]]:
     """Have this provider asked, and no other."""
+    with pytest.MonkeyPatch.context() as patch:
 
-    def use(provider: Provider) -> None:
-        router = Router([provider])
-        monkeypatch.setattr(service, "router", lambda: router)
+        def use(provider: Provider) -> None:
+            router = Router([provider])
+            patch.setattr(service, "router", lambda: router)
 
-    return use
+        yield use
 
 
 @pytest.fixture

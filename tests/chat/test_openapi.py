@@ -103,6 +103,7 @@ def test_every_operation_has_a_name_and_says_what_it_does(document: dict[str, An
     assert {operation["operationId"] for operation in described} == {
         "chat",
         "getInteraction",
+        "getUsage",
         "health",
         "ready",
         "index",
@@ -218,6 +219,17 @@ ANSWERS: dict[str, tuple[str, str, Callable[[Api], Any]]] = {
         "get",
         lambda api: api.get("/v1/interactions/x"),
     ),
+    "usage by date": (
+        "/v1/usage",
+        "get",
+        lambda api: api.get("/v1/usage?from=2026-01-01&to=2026-01-02"),
+    ),
+    "usage by user": (
+        "/v1/usage",
+        "get",
+        lambda api: api.get("/v1/usage?from=2026-01-01&to=2026-01-02&group_by=user&limit=1"),
+    ),
+    "usage of no period": ("/v1/usage", "get", lambda api: api.get("/v1/usage?from=x")),
     "health": ("/v1/health", "get", lambda api: api.get("/v1/health")),
     "readiness": ("/v1/ready", "get", lambda api: api.get("/v1/ready")),
     "the index": ("/", "get", lambda api: api.get("/")),
