@@ -61,7 +61,7 @@ class UsageView(ApiView):
         asked = USAGE_QUERY.run_validation(request.query_params.dict())
         report = usage.report(owner=self.caller.owner, **asked)
         items = [
-            {asked["group_by"]: name, **COUNTS.to_representation(counts)}
+            {asked["group_by"].value: name, **COUNTS.to_representation(counts)}
             for name, counts in report.groups.items()
         ]
         total = COUNTS.to_representation(report.total)

@@ -56,10 +56,11 @@ def owner(text: str) -> str:
 
 
 def find_key(text: str) -> ApiKey:
-    """The key of this id or prefix. Raises CommandError, StorageUnavailable."""
-    key = key_store().get(text.removeprefix(f"{PREFIX}_"))
+    """The key of this id or prefix, or of a whole key. Raises CommandError, StorageUnavailable."""
+    match = re.fullmatch(rf"(?:{PREFIX}_)?([0-9a-f]{{16}})(?:_[0-9a-f]*)?", text)
+    key = key_store().get(match[1]) if match else None
     if key is None:
-        raise CommandError(f"There is no key {text}; list_api_keys shows those that there are.")
+        raise CommandError("There is no such key; list_api_keys shows those that there are.")
     return key
 
 

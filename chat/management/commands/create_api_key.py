@@ -57,7 +57,7 @@ class Command(StorageCommand):
         key, text = keys.create(
             owner=options["owner"],
             name=name,
-            expires_at=options["expires_in"] and now + options["expires_in"],
+            expires_at=None if options["expires_in"] is None else now + options["expires_in"],
             rate_limit=options["rate_limit"],
             monthly_budget_usd=options["monthly_budget_usd"],
             allowed_models=options["model"],
