@@ -88,7 +88,10 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     heads = [column.replace("_", " ") for column in columns]
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    numeric = [any(isinstance(row.get(column), int) for row in rows) for column in columns]
+    numeric = [
+        all(re.fullmatch(r"[\d.]+|-", cell) for cell in column)
+        for column in zip(*cells, strict=True)
+    ]
     lines = [
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)
