@@ -8,7 +8,9 @@ from django.conf import settings
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
-from chat.errors import InvalidApiKey, MissingApiKey
+from chat import keys
+from chat.errors import MissingApiKey
+from chat.storage.keys import ApiKey
 
 # Nothing else may be trimmed: a byte of a key in UTF-8 may be a space in Latin-1.
 OWS = " \t"
@@ -16,10 +18,20 @@ OWS = " \t"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who asks. Records belong to the owner; requests are counted by key."""
+    """Who asks. Records belong to the owner; requests are counted by key.
+
+    `key` is there for a managed one, with what it may.
+    """
 
     owner: str
     key_id: str
+    key: ApiKey | None = None
+
+    @property
+    def rate_limit(self) -> int:
+        """Requests per minute; 0 is no limit."""
+        own = self.key.rate_limit if self.key else None
+        return settings.RATE_LIMIT_PER_MINUTE if own is None else own
 
 
 ANYONE = Caller(owner="default", key_id="anyone")
@@ -53,6 +65,7 @@ def _caller(presented: str) -> Caller:
         for key in settings.API_KEYS
         if hmac.compare_digest(digest, candidate := hashlib.sha256(key.encode()).digest())
     ]
-    if not matches:
-        raise InvalidApiKey
-    return Caller(owner="default", key_id=matches[0].hex()[:16])
+    if matches:
+        return Caller(owner="default", key_id=matches[0].hex()[:16])
+    key = keys.verify(presented)
+    return Caller(owner=key.owner, key_id=key.key_id, key=key)

@@ -1,19 +1,21 @@
-"""Start-up checks: configurations that are unsafe or cannot work, each with a hint."""
+"""Start-up checks: configurations that are unsafe or may not be meant, each with a hint."""
 
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Info, register
 
 
 @register("chat")
-def keys_are_required_and_present(**kwargs: Any) -> list[CheckMessage]:
+def keys_are_required_and_may_be_missing(**kwargs: Any) -> list[CheckMessage]:
+    """Whether there are managed keys, the storage knows; a check does not wait for it."""
     if settings.REQUIRE_API_KEY and not settings.API_KEYS:
         return [
-            Error(
-                "REQUIRE_API_KEY is true, but there is no key: every request would be refused.",
-                hint="Set API_KEY, or API_KEYS to a comma-separated list.",
-                id="chat.E001",
+            Info(
+                "REQUIRE_API_KEY is true, and there is no key in the environment: "
+                "managed keys alone are good.",
+                hint="Make one with `manage.py create_api_key`, or set API_KEY or API_KEYS.",
+                id="chat.I001",
             )
         ]
     return []

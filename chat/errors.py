@@ -6,6 +6,7 @@ Problem
  ├── ProviderRejected     400  the vendor refuses the request itself
  ├── MissingApiKey        401
  ├── InvalidApiKey        401
+ ├── BudgetExceeded       402  the key's budget of the month is spent
  ├── NotFound             404  also: somebody else's
  ├── IdempotencyInFlight  409  a request with the same key is still running
  ├── ConversationConflict 409  the turn before is running, or came to nothing
@@ -116,6 +117,13 @@ class InvalidApiKey(MissingApiKey):
     code = "invalid_api_key"
     title = "The API key is not valid"
     default_detail = "The key is unknown, revoked or expired."
+
+
+class BudgetExceeded(Problem):
+    status = 402
+    code = "budget_exceeded"
+    title = "The budget is spent"
+    default_detail = "The key's budget of this month (UTC) is spent."
 
 
 class NotFound(Problem):

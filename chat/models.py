@@ -14,6 +14,7 @@ class Interaction(models.Model):
     expires_at = models.DateTimeField(null=True, db_index=True)
     request_id = models.CharField(max_length=128)
     request_hash = models.CharField(max_length=64, null=True)
+    key_id = models.CharField(max_length=16, null=True)
     conversation_id = models.CharField(max_length=36)
     previous_interaction_id = models.CharField(max_length=36, null=True)
     ancestors = models.JSONField(default=list)
@@ -57,6 +58,56 @@ class Interaction(models.Model):
 
     def __str__(self) -> str:
         return self.interaction_id
+
+
+class ApiKey(models.Model):
+    """A `chat.storage.keys.ApiKey`."""
+
+    key_id = models.CharField(max_length=16, primary_key=True)
+    owner = models.CharField(max_length=128)
+    name = models.CharField(max_length=128)
+    digest = models.CharField(max_length=64)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField(null=True)
+    revoked_at = models.DateTimeField(null=True)
+    last_used_at = models.DateTimeField(null=True)
+    previous_digest = models.CharField(max_length=64, null=True)
+    previous_until = models.DateTimeField(null=True)
+    rate_limit = models.PositiveIntegerField("requests per minute", null=True)
+    monthly_budget_usd = models.DecimalField(
+        "monthly budget (USD)", max_digits=24, decimal_places=12, null=True
+    )
+    allowed_models = models.JSONField()
+
+    class Meta:
+        verbose_name = "API key"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.key_id})"
+
+
+class UsageCount(models.Model):
+    """`chat.storage.usage.Counts` of a day under one name; of a user's, until `expires_at`."""
+
+    owner = models.CharField(max_length=128)
+    by = models.CharField(max_length=8)
+    name = models.CharField(max_length=256)
+    date = models.DateField()
+    expires_at = models.DateTimeField(null=True, db_index=True)
+    requests = models.BigIntegerField()
+    errors = models.BigIntegerField()
+    prompt_tokens = models.BigIntegerField()
+    completion_tokens = models.BigIntegerField()
+    total_tokens = models.BigIntegerField()
+    cost = models.BigIntegerField("cost (10^-12 USD)")
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=("owner", "by", "name", "date"), name="usage_count"),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.owner} {self.by} {self.name} {self.date}"
 
 
 class CacheEntry(models.Model):

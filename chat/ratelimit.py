@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from django.conf import settings
 from django_ratelimit.core import get_usage
 from rest_framework.request import Request
 
@@ -29,8 +28,8 @@ class Allowance:
 
 
 def count(request: Request, caller: Caller, user_id: str) -> Allowance | None:
-    """Count this request; None when RATE_LIMIT_PER_MINUTE is 0, which is no limit."""
-    limit = settings.RATE_LIMIT_PER_MINUTE
+    """Count this request; None when the caller's limit is 0, which is no limit."""
+    limit = caller.rate_limit
     if not limit:
         return None
     usage = get_usage(

@@ -5,6 +5,7 @@ drf-spectacular takes longer to import than all of the views.
 """
 
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
@@ -38,9 +39,11 @@ from chat.serializers import (
     ProblemSerializer,
     ReadySerializer,
     RecordSerializer,
+    UsageReportSerializer,
     UserQuerySerializer,
 )
 from chat.storage.base import Status
+from chat.usage import DEFAULT_DAYS, MAX_DAYS, Grouping
 
 QUESTION = {"userId": "user123", "prompt": "Olá!"}
 ANSWER = {
@@ -111,6 +114,15 @@ MODEL = {
     "created": 0,
     "owned_by": "openrouter",
 }
+COUNTS = {
+    "requests": 12,
+    "errors": 1,
+    "prompt_tokens": 108,
+    "completion_tokens": 492,
+    "total_tokens": 600,
+    "cost_usd": "0.001248",
+}
+USAGE = {"items": [{"date": "2026-01-01", **COUNTS}], "total": COUNTS, "next_cursor": None}
 
 # What DRF answers of itself, with the codes that it gives.
 FRAMEWORK_ERRORS = {
@@ -211,7 +223,7 @@ CACHE_CONTROL = OpenApiParameter(
     OpenApiParameter.HEADER,
     description="`no-cache` asks a model even if the server keeps answers.",
 )
-COUNTED = (200, 400, 409, 422, 429, 500, 502, 503, 504)
+COUNTED = (200, 400, 402, 409, 422, 429, 500, 502, 503, 504)
 ALLOWANCE = [
     _header_out("X-RateLimit-Limit", int, "Requests a minute.", *COUNTED),
     _header_out("X-RateLimit-Remaining", int, "What is left of them.", *COUNTED),
@@ -247,6 +259,7 @@ chat = extend_schema(
                 errors.ValidationFailed,
                 errors.ProviderRejected,
                 *KEY_ERRORS,
+                errors.BudgetExceeded,
                 errors.NotFound,
                 errors.ConversationConflict,
                 errors.IdempotencyInFlight,
@@ -520,6 +533,52 @@ model = extend_schema(
         **_openai_errors((*KEY_ERRORS, errors.NotFound, errors.InternalError)),
     },
 )
+usage = extend_schema(
+    operation_id="getUsage",
+    tags=["usage"],
+    summary="What was used",
+    description=(
+        "Requests, tokens and cost of the caller's owner, by date, model or user: sums over "
+        "settled records, counted as they are settled. Users come in pages; `total` is always of "
+        "the whole period. What was erased since is not among the users, but in all else."
+    ),
+    parameters=[
+        *REQUEST_ID,
+        OpenApiParameter(
+            "from", date, description=f"The first day, in UTC; default: {DEFAULT_DAYS} days in all."
+        ),
+        OpenApiParameter(
+            "to", date, description=f"The last day; default: today. No more than {MAX_DAYS} in all."
+        ),
+        OpenApiParameter(
+            "group_by", str, enum=[each.value for each in Grouping], default=Grouping.DATE.value
+        ),
+        OpenApiParameter(
+            "limit",
+            {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+            description="Users on a page.",
+        ),
+        OpenApiParameter("cursor", str, description="The `next_cursor` of the page before."),
+        _header_out("Retry-After", int, "Seconds to wait.", 503),
+    ],
+    responses={
+        200: OpenApiResponse(
+            UsageReportSerializer,
+            description="The usage.",
+            examples=[OpenApiExample("usage", USAGE, response_only=True, status_codes=[200])],
+        ),
+        **_problems(
+            (
+                errors.ValidationFailed,
+                *KEY_ERRORS,
+                errors.InternalError,
+                errors.StorageUnavailable,
+            ),
+            405,
+            406,
+        ),
+    },
+)
 health = extend_schema(
     operation_id="health",
     tags=["service"],
@@ -567,6 +626,7 @@ extend_schema_view(get=conversation)(views.ConversationView)
 extend_schema_view(post=completions)(openai.CompletionsView)
 extend_schema_view(get=models)(openai.ModelsView)
 extend_schema_view(get=model)(openai.ModelView)
+extend_schema_view(get=usage)(views.UsageView)
 extend_schema_view(get=health)(views.HealthView)
 extend_schema_view(get=ready)(views.ReadyView)
 extend_schema_view(get=index)(views.IndexView)

@@ -1,15 +1,16 @@
 """Shapes in and out. Requests are read strictly: a number is not a string, nor the reverse."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, get_args
 
 from django.conf import settings
-from django.core.validators import RegexValidator
+from django.core.validators import MinValueValidator, RegexValidator
 from django.utils import timezone
 from rest_framework import serializers
 
 from chat.storage.base import Record
+from chat.usage import DEFAULT_DAYS, MAX_DAYS, Grouping, Period
 from providers.base import FinishReason
 
 MAX_STOPS = 4
@@ -17,6 +18,8 @@ MAX_STOP_LENGTH = 256
 MAX_METADATA = 16
 MAX_PAGE = 100
 FINISH_REASONS = get_args(FinishReason)
+FROM_TO = ("from", "to")
+EARLIEST_DAY = date(2000, 1, 1)
 
 
 class Text(serializers.CharField):
@@ -328,6 +331,68 @@ class IndexSerializer(serializers.Serializer[Any]):
     name = serializers.CharField()
     version = serializers.CharField()
     links = serializers.DictField(child=serializers.CharField())
+
+
+class UsageQuery(serializers.Serializer[Any]):
+    """Which usage is asked for; by default that of the last 30 days, by date."""
+
+    group_by = serializers.ChoiceField(choices=[each.value for each in Grouping], default="date")
+    limit = serializers.IntegerField(min_value=1, max_value=1000, default=100)
+    cursor = serializers.CharField(default=None)
+    default_error_messages = {
+        "order": "The period must not end before it begins.",
+        "length": f"No more than {MAX_DAYS} days.",
+    }
+
+    def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        """`from` cannot be an attribute."""
+        after = [MinValueValidator(EARLIEST_DAY)]
+        days = {each: serializers.DateField(default=None, validators=after) for each in FROM_TO}
+        return {**days, **super().get_fields()}
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        last = attrs.pop("to") or datetime.now(UTC).date()
+        first = attrs.pop("from") or last - timedelta(days=DEFAULT_DAYS - 1)
+        if last < first:
+            self.fail("order")
+        if (last - first).days >= MAX_DAYS:
+            self.fail("length")
+        group_by = Grouping(attrs.pop("group_by"))
+        return {**attrs, "group_by": group_by, "period": Period(first=first, last=last)}
+
+
+class CountsSerializer(serializers.Serializer[Any]):
+    """Sums over settled records; what a record does not know adds nothing."""
+
+    requests = serializers.IntegerField()
+    errors = serializers.IntegerField(  # type: ignore[assignment]  # a field all the same
+        help_text="Those of the requests that failed."
+    )
+    prompt_tokens = serializers.IntegerField()
+    completion_tokens = serializers.IntegerField()
+    total_tokens = serializers.IntegerField()
+    cost_usd = serializers.SerializerMethodField(help_text="What is known of the cost.")
+
+    def get_cost_usd(self, counts: Any) -> str:
+        return f"{counts.cost_usd.normalize():f}"
+
+
+class GroupSerializer(CountsSerializer):
+    """The counts of one date, model or user."""
+
+    date = serializers.DateField(required=False)
+    model = serializers.CharField(required=False)
+    user = serializers.CharField(required=False)
+
+
+class UsageReportSerializer(serializers.Serializer[Any]):
+    """What was used, by group and as a whole."""
+
+    items = GroupSerializer(many=True)
+    total = CountsSerializer()
+    next_cursor = serializers.CharField(
+        allow_null=True, help_text="Of the next page of users; null is the end."
+    )
 
 
 class FieldErrorSerializer(serializers.Serializer[Any]):

@@ -19,7 +19,7 @@ from django.conf import settings
 from django.utils.crypto import salted_hmac
 
 import providers
-from chat import answer_cache, telemetry
+from chat import answer_cache, telemetry, usage
 from chat.authentication import Caller
 from chat.errors import (
     ConversationConflict,
@@ -256,7 +256,8 @@ def _begin(
 ) -> Turn:
     """Claim the request. `earlier` is the answer that it was given before, if it was."""
     started = time.monotonic()
-    routes = _routes(question.model)
+    routes = _routes(caller, question.model)
+    usage.enforce_budget(caller)
     parent, history = _history(caller, question)
     record = _pending(caller, question, routes[0], deadline, idempotency_key)
     if parent:
@@ -280,12 +281,20 @@ def _begin(
     return turn
 
 
-def _routes(model: str | None) -> list[Route]:
+def _routes(caller: Caller, model: str | None) -> list[Route]:
+    """Who is asked for a model; a key that is for some models has the first of them as default."""
+    allowed = caller.key.allowed_models if caller.key else ()
     try:
-        return router().routes(None if model == DEFAULT_MODEL else model)
-    except UnknownModel as exc:
+        named = None if model == DEFAULT_MODEL else model
+        routes = router().routes(named or next(iter(allowed), None))
+    except UnknownModel:
+        routes = []
+    if allowed:
+        routes = [route for route in routes if not route.names.isdisjoint(allowed)]
+    if not routes:
         error = {"field": "model", "code": "unknown", "detail": "This model may not be asked."}
-        raise ValidationFailed(errors=[error]) from exc
+        raise ValidationFailed(errors=[error])
+    return routes
 
 
 def _capable(routes: list[Route], request: ChatRequest) -> list[Route]:
@@ -362,6 +371,7 @@ def _pending(
         conversation_id=interaction_id,
         request_id=telemetry.request_id(),
         request_hash=request_hash,
+        key_id=caller.key.key_id if caller.key else None,
         provider=route.provider.name,
         model=route.model,
     )

@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
-from chat import service, streaming
+from chat import service, streaming, usage
 from chat.api_view import ApiView
 from chat.errors import StorageUnavailable, ValidationFailed
 from chat.playground import PlaygroundRenderer
@@ -22,8 +22,10 @@ from chat.renderers import EventStreamNegotiation
 from chat.serializers import (
     AnswerSerializer,
     ChatSerializer,
+    CountsSerializer,
     PageQuerySerializer,
     RecordSerializer,
+    UsageQuery,
     UserQuerySerializer,
     UserSerializer,
     utc,
@@ -38,6 +40,8 @@ RECORD = RecordSerializer()
 PAGE_QUERY = PageQuerySerializer()
 USER = UserSerializer()
 USER_QUERY = UserQuerySerializer()
+USAGE_QUERY = UsageQuery()
+COUNTS = CountsSerializer()
 
 IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
 
@@ -119,6 +123,18 @@ def _user(user_id: str) -> str:
 def _page(page: Page) -> dict[str, Any]:
     items = [RECORD.to_representation(record) for record in page.records]
     return {"items": items, "next_cursor": page.next_cursor}
+
+
+class UsageView(ApiView):
+    def get(self, request: Request) -> Response:
+        asked = USAGE_QUERY.run_validation(request.query_params.dict())
+        report = usage.report(owner=self.caller.owner, **asked)
+        items = [
+            {asked["group_by"].value: name, **COUNTS.to_representation(counts)}
+            for name, counts in report.groups.items()
+        ]
+        total = COUNTS.to_representation(report.total)
+        return Response({"items": items, "total": total, "next_cursor": report.next_cursor})
 
 
 class PublicView(ApiView):

@@ -29,7 +29,17 @@ Event = dict[str, Any]
 logger = logging.getLogger(__name__)
 
 # What may be run by a direct invocation.
-COMMANDS = frozenset({"check", "create_tables"})
+COMMANDS = frozenset(
+    {
+        "check",
+        "create_api_key",
+        "create_tables",
+        "list_api_keys",
+        "revoke_api_key",
+        "rotate_api_key",
+        "usage_report",
+    }
+)
 
 # Lambda takes back 6,291,556 bytes, and ends the process for more. Escaped for JSON, one character
 # is up to six bytes.

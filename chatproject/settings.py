@@ -99,6 +99,7 @@ SECRETS = (
     "API_KEY",
     "API_KEYS",
     "SECRET_KEY",
+    "SECRET_KEY_FALLBACKS",
 )
 SECRETS_IN_AWS = secrets_in_aws()
 
@@ -296,11 +297,21 @@ BROUGHT = {
     },
 }[STORAGE]
 
+# How long a revoked key may still be good.
+KEY_CACHE_SECONDS = 30
+OWN_MEMORY = {
+    "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+    "TIMEOUT": KEY_CACHE_SECONDS,
+}
 DATABASES = BROUGHT["databases"]
 CACHES = {
     "default": {"BACKEND": f"{BROUGHT['caches']}Cache", "KEY_PREFIX": "cache"},
     # Each lives for longer than the minute that it counts.
     "counters": {"BACKEND": f"{BROUGHT['caches']}Counters", "KEY_PREFIX": "count", "TIMEOUT": 120},
+    # Managed API keys as they were read, and texts that were none: each process's own, and apart,
+    # so that a flood of the second does not drive out the first.
+    "keys": {**OWN_MEMORY, "LOCATION": "keys", "OPTIONS": {"MAX_ENTRIES": 1000}},
+    "refused_keys": {**OWN_MEMORY, "LOCATION": "refused_keys", "OPTIONS": {"MAX_ENTRIES": 10_000}},
 }
 RATELIMIT_USE_CACHE = "counters"
 
@@ -325,6 +336,8 @@ def local_secret_key(path: Path) -> str:
 if ON_LAMBDA and not secret("SECRET_KEY"):
     raise ImproperlyConfigured("SECRET_KEY must be set: all of Lambda's processes need the same.")
 SECRET_KEY = secret("SECRET_KEY") or local_secret_key(DATABASE_PATH.parent / ".secret_key")
+# Earlier ones, whose API keys, sessions and cursors are still good.
+SECRET_KEY_FALLBACKS = split(secret("SECRET_KEY_FALLBACKS"))
 
 # --- Django ---------------------------------------------------------------------------------------
 

@@ -48,6 +48,11 @@ class Route:
     provider: Provider
     model: str
 
+    @property
+    def names(self) -> frozenset[str]:
+        """What a model may be called: its id, or `provider:id`."""
+        return frozenset((self.model, f"{self.provider.name}:{self.model}"))
+
 
 class UnknownModel(ValueError):
     """The model is none of those that may be asked."""
@@ -92,7 +97,7 @@ class Router:
         if model is None:
             routes = self._defaults
         else:
-            routes = [known for known in self._known if model in (known.model, _full_name(known))]
+            routes = [known for known in self._known if model in known.names]
             if not routes and self._any:
                 routes = [self._parse(model)]
         if not routes:
@@ -264,10 +269,6 @@ def _open(
     """The provider's stream once its first piece is there: until then it may fail like a call."""
     events = provider.stream(request, deadline)
     return itertools.chain([next(events)], events)
-
-
-def _full_name(route: Route) -> str:
-    return f"{route.provider.name}:{route.model}"
 
 
 def _is_ill(error: ProviderError, given: float) -> bool:

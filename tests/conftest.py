@@ -53,6 +53,17 @@ def configure(settings: Settings) -> Iterator[Callable[..., None]]:
     change()
 
 
+@pytest.fixture(params=["sqlite", "dynamodb"])
+def each_storage(
+    request: pytest.FixtureRequest, transactional_db: None, configure: Callable[..., None]
+) -> str:
+    """Keep everything in this storage, which is empty, but count requests in SQLite."""
+    if request.param == "dynamodb":
+        request.getfixturevalue("dynamodb")
+    configure(STORAGE=request.param)
+    return str(request.param)
+
+
 @pytest.fixture
 def keys(configure: Callable[..., None]) -> list[str]:
     """The keys, one of which is needed from now on."""
@@ -70,14 +81,15 @@ def vendor(configure: Callable[..., None]) -> Iterator[StandIn]:
 
 
 @pytest.fixture
-def ask_instead(monkeypatch: pytest.MonkeyPatch) -> Callable[[Provider], None]:
+def ask_instead() -> Iterator[Callable[[Provider], None]]:
     """Have this provider asked, and no other."""
+    with pytest.MonkeyPatch.context() as patch:
 
-    def use(provider: Provider) -> None:
-        router = Router([provider])
-        monkeypatch.setattr(service, "router", lambda: router)
+        def use(provider: Provider) -> None:
+            router = Router([provider])
+            patch.setattr(service, "router", lambda: router)
 
-    return use
+        yield use
 
 
 @pytest.fixture

@@ -1,20 +1,48 @@
-"""The chosen store of interactions; only its module is imported."""
+"""The chosen stores; only their modules are imported."""
 
 import functools
+from typing import Any
 
 from django.conf import settings
 from django.utils.module_loading import import_string
 
 from chat.storage.base import InteractionStore
+from chat.storage.keys import KeyStore
+from chat.storage.usage import UsageStore
 
 STORES = {
     "sqlite": "chat.storage.orm.OrmStore",
     "dynamodb": "chat.storage.dynamodb.DynamoStore",
 }
+KEY_STORES = {
+    "sqlite": "chat.storage.orm_keys.OrmKeys",
+    "dynamodb": "chat.storage.dynamodb_keys.DynamoKeys",
+}
+USAGE_STORES = {
+    "sqlite": "chat.storage.orm_usage.OrmUsage",
+    "dynamodb": "chat.storage.dynamodb_usage.DynamoUsage",
+}
 
 
 @functools.cache
 def store() -> InteractionStore:
-    """The store that STORAGE names, made once per process."""
+    """The store of interactions that STORAGE names, made once per process."""
     chosen: InteractionStore = import_string(STORES[settings.STORAGE])()
     return chosen
+
+
+def key_store() -> KeyStore:
+    """The store of managed keys that goes with it."""
+    chosen: KeyStore = _made(KEY_STORES[settings.STORAGE])
+    return chosen
+
+
+def usage_store() -> UsageStore:
+    """The store of the counts that goes with it."""
+    chosen: UsageStore = _made(USAGE_STORES[settings.STORAGE])
+    return chosen
+
+
+@functools.cache
+def _made(name: str) -> Any:
+    return import_string(name)()

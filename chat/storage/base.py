@@ -37,6 +37,7 @@ class Record:
     `latency_ms` is from the acceptance of the request to the outcome. `request_hash`, where the
     request had an idempotency key, tells whether another with the same key is the same request.
     `ancestors` are the ids of the turns before this one that are sent along, the oldest first.
+    `key_id` names the managed key that the request came with.
     From `expires_at` on, a whole second, there is no record; None is never.
     """
 
@@ -51,6 +52,7 @@ class Record:
     provider: str
     request_id: str = ""
     request_hash: str | None = None
+    key_id: str | None = None
     expires_at: datetime | None = None
     previous_interaction_id: str | None = None
     ancestors: tuple[str, ...] = ()

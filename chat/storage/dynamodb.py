@@ -26,6 +26,7 @@ from botocore.exceptions import ClientError
 from chat.errors import PayloadTooLarge, StorageUnavailable
 from chat.storage.base import Page, Record, Status
 from chat.storage.cursors import conversation_list, page_of, position_of, user_list
+from chat.storage.dynamodb_batches import BATCH_GET, Item, delete_items, get_items, query
 from chat.storage.dynamodb_tables import (
     CONDITION_FAILED,
     TABLES,
@@ -33,9 +34,8 @@ from chat.storage.dynamodb_tables import (
     client,
     dynamodb_errors,
 )
+from chat.storage.dynamodb_usage import counting, forget, shards
 from chat.storage.rows import EPOCH, outcome, record_of, row
-
-Item = dict[str, dict[str, Any]]
 
 SCHEMA = 1
 COLUMNS = Interaction.get_attributes()
@@ -48,9 +48,6 @@ PART_BYTES = 390 * 1024
 MAX_TRANSACTION_BYTES = 4_000_000
 LATEST = datetime.max.replace(tzinfo=UTC)
 MOMENT = timedelta(microseconds=1)
-BATCH_GET = 100
-BATCH_WRITE = 25
-BATCH_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 # The conditions of the writes. PynamoDB would put each together anew, in longer than a call takes.
 FREE = "attribute_not_exists(interaction_id) OR expires_at <= :now"
@@ -59,7 +56,10 @@ STATUS = {"#status": "status"}
 
 
 class DynamoStore:
-    """See `InteractionStore`. Each write is one conditional call, and each read is consistent."""
+    """See `InteractionStore`. Each write is one conditional call, and each read is consistent.
+
+    The one that settles a record is a transaction, which counts it too (dynamodb_usage.py).
+    """
 
     def __init__(self) -> None:
         client()
@@ -94,7 +94,14 @@ class DynamoStore:
                 {f"#{name}": name for name in written},
             ),
         }
-        return _write("Update", request, item, parts) is None
+        for shard in shards():
+            counts = counting(record, shard)
+            try:
+                return _write("Update", request, item, parts, counts=counts) is None
+            except ClientError as exc:
+                if not _is_conflict(exc):
+                    raise
+        raise StorageUnavailable
 
     @dynamodb_errors()
     def get(self, interaction_id: str) -> Record | None:
@@ -144,6 +151,7 @@ class DynamoStore:
             erased += len(items)
             if erased >= limit:
                 break
+        forget(owner, user_id)
         return erased
 
     @dynamodb_errors()
@@ -235,46 +243,18 @@ def _records(keys: Sequence[Item]) -> list[Record]:
 
 def _keys(listed: _Listed, start: Item | None, size: int) -> Iterator[list[Item]]:
     """The keys of what is listed, so many at a time."""
-    while True:
-        more = {"ExclusiveStartKey": start} if start else {}
-        answer = client().call("Query", {**listed.query(), "Limit": size, **more})
-        if answer["Items"]:
-            yield [_key(item) for item in answer["Items"]]
-        start = answer.get("LastEvaluatedKey")
-        if not start:
-            return
+    more = {"ExclusiveStartKey": start} if start else {}
+    for items in query({**listed.query(), "Limit": size, **more}):
+        yield [_key(item) for item in items]
 
 
 def _items(keys: Sequence[Item], attributes: str = "") -> list[Item]:
-    """What there is of these keys, in no order."""
-    table = Interaction.Meta.table_name
-    options = {"ProjectionExpression": attributes} if attributes else {}
-    found: list[Item] = []
-    for start in range(0, len(keys), BATCH_GET):
-        asked = {"Keys": list(keys[start : start + BATCH_GET]), "ConsistentRead": True, **options}
-        for answer in _until_done("BatchGetItem", {table: asked}, "UnprocessedKeys"):
-            found += answer["Responses"].get(table, [])
-    return found
+    """What there is of these records, in no order."""
+    return get_items(Interaction.Meta.table_name, keys, attributes)
 
 
 def _delete(keys: Sequence[Item]) -> None:
-    requests = [{"DeleteRequest": {"Key": key}} for key in keys]
-    for start in range(0, len(requests), BATCH_WRITE):
-        batch = {Interaction.Meta.table_name: requests[start : start + BATCH_WRITE]}
-        for _ in _until_done("BatchWriteItem", batch, "UnprocessedItems"):
-            pass
-
-
-def _until_done(operation: str, asked: dict[str, Any], left: str) -> Iterator[dict[str, Any]]:
-    """The answers to a batch, what was left over by each asked for again after a pause."""
-    for pause in BATCH_PAUSES:
-        answer = client().call(operation, {"RequestItems": asked})
-        yield answer
-        asked = answer.get(left) or {}
-        if not asked:
-            return
-        time.sleep(pause)
-    raise StorageUnavailable
+    delete_items(Interaction.Meta.table_name, keys)
 
 
 # --- Records and items ----------------------------------------------------------------------------
@@ -368,8 +348,9 @@ def _write(
     item: Item,
     parts: Sequence[Item] = (),
     stale: Sequence[Item] = (),
+    counts: Sequence[dict[str, Any]] = (),
 ) -> Item | None:
-    """Do what is requested of the item, and put and delete parts with it, all or nothing.
+    """Do what is requested of the item, put and delete parts with it, and count: all or nothing.
 
     None when it was done; when the condition did not hold, what is there (empty: nothing).
     """
@@ -380,6 +361,7 @@ def _write(
         {verb: table | request},
         *({"Put": table | {"Item": part}} for part in parts),
         *({"Delete": table | {"Key": _key(part)}} for part in stale),
+        *counts,
     ]
     try:
         if len(actions) > 1:
@@ -418,6 +400,13 @@ def _id(item: Item) -> str:
 
 def _key(item: Item) -> Item:
     return {"interaction_id": item["interaction_id"]}
+
+
+def _is_conflict(exc: ClientError) -> bool:
+    """Whether another transaction was at work on one of the items."""
+    response: dict[str, Any] = exc.response
+    reasons = response.get("CancellationReasons", ())
+    return "TransactionConflict" in [reason.get("Code") for reason in reasons]
 
 
 def _holder(exc: ClientError) -> Item:

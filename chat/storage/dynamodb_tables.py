@@ -104,6 +104,7 @@ class Interaction(Table):
     expires_at = Expiry()
     request_id = String()
     request_hash = String()
+    key_id = String()
     conversation_id = String()
     previous_interaction_id = String()
     ancestors = Json(list)
@@ -135,17 +136,33 @@ class Interaction(Table):
     conversation_index = ConversationIndex()
 
 
+class ListIndex(GlobalSecondaryIndex["State"]):  # type: ignore[no-untyped-call]
+    """What is listed, by the name of its list. Keys alone, as with the others."""
+
+    class Meta:
+        index_name = "list-index"
+        projection = KeysOnlyProjection()
+
+    listed_in = UnicodeAttribute(hash_key=True)
+    pk = UnicodeAttribute(range_key=True)
+
+
 class State(Table):
-    """What is no interaction: counters, and pickled values. Its keys say by their prefix which."""
+    """What is no interaction: counters, pickled values, API keys (chat/storage/dynamodb_keys.py)
+    and counts of usage (chat/storage/dynamodb_usage.py). Its keys say by their prefix which.
+    """
 
     class Meta:
         table_name = settings.STATE_TABLE_NAME
         billing_mode = PAY_PER_REQUEST_BILLING_MODE
 
     pk = UnicodeAttribute(hash_key=True)
+    listed_in = String()
     counter = Integer()
     value = Bytes()
     expires_at = Expiry()
+
+    list_index = ListIndex()
 
 
 TABLES: tuple[type[Table], ...] = (Interaction, State)

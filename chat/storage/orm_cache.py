@@ -11,7 +11,7 @@ from typing import Any
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from django.db import connection
 
-from chat.storage.orm import database_errors, writing
+from chat.storage.orm_access import database_errors, writing
 
 SWEEP_SECONDS = 60.0
 

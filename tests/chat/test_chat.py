@@ -755,6 +755,7 @@ def test_an_answer_is_given_though_it_cannot_be_recorded(
         "provider": "mock",
         "request_id": response["X-Request-ID"],
         "request_hash": None,
+        "key_id": None,
         "expires_at": None,
         "previous_interaction_id": None,
         "ancestors": [],

@@ -39,6 +39,7 @@ FULL = Record(
     provider="openai",
     request_id="request-1",
     request_hash="0123456789abcdef" * 4,
+    key_id="fedcba9876543210",
     expires_at=datetime(2126, 1, 1, tzinfo=UTC),
     previous_interaction_id=OTHER_ID,
     system=" Be brief. ",

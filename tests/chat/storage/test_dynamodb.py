@@ -88,6 +88,7 @@ def test_an_item_has_every_attribute(store: DynamoStore) -> None:
         "expires_at": {"N": "4922899200"},
         "request_id": {"S": "request-1"},
         "request_hash": {"S": "0123456789abcdef" * 4},
+        "key_id": {"S": "fedcba9876543210"},
         "conversation_id": {"S": FULL.conversation_id},
         "previous_interaction_id": {"S": FULL.previous_interaction_id},
         "ancestors": {"S": "[]"},
@@ -133,7 +134,8 @@ def test_each_operation_is_one_call(store: DynamoStore, calls: Calls) -> None:
     store.take_over(LATER, FAILED)
     store.get(ID)
     made = [operation for operation, _ in calls]
-    assert made == ["PutItem", "PutItem", "UpdateItem", "UpdateItem", "PutItem", "GetItem"]
+    settle = "TransactWriteItems"
+    assert made == ["PutItem", "PutItem", settle, settle, "PutItem", "GetItem"]
 
 
 def test_reads_are_consistent(store: DynamoStore, calls: Calls) -> None:

@@ -1,0 +1,176 @@
+"""Settle interactions from several processes at once; then compare the counts with the records.
+
+    python -m benchmarks.counters sqlite|dynamodb [--processes 8] [--interactions 10000]
+
+On a database of its own, or on tables of its own: on DynamoDB Local, or where
+AWS_ENDPOINT_URL_DYNAMODB says. Ends with 1 if a count is not the sum over the records.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import uuid4
+
+ROOT = Path(__file__).parent.parent
+OWNERS, USERS, MODELS, DAYS = 2, 20, 3, 40
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("storage", choices=["sqlite", "dynamodb"])
+    parser.add_argument("--processes", type=int, default=8)
+    parser.add_argument("--interactions", type=int, default=10_000)
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker is not None:
+        _settle_some(options.worker, options.interactions)
+        return 0
+    with ExitStack() as stack:
+        os.environ.update(_environment(options.storage, stack))
+        return _run(options)
+
+
+def _environment(storage: str, stack: ExitStack) -> dict[str, str]:
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+    variables = {
+        "DJANGO_SETTINGS_MODULE": "chatproject.settings",
+        "ENV_FILE": os.devnull,
+        "SECRET_KEY": "benchmark",
+        "STORAGE": storage,
+        "DATABASE_PATH": f"{folder}/counters.db",
+        "TABLE_NAME": f"counters-{uuid4().hex}",
+    }
+    if storage == "dynamodb":
+        from tests import dynamodb_local
+
+        given = os.environ.get("AWS_ENDPOINT_URL_DYNAMODB")
+        url = given or stack.enter_context(dynamodb_local.running())
+        variables |= dynamodb_local.variables(url)
+    return variables
+
+
+def _run(options: argparse.Namespace) -> int:
+    import django
+    from django.core.management import call_command
+
+    django.setup()
+    sqlite = options.storage == "sqlite"
+    call_command("migrate" if sqlite else "create_tables", verbosity=0)
+    share, rest = divmod(options.interactions, options.processes)
+    command = [sys.executable, "-m", "benchmarks.counters", options.storage]
+    started = time.monotonic()
+    workers = [
+        subprocess.Popen(
+            [*command, "--worker", str(number), "--interactions", str(share + (number < rest))],
+            cwd=ROOT,
+        )
+        for number in range(options.processes)
+    ]
+    failed = [worker.pid for worker in workers if worker.wait()]
+    seconds = time.monotonic() - started
+    differences = 0 if failed else _compare(options.interactions)
+    per_second = options.interactions / seconds
+    print(
+        f"{options.storage}: {options.processes} processes, {seconds:.1f} s, {per_second:.0f}/s, "
+        f"{len(failed)} failed, {differences} differences"
+    )
+    return 1 if failed or differences else 0
+
+
+def _settle_some(worker: int, count: int) -> None:
+    """Claim and settle `count` interactions, the same each time for the same worker."""
+    import random
+    from dataclasses import replace
+    from datetime import UTC, datetime, timedelta
+    from decimal import Decimal
+
+    import django
+
+    django.setup()
+    from chat.errors import StorageUnavailable
+    from chat.storage import store
+    from chat.storage.base import Record, Status
+    from providers.base import Usage
+
+    chance = random.Random(worker)
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+    def persistently(write, record):  # as the service does
+        for _ in range(10):
+            try:
+                return write(record)
+            except StorageUnavailable:
+                time.sleep(chance.uniform(0.1, 1))
+        raise SystemExit("the storage is too slow")
+
+    for _ in range(count):
+        interaction_id = str(uuid4())
+        claim = Record(
+            interaction_id=interaction_id,
+            conversation_id=interaction_id,
+            owner=f"owner-{chance.randrange(OWNERS)}",
+            user_id=f"user-{chance.randrange(USERS)}",
+            prompt="Olá!",
+            created_at=noon + timedelta(days=chance.randrange(DAYS)),
+            deadline_at=noon + timedelta(days=DAYS),
+            model=f"model-{chance.randrange(MODELS)}",
+            provider="mock",
+            key_id=f"{chance.randrange(2):016x}",
+        )
+        outcome = replace(
+            claim,
+            status=chance.choice([Status.OK, Status.OK, Status.ERROR, Status.ABORTED]),
+            usage=Usage(
+                prompt_tokens=chance.choice([None, chance.randrange(1000)]),
+                completion_tokens=chance.randrange(1000),
+                total_tokens=chance.randrange(1000),
+                cost_usd=chance.choice([None, Decimal(chance.randrange(10**12)).scaleb(-12)]),
+            ),
+        )
+        persistently(store().claim, claim)
+        persistently(store().settle, outcome)
+
+
+def _compare(expected: int) -> int:
+    """How many counts are not what the records add up to."""
+    from collections import Counter, defaultdict
+    from datetime import date
+
+    from chat.storage import store, usage_store
+    from chat.storage.usage import By, Counts, counted
+
+    sums: dict[tuple[str, By], dict[tuple[date, str], Counts]] = defaultdict(
+        lambda: defaultdict(Counts)
+    )
+    found: Counter[str] = Counter()
+    for owner in (f"owner-{number}" for number in range(OWNERS)):
+        for user in (f"user-{number}" for number in range(USERS)):
+            cursor = None
+            while True:
+                page = store().page(owner, user, limit=500, cursor=cursor)
+                for record in page.records:
+                    found[record.status] += 1
+                    for by, name in counted(record):
+                        sums[owner, by][record.created_at.date(), name] += Counts.of(record)
+                if not (cursor := page.next_cursor):
+                    break
+    counts = {
+        pair: usage_store().daily(*pair, date(2026, 1, 1), date(2026, 12, 31)) for pair in sums
+    }
+    print(f"{found.total()} records, {sum(map(len, counts.values()))} counts")
+    differing = [
+        (pair, key)
+        for pair, expected_counts in sums.items()
+        for key in expected_counts.keys() | counts[pair].keys()
+        if expected_counts.get(key) != counts[pair].get(key)
+    ]
+    return len(differing) + abs(expected - found.total())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

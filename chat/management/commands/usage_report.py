@@ -1,0 +1,146 @@
+"""Report what was used."""
+
+import csv
+import json
+from argparse import ArgumentParser
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from chat.management.console import StorageCommand, owner, table
+from chat.storage import key_store, usage_store
+from chat.storage.keys import PREFIX
+from chat.storage.usage import By, Counts
+from chat.usage import MAX_DAYS, Period, grouped, last_days
+
+COLUMNS = (
+    "requests",
+    "errors",
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "cost_usd",
+)
+PAGE = 1000
+
+
+class Command(StorageCommand):
+    help = (
+        "Report requests, tokens and cost of the last days (UTC), from counters that are kept as "
+        "records are settled: it takes the same time however many records there are. Costs that "
+        "are not known count as nothing."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--days", type=int, default=30, help="how many, with today (30)")
+        parser.add_argument("--by", choices=list(GROUPS), default="day")
+        parser.add_argument("--owner", type=owner, help="only of this owner; default: of all")
+        parser.add_argument("--format", choices=["table", "csv", "json"], default="table")
+        parser.add_argument(
+            "--plot",
+            type=Path,
+            help="also draw requests and cost into this file (.svg, .png, .pdf); needs matplotlib",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if not 1 <= options["days"] <= MAX_DAYS:
+            raise CommandError(f"--days is 1 to {MAX_DAYS}.")
+        by, period = options["by"], last_days(options["days"])
+        owners = [options["owner"]] if options["owner"] else _owners()
+        groups = grouped(GROUPS[by](owners, period))
+        if options["plot"]:
+            _plot(options["plot"], groups, f"{period.first} to {period.last}, by {by}")
+        items = [{by: name, **_numbers(counts)} for name, counts in groups.items()]
+        total = _numbers(sum(groups.values(), Counts()))
+        match options["format"]:
+            case "json":
+                head = {"from": str(period.first), "to": str(period.last), "by": by}
+                report = {**head, "items": items, "total": total}
+                self.stdout.write(json.dumps(report, indent=2, ensure_ascii=False))
+            case "csv":
+                lines = csv.DictWriter(self.stdout, [by, *COLUMNS], lineterminator="\n")
+                lines.writeheader()
+                lines.writerows(items)
+            case _:
+                self.stdout.write(table([*items, {by: "total", **total}], [by, *COLUMNS]))
+
+
+def _owners() -> list[str]:
+    """Those of the managed keys, and the one of all other callers."""
+    return sorted({"default", *(key.owner for key in key_store().all())})
+
+
+def _daily(owners: Iterable[str], period: Period, by: By) -> Iterator[tuple[str, str, str, Counts]]:
+    """Owner, day, name and counts."""
+    for each in owners:
+        daily = usage_store().daily(each, by, period.first, period.last)
+        for (day, name), counts in daily.items():
+            yield each, day.isoformat(), name, counts
+
+
+def _by_day(owners: Sequence[str], period: Period) -> Iterator[tuple[str, Counts]]:
+    return ((day, counts) for _, day, _, counts in _daily(owners, period, By.MODEL))
+
+
+def _by_model(owners: Sequence[str], period: Period) -> Iterator[tuple[str, Counts]]:
+    return ((name, counts) for _, _, name, counts in _daily(owners, period, By.MODEL))
+
+
+def _by_owner(owners: Sequence[str], period: Period) -> Iterator[tuple[str, Counts]]:
+    return ((each, counts) for each, _, _, counts in _daily(owners, period, By.MODEL))
+
+
+def _by_key(owners: Sequence[str], period: Period) -> Iterator[tuple[str, Counts]]:
+    """Of managed keys; the others are not told apart."""
+    return ((f"{PREFIX}_{key}", counts) for _, _, key, counts in _daily(owners, period, By.KEY))
+
+
+def _by_user(owners: Sequence[str], period: Period) -> Iterator[tuple[str, Counts]]:
+    """Where there are several owners, users go by `owner/user`: two may have one of the same id."""
+    for each in owners:
+        prefix, after = f"{each}/" if len(owners) > 1 else "", ""
+        while True:
+            first, last = period.first, period.last
+            page = usage_store().users(each, first, last, limit=PAGE, after=after)
+            yield from ((prefix + user, counts) for user, counts in page.users.items())
+            if page.next_after is None:
+                break
+            after = page.next_after
+
+
+GROUPS = {
+    "day": _by_day,
+    "model": _by_model,
+    "user": _by_user,
+    "owner": _by_owner,
+    "key": _by_key,
+}
+
+
+def _numbers(counts: Counts) -> dict[str, Any]:
+    cost = f"{counts.cost_usd.normalize():f}"
+    return {**{name: getattr(counts, name) for name in COLUMNS[:-1]}, "cost_usd": cost}
+
+
+def _plot(file: Path, groups: dict[str, Counts], title: str) -> None:
+    """Bars of the requests, those that failed in another colour, and of the cost."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as exc:
+        raise CommandError("--plot needs matplotlib: pip install matplotlib") from exc
+    names = list(groups)
+    figure = Figure(figsize=(max(6.0, len(names) * 0.35), 6.0), layout="constrained")
+    requests, cost = figure.subplots(2, sharex=True)
+    requests.bar(names, [counts.requests for counts in groups.values()], label="requests")
+    requests.bar(names, [counts.errors for counts in groups.values()], label="errors")
+    requests.legend()
+    requests.set_title(title)
+    cost.bar(names, [float(counts.cost_usd) for counts in groups.values()], color="tab:green")
+    cost.set_ylabel("cost (USD)")
+    cost.tick_params(axis="x", rotation=90)
+    try:
+        figure.savefig(file)
+    except (OSError, ValueError) as exc:
+        raise CommandError(f"{file} cannot be written: {exc}") from exc

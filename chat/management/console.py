@@ -1,0 +1,112 @@
+"""What the commands have in common: how they read words, and how they print."""
+
+import re
+from argparse import ArgumentTypeError
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from chat.errors import StorageUnavailable
+from chat.storage import key_store
+from chat.storage.keys import PREFIX, ApiKey
+
+UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+LONGEST = timedelta(days=36_500)
+MAX_USD = 1_000_000_000
+
+
+class StorageCommand(BaseCommand):
+    """A command on the storage: when that is out of reach, it says so and ends with 1."""
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        try:
+            return super().execute(*args, **options)
+        except StorageUnavailable as exc:
+            hint = "is it up, and are its tables there (migrate, create_tables)?"
+            raise CommandError(f"{exc.title}: {hint}") from exc
+
+
+def duration(text: str) -> timedelta:
+    """`30m`, `12h` or `90d`."""
+    match = re.fullmatch(r"(\d{1,6})([mhd])", text)
+    value = timedelta(**{UNITS[match[2]]: int(match[1])}) if match else None
+    if value is None or value > LONGEST:
+        raise ArgumentTypeError(f"{text!r} is no time such as 30m, 12h or 90d")
+    return value
+
+
+def dollars(text: str) -> Decimal:
+    """An amount of US dollars, down to 10**-12."""
+    try:
+        amount = Decimal(text)
+        if 0 <= amount <= MAX_USD and amount == round(amount, 12):
+            return amount
+    except InvalidOperation:
+        pass
+    raise ArgumentTypeError(f"{text!r} is no amount such as 25 or 0.50")
+
+
+def owner(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._:@|+-]{1,128}", text):
+        raise ArgumentTypeError("an owner has 1 to 128 ASCII letters, digits and . _ : @ | + -")
+    return text
+
+
+def find_key(text: str) -> ApiKey:
+    """The key of this id or prefix, or of a whole key. Raises CommandError, StorageUnavailable."""
+    match = re.fullmatch(rf"(?:{PREFIX}_)?([0-9a-f]{{16}})(?:_[0-9a-f]*)?", text)
+    key = key_store().get(match[1]) if match else None
+    if key is None:
+        raise CommandError("There is no such key; list_api_keys shows those that there are.")
+    return key
+
+
+def told(key: ApiKey, now: datetime) -> dict[str, Any]:
+    """What may be told of a key, in JSON's types; None is nothing."""
+    budget = key.monthly_budget_usd
+    return {
+        "key_id": key.key_id,
+        "prefix": key.prefix,
+        "owner": key.owner,
+        "name": key.name,
+        "status": key.status_at(now),
+        "created_at": _iso(key.created_at),
+        "expires_at": _iso(key.expires_at),
+        "revoked_at": _iso(key.revoked_at),
+        "last_used_at": _iso(key.last_used_at),
+        "rate_limit": key.rate_limit,
+        "monthly_budget_usd": None if budget is None else f"{budget.normalize():f}",
+        "allowed_models": list(key.allowed_models),
+    }
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Rows under the names of their columns, numbers to the right; None is a dash."""
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    heads = [column.replace("_", " ") for column in columns]
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    numeric = [
+        all(re.fullmatch(r"[\d.]+|-", cell) for cell in column)
+        for column in zip(*cells, strict=True)
+    ]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in [heads, *cells]
+    ]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(value) or "-"
+    return "-" if value is None else str(value)
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%SZ")

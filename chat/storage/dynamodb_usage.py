@@ -1,0 +1,169 @@
+"""The counts on DynamoDB: an item for each name and month, in the table of state.
+
+Its attributes are a letter and the day of the month: `r07` are the requests of the seventh. They
+are raised by the transaction that settles the record (chat/storage/dynamodb.py): the condition on
+the record is what makes them exact, however often a write is tried.
+
+DynamoDB refuses one of two transactions that meet on an item. Whoever is refused tries again with
+another item of the same name and month, a shard, at random; so there are several where there was a
+crowd, and else one. Readers add them up.
+
+The items of an owner and a kind are listed in an index, which a new item may reach a moment late;
+users in the order of their ids: `#` comes before all that an id may hold, and `$` between the two.
+"""
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from datetime import UTC, date
+from typing import Any
+
+from chat.storage.base import Record
+from chat.storage.dynamodb_batches import Item, delete_items, get_items, query
+from chat.storage.dynamodb_tables import State, dynamodb_errors
+from chat.storage.usage import FIELDS, By, Counts, UserPage, counted
+
+SHARDS = 8
+CONFLICT_TRIES = 4
+MAX_PAUSE_SECONDS = 0.02
+FIELD_OF = dict(zip("reptcu", FIELDS, strict=True))
+# An index takes keys of up to 1 KB, the owner's part included.
+MAX_NAME_BYTES = 800
+PAGE = 1000
+
+
+def shards() -> Iterator[int]:
+    """Where to count: the first shard, and after a conflict, and a short while, another one."""
+    yield 0
+    for _ in range(CONFLICT_TRIES):
+        time.sleep(random.uniform(0, MAX_PAUSE_SECONDS))  # noqa: S311  (no secret)
+        yield random.randrange(1, SHARDS)  # noqa: S311
+
+
+def counting(record: Record, shard: int) -> list[dict[str, Any]]:
+    """What a transaction has to do to count a record."""
+    month, day = record.created_at.astimezone(UTC).date().isoformat().rsplit("-", 1)
+    counts = Counts.of(record)
+    raised = {
+        letter + day: {"N": str(value)}
+        for letter, field in FIELD_OF.items()
+        if (value := getattr(counts, field))
+    }
+    add = "ADD " + ", ".join(f"{name} :{name}" for name in raised)
+    values = {f":{name}": value for name, value in raised.items()}
+    actions = []
+    for by, name in counted(record):
+        listed_in = _list(record.owner, by)
+        update = f"{add} SET listed_in = :listed_in"
+        ours = {**values, ":listed_in": {"S": listed_in}}
+        if by is By.USER and record.expires_at is not None:
+            update += ", expires_at = :expires_at"
+            ours[":expires_at"] = {"N": str(int(record.expires_at.timestamp()))}
+        elif by is By.USER:
+            update += " REMOVE expires_at"
+        action = {
+            "TableName": State.Meta.table_name,
+            "Key": _key(listed_in, name, month, shard),
+            "UpdateExpression": update,
+            "ExpressionAttributeValues": ours,
+        }
+        actions.append({"Update": action})
+    return actions
+
+
+def forget(owner: str, user_id: str) -> None:
+    """Delete the counts of a user."""
+    listed = _listed(owner, By.USER, "begins_with(pk, :from)", f"{user_id}#")
+    delete_items(State.Meta.table_name, [key for _, _, key in listed])
+
+
+class DynamoUsage:
+    """See `UsageStore`."""
+
+    @dynamodb_errors()
+    def daily(self, owner: str, by: By, first: date, last: date) -> dict[tuple[date, str], Counts]:
+        listed = _listed(owner, by, "pk > :from", "")
+        keys = [key for _, month, key in listed if _month(first) <= month <= _month(last)]
+        return _counts(keys, first, last)
+
+    @dynamodb_errors()
+    def users(
+        self, owner: str, first: date, last: date, *, limit: int, after: str = ""
+    ) -> UserPage:
+        found: dict[str, list[Item]] = {}
+        more = False
+        for name, month, key in _listed(owner, By.USER, "pk > :from", f"{after}$" if after else ""):
+            if _month(first) <= month <= _month(last):
+                more = len(found) == limit and name not in found
+                if more:
+                    break
+                found.setdefault(name, []).append(key)
+        users: dict[str, Counts] = {}
+        daily = _counts([key for keys in found.values() for key in keys], first, last)
+        for (_, name), counts in daily.items():
+            users[name] = users.get(name, Counts()) + counts
+        return UserPage(
+            users={name: users[name] for name in sorted(users)},
+            next_after=max(found) if more else None,
+        )
+
+    @dynamodb_errors()
+    def month(self, owner: str, by: By, name: str, day: date) -> Counts:
+        keys = [_key(_list(owner, by), name, _month(day), shard) for shard in range(SHARDS)]
+        return sum(_counts(keys, date.min, date.max).values(), Counts())
+
+
+def _list(owner: str, by: By) -> str:
+    return f"usage#{owner}#{by.value}"
+
+
+def _month(day: date) -> str:
+    return day.isoformat()[:7]
+
+
+def _key(listed_in: str, name: str, month: str, shard: int) -> Item:
+    short = name.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+    return {"pk": {"S": f"{listed_in}#{short}#{month}#{shard}"}}
+
+
+def _parts(pk: str) -> tuple[str, str]:
+    """The name and the month."""
+    name, month, _ = pk.split("#", 3)[3].rsplit("#", 2)
+    return name, month
+
+
+def _listed(owner: str, by: By, condition: str, start: str) -> Iterator[tuple[str, str, Item]]:
+    """Name, month and key of the items whose names meet the condition, in order."""
+    listed_in = _list(owner, by)
+    request = {
+        "TableName": State.Meta.table_name,
+        "IndexName": "list-index",
+        "KeyConditionExpression": f"listed_in = :listed_in AND {condition}",
+        "ExpressionAttributeValues": {
+            ":listed_in": {"S": listed_in},
+            ":from": {"S": f"{listed_in}#{start}"},
+        },
+        "ProjectionExpression": "pk",
+        "Limit": PAGE,
+    }
+    for items in query(request):
+        for item in items:
+            yield *_parts(item["pk"]["S"]), item
+
+
+def _counts(keys: Iterable[Item], first: date, last: date) -> dict[tuple[date, str], Counts]:
+    """The counts of each day and name that are in these items."""
+    sums: dict[tuple[date, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys(FIELDS, 0))
+    now = time.time()
+    for item in get_items(State.Meta.table_name, list(keys)):
+        name, month = _parts(item["pk"]["S"])
+        if int(item.get("expires_at", {"N": "0"})["N"]) in range(1, int(now) + 1):
+            continue
+        for attribute, value in item.items():
+            field, day = FIELD_OF.get(attribute[0]), attribute[1:]
+            if field and day.isdecimal():
+                moment = date.fromisoformat(f"{month}-{day}")
+                if first <= moment <= last:
+                    sums[moment, name][field] += int(value["N"])
+    return {key: Counts(**fields) for key, fields in sums.items()}

@@ -1,0 +1,54 @@
+"""The keys on the local store."""
+
+from dataclasses import asdict, fields
+from datetime import datetime
+from typing import Any
+
+from django.db import IntegrityError
+
+from chat import models
+from chat.storage.keys import ApiKey
+from chat.storage.orm_access import database_errors, writing
+
+COLUMNS = [field.name for field in fields(ApiKey)]
+
+
+class OrmKeys:
+    """See `KeyStore`. Each write is one statement, and so atomic."""
+
+    @writing()
+    def add(self, key: ApiKey) -> bool:
+        try:
+            models.ApiKey(**_row(key)).save(force_insert=True)
+        except IntegrityError:
+            return False
+        return True
+
+    @database_errors()
+    def get(self, key_id: str) -> ApiKey | None:
+        found = models.ApiKey.objects.filter(key_id=key_id).first()
+        return None if found is None else _key(found)
+
+    @writing()
+    def replace(self, before: ApiKey, after: ApiKey) -> bool:
+        unchanged = models.ApiKey.objects.filter(
+            key_id=before.key_id, digest=before.digest, revoked_at=before.revoked_at
+        )
+        return unchanged.update(**_row(after)) == 1
+
+    @writing()
+    def touch(self, key_id: str, used_at: datetime) -> None:
+        models.ApiKey.objects.filter(key_id=key_id).update(last_used_at=used_at)
+
+    @database_errors()
+    def all(self) -> list[ApiKey]:
+        return [_key(found) for found in models.ApiKey.objects.order_by("created_at", "key_id")]
+
+
+def _row(key: ApiKey) -> dict[str, Any]:
+    return {**asdict(key), "allowed_models": list(key.allowed_models)}
+
+
+def _key(row: models.ApiKey) -> ApiKey:
+    columns = {name: getattr(row, name) for name in COLUMNS}
+    return ApiKey(**{**columns, "allowed_models": tuple(row.allowed_models)})

@@ -1,0 +1,83 @@
+"""The counts on the local store: a row for each day and name, raised by one statement."""
+
+from collections.abc import Mapping
+from datetime import UTC, date
+from typing import Any
+
+from django.db import connection
+from django.db.models import Q, QuerySet, Sum
+from django.utils import timezone
+
+from chat.models import UsageCount
+from chat.storage.base import Record
+from chat.storage.orm_access import database_errors
+from chat.storage.usage import FIELDS, By, Counts, UserPage, counted
+
+COLUMNS = ("owner", "by", "name", "date", "expires_at", *FIELDS)
+RAISED = ", ".join(f"{field} = {field} + excluded.{field}" for field in FIELDS)
+COUNT = f"""
+    INSERT INTO chat_usagecount ({", ".join(f'"{column}"' for column in COLUMNS)}) VALUES {{rows}}
+    ON CONFLICT (owner, "by", name, date)
+    DO UPDATE SET {RAISED}, expires_at = excluded.expires_at"""
+ROW = f"({', '.join(['%s'] * len(COLUMNS))})"
+SUMS = {field: Sum(field) for field in FIELDS}
+
+
+def count(record: Record) -> None:
+    """Count a record, within the transaction that settles it."""
+    counts = Counts.of(record)
+    numbers = [getattr(counts, field) for field in FIELDS]
+    day = record.created_at.astimezone(UTC).date().isoformat()
+    names = counted(record)
+    values: list[Any] = []
+    for by, name in names:
+        expiry = record.expires_at if by is By.USER else None
+        expires_at = connection.ops.adapt_datetimefield_value(expiry)
+        values += [record.owner, by, name, day, expires_at, *numbers]
+    with connection.cursor() as cursor:
+        cursor.execute(COUNT.format(rows=", ".join([ROW] * len(names))), values)
+
+
+def user_counts(owner: str, user_id: str) -> QuerySet[UsageCount]:
+    return UsageCount.objects.filter(owner=owner, by=By.USER, name=user_id)
+
+
+def expired_counts() -> QuerySet[UsageCount]:
+    return UsageCount.objects.filter(expires_at__lte=timezone.now())
+
+
+class OrmUsage:
+    """See `UsageStore`."""
+
+    @database_errors()
+    def daily(self, owner: str, by: By, first: date, last: date) -> dict[tuple[date, str], Counts]:
+        return {(row.date, row.name): _counts(vars(row)) for row in _rows(owner, by, first, last)}
+
+    @database_errors()
+    def users(
+        self, owner: str, first: date, last: date, *, limit: int, after: str = ""
+    ) -> UserPage:
+        rows = _rows(owner, By.USER, first, last).filter(name__gt=after)
+        sums = rows.values("name").annotate(**SUMS).order_by("name")[: limit + 1]
+        found = {row["name"]: _counts(row) for row in sums}
+        names = list(found)[:limit]
+        return UserPage(
+            users={name: found[name] for name in names},
+            next_after=names[-1] if len(found) > limit else None,
+        )
+
+    @database_errors()
+    def month(self, owner: str, by: By, name: str, day: date) -> Counts:
+        rows = UsageCount.objects.filter(
+            owner=owner, by=by, name=name, date__year=day.year, date__month=day.month
+        )
+        return _counts(rows.aggregate(**SUMS))
+
+
+def _rows(owner: str, by: By, first: date, last: date) -> QuerySet[UsageCount]:
+    alive = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
+    return UsageCount.objects.filter(alive, owner=owner, by=by, date__range=(first, last))
+
+
+def _counts(row: Mapping[str, Any]) -> Counts:
+    return Counts(**{field: row[field] or 0 for field in FIELDS})

@@ -1,0 +1,354 @@
+"""What every store must count, run against each."""
+
+import random
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from botocore.exceptions import ClientError, ReadTimeoutError
+
+from chat.errors import StorageUnavailable
+from chat.storage import store, usage_store
+from chat.storage.base import Record, Status
+from chat.storage.dynamodb_client import DynamoDBClient
+from chat.storage.usage import By, Counts, UserPage
+from providers.base import Usage
+from tests.cast import ALICE, ANSWERED, BOB, FAILED, NOON, PENDING, at_once, keep
+from tests.dynamodb_local import Calls, botocore_client
+from tests.running import ROOT, inherited
+
+Configure = Callable[..., None]
+DAY = NOON.date()
+KEY_ID = "0123456789abcdef"
+ONE = Counts(requests=1, prompt_tokens=9, completion_tokens=41, total_tokens=50, cost=104 * 10**6)
+MODEL = ANSWERED.model
+
+
+def again(record: Record = ANSWERED, **changes: Any) -> Record:
+    """Keep one more like it."""
+    return keep(replace(record, interaction_id=str(uuid4()), **changes))
+
+
+def daily(by: By = By.MODEL, owner: str = "default", days: int = 0) -> Any:
+    return usage_store().daily(owner, by, DAY - timedelta(days), DAY + timedelta(days))
+
+
+def users(**options: Any) -> UserPage:
+    return usage_store().users("default", DAY, DAY, **{"limit": 100, **options})
+
+
+# --- What is counted ------------------------------------------------------------------------------
+
+
+def test_nothing_was_used_at_first(each_storage: str) -> None:
+    assert daily() == daily(By.KEY) == {}
+    assert users() == UserPage(users={})
+    assert usage_store().month("default", By.KEY, KEY_ID, DAY) == Counts()
+
+
+def test_a_settled_record_is_counted_by_model_user_and_key(each_storage: str) -> None:
+    again(key_id=KEY_ID)
+    assert daily() == {(DAY, MODEL): ONE}
+    assert daily(By.KEY) == {(DAY, KEY_ID): ONE}
+    assert users() == UserPage(users={ALICE: ONE})
+    assert usage_store().month("default", By.KEY, KEY_ID, DAY) == ONE
+
+
+def test_who_had_no_managed_key_is_counted_by_none(each_storage: str) -> None:
+    again()
+    assert daily(By.KEY) == {}
+
+
+def test_a_claim_is_not_counted_until_it_is_settled(each_storage: str) -> None:
+    store().claim(PENDING)
+    assert daily() == {}
+
+
+def test_what_is_not_known_adds_nothing(each_storage: str) -> None:
+    again()
+    again(usage=Usage(prompt_tokens=1))
+    assert daily() == {(DAY, MODEL): ONE + Counts(requests=1, prompt_tokens=1)}
+
+
+def test_a_failure_is_a_request_and_an_error(each_storage: str) -> None:
+    again(FAILED)
+    assert daily() == {(DAY, FAILED.model): Counts(requests=1, errors=1)}
+
+
+def test_what_was_broken_off_is_a_request_with_what_it_took(each_storage: str) -> None:
+    again(status=Status.ABORTED)
+    assert daily() == {(DAY, MODEL): ONE}
+
+
+def test_a_settle_that_comes_too_late_is_not_counted(each_storage: str) -> None:
+    keep(ANSWERED)
+    assert store().settle(ANSWERED) is False
+    assert store().settle(replace(ANSWERED, interaction_id=str(uuid4()))) is False
+    assert daily() == {(DAY, MODEL): ONE}
+
+
+def test_a_try_that_failed_and_the_next_one_are_two_requests(each_storage: str) -> None:
+    keep(replace(FAILED, usage=Usage(total_tokens=5)))
+    later = replace(PENDING, deadline_at=NOON + timedelta(hours=1))
+    assert store().take_over(later, FAILED)
+    assert store().settle(replace(ANSWERED, deadline_at=later.deadline_at))
+    counts = sum(daily().values(), Counts())
+    assert counts == ONE + Counts(requests=1, errors=1, total_tokens=5)
+
+
+@pytest.mark.parametrize("cost", ["0.000000000001", "123456.789012345678", "1000000", "0.30"])
+def test_costs_add_up_to_the_last_digit(each_storage: str, cost: str) -> None:
+    for _ in range(3):
+        again(usage=Usage(cost_usd=Decimal(cost)))
+    assert daily()[DAY, MODEL].cost_usd == 3 * Decimal(cost)
+
+
+def test_the_day_is_that_of_the_acceptance_in_utc(each_storage: str) -> None:
+    zone = timezone(timedelta(hours=-3))
+    again(created_at=datetime(2025, 12, 31, 22, 30, tzinfo=zone))
+    again(created_at=datetime(2025, 12, 31, 20, 30, tzinfo=zone))
+    assert daily(days=1) == {(date(2026, 1, 1), MODEL): ONE, (date(2025, 12, 31), MODEL): ONE}
+
+
+def test_days_are_apart_and_the_period_is_inclusive(each_storage: str) -> None:
+    days = [date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 31), date(2026, 2, 1)]
+    for day in days:
+        again(created_at=datetime(day.year, day.month, day.day, tzinfo=UTC), key_id=KEY_ID)
+    found = usage_store().daily("default", By.MODEL, days[1], days[2])
+    assert found == {(days[1], MODEL): ONE, (days[2], MODEL): ONE}
+    assert usage_store().month("default", By.KEY, KEY_ID, days[2]) == ONE + ONE
+
+
+@pytest.mark.parametrize("model", ["vendor/model#7", "#", "#2026-01#0", "modèle 🦆 " * 25])
+def test_a_model_may_have_any_name(each_storage: str, model: str) -> None:
+    again(model=model)
+    again(model="another")
+    assert daily() == {(DAY, model[:256]): ONE, (DAY, "another"): ONE}
+
+
+def test_owners_are_apart(each_storage: str) -> None:
+    again()
+    again(owner="team:blue", key_id=KEY_ID)
+    assert daily(owner="team:blue") == {(DAY, MODEL): ONE}
+    assert daily(owner="team") == {}
+    assert users() == UserPage(users={ALICE: ONE})
+    assert usage_store().month("default", By.KEY, KEY_ID, DAY) == Counts()
+
+
+# --- Users ----------------------------------------------------------------------------------------
+
+
+def test_users_come_in_pages_in_the_order_of_their_ids(each_storage: str) -> None:
+    names = ["a", "a+b", "a.b", "ab", "a|b", "b", "A", "a-"]
+    for name in [*names, "a"]:
+        again(user_id=name)
+    found: list[tuple[str, int]] = []
+    page, pages = users(limit=3), 1
+    while True:
+        found += [(name, counts.requests) for name, counts in page.users.items()]
+        if page.next_after is None:
+            break
+        page, pages = users(limit=3, after=page.next_after), pages + 1
+    assert found == [(name, 2 if name == "a" else 1) for name in sorted(names)]
+    assert pages == 3
+
+
+def test_the_users_are_those_of_the_period(each_storage: str) -> None:
+    again()
+    again(user_id="earlier", created_at=NOON - timedelta(days=3))
+    again(user_id="later-in-the-month", created_at=NOON + timedelta(days=9))
+    assert dict(users().users) == {ALICE: ONE}
+
+
+def test_erasing_a_user_forgets_what_was_counted_of_him(each_storage: str) -> None:
+    for user in (ALICE, BOB, "alice2"):
+        again(user_id=user)
+        again(user_id=user, created_at=NOON + timedelta(days=40))
+    again(owner="team:blue")
+    assert store().erase("default", ALICE) == 2
+    assert set(users().users) == {BOB, "alice2"}
+    later = DAY + timedelta(days=40)
+    page = usage_store().users("default", later, later, limit=9)
+    assert set(page.users) == {BOB, "alice2"}
+    assert set(usage_store().users("team:blue", DAY, DAY, limit=9).users) == {ALICE}
+    assert daily()[DAY, MODEL].requests == 3
+
+
+def test_a_user_is_not_counted_longer_than_his_records_are_kept(each_storage: str) -> None:
+    past = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=5)
+    again(expires_at=past)
+    again(user_id=BOB, expires_at=past + timedelta(days=1))
+    again(user_id="for-ever")
+    assert set(users().users) == {BOB, "for-ever"}
+    assert daily()[DAY, MODEL].requests == 3
+
+
+# --- Exactly --------------------------------------------------------------------------------------
+
+
+def test_many_that_settle_at_once_are_all_counted(each_storage: str) -> None:
+    at_once(16, lambda _: [again(key_id=KEY_ID) for _ in range(5)])
+    assert daily()[DAY, MODEL] == sum([ONE] * 80, Counts())
+    assert users().users[ALICE] == sum([ONE] * 80, Counts())
+
+
+def test_the_counts_are_the_sums_over_the_records(each_storage: str) -> None:
+    chance = random.Random(7)
+    sums: dict[tuple[date, str], Counts] = defaultdict(Counts)
+    for _ in range(60):
+        record = again(
+            chance.choice([ANSWERED, FAILED]),
+            model=chance.choice(["m1", "m2"]),
+            created_at=NOON + timedelta(days=chance.randrange(40)),
+            usage=Usage(
+                prompt_tokens=chance.choice([None, chance.randrange(10**6)]),
+                total_tokens=chance.randrange(10**6),
+                cost_usd=chance.choice([None, Decimal(chance.randrange(10**15)).scaleb(-12)]),
+            ),
+        )
+        sums[record.created_at.date(), record.model] += Counts.of(record)
+    assert daily(days=40) == sums
+
+
+@pytest.mark.parametrize("storage", ["sqlite", "dynamodb"])
+def test_processes_that_settle_at_once_are_all_counted(storage: str, dynamodb_url: str) -> None:
+    command = [sys.executable, "-m", "benchmarks.counters", storage]
+    sizes = ["--processes", "4", "--interactions", "100"]
+    environment = {**inherited(), "AWS_ENDPOINT_URL_DYNAMODB": dynamodb_url}
+    ran = subprocess.run(
+        [*command, *sizes], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "100 records" in ran.stdout
+
+
+# --- Out of reach ---------------------------------------------------------------------------------
+
+CALLS: list[Callable[[], Any]] = [
+    daily,
+    users,
+    lambda: usage_store().month("default", By.KEY, KEY_ID, DAY),
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_database_out_of_reach_is_said_to_be(
+    unreachable_database: None, call: Callable[[], Any]
+) -> None:
+    with pytest.raises(StorageUnavailable):
+        call()
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_dynamodb_out_of_reach_is_said_to_be(
+    configure: Configure, dynamodb_at: Callable[[str], None], call: Callable[[], Any]
+) -> None:
+    configure(STORAGE="dynamodb")
+    dynamodb_at("http://127.0.0.1:9")
+    with pytest.raises(StorageUnavailable):
+        call()
+
+
+# --- DynamoDB's own -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_dynamodb(dynamodb: str, configure: Configure) -> None:
+    configure(STORAGE="dynamodb")
+
+
+def crowded(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """The next so many transactions meet another one."""
+    call, left = DynamoDBClient.call, [times]
+
+    def meet(self: DynamoDBClient, operation: str, arguments: Any) -> dict[str, Any]:
+        if operation == "TransactWriteItems" and left[0]:
+            left[0] -= 1
+            reasons = [{"Code": "None"}, {"Code": "TransactionConflict"}, {"Code": "None"}]
+            error = {"Code": "TransactionCanceledException", "Message": ""}
+            raise ClientError({"Error": error, "CancellationReasons": reasons}, operation)  # type: ignore[typeddict-unknown-key]
+        return call(self, operation, arguments)
+
+    monkeypatch.setattr(DynamoDBClient, "call", meet)
+
+
+def test_a_record_is_settled_and_counted_in_one_call(on_dynamodb: None, calls: Calls) -> None:
+    again(key_id=KEY_ID)
+    assert [operation for operation, _ in calls] == ["PutItem", "TransactWriteItems"]
+    assert len(calls[1][1]["TransactItems"]) == 4
+
+
+def test_who_meets_another_counts_elsewhere(
+    on_dynamodb: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again()
+    crowded(monkeypatch, 3)
+    again()
+    assert daily() == {(DAY, MODEL): ONE + ONE}
+    assert users().users == {ALICE: ONE + ONE}
+    assert store().erase("default", ALICE) == 2
+    assert users().users == {}
+
+
+def test_a_crowd_that_does_not_end_is_an_outage_and_nothing_is_counted(
+    on_dynamodb: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store().claim(PENDING)
+    crowded(monkeypatch, 5)
+    with pytest.raises(StorageUnavailable):
+        store().settle(ANSWERED)
+    assert daily() == {}
+    assert store().settle(ANSWERED) is True
+    assert daily() == {(DAY, MODEL): ONE}
+
+
+def test_a_lost_answer_is_not_counted_twice(
+    on_dynamodb: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store().claim(PENDING)
+    exchange, lost = DynamoDBClient._exchange, []
+
+    def lose_the_first(self: DynamoDBClient, content: bytes, headers: Any) -> tuple[int, bytes]:
+        answer = exchange(self, content, headers)
+        if not lost:
+            lost.append(answer)
+            raise ReadTimeoutError(endpoint_url=self.endpoint)
+        return answer
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DynamoDBClient, "_exchange", lose_the_first)
+        assert store().settle(ANSWERED) is True
+    assert lost
+    assert daily() == {(DAY, MODEL): ONE}
+
+
+def test_what_a_read_takes_does_not_depend_on_the_number_of_records(
+    on_dynamodb: None, calls: Calls
+) -> None:
+    for _ in range(2):
+        again()
+    calls.clear()
+    daily()
+    few = [operation for operation, _ in calls]
+    for _ in range(50):
+        again()
+    calls.clear()
+    daily()
+    assert [operation for operation, _ in calls] == few == ["Query", "BatchGetItem"]
+
+
+def test_the_item_of_a_month_is_small(on_dynamodb: None) -> None:
+    from chat.storage.dynamodb_tables import State
+
+    for day in range(31):
+        again(created_at=NOON + timedelta(days=day))
+    items = botocore_client().scan(TableName=State.Meta.table_name)["Items"]
+    assert len(items) == 2
+    assert max(len(str(item)) for item in items) < 5000
