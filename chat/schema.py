@@ -26,7 +26,12 @@ from chat import errors, serializers, views
 from chat.errors import Problem
 from chat.openai_compat import errors as openai_errors
 from chat.openai_compat import views as openai
-from chat.openai_compat.serializers import ROLES, CompletionSerializer, Messages
+from chat.openai_compat.serializers import (
+    ROLES,
+    CompletionSerializer,
+    Messages,
+    ToolChoice,
+)
 from chat.serializers import (
     AnswerSerializer,
     ChatSerializer,
@@ -479,6 +484,7 @@ completions = extend_schema(
                 errors.ProviderRejected,
                 errors.ContentFiltered,
                 *KEY_ERRORS,
+                errors.BudgetExceeded,
                 errors.IdempotencyInFlight,
                 errors.PayloadTooLarge,
                 errors.IdempotencyMismatch,
@@ -655,6 +661,7 @@ extend_schema_field(
         },
     }
 )(Messages)
+extend_schema_field({"oneOf": [{"type": "string"}, {"type": "object"}]})(ToolChoice)
 extend_schema_field(ChoiceField(choices=[status.value for status in Status]))(
     RecordSerializer.get_status
 )

@@ -185,6 +185,32 @@ def stream(
     yield _answered(turn, completion)
 
 
+def routes(caller: Caller, model: str | None) -> list[Route]:
+    """Who is asked for a model; a key that is for some models has the first of them as default."""
+    allowed = _allowed(caller)
+    try:
+        named = None if model == DEFAULT_MODEL else model
+        found = router().routes(named or next(iter(allowed), None))
+    except UnknownModel:
+        found = []
+    if allowed:
+        found = [route for route in found if not route.names.isdisjoint(allowed)]
+    if not found:
+        error = {"field": "model", "code": "unknown", "detail": "This model may not be asked."}
+        raise ValidationFailed(errors=[error])
+    return found
+
+
+def known_models(caller: Caller) -> list[Route]:
+    """The models that the caller may name, as far as they are known."""
+    allowed = _allowed(caller)
+    return [route for route in router().known if not allowed or not route.names.isdisjoint(allowed)]
+
+
+def _allowed(caller: Caller) -> Sequence[str]:
+    return caller.key.allowed_models if caller.key else ()
+
+
 def get_interaction(*, caller: Caller, interaction_id: str) -> Record:
     """One record of the caller's owner. Raises NotFound, StorageUnavailable."""
     try:
@@ -256,10 +282,10 @@ def _begin(
 ) -> Turn:
     """Claim the request. `earlier` is the answer that it was given before, if it was."""
     started = time.monotonic()
-    routes = _routes(caller, question.model)
+    asked = routes(caller, question.model)
     usage.enforce_budget(caller)
     parent, history = _history(caller, question)
-    record = _pending(caller, question, routes[0], deadline, idempotency_key)
+    record = _pending(caller, question, asked[0], deadline, idempotency_key)
     if parent:
         record = replace(
             record,
@@ -272,29 +298,13 @@ def _begin(
     turn = Turn(
         record=record,
         request=request,
-        routes=_capable(routes, request),
+        routes=_capable(asked, request),
         deadline=deadline,
         started=started,
     )
     telemetry.annotate(interaction_id=record.interaction_id)
     turn.earlier = _claim(record)
     return turn
-
-
-def _routes(caller: Caller, model: str | None) -> list[Route]:
-    """Who is asked for a model; a key that is for some models has the first of them as default."""
-    allowed = caller.key.allowed_models if caller.key else ()
-    try:
-        named = None if model == DEFAULT_MODEL else model
-        routes = router().routes(named or next(iter(allowed), None))
-    except UnknownModel:
-        routes = []
-    if allowed:
-        routes = [route for route in routes if not route.names.isdisjoint(allowed)]
-    if not routes:
-        error = {"field": "model", "code": "unknown", "detail": "This model may not be asked."}
-        raise ValidationFailed(errors=[error])
-    return routes
 
 
 def _capable(routes: list[Route], request: ChatRequest) -> list[Route]:

@@ -20,6 +20,7 @@ TERMS: dict[str, tuple[str, str | None, int | None]] = {
     "method_not_allowed": (INVALID, "method_not_supported", None),
     "payload_too_large": (INVALID, "request_too_large", None),
     "content_filtered": (INVALID, "content_filter", 400),
+    "budget_exceeded": ("insufficient_quota", "insufficient_quota", None),
     "rate_limited": ("requests", "rate_limit_exceeded", None),
     "provider_error": (SERVER, "upstream_error", None),
     "provider_unavailable": (SERVER, "server_is_overloaded", None),

@@ -9,13 +9,11 @@ from rest_framework.response import Response
 
 from chat import service
 from chat.api_view import ApiView
-from chat.errors import ValidationFailed
 from chat.openai_compat import shapes
 from chat.openai_compat.errors import exception_handler
 from chat.openai_compat.serializers import CompletionSerializer
 from chat.renderers import NoNegotiation
 from chat.views import AskingView
-from providers.router import UnknownModel
 
 COMPLETION_REQUEST = CompletionSerializer()
 
@@ -40,7 +38,7 @@ class CompletionsView(OpenAIView, AskingView):
 class ModelsView(OpenAIView):
     def get(self, request: Request) -> Response:
         models = {}
-        for route in service.router().known:
+        for route in service.known_models(self.caller):
             id_ = f"{route.provider.name}:{route.model}" if route.model in models else route.model
             models[id_] = shapes.model(id_, route.provider.name)
         return Response({"object": "list", "data": list(models.values())})
@@ -48,10 +46,5 @@ class ModelsView(OpenAIView):
 
 class ModelView(OpenAIView):
     def get(self, request: Request, model_id: str) -> Response:
-        named = None if model_id == service.DEFAULT_MODEL else model_id
-        try:
-            route = service.router().routes(named)[0]
-        except UnknownModel as exc:
-            error = {"field": "model", "code": "unknown", "detail": "There is no such model."}
-            raise ValidationFailed(errors=[error]) from exc
+        route = service.routes(self.caller, model_id)[0]
         return Response(shapes.model(model_id, route.provider.name))
