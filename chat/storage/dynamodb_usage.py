@@ -155,10 +155,9 @@ def _listed(owner: str, by: By, condition: str, start: str) -> Iterator[tuple[st
 def _counts(keys: Iterable[Item], first: date, last: date) -> dict[tuple[date, str], Counts]:
     """The counts of each day and name that are in these items."""
     sums: dict[tuple[date, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys(FIELDS, 0))
-    now = time.time()
     for item in get_items(State.Meta.table_name, list(keys)):
         name, month = _parts(item["pk"]["S"])
-        if int(item.get("expires_at", {"N": "0"})["N"]) in range(1, int(now) + 1):
+        if "expires_at" in item and int(item["expires_at"]["N"]) <= time.time():
             continue
         for attribute, value in item.items():
             field, day = FIELD_OF.get(attribute[0]), attribute[1:]

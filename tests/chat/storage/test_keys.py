@@ -55,10 +55,11 @@ def test_there_is_no_key_of_an_unknown_id(each_storage: str) -> None:
     assert key_store().get("f" * 16) is None
 
 
-def test_a_key_is_replaced_by_itself(each_storage: str) -> None:
-    key_store().add(LEAST)
-    after = replace(LEAST, revoked_at=NOON, previous_digest="a" * 64)
-    assert key_store().replace(LEAST, after) is True
+@pytest.mark.parametrize("before", [LEAST, FULL], ids=["least", "full"])
+def test_a_key_is_replaced_by_itself(each_storage: str, before: ApiKey) -> None:
+    key_store().add(before)
+    after = replace(before, revoked_at=NOON, previous_digest="a" * 64)
+    assert key_store().replace(before, after) is True
     assert key_store().get(ID) == after
 
 
