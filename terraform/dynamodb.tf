@@ -55,10 +55,10 @@ resource "aws_dynamodb_table" "interactions" {
   }
 }
 
-# Counters and cached answers: what is lost with it is made anew.
+# API keys, counts of usage, rate counters and cached answers.
 resource "aws_dynamodb_table" "state" {
   #checkov:skip=CKV_AWS_119:Encrypted with DynamoDB's own key; a customer's would cost for each call.
-  #checkov:skip=CKV_AWS_28:What is in it lives for minutes.
+  #checkov:skip=CKV_AWS_28:Point-in-time recovery is a variable, on in prod.
   name                        = "${local.name}-state"
   billing_mode                = "PAY_PER_REQUEST"
   deletion_protection_enabled = var.deletion_protection
@@ -69,8 +69,25 @@ resource "aws_dynamodb_table" "state" {
     type = "S"
   }
 
+  attribute {
+    name = "listed_in"
+    type = "S"
+  }
+
+  global_secondary_index {
+    name            = "list-index"
+    hash_key        = "listed_in"
+    range_key       = "pk"
+    projection_type = "KEYS_ONLY"
+  }
+
   ttl {
     attribute_name = "expires_at"
     enabled        = true
+  }
+
+  point_in_time_recovery {
+    enabled                 = var.point_in_time_recovery_days > 0
+    recovery_period_in_days = var.point_in_time_recovery_days > 0 ? var.point_in_time_recovery_days : null
   }
 }

@@ -15,15 +15,21 @@ data "aws_iam_policy_document" "function" {
   }
 
   statement {
-    sid       = "RecordsOfAUser"
-    resources = ["${aws_dynamodb_table.interactions.arn}/index/user-index"]
-    actions   = ["dynamodb:Query"]
+    sid = "Lists"
+    resources = [
+      "${aws_dynamodb_table.interactions.arn}/index/user-index",
+      "${aws_dynamodb_table.interactions.arn}/index/conversation-index",
+      "${aws_dynamodb_table.state.arn}/index/list-index",
+    ]
+    actions = ["dynamodb:Query"]
   }
 
   statement {
     sid       = "State"
     resources = [aws_dynamodb_table.state.arn]
     actions = [
+      "dynamodb:BatchGetItem",
+      "dynamodb:BatchWriteItem",
       "dynamodb:GetItem",
       "dynamodb:PutItem",
       "dynamodb:UpdateItem",

@@ -10,6 +10,7 @@ locals {
     "API_KEY",
     "API_KEYS",
     "SECRET_KEY",
+    "SECRET_KEY_FALLBACKS",
   ]
 
   parameters = { for name in var.secrets : name => "/${local.name}/${name}" }

@@ -29,6 +29,7 @@ def v2(
     *,
     path: str = "/v1/chat",
     method: str = "POST",
+    query: str = "",
     body: Any = "",
     headers: dict[str, str] | None = None,
     stage: str = "$default",
@@ -40,7 +41,7 @@ def v2(
         "version": "2.0",
         "routeKey": "$default",
         "rawPath": path,
-        "rawQueryString": "",
+        "rawQueryString": query,
         "headers": HEADERS | (headers or {}),
         "cookies": ["a=1", "b=2"],
         "requestContext": {

@@ -23,8 +23,8 @@ VALUES = {"SECRET_KEY": "tests", "API_KEYS": "key-1,key-2", "OPENAI_API_KEY": "s
 KEY = {"x-api-key": "key-1"}
 QUESTION = {"userId": "user123", "prompt": "Olá!"}
 
-# Answers events as Lambda has them answered. What no event does yet, a store is told to do: an
-# answer in parts is taken over, a user's records are listed and erased.
+# Answers events as Lambda has them answered. What no event does, a store is told to do: an answer in
+# parts is taken over.
 RUN = """
 import json, os, sys
 from dataclasses import replace
@@ -41,8 +41,6 @@ if len(sys.argv) > 1:
     failed = replace(claim, status=Status.ERROR, response=os.urandom(450_000).hex(), error=failure)
     assert store().settle(failed)
     assert store().take_over(claim, failed)
-    assert store().page(record.owner, record.user_id, limit=10).records
-    assert store().erase(record.owner, record.user_id)
 print(json.dumps(answers))
 """
 
@@ -181,6 +179,7 @@ def test_the_policy_allows_what_the_function_does_and_nothing_else(
     )
     assert (found, record["response"], ready) == (200, answer["response"], 200)
     assert (code, output.count("found")) == (0, 2), output
+    people(deployed, guard, vendor, record["conversation_id"])
     assert guard.refused == set()
     granted = {
         (action, resource)
@@ -189,6 +188,23 @@ def test_the_policy_allows_what_the_function_does_and_nothing_else(
         for resource in statement["resources"]
     }
     assert guard.used == granted
+
+
+def people(deployed: Evaluated, guard: Guard, vendor: StandIn, conversation: str) -> None:
+    """What people do: look back, see what was used, erase, and make keys."""
+    interactions = f"/v1/users/{QUESTION['userId']}/interactions"
+    read = [f"/v1/conversations/{conversation}", interactions, "/v1/usage"]
+    answers = run(
+        deployed,
+        guard,
+        vendor,
+        *(v2(method="GET", path=path, headers=KEY) for path in read),
+        v2(method="GET", path="/v1/usage", query="group_by=user", headers=KEY),
+        v2(method="DELETE", path=interactions, headers=KEY),
+        {"manage": ["create_api_key", "laptop", "--owner", "team"]},
+        {"manage": ["list_api_keys"]},
+    )
+    assert [answer[0] for answer in answers] == [200] * 5 + [0] * 2, answers
 
 
 def test_a_long_answer_is_recorded(deployed: Evaluated, guard: Guard, vendor: StandIn):
