@@ -23,8 +23,8 @@ VALUES = {"SECRET_KEY": "tests", "API_KEYS": "key-1,key-2", "OPENAI_API_KEY": "s
 KEY = {"x-api-key": "key-1"}
 QUESTION = {"userId": "user123", "prompt": "Olá!"}
 
-# Answers events as Lambda has them answered. What no event does, a store is told to do: an answer in
-# parts is taken over.
+# Answers events as Lambda has them answered. What no event does, a store is told to do: an answer
+# in parts is taken over.
 RUN = """
 import json, os, sys
 from dataclasses import replace
