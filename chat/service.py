@@ -104,9 +104,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of the text of an answer, and the claim that it belongs to."""
+    """A piece of the text of an answer, its claim, and the model that gives it."""
 
     record: Record
+    model: str
     text: str
 
 
@@ -181,7 +182,7 @@ def stream(
                     completion = event
                 else:
                     turn.text.append(event)
-                    yield Delta(turn.record, event)
+                    yield Delta(turn.record, turn.attempts[-1].model, event)
     yield _answered(turn, completion)
 
 

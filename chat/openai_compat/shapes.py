@@ -39,14 +39,17 @@ class Chunks:
         self._model = ""
 
     def delta(self, delta: Delta) -> bytes:
-        return self._begin(delta.record) + self._chunk(delta.record, {"content": delta.text})
+        return self._begin(delta.record, delta.model) + self._chunk(
+            delta.record, {"content": delta.text}
+        )
 
     def done(self, answer: Answer) -> bytes:
         record = answer.record
         written = b""
         if not self._model:
             text = {"content": record.response} if record.response else None
-            written = self._begin(record) + (self._chunk(record, text) if text else b"")
+            written = self._begin(record, record.model)
+            written += self._chunk(record, text) if text else b""
         for index, call in enumerate(record.tool_calls):
             written += self._chunk(record, {"tool_calls": [{"index": index, **call}]})
         written += self._chunk(record, {}, record.finish_reason)
@@ -58,11 +61,11 @@ class Chunks:
     def error(self, problem: Problem, request_id: str) -> bytes:
         return _data({**rendered(problem)[1], "request_id": request_id})
 
-    def _begin(self, record: Record) -> bytes:
+    def _begin(self, record: Record, model: str) -> bytes:
         """The first chunk tells the role. All of them have the model of the first."""
         if self._model:
             return b""
-        self._model = record.model
+        self._model = model
         return self._chunk(record, {"role": "assistant", "content": "", "refusal": None})
 
     def _chunk(self, record: Record, delta: dict[str, Any], finish: str | None = None) -> bytes:

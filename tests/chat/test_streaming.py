@@ -325,6 +325,19 @@ def test_the_deadline_in_mid_stream_is_an_event(api: Api, vendor: StandIn, setti
 
 
 @pytest.mark.usefixtures("both")
+def test_openai_s_chunks_name_the_model_that_gives_them(
+    api: Api, vendor: StandIn, fallback: StandIn
+):
+    vendor.stream([": waiting\n\n", 'data: {"choices": []}\n\n'])
+    fallback.stream(HELLO)
+    body = {"model": "default", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    response = api.post("/v1/chat/completions", body)
+    written = b"".join(response.streaming_content).decode()
+    assert '"model":"model-2"' in written
+    assert '"model":"model-1"' not in written
+
+
+@pytest.mark.usefixtures("both")
 def test_another_vendor_is_asked_before_the_first_piece(
     api: Api, vendor: StandIn, fallback: StandIn
 ):
