@@ -19,7 +19,7 @@ from django.conf import settings
 from django.utils.crypto import salted_hmac
 
 import providers
-from chat import answer_cache, telemetry, usage
+from chat import answer_cache, metrics, telemetry, usage
 from chat.authentication import Caller
 from chat.errors import (
     ConversationConflict,
@@ -520,6 +520,7 @@ def _settle(turn: Turn, outcome: Record) -> Answer:
         model=record.model,
         prompt_tokens=record.usage.prompt_tokens,
         completion_tokens=record.usage.completion_tokens,
+        **metrics.of_outcome(record.usage, record.attempts, turn.routes[0].provider.name),
     )
 
     def give_up(state: tenacity.RetryCallState) -> bool:

@@ -1,4 +1,4 @@
-"""The request id and the log: a line per request, never with a prompt, an answer or a key."""
+"""The ids of a request and the log: a line per request, without a prompt, an answer or a key."""
 
 import functools
 import logging
@@ -13,9 +13,14 @@ import uuid_utils
 from django.http import HttpRequest, HttpResponse
 from pythonjsonlogger.orjson import OrjsonFormatter
 
+from chat import metrics
+
 logger = logging.getLogger("chat.request")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html#xray-concepts-tracingheader
+TRACE_ROOT = re.compile(r"(?:^|;) ?Root=(1-[0-9a-f]{8}-[0-9a-f]{24}) ?(?:;|$)")
+MAX_TRACE_CHARACTERS = 512
 
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 _fields: ContextVar[dict[str, Any] | None] = ContextVar("fields", default=None)
@@ -79,13 +84,15 @@ class RequestMiddleware:
             "method": request.method,
             "route": f"/{match.route}" if match else None,
             "status": response.status_code,
+            **_trace(request.headers.get("X-Amzn-Trace-Id", "")),
         }
         fields = _fields.get() or {}
 
         @functools.cache  # a body may be closed twice
         def log() -> None:
             elapsed = round((time.perf_counter() - started) * 1000, 1)
-            logger.info("request", extra={**line, "latency_ms": elapsed, **fields})
+            whole = {**line, "latency_ms": elapsed, **fields}
+            logger.info("request", extra={**whole, **metrics.embed(whole)})
 
         if response.streaming:
             # Django closes a body by these when it has been sent, or cannot be: then all is known.
@@ -93,6 +100,12 @@ class RequestMiddleware:
         else:
             log()
         return response
+
+
+def _trace(header: str) -> dict[str, str]:
+    """The id under which AWS traces the request."""
+    root = TRACE_ROOT.search(header[:MAX_TRACE_CHARACTERS])
+    return {"trace_id": root[1]} if root else {}
 
 
 class JsonFormatter(OrjsonFormatter):
@@ -109,6 +122,8 @@ class JsonFormatter(OrjsonFormatter):
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
         if request_id():
             log_data.setdefault("request_id", request_id())
+        if "emf" in log_data:  # logging's extras cannot begin with an underscore here
+            log_data["_aws"] = log_data.pop("emf")
         return log_data
 
 

@@ -22,6 +22,7 @@ from apig_wsgi import make_lambda_handler
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings")
 
+from chatproject.settings import lambda_trace
 from chatproject.wsgi import application
 
 Event = dict[str, Any]
@@ -104,6 +105,7 @@ def _wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterab
         environ["REMOTE_ADDR"] = address
     if not environ.get("HTTP_HOST"):
         environ["HTTP_HOST"] = context.get("domainName") or "localhost"
+    environ.setdefault("HTTP_X_AMZN_TRACE_ID", lambda_trace())
     return application(environ, start_response)
 
 

@@ -72,6 +72,11 @@ def flag(name: str, default: bool) -> bool:
     raise ImproperlyConfigured(f"{name} must be true or false, not {value!r}.")
 
 
+def lambda_trace() -> str:
+    """What AWS says of the trace of the running invocation: new with each."""
+    return text("_X_AMZN_TRACE_ID")
+
+
 # botocore reads its other variables itself, but of these two only the second.
 AWS_REGION = text("AWS_REGION") or text("AWS_DEFAULT_REGION")
 
@@ -141,7 +146,8 @@ if build := text("BUILD"):
     VERSION += f"+{build}"
 
 # AWS Lambda says so itself.
-ON_LAMBDA = bool(text("AWS_LAMBDA_FUNCTION_NAME"))
+FUNCTION_NAME = text("AWS_LAMBDA_FUNCTION_NAME")
+ON_LAMBDA = bool(FUNCTION_NAME)
 
 API_HOST = text("API_HOST", "127.0.0.1")
 API_PORT = integer("API_PORT", 8000, low=1, high=65535)
@@ -425,6 +431,9 @@ SILENCED_SYSTEM_CHECKS = [
 
 LOG_LEVEL = choice("LOG_LEVEL", "INFO", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
 LOG_FORMAT = choice("LOG_FORMAT", "json", ["json", "simple"])
+# Metrics are members of the JSON lines, which CloudWatch alone makes use of.
+METRICS = flag("METRICS", ON_LAMBDA)
+SERVICE = FUNCTION_NAME or "serverless-chat-api"
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

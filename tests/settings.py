@@ -19,8 +19,9 @@ OURS = (
         "DYNAMODB_",
         "ENABLE_",
     ),
-    *("GEMINI_", "LLM_", "LOG_", "MAX_", "MOCK_", "OPENAI_", "OPENROUTER_", "PROMPT_", "RATE_"),
-    *("REQUEST_", "REQUIRE_", "RETENTION_", "SECRET_", "STATE_", "STORAGE", "TABLE_", "WEB_"),
+    *("GEMINI_", "LLM_", "LOG_", "MAX_", "METRICS", "MOCK_", "OPENAI_", "OPENROUTER_"),
+    *("PROMPT_", "RATE_", "REQUEST_", "REQUIRE_", "RETENTION_", "SECRET_", "STATE_", "STORAGE"),
+    *("TABLE_", "WEB_"),
 )
 for name in list(os.environ):
     if name.startswith(OURS):

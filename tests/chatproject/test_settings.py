@@ -76,6 +76,7 @@ def test_nothing_needs_to_be_set(load: Load) -> None:
         "DATABASE_PATH": ROOT / "chat_history.db",
         "LOG_LEVEL": "INFO",
         "LOG_FORMAT": "json",
+        "METRICS": False,
     }
     assert {name: settings[name] for name in expected} == expected
     assert not settings.get("DEBUG", False)
@@ -115,6 +116,7 @@ BAD = [
     ("STORAGE", "postgres"),
     ("LOG_LEVEL", "VERBOSE"),
     ("LOG_FORMAT", "xml"),
+    ("METRICS", "emf"),
 ]
 
 
@@ -226,7 +228,7 @@ def test_a_value_is_taken_as_it_is_meant(load: Load, name: str, value: str, mean
         *("PROMPT_MAX_LENGTH", "REQUIRE_API_KEY", "RATE_LIMIT_PER_MINUTE", "STORAGE"),
         *("OPENROUTER_API_KEY", "OPENROUTER_BASE_URL", "OPENROUTER_MODEL", "GEMINI_API_KEY"),
         *("GEMINI_BASE_URL", "GEMINI_MODEL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL"),
-        *("MOCK_DIRECTIVES", "LLM_PROVIDER", "DATABASE_PATH", "LOG_LEVEL", "LOG_FORMAT"),
+        *("MOCK_DIRECTIVES", "LLM_PROVIDER", "DATABASE_PATH", "LOG_LEVEL", "LOG_FORMAT", "METRICS"),
     ],
 )
 @pytest.mark.parametrize("empty", ["", "  "])
