@@ -319,6 +319,21 @@ def test_the_alarms_and_the_dashboard_use_the_metrics_that_there_are():
     assert watched() == ours
 
 
+def test_the_lines_that_are_documented_are_what_they_are_said_to_be():
+    text = (ROOT / "docs/operations.md").read_text()
+    lines = [json.loads(line) for line in re.findall(r"```json\n(.+)\n```", text)]
+    *metered, read = lines
+    named = [{name for each in extracted(line).values() for name in each} for line in metered]
+    answered, fallback, failed, refused = named
+    assert "ProviderErrors" not in answered
+    assert {"Fallbacks", "ProviderErrors"} <= fallback
+    assert {"Errors", "ProviderErrors"} <= failed
+    assert refused == {"Requests", "Errors"}
+    assert "_aws" not in read
+    documented = re.findall(r"(?m)^\| ((?:`[A-Za-z]+`(?:, )?)+) \| (?:ms|US dollars)? ?\|", text)
+    assert re.findall(r"\w+", " ".join(documented)) == list(METRICS)
+
+
 # --- On Lambda ------------------------------------------------------------------------------------
 
 RUN = """
