@@ -363,7 +363,7 @@ def test_all_slow_ends_at_the_deadline_with_nothing_left_running(
     started = time.monotonic()
     response = ask(client)
     assert response.status_code == 504
-    assert 0.5 <= time.monotonic() - started < 0.7
+    assert 0.5 <= time.monotonic() - started < 1.5
     assert (len(vendor.requests), len(fallback.requests)) == (1, 0)
 
 

@@ -119,7 +119,7 @@ def test_the_client_is_not_kept_waiting_past_the_deadline_for_the_ledger(client,
     with failing("UPDATE"):
         response = ask(client)
     assert response.json()["recorded"] is False
-    assert time.monotonic() - started < 0.6
+    assert time.monotonic() - started < 1.5
 
 
 def test_an_error_that_cannot_be_settled_is_logged_too(client, log):
