@@ -44,6 +44,7 @@ def count(request: Request, caller: Caller, user_id: str) -> Allowance | None:
     return Allowance(
         limit=limit,
         remaining=max(0, limit - usage["count"]),
-        reset=max(0, usage["time_left"]),
+        # The second in which a window of django-ratelimit ends is still a part of it.
+        reset=max(0, usage["time_left"]) + 1,
         exceeded=usage["should_limit"],
     )
