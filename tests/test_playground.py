@@ -420,7 +420,8 @@ def test_who_has_scrolled_up_stays_there_and_who_has_not_follows(
     assert playground.page.evaluate(left) < 40
     playground.page.mouse.move(400, 300)
     playground.page.mouse.wheel(0, -500)
-    playground.page.wait_for_function(f"{left} > 300")
+    while playground.page.evaluate(left) < 300:
+        playground.page.wait_for_timeout(20)
     place = playground.page.evaluate("scrollY")
     playground.wait()
     assert playground.page.evaluate("scrollY") == place
