@@ -1,5 +1,6 @@
 """Serve the API with gunicorn, the local database up to date."""
 
+import gc
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,8 @@ class Server(BaseApplication):  # type: ignore[misc]
 
         router()
         store()
+        gc.collect()
+        gc.freeze()  # what is imported stays, and need not be looked through again and again
         return application
 
 
