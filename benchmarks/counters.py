@@ -8,16 +8,27 @@ AWS_ENDPOINT_URL_DYNAMODB says. Ends with 1 if a count is not the sum over the r
 
 import argparse
 import os
+import random
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
+
+# Our modules are imported when the variables of the environment are set.
+if TYPE_CHECKING:
+    from chat.storage.base import Record
 
 ROOT = Path(__file__).parent.parent
 OWNERS, USERS, MODELS, DAYS = 2, 20, 3, 40
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def main() -> int:
@@ -84,56 +95,66 @@ def _run(options: argparse.Namespace) -> int:
 
 def _settle_some(worker: int, count: int) -> None:
     """Claim and settle `count` interactions, the same each time for the same worker."""
-    import random
-    from dataclasses import replace
-    from datetime import UTC, datetime, timedelta
-    from decimal import Decimal
-
     import django
 
     django.setup()
-    from chat.errors import StorageUnavailable
     from chat.storage import store
-    from chat.storage.base import Record, Status
-    from providers.base import Usage
 
     chance = random.Random(worker)
-    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-    def persistently(write, record):  # as the service does
-        for _ in range(10):
-            try:
-                return write(record)
-            except StorageUnavailable:
-                time.sleep(chance.uniform(0.1, 1))
-        raise SystemExit("the storage is too slow")
-
     for _ in range(count):
-        interaction_id = str(uuid4())
-        claim = Record(
-            interaction_id=interaction_id,
-            conversation_id=interaction_id,
-            owner=f"owner-{chance.randrange(OWNERS)}",
-            user_id=f"user-{chance.randrange(USERS)}",
-            prompt="Olá!",
-            created_at=noon + timedelta(days=chance.randrange(DAYS)),
-            deadline_at=noon + timedelta(days=DAYS),
-            model=f"model-{chance.randrange(MODELS)}",
-            provider="mock",
-            key_id=f"{chance.randrange(2):016x}",
-        )
-        outcome = replace(
-            claim,
-            status=chance.choice([Status.OK, Status.OK, Status.ERROR, Status.ABORTED]),
-            usage=Usage(
-                prompt_tokens=chance.choice([None, chance.randrange(1000)]),
-                completion_tokens=chance.randrange(1000),
-                total_tokens=chance.randrange(1000),
-                cost_usd=chance.choice([None, Decimal(chance.randrange(10**12)).scaleb(-12)]),
-            ),
-        )
-        persistently(store().claim, claim)
-        persistently(store().settle, outcome)
+        claim = _claim(chance)
+        _persistently(store().claim, claim, chance)
+        _persistently(store().settle, _outcome(claim, chance), chance)
+
+
+def _claim(chance: random.Random) -> "Record":
+    from chat.storage.base import Record
+
+    interaction_id = str(uuid4())
+    return Record(
+        interaction_id=interaction_id,
+        conversation_id=interaction_id,
+        owner=f"owner-{chance.randrange(OWNERS)}",
+        user_id=f"user-{chance.randrange(USERS)}",
+        prompt="Olá!",
+        created_at=NOON + timedelta(days=chance.randrange(DAYS)),
+        deadline_at=NOON + timedelta(days=DAYS),
+        model=f"model-{chance.randrange(MODELS)}",
+        provider="mock",
+        key_id=f"{chance.randrange(2):016x}",
+    )
+
+
+def _outcome(claim: "Record", chance: random.Random) -> "Record":
+    from chat.storage.base import Status
+    from providers.base import Usage
+
+    return replace(
+        claim,
+        status=chance.choice([Status.OK, Status.OK, Status.ERROR, Status.ABORTED]),
+        usage=Usage(
+            prompt_tokens=chance.choice([None, chance.randrange(1000)]),
+            completion_tokens=chance.randrange(1000),
+            total_tokens=chance.randrange(1000),
+            cost_usd=chance.choice([None, Decimal(chance.randrange(10**12)).scaleb(-12)]),
+        ),
+    )
+
+
+def _persistently(
+    write: Callable[["Record"], Any], record: "Record", chance: random.Random
+) -> None:
+    """Write as the service does, again after an outage."""
+    from chat.errors import StorageUnavailable
+
+    for _ in range(10):
+        try:
+            write(record)
+        except StorageUnavailable:
+            time.sleep(chance.uniform(0.1, 1))
+        else:
+            return
+    raise SystemExit("the storage is too slow")
 
 
 def _compare(expected: int) -> int:
