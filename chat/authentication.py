@@ -1,5 +1,6 @@
 """API keys -> Caller."""
 
+import functools
 import hashlib
 import hmac
 from dataclasses import dataclass
@@ -63,9 +64,15 @@ def _caller(presented: str) -> Caller:
     matches = [
         candidate
         for key in settings.API_KEYS
-        if hmac.compare_digest(digest, candidate := hashlib.sha256(key.encode()).digest())
+        if hmac.compare_digest(digest, candidate := _digest(key))
     ]
     if matches:
         return Caller(owner="default", key_id=matches[0].hex()[:16])
     key = keys.verify(presented)
     return Caller(owner=key.owner, key_id=key.key_id, key=key)
+
+
+@functools.cache
+def _digest(key: str) -> bytes:
+    """The digest of a configured key, made once."""
+    return hashlib.sha256(key.encode()).digest()

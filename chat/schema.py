@@ -187,6 +187,11 @@ def _example(status: int, code: str, title: str, detail: str) -> OpenApiExample:
     return OpenApiExample(code, value, status_codes=[status])
 
 
+def _answer(name: str, value: Any) -> OpenApiExample:
+    """An example of a success."""
+    return OpenApiExample(name, value, response_only=True, status_codes=[200])
+
+
 def _header_out(name: str, kind: type, description: str, *statuses: int) -> OpenApiParameter:
     return OpenApiParameter(
         name,
@@ -197,6 +202,11 @@ def _header_out(name: str, kind: type, description: str, *statuses: int) -> Open
     )
 
 
+LIST_ERRORS = _problems(
+    (errors.ValidationFailed, *KEY_ERRORS, errors.InternalError, errors.StorageUnavailable),
+    405,
+    406,
+)
 REQUEST_ID = [
     OpenApiParameter(
         "X-Request-ID",
@@ -251,12 +261,12 @@ chat = extend_schema(
         200: OpenApiResponse(
             AnswerSerializer,
             description="The answer.",
-            examples=[OpenApiExample("answer", ANSWER, response_only=True, status_codes=[200])],
+            examples=[_answer("answer", ANSWER)],
         ),
         (200, "text/event-stream"): OpenApiResponse(
             str,
             description="The answer.",
-            examples=[OpenApiExample("events", EVENTS, response_only=True, status_codes=[200])],
+            examples=[_answer("events", EVENTS)],
         ),
         **_problems(
             (
@@ -299,7 +309,7 @@ interaction = extend_schema(
         200: OpenApiResponse(
             RecordSerializer,
             description="The record.",
-            examples=[OpenApiExample("record", RECORD, response_only=True, status_codes=[200])],
+            examples=[_answer("record", RECORD)],
         ),
         **_problems(
             (
@@ -328,25 +338,9 @@ listed = extend_schema(
         200: OpenApiResponse(
             PageSerializer,
             description="The page.",
-            examples=[
-                OpenApiExample(
-                    "page",
-                    {"items": [RECORD], "next_cursor": None},
-                    response_only=True,
-                    status_codes=[200],
-                )
-            ],
+            examples=[_answer("page", {"items": [RECORD], "next_cursor": None})],
         ),
-        **_problems(
-            (
-                errors.ValidationFailed,
-                *KEY_ERRORS,
-                errors.InternalError,
-                errors.StorageUnavailable,
-            ),
-            405,
-            406,
-        ),
+        **LIST_ERRORS,
     },
 )
 erased = extend_schema(
@@ -367,20 +361,9 @@ erased = extend_schema(
         200: OpenApiResponse(
             DeletedSerializer,
             description="How many were erased.",
-            examples=[
-                OpenApiExample("deleted", {"deleted": 3}, response_only=True, status_codes=[200])
-            ],
+            examples=[_answer("deleted", {"deleted": 3})],
         ),
-        **_problems(
-            (
-                errors.ValidationFailed,
-                *KEY_ERRORS,
-                errors.InternalError,
-                errors.StorageUnavailable,
-            ),
-            405,
-            406,
-        ),
+        **LIST_ERRORS,
     },
 )
 conversation = extend_schema(
@@ -399,15 +382,13 @@ conversation = extend_schema(
             ConversationSerializer,
             description="The turns.",
             examples=[
-                OpenApiExample(
+                _answer(
                     "conversation",
                     {
                         "conversation_id": RECORD["conversation_id"],
                         "items": [RECORD],
                         "next_cursor": None,
                     },
-                    response_only=True,
-                    status_codes=[200],
                 )
             ],
         ),
@@ -473,9 +454,7 @@ completions = extend_schema(
         200: OpenApiResponse(
             OpenApiTypes.OBJECT,
             description="The completion.",
-            examples=[
-                OpenApiExample("completion", COMPLETION, response_only=True, status_codes=[200])
-            ],
+            examples=[_answer("completion", COMPLETION)],
         ),
         **_openai_errors(
             (
@@ -508,14 +487,7 @@ models = extend_schema(
         200: OpenApiResponse(
             OpenApiTypes.OBJECT,
             description="The list.",
-            examples=[
-                OpenApiExample(
-                    "models",
-                    {"object": "list", "data": [MODEL]},
-                    response_only=True,
-                    status_codes=[200],
-                )
-            ],
+            examples=[_answer("models", {"object": "list", "data": [MODEL]})],
         ),
         **_openai_errors((*KEY_ERRORS, errors.InternalError)),
     },
@@ -534,7 +506,7 @@ model = extend_schema(
         200: OpenApiResponse(
             OpenApiTypes.OBJECT,
             description="The model.",
-            examples=[OpenApiExample("model", MODEL, response_only=True, status_codes=[200])],
+            examples=[_answer("model", MODEL)],
         ),
         **_openai_errors((*KEY_ERRORS, errors.NotFound, errors.InternalError)),
     },
@@ -571,18 +543,9 @@ usage = extend_schema(
         200: OpenApiResponse(
             UsageReportSerializer,
             description="The usage.",
-            examples=[OpenApiExample("usage", USAGE, response_only=True, status_codes=[200])],
+            examples=[_answer("usage", USAGE)],
         ),
-        **_problems(
-            (
-                errors.ValidationFailed,
-                *KEY_ERRORS,
-                errors.InternalError,
-                errors.StorageUnavailable,
-            ),
-            405,
-            406,
-        ),
+        **LIST_ERRORS,
     },
 )
 health = extend_schema(

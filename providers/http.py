@@ -89,6 +89,7 @@ class Reply:
         """
         chunks = self._chunks()
         text = _Utf8(chunks)
+        # What it reads of a response is all that _Utf8 has.
         for event in EventSource(text).iter_sse():  # type: ignore[arg-type]
             if event.data == END:
                 self._drain(chunks)  # first, as nobody reads on after it
