@@ -11,15 +11,11 @@ import base64
 import functools
 import hashlib
 import hmac
-import io
 import random
-import socket
-import threading
 import time
-import weakref
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
@@ -32,7 +28,9 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from providers.http import ssl_context
+from providers import connections
+from providers.base import Deadline
+from providers.connections import Origin
 
 # DynamoDB answers in milliseconds. Two tries end in time for a settle before Lambda's own end.
 TRY_SECONDS = 1.2
@@ -60,13 +58,13 @@ class DynamoDBClient:
     def __init__(self, *, endpoint: str, region: str, credentials: Credentials) -> None:
         address = urlsplit(endpoint)
         self.endpoint = endpoint
-        self._secure = address.scheme == "https"
+        secure = address.scheme == "https"
+        port = address.port or (443 if secure else 80)
+        self._origin = Origin(secure, address.hostname or "", port)
         self._host = address.netloc
-        self._address = (address.hostname or "", address.port or (443 if self._secure else 80))
         self._path = address.path or "/"
         self._region = region
         self._credentials = credentials
-        self._thread = threading.local()
 
     def call(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Call an operation of DynamoDB; arguments and answer have the shapes that botocore's have.
@@ -78,18 +76,18 @@ class DynamoDBClient:
         try:
             return self._call(operation, content)
         except (EndpointConnectionError, HTTPClientError):
-            pass  # most often a kept socket that the other side had closed meanwhile
+            pass  # most often a kept connection that the other side had closed meanwhile
         except ClientError as exc:
             if not _is_transient(exc):
                 raise
             time.sleep(random.uniform(0, MAX_PAUSE_SECONDS))  # noqa: S311  (no secret)
-        return self._call(operation, content)
+        return self._call(operation, content, fresh=True)
 
     _make_api_call = call  # PynamoDB's name for it
 
-    def _call(self, operation: str, content: bytes) -> dict[str, Any]:
+    def _call(self, operation: str, content: bytes, *, fresh: bool = False) -> dict[str, Any]:
         headers = self._signed(f"DynamoDB_20120810.{operation}", content)
-        status, body = self._exchange(content, headers)
+        status, body = self._exchange(content, headers, fresh)
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:
@@ -111,41 +109,27 @@ class DynamoDBClient:
             operation,
         )
 
-    def _exchange(self, content: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        """Send a request on this thread's socket, which is kept only after a whole answer.
-
-        http.client would send two packets for it, and parse the answer's head as an e-mail's.
-        """
-        end = time.monotonic() + TRY_SECONDS
-        kept: _Kept | None = getattr(self._thread, "kept", None)
-        sock = (kept and kept.take()) or self._connected()
-        lines = [f"POST {self._path} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items())]
-        head = "\r\n".join([*lines, f"content-length: {len(content)}", "", ""])
-        sock.settimeout(TRY_SECONDS)
+    def _exchange(
+        self, content: bytes, headers: Mapping[str, str], fresh: bool
+    ) -> tuple[int, bytes]:
+        """Send a request, and read the whole answer."""
+        deadline = Deadline(TRY_SECONDS)
+        fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        head = f"POST {self._path} HTTP/1.1\r\n{fields}content-length: {len(content)}\r\n\r\n"
         try:
-            sock.sendall(head.encode("latin-1") + content)
-            status, keep, body = _read(sock, end)
-        except TimeoutError as exc:
-            sock.close()
-            raise ReadTimeoutError(endpoint_url=self.endpoint) from exc
-        except (OSError, LookupError, ValueError) as exc:
-            sock.close()
-            raise ConnectionClosedError(endpoint_url=self.endpoint) from exc
-        if keep:
-            self._thread.kept = _Kept(sock)
-        else:
-            sock.close()
-        return status, body
-
-    def _connected(self) -> socket.socket:
-        try:
-            sock = socket.create_connection(self._address, timeout=TRY_SECONDS)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if self._secure:
-                sock = ssl_context().wrap_socket(sock, server_hostname=self._address[0])
+            connection = connections.take(self._origin, deadline, fresh=fresh)
         except OSError as exc:
             raise EndpointConnectionError(endpoint_url=self.endpoint) from exc
-        return sock
+        try:
+            connection.send(head.encode("ascii") + content, deadline)
+            status, _ = connection.head()
+            return status, b"".join(connection.body())
+        except TimeoutError as exc:
+            raise ReadTimeoutError(endpoint_url=self.endpoint) from exc
+        except OSError as exc:
+            raise ConnectionClosedError(endpoint_url=self.endpoint) from exc
+        finally:
+            connection.keep()
 
     def _signed(self, target: str, content: bytes) -> dict[str, str]:
         """The headers of a request, its signature among them."""
@@ -178,72 +162,6 @@ def _signing_key(secret: str, scope: str) -> bytes:
     for part in scope.split("/"):
         key = hmac.digest(key, part.encode(), "sha256")
     return key
-
-
-class _Timed(io.RawIOBase):
-    """What a socket receives until a moment: its own timeout would start anew with each packet."""
-
-    def __init__(self, sock: socket.socket, end: float) -> None:
-        self._sock = sock
-        self._end = end
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._sock.settimeout(left)
-        return self._sock.recv_into(buffer)
-
-
-def _read(sock: socket.socket, end: float) -> tuple[int, bool, bytes]:
-    """An answer's status, whether its connection is kept, and its body (RFC 9112).
-
-    Raises TimeoutError at the end of its time, and ValueError for what is no answer, or for one
-    that breaks off.
-    """
-    with io.BufferedReader(_Timed(sock, end)) as stream:
-        version, status = stream.readline().split()[:2]
-        headers = {}
-        while line := stream.readline().strip():
-            name, _, value = line.lower().partition(b":")
-            headers[name] = value.strip()
-        if headers.get(b"transfer-encoding") == b"chunked":
-            body = _chunks(stream)
-        else:
-            body = _exactly(stream, int(headers[b"content-length"]))
-    keep = version == b"HTTP/1.1" and headers.get(b"connection") != b"close"
-    return int(status), keep, body
-
-
-def _chunks(stream: BinaryIO) -> bytes:
-    chunks = []
-    while size := int(stream.readline(), 16):
-        chunks.append(_exactly(stream, size))
-        stream.readline()
-    stream.readline()
-    return b"".join(chunks)
-
-
-def _exactly(stream: BinaryIO, size: int) -> bytes:
-    data = stream.read(size)
-    if len(data) < size:
-        raise ValueError("the answer broke off")
-    return data
-
-
-class _Kept:
-    """A socket between two calls; whoever lets go of it, a thread that ends too, closes it."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._closing = weakref.finalize(self, sock.close)
-
-    def take(self) -> socket.socket | None:
-        """The socket, once."""
-        return self._sock if self._closing.detach() else None
 
 
 def _is_transient(exc: ClientError) -> bool:
