@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from chatproject import aws
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 VERSION = "0.1.0"
 
@@ -77,7 +79,10 @@ def lambda_trace() -> str:
     return text("_X_AMZN_TRACE_ID")
 
 
-# botocore reads its other variables itself, but of these two only the second.
+# As Lambda has them. Where they are not set botocore looks further, by variables of its own.
+AWS_KEYS = aws.Keys(
+    text("AWS_ACCESS_KEY_ID"), text("AWS_SECRET_ACCESS_KEY"), text("AWS_SESSION_TOKEN")
+)
 AWS_REGION = text("AWS_REGION") or text("AWS_DEFAULT_REGION")
 
 
@@ -94,7 +99,9 @@ def secrets_in_aws() -> dict[str, str]:
         "ssm": text("AWS_ENDPOINT_URL_SSM", every),
         "secretsmanager": text("AWS_ENDPOINT_URL_SECRETS_MANAGER", every),
     }
-    return aws_secrets.read(parameters, names, region=AWS_REGION, endpoints=endpoints)
+    return aws_secrets.read(
+        parameters, names, region=AWS_REGION, endpoints=endpoints, keys=AWS_KEYS
+    )
 
 
 SECRETS = (

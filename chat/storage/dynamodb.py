@@ -15,30 +15,25 @@ service gives and logs it, as in an outage.
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, cast
 from uuid import uuid4
 
 from botocore.exceptions import ClientError
+from django.conf import settings
 
 from chat.errors import PayloadTooLarge, StorageUnavailable
 from chat.storage.base import Page, Record, Status
 from chat.storage.cursors import conversation_list, page_of, position_of, user_list
-from chat.storage.dynamodb_batches import BATCH_GET, Item, delete_items, get_items, query
-from chat.storage.dynamodb_tables import (
-    CONDITION_FAILED,
-    TABLES,
-    Interaction,
-    client,
-    dynamodb_errors,
-)
+from chat.storage.dynamodb_access import CONDITION_FAILED, client, dynamodb_errors
+from chat.storage.dynamodb_batches import BATCH_GET, delete_items, get_items, query
+from chat.storage.dynamodb_items import InteractionItem, Item, find
 from chat.storage.dynamodb_usage import counting, forget, shards
 from chat.storage.rows import EPOCH, outcome, record_of, row
 
 SCHEMA = 1
-COLUMNS = Interaction.get_attributes()
+COLUMNS = InteractionItem.get_attributes()
 PACKED = ("prompt", "system", "response", "parameters", "tool_calls")
 COMPRESS_FROM_BYTES = 1024
 MAX_ITEM_BYTES = 400 * 1024
@@ -49,7 +44,7 @@ MAX_TRANSACTION_BYTES = 4_000_000
 LATEST = datetime.max.replace(tzinfo=UTC)
 MOMENT = timedelta(microseconds=1)
 
-# The conditions of the writes. PynamoDB would put each together anew, in longer than a call takes.
+# The conditions of the writes.
 FREE = "attribute_not_exists(interaction_id) OR expires_at <= :now"
 UNCHANGED = "#status = :status AND deadline_at = :deadline_at"
 STATUS = {"#status": "status"}
@@ -71,7 +66,7 @@ class DynamoStore:
         now = {":now": {"N": str(int(time.time()))}}
         request = {"Item": item, **_condition(FREE, now)}
         holder = _write("Put", request, item, parts)
-        return None if holder is None else _record(Interaction.from_raw_data(holder))
+        return None if holder is None else _record(holder)
 
     @dynamodb_errors()
     def take_over(self, record: Record, holder: Record) -> bool:
@@ -157,22 +152,17 @@ class DynamoStore:
     @dynamodb_errors()
     def ping(self) -> None:
         """Of both tables: without its counters no request is answered either."""
-        for model in TABLES:
-            with suppress(model.DoesNotExist):
-                model.get("ping")
+        find(settings.TABLE_NAME, {"interaction_id": {"S": "ping"}})
+        find(settings.STATE_TABLE_NAME, {"pk": {"S": "ping"}})
 
 
-def _find(interaction_id: str) -> Interaction | None:
-    try:
-        return Interaction.get(interaction_id, consistent_read=True)
-    except Interaction.DoesNotExist:
-        return None
+def _find(interaction_id: str) -> Item | None:
+    return find(settings.TABLE_NAME, {"interaction_id": {"S": interaction_id}})
 
 
-def _living(item: Interaction) -> Record | None:
-    if item.expires_at and item.expires_at <= datetime.now(UTC):
-        return None
-    return _record(item)
+def _living(item: Item) -> Record | None:
+    record = _record(item)
+    return None if record.expires_at and record.expires_at <= datetime.now(UTC) else record
 
 
 # --- Many items -----------------------------------------------------------------------------------
@@ -208,7 +198,7 @@ class _Listed:
             values[":since"] = {"S": COLUMNS["created_at"].serialize(since)}
             values[":last"] = {"S": COLUMNS["created_at"].serialize(last)}
         return {
-            "TableName": Interaction.Meta.table_name,
+            "TableName": settings.TABLE_NAME,
             "IndexName": self.index.name,
             "KeyConditionExpression": condition,
             "ExpressionAttributeValues": values,
@@ -238,7 +228,7 @@ def _records(keys: Sequence[Item]) -> list[Record]:
     """The records that there are of these keys, in their order."""
     items = {_id(item): item for item in _items(keys)}
     present = [items[_id(key)] for key in keys if _id(key) in items]
-    return list(filter(None, map(_living, map(Interaction.from_raw_data, present))))
+    return list(filter(None, map(_living, present)))
 
 
 def _keys(listed: _Listed, start: Item | None, size: int) -> Iterator[list[Item]]:
@@ -250,11 +240,11 @@ def _keys(listed: _Listed, start: Item | None, size: int) -> Iterator[list[Item]
 
 def _items(keys: Sequence[Item], attributes: str = "") -> list[Item]:
     """What there is of these records, in no order."""
-    return get_items(Interaction.Meta.table_name, keys, attributes)
+    return get_items(settings.TABLE_NAME, keys, attributes)
 
 
 def _delete(keys: Sequence[Item]) -> None:
-    delete_items(Interaction.Meta.table_name, keys)
+    delete_items(settings.TABLE_NAME, keys)
 
 
 # --- Records and items ----------------------------------------------------------------------------
@@ -268,11 +258,7 @@ def _item(record: Record) -> Item:
         "write_id": uuid4().hex,
         "owner_user": f"{record.owner}#{record.user_id}",
     }
-    item: Item = {
-        name: {COLUMNS[name].attr_type: COLUMNS[name].serialize(value)}
-        for name, value in columns.items()
-        if value is not None
-    }
+    item = InteractionItem.written(columns)
     for name in PACKED:
         if name in item:
             item[name] = _packed(item[name])
@@ -316,17 +302,18 @@ def _part_id(interaction_id: str, number: int) -> str:
     return f"{interaction_id}#response-{number}"
 
 
-def _record(item: Interaction) -> Record:
-    if item.response_parts:
-        item.response = _joined(item)
-    return record_of(item)
+def _record(item: Item) -> Record:
+    row = InteractionItem.read(item)
+    if row.response_parts:
+        row.response = _joined(row)
+    return record_of(row)
 
 
-def _joined(item: Interaction) -> str | None:
+def _joined(row: Any) -> str | None:
     """The answer that was split; None where a part of it is gone."""
-    ids = (_part_id(item.interaction_id, number) for number in range(item.response_parts))
-    parts = [part.part for part in map(_find, ids) if part]
-    complete = len(parts) == item.response_parts
+    ids = (_part_id(row.interaction_id, number) for number in range(row.response_parts))
+    parts = [InteractionItem.read(part).part for part in map(_find, ids) if part]
+    complete = len(parts) == row.response_parts
     return zlib.decompress(b"".join(parts)).decode() if complete else None
 
 
@@ -356,7 +343,7 @@ def _write(
     """
     if sum(map(_size, parts)) + _size(item) > MAX_TRANSACTION_BYTES:
         raise StorageUnavailable
-    table = {"TableName": Interaction.Meta.table_name}
+    table = {"TableName": settings.TABLE_NAME}
     actions = [
         {verb: table | request},
         *({"Put": table | {"Item": part}} for part in parts),

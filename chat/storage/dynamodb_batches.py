@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from chat.errors import StorageUnavailable
-from chat.storage.dynamodb_tables import client
-
-Item = dict[str, dict[str, Any]]
+from chat.storage.dynamodb_access import client
+from chat.storage.dynamodb_items import Item
 
 BATCH_GET = 100
 BATCH_WRITE = 25
@@ -16,10 +15,19 @@ BATCH_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 def query(request: dict[str, Any]) -> Iterator[list[Item]]:
     """The pages of a query, the empty ones left out."""
+    return _pages("Query", request)
+
+
+def scan(request: dict[str, Any]) -> Iterator[list[Item]]:
+    """The pages of a whole table, the empty ones left out."""
+    return _pages("Scan", request)
+
+
+def _pages(operation: str, request: dict[str, Any]) -> Iterator[list[Item]]:
     start: Item | None = request.get("ExclusiveStartKey")
     while True:
         answer = client().call(
-            "Query", {**request, **({"ExclusiveStartKey": start} if start else {})}
+            operation, {**request, **({"ExclusiveStartKey": start} if start else {})}
         )
         if answer["Items"]:
             yield answer["Items"]

@@ -1,25 +1,15 @@
-"""A client of DynamoDB for the few calls of a request: JSON over kept sockets, signed here.
+"""A client of DynamoDB for the few calls of a request, with the errors of botocore's.
 
-botocore's own client takes about 2 ms of CPU for a call, most of it to decide anew what never
-changes here, and 50 ms to be made. This one does what PynamoDB asks of a client and no more; the
-credentials are botocore's, the errors are too.
-
-Sources: DynamoDB's low-level API (AWS JSON 1.0), and AWS Signature Version 4.
+Source: DynamoDB's low-level API (AWS JSON 1.0).
 """
 
 import base64
-import functools
-import hashlib
-import hmac
 import random
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
-from botocore.credentials import Credentials
 from botocore.exceptions import (
     ClientError,
     ConnectionClosedError,
@@ -28,9 +18,9 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from providers import connections
+from chatproject.aws import Service
 from providers.base import Deadline
-from providers.connections import Origin
+from providers.connections import Unreachable
 
 # DynamoDB answers in milliseconds. Two tries end in time for a settle before Lambda's own end.
 TRY_SECONDS = 1.2
@@ -51,20 +41,12 @@ TRANSIENT = frozenset(
 
 
 class DynamoDBClient:
-    """`endpoint` is an address; `credentials` may refresh themselves."""
+    """What PynamoDB, too, uses as a client."""
 
     _request_signer = None  # PynamoDB looks there for a client that has lost its credentials
 
-    def __init__(self, *, endpoint: str, region: str, credentials: Credentials) -> None:
-        address = urlsplit(endpoint)
-        self.endpoint = endpoint
-        secure = address.scheme == "https"
-        port = address.port or (443 if secure else 80)
-        self._origin = Origin(secure, address.hostname or "", port)
-        self._host = address.netloc
-        self._path = address.path or "/"
-        self._region = region
-        self._credentials = credentials
+    def __init__(self, service: Service) -> None:
+        self._service = service
 
     def call(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Call an operation of DynamoDB; arguments and answer have the shapes that botocore's have.
@@ -86,8 +68,7 @@ class DynamoDBClient:
     _make_api_call = call  # PynamoDB's name for it
 
     def _call(self, operation: str, content: bytes, *, fresh: bool = False) -> dict[str, Any]:
-        headers = self._signed(f"DynamoDB_20120810.{operation}", content)
-        status, body = self._exchange(content, headers, fresh)
+        status, body = self._exchange(operation, content, fresh)
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:
@@ -109,59 +90,17 @@ class DynamoDBClient:
             operation,
         )
 
-    def _exchange(
-        self, content: bytes, headers: Mapping[str, str], fresh: bool
-    ) -> tuple[int, bytes]:
-        """Send a request, and read the whole answer."""
-        deadline = Deadline(TRY_SECONDS)
-        fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        head = f"POST {self._path} HTTP/1.1\r\n{fields}content-length: {len(content)}\r\n\r\n"
+    def _exchange(self, operation: str, content: bytes, fresh: bool) -> tuple[int, bytes]:
+        target, deadline = f"DynamoDB_20120810.{operation}", Deadline(TRY_SECONDS)
+        endpoint = self._service.endpoint
         try:
-            connection = connections.take(self._origin, deadline, fresh=fresh)
-        except OSError as exc:
-            raise EndpointConnectionError(endpoint_url=self.endpoint) from exc
-        try:
-            connection.send(head.encode("ascii") + content, deadline)
-            status, _ = connection.head()
-            return status, b"".join(connection.body())
+            return self._service.post(target, content, deadline=deadline, fresh=fresh)
+        except Unreachable as exc:
+            raise EndpointConnectionError(endpoint_url=endpoint) from exc
         except TimeoutError as exc:
-            raise ReadTimeoutError(endpoint_url=self.endpoint) from exc
+            raise ReadTimeoutError(endpoint_url=endpoint) from exc
         except OSError as exc:
-            raise ConnectionClosedError(endpoint_url=self.endpoint) from exc
-        finally:
-            connection.keep()
-
-    def _signed(self, target: str, content: bytes) -> dict[str, str]:
-        """The headers of a request, its signature among them."""
-        credentials = self._credentials.get_frozen_credentials()
-        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        token = {"x-amz-security-token": credentials.token} if credentials.token else {}
-        signed = {"host": self._host, "x-amz-date": moment, **token, "x-amz-target": target}
-        names = ";".join(signed)
-        fields = "".join(f"{name}:{value}\n" for name, value in signed.items())
-        payload = hashlib.sha256(content).hexdigest()
-        canonical = f"POST\n{self._path}\n\n{fields}\n{names}\n{payload}"
-        scope = f"{moment[:8]}/{self._region}/dynamodb/aws4_request"
-        digest = hashlib.sha256(canonical.encode()).hexdigest()
-        key = _signing_key(credentials.secret_key, scope)
-        text = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{digest}"
-        signature = hmac.digest(key, text.encode(), "sha256").hex()
-        return signed | {
-            "content-type": "application/x-amz-json-1.0",
-            "authorization": (
-                f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, "
-                f"SignedHeaders={names}, Signature={signature}"
-            ),
-        }
-
-
-@functools.lru_cache(maxsize=4)
-def _signing_key(secret: str, scope: str) -> bytes:
-    """It holds for a day, a region and a service."""
-    key = f"AWS4{secret}".encode()
-    for part in scope.split("/"):
-        key = hmac.digest(key, part.encode(), "sha256")
-    return key
+            raise ConnectionClosedError(endpoint_url=endpoint) from exc
 
 
 def _is_transient(exc: ClientError) -> bool:
