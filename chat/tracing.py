@@ -90,13 +90,15 @@ class TraceMiddleware:
         telemetry.annotate(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
         with trace.use_span(span):
             response = self.get_response(request)
-        match = request.resolver_match
-        if match:
-            route = f"/{match.route}"
-            span.update_name(f"{_method(request)} {route}")
-            # Parameters stay what they are called: paths hold the ids of users.
-            span.set_attributes({"http.route": route, "url.path": route})
-        end = functools.partial(_end, span, response.status_code, telemetry.annotated())
+        attributes: dict[str, Any] = {
+            "http.response.status_code": response.status_code,
+            "http.response.header.x-request-id": (telemetry.request_id(),),
+        }
+        if match := request.resolver_match:
+            # Parameters stay what they are called, as paths hold the ids of users.
+            attributes["http.route"] = attributes["url.path"] = f"/{match.route}"
+            span.update_name(f"{_method(request)} /{match.route}")
+        end = functools.partial(_end, span, attributes, telemetry.annotated())
         if response.streaming:
             response._resource_closers.append(end)  # type: ignore[attr-defined]
         else:
@@ -115,16 +117,9 @@ def _server_span(request: HttpRequest) -> Span:
         context = _below_aws(trace_id, aws)
         token = _aws_trace_id.set(trace_id)
     try:
-        return tracer().start_span(
-            _method(request),
-            context,
-            SpanKind.SERVER,
-            {
-                "http.request.method": _method(request),
-                "url.scheme": request.scheme or "http",
-                "http.response.header.x-request-id": (telemetry.request_id(),),
-            },
-        )
+        method, scheme = _method(request), request.scheme or "http"
+        attributes = {"http.request.method": method, "url.scheme": scheme}
+        return tracer().start_span(method, context, SpanKind.SERVER, attributes)
     finally:
         if token:
             _aws_trace_id.reset(token)
@@ -148,17 +143,18 @@ def _method(request: HttpRequest) -> str:
     return request.method if request.method in METHODS else "_OTHER"
 
 
-def _end(span: Span, status: int, line: Mapping[str, Any]) -> None:
+def _end(span: Span, attributes: dict[str, Any], line: Mapping[str, Any]) -> None:
     """Finish a request's span with what is on its line of the log."""
-    if not span.is_recording():  # a body may be closed twice
+    if not span.is_recording():  # not wanted; or over, as a body may be closed twice
         return
-    span.set_attribute("http.response.status_code", status)
     if "interaction_id" in line:
-        span.set_attribute("chat.interaction_id", line["interaction_id"])
+        attributes["chat.interaction_id"] = line["interaction_id"]
+    status = attributes["http.response.status_code"]
     refused = 400 <= status < 500
     if status >= 500 or ("code" in line and not refused):  # a stream breaks off under a 200
-        span.set_attribute("error.type", line.get("code") or str(status))
+        attributes["error.type"] = line.get("code") or str(status)
         span.set_status(StatusCode.ERROR)
+    span.set_attributes(attributes)
     span.end()
 
 
@@ -190,8 +186,7 @@ class Traced:
     def stream(self, request: ChatRequest, deadline: Deadline) -> Iterator[str | Completion]:
         started = time.perf_counter()
         waiting = True
-        with self._call(request, deadline) as span:
-            span.set_attribute("gen_ai.request.stream", True)
+        with self._call(request, deadline, stream=True) as span:
             for event in self._provider.stream(request, deadline):
                 if waiting:
                     waited = time.perf_counter() - started
@@ -202,9 +197,12 @@ class Traced:
                 yield event
 
     @contextlib.contextmanager
-    def _call(self, request: ChatRequest, deadline: Deadline) -> Iterator[Span]:
+    def _call(
+        self, request: ChatRequest, deadline: Deadline, *, stream: bool = False
+    ) -> Iterator[Span]:
         attributes = {
             **self._always,
+            "gen_ai.request.stream": stream or None,
             "gen_ai.request.model": request.model,
             "gen_ai.conversation.id": request.conversation_id,
             "gen_ai.request.temperature": request.temperature,

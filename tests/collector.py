@@ -32,6 +32,7 @@ class Collector:
 
     def __init__(self) -> None:
         self.held = threading.Event()
+        self.keep = True
         self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         self._arrived = threading.Condition()
@@ -80,8 +81,9 @@ class Collector:
                 while collector.held.is_set():
                     time.sleep(0.01)
                 with collector._arrived:
-                    collector.bodies.append(body)
-                    collector.headers.append({k.lower(): v for k, v in self.headers.items()})
+                    if collector.keep:
+                        collector.bodies.append(body)
+                        collector.headers.append({k.lower(): v for k, v in self.headers.items()})
                     collector._arrived.notify_all()
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
