@@ -4,9 +4,9 @@
 
 One process answers chats one after the other, from the mock, on an SQLite file: in each round so
 many without traces and so many with them, whose spans go to a collector in another process. The
-least and the median processor time of the rounds are printed: of the thread that answers, and of the
-whole process, which packs and sends the spans in a thread of its own. Ends with 1 if the least times
-differ by more than the budget.
+least and the median processor time of the rounds are printed: of the thread that answers, and of
+the whole process, which packs and sends the spans in a thread of its own. Ends with 1 if the least
+times differ by more than the budget.
 """
 
 import argparse

@@ -58,7 +58,7 @@ def provider() -> TracerProvider:
         resource = resource.merge(Resource({"service.name": settings.SERVICE}))
     # At the end `flush` is called instead: its own end may take half a minute without an endpoint.
     made = TracerProvider(resource=resource, id_generator=Ids(), shutdown_on_exit=False)
-    made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.TRACES_ENDPOINT)))
     return made
 
 

@@ -348,16 +348,16 @@ SECRET_KEY_FALLBACKS = split(secret("SECRET_KEY_FALLBACKS"))
 
 # --- Traces ---------------------------------------------------------------------------------------
 
-# OpenTelemetry reads these variables, and all others of its own, itself. Nothing of it is imported
-# unless it has somewhere to send traces to.
-TRACES_ENDPOINT = base_url(
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", base_url("OTEL_EXPORTER_OTLP_ENDPOINT")
-)
+# OpenTelemetry reads its further variables itself. Nothing of it is imported unless it has somewhere
+# to send traces to.
+TRACES_ENDPOINT = base_url("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+if not TRACES_ENDPOINT and (endpoint := base_url("OTEL_EXPORTER_OTLP_ENDPOINT")):
+    TRACES_ENDPOINT = f"{endpoint}/v1/traces"
 TRACES = bool(TRACES_ENDPOINT) and not flag("OTEL_SDK_DISABLED", False)
 if TRACES:
     choice("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", ["http/protobuf"])
     if headers := secret("OTEL_EXPORTER_OTLP_HEADERS"):
-        os.environ["OTEL_EXPORTER_OTLP_HEADERS"] = headers  # wherever they came from
+        os.environ["OTEL_EXPORTER_OTLP_HEADERS"] = headers  # which may have come from AWS
 
 # --- Django ---------------------------------------------------------------------------------------
 
