@@ -164,6 +164,8 @@ def traced(provider: Provider) -> Provider:
 
 
 class Traced:
+    """Stands for a provider, and asks it."""
+
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
         address = urlsplit(settings.PROVIDERS[provider.name].get("base_url", ""))

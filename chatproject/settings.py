@@ -348,8 +348,8 @@ SECRET_KEY_FALLBACKS = split(secret("SECRET_KEY_FALLBACKS"))
 
 # --- Traces ---------------------------------------------------------------------------------------
 
-# OpenTelemetry reads its further variables itself. Nothing of it is imported unless it has somewhere
-# to send traces to.
+# OpenTelemetry reads its further variables itself. Nothing of it is imported unless it has
+# somewhere to send traces to.
 TRACES_ENDPOINT = base_url("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 if not TRACES_ENDPOINT and (endpoint := base_url("OTEL_EXPORTER_OTLP_ENDPOINT")):
     TRACES_ENDPOINT = f"{endpoint}/v1/traces"
