@@ -38,6 +38,7 @@ AWS_SAMPLED = re.compile(r"(?:^|;) ?Sampled=1 ?(?:;|$)")
 
 _aws_trace_id: ContextVar[int | None] = ContextVar("aws_trace_id", default=None)
 _sending: threading.Thread | None = None
+_making = threading.Lock()
 
 
 class Ids(RandomIdGenerator):
@@ -47,12 +48,15 @@ class Ids(RandomIdGenerator):
         return _aws_trace_id.get() or super().generate_trace_id()
 
 
-@functools.cache
 def provider() -> TracerProvider:
-    """Made by the first request, as its thread would not outlive a fork of the process.
+    """Made by the first request, as its thread would not outlive a fork of the process."""
+    with _making:  # first requests that come at once would each make one
+        return _provider()
 
-    What it takes from the variables of OpenTelemetry, it reads itself.
-    """
+
+@functools.cache
+def _provider() -> TracerProvider:
+    """As OpenTelemetry's variables want it, which it reads itself."""
     resource = Resource.create({"service.version": settings.VERSION})
     if str(resource.attributes["service.name"]).startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": settings.SERVICE}))
