@@ -1,5 +1,5 @@
 """The project measures itself: see `python -m benchmarks --help`, and docs/performance.md."""
 
-from benchmarks import report, server
+from benchmarks import handler, report, server
 
-report.publish({"server": server.measure})
+report.publish({"handler": handler.measure, "server": server.measure})
