@@ -1,5 +1,5 @@
 """The project measures itself: see `python -m benchmarks --help`, and docs/performance.md."""
 
-from benchmarks import handler, report, server
+from benchmarks import handler, records, report, server
 
-report.publish({"handler": handler.measure, "server": server.measure})
+report.publish({"handler": handler.measure, "server": server.measure, "records": records.measure})
