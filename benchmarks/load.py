@@ -36,24 +36,33 @@ def ours(port: int, *, key: str, stream: bool = False) -> Target:
     return _target(f"http://127.0.0.1:{port}/v1/chat", body, key, b'data: {"text"')
 
 
-def completions(url: str, *, key: str, stream: bool = False, model: str = "m") -> Target:
+def completions(
+    url: str, *, key: str, stream: bool = False, headers: Mapping[str, str] | None = None
+) -> Target:
     """POST /chat/completions below this base URL, as OpenAI's clients do."""
     messages = [{"role": "user", "content": "Is NUMBER a prime?"}]
-    body = {"model": model, "messages": messages, "user": "user-NUMBER", "stream": stream}
-    return _target(f"{url}/chat/completions", body, key, b'"content":')
+    body = {"model": "m", "messages": messages, "user": "user-NUMBER", "stream": stream}
+    return _target(f"{url}/chat/completions", body, key, b"token ", headers)
 
 
-def _target(url: str, body: Mapping[str, object], key: str, token: bytes) -> Target:
+def _target(
+    url: str,
+    body: Mapping[str, object],
+    key: str,
+    token: bytes,
+    headers: Mapping[str, str] | None = None,
+) -> Target:
     parts = urlsplit(url)
     content = json.dumps(body).replace("NUMBER", "%08d")
-    head = [
-        f"POST {parts.path} HTTP/1.1",
-        f"Host: {parts.netloc}",
-        "Content-Type: application/json",
-        f"Authorization: Bearer {key}",
-        f"Content-Length: {len(content % (0, 0))}",
-    ]
-    request = "\r\n".join([*head, "", content]).encode()
+    fields = {
+        "Host": parts.netloc,
+        "Content-Type": "application/json",
+        "Authorization": f"Bearer {key}",
+        "Content-Length": len(content % (0, 0)),
+        **(headers or {}),
+    }
+    lines = [f"POST {parts.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    request = "\r\n".join([*lines, "", content]).encode()
     assert parts.hostname
     assert parts.port
     return Target(parts.hostname, parts.port, request, token if body["stream"] else b"")

@@ -5,7 +5,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,7 +68,7 @@ class Options:
 Part = Callable[[Options], Sequence[Table]]
 
 
-def publish(parts: dict[str, Part]) -> None:
+def publish(parts: Mapping[str, Part], results: Path = RESULTS) -> None:
     """Measure the parts that are asked for, print them, and write them to a file.
 
     A target that was missed is said and is no failure: how fast this is depends on the machine and
@@ -80,7 +80,7 @@ def publish(parts: dict[str, Part]) -> None:
     )
     parser.add_argument("--seconds", type=float, default=5, help="of each cell under load")
     parser.add_argument("--rounds", type=int, default=9, help="of what is started anew each time")
-    parser.add_argument("--json", type=Path, default=RESULTS, help="where the results are written")
+    parser.add_argument("--json", type=Path, default=results, help="where the results are written")
     given = parser.parse_args()
     if unknown := set(given.part) - set(parts):
         parser.error(f"no such part: {', '.join(unknown)}")

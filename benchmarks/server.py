@@ -8,7 +8,7 @@ line in the log.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import load, processes, vendor
@@ -47,8 +47,8 @@ def _under_load(name: str, pace: vendor.Pace, options: Options) -> Table:
                 kind = "streamed" if stream else "plain"
                 progress(f"server, vendor of {name}, {kind}, {clients} clients")
                 outcomes[kind, clients] = (
-                    _drive(direct, clients, options.seconds / 2, pids),
-                    _drive(through, clients, options.seconds, pids),
+                    drive(direct, clients, options.seconds / 2, pids),
+                    drive(through, clients, options.seconds, pids),
                 )
         memory = processes.memory_mb(server.process.pid)
     rows = [_row(*cell, *pair) for cell, pair in outcomes.items()]
@@ -59,7 +59,8 @@ def _under_load(name: str, pace: vendor.Pace, options: Options) -> Table:
     return Table(title, rows, _goals(outcomes) if pace.delay else [])
 
 
-def _drive(target: Target, clients: int, seconds: float, pids: dict[str, int]) -> Outcome:
+def drive(target: Target, clients: int, seconds: float, pids: Mapping[str, int]) -> Outcome:
+    """As all servers are driven here: warmed up first."""
     return load.drive(target, clients=clients, seconds=seconds, warm_up=WARM_UP_SECONDS, pids=pids)
 
 
