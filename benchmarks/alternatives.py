@@ -32,6 +32,7 @@ PACE = vendor.Pace(delay=0.05, gap=0.01)
 CLIENTS = (1, 64)
 WORKERS = os.cpu_count() or 1
 START_SECONDS = 120.0
+IDLE_CPU_SECONDS = 0.1
 
 LITELLM, FASTAPI, PORTKEY = "1.108.7", "0.165.0", "1.15.2"
 LITELLM_CONFIG = """
@@ -81,7 +82,7 @@ def litellm(vendor_url: str) -> Iterator[Started]:
     config = HOME / "litellm" / "config.yaml"
     config.write_text(LITELLM_CONFIG.format(vendor=vendor_url, key=server.KEY))
     port = free_port()
-    command = [
+    command: list[str | Path] = [
         *(python, Path(python).with_name("litellm"), "--config", config),
         *("--host", "127.0.0.1", "--port", str(port), "--num_workers", str(WORKERS)),
         # Importing it takes longer than uvicorn waits for a sign of life.
@@ -175,15 +176,23 @@ def _running(command: Sequence[str | Path], port: int, **variables: str) -> Iter
 
 
 def _wait(process: "subprocess.Popen[bytes]", port: int) -> None:
+    """Until it listens and does nothing more: some listen long before they have imported all."""
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-        except OSError:
-            time.sleep(0.2)
-        else:
+        before = processes.cpu_seconds(process.pid)
+        time.sleep(1)
+        idle = processes.cpu_seconds(process.pid) - before < IDLE_CPU_SECONDS
+        if idle and _listens(port):
             return
     raise RuntimeError(f"it does not start: see {HOME}/output.log")
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -115,11 +115,7 @@ def drive(
 async def _drive(
     target: Target, clients: int, seconds: float, warm_up: float, pids: Mapping[str, int]
 ) -> Outcome:
-    loop = asyncio.get_running_loop()
-    connections = [
-        (await loop.create_connection(lambda: Connection(target), target.host, target.port))[1]
-        for _ in range(clients)
-    ]
+    connections = [await _connect(target) for _ in range(clients)]
     for connection in connections:
         connection.ask()
     await _while_working(connections, warm_up)
@@ -135,6 +131,27 @@ async def _drive(
     if not answers:
         raise RuntimeError(f"no answer within {seconds} s")
     return Outcome(ended - began, answers, {name: after[name] - before[name] for name in after})
+
+
+def burst(target: Target, *, streams: int, stagger: float) -> list[Answer]:
+    """The answers to so many requests, each so many seconds after the one before."""
+    return uvloop.run(_burst(target, streams, stagger))
+
+
+async def _burst(target: Target, streams: int, stagger: float) -> list[Answer]:
+    connections = [await _connect(target) for _ in range(streams)]
+    for connection in connections:
+        connection.last = True
+        connection.ask()
+        await asyncio.sleep(stagger)
+    await asyncio.gather(*(connection.over for connection in connections))
+    return [connection.answers[0] for connection in connections]
+
+
+async def _connect(target: Target) -> "Connection":
+    loop = asyncio.get_running_loop()
+    made = await loop.create_connection(lambda: Connection(target), target.host, target.port)
+    return made[1]
 
 
 async def _while_working(connections: list["Connection"], seconds: float) -> None:

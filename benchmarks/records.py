@@ -15,6 +15,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import Options, Row, Table, Target, progress, publish
@@ -29,6 +31,7 @@ OWNER, USER = "benchmark", "alice"
 USER_OF = f"CASE WHEN n % 10 = 0 THEN '{USER}' ELSE 'user-' || (n / 20) END"
 ID_OF = "printf('01000000-0000-7000-8000-%012x', n)"  # in the order of time, as ours are
 CHATS = 300
+EXPORT = "export_interactions"
 MAX_GROWTH = 1.5
 
 
@@ -42,7 +45,7 @@ def measure(options: Options) -> Sequence[Table]:
         for low, high in zip((0, *SIZES), SIZES, strict=False):
             progress(f"records, {high:,}")
             _grow(low, high)
-            rows.append(_row(client, high))
+            rows.append({**_row(client, high), "exported/s": _exported_per_second(folder)})
     return [_table(rows)]
 
 
@@ -107,9 +110,9 @@ def _copy(row: "Model", low: int, high: int, **changed: str) -> None:
     """Copies of the row, in which some columns are expressions of the copy's number `n`."""
     from django.db import connection
 
-    table, key = row._meta.db_table, row._meta.pk.column  # type: ignore[union-attr]
+    table, key = row._meta.db_table, row._meta.pk.column
     columns = [field.column for field in row._meta.concrete_fields]
-    values = [changed.get(column, f'"{column}"') for column in columns]
+    values = [changed.get(str(column), f'"{column}"') for column in columns]
     names = ", ".join(f'"{column}"' for column in columns)
     with connection.cursor() as cursor:
         cursor.execute(
@@ -162,6 +165,20 @@ def _pages(client: "Client") -> Iterator[float]:
         if cursor is None:
             return
         query = {"cursor": cursor}
+
+
+def _exported_per_second(folder: str) -> float | None:
+    """Records per second of an export of them all."""
+    from django.core.management import call_command, get_commands
+
+    if EXPORT not in get_commands():
+        return None
+    file = Path(folder, "export.jsonl")
+    wall, _, _ = _timed(lambda: call_command(EXPORT, output=str(file), stdout=StringIO()))
+    with file.open("rb") as lines:
+        count = sum(1 for _ in lines)
+    file.unlink()
+    return count * 1000 / wall
 
 
 def _timed(act: Callable[..., Any], *arguments: object) -> tuple[float, float, Any]:
