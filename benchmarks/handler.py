@@ -29,6 +29,8 @@ Figures = dict[str, float]
 
 
 def measure(options: Options) -> Sequence[Table]:
+    if absent := dynamodb_local.missing():
+        raise SystemExit(f"{absent}. Without it: make bench ONLY='server streams records'")
     with dynamodb_local.running() as dynamodb, vendor.running(vendor.Pace()) as upstream:
         environment = _environment(dynamodb, upstream.url)
         _python(environment, "manage.py", "create_tables")
