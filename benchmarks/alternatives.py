@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks import load, processes, server, vendor
 from benchmarks.load import Outcome
 from benchmarks.report import Options, Row, Table, progress, publish
-from tests.running import Server, free_port
+from tests.running import Server, free_port, inherited
 
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".cache" / "alternatives"
@@ -31,8 +31,9 @@ RESULTS = Path(__file__).parent / "alternatives.json"
 PACE = vendor.Pace(delay=0.05, gap=0.01)
 CLIENTS = (1, 64)
 WORKERS = os.cpu_count() or 1
-START_SECONDS = 120.0
-IDLE_CPU_SECONDS = 0.1
+START_SECONDS = 180.0
+WARM_UP_SECONDS = 10.0
+IDLE_CPU_SECONDS = 0.3
 
 LITELLM, FASTAPI, PORTKEY = "1.108.7", "0.165.0", "1.15.2"
 LITELLM_CONFIG = """
@@ -121,6 +122,9 @@ def _rows(name: str, upstream: vendor.Running, seconds: float) -> Iterator[Row]:
     progress(f"{name}: starting")
     with GATEWAYS[name](upstream.url) as gateway:
         pids = {"gateway": gateway.pid}
+        progress(f"{name}: warming up")  # LiteLLM imports much for its first requests
+        warming = load.completions(gateway.url, key=server.KEY, headers=gateway.headers)
+        server.drive(warming, max(CLIENTS), WARM_UP_SECONDS, pids)
         for stream in (False, True) if gateway.streams else (False,):
             for clients in CLIENTS:
                 progress(f"{name}, {'streamed' if stream else 'plain'}, {clients} clients")
@@ -151,7 +155,9 @@ def _python(name: str, *packages: str) -> str:
     python = str(folder / "bin" / "python")
     if not folder.exists():
         _run(sys.executable, "-m", "uv", "venv", "--quiet", folder)
-        _run(sys.executable, "-m", "uv", "pip", "install", "--quiet", "--python", python, *packages)
+        # Modules that are compiled when they are first needed would count as work.
+        options = ["--quiet", "--compile-bytecode", "--python", python]
+        _run(sys.executable, "-m", "uv", "pip", "install", *options, *packages)
     return python
 
 
@@ -162,7 +168,7 @@ def _run(*command: str | Path, cwd: Path = ROOT) -> None:
 @contextmanager
 def _running(command: Sequence[str | Path], port: int, **variables: str) -> Iterator[int]:
     """A process that listens on the port; its output goes to a file beside the environments."""
-    environment = {**os.environ, **variables}
+    environment = {**inherited(), **variables}
     with (HOME / "output.log").open("ab") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import sys
 import time
@@ -74,7 +75,7 @@ def publish(parts: Mapping[str, Part], results: Path = RESULTS) -> None:
     A target that was missed is said and is no failure: how fast this is depends on the machine and
     its other guests. Measuring that does not work is one.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    parser = argparse.ArgumentParser()
     parser.add_argument(
         "part", nargs="*", help=f"{', '.join(parts)}; all of them when none is named"
     )
@@ -108,8 +109,6 @@ def _as_json(table: Table) -> object:
 
 
 def _machine() -> dict[str, str | int | None]:
-    import os
-
     return {
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
