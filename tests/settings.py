@@ -19,8 +19,18 @@ OURS = (
         "DYNAMODB_",
         "ENABLE_",
     ),
-    *("GEMINI_", "LLM_", "LOG_", "MAX_", "METRICS", "MOCK_", "OPENAI_", "OPENROUTER_"),
-    *("PROMPT_", "RATE_", "REQUEST_", "REQUIRE_", "RETENTION_", "SECRET_", "STATE_", "STORAGE"),
+    *("GEMINI_", "LLM_", "LOG_", "MASK_", "MAX_", "METRICS", "MOCK_", "OPENAI_", "OPENROUTER_"),
+    *(
+        "PROMPT_",
+        "RATE_",
+        "REQUEST_",
+        "REQUIRE_",
+        "RETENTION_",
+        "SECRET_",
+        "STATE_",
+        "STORAGE",
+        "STORE_",
+    ),
     *("TABLE_", "WEB_"),
 )
 for name in list(os.environ):
