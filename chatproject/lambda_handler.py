@@ -33,8 +33,11 @@ logger = logging.getLogger(__name__)
 COMMANDS = frozenset(
     {
         "check",
+        "check_providers",
         "create_api_key",
         "create_tables",
+        "doctor",
+        "erase_user",
         "list_api_keys",
         "revoke_api_key",
         "rotate_api_key",

@@ -148,11 +148,19 @@ def post(url: str, *, headers: Mapping[str, str], body: Any, deadline: Deadline)
         return reply.read()
 
 
+def get(url: str, *, headers: Mapping[str, str], deadline: Deadline) -> Answer:
+    """Read what is there. Raises what `opened` and its reply raise."""
+    with opened(url, headers=headers, body=None, deadline=deadline) as reply:
+        return reply.read()
+
+
 @contextmanager
 def opened(
     url: str, *, headers: Mapping[str, str], body: Any, deadline: Deadline
 ) -> Iterator[Reply]:
     """Send `body` as JSON and wait for the head of the answer; the call ends with the context.
+
+    Without a body it is a GET.
 
     Raises DeadlineReached, ProviderFailed for a vendor that cannot be reached or that breaks off,
     and ProviderMisconfigured for an address that sends us elsewhere.
@@ -160,11 +168,12 @@ def opened(
     client = _client(deadline)
     _thread.answered = False
     try:
-        content = orjson.dumps(body)
+        content = None if body is None else orjson.dumps(body)
     except orjson.JSONEncodeError as exc:  # half of a surrogate pair, which UTF-8 does not have
         message = "The text of the request cannot be encoded."
         raise RequestRejected(message, reason=type(exc).__name__) from exc
-    request = client.build_request("POST", url, headers=headers, content=content)
+    method = "POST" if content else "GET"
+    request = client.build_request(method, url, headers=headers, content=content)
     try:
         response = client.send(request, stream=True)
     except httpx.HTTPError as exc:
