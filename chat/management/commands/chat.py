@@ -35,14 +35,16 @@ class Command(BaseCommand):
         parser.add_argument("--owner", type=owner, default="default", help="for whom (default)")
         parser.add_argument("--model", help="an allowed model: its id, or provider:id")
         parser.add_argument("--system", help="instructions that stand above the conversation")
+        parser.add_argument("--max-tokens", type=int, help="the longest answer")
         parser.add_argument(
             "--continue", dest="previous", metavar="ID", help="the interaction to go on from"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._caller = Caller(owner=options["owner"], key_id="console")
-        self._asked = {"userId": options["user"]}
-        self._asked |= {name: options[name] for name in ("model", "system") if options[name]}
+        self._asked: dict[str, Any] = {"userId": options["user"]}
+        self._asked |= {name: options[name] for name in ("model", "system", "max_tokens")}
+        self._dim = self.stderr.isatty() and not options["no_color"]
         self._previous: str | None = options["previous"]
         if sys.stdin.isatty():
             self._talk()
@@ -117,7 +119,7 @@ class Command(BaseCommand):
 
     def _note(self, text: str) -> None:
         """A line beside the conversation, dim where that can be seen."""
-        self.stderr.write(f"{DIM}{text}{PLAIN}" if self.stderr.isatty() else text)
+        self.stderr.write(f"{DIM}{text}{PLAIN}" if self._dim else text, style_func=str)
 
 
 def _prompts() -> Iterator[str]:
