@@ -14,6 +14,7 @@ from django.core.management import CommandError, call_command
 
 from chat import keys
 from chat.storage import store
+from chat.storage.orm import OrmStore
 from tests.cast import ALICE, ANSWERED, BOB, keep, ledger
 from tests.standin import OPENAI_ANSWER, StandIn
 
@@ -112,6 +113,27 @@ def test_without_the_storage_nothing_is_erased(unreachable_database: None) -> No
     assert failed("erase_user", ALICE, "--yes")[1] == (
         "The storage is unreachable. 0 records were erased; give the command again."
     )
+
+
+def test_an_interrupted_run_says_how_far_it_came(
+    db: None, monkeypatch: pytest.MonkeyPatch, store_in: Callable[[type], None]
+) -> None:
+    store_in(Interrupted)
+    keep(ANSWERED)
+    keep(replace(ANSWERED, interaction_id=str(uuid4())))
+    monkeypatch.setattr("chat.management.commands.erase_user.ERASED_AT_ONCE", 1)
+    with pytest.raises(CommandError, match=r"Interrupted. 1 records were erased") as excinfo:
+        run("erase_user", ALICE, "--yes")
+    assert excinfo.value.returncode == 130
+
+
+class Interrupted(OrmStore):
+    """A store at whose second erasure somebody presses Ctrl-C."""
+
+    def erase(self, owner: str, user_id: str, *, limit: int) -> int:
+        if len(ledger()) == 1:
+            raise KeyboardInterrupt
+        return super().erase(owner, user_id, limit=limit)
 
 
 @pytest.mark.parametrize("word", ["", "a b", "x" * 129])

@@ -63,9 +63,9 @@ class Command(StorageCommand):
                     records += erased
                     progress.update(erased)
             except StorageUnavailable as exc:
-                raise CommandError(
-                    f"{exc.title}. {records} records were erased; give the command again."
-                ) from exc
+                raise _broken_off(exc.title, records) from exc
+            except KeyboardInterrupt as exc:
+                raise _broken_off("Interrupted", records, returncode=130) from exc
         return records
 
 
@@ -75,3 +75,8 @@ def _confirm(user: str, owner: str) -> None:
     question = f"Erase all records of user {user} of owner {owner} for good? Type yes to go on: "
     if input(question).strip().lower() != "yes":
         raise CommandError("Nothing was erased.")
+
+
+def _broken_off(why: str, records: int, returncode: int = 1) -> CommandError:
+    text = f"{why}. {records} records were erased; give the command again."
+    return CommandError(text, returncode=returncode)
