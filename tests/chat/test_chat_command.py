@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import subprocess
 import sys
 import time
 from typing import Any
@@ -103,17 +104,29 @@ def test_an_answer_that_is_not_recorded_is_said_to_be(
 # --- At a terminal --------------------------------------------------------------------------------
 
 
+# Makes the terminal that the process was given its own, so that Ctrl-C reaches it.
+CONTROLLED = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+
+
 class Terminal:
     """A process of the command, at a terminal of its own."""
 
     def __init__(self, *words: str, **variables: str) -> None:
-        environment = {**inherited(), "ENV_FILE": os.devnull, "TERM": "dumb", **variables}
-        command = [sys.executable, str(ROOT / "manage.py"), *words]
         self.screen = ""
         self._read = 0
-        self._pid, self._file = pty.fork()
-        if self._pid == 0:
-            os.execve(command[0], command, environment)
+        self._file, theirs = pty.openpty()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", CONTROLLED, str(ROOT / "manage.py"), *words],
+            env={**inherited(), "ENV_FILE": os.devnull, "TERM": "dumb", **variables},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
 
     def until(self, text: str) -> None:
         """Wait for a text that was not waited for before."""
@@ -128,7 +141,7 @@ class Terminal:
         os.write(self._file, text.encode())
 
     def ended(self) -> int:
-        code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        code = self._process.wait(WAIT_SECONDS)
         os.close(self._file)
         return code
 

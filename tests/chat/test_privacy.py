@@ -1,6 +1,8 @@
 """MASK_PII and STORE_CONTENT: what is at rest, what a vendor is sent, and what clients notice."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from chat.storage.base import Failure, Status
 from providers.base import Completion, ProviderFailed
 from tests.cast import ALICE, ANSWERED, Api, DownAtSettle, Scripted, failure, keep, problem
 from tests.dynamodb_local import botocore_client
+from tests.running import ROOT, inherited
 from tests.standin import OPENAI_ANSWER, StandIn
 
 Configure = Callable[..., None]
@@ -141,6 +144,23 @@ def test_an_answer_that_could_not_be_written_is_logged_masked(
 def test_nothing_is_masked_unless_it_is_asked_for(api: Api, vendor: StandIn) -> None:
     assert api.chat(SAID).json()["prompt"] == SAID
     assert vendor.requests[0].json["messages"][0]["content"] == SAID
+
+
+def test_what_masks_is_not_loaded_while_it_is_off() -> None:
+    code = (
+        "import sys, django; django.setup(); import chat.views, chat.storage.orm, chat.privacy; "
+        "print([name for name in ('stdnum', 'phonenumbers') if name in sys.modules])"
+    )
+    variables = {"DJANGO_SETTINGS_MODULE": "tests.settings"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**inherited(), **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == "[]\n"
 
 
 # --- STORE_CONTENT=false --------------------------------------------------------------------------
