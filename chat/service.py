@@ -96,9 +96,11 @@ class Question:
 
     def masked(self) -> "Question":
         """The same question without the addresses and numbers of people (MASK_PII)."""
+        from chat.masking import mask, masked
+
         texts = ("prompt", "system", "messages", "options")
-        metadata = {name: privacy.mask(value) for name, value in (self.metadata or {}).items()}
-        given = {name: privacy.masked(getattr(self, name)) for name in texts}
+        metadata = {name: mask(value) for name, value in (self.metadata or {}).items()}
+        given = {name: masked(getattr(self, name)) for name in texts}
         return replace(self, **given, metadata=metadata or None)
 
 

@@ -196,6 +196,7 @@ _answer = make_lambda_handler(
 
 def _warm_up() -> None:
     """Check the configuration, and make what the first request would otherwise wait for."""
+    from django.conf import settings
     from django.core.checks import Error, run_checks
 
     from chat.service import router
@@ -206,6 +207,8 @@ def _warm_up() -> None:
         raise SystemExit("\n".join(f"{error.msg} {error.hint}" for error in errors))
     router()
     store()
+    if settings.MASK_PII:
+        import chat.masking  # noqa: F401  (its libraries take their time)
     request = {
         "version": "2.0",
         "rawPath": "/v1/health",

@@ -245,7 +245,7 @@ STORAGE = choice("STORAGE", "dynamodb" if ON_LAMBDA else "sqlite", ["sqlite", "d
 RETENTION_DAYS = integer("RETENTION_DAYS", 0, low=0, high=36_500)
 ENABLE_CACHE = flag("ENABLE_CACHE", False)
 CACHE_TTL_SECONDS = integer("CACHE_TTL_SECONDS", 3600, low=1, high=31_536_000)
-# Of an interaction, what it said is kept too, and as it was said (chat/privacy.py).
+# Whether what was said is kept too, and whether without what identifies people (chat/privacy.py).
 STORE_CONTENT = flag("STORE_CONTENT", True)
 MASK_PII = flag("MASK_PII", False)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stdnum import luhn
 from stdnum.br import cpf
 
-from chat.privacy import mask, masked
+from chat.masking import mask, masked
 
 untimed = settings(deadline=None)  # what is imported for the first example takes its time
 
