@@ -1,12 +1,15 @@
 """manage.py chat, at a terminal and in a pipe."""
 
 import io
+import json
 import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
+from chat.storage import store
 from chat.storage.base import Status
 from providers.base import Completion
 from tests.cast import ALICE, DownAtSettle, Scripted, ledger
@@ -41,15 +45,29 @@ def refused(text: str, *words: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_all_of_the_input_is_one_question(
-    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+    each_storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, err = piped(
         "Hi,\nyou there!\n", "--user", ALICE, "--system", "Be brief.", monkeypatch=monkeypatch
     )
     assert out == "You said: Hi,\nyou there!\n"
-    [record] = ledger()
+    [record] = store().page("default", ALICE, limit=2).records
     assert (record.prompt, record.user_id, record.system) == ("Hi,\nyou there!", ALICE, "Be brief.")
     assert re.fullmatch(rf"mock-1 · 10 tokens · 0 USD · \d+ ms · {record.interaction_id}\n", err)
+
+
+def test_an_answer_may_come_as_json(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, err = piped("Olá \x9b!", "--format", "json", monkeypatch=monkeypatch)
+    assert (out.count("\n"), out.isascii(), err) == (1, True, "")
+    answer = json.loads(out)
+    [record] = ledger()
+    assert (answer["interaction_id"], answer["response"]) == (
+        record.interaction_id,
+        "You said: Olá \x9b!",
+    )
+    assert answer["recorded"] is True
 
 
 def test_a_conversation_is_gone_on_with(
@@ -81,6 +99,17 @@ def test_what_has_no_answer_ends_with_the_reason(
     reason: str,
 ) -> None:
     assert reason in refused(text, *words, monkeypatch=monkeypatch)
+
+
+def test_an_interrupt_in_a_pipe_is_an_end_of_its_own(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = threading.main_thread().ident
+    threading.Timer(1.0, signal.pthread_kill, [main, signal.SIGINT]).start()
+    with pytest.raises(CommandError) as excinfo:
+        piped("mock:delay=20", monkeypatch=monkeypatch)
+    assert excinfo.value.returncode == 130
+    assert [record.status for record in ledger()] == [Status.ABORTED]
 
 
 def test_a_terminal_obeys_no_model(

@@ -1,7 +1,9 @@
 """Talk to a model in the terminal."""
 
+import json
 import signal
 import sys
+import threading
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from django.core.management.base import BaseCommand, CommandError
 from chat.authentication import Caller
 from chat.errors import Problem, report
 from chat.management.console import owner, printable, user
-from chat.serializers import ChatSerializer
+from chat.serializers import AnswerSerializer, ChatSerializer
 from chat.service import Answer, Question, stream
 from providers.base import Deadline
 
@@ -39,20 +41,29 @@ class Command(BaseCommand):
         parser.add_argument(
             "--continue", dest="previous", metavar="ID", help="the interaction to go on from"
         )
+        parser.add_argument(
+            "--format",
+            choices=["text", "json"],
+            default="text",
+            help="json: each answer as a line of JSON, when it is complete",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._caller = Caller(owner=options["owner"], key_id="console")
         self._asked: dict[str, Any] = {"userId": options["user"]}
         self._asked |= {name: options[name] for name in ("model", "system", "max_tokens")}
+        self._json = options["format"] == "json"
         self._dim = self.stderr.isatty() and not options["no_color"]
         self._previous: str | None = options["previous"]
         if sys.stdin.isatty():
             self._talk()
             return
         try:
-            self._ask(sys.stdin.read().removesuffix("\n"))
+            answered = self._ask(sys.stdin.read().removesuffix("\n"))
         except Problem as exc:
             raise CommandError(_said(exc)) from exc
+        if not answered:
+            raise CommandError("Stopped.", returncode=130)
 
     def _talk(self) -> None:
         """Questions and answers until the end of the input."""
@@ -63,36 +74,44 @@ class Command(BaseCommand):
             self._note("STORE_CONTENT is false: each question stands for itself.")
         for prompt in _prompts():
             try:
-                self._ask(prompt)
+                if not self._ask(prompt):
+                    self._note("(stopped)")
             except Problem as exc:
                 self.stderr.write(_said(exc))
 
-    def _ask(self, prompt: str) -> None:
-        """Write the answer as it comes, and what it cost. Raises Problem."""
+    def _ask(self, prompt: str) -> bool:
+        """Write the answer as it comes, and what it cost; False if it was stopped.
+
+        Raises Problem.
+        """
         deadline = Deadline(settings.REQUEST_TIMEOUT_SECONDS)
         try:
             with _stopped_by_interrupt(deadline):
-                self._told(self._streamed(self._question(prompt), deadline))
+                answer = self._streamed(self._question(prompt), deadline)
+            self._told(answer)
         except Exception as exc:
             if not deadline.cancelled:
                 raise report(exc) from exc
-            self._note("(stopped)")
+        return not deadline.cancelled
 
     def _streamed(self, question: Question, deadline: Deadline) -> Answer:
-        written = False
+        answer: Answer | None = None
+        begun = False
         try:
             for event in stream(caller=self._caller, question=question, deadline=deadline):
                 if isinstance(event, Answer):
-                    if not written:
-                        self._write(printable(event.record.response or ""))
-                    written = True
-                    return event
-                self._write(printable(event.text))
-                written = True
+                    answer = event
+                    text = "" if begun else event.record.response or ""
+                else:
+                    text = event.text
+                self._write(printable(text))
+                begun = True
         finally:
-            if written:
+            if begun:
                 self._write("\n")
-        raise AssertionError("a stream ends with its answer")
+        if answer is None:
+            raise AssertionError("a stream ends with its answer")
+        return answer
 
     def _question(self, prompt: str) -> Question:
         given = {**self._asked, "prompt": prompt, "previous_interaction_id": self._previous}
@@ -102,6 +121,10 @@ class Command(BaseCommand):
         record = answer.record
         if settings.STORE_CONTENT and answer.recorded:
             self._previous = record.interaction_id
+        if self._json:
+            whole = AnswerSerializer().to_representation(record)
+            self.stdout.write(json.dumps({**whole, "recorded": answer.recorded}))
+            return
         cost = record.usage.cost_usd
         parts = (
             printable(record.model),
@@ -114,6 +137,8 @@ class Command(BaseCommand):
         self._note(" · ".join(part for part in parts if part))
 
     def _write(self, text: str) -> None:
+        if self._json:
+            return
         self.stdout.write(text, ending="")
         self.stdout.flush()
 
@@ -142,7 +167,12 @@ def _prompts() -> Iterator[str]:
 @contextmanager
 def _stopped_by_interrupt(deadline: Deadline) -> Iterator[None]:
     """Ctrl-C ends the call to the vendor, so that the record is settled, and not the process."""
-    before = signal.signal(signal.SIGINT, lambda *_: deadline.cancel())
+
+    def stop(*_: Any) -> None:
+        # In a thread, as this one may be holding the very lock that cancelling needs.
+        threading.Thread(target=deadline.cancel).start()
+
+    before = signal.signal(signal.SIGINT, stop)
     try:
         yield
     finally:
