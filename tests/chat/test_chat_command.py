@@ -9,8 +9,8 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,11 +19,12 @@ from django.db import connection
 
 from chat.storage import store
 from chat.storage.base import Status
-from providers.base import Completion
+from providers.base import ChatRequest, Completion, Deadline, DeadlineReached
 from tests.cast import ALICE, DownAtSettle, Scripted, ledger
 from tests.running import ROOT, inherited
 
 WAIT_SECONDS = 60.0
+HELLO = Completion(text="Hello.", model="mock-1", finish_reason="stop")
 
 
 def piped(text: str, *words: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
@@ -101,15 +102,24 @@ def test_what_has_no_answer_ends_with_the_reason(
     assert reason in refused(text, *words, monkeypatch=monkeypatch)
 
 
+class Interrupted(Scripted):
+    """A provider at whose first word somebody presses Ctrl-C."""
+
+    def stream(self, request: ChatRequest, deadline: Deadline) -> Iterator[str | Completion]:
+        yield "An "
+        signal.raise_signal(signal.SIGINT)
+        deadline.sleep(20)
+        raise DeadlineReached("It came to its end.")
+
+
 def test_an_interrupt_in_a_pipe_is_an_end_of_its_own(
-    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch, ask_instead: Any
 ) -> None:
-    main = threading.main_thread().ident
-    threading.Timer(1.0, signal.pthread_kill, [main, signal.SIGINT]).start()
+    ask_instead(Interrupted(HELLO))
     with pytest.raises(CommandError) as excinfo:
-        piped("mock:delay=20", monkeypatch=monkeypatch)
+        piped("Hi", monkeypatch=monkeypatch)
     assert excinfo.value.returncode == 130
-    assert [record.status for record in ledger()] == [Status.ABORTED]
+    assert [(record.status, record.response) for record in ledger()] == [(Status.ABORTED, "An ")]
 
 
 def test_a_terminal_obeys_no_model(
