@@ -253,6 +253,9 @@ STORAGE = choice("STORAGE", "dynamodb" if ON_LAMBDA else "sqlite", ["sqlite", "d
 RETENTION_DAYS = integer("RETENTION_DAYS", 0, low=0, high=36_500)
 ENABLE_CACHE = flag("ENABLE_CACHE", False)
 CACHE_TTL_SECONDS = integer("CACHE_TTL_SECONDS", 3600, low=1, high=31_536_000)
+# Whether what was said is kept too, and whether without what identifies people (chat/privacy.py).
+STORE_CONTENT = flag("STORE_CONTENT", True)
+MASK_PII = flag("MASK_PII", False)
 
 DATABASE_PATH = BASE_DIR / text("DATABASE_PATH", "chat_history.db")
 if STORAGE == "sqlite" and (DATABASE_PATH.is_dir() or not DATABASE_PATH.parent.is_dir()):

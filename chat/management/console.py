@@ -16,6 +16,8 @@ from chat.storage.keys import PREFIX, ApiKey
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 LONGEST = timedelta(days=36_500)
 MAX_USD = 1_000_000_000
+# Control characters but for tabs and line ends, and what turns the direction of text.
+UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class StorageCommand(BaseCommand):
@@ -52,6 +54,12 @@ def dollars(text: str) -> Decimal:
 def owner(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._:@|+-]{1,128}", text):
         raise ArgumentTypeError("an owner has 1 to 128 ASCII letters, digits and . _ : @ | + -")
+    return text
+
+
+def user(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._:@|+-]{1,128}", text):
+        raise ArgumentTypeError("a user id has 1 to 128 ASCII letters, digits and . _ : @ | + -")
     return text
 
 
@@ -100,6 +108,11 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
         for line in [heads, *cells]
     ]
     return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """A model's text without what a terminal obeys or is deceived by: escapes, overrides."""
+    return UNSAFE.sub("", text)
 
 
 def _cell(value: Any) -> str:
