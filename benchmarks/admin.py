@@ -37,11 +37,12 @@ CODES = {
     "content_filtered": 8,
     "provider_rejected": 2,
 }
-WORDS = (
+TEXT = (
     "how can I change my invoice address after the order was sent and what happens with the "
     "delivery if nobody is at home on that day because we travel para o Brasil no próximo mês "
     "please answer in one short list with reasons and examples ledger refund parcel warranty"
-).split()
+)
+WORDS = TEXT.split()
 
 
 def main() -> None:

@@ -277,7 +277,7 @@ BROUGHT = {
         "databases": {"default": SQLITE},
         "caches": "chat.storage.orm_cache.Orm",
         "apps": [
-            "django.contrib.admin",
+            "chatproject.admin.AdminConfig",
             "django.contrib.auth",
             "django.contrib.contenttypes",
             "django.contrib.messages",
