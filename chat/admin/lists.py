@@ -44,9 +44,9 @@ class DayFilter(admin.DateFieldListFilter):
 
     template = "admin/chat/interaction/day_filter.html"
 
-    def expected_parameters(self) -> list[str]:
+    def expected_parameters(self) -> list[Any]:
         """The last is how a list goes on where another one ended."""
-        return [*super().expected_parameters(), FROM]  # type: ignore[list-item]
+        return [*super().expected_parameters(), FROM]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         times = {name: moment(str(values[-1])) for name, values in self.given.items()}
