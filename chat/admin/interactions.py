@@ -127,6 +127,7 @@ class InteractionAdmin(ModelAdmin):
         "latency_ms",
     )
     sortable_by = ()
+    list_per_page = 50
     list_filter = (
         ("created_at", DayFilter),
         StatusFilter,

@@ -1,9 +1,11 @@
 """The page of usage: charts, and the same figures in tables."""
 
+import functools
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import date
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from django import forms
 from django.contrib import admin
@@ -23,6 +25,11 @@ PERIODS = (7, 30, 90)
 # So many models have a colour of their own; those that were asked less share one.
 OWN_COLOURS = 7
 OTHERS = "others"
+NAMES = [f"p{each}" for each in PERCENTILES]
+HEADS = (
+    *("Requests", "Errors", "Error rate", "Prompt tokens", "Completion tokens", "Cost (USD)"),
+    *(f"{name} (ms)" for name in NAMES),
+)
 
 
 class ScopeForm(forms.Form):
@@ -65,6 +72,41 @@ class ScopeForm(forms.Form):
         )
 
 
+@dataclass(frozen=True)
+class Line:
+    """A line of a table: counts, and the sorted latencies that belong to them."""
+
+    counts: Counts
+    latencies: list[int]
+
+    @classmethod
+    def of(cls, counts: Iterable[Counts], latencies: Iterable[list[int]]) -> Self:
+        return cls(sum(counts, Counts()), merged(latencies))
+
+    @functools.cached_property
+    def percentiles(self) -> dict[str, int | None]:
+        return dict(zip(NAMES, percentiles(self.latencies), strict=True))
+
+    @property
+    def error_rate(self) -> str:
+        requests = self.counts.requests
+        return f"{self.counts.errors / requests:.1%}" if requests else "-"
+
+    @property
+    def cells(self) -> list[str]:
+        """As they are shown."""
+        counts = self.counts
+        return [
+            f"{counts.requests:,}",
+            f"{counts.errors:,}",
+            self.error_rate,
+            f"{counts.prompt_tokens:,}",
+            f"{counts.completion_tokens:,}",
+            f"{counts.cost_usd:,.4f}",
+            *("-" if each is None else f"{each:,}" for each in self.percentiles.values()),
+        ]
+
+
 def usage_page(request: HttpRequest) -> TemplateResponse:
     """Requests, tokens, cost, latencies and errors of a period. Needs the right to see counts."""
     if not request.user.has_perm("chat.view_usagecount"):
@@ -72,28 +114,30 @@ def usage_page(request: HttpRequest) -> TemplateResponse:
     form = ScopeForm(request.GET)
     scope = form.scope
     found = figures(scope)
+    by_model = _lines(found, lambda cell: cell[1], found.models)
+    models = by_model.values()
+    total = Line.of((line.counts for line in models), (line.latencies for line in models))
+    by_day = _lines(found, lambda cell: cell[0], scope.days)
     context = {
         **admin.site.each_context(request),
         "title": "Usage",
         "form": form,
         "scope": scope,
         "periods": PERIODS,
-        "charts": charts(scope, found),
-        "total": _line(sum(found.counts.values(), Counts()), merged(found.latencies.values())),
-        "by_model": _table(found, lambda cell: cell[1], found.models),
-        "by_day": _table(found, lambda cell: cell[0], scope.days[::-1]),
+        "heads": HEADS,
+        "charts": charts(scope, found, by_day),
+        "total": zip(HEADS, total.cells, strict=True),
+        "by_model": by_model,
+        "by_day": dict(reversed(by_day.items())),
         "by_code": _errors_by_code(found),
     }
     return TemplateResponse(request, "admin/usage.html", context)
 
 
-def charts(scope: Scope, found: Figures) -> list[dict[str, Any]]:
+def charts(scope: Scope, found: Figures, by_day: Mapping[date, Line]) -> list[dict[str, Any]]:
     """What static/chat/admin/usage.js draws."""
     own = found.models[:OWN_COLOURS]
     codes = sorted({code for _, code in found.errors})
-    daily = _grouped(found.latencies, lambda cell: cell[0])
-    points = {day: percentiles(merged(lists)) for day, lists in daily.items()}
-    unknown: list[int | None] = [None] * len(PERCENTILES)
 
     def stacked(measure: Callable[[Counts], float]) -> list[dict[str, Any]]:
         sums: dict[Cell, float] = defaultdict(float)
@@ -103,10 +147,8 @@ def charts(scope: Scope, found: Figures) -> list[dict[str, Any]]:
         return _series(scope, names, lambda day, name: sums.get((day, name), 0))
 
     by_code = _series(scope, codes, lambda day, code: found.errors.get((day, code), 0))
-    overall = [
-        {"name": f"p{each}", "values": [points.get(day, unknown)[place] for day in scope.days]}
-        for place, each in enumerate(PERCENTILES)
-    ]
+    points = {day: by_day[day].percentiles if day in by_day else {} for day in scope.days}
+    overall = _series(scope, NAMES, lambda day, name: points[day].get(name))
     by_model = _series(
         scope, own, lambda day, model: percentiles(found.latencies.get((day, model), []))[1]
     )
@@ -131,16 +173,14 @@ def _series(
     return [{"name": name, "values": [value(day, name) for day in scope.days]} for name in names]
 
 
-def _table(
-    found: Figures, group: Callable[[Cell], Name], order: list[Name]
-) -> list[tuple[Name, dict[str, Any]]]:
+def _lines(found: Figures, group: Callable[[Cell], Name], order: list[Name]) -> dict[Name, Line]:
     counts = _grouped(found.counts, group)
     latencies = _grouped(found.latencies, group)
-    return [
-        (name, _line(sum(counts.get(name, ()), Counts()), merged(latencies.get(name, ()))))
+    return {
+        name: Line.of(counts.get(name, ()), latencies.get(name, ()))
         for name in order
         if name in counts or name in latencies
-    ]
+    }
 
 
 def _errors_by_code(found: Figures) -> list[tuple[str, int]]:
@@ -153,16 +193,3 @@ def _grouped(cells: Mapping[Cell, Any], group: Callable[[Cell], Name]) -> dict[N
     for cell, value in cells.items():
         groups[group(cell)].append(value)
     return groups
-
-
-def _line(counts: Counts, latencies: list[int]) -> dict[str, Any]:
-    p50, p95, p99 = percentiles(latencies)
-    rate = counts.errors / counts.requests if counts.requests else None
-    return {
-        "counts": counts,
-        "error_rate": None if rate is None else f"{rate:.1%}",
-        "cost": f"{counts.cost_usd:.4f}",
-        "p50": p50,
-        "p95": p95,
-        "p99": p99,
-    }
