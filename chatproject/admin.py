@@ -3,8 +3,9 @@
 import functools
 from typing import Any
 
+from django.apps import apps
 from django.contrib import admin
-from django.contrib.admin import apps
+from django.contrib.admin.apps import AdminConfig as DjangoAdminConfig
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, URLResolver, path, reverse
@@ -16,7 +17,7 @@ SECURITY_POLICY = (
 )
 
 
-class AdminConfig(apps.AdminConfig):
+class AdminConfig(DjangoAdminConfig):
     default_site = "chatproject.admin.Site"
 
 
@@ -42,10 +43,17 @@ class Site(admin.AdminSite):
             "add_url": None,
             "view_only": True,
         }
-        if request.user.has_perm("chat.view_usagecount"):
-            for app in listed:
-                if app["app_label"] == "chat":
-                    app["models"].append(page)
+        if app_label in (None, "chat") and request.user.has_perm("chat.view_usagecount"):
+            ours = next((app for app in listed if app["app_label"] == "chat"), None)
+            if ours is None:
+                ours = {
+                    "name": apps.get_app_config("chat").verbose_name,
+                    "app_label": "chat",
+                    "app_url": reverse("admin:app_list", args=["chat"]),
+                    "models": [],
+                }
+                listed.append(ours)
+            ours["models"].append(page)
         return listed
 
     def admin_view(self, view: Any, cacheable: bool = False) -> Any:

@@ -237,7 +237,7 @@ class KeyAdmin(ModelAdmin):
                 self._say_changed(request, key)
             else:
                 self._note(request, key, "Revoked.")
-                messages.success(request, f"{key.prefix} ({key.name}) is revoked.")
+                messages.success(request, f"Revoked: {key.prefix} ({key.name}).")
         return HttpResponseRedirect(reverse("admin:chat_apikey_changelist"))
 
     def rotate_view(self, request: HttpRequest, key_id: str) -> HttpResponse:

@@ -1,6 +1,6 @@
 """Lists of interactions that take no longer with a million records than with a thousand.
 
-A page shows records from the newest on. To fill it, at most `LOOKED_THROUGH` records are looked
+A page shows records from the newest on. To fill it, at most `looked_through` records are looked
 through: the newest of those that an index leads to. What is older is a link away, and the page says
 so. Nothing is counted, and page numbers end where a database would have to skip too many rows.
 """
@@ -19,8 +19,6 @@ from django.utils.dateparse import parse_date, parse_datetime
 from chat.admin import search
 from chat.models import Interaction
 
-LOOKED_THROUGH = 50_000
-MAX_PAGES = 100
 FROM = "created_at__lte"
 # The columns that a line is made of.
 LISTED = (
@@ -84,14 +82,15 @@ def moment(text: str) -> datetime:
 class NewestFirst(ChangeList):
     """A page of the list; `horizon` is the time of the first record that was not looked at."""
 
-    looked_through = LOOKED_THROUGH
+    looked_through = 50_000
+    max_pages = 100
     horizon: datetime | None
 
     def get_ordering(self, request: HttpRequest, queryset: QuerySet[Any]) -> list[Any]:
         return ["-created_at", "-pk"]
 
     def get_results(self, request: HttpRequest) -> None:
-        if not 1 <= self.page_num <= MAX_PAGES:
+        if not 1 <= self.page_num <= self.max_pages:
             raise IncorrectLookupParameters
         rows = self.queryset
         self.horizon = self._horizon(request)
@@ -114,11 +113,11 @@ class NewestFirst(ChangeList):
 
     @property
     def words_link(self) -> str:
-        return self.get_query_string({"q": f'"{self.query}"'}, remove=["p"])
+        return self.get_query_string({"q": f'"{self.query}"', "p": None})
 
     @property
     def whole_link(self) -> str:
-        return self.get_query_string(remove=["p"])
+        return self.get_query_string({"p": None})
 
     @property
     def newer_link(self) -> str | None:
@@ -129,7 +128,7 @@ class NewestFirst(ChangeList):
         """The next page; after the last page number, a list that begins where this one ends."""
         if not self.more:
             return self._from(self.horizon) if self.horizon else None
-        if self.page_num < MAX_PAGES:
+        if self.page_num < self.max_pages:
             return self.get_query_string({"p": self.page_num + 1})
         return self._from(self.result_list[-1].created_at)
 
@@ -137,7 +136,7 @@ class NewestFirst(ChangeList):
         return (page - 1) * self.list_per_page, page * self.list_per_page
 
     def _from(self, time: datetime) -> str:
-        return self.get_query_string({FROM: time.isoformat()}, remove=["p"])
+        return self.get_query_string({FROM: time.isoformat(), "p": None})
 
     def _horizon(self, request: HttpRequest) -> datetime | None:
         """Whichever index the database chooses, it has few rows after this time."""
@@ -153,7 +152,7 @@ class NewestFirst(ChangeList):
             time
             for condition in [each for each in conditions if each] or [{}]
             for time in rows.filter(**condition).values_list("created_at", flat=True)[
-                LOOKED_THROUGH : LOOKED_THROUGH + 1
+                self.looked_through : self.looked_through + 1
             ]
         ]
         return max(times, default=None)

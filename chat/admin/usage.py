@@ -54,7 +54,7 @@ class ScopeForm(forms.Form):
         period = last_days(given.get("days") or DEFAULT_DAYS)
         first, last = given.get("first"), given.get("last")
         if first or last:
-            last = last or period.last
+            last = min(last or period.last, period.last)
             first = first or last
             if not 0 <= (last - first).days < MAX_DAYS:
                 raise ValidationError(f"A period has 1 to {MAX_DAYS} days.")
