@@ -348,13 +348,13 @@ SECRET_KEY_FALLBACKS = split(secret("SECRET_KEY_FALLBACKS"))
 # --- Django ---------------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
+    "chat",  # before the admin, whose templates it adds to
     *BROUGHT["apps"],
     "django.contrib.staticfiles",
     "django_ratelimit",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
-    "chat",
 ]
 MIDDLEWARE = [
     "chat.telemetry.RequestMiddleware",

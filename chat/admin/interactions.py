@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, StreamingHttpResponse
@@ -231,7 +232,10 @@ class InteractionAdmin(ModelAdmin):
         if kind not in EXPORTS:
             raise Http404
         lines, content_type = EXPORTS[kind]
-        found = self.get_changelist_instance(request).queryset
+        try:
+            found = self.get_changelist_instance(request).queryset
+        except IncorrectLookupParameters:
+            raise Http404 from None
         day = timezone.now().date().isoformat()
         return StreamingHttpResponse(
             lines(found),

@@ -91,6 +91,10 @@ def test_there_are_no_other_kinds(admin: Api) -> None:
     assert admin.get(f"{EXPORT}xml/").status_code == 404
 
 
+def test_an_odd_query_is_not_found(admin: Api) -> None:
+    assert admin.get(f"{EXPORT}csv/?created_at__gte=soon").status_code == 404
+
+
 def test_it_is_for_those_who_may_see_records(api: Api) -> None:
     assert api.get(f"{EXPORT}csv/").status_code == 302
     api.http.force_login(User.objects.create(username="staff", is_staff=True))
