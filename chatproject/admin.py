@@ -24,6 +24,7 @@ class AdminConfig(DjangoAdminConfig):
 class Site(admin.AdminSite):
     site_header = site_title = "Serverless Chat API"
     index_title = "Ledger"
+    enable_nav_sidebar = False  # there are few pages, and the lists are wide
 
     def get_urls(self) -> list[URLResolver | URLPattern]:
         from chat.admin.usage import usage_page  # models are not loaded before the site

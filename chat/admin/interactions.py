@@ -117,7 +117,7 @@ def _choices(column: str) -> list[tuple[str, str]]:
 @admin.register(Interaction)
 class InteractionAdmin(ModelAdmin):
     list_display = (
-        "created_at",
+        "time",
         "user_id",
         "excerpt",
         "provider",
@@ -154,7 +154,7 @@ class InteractionAdmin(ModelAdmin):
                 )
             },
         ),
-        ("Who and when", {"fields": ("owner", "user_id", "created_at", "latency_ms")}),
+        ("Who and when", {"fields": ("owner", "user_id", "time", "latency_ms")}),
         ("Model", {"fields": ("provider", "model", "finish_reason", "cached", "pretty_attempts")}),
         (
             "Usage",
@@ -258,6 +258,10 @@ class InteractionAdmin(ModelAdmin):
                 **context,
             },
         )
+
+    @admin.display(description="time (UTC)")
+    def time(self, row: Interaction) -> str:
+        return row.created_at.strftime("%Y-%m-%d %H:%M:%S")
 
     @admin.display(description="conversation")
     def conversation(self, row: Interaction) -> str:

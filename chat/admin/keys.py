@@ -158,7 +158,7 @@ class KeyAdmin(ModelAdmin):
     search_fields = ("key_id", "owner", "name")
     ordering = ("-created_at",)
     actions = ("revoke",)
-    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
     add_form_fields = (
         *("owner", "name", "expires_at", "rate_limit", "monthly_budget_usd", "models"),
     )
@@ -212,6 +212,13 @@ class KeyAdmin(ModelAdmin):
         self, request: HttpRequest, obj: Any, post_url_continue: str | None = None
     ) -> HttpResponse:
         return self._shown_once(request, obj, obj.text)
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """A new key is looked at, and nothing else, before anything else is done."""
+        alone = {"show_save_and_add_another": False, "show_save_and_continue": False}
+        return super().add_view(request, form_url, {**alone, **(extra_context or {})})
 
     def change_view(
         self,

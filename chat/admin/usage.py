@@ -183,9 +183,10 @@ def _lines(found: Figures, group: Callable[[Cell], Name], order: list[Name]) -> 
     }
 
 
-def _errors_by_code(found: Figures) -> list[tuple[str, int]]:
+def _errors_by_code(found: Figures) -> list[tuple[str, str]]:
     codes = _grouped(found.errors, lambda cell: cell[1])
-    return sorted(((code, sum(each)) for code, each in codes.items()), key=lambda pair: -pair[1])
+    sums = sorted(((code, sum(each)) for code, each in codes.items()), key=lambda pair: -pair[1])
+    return [(code, f"{number:,}") for code, number in sums]
 
 
 def _grouped(cells: Mapping[Cell, Any], group: Callable[[Cell], Name]) -> dict[Name, list[Any]]:
