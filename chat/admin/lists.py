@@ -42,6 +42,12 @@ class DayFilter(admin.DateFieldListFilter):
 
     template = "admin/chat/interaction/day_filter.html"
 
+    def __init__(self, field: Any, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
+        super().__init__(field, request, *args, **kwargs)
+        self.given: dict[str, Any] = self.used_parameters
+        mine = (*self.expected_parameters(), "p")
+        self.others = [(name, value) for name, value in request.GET.items() if name not in mine]
+
     def expected_parameters(self) -> list[Any]:
         """The last is how a list goes on where another one ended."""
         return [*super().expected_parameters(), FROM]
@@ -49,12 +55,6 @@ class DayFilter(admin.DateFieldListFilter):
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         times = {name: moment(str(values[-1])) for name, values in self.given.items()}
         return queryset.filter(**times)
-
-    def __init__(self, field: Any, request: HttpRequest, *args: Any, **kwargs: Any) -> None:
-        super().__init__(field, request, *args, **kwargs)
-        self.given: dict[str, Any] = self.used_parameters
-        mine = (*self.expected_parameters(), "p")
-        self.others = [(name, value) for name, value in request.GET.items() if name not in mine]
 
     @property
     def since(self) -> str:
@@ -96,8 +96,8 @@ class NewestFirst(ChangeList):
         self.horizon = self._horizon(request)
         if self.horizon:
             rows = rows.filter(created_at__gt=self.horizon)
-        start, end = self._bounds(self.page_num)
-        found = list(rows.only(*LISTED)[start : end + 1])
+        start = (self.page_num - 1) * self.list_per_page
+        found = list(rows.only(*LISTED)[start : start + self.list_per_page + 1])
         self.result_list = found[: self.list_per_page]
         self.more = len(found) > self.list_per_page
         self.first_number = start + 1
@@ -132,14 +132,11 @@ class NewestFirst(ChangeList):
             return self.get_query_string({"p": self.page_num + 1})
         return self._from(self.result_list[-1].created_at)
 
-    def _bounds(self, page: int) -> tuple[int, int]:
-        return (page - 1) * self.list_per_page, page * self.list_per_page
-
     def _from(self, time: datetime) -> str:
         return self.get_query_string({FROM: time.isoformat(), "p": None})
 
     def _horizon(self, request: HttpRequest) -> datetime | None:
-        """Whichever index the database chooses, it has few rows after this time."""
+        """Whichever index the database chooses for the list, it has few rows after this time."""
         rows = Interaction.objects.order_by("-created_at")
         for spec in self.filter_specs:
             if isinstance(spec, DayFilter):
@@ -149,10 +146,7 @@ class NewestFirst(ChangeList):
         ]
         conditions.append(self.meaning.condition)
         times = [
-            time
+            rows.filter(**condition).values_list("created_at", flat=True)[self.looked_through :]
             for condition in [each for each in conditions if each] or [{}]
-            for time in rows.filter(**condition).values_list("created_at", flat=True)[
-                self.looked_through : self.looked_through + 1
-            ]
         ]
-        return max(times, default=None)
+        return max((time for each in times if (time := each.first())), default=None)
