@@ -62,7 +62,7 @@ class Interaction(models.Model):
                 name="error_index",
                 condition=models.Q(error_code__isnull=False),
             ),
-            models.Index(fields=("request_id",), name="request_index"),
+            models.Index(fields=("request_id", "created_at"), name="request_index"),
         )
 
     def __str__(self) -> str:

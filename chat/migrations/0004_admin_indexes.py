@@ -29,6 +29,6 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name="interaction",
-            index=models.Index(fields=["request_id"], name="request_index"),
+            index=models.Index(fields=["request_id", "created_at"], name="request_index"),
         ),
     ]

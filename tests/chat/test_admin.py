@@ -189,6 +189,32 @@ def test_no_page_counts_the_records(admin: Api) -> None:
     assert [query for query in queries if "COUNT(" in query["sql"]] == []
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("", "p=3", "created_at__gte=2026-01-01&created_at__lt=2026-01-02", "status=ok"),
+        *("status=aborted", "error_code=any", "error_code=provider_error", "model=model-1"),
+        *("provider=openai", "owner=default", "owner=default&model=model-1&status=ok"),
+        *("q=alice", "q=alice&status=ok", "q=request-1", f"q={uuid4()}", "q=hello", "q=alice&p=2"),
+    ],
+)
+def test_no_page_reads_or_sorts_all_records(
+    admin: Api, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    monkeypatch.setattr(NewestFirst, "looked_through", 10)
+    made(20)
+    with CaptureQueriesContext(connection) as queries:
+        assert admin.get(f"{LIST}?{query}").status_code == 200
+    asked = [each["sql"] for each in queries if 'FROM "chat_interaction"' in each["sql"]]
+    assert asked
+    for sql in asked:
+        with connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN QUERY PLAN {sql}")
+            plan = [row[3] for row in cursor.fetchall()]
+        unbounded = ("SCAN chat_interaction$", "USE TEMP B-TREE FOR (ORDER BY|DISTINCT)")
+        assert not [step for step in plan for each in unbounded if re.match(each, step)], sql
+
+
 def test_after_the_last_page_number_the_list_goes_on_from_there(
     admin: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
