@@ -2,10 +2,10 @@
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from django import forms
 from django.contrib import admin
@@ -13,7 +13,7 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 
-from chat.admin.figures import PERCENTILES, Cell, Figures, Scope, figures, merged, percentiles
+from chat.admin.figures import PERCENTILES, Cell, Figures, Scope, figures, percentiles
 from chat.admin.search import distinct
 from chat.models import Interaction, UsageCount
 from chat.storage.usage import Counts
@@ -74,14 +74,10 @@ class ScopeForm(forms.Form):
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table: counts, and the sorted latencies that belong to them."""
+    """A line of a table: counts, and the lists of sorted latencies that belong to them."""
 
     counts: Counts
-    latencies: list[int]
-
-    @classmethod
-    def of(cls, counts: Iterable[Counts], latencies: Iterable[list[int]]) -> Self:
-        return cls(sum(counts, Counts()), merged(latencies))
+    latencies: Sequence[list[int]]
 
     @functools.cached_property
     def percentiles(self) -> dict[str, int | None]:
@@ -115,8 +111,7 @@ def usage_page(request: HttpRequest) -> TemplateResponse:
     scope = form.scope
     found = figures(scope)
     by_model = _lines(found, lambda cell: cell[1], found.models)
-    models = by_model.values()
-    total = Line.of((line.counts for line in models), (line.latencies for line in models))
+    total = Line(sum(found.counts.values(), Counts()), list(found.latencies.values()))
     by_day = _lines(found, lambda cell: cell[0], scope.days)
     context = {
         **admin.site.each_context(request),
@@ -150,7 +145,7 @@ def charts(scope: Scope, found: Figures, by_day: Mapping[date, Line]) -> list[di
     points = {day: by_day[day].percentiles if day in by_day else {} for day in scope.days}
     overall = _series(scope, NAMES, lambda day, name: points[day].get(name))
     by_model = _series(
-        scope, own, lambda day, model: percentiles(found.latencies.get((day, model), []))[1]
+        scope, own, lambda day, model: percentiles([found.latencies.get((day, model), [])])[1]
     )
     labels = [day.isoformat() for day in scope.days]
     drawn = [
@@ -177,7 +172,7 @@ def _lines(found: Figures, group: Callable[[Cell], Name], order: list[Name]) -> 
     counts = _grouped(found.counts, group)
     latencies = _grouped(found.latencies, group)
     return {
-        name: Line.of(counts.get(name, ()), latencies.get(name, ()))
+        name: Line(sum(counts.get(name, ()), Counts()), latencies.get(name, ()))
         for name in order
         if name in counts or name in latencies
     }
