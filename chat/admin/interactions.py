@@ -268,8 +268,9 @@ class InteractionAdmin(ModelAdmin):
         return format_html('<a href="{}">Read it as a page</a>', conversations.link_to(row))
 
     @admin.display(description="prompt")
-    def excerpt(self, row: Interaction) -> str:
-        return row.prompt if len(row.prompt) <= 60 else f"{row.prompt[:59]}…"
+    def excerpt(self, row: Interaction) -> str | None:
+        prompt = row.prompt or None  # it may not have been kept
+        return prompt if prompt is None or len(prompt) <= 60 else f"{prompt[:59]}…"
 
     @admin.display(description="status")
     def current_status(self, row: Interaction) -> str:

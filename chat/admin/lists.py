@@ -112,6 +112,10 @@ class NewestFirst(ChangeList):
         return search.meaning(self.query)
 
     @property
+    def told_through(self) -> str:
+        return f"{self.looked_through:,}"
+
+    @property
     def words_link(self) -> str:
         return self.get_query_string({"q": f'"{self.query}"', "p": None})
 

@@ -68,6 +68,12 @@ def test_the_newest_record_comes_first(admin: Api) -> None:
     assert re.findall(r"day \d", text_of(admin.get(LIST))) == ["day 3", "day 2", "day 1"]
 
 
+def test_a_prompt_that_was_not_kept_is_a_dash(admin: Api) -> None:
+    record = keep(replace(ANSWERED, prompt="", response=None))
+    assert listed(admin.get(LIST)) == {"-"}
+    assert text_of(admin.get(f"{LIST}{record.interaction_id}/change/"))
+
+
 def test_a_long_prompt_is_cut_short_in_the_list(admin: Api) -> None:
     keep(replace(ANSWERED, prompt="x" * 60))
     keep(replace(ANSWERED, prompt="y" * 61, interaction_id=str(uuid4())))
