@@ -201,7 +201,14 @@ def test_no_page_counts_the_records(admin: Api) -> None:
         *("", "p=3", "created_at__gte=2026-01-01&created_at__lt=2026-01-02", "status=ok"),
         *("status=aborted", "error_code=any", "error_code=provider_error", "model=model-1"),
         *("provider=openai", "owner=default", "owner=default&model=model-1&status=ok"),
-        *("q=alice", "q=alice&status=ok", "q=request-1", f"q={uuid4()}", "q=hello", "q=alice&p=2"),
+        *(
+            "q=alice",
+            "q=alice&status=ok",
+            "q=request-1",
+            f"q={ANSWERED.interaction_id}",
+            "q=hello",
+            "q=alice&p=2",
+        ),
     ],
 )
 def test_no_page_reads_or_sorts_all_records(
