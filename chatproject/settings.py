@@ -288,7 +288,7 @@ BROUGHT = {
         "databases": {"default": SQLITE},
         "caches": "chat.storage.orm_cache.Orm",
         "apps": [
-            "django.contrib.admin",
+            "chatproject.admin.AdminConfig",
             "django.contrib.auth",
             "django.contrib.contenttypes",
             "django.contrib.messages",
@@ -372,13 +372,13 @@ if TRACES:
 # --- Django ---------------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
+    "chat",  # before the admin, whose templates it adds to
     *BROUGHT["apps"],
     "django.contrib.staticfiles",
     "django_ratelimit",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
-    "chat",
 ]
 MIDDLEWARE = [
     "chat.telemetry.RequestMiddleware",
