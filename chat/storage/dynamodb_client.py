@@ -53,11 +53,18 @@ TRANSIENT = frozenset(
 
 
 class DynamoDBClient:
-    """`endpoint` is an address; `credentials` may refresh themselves."""
+    """`endpoint` is an address; `credentials` may refresh themselves; a try has `try_seconds`."""
 
     _request_signer = None  # PynamoDB looks there for a client that has lost its credentials
 
-    def __init__(self, *, endpoint: str, region: str, credentials: Credentials) -> None:
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        region: str,
+        credentials: Credentials,
+        try_seconds: float = TRY_SECONDS,
+    ) -> None:
         address = urlsplit(endpoint)
         self.endpoint = endpoint
         self._secure = address.scheme == "https"
@@ -66,6 +73,7 @@ class DynamoDBClient:
         self._path = address.path or "/"
         self._region = region
         self._credentials = credentials
+        self._try_seconds = try_seconds
         self._thread = threading.local()
 
     def call(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,12 +124,12 @@ class DynamoDBClient:
 
         http.client would send two packets for it, and parse the answer's head as an e-mail's.
         """
-        end = time.monotonic() + TRY_SECONDS
+        end = time.monotonic() + self._try_seconds
         kept: _Kept | None = getattr(self._thread, "kept", None)
         sock = (kept and kept.take()) or self._connected()
         lines = [f"POST {self._path} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items())]
         head = "\r\n".join([*lines, f"content-length: {len(content)}", "", ""])
-        sock.settimeout(TRY_SECONDS)
+        sock.settimeout(self._try_seconds)
         try:
             sock.sendall(head.encode("latin-1") + content)
             status, keep, body = _read(sock, end)
@@ -139,7 +147,7 @@ class DynamoDBClient:
 
     def _connected(self) -> socket.socket:
         try:
-            sock = socket.create_connection(self._address, timeout=TRY_SECONDS)
+            sock = socket.create_connection(self._address, timeout=self._try_seconds)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._secure:
                 sock = ssl_context().wrap_socket(sock, server_hostname=self._address[0])

@@ -39,19 +39,24 @@ CONDITION_FAILED = "ConditionalCheckFailedException"
 @functools.cache
 def client() -> DynamoDBClient:
     """The client of all tables, made once. Raises ImproperlyConfigured if there can be none."""
+    return new_client()
+
+
+def new_client(**options: float) -> DynamoDBClient:
+    """A client of one's own, with its own `try_seconds`."""
     session = Session()
     try:
         region = settings.AWS_REGION or session.get_config_variable("region")
         credentials = session.get_credentials()
     except BotoCoreError as exc:
-        raise ImproperlyConfigured(f"STORAGE is dynamodb, which cannot be used: {exc}") from exc
+        raise ImproperlyConfigured(f"DynamoDB cannot be used: {exc}") from exc
     if not region:
-        raise ImproperlyConfigured("STORAGE is dynamodb, which needs AWS_REGION.")
+        raise ImproperlyConfigured("DynamoDB needs AWS_REGION.")
     if not credentials:
-        raise ImproperlyConfigured("STORAGE is dynamodb, which needs AWS credentials.")
+        raise ImproperlyConfigured("DynamoDB needs AWS credentials.")
     china = ".cn" if region.startswith("cn-") else ""
     endpoint = settings.DYNAMODB_ENDPOINT or f"https://dynamodb.{region}.amazonaws.com{china}"
-    return DynamoDBClient(endpoint=endpoint, region=region, credentials=credentials)
+    return DynamoDBClient(endpoint=endpoint, region=region, credentials=credentials, **options)
 
 
 class Table(Model):
