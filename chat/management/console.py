@@ -26,7 +26,8 @@ class StorageCommand(BaseCommand):
             return super().execute(*args, **options)
         except StorageUnavailable as exc:
             hint = "is it up, and are its tables there (migrate, create_tables)?"
-            raise CommandError(f"{exc.title}: {hint}") from exc
+            reason = f" ({exc.__cause__})" if exc.__cause__ else ""
+            raise CommandError(f"{exc.title}: {hint}{reason}") from exc
 
 
 def duration(text: str) -> timedelta:
@@ -52,6 +53,12 @@ def dollars(text: str) -> Decimal:
 def owner(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._:@|+-]{1,128}", text):
         raise ArgumentTypeError("an owner has 1 to 128 ASCII letters, digits and . _ : @ | + -")
+    return text
+
+
+def user(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._:@|+-]{1,128}", text):
+        raise ArgumentTypeError("a user id has 1 to 128 ASCII letters, digits and . _ : @ | + -")
     return text
 
 
