@@ -36,6 +36,7 @@ COMMANDS = frozenset(
         "create_api_key",
         "create_tables",
         "list_api_keys",
+        "purge_interactions",
         "revoke_api_key",
         "rotate_api_key",
         "usage_report",

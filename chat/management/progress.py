@@ -50,12 +50,12 @@ class Progress:
 
     def _line(self, note: str) -> str:
         rate = (self._done - self._start) / (self._told - self._began)
-        of, left = "", ""
+        of, part, left = "", "", ""
         if self._total and self._done <= self._total:
-            of = f" of {self._total} ({100 * self._done // self._total} %)"
+            of, part = f" of {self._total}", f" ({100 * self._done // self._total} %)"
             left = f", {(self._total - self._done) / rate:.0f} s left" if rate else ""
         note = f", {note}" if note else ""
-        return f"{self._task}: {self._done}{of} {self._unit}, {rate:.0f}/s{left}{note}"
+        return f"{self._task}: {self._done}{of} {self._unit}{part}, {rate:.0f}/s{left}{note}"
 
 
 def _bar(task: str, total: int | None, unit: str, done: int) -> Any:

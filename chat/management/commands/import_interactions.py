@@ -24,6 +24,8 @@ from chat.storage.bulk import BulkStore
 from chat.storage.jsonl import from_json
 
 GZIP = b"\x1f\x8b"
+STORED = ("read", "new", "replaced", "unchanged", "expired")
+CHECKED = ("read", "expired", "bad_lines")
 
 
 class BadLine(Exception):
@@ -53,13 +55,12 @@ class Command(BulkCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        done: Counter[str] = Counter()
+        dry_run = options["dry_run"]
+        done = Counter(dict.fromkeys(CHECKED if dry_run else STORED, 0))
+        work = self._check if dry_run else partial(_store, bulk_store())
         try:
             with options["file"].open("rb") as file:
-                if options["dry_run"]:
-                    self._read(file, self._check, done, keep_on=True)
-                else:
-                    self._read(file, partial(_store, bulk_store()), done)
+                self._read(file, work, done, keep_on=dry_run)
         except OSError as exc:
             raise CommandError(f"{options['file']} cannot be read: {exc.strerror or exc}.") from exc
         except (BadLine, PayloadTooLarge) as exc:
@@ -69,9 +70,7 @@ class Command(BulkCommand):
         if done["bad_lines"]:
             raise CommandError("Not all lines are records.")
 
-    def _read(
-        self, file: BinaryIO, work: Work, done: Counter[str], *, keep_on: bool = False
-    ) -> None:
+    def _read(self, file: BinaryIO, work: Work, done: Counter[str], *, keep_on: bool) -> None:
         """Work on all of the file, a page at a time."""
         size = os.fstat(file.fileno()).st_size
         reached, lines = 0, _records(file, keep_on=keep_on)
