@@ -8,6 +8,7 @@ import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -78,7 +79,7 @@ class Command(BulkCommand):
         if path.exists():
             raise CommandError(f"{path} is there already; delete it, or name another file.")
         # Each page is compressed for itself: such a file is whole wherever a page ends.
-        compress = gzip.compress if path.suffix == ".gz" else bytes
+        compress = partial(gzip.compress, compresslevel=6) if path.suffix == ".gz" else bytes
         draft = path.with_name(f"{path.name}.part")
         checkpoint = Checkpoint(path.with_name(f"{path.name}.part.state"))
         with _alone(draft) as file:
