@@ -4,6 +4,8 @@ import gzip
 import io
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -605,3 +607,29 @@ def test_help_explains_and_has_the_exit_codes(
     assert excinfo.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted." in shown
+
+
+# --- The documents --------------------------------------------------------------------------------
+
+
+def documented() -> list[tuple[list[str], str]]:
+    """The commands of docs/commands.md that are tested here, in their order, and what they print."""
+    document = (ROOT / "docs/commands.md").read_text()
+    consoles = re.findall(r"```console\n(.*?)```", document, re.DOTALL)
+    entries = [entry for console in consoles for entry in console.split("$ manage.py ")[1:]]
+    pairs = [entry.split("\n", 1) for entry in entries]
+    return [(shlex.split(words), out) for words, out in pairs if "_interactions" in words]
+
+
+def masked(text: str) -> str:
+    return re.sub(r"\d+(\.\d+)?", "N", text)
+
+
+def test_the_commands_print_what_the_documents_say(
+    remote: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert len(documented()) == 9
+    for words, shown in documented():
+        out, err = run(*words)
+        assert (masked(out), err) == (masked(shown), "")
