@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import random
 import re
 import shlex
 import signal
@@ -28,11 +29,13 @@ from chat.storage import bulk_store, store, usage_store
 from chat.storage.base import Record
 from chat.storage.bulk import Batch, Selection
 from chat.storage.dynamodb_bulk import DynamoBulk
+from chat.storage.dynamodb_tables import Interaction, State
 from chat.storage.jsonl import line
 from chat.storage.orm_bulk import OrmBulk
 from chat.storage.usage import By
 from tests.cast import ALICE, ANSWERED, BOB, FAILED, NOON, PENDING
 from tests.chat.storage.contract import FULL_ANSWER, YESTERDAY
+from tests.deployment.guard import needed
 from tests.dynamodb_local import Calls
 from tests.running import ROOT, inherited
 
@@ -613,7 +616,7 @@ def test_help_explains_and_has_the_exit_codes(
 
 
 def documented() -> list[tuple[list[str], str]]:
-    """The commands of docs/commands.md that are tested here, in their order, and what they print."""
+    """The commands in docs/commands.md, those that are tested here, and what they print."""
     document = (ROOT / "docs/commands.md").read_text()
     consoles = re.findall(r"```console\n(.*?)```", document, re.DOTALL)
     entries = [entry for console in consoles for entry in console.split("$ manage.py ")[1:]]
@@ -633,3 +636,55 @@ def test_the_commands_print_what_the_documents_say(
     for words, shown in documented():
         out, err = run(*words)
         assert (masked(out), err) == (masked(shown), "")
+
+
+def granted() -> dict[str, set[str]]:
+    """What docs/operations.md says that a command needs: `Scan of the records`, …"""
+    section = (ROOT / "docs/operations.md").read_text().split("## What the maintenance commands")[1]
+    rows = [row.split("|")[1:-1] for row in section.splitlines() if row.startswith("| `")]
+    return {
+        command: {
+            f"{action} {place}"
+            for place, column in zip(("records", "user-index", "state"), columns, strict=True)
+            for action in re.findall(r"`(\w+)`", column)
+        }
+        for commands, *columns in rows
+        for command in re.findall(r"`(\w+)`", commands)
+    }
+
+
+def used(calls: Calls) -> set[str]:
+    """What the calls so far needed, of which nothing is kept."""
+    needs = {
+        need for operation, request in calls for need in needed("DynamoDB", operation, request)
+    }
+    calls.clear()
+    places = {State.Meta.table_name: "state", Interaction.Meta.table_name: "records"}
+    return {
+        f"{action.removeprefix('dynamodb:')} {places.get(place, place)}"
+        for action, resource in needs
+        for place in [resource.rpartition("/")[2]]
+    }
+
+
+def test_the_commands_need_what_the_documents_say(
+    remote: list[Record], configure: Configure, calls: Calls, tmp_path: Path
+) -> None:
+    path, of_one = tmp_path / "all", ("--owner", "default", "--user", ALICE)
+    calls.clear()
+    for more in ((), of_one):
+        run("pull_interactions", "--since", "2026-01-01", *more)
+    assert used(calls) == granted()["pull_interactions"]
+    configure(STORAGE="dynamodb")
+    for more in ((), of_one):
+        run("export_interactions", *more)
+    assert used(calls) == granted()["export_interactions"]
+    # A failure in parts, which is replaced by a short answer.
+    failure = replace(FAILED, response=random.Random(7).randbytes(500_000).hex())
+    for record in (failure, replace(ANSWERED, deadline_at=NOON + timedelta(hours=1))):
+        path.write_bytes(line(record))
+        run("import_interactions", str(path))
+    assert used(calls) == granted()["import_interactions"]
+    for more in (of_one, ()):
+        run("purge_interactions", "--older-than", "1d", "--yes", *more)
+    assert used(calls) == granted()["purge_interactions"]
