@@ -124,9 +124,10 @@ class DynamoBulk:
             left = {write.record.interaction_id: write.record for write in writes}
             for chunk in _chunks(writes):
                 if self._written(chunk):
+                    replaced = sum(write.replaces for write in chunk.writes)
+                    added += Added(new=len(chunk.writes) - replaced, replaced=replaced)
                     for write in chunk.writes:
                         del left[write.record.interaction_id]
-                        added += Added(new=not write.replaces, replaced=write.replaces)
             if not left:
                 return added
         raise StorageUnavailable

@@ -86,7 +86,8 @@ class Command(BulkCommand):
             state = self._begin(task, checkpoint, file)
             records, seen, saved = state["records"], state["seen"], time.monotonic()
             for batch in self._batches(task, state):
-                file.write(compress(_lines(batch)))
+                if batch.records or not file.tell():
+                    file.write(compress(_lines(batch)))
                 records += len(batch.records)
                 seen += batch.seen
                 if batch.cursor and time.monotonic() - saved >= SAVE_SECONDS:
