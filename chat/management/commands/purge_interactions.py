@@ -48,8 +48,10 @@ class Command(BulkCommand):
             raise CommandError("Deleting needs --yes, where nobody can be asked; or see --dry-run.")
         of = f"user {chosen.user} of " if chosen.user else ""
         whose = of + (f"owner {chosen.owner}" if chosen.owner else "all owners")
-        self.stderr.write(f"All records of {whose} of before {chosen.before:%Y-%m-%d %H:%M:%S} UTC")
-        if input("will be deleted for good. Type yes to go on: ").strip().lower() != "yes":
+        records = f"All records of {whose} of before {chosen.before:%Y-%m-%d %H:%M:%S} UTC"
+        self.stderr.write(f"{records} will be deleted for good. Type yes to go on: ", ending="")
+        self.stderr.flush()
+        if sys.stdin.readline().strip().lower() != "yes":
             raise CommandError("Nothing was deleted.")
 
     def _purge(self, chosen: Selection, *, dry_run: bool) -> int:
