@@ -17,7 +17,7 @@ CHECKOV := checkov==3.3.30
 PIP_AUDIT := pip-audit==2.10.1
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev test lint lint-terraform audit fmt lock docker-env deploy secret logs manage destroy clean
+.PHONY: help run dev test bench lint lint-terraform audit fmt lock docker-env deploy secret logs manage destroy clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -30,6 +30,9 @@ dev: $(VENV)/dev ## Set up all that development needs
 
 test: $(VENV)/dev ## Run all tests, with coverage
 	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report=term
+
+bench: $(VENV)/dev ## Measure it all beside its floor, in minutes; a part of it: make bench ONLY=server
+	@$(BIN)/python -m benchmarks $(ONLY)
 
 lint: $(VENV)/dev ## Check style, types, configuration, the OpenAPI schema, Dockerfile and workflows
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks import processes
 from tests.running import Server
 from tests.standin import OPENAI_ANSWER, Behaviour, StandIn
 
@@ -83,18 +84,8 @@ def _run(server: Server, chats: int) -> tuple[Counter[int], list[float]]:
                 if count % 1000 == 0:
                     sys.stderr.write(f"{half.start + count} of {chats} chats\n")
             time.sleep(1)
-            memory.append(_resident_mb(_worker(server.process.pid)))
+            memory.append(processes.resident_mb(processes.children(server.process.pid)[0]))
     return statuses, memory
-
-
-def _worker(pid: int) -> int:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(children[0])
-
-
-def _resident_mb(pid: int) -> float:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * 4096 / 1e6
 
 
 def _report(database: Path, statuses: Counter[int], calls: int, memory: list[float]) -> int:

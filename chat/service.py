@@ -114,8 +114,13 @@ class Delta:
 @functools.cache
 def router() -> Router:
     """The configured providers, made once per process."""
+    configured = [providers.build(name, options) for name, options in settings.PROVIDERS.items()]
+    if settings.TRACES:
+        from chat.tracing import traced
+
+        configured = [traced(provider) for provider in configured]
     return Router(
-        [providers.build(name, options) for name, options in settings.PROVIDERS.items()],
+        configured,
         settings.ALLOWED_MODELS,
         fallback=settings.LLM_FALLBACK,
         threshold=settings.CIRCUIT_BREAKER_THRESHOLD,
@@ -497,6 +502,7 @@ def _request(record: Record, history: Sequence[Record]) -> ChatRequest:
         max_tokens=record.parameters.get("max_tokens"),
         stop=tuple(record.parameters.get("stop", ())),
         end_user=end_user,
+        conversation_id=record.conversation_id,
         options=record.parameters.get("options", {}),
     )
 

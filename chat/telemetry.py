@@ -21,6 +21,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html#xray-concepts-tracingheader
 TRACE_ROOT = re.compile(r"(?:^|;) ?Root=(1-[0-9a-f]{8}-[0-9a-f]{24}) ?(?:;|$)")
 MAX_TRACE_CHARACTERS = 512
+SELDOM_SECONDS = 3600.0
 
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 _fields: ContextVar[dict[str, Any] | None] = ContextVar("fields", default=None)
@@ -37,6 +38,11 @@ def annotate(**fields: Any) -> None:
     line = _fields.get()
     if line is not None:
         line.update(fields)
+
+
+def annotated() -> dict[str, Any]:
+    """The fields of the running request's line so far; it goes on to grow."""
+    return _fields.get() or {}
 
 
 @contextmanager
@@ -86,7 +92,7 @@ class RequestMiddleware:
             "status": response.status_code,
             **_trace(request.headers.get("X-Amzn-Trace-Id", "")),
         }
-        fields = _fields.get() or {}
+        fields = annotated()
 
         @functools.cache  # a body may be closed twice
         def log() -> None:
@@ -103,9 +109,14 @@ class RequestMiddleware:
 
 
 def _trace(header: str) -> dict[str, str]:
-    """The id under which AWS traces the request."""
+    root = aws_trace(header)
+    return {"trace_id": root} if root else {}
+
+
+def aws_trace(header: str) -> str | None:
+    """The id under which AWS traces the request, out of its X-Amzn-Trace-Id."""
     root = TRACE_ROOT.search(header[:MAX_TRACE_CHARACTERS])
-    return {"trace_id": root[1]} if root else {}
+    return root[1] if root else None
 
 
 class JsonFormatter(OrjsonFormatter):
@@ -125,6 +136,20 @@ class JsonFormatter(OrjsonFormatter):
         if "emf" in log_data:  # logging's extras cannot begin with an underscore here
             log_data["_aws"] = log_data.pop("emf")
         return log_data
+
+
+class Seldom(logging.Filter):
+    """Lets the same message through once an hour: that an endpoint is down is news once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._silent_until: dict[object, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.created < self._silent_until.get(record.msg, 0.0):
+            return False
+        self._silent_until[record.msg] = record.created + SELDOM_SECONDS
+        return True
 
 
 class SimpleFormatter(logging.Formatter):

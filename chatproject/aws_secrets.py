@@ -1,30 +1,32 @@
 """Keys that are kept in AWS: SSM parameters and Secrets Manager, all of a kind in one request.
 
-The requests are signed here: an SDK client for each service would cost more than half of a cold
-start's budget for one call. Protocols: AWS JSON 1.1, `AmazonSSM.GetParameters` and
-`secretsmanager.BatchGetSecretValue`.
+Operations: `AmazonSSM.GetParameters` and `secretsmanager.BatchGetSecretValue`, in AWS JSON 1.1.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import tenacity
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
 from botocore.exceptions import BotoCoreError
-from botocore.httpsession import URLLib3Session
-from botocore.session import Session
 from django.core.exceptions import ImproperlyConfigured
 
-CONNECT_SECONDS, READ_SECONDS = 2, 5
+from chatproject import aws
+from providers.base import Deadline
+
+CALL_SECONDS = 5.0
 
 
 Names = Mapping[str, str]
 
 
 def read(
-    parameters: Names, secrets: Names, *, region: str, endpoints: Mapping[str, str]
+    parameters: Names,
+    secrets: Names,
+    *,
+    region: str,
+    endpoints: Mapping[str, str],
+    keys: aws.Keys,
 ) -> dict[str, str]:
     """Values by variable, given what each variable is called in SSM or in Secrets Manager.
 
@@ -32,14 +34,24 @@ def read(
     with a sentence that names the variable or the service, and never a value.
     """
     found: dict[str, str] = {}
+
+    def call(service: str, target: str, body: Mapping[str, Any]) -> Any:
+        credentials = _credentials(service, keys)
+        if not region or not credentials:
+            raise ImproperlyConfigured(f"{service} needs AWS_REGION and credentials.")
+        endpoint = endpoints[service] or f"https://{service}.{region}.amazonaws.com/"
+        door = aws.Service(
+            service, "1.1", endpoint=endpoint, region=region, credentials=credentials
+        )
+        return _call(door, service, target, body)
+
     if parameters:
         body = {"Names": sorted(set(parameters.values())), "WithDecryption": True}
-        answer = _call("ssm", "AmazonSSM.GetParameters", body, region, endpoints["ssm"])
+        answer = call("ssm", "AmazonSSM.GetParameters", body)
         found |= _by_variable(parameters, answer["Parameters"], "Value")
     if secrets:
         body = {"SecretIdList": sorted(set(secrets.values()))}
-        target = "secretsmanager.BatchGetSecretValue"
-        answer = _call("secretsmanager", target, body, region, endpoints["secretsmanager"])
+        answer = call("secretsmanager", "secretsmanager.BatchGetSecretValue", body)
         found |= _by_variable(secrets, answer["SecretValues"], "SecretString")
     return found
 
@@ -56,6 +68,13 @@ def _by_variable(names: Names, items: Iterable[Mapping[str, str]], field: str) -
     return {variable: values[name] for variable, name in names.items()}
 
 
+def _credentials(service: str, keys: aws.Keys) -> Callable[[], aws.Credentials] | None:
+    try:
+        return aws.credentials(keys)
+    except BotoCoreError as exc:
+        raise ImproperlyConfigured(f"{service} cannot be used: {exc}") from exc
+
+
 class _Transient(ImproperlyConfigured):
     """Trying again may help: many cold starts at once are throttled."""
 
@@ -66,29 +85,17 @@ class _Transient(ImproperlyConfigured):
     wait=tenacity.wait_random_exponential(0.1, 1),
     reraise=True,
 )
-def _call(service: str, target: str, body: Mapping[str, Any], region: str, endpoint: str) -> Any:
+def _call(service: aws.Service, name: str, target: str, body: Mapping[str, Any]) -> Any:
     try:
-        credentials = Session().get_credentials()
-    except BotoCoreError as exc:
-        raise ImproperlyConfigured(f"{service} cannot be used: {exc}") from exc
-    if not region or not credentials:
-        raise ImproperlyConfigured(f"{service} needs AWS_REGION and credentials.")
-    request = AWSRequest(
-        "POST",
-        endpoint or f"https://{service}.{region}.amazonaws.com/",
-        headers={"content-type": "application/x-amz-json-1.1", "x-amz-target": target},
-        data=json.dumps(body).encode(),
-    )
-    SigV4Auth(credentials, service, region).add_auth(request)
-    http = URLLib3Session(timeout=(CONNECT_SECONDS, READ_SECONDS))
-    try:
-        response = http.send(request.prepare())
-        content = json.loads(response.content)
-    except (BotoCoreError, ValueError) as exc:
-        raise _Transient(f"{service} cannot be reached.") from exc
-    if response.status_code == 200:
-        return content
-    kind = str(content.get("__type", "")).rpartition("#")[2]
-    throttled = response.status_code >= 500 or "Thrott" in kind or "TooMany" in kind
+        status, content = service.post(
+            target, json.dumps(body).encode(), deadline=Deadline(CALL_SECONDS), fresh=True
+        )
+        answer = json.loads(content)
+    except (OSError, ValueError) as exc:
+        raise _Transient(f"{name} cannot be reached.") from exc
+    if status == 200:
+        return answer
+    kind = str(answer.get("__type", "")).rpartition("#")[2]
+    throttled = status >= 500 or "Thrott" in kind or "TooMany" in kind
     problem = _Transient if throttled else ImproperlyConfigured
-    raise problem(f"{service} answered {response.status_code} {kind}.")
+    raise problem(f"{name} answered {status} {kind}.")

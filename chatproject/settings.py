@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from chatproject import aws
+
 BASE_DIR = Path(__file__).resolve().parent.parent
 VERSION = "0.1.0"
 
@@ -77,7 +79,10 @@ def lambda_trace() -> str:
     return text("_X_AMZN_TRACE_ID")
 
 
-# botocore reads its other variables itself, but of these two only the second.
+# As Lambda has them. Where they are not set botocore looks further, by variables of its own.
+AWS_KEYS = aws.Keys(
+    text("AWS_ACCESS_KEY_ID"), text("AWS_SECRET_ACCESS_KEY"), text("AWS_SESSION_TOKEN")
+)
 AWS_REGION = text("AWS_REGION") or text("AWS_DEFAULT_REGION")
 
 
@@ -94,7 +99,9 @@ def secrets_in_aws() -> dict[str, str]:
         "ssm": text("AWS_ENDPOINT_URL_SSM", every),
         "secretsmanager": text("AWS_ENDPOINT_URL_SECRETS_MANAGER", every),
     }
-    return aws_secrets.read(parameters, names, region=AWS_REGION, endpoints=endpoints)
+    return aws_secrets.read(
+        parameters, names, region=AWS_REGION, endpoints=endpoints, keys=AWS_KEYS
+    )
 
 
 SECRETS = (
@@ -105,6 +112,7 @@ SECRETS = (
     "API_KEYS",
     "SECRET_KEY",
     "SECRET_KEY_FALLBACKS",
+    "OTEL_EXPORTER_OTLP_HEADERS",
 )
 SECRETS_IN_AWS = secrets_in_aws()
 
@@ -345,6 +353,19 @@ SECRET_KEY = secret("SECRET_KEY") or local_secret_key(DATABASE_PATH.parent / ".s
 # Earlier ones, whose API keys, sessions and cursors are still good.
 SECRET_KEY_FALLBACKS = split(secret("SECRET_KEY_FALLBACKS"))
 
+# --- Traces ---------------------------------------------------------------------------------------
+
+# OpenTelemetry reads its further variables itself. Nothing of it is imported unless it has
+# somewhere to send traces to.
+TRACES_ENDPOINT = base_url("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+if not TRACES_ENDPOINT and (endpoint := base_url("OTEL_EXPORTER_OTLP_ENDPOINT")):
+    TRACES_ENDPOINT = f"{endpoint}/v1/traces"
+TRACES = bool(TRACES_ENDPOINT) and not flag("OTEL_SDK_DISABLED", False)
+if TRACES:
+    choice("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", ["http/protobuf"])
+    if headers := secret("OTEL_EXPORTER_OTLP_HEADERS"):
+        os.environ["OTEL_EXPORTER_OTLP_HEADERS"] = headers  # which may have come from AWS
+
 # --- Django ---------------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
@@ -358,6 +379,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "chat.telemetry.RequestMiddleware",
+    *(["chat.tracing.TraceMiddleware"] if TRACES else []),
     "django.middleware.security.SecurityMiddleware",
     # It looks through all static files when it is made, which is too long for a cold start.
     *([] if ON_LAMBDA else ["whitenoise.middleware.WhiteNoiseMiddleware"]),
@@ -445,7 +467,8 @@ LOGGING = {
         "traceback": {
             "()": "django.utils.log.CallbackFilter",
             "callback": lambda record: record.exc_info is not None,
-        }
+        },
+        "seldom": {"()": "chat.telemetry.Seldom"},
     },
     "handlers": {
         "console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT},
@@ -463,5 +486,8 @@ LOGGING = {
         # It warns of each HEAD, whose body it leaves out as it should.
         "gunicorn.http.wsgi": {"level": "ERROR"},
         "django.security.DisallowedHost": {"level": "CRITICAL"},
+        # What they say of an endpoint that is down, they say for each batch.
+        "opentelemetry.exporter.otlp.proto.http.trace_exporter": {"filters": ["seldom"]},
+        "opentelemetry.sdk._shared_internal": {"filters": ["seldom"]},
     },
 }

@@ -75,6 +75,7 @@ class ChatRequest:
 
     `messages` alternate from the oldest to the newest and end with the user's. `end_user` is an
     opaque, stable id that vendors use to isolate abuse; it never is a name or an address.
+    `conversation_id` is ours, and not sent to them.
     A parameter that is None (an empty tuple for `stop`) is left to the vendor. `options` are
     further parameters in OpenAI's terms, for providers that take them (`Provider.takes`).
     """
@@ -87,6 +88,7 @@ class ChatRequest:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     end_user: str | None = None
+    conversation_id: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -11,6 +11,7 @@ locals {
     "API_KEYS",
     "SECRET_KEY",
     "SECRET_KEY_FALLBACKS",
+    "OTEL_EXPORTER_OTLP_HEADERS",
   ]
 
   parameters = { for name in var.secrets : name => "/${local.name}/${name}" }

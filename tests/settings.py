@@ -19,7 +19,7 @@ OURS = (
         "DYNAMODB_",
         "ENABLE_",
     ),
-    *("GEMINI_", "LLM_", "LOG_", "MAX_", "METRICS", "MOCK_", "OPENAI_", "OPENROUTER_"),
+    *("GEMINI_", "LLM_", "LOG_", "MAX_", "METRICS", "MOCK_", "OPENAI_", "OPENROUTER_", "OTEL_"),
     *("PROMPT_", "RATE_", "REQUEST_", "REQUIRE_", "RETENTION_", "SECRET_", "STATE_", "STORAGE"),
     *("TABLE_", "WEB_"),
 )

@@ -15,18 +15,21 @@ service gives and logs it, as in an outage.
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 from botocore.exceptions import ClientError
+from django.conf import settings
 
 from chat.errors import PayloadTooLarge, StorageUnavailable
 from chat.storage.base import Page, Record, Status
 from chat.storage.cursors import conversation_list, page_of, position_of, user_list
-from chat.storage.dynamodb_batches import BATCH_GET, Item, delete_items, get_items, query
-from chat.storage.dynamodb_items import (
+from chat.storage.dynamodb_access import CONDITION_FAILED, client, dynamodb_errors
+from chat.storage.dynamodb_batches import BATCH_GET, delete_items, get_items, query
+from chat.storage.dynamodb_items import InteractionItem, Item, find
+from chat.storage.dynamodb_lists import CONVERSATION_INDEX, USER_INDEX, Listed
+from chat.storage.dynamodb_records import (
     COLUMNS,
     MAX_ITEM_BYTES,
     MAX_TRANSACTION_BYTES,
@@ -38,21 +41,13 @@ from chat.storage.dynamodb_items import (
     size_of,
     split,
 )
-from chat.storage.dynamodb_lists import CONVERSATION_INDEX, USER_INDEX, Listed
-from chat.storage.dynamodb_tables import (
-    CONDITION_FAILED,
-    TABLES,
-    Interaction,
-    client,
-    dynamodb_errors,
-)
 from chat.storage.dynamodb_usage import counting, forget, shards
 from chat.storage.rows import outcome, record_of
 
 # What the outcome may add to a claim, the answer apart: mostly attempts, and the vendors' names.
 OUTCOME_BYTES = 40 * 1024
 
-# The conditions of the writes. PynamoDB would put each together anew, in longer than a call takes.
+# The conditions of the writes.
 FREE = "attribute_not_exists(interaction_id) OR expires_at <= :now"
 UNCHANGED = "#status = :status AND deadline_at = :deadline_at"
 STATUS = {"#status": "status"}
@@ -74,7 +69,7 @@ class DynamoStore:
         now = {":now": {"N": str(int(time.time()))}}
         request = {"Item": item, **_condition(FREE, now)}
         holder = _write("Put", request, item, parts)
-        return None if holder is None else _record(Interaction.from_raw_data(holder))
+        return None if holder is None else _record(holder)
 
     @dynamodb_errors()
     def take_over(self, record: Record, holder: Record) -> bool:
@@ -156,22 +151,17 @@ class DynamoStore:
     @dynamodb_errors()
     def ping(self) -> None:
         """Of both tables: without its counters no request is answered either."""
-        for model in TABLES:
-            with suppress(model.DoesNotExist):
-                model.get("ping")
+        find(settings.TABLE_NAME, {"interaction_id": {"S": "ping"}})
+        find(settings.STATE_TABLE_NAME, {"pk": {"S": "ping"}})
 
 
-def _find(interaction_id: str) -> Interaction | None:
-    try:
-        return Interaction.get(interaction_id, consistent_read=True)
-    except Interaction.DoesNotExist:
-        return None
+def _find(interaction_id: str) -> Item | None:
+    return find(settings.TABLE_NAME, {"interaction_id": {"S": interaction_id}})
 
 
-def _living(item: Interaction) -> Record | None:
-    if item.expires_at and item.expires_at <= datetime.now(UTC):
-        return None
-    return _record(item)
+def _living(item: Item) -> Record | None:
+    record = _record(item)
+    return None if record.expires_at and record.expires_at <= datetime.now(UTC) else record
 
 
 # --- Many items -----------------------------------------------------------------------------------
@@ -199,7 +189,7 @@ def _records(keys: Sequence[Item]) -> list[Record]:
     """The records that there are of these keys, in their order."""
     items = {id_of(item): item for item in _items(keys)}
     present = [items[id_of(key)] for key in keys if id_of(key) in items]
-    return list(filter(None, map(_living, map(Interaction.from_raw_data, present))))
+    return list(filter(None, map(_living, present)))
 
 
 def _keys(listed: Listed, start: Item | None, size: int) -> Iterator[list[Item]]:
@@ -211,11 +201,11 @@ def _keys(listed: Listed, start: Item | None, size: int) -> Iterator[list[Item]]
 
 def _items(keys: Sequence[Item], attributes: str = "") -> list[Item]:
     """What there is of these records, in no order."""
-    return get_items(Interaction.Meta.table_name, keys, attributes)
+    return get_items(settings.TABLE_NAME, keys, attributes)
 
 
 def _delete(keys: Sequence[Item]) -> None:
-    delete_items(Interaction.Meta.table_name, keys)
+    delete_items(settings.TABLE_NAME, keys)
 
 
 # --- Records and items ----------------------------------------------------------------------------
@@ -230,17 +220,18 @@ def _claim(record: Record) -> Item:
     return item
 
 
-def _record(item: Interaction) -> Record:
-    if item.response_parts:
-        item.response = _joined(item)
-    return record_of(item)
+def _record(item: Item) -> Record:
+    row = InteractionItem.read(item)
+    if row.response_parts:
+        row.response = _joined(row)
+    return record_of(row)
 
 
-def _joined(item: Interaction) -> str | None:
+def _joined(row: Any) -> str | None:
     """The answer that was split; None where a part of it is gone."""
-    ids = (part_id(item.interaction_id, number) for number in range(item.response_parts))
-    parts = [part.part for part in map(_find, ids) if part]
-    complete = len(parts) == item.response_parts
+    ids = (part_id(row.interaction_id, number) for number in range(row.response_parts))
+    parts = [InteractionItem.read(part).part for part in map(_find, ids) if part]
+    complete = len(parts) == row.response_parts
     return zlib.decompress(b"".join(parts)).decode() if complete else None
 
 
@@ -261,7 +252,7 @@ def _write(
     """
     if sum(map(size_of, parts)) + size_of(item) > MAX_TRANSACTION_BYTES:
         raise StorageUnavailable
-    table = {"TableName": Interaction.Meta.table_name}
+    table = {"TableName": settings.TABLE_NAME}
     actions = [
         {verb: table | request},
         *({"Put": table | {"Item": part}} for part in parts),

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from chat.errors import StorageUnavailable
-from chat.storage.dynamodb_tables import client
+from chat.storage.dynamodb_access import client
+from chat.storage.dynamodb_items import Item
 
-Item = dict[str, dict[str, Any]]
 Call = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 BATCH_GET = 100
@@ -17,10 +17,19 @@ BATCH_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 def query(request: dict[str, Any]) -> Iterator[list[Item]]:
     """The pages of a query, the empty ones left out."""
+    return _pages("Query", request)
+
+
+def scan(request: dict[str, Any]) -> Iterator[list[Item]]:
+    """The pages of a whole table, the empty ones left out."""
+    return _pages("Scan", request)
+
+
+def _pages(operation: str, request: dict[str, Any]) -> Iterator[list[Item]]:
     start: Item | None = request.get("ExclusiveStartKey")
     while True:
         answer = client().call(
-            "Query", {**request, **({"ExclusiveStartKey": start} if start else {})}
+            operation, {**request, **({"ExclusiveStartKey": start} if start else {})}
         )
         if answer["Items"]:
             yield answer["Items"]

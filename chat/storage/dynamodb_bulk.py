@@ -16,15 +16,19 @@ from uuid import uuid4
 
 import orjson
 from botocore.exceptions import ClientError
+from django.conf import settings
 from django.utils import timezone
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from chat.errors import PayloadTooLarge, StorageUnavailable
 from chat.storage.base import Record, Status
 from chat.storage.bulk import Added, Batch, Purged, Selection, latest, supersedes
-from chat.storage.dynamodb_batches import BATCH_GET, Item, delete_items, get_items
+from chat.storage.dynamodb_access import dynamodb_errors, new_client, reason_of
+from chat.storage.dynamodb_batches import BATCH_GET, delete_items, get_items
 from chat.storage.dynamodb_client import TRANSIENT
-from chat.storage.dynamodb_items import (
+from chat.storage.dynamodb_items import InteractionItem, Item
+from chat.storage.dynamodb_lists import CREATED, USER_INDEX, Listed, created
+from chat.storage.dynamodb_records import (
     MAX_ITEM_BYTES,
     MAX_TRANSACTION_BYTES,
     id_of,
@@ -34,8 +38,6 @@ from chat.storage.dynamodb_items import (
     size_of,
     split,
 )
-from chat.storage.dynamodb_lists import CREATED, USER_INDEX, Listed, created
-from chat.storage.dynamodb_tables import Interaction, dynamodb_errors, new_client, reason_of
 from chat.storage.dynamodb_usage import counting, shards
 from chat.storage.rows import record_of
 
@@ -91,7 +93,7 @@ class DynamoBulk:
 
     def __init__(self) -> None:
         self._client = new_client(try_seconds=TRY_SECONDS)
-        self._table = Interaction.Meta.table_name
+        self._table = settings.TABLE_NAME
         self._units = 0.0
 
     @dynamodb_errors()
@@ -260,7 +262,7 @@ def _filter(chosen: Selection) -> dict[str, Any]:
 
 def _record(item: Item, parts: dict[str, bytes]) -> Record:
     ids = [id_of(key) for key in part_keys(item)]
-    read = Interaction.from_raw_data(item)
+    read = InteractionItem.read(item)
     if ids and all(id_ in parts for id_ in ids):
         read.response = zlib.decompress(b"".join(parts[id_] for id_ in ids)).decode()
     return record_of(read)
@@ -284,7 +286,7 @@ def _chunks(writes: Sequence[_Write]) -> Iterator[_Chunk]:
 
 
 def _living(item: Item) -> Record | None:
-    record = record_of(Interaction.from_raw_data(item))
+    record = record_of(InteractionItem.read(item))
     return record if record.expires_at is None or record.expires_at > timezone.now() else None
 
 

@@ -7,17 +7,18 @@ expired is passed over here. A write whose answer was lost is tried again, and m
 import math
 import pickle
 import time
-from datetime import UTC, datetime
 from typing import Any
 
+from django.conf import settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
-from pynamodb.expressions.condition import Condition
 
-from chat.storage.dynamodb_tables import State, client, condition_held, dynamodb_errors
+from chat.storage.dynamodb_access import client, condition_held, dynamodb_errors
+from chat.storage.dynamodb_batches import delete_items, scan
+from chat.storage.dynamodb_items import Item, StateItem, find
 
-# PynamoDB would put them together anew for each count, in longer than the call takes.
+ALIVE = "(attribute_not_exists(expires_at) OR expires_at > :now)"
+THERE = f"attribute_exists(pk) AND {ALIVE}"
 COUNT = "ADD #counter :delta SET expires_at = if_not_exists(expires_at, :expiry)"
-ALIVE = "attribute_not_exists(expires_at) OR expires_at > :now"
 
 
 class DynamoCache(BaseCache):
@@ -30,9 +31,7 @@ class DynamoCache(BaseCache):
         state = self._find(key, version)
         if state is None:
             return default
-        if state.value is None:
-            return state.counter
-        return pickle.loads(state.value)  # noqa: S301  (our own pickle)
+        return state.counter if state.value is None else _unpickled(state.value)
 
     def set(
         self,
@@ -41,8 +40,9 @@ class DynamoCache(BaseCache):
         timeout: float | None = DEFAULT_TIMEOUT,
         version: int | None = None,
     ) -> None:
+        item = self._item(key, value, timeout, version)
         with dynamodb_errors():
-            self._state(key, value, timeout, version).save()
+            client().call("PutItem", {"TableName": settings.STATE_TABLE_NAME, "Item": item})
 
     def add(
         self,
@@ -51,16 +51,17 @@ class DynamoCache(BaseCache):
         timeout: float | None = DEFAULT_TIMEOUT,
         version: int | None = None,
     ) -> bool:
-        state = self._state(key, value, timeout, version)
-        free = State.pk.does_not_exist() | (State.expires_at <= _now())
-        return condition_held(lambda: state.save(free))
+        item = self._item(key, value, timeout, version)
+        free = "attribute_not_exists(pk) OR expires_at <= :now"
+        return self._write("PutItem", {"Item": item}, free) is not None
 
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
-        state = State(self.make_and_validate_key(key, version))
-        counts = State.counter.exists() & _alive()
-        if not condition_held(lambda: state.update([State.counter.add(delta)], counts)):
+        counts = f"attribute_exists(#counter) AND {ALIVE}"
+        update = "ADD #counter :delta"
+        counted = self._count(key, version, update, counts, {":delta": {"N": str(delta)}})
+        if counted is None:
             raise ValueError(f"{key!r} is not a counter")
-        return int(state.counter)
+        return counted
 
     def touch(
         self,
@@ -68,41 +69,76 @@ class DynamoCache(BaseCache):
         timeout: float | None = DEFAULT_TIMEOUT,
         version: int | None = None,
     ) -> bool:
-        state = State(self.make_and_validate_key(key, version))
-        expiry = self._expiry(timeout)
-        action = State.expires_at.remove() if expiry is None else State.expires_at.set(expiry)
-        return condition_held(lambda: state.update([action], State.pk.exists() & _alive()))
+        update, values = "REMOVE expires_at", {}
+        if (expiry := self._expiry(timeout)) is not None:
+            update, values = "SET expires_at = :expiry", {":expiry": {"N": str(expiry)}}
+        request = {"Key": self._key(key, version), "UpdateExpression": update}
+        return self._write("UpdateItem", request, THERE, values) is not None
 
     def delete(self, key: Any, version: int | None = None) -> bool:
-        state = State(self.make_and_validate_key(key, version))
-        return condition_held(lambda: state.delete(State.pk.exists() & _alive()))
+        return self._write("DeleteItem", {"Key": self._key(key, version)}, THERE) is not None
 
     def has_key(self, key: Any, version: int | None = None) -> bool:
         return self._find(key, version) is not None
 
     def clear(self) -> None:
         """Delete all that is in this cache. It reads the whole table."""
+        ours = {
+            "TableName": settings.STATE_TABLE_NAME,
+            "FilterExpression": "begins_with(pk, :prefix)",
+            "ExpressionAttributeValues": {":prefix": {"S": f"{self.key_prefix}:"}},
+            "ProjectionExpression": "pk",
+        }
         with dynamodb_errors():
-            for state in State.scan(State.pk.startswith(f"{self.key_prefix}:")):
-                state.delete()
+            for items in scan(ours):
+                delete_items(settings.STATE_TABLE_NAME, items)
 
-    def _find(self, key: Any, version: int | None) -> State | None:
+    def _find(self, key: Any, version: int | None) -> Any:
         with dynamodb_errors():
-            try:
-                state = State.get(self.make_and_validate_key(key, version), consistent_read=True)
-            except State.DoesNotExist:
-                return None
-        return None if state.expires_at and state.expires_at <= _now() else state
+            item = find(settings.STATE_TABLE_NAME, self._key(key, version))
+        state = StateItem.read(item or {})
+        expired = state.expires_at and state.expires_at.timestamp() <= time.time()
+        return None if item is None or expired else state
 
-    def _state(self, key: Any, value: Any, timeout: float | None, version: int | None) -> State:
-        name, expiry = self.make_and_validate_key(key, version), self._expiry(timeout)
-        if type(value) is int:
-            return State(name, counter=value, expires_at=expiry)
-        return State(name, value=pickle.dumps(value), expires_at=expiry)
+    def _count(
+        self, key: Any, version: int | None, update: str, condition: str, values: Item
+    ) -> int | None:
+        """The counter as the update leaves it; None where the condition did not hold."""
+        request = {
+            "Key": self._key(key, version),
+            "UpdateExpression": update,
+            "ExpressionAttributeNames": {"#counter": "counter"},
+            "ReturnValues": "UPDATED_NEW",
+        }
+        answer = self._write("UpdateItem", request, condition, values)
+        return None if answer is None else int(answer["Attributes"]["counter"]["N"])
 
-    def _expiry(self, timeout: float | None = DEFAULT_TIMEOUT) -> datetime | None:
+    def _write(
+        self, operation: str, request: dict[str, Any], condition: str, values: Item | None = None
+    ) -> dict[str, Any] | None:
+        """DynamoDB's answer to a write; None where its condition, which knows `:now`, fails."""
+        answers: list[dict[str, Any]] = []
+        whole = {
+            "TableName": settings.STATE_TABLE_NAME,
+            **request,
+            "ConditionExpression": condition,
+            "ExpressionAttributeValues": {":now": {"N": str(int(time.time()))}, **(values or {})},
+        }
+        held = condition_held(lambda: answers.append(client().call(operation, whole)))
+        return answers[0] if held else None
+
+    def _key(self, key: Any, version: int | None) -> Item:
+        return {"pk": {"S": self.make_and_validate_key(key, version)}}
+
+    def _item(self, key: Any, value: Any, timeout: float | None, version: int | None) -> Item:
+        column = {"counter": value} if type(value) is int else {"value": pickle.dumps(value)}
+        expiry = self._expiry(timeout)
+        expires_at = {} if expiry is None else {"expires_at": {"N": str(expiry)}}
+        return {**self._key(key, version), **StateItem.written(column), **expires_at}
+
+    def _expiry(self, timeout: float | None = DEFAULT_TIMEOUT) -> int | None:
         at = self.get_backend_timeout(timeout)
-        return None if at is None else datetime.fromtimestamp(math.ceil(at), UTC)
+        return None if at is None else math.ceil(at)
 
 
 class DynamoCounters(DynamoCache):
@@ -122,30 +158,13 @@ class DynamoCounters(DynamoCache):
         return False
 
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
-        counted: list[dict[str, Any]] = []
-        request = {
-            "TableName": State.Meta.table_name,
-            "Key": {"pk": {"S": self.make_and_validate_key(key, version)}},
-            "UpdateExpression": COUNT,
-            "ConditionExpression": ALIVE,
-            "ExpressionAttributeNames": {"#counter": "counter"},
-            "ExpressionAttributeValues": {
-                ":delta": {"N": str(delta)},
-                ":expiry": {"N": str(math.ceil(self.get_backend_timeout() or 0))},
-                ":now": {"N": str(int(time.time()))},
-            },
-            "ReturnValues": "UPDATED_NEW",
-        }
-        if condition_held(lambda: counted.append(client().call("UpdateItem", request))):
-            return int(counted[0]["Attributes"]["counter"]["N"])
+        values = {":delta": {"N": str(delta)}, ":expiry": {"N": str(self._expiry() or 0)}}
+        counted = self._count(key, version, COUNT, ALIVE, values)
+        if counted is not None:
+            return counted
         begun = super().add(key, delta, version=version)  # in the place of one that has expired
         return delta if begun else self.incr(key, delta, version)
 
 
-def _now() -> datetime:
-    return datetime.fromtimestamp(time.time(), UTC)
-
-
-def _alive() -> Condition:
-    alive: Condition = State.expires_at.does_not_exist() | (State.expires_at > _now())
-    return alive
+def _unpickled(value: bytes) -> Any:
+    return pickle.loads(value)  # noqa: S301  (our own pickle)

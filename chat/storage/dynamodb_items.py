@@ -1,88 +1,117 @@
-"""A record as an item of DynamoDB: see the store (chat/storage/dynamodb.py)."""
+"""What the items of the two tables hold: PynamoDB's attributes, without its models.
 
-import zlib
+Its models bring botocore along, in 80 ms of a cold start; they say how the tables are made
+(chat/storage/dynamodb_tables.py), and no request needs them.
+"""
+
+from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
 
-from chat.storage.base import Record
-from chat.storage.dynamodb_batches import Item
-from chat.storage.dynamodb_tables import Interaction
-from chat.storage.rows import row
+from pynamodb.attributes import AttributeContainer, UnicodeAttribute
 
-SCHEMA = 1
-COLUMNS = Interaction.get_attributes()
-PACKED = ("prompt", "system", "response", "parameters", "tool_calls")
-COMPRESS_FROM_BYTES = 1024
-MAX_ITEM_BYTES = 400 * 1024
-PART_BYTES = 390 * 1024
-MAX_TRANSACTION_BYTES = 4_000_000
+from chat.storage.dynamodb_access import client
+from chat.storage.dynamodb_attributes import (
+    Bytes,
+    Expiry,
+    Flag,
+    Integer,
+    Json,
+    Moment,
+    Money,
+    StatusName,
+    String,
+    Text,
+)
 
-
-def item_of(record: Record) -> Item:
-    """The whole record as an item, of whatever size."""
-    columns = {
-        **row(record),
-        "schema": SCHEMA,
-        "write_id": uuid4().hex,
-        "owner_user": f"{record.owner}#{record.user_id}",
-    }
-    item: Item = {
-        name: {COLUMNS[name].attr_type: COLUMNS[name].serialize(value)}
-        for name, value in columns.items()
-        if value is not None
-    }
-    for name in PACKED:
-        if name in item:
-            item[name] = _packed(item[name])
-    return item
+# An item as DynamoDB writes it: of each attribute its type and its text.
+Item = dict[str, dict[str, Any]]
 
 
-def _packed(value: dict[str, Any]) -> dict[str, Any]:
-    text = value["S"].encode()
-    return {"B": zlib.compress(text)} if len(text) > COMPRESS_FROM_BYTES else value
+class Attributes(AttributeContainer):
+    """The attributes of an item, by the names of its columns."""
 
-
-def split(item: Item) -> list[Item]:
-    """Take an answer that does not fit out of the item, as items of its own."""
-    if size_of(item) <= MAX_ITEM_BYTES or "response" not in item:
-        return []
-    response = item.pop("response")
-    data = response.get("B") or zlib.compress(response["S"].encode())
-    pieces = [data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)]
-    item["response_parts"] = {"N": str(len(pieces))}
-    expiry = {name: item[name] for name in ("expires_at",) if name in item}
-    return [
-        {
-            "interaction_id": {"S": part_id(item["interaction_id"]["S"], number)},
-            "part": {"B": piece},
-            **expiry,
+    @classmethod
+    def written(cls, columns: dict[str, Any]) -> Item:
+        """The item of these columns; None is not there."""
+        attributes = cls.get_attributes()
+        return {
+            attributes[name].attr_name: {
+                attributes[name].attr_type: attributes[name].serialize(value)
+            }
+            for name, value in columns.items()
+            if value is not None
         }
-        for number, piece in enumerate(pieces)
-    ]
+
+    @classmethod
+    def read(cls, item: Item) -> SimpleNamespace:
+        """All columns of an item; what is not there is None, and what nobody knows is left out."""
+        return SimpleNamespace(
+            **{
+                name: attribute.deserialize(attribute.get_value(item[attribute.attr_name]))
+                if attribute.attr_name in item
+                else None
+                for name, attribute in cls.get_attributes().items()
+            }
+        )
 
 
-def part_id(interaction_id: str, number: int) -> str:
-    return f"{interaction_id}#response-{number}"
+class InteractionItem(Attributes):
+    """The columns of chat/storage/rows.py, and what chat/storage/dynamodb.py adds to them."""
+
+    interaction_id = UnicodeAttribute(hash_key=True)
+    schema = Integer()
+    write_id = String()
+    owner = String()
+    user_id = String()
+    owner_user = String()
+    created_at = Moment()
+    deadline_at = Moment()
+    expires_at = Expiry()
+    request_id = String()
+    request_hash = String()
+    key_id = String()
+    conversation_id = String()
+    previous_interaction_id = String()
+    ancestors = Json(list)
+    prompt = Text()
+    system = Text()
+    parameters = Json(dict)
+    metadata = Json(dict)
+    status = StatusName()
+    provider = String()
+    model = String()
+    response = Text()
+    response_parts = Integer()
+    tool_calls = Json(list)
+    part = Bytes()
+    finish_reason = String()
+    cached = Flag()
+    latency_ms = Integer()
+    attempts = Json(list)
+    error_code = String()
+    error_detail = String()
+    prompt_tokens = Integer()
+    completion_tokens = Integer()
+    total_tokens = Integer()
+    cached_tokens = Integer()
+    reasoning_tokens = Integer()
+    cost_usd = Money()
 
 
-def part_keys(item: Item) -> list[Item]:
-    """The keys of the parts of its answer."""
-    parts = int(item.get("response_parts", {"N": "0"})["N"])
-    return [{"interaction_id": {"S": part_id(id_of(item), number)}} for number in range(parts)]
+class StateItem(Attributes):
+    """What is no interaction: counters, pickled values, API keys (chat/storage/dynamodb_keys.py)
+    and counts of usage (chat/storage/dynamodb_usage.py). Its keys say by their prefix which.
+    """
+
+    pk = UnicodeAttribute(hash_key=True)
+    listed_in = String()
+    counter = Integer()
+    value = Bytes()
+    expires_at = Expiry()
 
 
-def size_of(item: Item) -> int:
-    """In bytes, as DynamoDB measures it, or a few more."""
-    return sum(
-        len(name) + len(value if isinstance(value, bytes) else str(value).encode())
-        for name, typed in item.items()
-        for value in typed.values()
-    )
-
-
-def id_of(item: Item) -> str:
-    return str(item["interaction_id"]["S"])
-
-
-def key_of(item: Item) -> Item:
-    return {"interaction_id": item["interaction_id"]}
+def find(table: str, key: Item) -> Item | None:
+    """The item of this key as it was last written."""
+    answer = client().call("GetItem", {"TableName": table, "Key": key, "ConsistentRead": True})
+    found: Item | None = answer.get("Item")
+    return found

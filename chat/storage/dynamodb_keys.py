@@ -6,21 +6,18 @@ from typing import Any
 
 from django.conf import settings
 from pynamodb.attributes import UnicodeAttribute
-from pynamodb.expressions.condition import Condition
 
+from chat.storage.dynamodb_access import client, condition_held, dynamodb_errors
 from chat.storage.dynamodb_attributes import Integer, Json, Moment, Money, String
 from chat.storage.dynamodb_batches import get_items, query
-from chat.storage.dynamodb_tables import Table, condition_held, dynamodb_errors
+from chat.storage.dynamodb_items import Attributes, Item, find
 from chat.storage.keys import ApiKey
 
 LIST = "keys"
 
 
-class KeyItem(Table):
+class KeyItem(Attributes):
     """A `chat.storage.keys.ApiKey`. `expires_at` is the table's own: what has it is deleted."""
-
-    class Meta:
-        table_name = settings.STATE_TABLE_NAME
 
     pk = UnicodeAttribute(hash_key=True)
     listed_in = String()
@@ -46,50 +43,62 @@ class DynamoKeys:
     """See `KeyStore`. Each write is one call."""
 
     def add(self, key: ApiKey) -> bool:
-        return condition_held(lambda: _item(key).save(KeyItem.pk.does_not_exist()))
+        return _put(key, {"ConditionExpression": "attribute_not_exists(pk)"})
 
     @dynamodb_errors()
     def get(self, key_id: str) -> ApiKey | None:
-        try:
-            return _key(KeyItem.get(_pk(key_id), consistent_read=True))
-        except KeyItem.DoesNotExist:
-            return None
+        item = find(settings.STATE_TABLE_NAME, _pk(key_id))
+        return None if item is None else _key(item)
 
     def replace(self, before: ApiKey, after: ApiKey) -> bool:
-        revoked: Condition = KeyItem.revoked_at == before.revoked_at
-        if before.revoked_at is None:
-            revoked = KeyItem.revoked_at.does_not_exist()
-        unchanged = (KeyItem.digest == before.digest) & revoked
-        return condition_held(lambda: _item(after).save(unchanged))
+        unchanged, values = "digest = :digest AND attribute_not_exists(revoked_at)", {}
+        if before.revoked_at:
+            unchanged = "digest = :digest AND revoked_at = :revoked_at"
+            values = KeyItem.written({"revoked_at": before.revoked_at})
+        values |= KeyItem.written({"digest": before.digest})
+        return _put(after, _condition(unchanged, values))
 
     def touch(self, key_id: str, used_at: datetime) -> None:
-        item, used = KeyItem(_pk(key_id)), KeyItem.last_used_at.set(used_at)
-        condition_held(lambda: item.update([used], KeyItem.pk.exists()))
+        request = {
+            "TableName": settings.STATE_TABLE_NAME,
+            "Key": _pk(key_id),
+            "UpdateExpression": "SET last_used_at = :last_used_at",
+            **_condition("attribute_exists(pk)", KeyItem.written({"last_used_at": used_at})),
+        }
+        condition_held(lambda: client().call("UpdateItem", request))
 
     @dynamodb_errors()
     def all(self) -> list[ApiKey]:
         """Of keys that were made a moment ago the index may not know yet."""
         request = {
-            "TableName": KeyItem.Meta.table_name,
+            "TableName": settings.STATE_TABLE_NAME,
             "IndexName": "list-index",
             "KeyConditionExpression": "listed_in = :list",
             "ExpressionAttributeValues": {":list": {"S": LIST}},
             "ProjectionExpression": "pk",
         }
         listed = [item for items in query(request) for item in items]
-        found = [_key(KeyItem.from_raw_data(i)) for i in get_items(KeyItem.Meta.table_name, listed)]
+        found = map(_key, get_items(settings.STATE_TABLE_NAME, listed))
         return sorted(found, key=lambda key: (key.created_at, key.key_id))
 
 
-def _pk(key_id: str) -> str:
-    return f"key#{key_id}"
+def _pk(key_id: str) -> Item:
+    return {"pk": {"S": f"key#{key_id}"}}
 
 
-def _item(key: ApiKey) -> KeyItem:
+def _put(key: ApiKey, condition: dict[str, Any]) -> bool:
     columns = {**asdict(key), "allowed_models": list(key.allowed_models)}
-    return KeyItem(_pk(key.key_id), listed_in=LIST, **columns)
+    item = {**_pk(key.key_id), **KeyItem.written({"listed_in": LIST, **columns})}
+    request = {"TableName": settings.STATE_TABLE_NAME, "Item": item, **condition}
+    return condition_held(lambda: client().call("PutItem", request))
 
 
-def _key(item: KeyItem) -> ApiKey:
-    columns: dict[str, Any] = {name: getattr(item, name) for name in COLUMNS}
-    return ApiKey(**{**columns, "allowed_models": tuple(item.allowed_models or ())})
+def _condition(expression: str, values: Item) -> dict[str, Any]:
+    named = {f":{name}": value for name, value in values.items()}
+    return {"ConditionExpression": expression, "ExpressionAttributeValues": named}
+
+
+def _key(item: Item) -> ApiKey:
+    row = KeyItem.read(item)
+    columns: dict[str, Any] = {name: getattr(row, name) for name in COLUMNS}
+    return ApiKey(**{**columns, "allowed_models": tuple(row.allowed_models or ())})

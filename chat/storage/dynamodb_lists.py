@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from chat.storage.dynamodb_batches import Item
-from chat.storage.dynamodb_items import COLUMNS
-from chat.storage.dynamodb_tables import Interaction
+from django.conf import settings
+
+from chat.storage.dynamodb_items import Item
+from chat.storage.dynamodb_records import COLUMNS
 from chat.storage.rows import EPOCH
 
 LATEST = datetime.max.replace(tzinfo=UTC)
@@ -50,7 +51,7 @@ class Listed:
             condition += f" AND {CREATED}"
             values |= created(self.since, self.before)
         return {
-            "TableName": Interaction.Meta.table_name,
+            "TableName": settings.TABLE_NAME,
             "IndexName": self.index.name,
             "KeyConditionExpression": condition,
             "ExpressionAttributeValues": values,

@@ -19,9 +19,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
+from django.conf import settings
+
 from chat.storage.base import Record
-from chat.storage.dynamodb_batches import Item, delete_items, get_items, query
-from chat.storage.dynamodb_tables import State, dynamodb_errors
+from chat.storage.dynamodb_access import dynamodb_errors
+from chat.storage.dynamodb_batches import delete_items, get_items, query
+from chat.storage.dynamodb_items import Item
 from chat.storage.usage import FIELDS, By, Counts, UserPage, counted
 
 SHARDS = 8
@@ -75,7 +78,7 @@ def _raising(
     elif item in expiries:
         update += " REMOVE expires_at"
     action = {
-        "TableName": State.Meta.table_name,
+        "TableName": settings.STATE_TABLE_NAME,
         "Key": _key(*item, shard),
         "UpdateExpression": update,
         "ExpressionAttributeValues": values,
@@ -86,7 +89,7 @@ def _raising(
 def forget(owner: str, user_id: str) -> None:
     """Delete the counts of a user."""
     listed = _listed(owner, By.USER, "begins_with(pk, :from)", f"{user_id}#")
-    delete_items(State.Meta.table_name, [key for _, _, key in listed])
+    delete_items(settings.STATE_TABLE_NAME, [key for _, _, key in listed])
 
 
 class DynamoUsage:
@@ -151,7 +154,7 @@ def _listed(owner: str, by: By, condition: str, start: str) -> Iterator[tuple[st
     """Name, month and key of the items whose names meet the condition, in order."""
     listed_in = _list(owner, by)
     request = {
-        "TableName": State.Meta.table_name,
+        "TableName": settings.STATE_TABLE_NAME,
         "IndexName": "list-index",
         "KeyConditionExpression": f"listed_in = :listed_in AND {condition}",
         "ExpressionAttributeValues": {
@@ -169,7 +172,7 @@ def _listed(owner: str, by: By, condition: str, start: str) -> Iterator[tuple[st
 def _counts(keys: Iterable[Item], first: date, last: date) -> dict[tuple[date, str], Counts]:
     """The counts of each day and name that are in these items."""
     sums: dict[tuple[date, str], dict[str, int]] = defaultdict(lambda: dict.fromkeys(FIELDS, 0))
-    for item in get_items(State.Meta.table_name, list(keys)):
+    for item in get_items(settings.STATE_TABLE_NAME, list(keys)):
         name, month = _parts(item["pk"]["S"])
         if "expires_at" in item and int(item["expires_at"]["N"]) <= time.time():
             continue

@@ -2,20 +2,20 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 
-from django.db import IntegrityError, connection, transaction
+from django.db import connection, transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from chat.errors import StorageUnavailable
 from chat.models import Interaction
-from chat.storage.base import Page, Record, Status
+from chat.storage.base import Page, Record
 from chat.storage.cursors import conversation_list, page_of, position_of, user_list
 from chat.storage.orm_access import database_errors, writing
+from chat.storage.orm_statements import insert, update
 from chat.storage.orm_usage import count, expired_counts, user_counts
-from chat.storage.rows import outcome, record_of, row
+from chat.storage.rows import record_of, row
 
 SWEEP_SECONDS = 60.0
 # The holder of an id may expire, or be erased, while it is looked at.
@@ -32,14 +32,11 @@ class OrmStore:
     def claim(self, record: Record) -> Record | None:
         self._sweep()
         for _ in range(CLAIM_TRIES):
-            try:
-                Interaction(**row(record)).save(force_insert=True)
-            except IntegrityError:
-                if holder := self.get(record.interaction_id):
-                    return holder
-                _expired().filter(interaction_id=record.interaction_id).delete()
-            else:
+            if insert(record):
                 return None
+            if holder := self.get(record.interaction_id):
+                return holder
+            _expired().filter(interaction_id=record.interaction_id).delete()
         raise StorageUnavailable
 
     @writing()
@@ -48,9 +45,8 @@ class OrmStore:
 
     @writing()
     def settle(self, record: Record) -> bool:
-        claim = replace(record, status=Status.PENDING)
         with transaction.atomic():
-            settled = _unchanged(claim).update(**outcome(record)) == 1
+            settled = update(record)
             if settled:
                 count(record)
         return settled

@@ -1,11 +1,10 @@
 """Records in bulk on the local store."""
 
 import json
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
@@ -13,14 +12,11 @@ from chat.models import Interaction
 from chat.storage.base import Record, Status
 from chat.storage.bulk import Added, Batch, Purged, Selection, latest, supersedes
 from chat.storage.orm_access import database_errors, writing
+from chat.storage.orm_statements import insert_many
 from chat.storage.orm_usage import count
-from chat.storage.rows import record_of, row
+from chat.storage.rows import record_of
 
-FIELDS = Interaction._meta.concrete_fields
-COLUMNS = [field.attname for field in FIELDS]
-INSERT = f"""
-    INSERT INTO chat_interaction ({", ".join(f'"{column}"' for column in COLUMNS)})
-    VALUES ({", ".join(["%s"] * len(COLUMNS))})"""
+COLUMNS = [field.attname for field in Interaction._meta.concrete_fields]
 
 
 class OrmBulk:
@@ -62,7 +58,7 @@ class OrmBulk:
                     del wanted[id_]
             Interaction.objects.filter(pk__in=gone).delete()
             written = wanted.values()
-            _insert(written)
+            insert_many(written)
             count(*(record for record in written if record.status is not Status.PENDING))
         return Added(new=len(written) - replaced, replaced=replaced)
 
@@ -76,16 +72,6 @@ class OrmBulk:
         # What was asked anew meanwhile, under the same id, is not as old any more.
         records = len(ids) if dry_run else _rows(chosen).filter(pk__in=ids).delete()[0]
         return Purged(records=records, seen=len(rows), cursor=_cursor(rows, limit))
-
-
-def _insert(records: Iterable[Record]) -> None:
-    """Django's own bulk_create takes twice the time, to put together its statements."""
-    rows = [
-        [field.get_db_prep_save(columns[field.attname], connection) for field in FIELDS]
-        for columns in map(row, records)
-    ]
-    with connection.cursor() as cursor:
-        cursor.executemany(INSERT, rows)
 
 
 def _rows(chosen: Selection) -> QuerySet[Interaction]:

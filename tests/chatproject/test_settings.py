@@ -142,6 +142,7 @@ def test_a_key_that_fits_into_no_header_stops_the_start_unseen(
 
 
 URLS = ["OPENROUTER_BASE_URL", "GEMINI_BASE_URL", "OPENAI_BASE_URL"]
+ENDPOINTS = ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"]
 NO_URLS = {
     "no scheme": "localhost:11434/v1",
     "another scheme": "ftp://host/v1",
@@ -164,7 +165,7 @@ def test_an_address_that_cannot_be_called_stops_the_start(load: Load, value: str
     assert "OPENAI_BASE_URL" in refusal(load, OPENAI_BASE_URL=value)
 
 
-@pytest.mark.parametrize("name", URLS)
+@pytest.mark.parametrize("name", [*URLS, *ENDPOINTS])
 def test_the_sentence_about_an_address_names_its_variable(load: Load, name: str) -> None:
     assert refusal(load, **{name: "localhost"}).startswith(f"{name} must be ")
 
@@ -229,6 +230,7 @@ def test_a_value_is_taken_as_it_is_meant(load: Load, name: str, value: str, mean
         *("OPENROUTER_API_KEY", "OPENROUTER_BASE_URL", "OPENROUTER_MODEL", "GEMINI_API_KEY"),
         *("GEMINI_BASE_URL", "GEMINI_MODEL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL"),
         *("MOCK_DIRECTIVES", "LLM_PROVIDER", "DATABASE_PATH", "LOG_LEVEL", "LOG_FORMAT", "METRICS"),
+        *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_SDK_DISABLED"),
     ],
 )
 @pytest.mark.parametrize("empty", ["", "  "])
@@ -238,6 +240,29 @@ def test_an_empty_variable_counts_as_unset(load: Load, name: str, empty: str) ->
         del settings["LOGGING"]["filters"]  # a function, which is made anew each time
     names = [each for each in plain if each.isupper()]
     assert {each: changed[each] for each in names} == {each: plain[each] for each in names}
+
+
+@pytest.mark.parametrize(
+    ("variables", "endpoint"),
+    [
+        ({}, ""),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://host:4318/"}, "http://host:4318/v1/traces"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": " http://host/in "}, "http://host/in"),
+        (dict.fromkeys(ENDPOINTS, "http://host/in"), "http://host/in"),
+    ],
+)
+def test_an_endpoint_turns_traces_on(load: Load, variables: dict[str, str], endpoint: str) -> None:
+    settings = load(**variables)
+    assert (settings["TRACES_ENDPOINT"], settings["TRACES"]) == (endpoint, bool(endpoint))
+    assert load(**variables, OTEL_SDK_DISABLED="true")["TRACES"] is False
+
+
+def test_traces_that_cannot_be_sent_stop_the_start(load: Load) -> None:
+    grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    assert load(**grpc)["TRACES"] is False
+    assert refusal(load, OTEL_EXPORTER_OTLP_ENDPOINT="http://host:4317", **grpc) == (
+        "OTEL_EXPORTER_OTLP_PROTOCOL must be one of http/protobuf, not 'grpc'."
+    )
 
 
 def test_a_build_follows_the_version(load: Load) -> None:

@@ -3,6 +3,8 @@ import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -70,18 +72,14 @@ def test_a_server_without_tls_cannot_be_reached_by_https():
         thread.submit(hang_up, listener)
         with pytest.raises(ProviderFailed) as caught:
             post(f"https://127.0.0.1:{listener.getsockname()[1]}")
-    assert (caught.value.retry, caught.value.reason) == (True, "ConnectError")
+    assert (caught.value.retry, caught.value.reason) == (True, "Unreachable")
 
 
-def test_a_threads_connections_are_closed_when_it_ends(vendor: StandIn):
-    with ThreadPoolExecutor(1) as thread:
-        assert thread.submit(post, vendor.url).result().status == 404
-        assert vendor.open == 1
-    for _ in range(100):
-        if vendor.open == 0:
-            break
-        time.sleep(0.01)
-    assert vendor.open == 0
+def test_threads_share_the_connections(vendor: StandIn):
+    for _ in range(3):
+        with ThreadPoolExecutor(1) as thread:
+            assert thread.submit(post, vendor.url).result().status == 404
+    assert vendor.connections == 1
 
 
 def test_a_connection_closed_while_idle_is_replaced(vendor: StandIn):
@@ -91,3 +89,94 @@ def test_a_connection_closed_while_idle_is_replaced(vendor: StandIn):
         vendor.drop()
         time.sleep(0.02)
     assert vendor.connections == 2
+
+
+def answered_by(
+    *parts: bytes, then: str = "close"
+) -> tuple[list[http.Answer | ProviderError], int]:
+    """What two calls make of a server that sends these bytes, and how often it was connected to."""
+    connections = 0
+
+    def serve(listener: socket.socket) -> None:
+        nonlocal connections
+        for _ in range(2):
+            if connections == 0 or then == "close":
+                sock, _ = listener.accept()
+                connections += 1
+            while b"\r\n\r\n" not in sock.recv(65536):
+                pass
+            with suppress(OSError):
+                sock.sendall(b"".join(parts))
+            if then == "close":
+                sock.close()
+        sock.close()
+
+    given: list[Any] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as thread:
+        serving = thread.submit(serve, listener)
+        for _ in range(2):
+            try:
+                given.append(post(f"http://127.0.0.1:{listener.getsockname()[1]}"))
+            except ProviderError as exc:
+                given.append(exc)
+        serving.result()
+    return given, connections
+
+
+WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+def test_an_interim_answer_is_passed_over():
+    given, connections = answered_by(b"HTTP/1.1 103 Early\r\nX-A: 1\r\n\r\n", WHOLE, then="keep")
+    assert [(each.status, "x-a" in each.headers, each.body) for each in given] == [
+        (200, False, b"{}")
+    ] * 2
+    assert connections == 1
+
+
+def test_an_answer_of_no_said_length_ends_with_its_connection():
+    given, _ = answered_by(b"HTTP/1.0 200 OK\r\n\r\n", b"{", b"}")
+    assert [each.body for each in given] == [b"{}"] * 2
+
+
+def test_what_follows_an_answer_is_nobodys():
+    given, connections = answered_by(WHOLE + WHOLE)
+    assert [each.body for each in given] == [b"{}"] * 2
+    assert connections == 2
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}"], "BrokenAnswer"),
+        ([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}"], "BrokenAnswer"),
+        ([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxx\r\n"], "BrokenAnswer"),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}"], "BrokenAnswer"),
+        ([b"220 smtp.example.org ESMTP\r\n"], "BrokenAnswer"),
+        ([b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"], "BrokenAnswer"),
+        ([b"HTTP/1.1 200 OK\r\nX: ", *[b"x" * 10_000] * 10], "BrokenAnswer"),
+        ([], "BrokenAnswer"),
+    ],
+)
+def test_what_is_no_answer_is_told(parts: list[bytes], reason: str):
+    given, _ = answered_by(*parts)
+    assert [type(each) for each in given] == [ProviderFailed] * 2
+    assert {each.reason for each in given} <= {reason, "ConnectionResetError"}
+    assert [each.retry for each in given] == [not parts] * 2
+
+
+def test_connections_that_were_idle_for_long_are_closed(
+    vendor: StandIn, monkeypatch: pytest.MonkeyPatch
+):
+    vendor.reply({}, delay=0.2)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(post, [vendor.url] * 4))
+    assert vendor.open == 4
+    monkeypatch.setattr("providers.connections.KEEP_ALIVE_SECONDS", 0.1)
+    time.sleep(0.2)
+    post(vendor.url)
+    for _ in range(100):
+        if vendor.open == 1:
+            break
+        time.sleep(0.01)
+    assert vendor.open == 1

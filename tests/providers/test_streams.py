@@ -3,18 +3,17 @@
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers import build, http
+from providers import build, connections
 from providers.base import (
     Completion,
     ContentFiltered,
@@ -770,14 +769,26 @@ VENDORS = {
 def read_bytes(name: str, pieces: list[bytes]) -> list[str | Completion]:
     """What a provider makes of these bytes, as they come out of the socket."""
 
-    class Client:
-        build_request = staticmethod(httpx.Request)
+    class Wire(connections.Connection):
+        def __init__(self) -> None:
+            pass
 
-        def send(self, request: httpx.Request, stream: bool) -> httpx.Response:
-            return httpx.Response(200, headers=SSE, content=iter(pieces))
+        answered = True
+
+        def send(self, data: bytes, deadline: Deadline) -> None:
+            self.deadline = deadline
+
+        def head(self) -> tuple[int, list[tuple[bytes, bytes]]]:
+            return 200, [(b"content-type", b"text/event-stream")]
+
+        def body(self) -> Iterator[bytes]:
+            return iter(pieces)
+
+        def keep(self) -> None:
+            pass
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(http, "_client", lambda deadline: Client())
+        patch.setattr(connections, "take", lambda origin, deadline: Wire())
         return list(VENDORS[name].stream(QUESTION, Deadline(5)))
 
 

@@ -10,7 +10,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError
 from pynamodb.exceptions import PynamoDBException
 
-from chat.storage.dynamodb_tables import TABLES, Table, client
+from chat.storage.dynamodb_access import client
+from chat.storage.dynamodb_tables import TABLES, Table
 
 WAIT_SECONDS = 300.0
 

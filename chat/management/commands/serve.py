@@ -13,6 +13,9 @@ from gunicorn.app.base import BaseApplication
 
 from chatproject.server import ServerLog, Worker
 
+# How long a process may wait at its end for its traces to be sent.
+TRACES_SECONDS = 2.0
+
 BANNER = """
 Serverless Chat API {version}
   API       {url}
@@ -43,6 +46,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "graceful_timeout": int(settings.REQUEST_TIMEOUT_SECONDS) + 5,
             "logger_class": ServerLog,
             "control_socket_disable": True,
+            "worker_exit": lambda arbiter, worker: _send_traces(),
             "when_ready": lambda arbiter: sys.stdout.write(self.banner) and sys.stdout.flush(),
         }
         for name, value in options.items():
@@ -73,6 +77,13 @@ class Command(BaseCommand):
             version=settings.VERSION, url=url, provider=_provider(), records=_records(url)
         )
         Server(banner).run()
+
+
+def _send_traces() -> None:
+    if settings.TRACES:
+        from chat.tracing import flush
+
+        flush(TRACES_SECONDS)
 
 
 def _python() -> str:

@@ -24,7 +24,8 @@ from chat.errors import PayloadTooLarge, StorageUnavailable
 from chat.storage.base import InteractionStore, Record, Status
 from chat.storage.dynamodb import DynamoStore
 from chat.storage.dynamodb_client import DynamoDBClient
-from chat.storage.dynamodb_tables import Interaction, State
+from chat.storage.dynamodb_tables import Interaction
+from chatproject.aws import Keys
 from tests.cast import ANSWERED, FAILED, NOON, PENDING, at_once
 from tests.chat.storage.contract import (
     FULL,
@@ -409,17 +410,17 @@ def test_garbage_is_an_unavailable_storage(dynamodb_at: Callable[[str], None], b
             refuses(DynamoStore(), call)
 
 
-def test_a_table_that_is_missing_is_an_unavailable_storage(dynamodb: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Interaction.Meta, "table_name", "tests-no-such-table")
-        for call in CALLS:
-            refuses(DynamoStore(), call)
+def test_a_table_that_is_missing_is_an_unavailable_storage(
+    dynamodb: str, settings: Settings
+) -> None:
+    settings.TABLE_NAME = "tests-no-such-table"
+    for call in CALLS:
+        refuses(DynamoStore(), call)
 
 
-def test_without_the_table_of_counters_nothing_is_ready(dynamodb: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(State.Meta, "table_name", "tests-no-such-table")
-        refuses(DynamoStore(), lambda store: store.ping())
+def test_without_the_table_of_counters_nothing_is_ready(dynamodb: str, settings: Settings) -> None:
+    settings.STATE_TABLE_NAME = "tests-no-such-table"
+    refuses(DynamoStore(), lambda store: store.ping())
 
 
 def test_without_a_region_there_is_no_store(
@@ -433,9 +434,10 @@ def test_without_a_region_there_is_no_store(
 
 
 def test_without_credentials_there_is_no_store(
-    dynamodb_at: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    dynamodb_at: Callable[[str], None], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dynamodb_at(NOBODY_LISTENS)
+    settings.AWS_KEYS = Keys("", "", "")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(ImproperlyConfigured, match="credentials"):
         DynamoStore()

@@ -1,0 +1,12 @@
+"""The project measures itself: see `python -m benchmarks --help`, and docs/performance.md."""
+
+from benchmarks import handler, records, report, server, streams
+
+PARTS = {
+    "handler": handler.measure,
+    "server": server.measure,
+    "streams": streams.measure,
+    "records": records.measure,
+}
+
+report.publish(PARTS)

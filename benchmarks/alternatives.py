@@ -1,0 +1,205 @@
+"""What people would use instead, over the same vendor and driven by the same clients.
+
+    python -m benchmarks.alternatives [ours prototype litellm portkey]
+
+They are installed from PyPI and npm into .cache/alternatives, which takes a minute once, and run as
+their documentation says for production. What they do for a request differs: see the table in
+docs/performance.md.
+"""
+
+import functools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks import load, processes, server, vendor
+from benchmarks.load import Outcome
+from benchmarks.report import Options, Row, Table, progress, publish
+from tests.running import Server, free_port, inherited
+
+ROOT = Path(__file__).parent.parent
+HOME = ROOT / ".cache" / "alternatives"
+RESULTS = Path(__file__).parent / "alternatives.json"
+PACE = vendor.Pace(delay=0.05, gap=0.01)
+CLIENTS = (1, 64)
+WORKERS = os.cpu_count() or 1
+START_SECONDS = 180.0
+WARM_UP_SECONDS = 10.0
+IDLE_CPU_SECONDS = 0.3
+
+LITELLM, FASTAPI, PORTKEY = "1.108.7", "0.165.0", "1.15.2"
+LITELLM_CONFIG = """
+model_list:
+  - model_name: m
+    litellm_params: {{model: openai/m, api_base: "{vendor}", api_key: key}}
+general_settings: {{master_key: {key}}}
+"""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A gateway that answers OpenAI's clients below `url`; `headers` go with each request."""
+
+    url: str
+    pid: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    streams: bool = True
+
+
+@contextmanager
+def ours(vendor_url: str) -> Iterator[Started]:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Server(
+            Path(folder), OPENAI_BASE_URL=vendor_url, OPENAI_MODEL="m", **server.VARIABLES
+        ) as running,
+    ):
+        yield Started(f"http://127.0.0.1:{running.port}/v1", running.process.pid)
+
+
+@contextmanager
+def prototype(vendor_url: str) -> Iterator[Started]:
+    python = _python(
+        "prototype", f"fastapi=={FASTAPI}", "httpx==0.28.1", "uvicorn[standard]==0.54.0"
+    )
+    port = free_port()
+    options = ["--port", str(port), "--workers", str(WORKERS), "--no-access-log"]
+    command = [python, "-m", "uvicorn", "benchmarks.prototype:app", *options]
+    with _running(command, port, OPENAI_BASE_URL=vendor_url) as pid:
+        yield Started(f"http://127.0.0.1:{port}/v1", pid)
+
+
+@contextmanager
+def litellm(vendor_url: str) -> Iterator[Started]:
+    python = _python("litellm", f"litellm[proxy]=={LITELLM}")
+    config = HOME / "litellm" / "config.yaml"
+    config.write_text(LITELLM_CONFIG.format(vendor=vendor_url, key=server.KEY))
+    port = free_port()
+    command: list[str | Path] = [
+        *(python, Path(python).with_name("litellm"), "--config", config),
+        *("--host", "127.0.0.1", "--port", str(port), "--num_workers", str(WORKERS)),
+        # Importing it takes longer than uvicorn waits for a sign of life.
+        *("--timeout_worker_healthcheck", str(int(START_SECONDS))),
+    ]
+    variables = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}
+    with _running(command, port, **variables) as pid:
+        yield Started(f"http://127.0.0.1:{port}/v1", pid)
+
+
+@contextmanager
+def portkey(vendor_url: str) -> Iterator[Started]:
+    folder = HOME / "portkey"
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        package = f"@portkey-ai/gateway@{PORTKEY}"
+        _run("npm", "install", "--silent", "--no-fund", "--no-audit", package, cwd=folder)
+    port = free_port()
+    script = folder / "node_modules/@portkey-ai/gateway/build/start-server.js"
+    with _running(["node", script, f"--port={port}", "--headless"], port) as pid:
+        headers = {"x-portkey-provider": "openai", "x-portkey-custom-host": vendor_url}
+        # Its streams fail on Node: https://github.com/Portkey-AI/gateway/issues/1389
+        yield Started(f"http://127.0.0.1:{port}/v1", pid, headers, streams=False)
+
+
+GATEWAYS = {gateway.__name__: gateway for gateway in (ours, prototype, litellm, portkey)}
+
+
+def measure(name: str, options: Options) -> list[Table]:
+    with vendor.running(PACE) as upstream:
+        rows = list(_rows(name, upstream, options.seconds))
+    return [Table(f"{name}, a vendor of 50 ms; times in ms, CPU for each request", rows)]
+
+
+def _rows(name: str, upstream: vendor.Running, seconds: float) -> Iterator[Row]:
+    progress(f"{name}: starting")
+    with GATEWAYS[name](upstream.url) as gateway:
+        pids = {"gateway": gateway.pid}
+        progress(f"{name}: warming up")  # LiteLLM imports much for its first requests
+        warming = load.completions(gateway.url, key=server.KEY, headers=gateway.headers)
+        server.drive(warming, max(CLIENTS), WARM_UP_SECONDS, pids)
+        for stream in (False, True) if gateway.streams else (False,):
+            for clients in CLIENTS:
+                progress(f"{name}, {'streamed' if stream else 'plain'}, {clients} clients")
+                asked = load.completions(
+                    gateway.url, key=server.KEY, stream=stream, headers=gateway.headers
+                )
+                outcome = server.drive(asked, clients, seconds, pids)
+                yield _row(name, stream, clients, outcome, processes.memory_mb(gateway.pid))
+
+
+def _row(name: str, stream: bool, clients: int, outcome: Outcome, memory: float) -> Row:
+    return {
+        "": name,
+        " ": "streamed" if stream else "plain",
+        "clients": clients,
+        "req/s": outcome.rate,
+        "p50": outcome.latency_ms(0.5),
+        "p99": outcome.latency_ms(0.99),
+        "first token": outcome.first_token_ms(0.5) if stream else None,
+        "CPU": outcome.cpu_ms("gateway"),
+        "memory MB": memory,
+    }
+
+
+def _python(name: str, *packages: str) -> str:
+    """The interpreter of an environment that has these packages."""
+    folder = HOME / name
+    python = str(folder / "bin" / "python")
+    if not folder.exists():
+        _run(sys.executable, "-m", "uv", "venv", "--quiet", folder)
+        # Modules that are compiled when they are first needed would count as work.
+        options = ["--quiet", "--compile-bytecode", "--python", python]
+        _run(sys.executable, "-m", "uv", "pip", "install", *options, *packages)
+    return python
+
+
+def _run(*command: str | Path, cwd: Path = ROOT) -> None:
+    subprocess.run(command, cwd=cwd, check=True)
+
+
+@contextmanager
+def _running(command: Sequence[str | Path], port: int, **variables: str) -> Iterator[int]:
+    """A process that listens on the port; its output goes to a file beside the environments."""
+    environment = {**inherited(), **variables}
+    with (HOME / "output.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        _wait(process, port)
+        yield process.pid
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def _wait(process: "subprocess.Popen[bytes]", port: int) -> None:
+    """Until it listens and does nothing more: some listen long before they have imported all."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end and process.poll() is None:
+        before = processes.cpu_seconds(process.pid)
+        time.sleep(1)
+        idle = processes.cpu_seconds(process.pid) - before < IDLE_CPU_SECONDS
+        if idle and _listens(port):
+            return
+    raise RuntimeError(f"it does not start: see {HOME}/output.log")
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    publish({name: functools.partial(measure, name) for name in GATEWAYS}, RESULTS)

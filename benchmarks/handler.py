@@ -1,0 +1,131 @@
+"""The Lambda handler, cold and warm, beside a bare handler that does the same by hand.
+
+    python -m benchmarks handler [--rounds 9]
+
+DynamoDB Local and an instant vendor run beside it. Each round starts a fresh process for the
+handler and one for the floor (benchmarks/bare_handler.py), in turn; the table has the medians.
+Authentication, rate limit, claim, settle and the log are on.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import vendor
+from benchmarks.report import Options, Row, Table, Target, progress, publish
+from tests import dynamodb_local
+
+ROOT = Path(__file__).parent.parent
+OURS, BARE = "chatproject.lambda_handler", "benchmarks.bare_handler"
+EVENTS = 200
+EVENTS_OF_PARTS = 1000
+
+Figures = dict[str, float]
+
+
+def measure(options: Options) -> Sequence[Table]:
+    if absent := dynamodb_local.missing():
+        raise SystemExit(f"{absent}. Without it: make bench ONLY='server streams records'")
+    with dynamodb_local.running() as dynamodb, vendor.running(vendor.Pace()) as upstream:
+        environment = _environment(dynamodb, upstream.url)
+        _python(environment, "manage.py", "create_tables")
+        ours, bare = [], []
+        for number in range(options.rounds):
+            progress(f"handler, round {number + 1} of {options.rounds}")
+            ours.append(_run(environment, "benchmarks.probe", OURS, EVENTS))
+            bare.append(_run(environment, "benchmarks.probe", BARE, EVENTS))
+        progress("handler, its parts")
+        parts = [
+            _run(environment, "benchmarks.parts", module, EVENTS_OF_PARTS)
+            for module in (OURS, BARE)
+        ]
+    return [_whole(_medians(ours), _medians(bare), options.rounds), _parts(*parts)]
+
+
+def _environment(dynamodb: str, vendor_url: str) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "ENV_FILE": os.devnull,
+        "AWS_LAMBDA_FUNCTION_NAME": "benchmark",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "benchmark",
+        "AWS_SECRET_ACCESS_KEY": "benchmark",
+        "AWS_ENDPOINT_URL_DYNAMODB": dynamodb,
+        "TABLE_NAME": "benchmark",
+        "OPENAI_BASE_URL": vendor_url,
+        "REQUIRE_API_KEY": "true",
+        "API_KEYS": "benchmark-key",
+        "RATE_LIMIT_PER_MINUTE": "1000000",
+        "SECRET_KEY": "benchmark",
+    }
+
+
+def _run(environment: Mapping[str, str], program: str, module: str, events: int) -> Any:
+    """What the program measured of the handler in this module, in a process of its own."""
+    output = _python(environment, "-m", program, module, str(events))
+    return json.loads(output.splitlines()[-1])
+
+
+def _python(environment: Mapping[str, str], *arguments: str) -> str:
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}:\n{done.stderr}")
+    return done.stdout
+
+
+def _medians(rounds: list[Figures]) -> Figures:
+    return {name: statistics.median(figures[name] for figures in rounds) for name in rounds[0]}
+
+
+def _whole(ours: Figures, bare: Figures, rounds: int) -> Table:
+    rows: list[Row] = [
+        {"": name, "ours": ours[name], "bare": bare[name], "ratio": ours[name] / bare[name]}
+        for name in ours
+    ]
+    cold, warm, memory = "cold start, CPU ms", "warm, CPU ms", "resident memory, MB"
+    targets = [
+        Target("cold start, CPU", ours[cold], 400, "ms"),
+        Target("cold start, CPU beside the bare handler's", ours[cold] / bare[cold], 8),
+        Target("warm invocation, CPU", ours[warm], 4, "ms"),
+        Target("warm invocation, CPU beside the bare handler's", ours[warm] / bare[warm], 4),
+        Target("resident memory of the warm handler", ours[memory], 90, "MB"),
+    ]
+    return Table(f"Lambda handler, median of {rounds} fresh processes", rows, targets)
+
+
+def _parts(ours: dict[str, Figures], bare: dict[str, Figures]) -> Table:
+    whole = {
+        name: sum(part["CPU"] for part in parts.values())
+        for name, parts in (("ours", ours), ("bare", bare))
+    }
+    rows: list[Row] = [
+        {
+            "": part,
+            "CPU ms": figures["CPU"],
+            "share, %": 100 * figures["CPU"] / whole["ours"],
+            "wall ms": figures["wall"],
+            "bare CPU ms": bare[part]["CPU"] if part in bare else None,
+            "bare wall ms": bare[part]["wall"] if part in bare else None,
+        }
+        for part, figures in sorted(ours.items(), key=lambda item: -item[1]["CPU"])
+    ]
+    total: Row = {
+        "": "whole",
+        "CPU ms": whole["ours"],
+        "share, %": 100.0,
+        "wall ms": sum(part["wall"] for part in ours.values()),
+        "bare CPU ms": whole["bare"],
+        "bare wall ms": sum(part["wall"] for part in bare.values()),
+    }
+    return Table("Warm invocation by its parts", [*rows, total])
+
+
+if __name__ == "__main__":
+    publish({"handler": measure})

@@ -1,0 +1,114 @@
+"""Where the time of a warm invocation goes.
+
+    python -m benchmarks.parts MODULE EVENTS
+
+At the seams between the parts, functions are wrapped so that a clock runs for one part at a time:
+who is called stops the clock of its caller until it returns. So the parts add up to the whole,
+which is a little slower for it. Prints, for each part, the CPU and the wall time of an event in ms.
+"""
+
+import functools
+import importlib
+import json
+import pkgutil
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.probe import EVENT, Context
+
+WARM_UP_EVENTS = 50
+
+# What is not behind a seam is the time of the handler itself.
+OURS = {
+    "chatproject.wsgi:django_application": "Django",
+    "django.utils.deprecation:MiddlewareMixin.__call__": "Django",
+    "chat.telemetry:RequestMiddleware.__call__": "telemetry",
+    "chat.telemetry:annotate": "telemetry",
+    "chat.metrics:of_outcome": "telemetry",
+    "logging:Logger.handle": "telemetry",
+    "rest_framework.views:APIView.dispatch": "DRF",
+    "django.template.response:SimpleTemplateResponse.render": "DRF",
+    "chat.serializers:AnswerSerializer.to_representation": "DRF",
+    "chat.authentication:ApiKeyAuthentication.authenticate": "service",
+    "chat.views:AskingView.ask": "service",
+    "chat.ratelimit:count": "rate limit",
+    "chat.storage.dynamodb_cache:DynamoCounters.incr": "storage",
+    "chat.storage.dynamodb:DynamoStore.claim": "storage",
+    "chat.storage.dynamodb:DynamoStore.settle": "storage",
+    "providers.router:Router.ask": "provider client",
+}
+BARE = {
+    "benchmarks.bare_handler:_dynamodb": "storage",
+    "benchmarks.bare_handler:_ask": "provider client",
+}
+SEAMS = {"chatproject.lambda_handler": OURS, "benchmarks.bare_handler": BARE}
+HANDLER = "bridge"
+
+
+class Clock:
+    """Runs for one part at a time."""
+
+    def __init__(self) -> None:
+        self.cpu: defaultdict[str, int] = defaultdict(int)
+        self.wall: defaultdict[str, int] = defaultdict(int)
+        self._running = [HANDLER]
+        self._at = time.process_time_ns(), time.perf_counter_ns()
+
+    def charged(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, whose time is the part's."""
+
+        @functools.wraps(function)
+        def charged(*args: Any, **kwargs: Any) -> Any:
+            self.charge()
+            self._running.append(part)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.charge()
+                self._running.pop()
+
+        return charged
+
+    def charge(self) -> None:
+        """Give the time since the last look to the part that runs."""
+        now = time.process_time_ns(), time.perf_counter_ns()
+        self.cpu[self._running[-1]] += now[0] - self._at[0]
+        self.wall[self._running[-1]] += now[1] - self._at[1]
+        self._at = now
+
+    def reset(self) -> None:
+        self.charge()
+        self.cpu.clear()
+        self.wall.clear()
+
+
+def main() -> None:
+    module, events = sys.argv[1], int(sys.argv[2])
+    handler = importlib.import_module(module).handler
+    clock = Clock()
+    for seam, part in SEAMS[module].items():
+        _wrap(clock, seam, part)
+    for number in range(WARM_UP_EVENTS + events):
+        if number == WARM_UP_EVENTS:
+            clock.reset()
+        assert handler(EVENT, Context())["statusCode"] == 200
+    clock.charge()
+    parts = {
+        part: {"CPU": clock.cpu[part] / events / 1e6, "wall": clock.wall[part] / events / 1e6}
+        for part in clock.cpu
+    }
+    sys.stdout.write(json.dumps(parts) + "\n")
+
+
+def _wrap(clock: Clock, seam: str, part: str) -> None:
+    module, _, path = seam.partition(":")
+    owner, _, name = path.rpartition(".")
+    holder = pkgutil.resolve_name(f"{module}:{owner}")
+    setattr(holder, name, clock.charged(part, getattr(holder, name)))
+
+
+if __name__ == "__main__":
+    main()

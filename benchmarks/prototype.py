@@ -1,0 +1,29 @@
+"""What one writes first: FastAPI and httpx, the vendor's answer passed on, and nothing kept.
+
+benchmarks.alternatives runs it, in an environment of its own.
+"""
+
+import os
+
+import httpx
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
+
+app = FastAPI()
+vendor = httpx.AsyncClient(
+    base_url=os.environ["OPENAI_BASE_URL"],
+    headers={"Authorization": "Bearer key"},
+    limits=httpx.Limits(max_connections=None),
+)
+
+
+@app.post("/v1/chat/completions")
+async def chat(request: Request) -> Response:
+    body = await request.json()
+    asked = vendor.build_request("POST", "/chat/completions", json=body)
+    answer = await vendor.send(asked, stream=True)
+    media_type = answer.headers["content-type"]
+    if body.get("stream"):
+        return StreamingResponse(answer.aiter_bytes(), media_type=media_type)
+    content = await answer.aread()
+    return Response(content, status_code=answer.status_code, media_type=media_type)

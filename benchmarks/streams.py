@@ -1,0 +1,95 @@
+"""The tokens of streams through the server, beside the same ones from its vendor asked directly.
+
+    python -m benchmarks streams [--rounds 9]
+
+The vendor sends a token every 100 ms, the first of them 100 ms after the request. Streams run
+alone, 50 at once of which one begins every 20 ms, and 50 that begin in the same instant. Each round
+asks both in turn.
+"""
+
+import itertools
+import statistics
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import load, server, vendor
+from benchmarks.load import Answer
+from benchmarks.report import Options, Row, Table, Target, progress, publish
+from tests.running import Server
+
+PACE = vendor.Pace(delay=0.1, tokens=10, gap=0.1)
+MANY = 50
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """So many streams, one beginning so many seconds after the other."""
+
+    name: str
+    streams: int
+    stagger: float = 0.0
+
+
+ARRIVALS = [
+    Arrival("alone", 1),
+    Arrival(f"{MANY}, one every 20 ms", MANY, 0.02),
+    Arrival(f"{MANY} in one instant", MANY),
+]
+
+
+def measure(options: Options) -> Sequence[Table]:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        vendor.running(PACE) as upstream,
+        Server(Path(folder), OPENAI_BASE_URL=upstream.url, **server.VARIABLES) as running,
+    ):
+        direct = load.completions(upstream.url, key=server.KEY, stream=True)
+        through = load.ours(running.port, key=server.KEY, stream=True)
+        load.burst(through, streams=MANY, stagger=0.0)  # they make what the others share
+        rows = [_row(arrival, direct, through, options.rounds) for arrival in ARRIVALS]
+    target = Target("alone, first token after the vendor's own", _first(rows[0]), 5, "ms")
+    return [Table("Tokens of streams, ms later than the vendor's own", rows, [target])]
+
+
+def _row(arrival: Arrival, direct: load.Target, through: load.Target, rounds: int) -> Row:
+    first: list[float] = []
+    later: list[float] = []
+    for number in range(rounds):
+        progress(f"streams, {arrival.name}, round {number + 1} of {rounds}")
+        reference, ours = (
+            load.burst(target, streams=arrival.streams, stagger=arrival.stagger)
+            for target in (direct, through)
+        )
+        own = statistics.median(_wait(answer) for answer in reference)
+        first += [_wait(answer) - own for answer in ours]
+        later += [ms for answer in ours for ms in _lateness(answer)]
+    return {
+        "streams": arrival.name,
+        "first token": statistics.median(first),
+        "worst": max(first),
+        "later tokens": statistics.median(later),
+        "worst of them": max(later),
+    }
+
+
+def _first(row: Row) -> float:
+    return float(row["first token"] or 0)
+
+
+def _wait(answer: Answer) -> float:
+    """For the first token, in ms."""
+    return (answer.tokens[0] - answer.sent) * 1000
+
+
+def _lateness(answer: Answer) -> Iterator[float]:
+    """By how much more than the gap each token came after the one before, in ms."""
+    if len(answer.tokens) != PACE.tokens:
+        raise RuntimeError(f"{len(answer.tokens)} tokens of {PACE.tokens}")
+    for before, after in itertools.pairwise(answer.tokens):
+        yield (after - before - PACE.gap) * 1000
+
+
+if __name__ == "__main__":
+    publish({"streams": measure})

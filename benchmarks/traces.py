@@ -1,0 +1,134 @@
+"""What traces cost a request: the same chat without them, and with them.
+
+    python -m benchmarks.traces [--chats 4000]
+
+One process answers chats one after the other, from the mock, on an SQLite file: in turn one without
+traces and one with them, whose spans go to a collector in another process. Printed is processor
+time: of the thread that answers, the lowest tenth of either kind, as other work on the machine only
+adds to it; and of the thread that packs and sends the spans, shared out among the chats that it
+sent. OpenTelemetry's variables hold, such as its samplers'. Ends with 1 beyond the budget.
+"""
+
+import argparse
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.collector import Collector
+
+ROOT = Path(__file__).parent.parent
+BUDGET = 200.0  # microseconds of a request, in all
+BODY = json.dumps({"userId": "user123", "prompt": "What is the capital of France?"}).encode()
+WARM_UP = 10
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--chats", type=int, default=4000)
+    parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.probe:
+        return _probe(options.chats)
+    with tempfile.TemporaryDirectory() as folder, Collector() as collector:
+        collector.keep = False
+        environment = {
+            "PATH": os.environ["PATH"],
+            "ENV_FILE": os.devnull,
+            "DJANGO_SETTINGS_MODULE": "chatproject.settings",
+            "SECRET_KEY": "benchmark",
+            "LLM_PROVIDER": "mock",
+            "LOG_LEVEL": "WARNING",
+            "RATE_LIMIT_PER_MINUTE": "1000000",
+            "DATABASE_PATH": f"{folder}/traces.db",
+            **{name: value for name, value in os.environ.items() if name.startswith("OTEL_")},
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        }
+        command = [sys.executable, "-m", "benchmarks.traces", "--probe", *sys.argv[1:]]
+        return subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode
+
+
+def _probe(chats: int) -> int:
+    import django
+
+    django.setup()
+    from django.conf import settings
+    from django.core.handlers.wsgi import WSGIHandler
+    from django.core.management import call_command
+
+    from chat import service
+
+    call_command("migrate", verbosity=0)
+    make = service.router.__wrapped__
+    kinds = {True: (WSGIHandler(), make())}
+    settings.TRACES = False
+    settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if "tracing" not in name]
+    kinds[False] = (WSGIHandler(), make())
+
+    def answer(traced: bool) -> float:
+        """Microseconds of this thread."""
+        application, router = kinds[traced]
+        service.router = lambda: router
+        started = time.thread_time()
+        _chat(application)
+        return (time.thread_time() - started) * 1e6
+
+    for number in range(WARM_UP):
+        answer(number % 2 == 0)
+    return _report(*_measure(answer, chats))
+
+
+def _measure(answer: Callable[[bool], float], chats: int) -> tuple[list[float], list[float], float]:
+    """What each chat took without traces, each with them, and the sending of one chat's spans."""
+    from chat.tracing import flush
+
+    flush(30)
+    process, thread = time.process_time(), time.thread_time()
+    off, on = [], []
+    for _ in range(chats):
+        off.append(answer(False))
+        on.append(answer(True))
+    flush(30)
+    elsewhere = (time.process_time() - process) - (time.thread_time() - thread)
+    return off, on, elsewhere * 1e6 / chats
+
+
+def _chat(application: Any) -> None:
+    environ = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/v1/chat",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "8000",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "CONTENT_TYPE": "application/json",
+        "CONTENT_LENGTH": str(len(BODY)),
+        "wsgi.input": io.BytesIO(BODY),
+        "wsgi.url_scheme": "http",
+        "wsgi.errors": sys.stderr,
+    }
+    statuses: list[str] = []
+    answer = application(environ, lambda status, headers: statuses.append(status))
+    b"".join(answer)
+    answer.close()
+    assert statuses == ["200 OK"], statuses
+
+
+def _report(off: list[float], on: list[float], sending: float) -> int:
+    without, with_ = (statistics.quantiles(each, n=10)[0] for each in (off, on))
+    total = with_ - without + sending
+    print(f"{'µs a chat':24} {'off':>6} {'on':>6} {'more':>6}")
+    print(f"{'the thread that answers':24} {without:6.0f} {with_:6.0f} {with_ - without:6.0f}")
+    print(f"{'the thread that sends':24} {0:6} {sending:6.0f} {sending:6.0f}")
+    print(f"{'both':24} {without:6.0f} {with_ + sending:6.0f} {total:6.0f}")
+    return 0 if total <= BUDGET else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

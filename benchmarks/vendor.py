@@ -1,0 +1,143 @@
+"""A vendor that costs next to nothing, as it shares the processors with what is measured.
+
+    python -m benchmarks.vendor [--delay 0.05] [--tokens 20] [--gap 0.01]
+
+Every request is a chat completion. Its answer is there after `--delay` seconds; a stream begins
+then, and sends one of its tokens every `--gap` seconds. What tests need of a vendor, failures above
+all, is in tests/standin.py, which has the same answers.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import uvloop
+
+from tests.standin import DONE, FINISH, OPENAI_ANSWER, USAGE, chunk
+
+ROOT = Path(__file__).parent.parent
+STREAM_HEAD = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds until an answer, how many tokens a stream has, and the seconds between them."""
+
+    delay: float = 0.0
+    tokens: int = 20
+    gap: float = 0.0
+
+
+@dataclass(frozen=True)
+class Running:
+    url: str
+    pid: int
+
+
+@contextmanager
+def running(pace: Pace) -> Iterator[Running]:
+    """A vendor in a process of its own; its url is a base URL as OpenAI's is."""
+    options = [f"--{name}={value}" for name, value in vars(pace).items()]
+    command = [sys.executable, "-m", "benchmarks.vendor", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert process.stdout
+        yield Running(url=process.stdout.readline().split()[-1], pid=process.pid)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+class Connection(asyncio.Protocol):
+    """Answers what comes over one connection, one request after the other."""
+
+    def __init__(self, pace: Pace, answer: bytes, pieces: list[bytes]) -> None:
+        self.pace, self.answer, self.pieces = pace, answer, pieces
+        self.loop = asyncio.get_running_loop()
+        self.buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.buffer += data
+        head, end, rest = self.buffer.partition(b"\r\n\r\n")
+        length = _content_length(head)
+        if not end or len(rest) < length:
+            return
+        body, self.buffer = rest[:length], rest[length:]
+        if b'"stream":true' in body or b'"stream": true' in body:
+            self._after(self.pace.delay, self._send, 0)
+        else:
+            self._after(self.pace.delay, self._write, self.answer)
+
+    def _send(self, number: int) -> None:
+        """Send this piece and have the next one sent; without gaps, all that is left."""
+        if not self.pace.gap:
+            self._write(b"".join(self.pieces))
+            return
+        self._write(self.pieces[number])
+        if number + 1 < len(self.pieces):
+            self.loop.call_later(self.pace.gap, self._send, number + 1)
+
+    def _write(self, data: bytes) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    def _after(self, seconds: float, act, argument) -> None:  # type: ignore[no-untyped-def]
+        if seconds:
+            self.loop.call_later(seconds, act, argument)
+        else:
+            act(argument)
+
+
+def _content_length(head: bytes) -> int:
+    _, found, rest = head.lower().partition(b"content-length:")
+    return int(rest.partition(b"\r")[0]) if found else 0
+
+
+def _answer() -> bytes:
+    body = json.dumps(OPENAI_ANSWER).encode()
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return head % len(body) + body
+
+
+def _pieces(tokens: int) -> list[bytes]:
+    """What a stream sends at a time: its head with the first token, and the end with the last."""
+    texts = [chunk(f"token {number} ") for number in range(tokens)]
+    texts[-1] += f"{FINISH}{USAGE}{DONE}"
+    pieces = [b"%x\r\n%b\r\n" % (len(text), text.encode()) for text in texts]
+    return [STREAM_HEAD + pieces[0], *pieces[1:-1], pieces[-1] + b"0\r\n\r\n"]
+
+
+async def _serve(pace: Pace) -> None:
+    answer, pieces = _answer(), _pieces(pace.tokens)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: Connection(pace, answer, pieces), "127.0.0.1", 0, backlog=1024
+    )
+    port = server.sockets[0].getsockname()[1]
+    sys.stdout.write(f"answering at http://127.0.0.1:{port}/v1\n")
+    sys.stdout.flush()
+    await server.serve_forever()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.vendor")
+    parser.add_argument("--delay", type=float, default=Pace.delay, help="seconds until an answer")
+    parser.add_argument("--tokens", type=int, default=Pace.tokens, help="of a stream, at least two")
+    parser.add_argument("--gap", type=float, default=Pace.gap, help="seconds between them")
+    uvloop.run(_serve(Pace(**vars(parser.parse_args()))))
+
+
+if __name__ == "__main__":
+    main()

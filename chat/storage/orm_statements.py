@@ -1,0 +1,89 @@
+"""The writes of every request, and of many records, as statements that are put together once.
+
+Django's ORM would compile each of them anew, in longer than SQLite takes to run it.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import orjson
+from django.db import connection, models
+
+from chat.models import Interaction
+from chat.storage.base import Record
+from chat.storage.rows import outcome, row
+
+INSERT = "INSERT INTO chat_interaction ({names}) VALUES ({values}) ON CONFLICT DO NOTHING"
+UPDATE = """
+    UPDATE chat_interaction SET {written}
+    WHERE interaction_id = %s AND deadline_at = %s AND status = 'pending'"""
+
+
+def insert(record: Record) -> bool:
+    """Write a new record; False where its id is taken."""
+    columns = row(record)
+    return _run(_insert(tuple(columns)), _adapted(columns))
+
+
+def insert_many(records: Iterable[Record]) -> None:
+    """Write new records, all of whose ids are free."""
+    rows = [row(record) for record in records]
+    if rows:
+        with connection.cursor() as cursor:
+            cursor.executemany(_insert(tuple(rows[0])), [_adapted(columns) for columns in rows])
+
+
+def update(record: Record) -> bool:
+    """Write the outcome of a claim; False where it is no longer there."""
+    columns = outcome(record)
+    claim = {"interaction_id": record.interaction_id, "deadline_at": record.deadline_at}
+    return _run(_update(tuple(columns)), [*_adapted(columns), *_adapted(claim)])
+
+
+@functools.cache
+def _insert(columns: tuple[str, ...]) -> str:
+    names, values = map(_quoted, columns), ["%s"] * len(columns)
+    return INSERT.format(names=", ".join(names), values=", ".join(values))
+
+
+@functools.cache
+def _update(columns: tuple[str, ...]) -> str:
+    return UPDATE.format(written=", ".join(f"{_quoted(name)} = %s" for name in columns))
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def _run(statement: str, values: list[Any]) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, values)
+        return bool(cursor.rowcount == 1)
+
+
+def _adapted(columns: Mapping[str, Any]) -> list[Any]:
+    """The values as Django's fields write them."""
+    return [
+        ADAPTERS[name](value) if name in ADAPTERS and value is not None else value
+        for name, value in columns.items()
+    ]
+
+
+def _adapter(field: "models.Field[Any, Any]") -> Callable[[Any], Any] | None:
+    match field:
+        case models.DateTimeField():
+            return lambda value: connection.ops.adapt_datetimefield_value(value)
+        case models.DecimalField(max_digits=digits, decimal_places=places):
+            return lambda value: connection.ops.adapt_decimalfield_value(value, digits, places)
+        case models.JSONField():
+            return lambda value: orjson.dumps(value).decode()
+        case _:
+            return None
+
+
+ADAPTERS = {
+    field.name: adapter
+    for field in Interaction._meta.concrete_fields
+    if (adapter := _adapter(field))
+}

@@ -1,0 +1,128 @@
+"""A collector of OpenTelemetry's spans: OTLP over HTTP, protobuf over real sockets."""
+
+import threading
+import time
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+
+SECONDS = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    name: str
+    kind: str  # SERVER, CLIENT
+    trace_id: str
+    span_id: str
+    parent_id: str
+    seconds: float
+    started: int
+    attributes: dict[str, Any]
+    status: str  # UNSET, OK, ERROR
+    message: str
+    service: dict[str, Any]
+
+
+class Collector:
+    """Collects while the context lasts. While it is `held`, it answers nobody."""
+
+    def __init__(self) -> None:
+        self.held = threading.Event()
+        self.keep = True
+        self.bodies: list[bytes] = []
+        self.headers: list[dict[str, str]] = []
+        self._arrived = threading.Condition()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.held.clear()
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def spans(self) -> list[Span]:
+        """All that have come, by the time when they began."""
+        found = [span for body in self.bodies for span in _spans(body)]
+        return sorted(found, key=lambda span: span.started)
+
+    def trace(self, trace_id: str, count: int) -> list[Span]:
+        """The spans of a trace, once there are so many."""
+
+        def found() -> list[Span]:
+            return [span for span in self.spans if span.trace_id == trace_id]
+
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(found()) >= count, SECONDS), self.spans
+        assert len(found()) == count
+        return found()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                assert self.path == "/v1/traces"
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                while collector.held.is_set():
+                    time.sleep(0.01)
+                with collector._arrived:
+                    if collector.keep:
+                        collector.bodies.append(body)
+                        collector.headers.append({k.lower(): v for k, v in self.headers.items()})
+                    collector._arrived.notify_all()
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        return Handler
+
+
+def _spans(body: bytes) -> list[Span]:
+    request = ExportTraceServiceRequest.FromString(body)
+    return [
+        Span(
+            name=span.name,
+            kind=span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_"),
+            trace_id=span.trace_id.hex(),
+            span_id=span.span_id.hex(),
+            parent_id=span.parent_span_id.hex(),
+            started=span.start_time_unix_nano,
+            seconds=(span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
+            attributes=_attributes(span.attributes),
+            status=span.status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_"),
+            message=span.status.message,
+            service=_attributes(of_service.resource.attributes),
+        )
+        for of_service in request.resource_spans
+        for scope in of_service.scope_spans
+        for span in scope.spans
+    ]
+
+
+def _attributes(pairs: Any) -> dict[str, Any]:
+    return {pair.key: _value(pair.value) for pair in pairs}
+
+
+def _value(value: AnyValue) -> Any:
+    kind = value.WhichOneof("value")
+    if kind == "array_value":
+        return [_value(each) for each in value.array_value.values]
+    return getattr(value, str(kind))
