@@ -20,20 +20,20 @@ logger = logging.getLogger(__name__)
 
 def find(claim: Record) -> Record | None:
     """The record of the same question, if its answer may be given again."""
-    if not settings.ENABLE_CACHE:
+    if not (settings.ENABLE_CACHE and settings.STORE_CONTENT):
         return None
     try:
         interaction_id = cache.get(_key(claim))
         record = store().get(interaction_id) if interaction_id else None
     except StorageUnavailable:
         return None  # a cache that cannot be read has no answer
-    return record if record and record.status is Status.OK else None
+    return record if record and record.status is Status.OK and not record.lacks_content else None
 
 
 def keep(claim: Record, answer: Record) -> None:
     """Keep an answer that is whole, unfiltered, and from the provider that was asked first."""
     whole = answer.finish_reason == "stop" and answer.provider == claim.provider
-    if settings.ENABLE_CACHE and whole:
+    if settings.ENABLE_CACHE and settings.STORE_CONTENT and whole:
         try:
             cache.set(_key(claim), answer.interaction_id, settings.CACHE_TTL_SECONDS)
         except StorageUnavailable:

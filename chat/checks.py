@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.conf import settings
+from django.core import checks
 from django.core.checks import CheckMessage, Info, register
 
 
@@ -16,6 +17,20 @@ def keys_are_required_and_may_be_missing(**kwargs: Any) -> list[CheckMessage]:
                 "managed keys alone are good.",
                 hint="Make one with `manage.py create_api_key`, or set API_KEY or API_KEYS.",
                 id="chat.I001",
+            )
+        ]
+    return []
+
+
+@register("chat")
+def no_answers_can_be_cached_that_are_not_kept(**kwargs: Any) -> list[CheckMessage]:
+    if settings.ENABLE_CACHE and not settings.STORE_CONTENT:
+        return [
+            checks.Warning(
+                "ENABLE_CACHE is true and STORE_CONTENT is false: no answer is given again, as "
+                "none is kept.",
+                hint="Set ENABLE_CACHE=false, or STORE_CONTENT=true.",
+                id="chat.W001",
             )
         ]
     return []

@@ -9,7 +9,8 @@ Problem
  ├── BudgetExceeded       402  the key's budget of the month is spent
  ├── NotFound             404  also: somebody else's
  ├── IdempotencyInFlight  409  a request with the same key is still running
- ├── ConversationConflict 409  the turn before is running, or came to nothing
+ ├── ConversationConflict 409  the turn before is running, came to nothing, or was not kept
+ ├── AnswerNotKept        409  the key's request was answered, and no content is kept
  ├── PayloadTooLarge      413
  ├── ContentFiltered      422  a safety filter refused the content
  ├── IdempotencyMismatch  422  the key was used for another request
@@ -145,6 +146,16 @@ class ConversationConflict(Problem):
     status = 409
     code = "conversation_conflict"
     title = "The turn before cannot be continued"
+
+
+class AnswerNotKept(Problem):
+    status = 409
+    code = "answer_not_kept"
+    title = "The answer was not kept"
+    default_detail = (
+        "The request with this Idempotency-Key was answered, and this service keeps no content: "
+        "its answer cannot be given again."
+    )
 
 
 class PayloadTooLarge(Problem):

@@ -54,6 +54,15 @@ class Interaction(models.Model):
                 fields=("conversation_id", "created_at", "interaction_id"),
                 name="conversation_index",
             ),
+            # For the admin: its lists, and (from the index alone) latencies and errors by day.
+            models.Index(fields=("owner", "created_at"), name="owner_index"),
+            models.Index(fields=("model", "created_at", "latency_ms", "owner"), name="model_index"),
+            models.Index(
+                fields=("created_at", "error_code", "model", "owner"),
+                name="error_index",
+                condition=models.Q(error_code__isnull=False),
+            ),
+            models.Index(fields=("request_id", "created_at"), name="request_index"),
         )
 
     def __str__(self) -> str:

@@ -19,9 +19,10 @@ from django.conf import settings
 from django.utils.crypto import salted_hmac
 
 import providers
-from chat import answer_cache, metrics, telemetry, usage
+from chat import answer_cache, metrics, privacy, telemetry, usage
 from chat.authentication import Caller
 from chat.errors import (
+    AnswerNotKept,
     ConversationConflict,
     IdempotencyInFlight,
     IdempotencyMismatch,
@@ -43,6 +44,10 @@ unrecorded = logging.getLogger("chat.unrecorded")
 DEFAULT_MODEL = "default"
 MAX_SETTLE_TRIES = 3
 ERASED_AT_ONCE = 500
+NOT_KEPT = (
+    "The turn before cannot be continued: this service keeps no content. "
+    "Send the turns as messages, to /v1/chat/completions."
+)
 
 # The namespace of the ids that follow from idempotency keys.
 IDEMPOTENCY = UUID("6b4e0f0e-6c63-5a5b-9d0c-6f1f3b0d7c52")
@@ -88,6 +93,15 @@ class Question:
         """The same for the same question; what was not given does not count."""
         given = {name: value for name in QUESTION if (value := getattr(self, name)) is not None}
         return hashlib.sha256(orjson.dumps(given, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+    def masked(self) -> "Question":
+        """The same question without the addresses and numbers of people (MASK_PII)."""
+        from chat.masking import mask, masked
+
+        texts = ("prompt", "system", "messages", "options")
+        metadata = {name: mask(value) for name, value in (self.metadata or {}).items()}
+        given = {name: masked(getattr(self, name)) for name in texts}
+        return replace(self, **given, metadata=metadata or None)
 
 
 QUESTION = [field.name for field in fields(Question)]
@@ -288,6 +302,8 @@ def _begin(
 ) -> Turn:
     """Claim the request. `earlier` is the answer that it was given before, if it was."""
     started = time.monotonic()
+    if settings.MASK_PII:
+        question = question.masked()
     asked = routes(caller, question.model)
     usage.enforce_budget(caller)
     parent, history = _history(caller, question)
@@ -342,6 +358,8 @@ def _history(caller: Caller, question: Question) -> tuple[Record | None, list[Re
     if status is not Status.OK:
         state = "still running" if status is Status.PENDING else "without an answer"
         raise ConversationConflict(f"The turn before is {state}, and cannot be continued.")
+    if parent.lacks_content:
+        raise ConversationConflict(NOT_KEPT)
     if not settings.HISTORY_TURNS:
         return parent, []
     wanted = parent.ancestors[-settings.HISTORY_TURNS + 1 :] if settings.HISTORY_TURNS > 1 else ()
@@ -372,7 +390,7 @@ def _pending(
     request_hash = None
     if idempotency_key is not None:
         interaction_id = str(uuid5(IDEMPOTENCY, f"{caller.owner}\n{idempotency_key}"))
-        request_hash = question.digest
+        request_hash = question.digest if settings.STORE_CONTENT else privacy.keyed(question.digest)
     return Record(
         interaction_id=interaction_id,
         owner=caller.owner,
@@ -410,6 +428,8 @@ def _claim(record: Record) -> Record | None:
         if holder.request_hash is None or holder.request_hash != record.request_hash:
             raise IdempotencyMismatch
         status = holder.status_at(datetime.now(UTC))
+        if holder.lacks_content:
+            raise AnswerNotKept
         if status is Status.OK:
             return holder
         if status is Status.PENDING or not store().take_over(record, holder):
@@ -543,5 +563,5 @@ def _settle(turn: Turn, outcome: Record) -> Answer:
         with telemetry.timed("storage"):
             return Answer(record=record, recorded=persistently(store().settle, record))
     except StorageUnavailable:
-        unrecorded.exception("not recorded", extra={"record": to_json(record)})
+        unrecorded.exception("not recorded", extra={"record": to_json(privacy.kept(record))})
         return Answer(record=record, recorded=False)

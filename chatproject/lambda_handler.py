@@ -46,8 +46,11 @@ logger = logging.getLogger(__name__)
 COMMANDS = frozenset(
     {
         "check",
+        "check_providers",
         "create_api_key",
         "create_tables",
+        "doctor",
+        "erase_user",
         "list_api_keys",
         "purge_interactions",
         "revoke_api_key",
@@ -222,6 +225,7 @@ _answer = make_lambda_handler(
 
 def _warm_up() -> None:
     """Check the configuration, and make what the first request would otherwise wait for."""
+    from django.conf import settings
     from django.core.checks import Error, run_checks
 
     from chat.service import router
@@ -232,6 +236,8 @@ def _warm_up() -> None:
         raise SystemExit("\n".join(f"{error.msg} {error.hint}" for error in errors))
     router()
     store()
+    if settings.MASK_PII:
+        import chat.masking  # noqa: F401  (its libraries take their time)
     request = {
         "version": "2.0",
         "rawPath": "/v1/health",

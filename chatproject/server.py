@@ -4,6 +4,7 @@ Clients that stop sending are let go, and what is refused before Django sees it 
 none, or too long) is answered in the shape of all our errors.
 """
 
+import select
 from typing import Any
 
 from gunicorn import util
@@ -15,6 +16,8 @@ from chat.errors import InternalError, Problem, ValidationFailed, render
 
 # How long a client may keep a thread waiting for its next bytes, or for taking ours.
 CLIENT_SECONDS = 10.0
+# How long a thread waits for the next request of a connection that it has just served.
+FOLLOW_SECONDS = 0.02
 TOO_LONG = {LimitRequestLine: 414, LimitRequestHeaders: 431}
 
 
@@ -26,6 +29,26 @@ class ServerLog(Logger):  # type: ignore[misc]
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
+    def handle(self, conn: TConn) -> Any:
+        """Serve a connection as long as one request follows the other.
+
+        gunicorn's own thread gives it back after each, to one that waits for all connections and
+        wakes another for the next request: that was a third of the CPU of a short request.
+        """
+        while (served := super().handle(conn)) is True and self._followed(conn):
+            pass
+        return served
+
+    def _followed(self, conn: TConn) -> bool:
+        """Whether the next request comes at once, and nobody else is waiting for the thread."""
+        if conn.parser.unreader.buf.getvalue():
+            return True
+        if not self.alive or self.tpool._work_queue.qsize():
+            return False
+        poll = select.poll()
+        poll.register(conn.sock, select.POLLIN)
+        return bool(poll.poll(FOLLOW_SECONDS * 1000))
+
     def enqueue_req(self, conn: TConn) -> None:
         if not conn.initialized:
             _limit(conn)

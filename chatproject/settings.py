@@ -253,6 +253,9 @@ STORAGE = choice("STORAGE", "dynamodb" if ON_LAMBDA else "sqlite", ["sqlite", "d
 RETENTION_DAYS = integer("RETENTION_DAYS", 0, low=0, high=36_500)
 ENABLE_CACHE = flag("ENABLE_CACHE", False)
 CACHE_TTL_SECONDS = integer("CACHE_TTL_SECONDS", 3600, low=1, high=31_536_000)
+# Whether what was said is kept too, and whether without what identifies people (chat/privacy.py).
+STORE_CONTENT = flag("STORE_CONTENT", True)
+MASK_PII = flag("MASK_PII", False)
 
 DATABASE_PATH = BASE_DIR / text("DATABASE_PATH", "chat_history.db")
 if STORAGE == "sqlite" and (DATABASE_PATH.is_dir() or not DATABASE_PATH.parent.is_dir()):
@@ -285,7 +288,7 @@ BROUGHT = {
         "databases": {"default": SQLITE},
         "caches": "chat.storage.orm_cache.Orm",
         "apps": [
-            "django.contrib.admin",
+            "chatproject.admin.AdminConfig",
             "django.contrib.auth",
             "django.contrib.contenttypes",
             "django.contrib.messages",
@@ -369,13 +372,13 @@ if TRACES:
 # --- Django ---------------------------------------------------------------------------------------
 
 INSTALLED_APPS = [
+    "chat",  # before the admin, whose templates it adds to
     *BROUGHT["apps"],
     "django.contrib.staticfiles",
     "django_ratelimit",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
-    "chat",
 ]
 MIDDLEWARE = [
     "chat.telemetry.RequestMiddleware",

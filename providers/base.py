@@ -155,6 +155,12 @@ class Provider(Protocol):
         Closing the iterator ends the call to the vendor.
         """
 
+    def probe(self, deadline: Deadline) -> None:
+        """See whether the vendor is there and takes the key, without asking a model.
+
+        Raises ProviderError; ModelUnavailable where the vendor does not list the model.
+        """
+
 
 class ProviderError(Exception):
     """Why a provider gave no answer.

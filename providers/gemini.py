@@ -85,7 +85,7 @@ class Gemini:
         self._headers = {"x-goog-api-key": api_key}
 
     def complete(self, request: ChatRequest, deadline: Deadline) -> Completion:
-        model = _model_id(request)
+        model = _model_id(request.model)
         answer = http.post(
             f"{self._base_url}/models/{model}:generateContent",
             headers=self._headers,
@@ -97,7 +97,7 @@ class Gemini:
         return _completion(wire.json_object(answer), answer.headers, model)
 
     def stream(self, request: ChatRequest, deadline: Deadline) -> Iterator[str | Completion]:
-        model = _model_id(request)
+        model = _model_id(request.model)
         with http.opened(
             f"{self._base_url}/models/{model}:streamGenerateContent?alt=sse",
             headers=self._headers,
@@ -112,9 +112,15 @@ class Gemini:
                 return
             yield from _read(reply, model)
 
+    def probe(self, deadline: Deadline) -> None:
+        url = f"{self._base_url}/models/{_model_id(self.model)}"
+        answer = http.get(url, headers=self._headers, deadline=deadline)
+        if not 200 <= answer.status <= 299:
+            raise _failure(answer.status, answer.headers, answer.json())
 
-def _model_id(request: ChatRequest) -> str:
-    model = request.model.removeprefix("models/")
+
+def _model_id(name: str) -> str:
+    model = name.removeprefix("models/")
     if not _MODEL_ID.fullmatch(model):
         raise RequestRejected(wire.PARAMETER.format("model"), reason="model_id")
     return model

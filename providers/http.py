@@ -143,11 +143,19 @@ def post(url: str, *, headers: Mapping[str, str], body: Any, deadline: Deadline)
         return reply.read()
 
 
+def get(url: str, *, headers: Mapping[str, str], deadline: Deadline) -> Answer:
+    """Read what is there. Raises what `opened` and its reply raise."""
+    with opened(url, headers=headers, body=None, deadline=deadline) as reply:
+        return reply.read()
+
+
 @contextmanager
 def opened(
     url: str, *, headers: Mapping[str, str], body: Any, deadline: Deadline
 ) -> Iterator[Reply]:
     """Send `body` as JSON and wait for the head of the answer; the call ends with the context.
+
+    Without a body it is a GET.
 
     Raises DeadlineReached, ProviderFailed for a vendor that cannot be reached or that breaks off,
     and ProviderMisconfigured for an address that sends us elsewhere.
@@ -180,24 +188,26 @@ def _connected(url: str, deadline: Deadline) -> Iterator[Connection]:
 
 
 def _request(url: str, headers: Mapping[str, str], body: Any) -> bytes:
+    _, target, host = _target(url)
     try:
-        content = orjson.dumps(body)
+        content = b"" if body is None else orjson.dumps(body)
     except orjson.JSONEncodeError as exc:  # half of a surrogate pair, which UTF-8 does not have
         message = "The text of the request cannot be encoded."
         raise RequestRejected(message, reason=type(exc).__name__) from exc
-    whole = {**HEADERS, "content-length": len(content), **headers}
+    length = {"content-length": len(content)} if content else {}
+    whole = {"host": host, **HEADERS, **length, **headers}
     fields = "".join(f"{name}: {value}\r\n" for name, value in whole.items())
-    return b"%b%b\r\n%b" % (_target(url)[1], fields.encode("ascii"), content)
+    method = "POST" if content else "GET"
+    return f"{method} {target} HTTP/1.1\r\n{fields}\r\n".encode("ascii") + content
 
 
 @functools.lru_cache(maxsize=128)
-def _target(url: str) -> tuple[Origin, bytes]:
-    """Whom to ask, and how a request to this address begins."""
+def _target(url: str) -> tuple[Origin, str, str]:
+    """Who is to be asked, for what, and by which name."""
     parsed = httpx.URL(url)
     secure = parsed.scheme == "https"
     origin = Origin(secure, parsed.raw_host.decode(), parsed.port or (443 if secure else 80))
-    start = b"POST %b HTTP/1.1\r\nhost: %b\r\n" % (parsed.raw_path, parsed.netloc)
-    return origin, start
+    return origin, parsed.raw_path.decode(), parsed.netloc.decode()
 
 
 def _unreachable(

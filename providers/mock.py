@@ -62,6 +62,9 @@ class Mock:
         _sleep(told.delay, deadline)
         return self._answer(request, told.outcome)
 
+    def probe(self, deadline: Deadline) -> None:
+        """It is always there."""
+
     def stream(self, request: ChatRequest, deadline: Deadline) -> Iterator[str | Completion]:
         told = self._told(request)
         _sleep(told.delay, deadline)

@@ -142,6 +142,21 @@ class OpenAI:
                 return
             yield from self._read(reply, request)
 
+    def probe(self, deadline: Deadline) -> None:
+        body = self._get("models", deadline)
+        entries = wire.items(wire.dig(body, "data"))
+        listed = {wire.string(wire.dig(entry, "id")) for entry in entries}
+        # Ollama's list names the version that goes without saying.
+        if listed and listed.isdisjoint({self.model, f"{self.model}:latest"}):
+            raise ModelUnavailable("The vendor does not list the model.", reason=self.model)
+
+    def _get(self, path: str, deadline: Deadline) -> Any:
+        """What the vendor has at a path of its API."""
+        answer = http.get(f"{self._base_url}/{path}", headers=self._headers, deadline=deadline)
+        if not 200 <= answer.status <= 299:
+            raise self._failure(answer.status, answer.headers, _error_in(answer.json()))
+        return answer.json()
+
     def _read(self, reply: http.Reply, request: ChatRequest) -> Iterator[str | Completion]:
         """The events of a stream, and then the answer that they come to."""
         whole = _Whole()

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from providers import wire
 from providers.base import (
     ContentFiltered,
+    Deadline,
     ProviderError,
     ProviderOverloaded,
     Usage,
@@ -43,6 +44,9 @@ class OpenRouter(OpenAI):
     # Without a limit OpenRouter reckons with the longest answer the model can give, and refuses
     # the request with 402 when the account could not pay for that one.
     DEFAULT_MAX_TOKENS = 8192
+
+    def probe(self, deadline: Deadline) -> None:
+        self._get("key", deadline)  # its list of models is open to all
 
     def _cost(self, reported: Any, model: str, usage: Usage) -> Decimal | None:
         """The final price in US dollars. Where the operator's own key with a vendor was used,

@@ -1,25 +1,28 @@
 #!/usr/bin/env bash
-# Fetch the libraries of the playground from npm, as they are served from chat/static/.
+# Fetch the libraries of the playground and of the admin from npm, as they are served from chat/static/.
 #
 # To update one, change its version here, run this script, and read what its changelog says.
 set -euo pipefail
-folder="$(cd "$(dirname "$0")/.." && pwd)/chat/static/chat/playground/vendor"
+static="$(cd "$(dirname "$0")/.." && pwd)/chat/static/chat"
 draft="$(mktemp -d)"
 trap 'rm -rf "$draft"' EXIT
 
-# vendor NAME VERSION MODULE SAVED_AS
+# vendor PART NAME VERSION MODULE SAVED_AS [LICENCE]
 vendor() {
-  local archive
+  local archive folder="$static/$1/vendor"
+  shift
+  mkdir -p "$folder"
   archive="$(cd "$draft" && npm pack --silent "$1@$2")"
   tar -xzf "$draft/$archive" -C "$draft"
   {
     echo "// $1 $2, $3 of the npm package; its licence is in $1.LICENSE. Fetched by scripts/vendor.sh."
     grep -v '^//# sourceMappingURL=' "$draft/package/$3"
   } > "$folder/$4"
-  cp "$draft/package/LICENSE" "$folder/$1.LICENSE"
+  cp "$draft/package/${5:-LICENSE}" "$folder/$1.LICENSE"
   rm -r "$draft/package"
 }
 
-vendor marked 18.2.1 lib/marked.esm.js marked.js
-vendor dompurify 3.4.18 dist/purify.es.mjs dompurify.js
-vendor eventsource-parser 3.1.1 dist/index.js eventsource-parser.js
+vendor playground marked 18.2.1 lib/marked.esm.js marked.js
+vendor playground dompurify 3.4.18 dist/purify.es.mjs dompurify.js
+vendor playground eventsource-parser 3.1.1 dist/index.js eventsource-parser.js
+vendor admin chart.js 4.6.1 dist/chart.umd.min.js chart.js LICENSE.md

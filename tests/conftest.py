@@ -131,6 +131,13 @@ def administrator(db: None) -> User:
 
 
 @pytest.fixture
+def admin(api: Api, administrator: User) -> Api:
+    """A client that an administrator has logged in with."""
+    api.http.force_login(administrator)
+    return api
+
+
+@pytest.fixture
 def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     """What is logged from now on, as it is written: each line parsed."""
     stream = io.StringIO()

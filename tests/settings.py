@@ -8,20 +8,10 @@ from pathlib import Path
 from uuid import uuid4
 
 OURS = (
-    *(
-        "ALLOWED_",
-        "API_",
-        "AWS_",
-        "BUILD",
-        "CACHE_",
-        "CIRCUIT_",
-        "DATABASE_",
-        "DYNAMODB_",
-        "ENABLE_",
-    ),
-    *("GEMINI_", "LLM_", "LOG_", "MAX_", "METRICS", "MOCK_", "OPENAI_", "OPENROUTER_", "OTEL_"),
-    *("PROMPT_", "RATE_", "REQUEST_", "REQUIRE_", "RETENTION_", "SECRET_", "STATE_", "STORAGE"),
-    *("TABLE_", "WEB_"),
+    *("ALLOWED_", "API_", "AWS_", "BUILD", "CACHE_", "CIRCUIT_", "DATABASE_", "DYNAMODB_"),
+    *("ENABLE_", "GEMINI_", "LLM_", "LOG_", "MASK_", "MAX_", "METRICS", "MOCK_", "OPENAI_"),
+    *("OPENROUTER_", "OTEL_", "PROMPT_", "RATE_", "REQUEST_", "REQUIRE_", "RETENTION_"),
+    *("SECRET_", "STATE_", "STORAGE", "STORE_", "TABLE_", "WEB_"),
 )
 for name in list(os.environ):
     if name.startswith(OURS):

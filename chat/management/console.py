@@ -16,6 +16,8 @@ from chat.storage.keys import PREFIX, ApiKey
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 LONGEST = timedelta(days=36_500)
 MAX_USD = 1_000_000_000
+# Control characters but for tabs and line ends, and what turns the direction of text.
+UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class StorageCommand(BaseCommand):
@@ -107,6 +109,11 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
         for line in [heads, *cells]
     ]
     return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """A model's text without what a terminal obeys or is deceived by: escapes, overrides."""
+    return UNSAFE.sub("", text)
 
 
 def _cell(value: Any) -> str:

@@ -34,8 +34,9 @@ FIELD_CODES = {
     "not_a_dict": "invalid_type",
     "null": "invalid_type",
 }
-# The official clients try again after a 5xx. We did already, and tell them so.
-FINAL = {"provider_error", "provider_timeout"}
+# The official clients try again after a 409 or a 5xx. Here it would come to the same, and they are
+# told so.
+FINAL = {"answer_not_kept", "provider_error", "provider_timeout"}
 
 
 def rendered(problem: Problem) -> tuple[int, dict[str, Any]]:

@@ -33,6 +33,8 @@ BULK_STORES = {
 def store() -> InteractionStore:
     """The store of interactions that STORAGE names, made once per process."""
     chosen: InteractionStore = import_string(STORES[settings.STORAGE])()
+    if settings.MASK_PII or not settings.STORE_CONTENT:
+        chosen = import_string("chat.storage.private.PrivateStore")(chosen)
     return chosen
 
 

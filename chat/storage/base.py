@@ -69,6 +69,11 @@ class Record:
     error: Failure | None = None
     attempts: tuple[Attempt, ...] = ()
 
+    @property
+    def lacks_content(self) -> bool:
+        """Whether there was an answer, of which the accounting alone was kept."""
+        return self.status is Status.OK and self.response is None
+
     def status_at(self, now: datetime) -> Status:
         """The status as a reader sees it: a claim that outlived its deadline was aborted."""
         if self.status is Status.PENDING and now > self.deadline_at + ABORTED_AFTER:

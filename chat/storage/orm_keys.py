@@ -27,7 +27,7 @@ class OrmKeys:
     @database_errors()
     def get(self, key_id: str) -> ApiKey | None:
         found = models.ApiKey.objects.filter(key_id=key_id).first()
-        return None if found is None else _key(found)
+        return None if found is None else key_of(found)
 
     @writing()
     def replace(self, before: ApiKey, after: ApiKey) -> bool:
@@ -42,13 +42,13 @@ class OrmKeys:
 
     @database_errors()
     def all(self) -> list[ApiKey]:
-        return [_key(found) for found in models.ApiKey.objects.order_by("created_at", "key_id")]
+        return [key_of(found) for found in models.ApiKey.objects.order_by("created_at", "key_id")]
 
 
 def _row(key: ApiKey) -> dict[str, Any]:
     return {**asdict(key), "allowed_models": list(key.allowed_models)}
 
 
-def _key(row: models.ApiKey) -> ApiKey:
+def key_of(row: models.ApiKey) -> ApiKey:
     columns = {name: getattr(row, name) for name in COLUMNS}
     return ApiKey(**{**columns, "allowed_models": tuple(row.allowed_models)})

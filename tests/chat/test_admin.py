@@ -1,5 +1,6 @@
 """The ledger in the admin: to be read, never to be changed."""
 
+import html
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,18 +10,17 @@ from uuid import uuid4
 
 import pytest
 from django.contrib.auth.models import User
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
+from chat.admin.lists import NewestFirst
+from chat.models import Interaction
 from chat.storage.base import Record
+from chat.storage.rows import row
 from providers.base import Usage
-from tests.cast import ANSWERED, FAILED, PENDING, Api, keep, ledger
+from tests.cast import ANSWERED, FAILED, NOON, PENDING, Api, keep, ledger
 
 LIST = "/admin/chat/interaction/"
-
-
-@pytest.fixture
-def admin(api: Api, administrator: User) -> Api:
-    api.http.force_login(administrator)
-    return api
 
 
 @pytest.fixture
@@ -68,6 +68,12 @@ def test_the_newest_record_comes_first(admin: Api) -> None:
     assert re.findall(r"day \d", text_of(admin.get(LIST))) == ["day 3", "day 2", "day 1"]
 
 
+def test_a_prompt_that_was_not_kept_is_a_dash(admin: Api) -> None:
+    record = keep(replace(ANSWERED, prompt="", response=None))
+    assert listed(admin.get(LIST)) == {"-"}
+    assert text_of(admin.get(f"{LIST}{record.interaction_id}/change/"))
+
+
 def test_a_long_prompt_is_cut_short_in_the_list(admin: Api) -> None:
     keep(replace(ANSWERED, prompt="x" * 60))
     keep(replace(ANSWERED, prompt="y" * 61, interaction_id=str(uuid4())))
@@ -100,7 +106,11 @@ def test_a_record_that_was_stored_as_aborted_is_among_the_aborted(
         ("q=ledger", {"ok"}),
         ("q=posso+ajudar", {"ok"}),
         ("q=bob", {"error"}),
+        ("q=%22bob%22", set()),
         ("q=request-1", {"ok", "error", "pending", "aborted"}),
+        ("error_code=any", {"error"}),
+        ("owner=default&provider=openai&q=what", {"ok", "error", "pending", "aborted"}),
+        ("owner=nobody", set()),
         ("q=nothing+of+the+sort", set()),
         ("q=what&status=error", {"error"}),
     ],
@@ -127,10 +137,185 @@ def test_the_list_can_be_filtered_and_searched(
         "model__isnull=maybe",
         "owner__password=x",
         "e=1",
+        "p=0",
+        "p=101",
+        "p=x",
+        "created_at__gte=2026-13-77",
+        "created_at__lt=soon",
+        "created_at__lte=2026-01-01",
+        "prompt__regex=(a%2B)%2B",
     ],
 )
 def test_an_odd_query_is_no_trouble(admin: Api, records: dict[str, Record], query: str) -> None:
     assert admin.get(f"{LIST}?{query}").status_code in (200, 302, 400)
+
+
+def made(count: int, **fields: Any) -> list[Record]:
+    """Records of as many minutes, the oldest first."""
+    records = [
+        replace(
+            ANSWERED,
+            interaction_id=str(uuid4()),
+            prompt=f"number {number}",
+            created_at=NOON + timedelta(minutes=number),
+            **fields,
+        )
+        for number in range(count)
+    ]
+    Interaction.objects.bulk_create(Interaction(**row(record)) for record in records)
+    return records
+
+
+def link(page: Any, text: str) -> str | None:
+    found = re.search(rf'<a href="([^"]*)">[^<]*{text}', text_of(page))
+    return html.unescape(found[1]) if found else None
+
+
+def test_pages_lead_from_the_newest_record_to_the_oldest_and_back(admin: Api) -> None:
+    records = made(120)
+    address, seen = "", []
+    while True:
+        page = admin.get(LIST + address)
+        seen += re.findall(r'class="field-excerpt">([^<]*)<', text_of(page))
+        following = link(page, "Older")
+        if following is None:
+            break
+        address = following
+    assert seen == [record.prompt for record in reversed(records)]
+    assert "101 to 120" in text_of(page)
+    back = link(page, "Newer")
+    assert back
+    assert "51 to 100" in text_of(admin.get(LIST + back))
+
+
+def test_no_page_counts_the_records(admin: Api) -> None:
+    made(120)
+    with CaptureQueriesContext(connection) as queries:
+        admin.get(f"{LIST}?q=number&status=ok&p=2")
+    assert [query for query in queries if "COUNT(" in query["sql"]] == []
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("", "p=3", "created_at__gte=2026-01-01&created_at__lt=2026-01-02", "status=ok"),
+        *("status=aborted", "error_code=any", "error_code=provider_error", "model=model-1"),
+        *("provider=openai", "owner=default", "owner=default&model=model-1&status=ok"),
+        *(
+            "q=alice",
+            "q=alice&status=ok",
+            "q=request-1",
+            f"q={ANSWERED.interaction_id}",
+            "q=hello",
+            "q=alice&p=2",
+        ),
+    ],
+)
+def test_no_page_reads_or_sorts_all_records(
+    admin: Api, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    monkeypatch.setattr(NewestFirst, "looked_through", 10)
+    made(20)
+    with CaptureQueriesContext(connection) as queries:
+        assert admin.get(f"{LIST}?{query}").status_code == 200
+    asked = [each["sql"] for each in queries if 'FROM "chat_interaction"' in each["sql"]]
+    assert asked
+    for sql in asked:
+        with connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN QUERY PLAN {sql}")
+            plan = [row[3] for row in cursor.fetchall()]
+        unbounded = ("SCAN chat_interaction$", "USE TEMP B-TREE FOR (ORDER BY|DISTINCT)")
+        assert not [step for step in plan for each in unbounded if re.match(each, step)], sql
+
+
+def test_after_the_last_page_number_the_list_goes_on_from_there(
+    admin: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NewestFirst, "max_pages", 2)
+    made(120)
+    following = link(admin.get(f"{LIST}?p=2&status=ok"), "Older")
+    assert following
+    assert "p=" not in following
+    assert listed(admin.get(LIST + following)) == {f"number {number}" for number in range(21)}
+
+
+@pytest.mark.parametrize("query", ["q=failed", "status=error", "provider=gemini"])
+def test_a_rare_record_is_looked_for_step_by_step_and_the_page_says_so(
+    admin: Api, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    monkeypatch.setattr(NewestFirst, "looked_through", 10)
+    made(25)
+    keep(replace(FAILED, provider="gemini", prompt="this failed"))
+    page = admin.get(f"{LIST}?{query}")
+    assert listed(page) == set()
+    assert "These are from the newest 10 records, back to 2026-01-01 12:14:00" in text_of(page)
+    seen: set[str] = set()
+    while following := link(page, "Older"):
+        page = admin.get(LIST + following)
+        seen |= listed(page)
+    assert seen == {"this failed"}
+    assert "These are from" not in text_of(page)
+
+
+def test_an_index_leads_to_what_is_rare_at_once(
+    admin: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NewestFirst, "looked_through", 10)
+    rare = replace(FAILED, prompt="rare", user_id="carol", owner="acme", model="rare")
+    keep(replace(rare, interaction_id=str(uuid4()), request_id="request-9"))
+    made(25)
+    for query in (
+        *("q=carol", "q=request-9", "owner=acme", "model=rare", "error_code=provider_error"),
+        *("error_code=any", "q=carol&status=error", "owner=acme&model=rare&status=error"),
+    ):
+        assert listed(admin.get(f"{LIST}?{query}")) == {"rare"}, query
+
+
+def test_the_list_can_be_narrowed_to_days(admin: Api) -> None:
+    for day in (1, 2, 3):
+        record = replace(ANSWERED, interaction_id=str(uuid4()), prompt=f"day {day}")
+        keep(replace(record, created_at=datetime(2026, 1, day, tzinfo=UTC)))
+    days = "created_at__gte=2026-01-02&created_at__lt=2026-01-03"
+    assert listed(admin.get(f"{LIST}?{days}")) == {"day 2"}
+    assert listed(admin.get(f"{LIST}?created_at__lt=2026-01-03")) == {"day 1", "day 2"}
+    assert 'value="2026-01-02"' in text_of(admin.get(f"{LIST}?{days}&owner=default"))
+
+
+def test_the_filters_offer_what_there_is(admin: Api) -> None:
+    for name in ("one", "two"):
+        record = replace(ANSWERED, interaction_id=str(uuid4()), owner=f"owner-{name}")
+        keep(replace(record, model=f"model-{name}"))
+    text = text_of(admin.get(LIST))
+    for offered in ("owner-one", "owner-two", "model-one", "model-two", "openrouter", "any"):
+        assert re.search(rf'<a href="\?[^"]*">\s*{offered}</a>', text), offered
+
+
+def test_what_has_expired_is_not_there(admin: Api) -> None:
+    record = keep(replace(ANSWERED, expires_at=datetime(2026, 1, 2, tzinfo=UTC)))
+    assert listed(admin.get(LIST)) == set()
+    assert admin.get(f"{LIST}{record.interaction_id}/change/").status_code == 302
+
+
+def test_the_page_says_what_a_search_was_taken_for(admin: Api) -> None:
+    record = keep(replace(ANSWERED, interaction_id=str(uuid4())))
+    for query, said in {
+        "alice": "Records of the user alice.",
+        record.conversation_id: "conversation</a> with this id.",
+        record.interaction_id: "The interaction with this id.",
+        "request-1": "The request with this id.",
+        "anything": "these words.",
+    }.items():
+        assert said in text_of(admin.get(f"{LIST}?q={query}")), query
+
+
+def test_an_id_can_be_looked_for_in_the_texts(admin: Api) -> None:
+    keep(replace(ANSWERED, prompt="I am not alice.", user_id="bob"))
+    keep(replace(ANSWERED, interaction_id=str(uuid4()), prompt="Hello!"))
+    page = admin.get(f"{LIST}?q=alice")
+    assert listed(page) == {"Hello!"}
+    texts = link(page, "Look for it in the texts")
+    assert texts
+    assert listed(admin.get(LIST + texts)) == {"I am not alice."}
 
 
 def test_a_record_can_be_found_by_its_id(admin: Api, records: dict[str, Record]) -> None:

@@ -30,7 +30,7 @@ ERRORS: dict[tuple[str, str], dict[int, set[str]]] = {
         405: {"method_not_allowed"},
         404: {"not_found"},
         406: {"not_acceptable"},
-        409: {"idempotency_in_flight", "conversation_conflict"},
+        409: {"idempotency_in_flight", "conversation_conflict", "answer_not_kept"},
         413: {"payload_too_large"},
         415: {"unsupported_media_type"},
         422: {"content_filtered", "idempotency_mismatch"},

@@ -208,6 +208,21 @@ def people(deployed: Evaluated, guard: Guard, vendor: StandIn, conversation: str
     assert [answer[0] for answer in answers] == [200] * 5 + [0] * 3, answers
 
 
+def test_commands_of_every_day_run_under_the_policy(
+    deployed: Evaluated, guard: Guard, vendor: StandIn
+):
+    erase = ["erase_user", QUESTION["userId"]]
+    commands = [["doctor"], ["check_providers"], [*erase, "--dry-run"], erase, [*erase, "--yes"]]
+    _, *answers = run(deployed, guard, vendor, chat(), *({"manage": each} for each in commands))
+    assert [code for code, _ in answers] == [0, 0, 0, 1, 0], answers
+    assert "ok       storage" in answers[0][1]
+    assert "stand-in-1" in answers[1][1]
+    assert "1 records of user user123 of owner default would be erased." in answers[2][1]
+    assert "needs --yes" in answers[3][1]
+    assert "1 records of user user123 of owner default erased." in answers[4][1]
+    assert guard.refused == set()
+
+
 def test_a_long_answer_is_recorded(deployed: Evaluated, guard: Guard, vendor: StandIn):
     text = os.urandom(450_000).hex()
     message = {"role": "assistant", "content": text}

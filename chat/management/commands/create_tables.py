@@ -42,13 +42,13 @@ class Command(BaseCommand):
         if not found:
             model.create_table(wait=True)
         _wait(model)
-        differences = _differences(model)
-        if list(differences) == ["expiry"]:  # what an interrupted run leaves
+        amiss = differences(model)
+        if list(amiss) == ["expiry"]:  # what an interrupted run leaves
             model.update_ttl(ignore_update_ttl_errors=False)
-            differences = _differences(model)
+            amiss = differences(model)
         self.stdout.write(f"{model.Meta.table_name}: {'found' if found else 'created'}")
-        self.stdout.writelines(f"  {difference}\n" for difference in differences.values())
-        return not differences
+        self.stdout.writelines(f"  {difference}\n" for difference in amiss.values())
+        return not amiss
 
 
 def _wait(model: type[Table]) -> None:
@@ -63,7 +63,7 @@ def _wait(model: type[Table]) -> None:
         time.sleep(1)
 
 
-def _differences(model: type[Table]) -> dict[str, str]:
+def differences(model: type[Table]) -> dict[str, str]:
     """By aspect, a sentence for each in which the table is not as it has to be."""
     have = _have(model)
     return {

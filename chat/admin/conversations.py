@@ -1,0 +1,56 @@
+"""A conversation as a page to read: its turns, the oldest first."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from django.db.models import QuerySet
+from django.http import Http404
+from django.urls import reverse
+
+from chat.models import Interaction
+from chat.storage.base import Record
+from chat.storage.rows import record_of
+
+TURNS = 50
+MAX_PAGES = 1000
+
+
+def page(
+    queryset: QuerySet[Interaction], conversation_id: str, query: Mapping[str, str]
+) -> dict[str, Any]:
+    """What the template shows of page `p`. Raises Http404."""
+    number = query.get("p", "1")
+    if not number.isdecimal() or not 1 <= int(number[:6]) <= MAX_PAGES:
+        raise Http404
+    start = (int(number) - 1) * TURNS
+    rows = queryset.filter(conversation_id=conversation_id).order_by("created_at", "pk")
+    found = [record_of(row) for row in rows[start : start + TURNS + 1]]
+    if not found:
+        raise Http404
+    turns = found[:TURNS]
+    return {
+        "conversation_id": conversation_id,
+        "turns": [_turn(start + place + 1, turn) for place, turn in enumerate(turns)],
+        "earlier_page": int(number) - 1,
+        "later_page": int(number) + 1 if len(found) > TURNS else None,
+    }
+
+
+def link_to(row: Interaction) -> str:
+    """The address of a turn on the page of its conversation that has it."""
+    turns = Interaction.objects.filter(conversation_id=row.conversation_id)
+    before = turns.filter(created_at__lt=row.created_at).count()
+    address = reverse("admin:chat_interaction_conversation", args=[row.conversation_id])
+    return f"{address}?{urlencode({'p': before // TURNS + 1})}#{row.interaction_id}"
+
+
+def _turn(number: int, record: Record) -> dict[str, Any]:
+    cost = record.usage.cost_usd
+    return {
+        "number": number,
+        "record": record,
+        "status": record.status_at(datetime.now(UTC)).value,
+        "cost": None if cost is None else f"{cost.normalize():f}",
+    }

@@ -1,0 +1,298 @@
+"""The ledger: to be read, never to be changed."""
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from django.conf import settings
+from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import Http404, HttpRequest, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.template.response import TemplateResponse
+from django.urls import path
+from django.utils import timezone
+from django.utils.html import format_html
+
+from chat.admin import conversations, export, search
+from chat.admin.lists import FROM, DayFilter, IndexFilter, NewestFirst
+from chat.errors import PROVIDER_PROBLEMS, InternalError
+from chat.models import Interaction
+from chat.storage.base import ABORTED_AFTER, Status
+
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[Interaction]
+else:
+    ModelAdmin = admin.ModelAdmin
+
+MAX_CHOICES = 100
+CODES = (*PROVIDER_PROBLEMS, InternalError.code)
+LOOKUPS = {
+    *("created_at__gte", "created_at__lt", FROM),
+    *("status", "error_code", "model", "provider", "owner"),
+}
+EXPORTS: dict[str, tuple[Callable[[QuerySet[Interaction]], Any], str]] = {
+    "csv": (export.csv_lines, "text/csv; charset=utf-8"),
+    "jsonl": (export.json_lines, "application/x-ndjson"),
+}
+
+
+def _aborted_before() -> Any:
+    """Claims with an earlier deadline that are still pending were aborted."""
+    return timezone.now() - ABORTED_AFTER
+
+
+class StatusFilter(admin.SimpleListFilter):
+    """By the status that a reader sees, which is not always the one that is stored."""
+
+    title = "status"
+    parameter_name = "status"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(status.value, status.value) for status in Status]
+
+    def queryset(
+        self, request: HttpRequest, queryset: QuerySet[Interaction]
+    ) -> QuerySet[Interaction]:
+        match self.value():
+            case None:
+                return queryset
+            case Status.PENDING:
+                return queryset.filter(status=Status.PENDING, deadline_at__gte=_aborted_before())
+            case Status.ABORTED:
+                lapsed = queryset.filter(status=Status.PENDING, deadline_at__lt=_aborted_before())
+                return lapsed | queryset.filter(status=Status.ABORTED)
+            case stored:
+                return queryset.filter(status=stored)
+
+
+class ProviderFilter(admin.SimpleListFilter):
+    title = "provider"
+    parameter_name = "provider"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(name, name) for name in settings.PROVIDER_OPTIONS]
+
+    def queryset(
+        self, request: HttpRequest, queryset: QuerySet[Interaction]
+    ) -> QuerySet[Interaction]:
+        return queryset.filter(provider=self.value()) if self.value() else queryset
+
+
+class ModelFilter(IndexFilter):
+    title = "model"
+    parameter_name = "model"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return _choices(self.parameter_name)
+
+
+class OwnerFilter(IndexFilter):
+    title = "owner"
+    parameter_name = "owner"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return _choices(self.parameter_name)
+
+
+class ErrorFilter(IndexFilter):
+    title = "error"
+    parameter_name = "error_code"
+    ANY = "any"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(self.ANY, "any"), *((code, code) for code in CODES)]
+
+    def condition(self) -> dict[str, Any]:
+        return {"error_code__isnull": False} if self.value() == self.ANY else super().condition()
+
+
+def _choices(column: str) -> list[tuple[str, str]]:
+    values = search.distinct(Interaction, column)
+    return [(value, value) for value, _ in zip(values, range(MAX_CHOICES), strict=False)]
+
+
+@admin.register(Interaction)
+class InteractionAdmin(ModelAdmin):
+    list_display = (
+        "time",
+        "user_id",
+        "excerpt",
+        "provider",
+        "model",
+        "current_status",
+        "total_tokens",
+        "cost",
+        "latency_ms",
+    )
+    sortable_by = ()
+    list_per_page = 50
+    list_filter = (
+        ("created_at", DayFilter),
+        StatusFilter,
+        ErrorFilter,
+        ModelFilter,
+        ProviderFilter,
+        OwnerFilter,
+    )
+    show_facets = admin.ShowFacets.NEVER
+    search_fields = ("prompt", "response")
+    search_help_text = (
+        "The id of a user, an interaction, a conversation or a request, in full; "
+        "or words of a prompt or an answer."
+    )
+    readonly_fields = ("conversation",)
+    fieldsets = (
+        (
+            None,
+            {
+                "fields": (
+                    *("prompt", "response", "current_status", "error_code", "error_detail"),
+                    "conversation",
+                )
+            },
+        ),
+        ("Who and when", {"fields": ("owner", "user_id", "time", "latency_ms")}),
+        ("Model", {"fields": ("provider", "model", "finish_reason", "cached", "pretty_attempts")}),
+        (
+            "Usage",
+            {
+                "fields": (
+                    "prompt_tokens",
+                    "cached_tokens",
+                    "completion_tokens",
+                    "reasoning_tokens",
+                    "total_tokens",
+                    "cost",
+                )
+            },
+        ),
+        ("Request", {"fields": ("system", "pretty_parameters", "pretty_metadata")}),
+        (
+            "Ids",
+            {
+                "fields": (
+                    "interaction_id",
+                    "conversation_id",
+                    "previous_interaction_id",
+                    "request_id",
+                    "key_id",
+                )
+            },
+        ),
+    )
+
+    def get_urls(self) -> list[Any]:
+        wrap = self.admin_site.admin_view
+        name = "chat_interaction"
+        return [
+            path("export/<str:kind>/", wrap(self.export_view), name=f"{name}_export"),
+            path(
+                "conversation/<str:conversation_id>/",
+                wrap(self.conversation_view),
+                name=f"{name}_conversation",
+            ),
+            *super().get_urls(),
+        ]
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """What the filters offer: any other condition might have all records read."""
+        return lookup in LOOKUPS
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[NewestFirst]:
+        return NewestFirst
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Interaction]:
+        """All that have not expired; said in such a way that SQLite does not begin with them."""
+        return super().get_queryset(request).exclude(expires_at__lte=timezone.now())
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Interaction], search_term: str
+    ) -> tuple[QuerySet[Interaction], bool]:
+        condition = search.meaning(search_term).condition
+        if condition:
+            return queryset.filter(**condition), False
+        return super().get_search_results(request, queryset, search_term)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Interaction | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Interaction | None = None) -> bool:
+        return False
+
+    def export_view(self, request: HttpRequest, kind: str) -> HttpResponseBase:
+        """Download all that the filters and the search of the list find."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        if kind not in EXPORTS:
+            raise Http404
+        lines, content_type = EXPORTS[kind]
+        try:
+            found = self.get_changelist_instance(request).queryset
+        except IncorrectLookupParameters:
+            raise Http404 from None
+        day = timezone.now().date().isoformat()
+        return StreamingHttpResponse(
+            lines(found),
+            content_type=content_type,
+            headers={"Content-Disposition": f'attachment; filename="interactions-{day}.{kind}"'},
+        )
+
+    def conversation_view(self, request: HttpRequest, conversation_id: str) -> TemplateResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        context = conversations.page(self.get_queryset(request), conversation_id, request.GET)
+        return TemplateResponse(
+            request,
+            "admin/chat/interaction/conversation.html",
+            {
+                **self.admin_site.each_context(request),
+                "opts": self.opts,
+                "title": "Conversation",
+                "subtitle": conversation_id,
+                **context,
+            },
+        )
+
+    @admin.display(description="time (UTC)")
+    def time(self, row: Interaction) -> str:
+        return row.created_at.strftime("%Y-%m-%d %H:%M:%S")
+
+    @admin.display(description="conversation")
+    def conversation(self, row: Interaction) -> str:
+        return format_html('<a href="{}">Read it as a page</a>', conversations.link_to(row))
+
+    @admin.display(description="prompt")
+    def excerpt(self, row: Interaction) -> str | None:
+        prompt = row.prompt or None  # it may not have been kept
+        return prompt if prompt is None or len(prompt) <= 60 else f"{prompt[:59]}…"
+
+    @admin.display(description="status")
+    def current_status(self, row: Interaction) -> str:
+        lapsed = row.status == Status.PENDING and row.deadline_at < _aborted_before()
+        return Status.ABORTED if lapsed else row.status
+
+    @admin.display(description="cost (USD)")
+    def cost(self, row: Interaction) -> str | None:
+        return None if row.cost_usd is None else f"{row.cost_usd.normalize():f}"
+
+    @admin.display(description="attempts")
+    def pretty_attempts(self, row: Interaction) -> str:
+        return _pretty(row.attempts)
+
+    @admin.display(description="parameters")
+    def pretty_parameters(self, row: Interaction) -> str:
+        return _pretty(row.parameters)
+
+    @admin.display(description="metadata")
+    def pretty_metadata(self, row: Interaction) -> str:
+        return _pretty(row.metadata)
+
+
+def _pretty(value: Any) -> str:
+    return format_html("<pre>{}</pre>", json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,307 @@
+"""Managed API keys: made and shown once, rotated, revoked; never edited, and never seen again."""
+
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.widgets import AdminSplitDateTime
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db.models import OuterRef, QuerySet, Subquery, Sum
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import path, reverse
+from django.utils import timezone
+
+from chat import keys
+from chat.management import console
+from chat.models import ApiKey, UsageCount
+from chat.service import router
+from chat.storage import key_store
+from chat.storage.keys import ApiKey as Key
+from chat.storage.orm_keys import key_of
+from chat.storage.usage import By, Counts
+from providers.router import UnknownModel
+
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[ApiKey]
+    ModelForm = forms.ModelForm[ApiKey]
+else:
+    ModelAdmin = admin.ModelAdmin
+    ModelForm = forms.ModelForm
+
+MAX_RATE = 1_000_000
+GRACES = {
+    "0": "at once",
+    "1": "for one more day",
+    "7": "for 7 more days",
+    "30": "for 30 more days",
+}
+
+
+def _as(parse: Callable[[str], Any]) -> Callable[[Any], None]:
+    """What the commands say of a value that they do not take, said by a form."""
+
+    def validate(value: Any) -> None:
+        try:
+            parse(str(value))
+        except ArgumentTypeError as exc:
+            raise ValidationError(str(exc)) from exc
+
+    return validate
+
+
+def _known(names: str) -> list[str]:
+    """The models of a comma-separated list. Raises ValidationError for one that is not known."""
+    models = [name for each in names.split(",") if (name := each.strip())]
+    for model in models:
+        try:
+            router().routes(model)
+        except UnknownModel as exc:
+            sentence = f"{model} may not be asked here; see ALLOWED_MODELS."
+            raise ValidationError(sentence) from exc
+    return models
+
+
+class KeyForm(ModelForm):
+    owner = forms.CharField(
+        initial="default",
+        validators=[_as(console.owner)],
+        help_text="For whom it acts. All keys of an owner see the same records.",
+    )
+    name = forms.CharField(
+        max_length=128, help_text="What it is for, for people to read: “mobile app”."
+    )
+    expires_at = forms.SplitDateTimeField(
+        required=False,
+        widget=AdminSplitDateTime,
+        label="Expires",
+        help_text="In UTC. Empty: never.",
+    )
+    rate_limit = forms.IntegerField(
+        required=False,
+        min_value=0,
+        max_value=MAX_RATE,
+        label="Requests per minute",
+        help_text="For each of its users. Empty: as RATE_LIMIT_PER_MINUTE says; 0: no limit.",
+    )
+    monthly_budget_usd = forms.DecimalField(
+        required=False,
+        validators=[_as(console.dollars)],
+        label="Monthly budget (USD)",
+        help_text="Empty: none.",
+    )
+    models = forms.CharField(
+        required=False,
+        help_text="The models that it may ask, separated by commas; the first is its default. "
+        "Empty: all.",
+    )
+
+    class Meta:
+        model = ApiKey
+        fields = ("owner", "name", "expires_at", "rate_limit", "monthly_budget_usd")
+
+    def clean_name(self) -> str:
+        name: str = self.cleaned_data["name"]
+        if not name.isprintable():
+            raise ValidationError("A name has 1 to 128 printable characters.")
+        return name
+
+    def clean_expires_at(self) -> datetime | None:
+        moment: datetime | None = self.cleaned_data["expires_at"]
+        if moment is not None and moment <= timezone.now():
+            raise ValidationError("That is past.")
+        return moment
+
+    def clean_models(self) -> list[str]:
+        return _known(self.cleaned_data["models"])
+
+
+class RotateForm(forms.Form):
+    grace = forms.ChoiceField(
+        choices=list(GRACES.items()),
+        initial="1",
+        label="The old secret works",
+    )
+
+
+class StatusFilter(admin.SimpleListFilter):
+    title = "status"
+    parameter_name = "status"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(name, name) for name in ("active", "expired", "revoked")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> QuerySet[ApiKey]:
+        good = queryset.filter(revoked_at=None)
+        match self.value():
+            case "active":
+                return good.exclude(expires_at__lte=timezone.now())
+            case "expired":
+                return good.filter(expires_at__lte=timezone.now())
+            case "revoked":
+                return queryset.exclude(revoked_at=None)
+        return queryset
+
+
+@admin.register(ApiKey)
+class KeyAdmin(ModelAdmin):
+    form = KeyForm
+    list_display = (
+        *("prefix", "owner", "name", "status", "expires_at", "last_used_at", "rate_limit"),
+        *("budget", "spent"),
+    )
+    list_filter = (StatusFilter,)
+    search_fields = ("key_id", "owner", "name")
+    ordering = ("-created_at",)
+    actions = ("revoke",)
+    show_facets = admin.ShowFacets.NEVER
+    add_form_fields = (
+        *("owner", "name", "expires_at", "rate_limit", "monthly_budget_usd", "models"),
+    )
+    shown_fields = (
+        *("prefix", "owner", "name", "status", "created_at", "expires_at", "revoked_at"),
+        *("last_used_at", "previous_until", "rate_limit", "budget", "spent", "models"),
+    )
+
+    def get_urls(self) -> list[Any]:
+        rotate = self.admin_site.admin_view(self.rotate_view)
+        return [
+            path("<str:key_id>/rotate/", rotate, name="chat_apikey_rotate"),
+            *super().get_urls(),
+        ]
+
+    def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> tuple[str, ...]:
+        return self.add_form_fields if obj is None else self.shown_fields
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ApiKey]:
+        month = timezone.now().date().replace(day=1)
+        counts = UsageCount.objects.filter(
+            owner=OuterRef("owner"), by=By.KEY, name=OuterRef("key_id"), date__gte=month
+        )
+        sums = counts.values("name").annotate(sum=Sum("cost")).values("sum")
+        return super().get_queryset(request).annotate(spent_cost=Subquery(sums))
+
+    def has_change_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
+        """No key is edited; who may change them may rotate and revoke them."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
+        return False
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("chat.change_apikey")
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Make the key. Its text goes along to `response_add`, and nowhere else."""
+        given = form.cleaned_data
+        key, obj.text = keys.create(
+            owner=given["owner"],
+            name=given["name"],
+            expires_at=given["expires_at"],
+            rate_limit=given["rate_limit"],
+            monthly_budget_usd=given["monthly_budget_usd"],
+            allowed_models=given["models"],
+        )
+        obj.key_id = key.key_id
+
+    def response_add(
+        self, request: HttpRequest, obj: Any, post_url_continue: str | None = None
+    ) -> HttpResponse:
+        return self._shown_once(request, obj, obj.text)
+
+    def add_view(
+        self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """A new key is looked at, and nothing else, before anything else is done."""
+        alone = {"show_save_and_add_another": False, "show_save_and_continue": False}
+        return super().add_view(request, form_url, {**alone, **(extra_context or {})})
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        context = {"may_revoke": self.has_revoke_permission(request), **(extra_context or {})}
+        return super().change_view(request, object_id, form_url, context)
+
+    @admin.action(description="Revoke the selected keys", permissions=["revoke"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> HttpResponse | None:
+        """Ask first; then revoke for good."""
+        chosen = [key_of(row) for row in queryset.filter(revoked_at=None)]
+        if "confirmed" not in request.POST:
+            context = {"title": "Revoke keys", "keys": chosen, "opts": self.opts}
+            return self._page(request, "revoke", context)
+        for key in chosen:
+            try:
+                keys.revoke(key)
+            except keys.KeyChanged:
+                self._say_changed(request, key)
+            else:
+                self._note(request, key, "Revoked.")
+                messages.success(request, f"Revoked: {key.prefix} ({key.name}).")
+        return HttpResponseRedirect(reverse("admin:chat_apikey_changelist"))
+
+    def rotate_view(self, request: HttpRequest, key_id: str) -> HttpResponse:
+        """Give a key a new secret, and show it once."""
+        if not self.has_revoke_permission(request):
+            raise PermissionDenied
+        key = key_store().get(key_id)
+        if key is None or key.status_at(datetime.now(UTC)) != "active":
+            raise Http404
+        form = RotateForm(request.POST or None)
+        if not form.is_valid():
+            context = {"title": "Rotate the key", "key": key, "form": form, "opts": self.opts}
+            return self._page(request, "rotate", context)
+        try:
+            rotated, text = keys.rotate(key, grace=timedelta(days=int(form.cleaned_data["grace"])))
+        except keys.KeyChanged:
+            self._say_changed(request, key)
+            return HttpResponseRedirect(reverse("admin:chat_apikey_change", args=[key_id]))
+        self._note(request, rotated, "Rotated.")
+        return self._shown_once(request, rotated, text)
+
+    @admin.display(description="key")
+    def prefix(self, row: ApiKey) -> str:
+        return key_of(row).prefix
+
+    @admin.display(description="status")
+    def status(self, row: ApiKey) -> str:
+        return key_of(row).status_at(timezone.now())
+
+    @admin.display(description="monthly budget (USD)")
+    def budget(self, row: ApiKey) -> str | None:
+        return _dollars(row.monthly_budget_usd)
+
+    @admin.display(description="spent this month (USD)")
+    def spent(self, row: Any) -> str | None:
+        return _dollars(Counts(cost=row.spent_cost or 0).cost_usd)
+
+    @admin.display(description="models")
+    def models(self, row: ApiKey) -> str:
+        return ", ".join(row.allowed_models) or "all"
+
+    def _shown_once(self, request: HttpRequest, key: Any, text: str) -> HttpResponse:
+        """The one page that has the text. It is kept by nothing: no session, no message, no log."""
+        context = {"title": "The key is made", "key": key, "text": text, "opts": self.opts}
+        return self._page(request, "shown_once", context)
+
+    def _page(self, request: HttpRequest, name: str, context: dict[str, Any]) -> HttpResponse:
+        site = self.admin_site.each_context(request)
+        return TemplateResponse(request, f"admin/chat/apikey/{name}.html", {**site, **context})
+
+    def _note(self, request: HttpRequest, key: Key, message: str) -> None:
+        row = ApiKey.objects.get(pk=key.key_id)
+        self.log_change(request, row, message)
+
+    def _say_changed(self, request: HttpRequest, key: Key) -> None:
+        messages.error(request, f"Somebody changed {key.prefix} meanwhile; look again.")
+
+
+def _dollars(amount: Decimal | None) -> str | None:
+    return None if amount is None else f"{amount.normalize():f}"

@@ -1,0 +1,218 @@
+"""What MASK_PII recognises, and what it leaves alone."""
+
+import re
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from stdnum import luhn
+from stdnum.br import cpf
+
+from chat.masking import mask, masked
+
+untimed = settings(deadline=None)  # what is imported for the first example takes its time
+
+# Text that says nothing of anybody: no digits, and no @.
+words = st.text(st.characters(codec="utf-8", categories=("Ll", "Lu", "Zs", "Po")), max_size=20).map(
+    lambda text: text.replace("@", "").replace(".", "").replace(",", "")
+)
+
+
+@st.composite
+def cpfs(draw: st.DrawFn) -> str:
+    """A CPF with the check digits that it has to have, written in one of the usual ways."""
+    base = draw(st.integers(1, 999_999_999).map("{:09}".format))
+    digits = next(number for n in range(100) if cpf.is_valid(number := f"{base}{n:02}"))
+    shape = draw(st.sampled_from(["{}.{}.{}-{}", "{}{}{}{}", "{}{}{}-{}", "{} {} {} {}"]))
+    return shape.format(digits[:3], digits[3:6], digits[6:9], digits[9:])
+
+
+@st.composite
+def cards(draw: st.DrawFn) -> str:
+    """A card number: 13 to 19 digits in one piece, or up to 16 in groups of four."""
+    separator = draw(st.sampled_from(["", " ", "-"]))
+    longest = 14 if separator else 17
+    body = draw(st.from_regex(rf"\A(?!20)[2-9][0-9]{{11,{longest}}}\Z"))
+    digits = body + luhn.calc_check_digit(body)
+    return separator.join(re.findall(r"\d{1,4}", digits))
+
+
+@untimed
+@given(words, cpfs(), words)
+def test_a_cpf_is_masked(before: str, number: str, after: str) -> None:
+    assert mask(f"{before} {number} {after}") == f"{before} [CPF] {after}"
+
+
+@untimed
+@given(cpfs(), st.integers(1, 9))
+def test_a_cpf_with_other_check_digits_is_none(number: str, by: int) -> None:
+    wrong = number[:-1] + str((int(number[-1]) + by) % 10)
+    assert "[CPF]" not in mask(wrong)
+
+
+@untimed
+@given(words, cards(), words)
+def test_a_card_is_masked(before: str, number: str, after: str) -> None:
+    assert mask(f"{before} {number} {after}") == f"{before} [CARD] {after}"
+
+
+@pytest.mark.parametrize("digits", [14, 15, 16, 17, 18, 19])
+def test_a_card_that_fails_the_check_is_none(digits: int) -> None:
+    number = "9" * (digits - 1)
+    wrong = str((int(luhn.calc_check_digit(number)) + 1) % 10)
+    assert mask(number + wrong) == number + wrong
+
+
+@untimed
+@given(st.uuids())
+@example(UUID("12345678-1234-1234-1234-123456789012"))
+@example(UUID("00000000-4111-1111-1111-111100000000"))
+@example(UUID("11912345-6789-4999-8999-119123456789"))
+def test_ids_are_left_alone(id_: UUID) -> None:
+    assert mask(f"id={id_}, {id_}") == f"id={id_}, {id_}"
+
+
+@untimed
+@given(st.datetimes())
+def test_dates_and_times_are_left_alone(moment: Any) -> None:
+    for text in (moment.isoformat(), f"{moment:%d/%m/%Y %H:%M}", f"{moment:%d.%m.%Y}"):
+        assert mask(text) == text
+
+
+@untimed
+@given(st.integers(0, 99_999_999_99))
+def test_prices_are_left_alone(cents: int) -> None:
+    dollars = f"{cents / 100:,.2f}"
+    swapped = dollars.translate(str.maketrans(",.", ".,"))
+    assert mask(f"US$ {dollars}") == f"US$ {dollars}"
+    assert mask(f"R$ {swapped}") == f"R$ {swapped}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Pedido 20261125001, protocolo 123456789012, lote 7.",
+        "1795348345 1795613561692 1795613561692004",
+        "3.1415926535897932 e 2.7182818284590452",
+        "192.168.0.1, 10.0.0.255:8080, v18.2.0, react@18.2.0",
+        "2020 2021 2022 2023 2024, 20260101120000",
+        "CNPJ 11.222.333/0001-81",
+        "12345678901234567890",
+        "a@b, @ana, ana@, me@localhost",
+        "ligue 190",
+        "",
+    ],
+)
+def test_other_numbers_are_left_alone(text: str) -> None:
+    assert mask(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ana.silva+x@exemplo.com.br.", "[EMAIL]."),
+        ("<josé@exemplo.com>;'x@y.co'", "<[EMAIL]>;'[EMAIL]'"),
+        ("de a_b@c-d.example para b@c.io", "de [EMAIL] para [EMAIL]"),
+        ("+55 11 91234-5678", "[PHONE]"),
+        ("(11) 91234-5678 ou (11) 9 1234-5678", "[PHONE] ou [PHONE]"),
+        ("11912345678, 11 2345-6789", "[PHONE], [PHONE]"),
+        ("0800 123 4567", "[PHONE]"),
+        ("tel:+14155552671, +1 (415) 555-2671", "tel:[PHONE], [PHONE]"),
+        ("CPF52998224725", "CPF[CPF]"),
+        ("4111 1111 1111 1111 123", "[CARD] 123"),
+        ("3782 822463 10005", "[CARD]"),
+        ("4111 1111 1111 1111 5500 0000 0000 0004", "[CARD] [CARD]"),
+        ("52998224725 4111111111111111 11 91234-5678", "[CPF] [CARD] [PHONE]"),
+        ("4111111111111111@example.com", "[EMAIL]"),
+    ],
+)
+def test_what_people_write_is_masked(text: str, expected: str) -> None:
+    assert mask(text) == expected
+
+
+@untimed
+@given(
+    st.lists(
+        cpfs()
+        | cards()
+        | st.sampled_from(
+            ["a@b.co", "+55 11 91234-5678", "(11) 2345-6789", "[", "]", " ", "-", "."]
+        )
+        | st.text("0123456789 .-+()@ab", max_size=8)
+    ).map(" ".join)
+)
+def test_what_is_masked_stays_as_it_is(text: str) -> None:
+    once = mask(text)
+    assert mask(once) == once
+
+
+HOSTILE = [
+    "1",
+    "4",
+    "4 ",
+    "4111 ",
+    "529.982.247-26 ",
+    "a@",
+    "a.",
+    "@",
+    "a@b.",
+    "+",
+    "(",
+    "1-",
+    "0a-",
+]
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_a_hostile_text_comes_to_its_end(piece: str) -> None:
+    """Each piece is one on which a pattern that tries again and again would take hours."""
+    text = piece * (10_000 // len(piece))
+    assert mask(text) == text
+
+
+def test_a_mebibyte_of_digits_comes_to_its_end() -> None:
+    assert mask("1" * 2**20) == "1" * 2**20
+
+
+def test_messages_are_masked_where_they_hold_text() -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,a@b.co"}}
+    call = {
+        "id": "529.982.247-25",
+        "type": "function",
+        "function": {
+            "name": "find",
+            "arguments": '{"id": 52998224725, "who": "a@b.co", "n": 7, "all": true}',
+        },
+    }
+    assert masked(
+        [
+            {"role": "user", "content": "a@b.co"},
+            {"role": "user", "content": [{"type": "text", "text": "a@b.co"}, image]},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "529.982.247-25", "content": "529.982.247-25"},
+        ]
+    ) == [
+        {"role": "user", "content": "[EMAIL]"},
+        {"role": "user", "content": [{"type": "text", "text": "[EMAIL]"}, image]},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {
+                    **call,
+                    "function": {
+                        "name": "find",
+                        "arguments": '{"id":"[CPF]","who":"[EMAIL]","n":7,"all":true}',
+                    },
+                }
+            ],
+        },
+        {"role": "tool", "tool_call_id": "529.982.247-25", "content": "[CPF]"},
+    ]
+
+
+def test_arguments_that_are_no_json_are_masked_as_text() -> None:
+    calls = [{"function": {"arguments": '{"who": "a@b.co'}}]
+    assert masked(calls) == [{"function": {"arguments": '{"who": "[EMAIL]'}}]

@@ -1,0 +1,315 @@
+"""MASK_PII and STORE_CONTENT: what is at rest, what a vendor is sent, and what clients notice."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.checks import run_checks
+from django.db import connection
+
+from chat.models import Interaction
+from chat.storage import store
+from chat.storage.base import Failure, Status
+from providers.base import Completion, ProviderFailed
+from tests.cast import ALICE, ANSWERED, Api, DownAtSettle, Scripted, failure, keep, problem
+from tests.dynamodb_local import botocore_client
+from tests.running import ROOT, inherited
+from tests.standin import OPENAI_ANSWER, StandIn
+
+Configure = Callable[..., None]
+AskInstead = Callable[[Any], None]
+
+CPF, CARD, PHONE, EMAIL = (
+    "529.982.247-25",
+    "4111 1111 1111 1111",
+    "+55 11 91234-5678",
+    "ana@a.com.br",
+)
+SAID = f"CPF {CPF}, cartão {CARD}, tel {PHONE}, {EMAIL}."
+MASKED = "CPF [CPF], cartão [CARD], tel [PHONE], [EMAIL]."
+TOLD = Completion(text=f"I know {EMAIL}.", model="mock-1", finish_reason="stop")
+
+# Words that must be nowhere.
+SECRETS = ("quetzal", "axolotl", "okapi", "narwhal", "pangolin", "tapir")
+
+
+def at_rest(storage: str) -> bytes:
+    """All that a storage has written: the database and its log, or the items of all tables."""
+    if storage == "sqlite":
+        name = connection.settings_dict["NAME"]
+        files = (Path(f"{name}{end}") for end in ("", "-wal", "-journal"))
+        return b"".join(file.read_bytes() for file in files if file.exists())
+    client = botocore_client()
+    tables = client.list_tables()["TableNames"]
+    return b"".join(str(client.scan(TableName=table)["Items"]).encode() for table in tables)
+
+
+def words_at_rest(storage: str) -> set[str]:
+    found = at_rest(storage)
+    return {word for word in SECRETS if word.encode() in found}
+
+
+# --- MASK_PII -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def masking(each_storage: str, configure: Configure) -> str:
+    configure(MASK_PII=True)
+    return each_storage
+
+
+def test_the_vendor_and_the_ledger_get_the_masked_question(
+    masking: str, configure: Configure, vendor: StandIn, api: Api
+) -> None:
+    body = api.chat(SAID, system=SAID, metadata={"note": SAID, "id": CPF}).json()
+    assert body["prompt"] == MASKED
+    assert body["metadata"] == {"note": MASKED, "id": "[CPF]"}
+    assert [message["content"] for message in vendor.requests[0].json["messages"]] == [MASKED] * 2
+    record = store().get(body["interaction_id"])
+    assert record
+    assert (record.prompt, record.system) == (MASKED, MASKED)
+    assert record.metadata == body["metadata"]
+    assert not any(part.encode() in at_rest(masking) for part in (CPF, CARD, PHONE, EMAIL))
+
+
+def test_the_messages_of_openai_s_clients_are_masked(
+    masking: str, vendor: StandIn, api: Api
+) -> None:
+    messages = [
+        {"role": "user", "content": SAID},
+        {"role": "assistant", "content": SAID},
+        {"role": "user", "content": [{"type": "text", "text": SAID}]},
+    ]
+    body = {"model": "default", "messages": messages, "user": ALICE}
+    assert api.post("/v1/chat/completions", body).status_code == 200
+    assert [message["content"] for message in vendor.requests[0].json["messages"]] == [MASKED] * 3
+    assert not any(part.encode() in at_rest(masking) for part in (CPF, CARD, PHONE, EMAIL))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_client_gets_the_answer_as_it_came_and_the_ledger_keeps_it_masked(
+    masking: str, ask_instead: AskInstead, api: Api, stream: bool
+) -> None:
+    ask_instead(Scripted(TOLD))
+    response = api.chat(stream=stream)
+    text = b"".join(response) if stream else response.content
+    assert f"I know {EMAIL}.".encode() in text
+    [record] = store().page("default", ALICE, limit=2).records
+    assert record.response == "I know [EMAIL]."
+
+
+def test_a_tool_s_call_is_kept_masked(masking: str, ask_instead: AskInstead, api: Api) -> None:
+    call = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "find", "arguments": json.dumps({"cpf": 52998224725})},
+    }
+    completion = replace(TOLD, text="", finish_reason="tool_calls", tool_calls=(call,))
+    ask_instead(Scripted(completion))
+    id_ = api.chat().json()["interaction_id"]
+    record = store().get(id_)
+    assert record
+    assert record.tool_calls[0]["function"] == {"name": "find", "arguments": '{"cpf":"[CPF]"}'}
+
+
+def test_a_replayed_answer_is_the_masked_one(
+    masking: str, ask_instead: AskInstead, api: Api
+) -> None:
+    ask_instead(Scripted(TOLD))
+    key = {"Idempotency-Key": "k"}
+    assert api.chat(headers=key).json()["response"] == f"I know {EMAIL}."
+    assert api.chat(headers=key).json()["response"] == "I know [EMAIL]."
+
+
+def test_an_answer_that_could_not_be_written_is_logged_masked(
+    configure: Configure,
+    store_in: Callable[[type], None],
+    ask_instead: AskInstead,
+    api: Api,
+    log: Callable[[], list[dict[str, Any]]],
+) -> None:
+    store_in(DownAtSettle)
+    configure(MASK_PII=True)
+    ask_instead(Scripted(TOLD))
+    assert api.chat(SAID).json()["recorded"] is False
+    [record] = [line["record"] for line in log() if "record" in line]
+    assert (record["prompt"], record["response"]) == (MASKED, "I know [EMAIL].")
+
+
+def test_nothing_is_masked_unless_it_is_asked_for(api: Api, vendor: StandIn) -> None:
+    assert api.chat(SAID).json()["prompt"] == SAID
+    assert vendor.requests[0].json["messages"][0]["content"] == SAID
+
+
+def test_what_masks_is_not_loaded_while_it_is_off() -> None:
+    code = (
+        "import sys, django; django.setup(); import chat.views, chat.storage.orm, chat.privacy; "
+        "print([name for name in ('stdnum', 'phonenumbers') if name in sys.modules])"
+    )
+    variables = {"DJANGO_SETTINGS_MODULE": "tests.settings"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**inherited(), **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == "[]\n"
+
+
+# --- STORE_CONTENT=false --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def accounting(each_storage: str, configure: Configure) -> str:
+    configure(STORE_CONTENT=False)
+    return each_storage
+
+
+def test_the_client_gets_all_and_the_ledger_the_accounting_alone(
+    accounting: str, ask_instead: AskInstead, api: Api
+) -> None:
+    ask_instead(Scripted(replace(TOLD, text="An axolotl.")))
+    answer = api.chat(
+        "A quetzal?",
+        system="Say okapi.",
+        stop=["narwhal"],
+        temperature=0.5,
+        metadata={"animal": "pangolin"},
+    ).json()
+    assert (answer["prompt"], answer["response"]) == ("A quetzal?", "An axolotl.")
+    assert answer["metadata"] == {"animal": "pangolin"}
+    kept = api.get(f"/v1/interactions/{answer['interaction_id']}").json()
+    empty = {"prompt": "", "response": None, "metadata": {}}
+    assert {**answer, **empty} == {name: kept[name] for name in answer}
+    assert (kept["status"], kept["error"]) == ("ok", None)
+    record = store().get(answer["interaction_id"])
+    assert record
+    assert record.parameters == {"temperature": 0.5}
+    assert words_at_rest(accounting) == set()
+
+
+def test_no_content_of_openai_s_clients_is_at_rest(
+    accounting: str, configure: Configure, vendor: StandIn, api: Api
+) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "axolotl", "arguments": "okapi"}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    choice = {"index": 0, "finish_reason": "tool_calls", "message": message}
+    vendor.reply({**OPENAI_ANSWER, "choices": [choice]})
+    messages = [{"role": "system", "content": "tapir"}, {"role": "user", "content": "quetzal"}]
+    tool = {"type": "function", "function": {"name": "axolotl", "description": "narwhal"}}
+    body = {"model": "default", "messages": messages, "user": ALICE, "tools": [tool]}
+    answer = api.post("/v1/chat/completions", body).json()
+    assert answer["choices"][0]["message"]["tool_calls"] == [call]
+    assert words_at_rest(accounting) == set()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_fails_leaves_no_content_either(
+    accounting: str, vendor: StandIn, api: Api, stream: bool, log: Callable[[], Any]
+) -> None:
+    vendor.reply({"error": {"message": "axolotl", "param": "tapir"}}, status=400)
+    response = api.chat("quetzal", stream=stream)
+    assert failure(response)[1] == "provider_rejected"
+    [record] = store().page("default", ALICE, limit=2).records
+    assert record.error == Failure(code="provider_rejected", detail="")
+    assert words_at_rest(accounting) == set()
+    assert not any(word in json.dumps(log()) for word in SECRETS)
+
+
+def test_what_a_stream_gave_until_it_broke_is_not_kept(
+    accounting: str, api: Api, ask_instead: AskInstead
+) -> None:
+    class Broken(Scripted):
+        def stream(self, request: Any, deadline: Any) -> Iterator[str | Completion]:
+            yield "An axolotl "
+            raise ProviderFailed("It broke off.")
+
+    ask_instead(Broken(TOLD))
+    assert b"axolotl" in b"".join(api.chat("quetzal", stream=True))
+    [record] = store().page("default", ALICE, limit=2).records
+    assert (record.status, record.response) == (Status.ERROR, None)
+    assert words_at_rest(accounting) == set()
+
+
+def test_what_cannot_be_written_is_logged_without_content(
+    configure: Configure,
+    store_in: Callable[[type], None],
+    ask_instead: AskInstead,
+    api: Api,
+    log: Callable[[], list[dict[str, Any]]],
+) -> None:
+    store_in(DownAtSettle)
+    configure(STORE_CONTENT=False)
+    ask_instead(Scripted(replace(TOLD, text="An axolotl.")))
+    assert api.chat("quetzal").json()["response"] == "An axolotl."
+    assert [line["record"]["prompt"] for line in log() if "record" in line] == [""]
+    assert not any(word in json.dumps(log()) for word in SECRETS)
+
+
+def test_a_replay_says_that_the_answer_is_not_there(accounting: str, api: Api) -> None:
+    key = {"Idempotency-Key": "k"}
+    assert api.chat("quetzal", headers=key).status_code == 200
+    again = api.chat("quetzal", headers=key)
+    assert failure(again) == (409, "answer_not_kept")
+    assert "keeps no content" in problem(again)["detail"]
+    assert failure(api.chat("tapir", headers=key)) == (422, "idempotency_mismatch")
+    assert words_at_rest(accounting) == set()
+
+
+def test_openai_s_clients_are_told_not_to_ask_again(accounting: str, api: Api) -> None:
+    body = {"model": "default", "messages": [{"role": "user", "content": "quetzal"}]}
+    key = {"Idempotency-Key": "k"}
+    assert api.post("/v1/chat/completions", body, headers=key).status_code == 200
+    again = api.post("/v1/chat/completions", body, headers=key)
+    assert (again.status_code, again["X-Should-Retry"]) == (409, "false")
+    assert again.json()["error"]["code"] == "answer_not_kept"
+
+
+def test_no_digest_of_a_question_can_be_guessed_from_the_ledger(
+    accounting: str, api: Api, configure: Configure
+) -> None:
+    def digest(key: str) -> str | None:
+        id_ = api.chat("quetzal", headers={"Idempotency-Key": key}).json()["interaction_id"]
+        record = store().get(id_)
+        assert record
+        return record.request_hash
+
+    keyed = digest("a")
+    configure(STORE_CONTENT=True)
+    assert keyed != digest("b")
+
+
+def test_a_turn_that_was_not_kept_cannot_be_continued(accounting: str, api: Api) -> None:
+    first = api.chat("quetzal").json()["interaction_id"]
+    response = api.chat("And then?", previous_interaction_id=first)
+    assert failure(response) == (409, "conversation_conflict")
+    assert "keeps no content" in problem(response)["detail"]
+
+
+def test_no_answer_is_given_again(accounting: str, api: Api, configure: Configure) -> None:
+    configure(ENABLE_CACHE=True)
+    assert api.chat("quetzal").json()["cached"] is False
+    assert api.chat("quetzal").json()["cached"] is False
+    [warning] = [each for each in run_checks(tags=["chat"]) if each.id == "chat.W001"]
+    assert "STORE_CONTENT" in warning.msg
+
+
+def test_records_of_before_are_read_as_they_are(accounting: str, api: Api) -> None:
+    configured = store()._store  # type: ignore[attr-defined]
+    assert configured.claim(replace(ANSWERED, status=Status.PENDING)) is None
+    assert configured.settle(ANSWERED)
+    assert api.get(f"/v1/interactions/{ANSWERED.interaction_id}").json()["prompt"] == "Olá!"
+
+
+def test_a_record_that_comes_whole_is_kept_without_content(db: None, configure: Configure) -> None:
+    configure(STORE_CONTENT=False)
+    keep(ANSWERED)
+    row = Interaction.objects.get()
+    assert (row.prompt, row.response) == ("", None)

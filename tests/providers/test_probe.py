@@ -1,0 +1,92 @@
+"""Whether a vendor is there and takes the key, without asking a model."""
+
+import pytest
+
+from providers import build
+from providers.base import (
+    Deadline,
+    ModelUnavailable,
+    Provider,
+    ProviderError,
+    ProviderFailed,
+    ProviderMisconfigured,
+)
+from tests.providers.cast import KEY
+from tests.standin import StandIn
+
+PATHS = {
+    "openai": ("/v1/models", "authorization", f"Bearer {KEY}"),
+    "openrouter": ("/v1/key", "authorization", f"Bearer {KEY}"),
+    "gemini": ("/v1/models/model-1", "x-goog-api-key", KEY),
+}
+
+
+def provider(name: str, vendor: StandIn) -> Provider:
+    return build(name, {"api_key": KEY, "base_url": f"{vendor.url}/v1", "model": "model-1"})
+
+
+def failure(provider: Provider) -> type[ProviderError]:
+    with pytest.raises(ProviderError) as excinfo:
+        provider.probe(Deadline(5))
+    assert KEY not in str(excinfo.value)
+    return excinfo.type
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_vendor_that_takes_the_key_is_fine(name: str, vendor: StandIn) -> None:
+    path, header, key = PATHS[name]
+    vendor.reply({"data": [{"id": "model-1"}]})
+    provider(name, vendor).probe(Deadline(5))
+    [asked] = vendor.requests
+    assert (asked.method, asked.path, asked.body) == ("GET", path, b"")
+    assert asked.headers[header] == key
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (401, ProviderMisconfigured),
+        (404, ModelUnavailable),
+        (500, ProviderFailed),
+        (302, ProviderMisconfigured),
+    ],
+)
+def test_a_refusal_tells_why(
+    name: str, status: int, kind: type[ProviderError], vendor: StandIn
+) -> None:
+    vendor.reply({"error": {"message": KEY}}, status=status)
+    assert failure(provider(name, vendor)) is kind
+
+
+@pytest.mark.parametrize(
+    ("listed", "good"),
+    [(["model-1"], True), (["model-1:latest"], True), ([], True), (["model-2"], False)],
+)
+def test_the_model_has_to_be_on_the_list_if_there_is_one(
+    listed: list[str], good: bool, vendor: StandIn
+) -> None:
+    vendor.reply({"data": [{"id": name} for name in listed]})
+    if good:
+        provider("openai", vendor).probe(Deadline(5))
+    else:
+        assert failure(provider("openai", vendor)) is ModelUnavailable
+
+
+@pytest.mark.parametrize("body", ["<html>", "[]", '{"data": 7}', '{"data": [7, {"id": 7}]}'])
+def test_a_list_that_is_none_says_nothing(body: str, vendor: StandIn) -> None:
+    vendor.reply(body)
+    if "id" in body:
+        assert failure(provider("openai", vendor)) is ModelUnavailable
+    else:
+        provider("openai", vendor).probe(Deadline(5))
+
+
+def test_a_vendor_that_is_not_there_is_said_to_be_away() -> None:
+    with StandIn() as vendor:
+        gone = provider("openai", vendor)
+    assert failure(gone) is ProviderFailed
+
+
+def test_the_mock_is_always_there() -> None:
+    build("mock", {}).probe(Deadline(5))
