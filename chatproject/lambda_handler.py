@@ -52,6 +52,7 @@ COMMANDS = frozenset(
         "doctor",
         "erase_user",
         "list_api_keys",
+        "purge_interactions",
         "revoke_api_key",
         "rotate_api_key",
         "usage_report",

@@ -10,6 +10,7 @@ data "aws_iam_policy_document" "function" {
       "dynamodb:DeleteItem",
       "dynamodb:GetItem",
       "dynamodb:PutItem",
+      "dynamodb:Scan", # manage.py purge_interactions
       "dynamodb:UpdateItem",
     ]
   }

@@ -28,7 +28,8 @@ class StorageCommand(BaseCommand):
             return super().execute(*args, **options)
         except StorageUnavailable as exc:
             hint = "is it up, and are its tables there (migrate, create_tables)?"
-            raise CommandError(f"{exc.title}: {hint}") from exc
+            reason = f" ({exc.__cause__})" if exc.__cause__ else ""
+            raise CommandError(f"{exc.title}: {hint}{reason}") from exc
 
 
 def duration(text: str) -> timedelta:

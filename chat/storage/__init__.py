@@ -7,6 +7,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from chat.storage.base import InteractionStore
+from chat.storage.bulk import BulkStore
 from chat.storage.keys import KeyStore
 from chat.storage.usage import UsageStore
 
@@ -21,6 +22,10 @@ KEY_STORES = {
 USAGE_STORES = {
     "sqlite": "chat.storage.orm_usage.OrmUsage",
     "dynamodb": "chat.storage.dynamodb_usage.DynamoUsage",
+}
+BULK_STORES = {
+    "sqlite": "chat.storage.orm_bulk.OrmBulk",
+    "dynamodb": "chat.storage.dynamodb_bulk.DynamoBulk",
 }
 
 
@@ -42,6 +47,12 @@ def key_store() -> KeyStore:
 def usage_store() -> UsageStore:
     """The store of the counts that goes with it."""
     chosen: UsageStore = _made(USAGE_STORES[settings.STORAGE])
+    return chosen
+
+
+def bulk_store(storage: str = "") -> BulkStore:
+    """Where the records are, for work on many of them; another one's than STORAGE by its name."""
+    chosen: BulkStore = import_string(BULK_STORES[storage or settings.STORAGE])()
     return chosen
 
 

@@ -15,10 +15,9 @@ service gives and logs it, as in an outage.
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Literal, cast
-from uuid import uuid4
 
 from botocore.exceptions import ClientError
 from django.conf import settings
@@ -29,20 +28,24 @@ from chat.storage.cursors import conversation_list, page_of, position_of, user_l
 from chat.storage.dynamodb_access import CONDITION_FAILED, client, dynamodb_errors
 from chat.storage.dynamodb_batches import BATCH_GET, delete_items, get_items, query
 from chat.storage.dynamodb_items import InteractionItem, Item, find
+from chat.storage.dynamodb_lists import CONVERSATION_INDEX, USER_INDEX, Listed
+from chat.storage.dynamodb_records import (
+    COLUMNS,
+    MAX_ITEM_BYTES,
+    MAX_TRANSACTION_BYTES,
+    id_of,
+    item_of,
+    key_of,
+    part_id,
+    part_keys,
+    size_of,
+    split,
+)
 from chat.storage.dynamodb_usage import counting, forget, shards
-from chat.storage.rows import EPOCH, outcome, record_of, row
+from chat.storage.rows import outcome, record_of
 
-SCHEMA = 1
-COLUMNS = InteractionItem.get_attributes()
-PACKED = ("prompt", "system", "response", "parameters", "tool_calls")
-COMPRESS_FROM_BYTES = 1024
-MAX_ITEM_BYTES = 400 * 1024
 # What the outcome may add to a claim, the answer apart: mostly attempts, and the vendors' names.
 OUTCOME_BYTES = 40 * 1024
-PART_BYTES = 390 * 1024
-MAX_TRANSACTION_BYTES = 4_000_000
-LATEST = datetime.max.replace(tzinfo=UTC)
-MOMENT = timedelta(microseconds=1)
 
 # The conditions of the writes.
 FREE = "attribute_not_exists(interaction_id) OR expires_at <= :now"
@@ -62,7 +65,7 @@ class DynamoStore:
     @dynamodb_errors()
     def claim(self, record: Record) -> Record | None:
         item = _claim(record)
-        parts = _split(item)
+        parts = split(item)
         now = {":now": {"N": str(int(time.time()))}}
         request = {"Item": item, **_condition(FREE, now)}
         holder = _write("Put", request, item, parts)
@@ -70,18 +73,18 @@ class DynamoStore:
 
     @dynamodb_errors()
     def take_over(self, record: Record, holder: Record) -> bool:
-        item, stale = _claim(record), _split(_item(holder))
+        item, stale = _claim(record), split(item_of(holder))
         request = {"Item": item, **_condition(UNCHANGED, _values(holder), STATUS)}
         return _write("Put", request, item, stale=stale) is None
 
     @dynamodb_errors()
     def settle(self, record: Record) -> bool:
-        item = _item(record)
-        parts = _split(item)
+        item = item_of(record)
+        parts = split(item)
         written = item.keys() & {*outcome(record), "response_parts", "write_id"}
         values = _values(replace(record, status=Status.PENDING))
         request = {
-            "Key": _key(item),
+            "Key": key_of(item),
             "UpdateExpression": "SET " + ", ".join(f"#{name} = :new_{name}" for name in written),
             **_condition(
                 UNCHANGED,
@@ -90,7 +93,7 @@ class DynamoStore:
             ),
         }
         for shard in shards():
-            counts = counting(record, shard)
+            counts = counting([record], shard)
             try:
                 return _write("Update", request, item, parts, counts=counts) is None
             except ClientError as exc:
@@ -119,7 +122,7 @@ class DynamoStore:
         since: datetime | None = None,
         before: datetime | None = None,
     ) -> Page:
-        listed = _Listed(
+        listed = Listed(
             USER_INDEX, f"{owner}#{user_id}", newest_first=True, since=since, before=before
         )
         return _page(listed, owner, user_list(owner, user_id), limit, cursor)
@@ -128,21 +131,17 @@ class DynamoStore:
     def conversation(
         self, owner: str, conversation_id: str, *, limit: int, cursor: str | None = None
     ) -> Page:
-        listed = _Listed(CONVERSATION_INDEX, conversation_id)
+        listed = Listed(CONVERSATION_INDEX, conversation_id)
         return _page(listed, owner, conversation_list(owner, conversation_id), limit, cursor)
 
     @dynamodb_errors()
     def erase(self, owner: str, user_id: str, *, limit: int) -> int:
         erased = 0
-        listed = _Listed(USER_INDEX, f"{owner}#{user_id}", newest_first=True)
+        listed = Listed(USER_INDEX, f"{owner}#{user_id}", newest_first=True)
         for keys in _keys(listed, None, min(limit, BATCH_GET)):
             items = _items(keys, "interaction_id, response_parts")
-            parts = [
-                {"interaction_id": {"S": _part_id(_id(item), number)}}
-                for item in items
-                for number in range(int(item.get("response_parts", {"N": "0"})["N"]))
-            ]
-            _delete([*parts, *map(_key, items)])
+            parts = [key for item in items for key in part_keys(item)]
+            _delete([*parts, *map(key_of, items)])
             erased += len(items)
             if erased >= limit:
                 break
@@ -168,45 +167,7 @@ def _living(item: Item) -> Record | None:
 # --- Many items -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Index:
-    name: str
-    key: str
-
-
-USER_INDEX = _Index(name="user-index", key="owner_user")
-CONVERSATION_INDEX = _Index(name="conversation-index", key="conversation_id")
-
-
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    """What is asked of an index: the entries under a key, in the order of their time."""
-
-    index: _Index
-    key: str
-    newest_first: bool = False
-    since: datetime | None = None
-    before: datetime | None = None
-
-    def query(self) -> dict[str, Any]:
-        condition, values = f"{self.index.key} = :key", {":key": {"S": self.key}}
-        if self.since or self.before:
-            # Both ends are part of BETWEEN, and nothing is older than the epoch.
-            since = max(self.since or EPOCH, EPOCH)
-            last = max(self.before or LATEST, EPOCH + MOMENT) - MOMENT
-            condition += " AND created_at BETWEEN :since AND :last"
-            values[":since"] = {"S": COLUMNS["created_at"].serialize(since)}
-            values[":last"] = {"S": COLUMNS["created_at"].serialize(last)}
-        return {
-            "TableName": settings.TABLE_NAME,
-            "IndexName": self.index.name,
-            "KeyConditionExpression": condition,
-            "ExpressionAttributeValues": values,
-            "ScanIndexForward": not self.newest_first,
-        }
-
-
-def _page(listed: _Listed, owner: str, list_name: str, limit: int, cursor: str | None) -> Page:
+def _page(listed: Listed, owner: str, list_name: str, limit: int, cursor: str | None) -> Page:
     """The index tells the keys; the records are read, consistently, from the table."""
     start = None
     if cursor is not None:
@@ -226,16 +187,16 @@ def _page(listed: _Listed, owner: str, list_name: str, limit: int, cursor: str |
 
 def _records(keys: Sequence[Item]) -> list[Record]:
     """The records that there are of these keys, in their order."""
-    items = {_id(item): item for item in _items(keys)}
-    present = [items[_id(key)] for key in keys if _id(key) in items]
+    items = {id_of(item): item for item in _items(keys)}
+    present = [items[id_of(key)] for key in keys if id_of(key) in items]
     return list(filter(None, map(_living, present)))
 
 
-def _keys(listed: _Listed, start: Item | None, size: int) -> Iterator[list[Item]]:
+def _keys(listed: Listed, start: Item | None, size: int) -> Iterator[list[Item]]:
     """The keys of what is listed, so many at a time."""
     more = {"ExclusiveStartKey": start} if start else {}
     for items in query({**listed.query(), "Limit": size, **more}):
-        yield [_key(item) for item in items]
+        yield [key_of(item) for item in items]
 
 
 def _items(keys: Sequence[Item], attributes: str = "") -> list[Item]:
@@ -250,56 +211,13 @@ def _delete(keys: Sequence[Item]) -> None:
 # --- Records and items ----------------------------------------------------------------------------
 
 
-def _item(record: Record) -> Item:
-    """The whole record as an item, of whatever size."""
-    columns = {
-        **row(record),
-        "schema": SCHEMA,
-        "write_id": uuid4().hex,
-        "owner_user": f"{record.owner}#{record.user_id}",
-    }
-    item = InteractionItem.written(columns)
-    for name in PACKED:
-        if name in item:
-            item[name] = _packed(item[name])
-    return item
-
-
-def _packed(value: dict[str, Any]) -> dict[str, Any]:
-    text = value["S"].encode()
-    return {"B": zlib.compress(text)} if len(text) > COMPRESS_FROM_BYTES else value
-
-
 def _claim(record: Record) -> Item:
     """The record's item, if the outcome will fit into it as well."""
-    item, later = _item(record), outcome(record)
+    item, later = item_of(record), outcome(record)
     question = {name: value for name, value in item.items() if name not in later}
-    if _size(question) > MAX_ITEM_BYTES - OUTCOME_BYTES:
+    if size_of(question) > MAX_ITEM_BYTES - OUTCOME_BYTES:
         raise PayloadTooLarge("The prompt and what comes with it are too long to be kept.")
     return item
-
-
-def _split(item: Item) -> list[Item]:
-    """Take an answer that does not fit out of the item, as items of its own."""
-    if _size(item) <= MAX_ITEM_BYTES or "response" not in item:
-        return []
-    response = item.pop("response")
-    data = response.get("B") or zlib.compress(response["S"].encode())
-    pieces = [data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)]
-    item["response_parts"] = {"N": str(len(pieces))}
-    expiry = {name: item[name] for name in ("expires_at",) if name in item}
-    return [
-        {
-            "interaction_id": {"S": _part_id(item["interaction_id"]["S"], number)},
-            "part": {"B": piece},
-            **expiry,
-        }
-        for number, piece in enumerate(pieces)
-    ]
-
-
-def _part_id(interaction_id: str, number: int) -> str:
-    return f"{interaction_id}#response-{number}"
 
 
 def _record(item: Item) -> Record:
@@ -311,19 +229,10 @@ def _record(item: Item) -> Record:
 
 def _joined(row: Any) -> str | None:
     """The answer that was split; None where a part of it is gone."""
-    ids = (_part_id(row.interaction_id, number) for number in range(row.response_parts))
+    ids = (part_id(row.interaction_id, number) for number in range(row.response_parts))
     parts = [InteractionItem.read(part).part for part in map(_find, ids) if part]
     complete = len(parts) == row.response_parts
     return zlib.decompress(b"".join(parts)).decode() if complete else None
-
-
-def _size(item: Item) -> int:
-    """In bytes, as DynamoDB measures it, or a few more."""
-    return sum(
-        len(name) + len(value if isinstance(value, bytes) else str(value).encode())
-        for name, typed in item.items()
-        for value in typed.values()
-    )
 
 
 # --- Writing --------------------------------------------------------------------------------------
@@ -341,13 +250,13 @@ def _write(
 
     None when it was done; when the condition did not hold, what is there (empty: nothing).
     """
-    if sum(map(_size, parts)) + _size(item) > MAX_TRANSACTION_BYTES:
+    if sum(map(size_of, parts)) + size_of(item) > MAX_TRANSACTION_BYTES:
         raise StorageUnavailable
     table = {"TableName": settings.TABLE_NAME}
     actions = [
         {verb: table | request},
         *({"Put": table | {"Item": part}} for part in parts),
-        *({"Delete": table | {"Key": _key(part)}} for part in stale),
+        *({"Delete": table | {"Key": key_of(part)}} for part in stale),
         *counts,
     ]
     try:
@@ -379,14 +288,6 @@ def _values(record: Record) -> dict[str, Any]:
         ":status": {"S": record.status.value},
         ":deadline_at": {"S": COLUMNS["deadline_at"].serialize(record.deadline_at)},
     }
-
-
-def _id(item: Item) -> str:
-    return str(item["interaction_id"]["S"])
-
-
-def _key(item: Item) -> Item:
-    return {"interaction_id": item["interaction_id"]}
 
 
 def _is_conflict(exc: ClientError) -> bool:

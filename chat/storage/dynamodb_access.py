@@ -20,20 +20,26 @@ CONDITION_FAILED = "ConditionalCheckFailedException"
 @functools.cache
 def client() -> DynamoDBClient:
     """The client of all tables, made once. Raises ImproperlyConfigured if there can be none."""
+    return new_client()
+
+
+def new_client(**options: float) -> DynamoDBClient:
+    """A client of one's own, with its own `try_seconds`."""
     try:
         region = settings.AWS_REGION or aws.region_of_profile()
         credentials = aws.credentials(settings.AWS_KEYS)
     except BotoCoreError as exc:
-        raise ImproperlyConfigured(f"STORAGE is dynamodb, which cannot be used: {exc}") from exc
+        raise ImproperlyConfigured(f"DynamoDB cannot be used: {exc}") from exc
     if not region:
-        raise ImproperlyConfigured("STORAGE is dynamodb, which needs AWS_REGION.")
+        raise ImproperlyConfigured("DynamoDB needs AWS_REGION.")
     if not credentials:
-        raise ImproperlyConfigured("STORAGE is dynamodb, which needs AWS credentials.")
+        raise ImproperlyConfigured("DynamoDB needs AWS credentials.")
     china = ".cn" if region.startswith("cn-") else ""
     endpoint = settings.DYNAMODB_ENDPOINT or f"https://dynamodb.{region}.amazonaws.com{china}"
-    return DynamoDBClient(
-        aws.Service("dynamodb", "1.0", endpoint=endpoint, region=region, credentials=credentials)
+    service = aws.Service(
+        "dynamodb", "1.0", endpoint=endpoint, region=region, credentials=credentials
     )
+    return DynamoDBClient(service, **options)
 
 
 @contextmanager

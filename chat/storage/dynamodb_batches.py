@@ -1,12 +1,14 @@
 """Many items at once: found by an index, read and deleted by their keys."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from chat.errors import StorageUnavailable
 from chat.storage.dynamodb_access import client
 from chat.storage.dynamodb_items import Item
+
+Call = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 BATCH_GET = 100
 BATCH_WRITE = 25
@@ -36,13 +38,21 @@ def _pages(operation: str, request: dict[str, Any]) -> Iterator[list[Item]]:
             return
 
 
-def get_items(table: str, keys: Sequence[Item], attributes: str = "") -> list[Item]:
+def get_items(
+    table: str,
+    keys: Sequence[Item],
+    attributes: str = "",
+    *,
+    consistent: bool = True,
+    call: Call | None = None,
+) -> list[Item]:
     """What there is of these keys, in no order."""
     options = {"ProjectionExpression": attributes} if attributes else {}
     found: list[Item] = []
     for start in range(0, len(keys), BATCH_GET):
-        asked = {"Keys": list(keys[start : start + BATCH_GET]), "ConsistentRead": True, **options}
-        for answer in _until_done("BatchGetItem", {table: asked}, "UnprocessedKeys"):
+        part = list(keys[start : start + BATCH_GET])
+        asked = {table: {"Keys": part, "ConsistentRead": consistent, **options}}
+        for answer in _until_done("BatchGetItem", asked, "UnprocessedKeys", call or client().call):
             found += answer["Responses"].get(table, [])
     return found
 
@@ -51,14 +61,16 @@ def delete_items(table: str, keys: Sequence[Item]) -> None:
     requests = [{"DeleteRequest": {"Key": key}} for key in keys]
     for start in range(0, len(requests), BATCH_WRITE):
         batch = {table: requests[start : start + BATCH_WRITE]}
-        for _ in _until_done("BatchWriteItem", batch, "UnprocessedItems"):
+        for _ in _until_done("BatchWriteItem", batch, "UnprocessedItems", client().call):
             pass
 
 
-def _until_done(operation: str, asked: dict[str, Any], left: str) -> Iterator[dict[str, Any]]:
+def _until_done(
+    operation: str, asked: dict[str, Any], left: str, call: Call
+) -> Iterator[dict[str, Any]]:
     """The answers to a batch, what was left over by each asked for again after a pause."""
     for pause in BATCH_PAUSES:
-        answer = client().call(operation, {"RequestItems": asked})
+        answer = call(operation, {"RequestItems": asked})
         yield answer
         asked = answer.get(left) or {}
         if not asked:

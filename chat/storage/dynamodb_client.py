@@ -41,12 +41,13 @@ TRANSIENT = frozenset(
 
 
 class DynamoDBClient:
-    """What PynamoDB, too, uses as a client."""
+    """What PynamoDB, too, uses as a client. A try of a call has `try_seconds`."""
 
     _request_signer = None  # PynamoDB looks there for a client that has lost its credentials
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, *, try_seconds: float = TRY_SECONDS) -> None:
         self._service = service
+        self._try_seconds = try_seconds
 
     def call(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Call an operation of DynamoDB; arguments and answer have the shapes that botocore's have.
@@ -91,7 +92,7 @@ class DynamoDBClient:
         )
 
     def _exchange(self, operation: str, content: bytes, fresh: bool) -> tuple[int, bytes]:
-        target, deadline = f"DynamoDB_20120810.{operation}", Deadline(TRY_SECONDS)
+        target, deadline = f"DynamoDB_20120810.{operation}", Deadline(self._try_seconds)
         endpoint = self._service.endpoint
         try:
             return self._service.post(target, content, deadline=deadline, fresh=fresh)

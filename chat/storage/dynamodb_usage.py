@@ -14,9 +14,9 @@ users in the order of their ids: `#` comes before all that an id may hold, and `
 
 import random
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from datetime import UTC, date
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime
 from typing import Any
 
 from django.conf import settings
@@ -44,35 +44,46 @@ def shards() -> Iterator[int]:
         yield random.randrange(1, SHARDS)  # noqa: S311  (no secret)
 
 
-def counting(record: Record, shard: int) -> list[dict[str, Any]]:
-    """What a transaction has to do to count a record."""
-    month, day = record.created_at.astimezone(UTC).date().isoformat().rsplit("-", 1)
-    counts = Counts.of(record)
-    raised = {
-        letter + day: {"N": str(value)}
-        for letter, field in FIELD_OF.items()
-        if (value := getattr(counts, field))
+def counting(records: Iterable[Record], shard: int) -> list[dict[str, Any]]:
+    """What a transaction has to do to count records."""
+    sums: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
+    expiries: dict[tuple[str, str, str], datetime | None] = {}
+    for record in records:
+        month, day = record.created_at.astimezone(UTC).date().isoformat().rsplit("-", 1)
+        counts = Counts.of(record)
+        raised = {letter + day: getattr(counts, field) for letter, field in FIELD_OF.items()}
+        for by, name in counted(record):
+            item = (_list(record.owner, by), _short(name), month)
+            sums[item].update(raised)
+            if by is By.USER:
+                expiries[item] = record.expires_at
+    return [_raising(item, shard, sums[item], expiries) for item in sums]
+
+
+def _raising(
+    item: tuple[str, str, str],
+    shard: int,
+    sums: Counter[str],
+    expiries: Mapping[tuple[str, str, str], datetime | None],
+) -> dict[str, Any]:
+    raised = {name: value for name, value in sums.items() if value}
+    update = (
+        "ADD " + ", ".join(f"{name} :{name}" for name in raised) + " SET listed_in = :listed_in"
+    )
+    values = {f":{name}": {"N": str(value)} for name, value in raised.items()}
+    values[":listed_in"] = {"S": item[0]}
+    if expiry := expiries.get(item):
+        update += ", expires_at = :expires_at"
+        values[":expires_at"] = {"N": str(int(expiry.timestamp()))}
+    elif item in expiries:
+        update += " REMOVE expires_at"
+    action = {
+        "TableName": settings.STATE_TABLE_NAME,
+        "Key": _key(*item, shard),
+        "UpdateExpression": update,
+        "ExpressionAttributeValues": values,
     }
-    add = "ADD " + ", ".join(f"{name} :{name}" for name in raised)
-    values = {f":{name}": value for name, value in raised.items()}
-    actions = []
-    for by, name in counted(record):
-        listed_in = _list(record.owner, by)
-        update = f"{add} SET listed_in = :listed_in"
-        ours = {**values, ":listed_in": {"S": listed_in}}
-        if by is By.USER and record.expires_at is not None:
-            update += ", expires_at = :expires_at"
-            ours[":expires_at"] = {"N": str(int(record.expires_at.timestamp()))}
-        elif by is By.USER:
-            update += " REMOVE expires_at"
-        action = {
-            "TableName": settings.STATE_TABLE_NAME,
-            "Key": _key(listed_in, name, month, shard),
-            "UpdateExpression": update,
-            "ExpressionAttributeValues": ours,
-        }
-        actions.append({"Update": action})
-    return actions
+    return {"Update": action}
 
 
 def forget(owner: str, user_id: str) -> None:
@@ -126,8 +137,11 @@ def _month(day: date) -> str:
 
 
 def _key(listed_in: str, name: str, month: str, shard: int) -> Item:
-    short = name.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
-    return {"pk": {"S": f"{listed_in}#{short}#{month}#{shard}"}}
+    return {"pk": {"S": f"{listed_in}#{_short(name)}#{month}#{shard}"}}
+
+
+def _short(name: str) -> str:
+    return name.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
 
 
 def _parts(pk: str) -> tuple[str, str]:

@@ -1,58 +1,88 @@
-"""A record as a JSON object and back, without loss."""
+"""A record as a JSON object and back, without loss.
 
-from dataclasses import asdict
-from datetime import datetime
+Times are in ISO 8601, and the cost is a string of plain digits: the same record is the same line,
+whichever store it comes from.
+"""
+
+from dataclasses import fields
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from chat.storage.base import Failure, Record, Status
+import orjson
+
+from chat.storage.base import Failure, Record
+from chat.storage.usage import COST_DECIMALS
 from providers.base import Usage
 from providers.router import Attempt
 
-# Without these a record cannot be stored.
-TEXTS = ("owner", "user_id", "prompt", "conversation_id", "model", "provider", "request_id")
+MAX_INTEGER = 2**63 - 1
+MAX_COST_USD = Decimal(10**12)
+KINDS: tuple[type, ...] = (Record, Usage, Failure, Attempt)
+NAMES = {kind: {field.name for field in fields(kind)} for kind in KINDS}
+
+
+def line(record: Record) -> bytes:
+    """The record as a line of a file."""
+    return orjson.dumps(record, default=_plain, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def to_json(record: Record) -> dict[str, Any]:
-    """The record in JSON's types: times in ISO 8601, the cost as a string."""
-    cost = record.usage.cost_usd
-    expires_at = record.expires_at
-    return {
-        **asdict(record),
-        "created_at": record.created_at.isoformat(),
-        "deadline_at": record.deadline_at.isoformat(),
-        "expires_at": None if expires_at is None else expires_at.isoformat(),
-        "status": record.status.value,
-        "usage": {**asdict(record.usage), "cost_usd": None if cost is None else str(cost)},
-    }
+    """The record in JSON's types."""
+    data: dict[str, Any] = orjson.loads(line(record))
+    return data
 
 
-def from_json(data: dict[str, Any]) -> Record:
-    """The record that `to_json` was given. Raises ValueError for anything else."""
+def from_json(data: Any) -> Record:
+    """The record that `to_json` was given. Raises ValueError, which says why, for anything else.
+
+    What was added to records since then may be missing. What this version does not know must not:
+    a newer one wrote it, and it would be lost.
+    """
+    import msgspec
+
     try:
-        UUID(data["interaction_id"])
-        if not all(isinstance(data[name], str) for name in TEXTS):
-            raise ValueError("a text of the record is none")
-        usage = data["usage"]
-        cost = usage["cost_usd"]
-        if cost is not None and not Decimal(cost).is_finite():
-            raise ValueError("the cost is no number")
-        error = data["error"]
-        expires_at = data.get("expires_at")
-        return Record(
-            **{
-                **data,
-                "created_at": datetime.fromisoformat(data["created_at"]),
-                "deadline_at": datetime.fromisoformat(data["deadline_at"]),
-                "expires_at": None if expires_at is None else datetime.fromisoformat(expires_at),
-                "status": Status(data["status"]),
-                "usage": Usage(**{**usage, "cost_usd": None if cost is None else Decimal(cost)}),
-                "ancestors": tuple(data.get("ancestors", ())),
-                "tool_calls": tuple(data.get("tool_calls", ())),
-                "error": None if error is None else Failure(**error),
-                "attempts": tuple(Attempt(**attempt) for attempt in data["attempts"]),
-            }
-        )
-    except (AttributeError, KeyError, TypeError, ArithmeticError) as exc:
-        raise ValueError("this is not a record") from exc
+        record = msgspec.convert(data, Record)
+    except msgspec.ValidationError as exc:  # it is a ValueError, but of no help to its readers
+        raise ValueError(f"this is not a record: {exc}") from None
+    _must_be_known(data, Record)
+    _must_be_known(data.get("usage"), Usage)
+    _must_be_known(data.get("error"), Failure)
+    for attempt in data.get("attempts", ()):
+        _must_be_known(attempt, Attempt)
+    if "status" not in data:
+        raise ValueError("this is not a record: it has no status")
+    _must_be_storable(record)
+    return record
+
+
+def _must_be_known(data: dict[str, Any] | None, kind: type) -> None:
+    if unknown := (data or {}).keys() - NAMES[kind]:
+        names = ", ".join(sorted(unknown))
+        raise ValueError(f"unknown to this version: {names}; was it written by a newer one?")
+
+
+def _must_be_storable(record: Record) -> None:
+    """What the types leave open, and no store could keep."""
+    UUID(record.interaction_id)
+    times = (record.created_at, record.deadline_at, record.expires_at)
+    usage, cost = record.usage, record.usage.cost_usd
+    tokens = (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
+    numbers = (*tokens, usage.cached_tokens, usage.reasoning_tokens, record.latency_ms)
+    if any(time is not None and time.tzinfo is None for time in times):
+        raise ValueError("a time has no time zone")
+    if any(number is not None and not 0 <= number <= MAX_INTEGER for number in numbers):
+        raise ValueError("a number is negative, or too large")
+    if cost is not None and not (
+        cost.is_finite() and 0 <= cost < MAX_COST_USD and cost == round(cost, COST_DECIMALS)
+    ):
+        raise ValueError("the cost is no amount of US dollars, down to 10**-12")
+    if not record.conversation_id or (record.error and not record.error.code):
+        raise ValueError("the conversation, or the code of the error, has no name")
+
+
+def _plain(value: Any) -> str:
+    """Digits alone, without zeros that a store may or may not keep."""
+    if isinstance(value, Decimal):
+        return f"{value.normalize():f}"
+    raise TypeError(type(value).__name__)

@@ -1,7 +1,7 @@
 """The counts on the local store: a row for each day and name, raised by one statement."""
 
 from collections.abc import Mapping
-from datetime import UTC, date
+from datetime import UTC, date, datetime
 from typing import Any
 
 from django.db import connection
@@ -16,26 +16,30 @@ from chat.storage.usage import FIELDS, By, Counts, UserPage, counted
 COLUMNS = ("owner", "by", "name", "date", "expires_at", *FIELDS)
 RAISED = ", ".join(f"{field} = {field} + excluded.{field}" for field in FIELDS)
 COUNT = f"""
-    INSERT INTO chat_usagecount ({", ".join(f'"{column}"' for column in COLUMNS)}) VALUES {{rows}}
+    INSERT INTO chat_usagecount ({", ".join(f'"{column}"' for column in COLUMNS)})
+    VALUES ({", ".join(["%s"] * len(COLUMNS))})
     ON CONFLICT (owner, "by", name, date)
     DO UPDATE SET {RAISED}, expires_at = excluded.expires_at"""
-ROW = f"({', '.join(['%s'] * len(COLUMNS))})"
 SUMS = {field: Sum(field) for field in FIELDS}
 
 
-def count(record: Record) -> None:
-    """Count a record, within the transaction that settles it."""
-    counts = Counts.of(record)
-    numbers = [getattr(counts, field) for field in FIELDS]
-    day = record.created_at.astimezone(UTC).date().isoformat()
-    names = counted(record)
-    values: list[Any] = []
-    for by, name in names:
-        expiry = record.expires_at if by is By.USER else None
-        expires_at = connection.ops.adapt_datetimefield_value(expiry)
-        values += [record.owner, by, name, day, expires_at, *numbers]
+def count(*records: Record) -> None:
+    """Count records, within the transaction that settles them."""
+    sums: dict[tuple[str, By, str, str], Counts] = {}
+    expiries: dict[tuple[str, By, str, str], datetime | None] = {}
+    for record in records:
+        counts, day = Counts.of(record), record.created_at.astimezone(UTC).date().isoformat()
+        for by, name in counted(record):
+            key = (record.owner, by, name, day)
+            sums[key] = sums[key] + counts if key in sums else counts
+            expiries[key] = record.expires_at if by is By.USER else None
+    adapted = connection.ops.adapt_datetimefield_value
+    rows = [
+        (*key, adapted(expiries[key]), *(getattr(counts, field) for field in FIELDS))
+        for key, counts in sums.items()
+    ]
     with connection.cursor() as cursor:
-        cursor.execute(COUNT.format(rows=", ".join([ROW] * len(names))), values)
+        cursor.executemany(COUNT, rows)
 
 
 def user_counts(owner: str, user_id: str) -> QuerySet[UsageCount]:

@@ -149,7 +149,7 @@ def test_it_says_that_there_is_no_region(
     dynamodb_at("http://127.0.0.1:9")
     settings.AWS_REGION = ""
     monkeypatch.delenv("AWS_DEFAULT_REGION")
-    assert create_tables() == ["STORAGE is dynamodb, which needs AWS_REGION."]
+    assert create_tables() == ["DynamoDB needs AWS_REGION."]
 
 
 def test_it_says_that_tables_are_for_dynamodb() -> None:

@@ -203,8 +203,9 @@ def people(deployed: Evaluated, guard: Guard, vendor: StandIn, conversation: str
         v2(method="DELETE", path=interactions, headers=KEY),
         {"manage": ["create_api_key", "laptop", "--owner", "team"]},
         {"manage": ["list_api_keys"]},
+        {"manage": ["purge_interactions", "--older-than", "90d", "--yes"]},
     )
-    assert [answer[0] for answer in answers] == [200] * 5 + [0] * 2, answers
+    assert [answer[0] for answer in answers] == [200] * 5 + [0] * 3, answers
 
 
 def test_commands_of_every_day_run_under_the_policy(
