@@ -23,6 +23,21 @@ def kept(record: Record) -> Record:
     return record
 
 
+def taken_over(record: Record) -> Record:
+    """What may be written of a record from elsewhere, whose question was not masked here."""
+    if settings.MASK_PII and settings.STORE_CONTENT:
+        from chat.masking import mask, masked
+
+        record = replace(
+            record,
+            prompt=mask(record.prompt),
+            system=masked(record.system),
+            parameters=masked(record.parameters),
+            metadata={name: mask(value) for name, value in record.metadata.items()},
+        )
+    return kept(record)
+
+
 def accounting(record: Record) -> Record:
     """A record without what was said: who, when, which model, how much, and how it ended."""
     parameters = record.parameters

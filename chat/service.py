@@ -2,7 +2,9 @@
 
 import functools
 import hashlib
+import itertools
 import logging
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +15,6 @@ from typing import Any
 from uuid import UUID, uuid5
 
 import orjson
-import tenacity
 import uuid_utils
 from django.conf import settings
 from django.utils.crypto import salted_hmac
@@ -549,19 +550,22 @@ def _settle(turn: Turn, outcome: Record) -> Answer:
         **metrics.of_outcome(record.usage, record.attempts, turn.routes[0].provider.name),
     )
 
-    def give_up(state: tenacity.RetryCallState) -> bool:
-        tries, wait = state.attempt_number, state.upcoming_sleep
-        return tries >= MAX_SETTLE_TRIES or wait >= turn.deadline.remaining()
-
-    persistently = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(StorageUnavailable),
-        wait=tenacity.wait_random_exponential(0.1, 1),
-        stop=give_up,
-        reraise=True,
-    )
     try:
-        with telemetry.timed("storage"):
-            return Answer(record=record, recorded=persistently(store().settle, record))
+        return Answer(record=record, recorded=_written(record, turn.deadline))
     except StorageUnavailable:
         unrecorded.exception("not recorded", extra={"record": to_json(privacy.kept(record))})
         return Answer(record=record, recorded=False)
+
+
+def _written(record: Record, deadline: Deadline) -> bool:
+    """Settle persistently. Raises StorageUnavailable when that does not help, or time is up."""
+    for tries in itertools.count(1):
+        try:
+            with telemetry.timed("storage"):
+                return store().settle(record)
+        except StorageUnavailable:
+            wait = random.uniform(0, 0.1 * 2**tries)  # noqa: S311  (no secret)
+            if tries == MAX_SETTLE_TRIES or wait >= deadline.remaining():
+                raise
+        deadline.sleep(wait)
+    raise AssertionError("the last try returns or raises")

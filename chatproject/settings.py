@@ -295,10 +295,10 @@ BROUGHT = {
             "django.contrib.sessions",
         ],
         "middleware": [
-            "django.contrib.sessions.middleware.SessionMiddleware",
-            "django.middleware.csrf.CsrfViewMiddleware",
-            "django.contrib.auth.middleware.AuthenticationMiddleware",
-            "django.contrib.messages.middleware.MessageMiddleware",
+            "chatproject.admin_middleware.Session",
+            "chatproject.admin_middleware.Csrf",
+            "chatproject.admin_middleware.Authentication",
+            "chatproject.admin_middleware.Message",
         ],
         "context_processors": [
             "django.contrib.auth.context_processors.auth",

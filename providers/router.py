@@ -2,12 +2,11 @@
 
 import itertools
 import math
+import random
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
-
-import tenacity
 
 from providers.base import (
     ChatRequest,
@@ -86,7 +85,7 @@ class Router:
             provider.name: Cooldown(threshold if provider.remote else math.inf, rest_seconds)
             for provider in providers
         }
-        self._jitter = tenacity.wait_random_exponential(backoff_seconds, MAX_BACKOFF_SECONDS)
+        self._backoff_seconds = backoff_seconds
 
     def routes(self, model: str | None) -> list[Route]:
         """Who is asked, in order, for a model: a bare id, `provider:id`, or None for the default.
@@ -185,29 +184,23 @@ class Router:
     ) -> T:
         """Ask one provider, again when that may help and the wait fits what is left."""
         cooldown = self._cooldowns[route.provider.name]
+        for retries in itertools.count():
+            try:
+                return self._call(route, request, deadline, attempts, ask)
+            except ProviderError as exc:
+                wait = self._wait(exc, retries)
+                fits = wait < deadline.remaining() and cooldown.remaining() <= 0
+                if not exc.retry or retries == MAX_RETRIES or not fits:
+                    raise
+            deadline.sleep(wait)
+        raise AssertionError("the last retry returns or raises")
 
-        def give_up(state: tenacity.RetryCallState) -> bool:
-            return (
-                state.attempt_number > MAX_RETRIES
-                or state.upcoming_sleep >= deadline.remaining()
-                or cooldown.remaining() > 0
-            )
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(_worth_a_retry),
-            wait=self._wait,
-            stop=give_up,
-            sleep=deadline.sleep,
-            reraise=True,
-        )
-        answer: T = retrying(self._call, route, request, deadline, attempts, ask)
-        return answer
-
-    def _wait(self, state: tenacity.RetryCallState) -> float:
-        """The vendor's own hint, or else full jitter under an exponential ceiling."""
-        error = state.outcome.exception() if state.outcome else None
-        hint = error.retry_after if isinstance(error, ProviderError) else None
-        return self._jitter(state) if hint is None else hint
+    def _wait(self, error: ProviderError, retries: int) -> float:
+        """The vendor's own hint, or else full jitter under an exponential ceiling, in seconds."""
+        if error.retry_after is not None:
+            return error.retry_after
+        ceiling = min(self._backoff_seconds * 2**retries, MAX_BACKOFF_SECONDS)
+        return random.uniform(0, ceiling)  # noqa: S311  (no secret)
 
     def _call(
         self,
@@ -284,10 +277,6 @@ def _is_ill(error: ProviderError, given: float) -> bool:
             return error.retry
         case _:
             return not isinstance(error, ModelUnavailable)
-
-
-def _worth_a_retry(error: BaseException) -> bool:
-    return isinstance(error, ProviderError) and error.retry
 
 
 def _verdict(errors: Sequence[ProviderError]) -> ProviderError:

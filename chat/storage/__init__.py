@@ -53,6 +53,8 @@ def usage_store() -> UsageStore:
 def bulk_store(storage: str = "") -> BulkStore:
     """Where the records are, for work on many of them; another one's than STORAGE by its name."""
     chosen: BulkStore = import_string(BULK_STORES[storage or settings.STORAGE])()
+    if settings.MASK_PII or not settings.STORE_CONTENT:
+        chosen = import_string("chat.storage.private.PrivateBulkStore")(chosen)
     return chosen
 
 

@@ -12,7 +12,7 @@ from chat.errors import StorageUnavailable
 from chat.models import Interaction
 from chat.storage.base import Page, Record
 from chat.storage.cursors import conversation_list, page_of, position_of, user_list
-from chat.storage.orm_access import database_errors, writing
+from chat.storage.orm_access import database_errors, immediately, writing
 from chat.storage.orm_statements import insert, update
 from chat.storage.orm_usage import count, expired_counts, user_counts
 from chat.storage.rows import record_of, row
@@ -28,7 +28,7 @@ class OrmStore:
     def __init__(self) -> None:
         self._swept_at = time.monotonic()
 
-    @writing()
+    @writing
     def claim(self, record: Record) -> Record | None:
         self._sweep()
         for _ in range(CLAIM_TRIES):
@@ -39,29 +39,29 @@ class OrmStore:
             _expired().filter(interaction_id=record.interaction_id).delete()
         raise StorageUnavailable
 
-    @writing()
+    @writing
     def take_over(self, record: Record, holder: Record) -> bool:
         return _unchanged(holder).update(**row(record)) == 1
 
-    @writing()
+    @writing
     def settle(self, record: Record) -> bool:
-        with transaction.atomic():
+        with immediately():
             settled = update(record)
             if settled:
                 count(record)
         return settled
 
-    @database_errors()
+    @database_errors
     def get(self, interaction_id: str) -> Record | None:
         found = _alive().filter(interaction_id=interaction_id).first()
         return None if found is None else record_of(found)
 
-    @database_errors()
+    @database_errors
     def get_many(self, interaction_ids: Sequence[str]) -> dict[str, Record]:
         found = _alive().filter(interaction_id__in=interaction_ids)
         return {row.interaction_id: record_of(row) for row in found.order_by()}
 
-    @database_errors()
+    @database_errors
     def page(
         self,
         owner: str,
@@ -86,7 +86,7 @@ class OrmStore:
         found = [record_of(row) for row in rows.order_by("-created_at", "-pk")[: limit + 1]]
         return page_of(found, limit, list_name)
 
-    @database_errors()
+    @database_errors
     def conversation(
         self, owner: str, conversation_id: str, *, limit: int, cursor: str | None = None
     ) -> Page:
@@ -100,14 +100,14 @@ class OrmStore:
         found = [record_of(row) for row in rows.order_by("created_at", "pk")[: limit + 1]]
         return page_of(found, limit, list_name)
 
-    @writing()
+    @writing
     def erase(self, owner: str, user_id: str, *, limit: int) -> int:
         first = Interaction.objects.filter(owner=owner, user_id=user_id).order_by("-created_at")
         with transaction.atomic():
             user_counts(owner, user_id).delete()
             return Interaction.objects.filter(pk__in=first.values("pk")[:limit]).delete()[0]
 
-    @database_errors()
+    @database_errors
     def ping(self) -> None:
         Interaction.objects.order_by().values_list("pk").first()
         connection.ensure_connection()

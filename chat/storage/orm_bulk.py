@@ -26,11 +26,11 @@ class OrmBulk:
     SQLite would take another index, and sort all of the table for each batch.
     """
 
-    @database_errors()
+    @database_errors
     def expected(self, chosen: Selection) -> int | None:
         return _rows(chosen).count()
 
-    @database_errors()
+    @database_errors
     def scan(self, chosen: Selection, *, limit: int, cursor: str | None = None) -> Batch:
         rows = list(_after(chosen, cursor).values_list(*COLUMNS, named=True)[:limit])
         now = timezone.now()
@@ -42,7 +42,7 @@ class OrmBulk:
         )
         return Batch(records=tuple(found), seen=len(rows), cursor=_cursor(rows, limit))
 
-    @writing()
+    @writing
     def add(self, records: list[Record]) -> Added:
         wanted = latest(records)
         with transaction.atomic():
@@ -62,7 +62,7 @@ class OrmBulk:
             count(*(record for record in written if record.status is not Status.PENDING))
         return Added(new=len(written) - replaced, replaced=replaced)
 
-    @writing()
+    @writing
     def purge(
         self, chosen: Selection, *, limit: int, cursor: str | None = None, dry_run: bool = False
     ) -> Purged:

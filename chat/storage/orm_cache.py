@@ -9,28 +9,27 @@ import time
 from typing import Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
-from django.db import connection
 
-from chat.storage.orm_access import database_errors, writing
+from chat.storage.orm_access import database_errors, run, writing
 
 SWEEP_SECONDS = 60.0
 
-ALIVE = "key = %s AND (expires_at IS NULL OR expires_at > %s)"
+ALIVE = "key = ? AND (expires_at IS NULL OR expires_at > ?)"
 GET = f"SELECT counter, value FROM chat_cacheentry WHERE {ALIVE}"
 SET = """
-    INSERT INTO chat_cacheentry (key, counter, value, expires_at) VALUES (%s, %s, %s, %s)
+    INSERT INTO chat_cacheentry (key, counter, value, expires_at) VALUES (?, ?, ?, ?)
     ON CONFLICT (key) DO UPDATE
     SET counter = excluded.counter, value = excluded.value, expires_at = excluded.expires_at"""
-ADD = f"{SET} WHERE chat_cacheentry.expires_at <= %s RETURNING key"
-INCREMENT = f"UPDATE chat_cacheentry SET counter = counter + %s WHERE {ALIVE} RETURNING counter"
+ADD = f"{SET} WHERE chat_cacheentry.expires_at <= ? RETURNING key"
+INCREMENT = f"UPDATE chat_cacheentry SET counter = counter + ? WHERE {ALIVE} RETURNING counter"
 COUNT = """
-    INSERT INTO chat_cacheentry (key, counter, expires_at) VALUES (%s, %s, %s)
+    INSERT INTO chat_cacheentry (key, counter, expires_at) VALUES (?, ?, ?)
     ON CONFLICT (key) DO UPDATE SET counter = counter + excluded.counter
-    WHERE chat_cacheentry.expires_at > %s RETURNING counter"""
-TOUCH = f"UPDATE chat_cacheentry SET expires_at = %s WHERE {ALIVE} RETURNING key"
+    WHERE chat_cacheentry.expires_at > ? RETURNING counter"""
+TOUCH = f"UPDATE chat_cacheentry SET expires_at = ? WHERE {ALIVE} RETURNING key"
 DELETE = f"DELETE FROM chat_cacheentry WHERE {ALIVE} RETURNING key"
-CLEAR = "DELETE FROM chat_cacheentry WHERE instr(key, %s) = 1"
-SWEEP = "DELETE FROM chat_cacheentry WHERE expires_at <= %s"
+CLEAR = "DELETE FROM chat_cacheentry WHERE instr(key, ?) = 1"
+SWEEP = "DELETE FROM chat_cacheentry WHERE expires_at <= ?"
 
 
 class OrmCache(BaseCache):
@@ -131,7 +130,5 @@ class OrmCounters(OrmCache):
 
 
 def _run(sql: str, *params: Any) -> list[tuple[Any, ...]]:
-    """Run one statement to its end: SQLite commits it only when its last row was read."""
-    with database_errors() if sql is GET else writing(), connection.cursor() as cursor:
-        cursor.execute(sql, params)
-        return cursor.fetchall() if cursor.description else []
+    with database_errors if sql is GET else writing:
+        return run(sql, params).fetchall()

@@ -16,7 +16,7 @@ COLUMNS = [field.name for field in fields(ApiKey)]
 class OrmKeys:
     """See `KeyStore`. Each write is one statement, and so atomic."""
 
-    @writing()
+    @writing
     def add(self, key: ApiKey) -> bool:
         try:
             models.ApiKey(**_row(key)).save(force_insert=True)
@@ -24,23 +24,23 @@ class OrmKeys:
             return False
         return True
 
-    @database_errors()
+    @database_errors
     def get(self, key_id: str) -> ApiKey | None:
         found = models.ApiKey.objects.filter(key_id=key_id).first()
         return None if found is None else key_of(found)
 
-    @writing()
+    @writing
     def replace(self, before: ApiKey, after: ApiKey) -> bool:
         unchanged = models.ApiKey.objects.filter(
             key_id=before.key_id, digest=before.digest, revoked_at=before.revoked_at
         )
         return unchanged.update(**_row(after)) == 1
 
-    @writing()
+    @writing
     def touch(self, key_id: str, used_at: datetime) -> None:
         models.ApiKey.objects.filter(key_id=key_id).update(last_used_at=used_at)
 
-    @database_errors()
+    @database_errors
     def all(self) -> list[ApiKey]:
         return [key_of(found) for found in models.ApiKey.objects.order_by("created_at", "key_id")]
 

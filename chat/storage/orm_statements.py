@@ -12,54 +12,49 @@ from django.db import connection, models
 
 from chat.models import Interaction
 from chat.storage.base import Record
+from chat.storage.orm_access import run, run_each
 from chat.storage.rows import outcome, row
 
 INSERT = "INSERT INTO chat_interaction ({names}) VALUES ({values}) ON CONFLICT DO NOTHING"
 UPDATE = """
     UPDATE chat_interaction SET {written}
-    WHERE interaction_id = %s AND deadline_at = %s AND status = 'pending'"""
+    WHERE interaction_id = ? AND deadline_at = ? AND status = 'pending'"""
 
 
 def insert(record: Record) -> bool:
     """Write a new record; False where its id is taken."""
     columns = row(record)
-    return _run(_insert(tuple(columns)), _adapted(columns))
+    return run(_insert(tuple(columns)), _adapted(columns)).rowcount == 1
 
 
 def insert_many(records: Iterable[Record]) -> None:
     """Write new records, all of whose ids are free."""
     rows = [row(record) for record in records]
     if rows:
-        with connection.cursor() as cursor:
-            cursor.executemany(_insert(tuple(rows[0])), [_adapted(columns) for columns in rows])
+        run_each(_insert(tuple(rows[0])), map(_adapted, rows))
 
 
 def update(record: Record) -> bool:
     """Write the outcome of a claim; False where it is no longer there."""
     columns = outcome(record)
     claim = {"interaction_id": record.interaction_id, "deadline_at": record.deadline_at}
-    return _run(_update(tuple(columns)), [*_adapted(columns), *_adapted(claim)])
+    values = [*_adapted(columns), *_adapted(claim)]
+    return run(_update(tuple(columns)), values).rowcount == 1
 
 
 @functools.cache
 def _insert(columns: tuple[str, ...]) -> str:
-    names, values = map(_quoted, columns), ["%s"] * len(columns)
+    names, values = map(_quoted, columns), ["?"] * len(columns)
     return INSERT.format(names=", ".join(names), values=", ".join(values))
 
 
 @functools.cache
 def _update(columns: tuple[str, ...]) -> str:
-    return UPDATE.format(written=", ".join(f"{_quoted(name)} = %s" for name in columns))
+    return UPDATE.format(written=", ".join(f"{_quoted(name)} = ?" for name in columns))
 
 
 def _quoted(name: str) -> str:
     return f'"{name}"'
-
-
-def _run(statement: str, values: list[Any]) -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, values)
-        return bool(cursor.rowcount == 1)
 
 
 def _adapted(columns: Mapping[str, Any]) -> list[Any]:

@@ -10,14 +10,14 @@ from django.utils import timezone
 
 from chat.models import UsageCount
 from chat.storage.base import Record
-from chat.storage.orm_access import database_errors
+from chat.storage.orm_access import database_errors, run_each
 from chat.storage.usage import FIELDS, By, Counts, UserPage, counted
 
 COLUMNS = ("owner", "by", "name", "date", "expires_at", *FIELDS)
 RAISED = ", ".join(f"{field} = {field} + excluded.{field}" for field in FIELDS)
 COUNT = f"""
     INSERT INTO chat_usagecount ({", ".join(f'"{column}"' for column in COLUMNS)})
-    VALUES ({", ".join(["%s"] * len(COLUMNS))})
+    VALUES ({", ".join(["?"] * len(COLUMNS))})
     ON CONFLICT (owner, "by", name, date)
     DO UPDATE SET {RAISED}, expires_at = excluded.expires_at"""
 SUMS = {field: Sum(field) for field in FIELDS}
@@ -38,8 +38,7 @@ def count(*records: Record) -> None:
         (*key, adapted(expiries[key]), *(getattr(counts, field) for field in FIELDS))
         for key, counts in sums.items()
     ]
-    with connection.cursor() as cursor:
-        cursor.executemany(COUNT, rows)
+    run_each(COUNT, rows)
 
 
 def user_counts(owner: str, user_id: str) -> QuerySet[UsageCount]:
@@ -53,11 +52,11 @@ def expired_counts() -> QuerySet[UsageCount]:
 class OrmUsage:
     """See `UsageStore`."""
 
-    @database_errors()
+    @database_errors
     def daily(self, owner: str, by: By, first: date, last: date) -> dict[tuple[date, str], Counts]:
         return {(row.date, row.name): _counts(vars(row)) for row in _rows(owner, by, first, last)}
 
-    @database_errors()
+    @database_errors
     def users(
         self, owner: str, first: date, last: date, *, limit: int, after: str = ""
     ) -> UserPage:
@@ -70,7 +69,7 @@ class OrmUsage:
             next_after=names[-1] if len(found) > limit else None,
         )
 
-    @database_errors()
+    @database_errors
     def month(self, owner: str, by: By, name: str, day: date) -> Counts:
         rows = UsageCount.objects.filter(
             owner=owner, by=by, name=name, date__year=day.year, date__month=day.month

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from chat.privacy import kept
+from chat.privacy import kept, taken_over
 from chat.storage.base import InteractionStore, Record
+from chat.storage.bulk import Added, BulkStore
 
 
 class PrivateStore:
@@ -20,6 +21,19 @@ class PrivateStore:
 
     def settle(self, record: Record) -> bool:
         return self._store.settle(kept(record))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+class PrivateBulkStore:
+    """Likewise, of records that come from elsewhere."""
+
+    def __init__(self, store: BulkStore) -> None:
+        self._store = store
+
+    def add(self, records: list[Record]) -> Added:
+        return self._store.add([taken_over(record) for record in records])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)

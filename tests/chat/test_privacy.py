@@ -13,8 +13,8 @@ from django.core.checks import run_checks
 from django.db import connection
 
 from chat.models import Interaction
-from chat.storage import store
-from chat.storage.base import Failure, Status
+from chat.storage import bulk_store, store
+from chat.storage.base import Failure, Record, Status
 from providers.base import Completion, ProviderFailed
 from tests.cast import ALICE, ANSWERED, Api, DownAtSettle, Scripted, failure, keep, problem
 from tests.dynamodb_local import botocore_client
@@ -163,6 +163,22 @@ def test_what_masks_is_not_loaded_while_it_is_off() -> None:
     assert ran.stdout == "[]\n"
 
 
+def elsewhere() -> Record:
+    """A record of a service that masks nothing."""
+    question = {"prompt": SAID, "system": SAID, "metadata": {"note": SAID}}
+    told = {"status": Status.OK, "response": SAID}
+    return replace(ANSWERED, **question, **told, parameters={"stop": [EMAIL], "top_p": 0.5})
+
+
+def test_what_is_imported_is_masked(masking: str) -> None:
+    bulk_store().add([elsewhere()])
+    record = store().get(ANSWERED.interaction_id)
+    assert record
+    assert (record.prompt, record.system, record.response) == (MASKED,) * 3
+    assert record.metadata == {"note": MASKED}
+    assert record.parameters == {"stop": ["[EMAIL]"], "top_p": 0.5}
+
+
 # --- STORE_CONTENT=false --------------------------------------------------------------------------
 
 
@@ -170,6 +186,14 @@ def test_what_masks_is_not_loaded_while_it_is_off() -> None:
 def accounting(each_storage: str, configure: Configure) -> str:
     configure(STORE_CONTENT=False)
     return each_storage
+
+
+def test_what_is_imported_is_the_accounting_alone(accounting: str) -> None:
+    bulk_store().add([elsewhere()])
+    record = store().get(ANSWERED.interaction_id)
+    assert record
+    assert (record.prompt, record.response, record.parameters) == ("", None, {"top_p": 0.5})
+    assert EMAIL.encode() not in at_rest(accounting)
 
 
 def test_the_client_gets_all_and_the_ledger_the_accounting_alone(

@@ -277,9 +277,10 @@ def test_an_unreachable_database_has_failed(
 
 
 def test_missing_migrations_have_failed(transactional_db: None) -> None:
-    call_command("migrate", "chat", "0002", verbosity=0)
+    call_command("migrate", "chat", "0003", verbosity=0)
     try:
-        assert findings()["storage"] == [("failed", "1 migrations are missing.")]
+        missing = "There are migrations to be run: chat.0004_admin_indexes."
+        assert findings()["storage"] == [("failed", missing)]
     finally:
         call_command("migrate", verbosity=0)
 

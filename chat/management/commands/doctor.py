@@ -132,7 +132,8 @@ def _migrations() -> Iterator[tuple[str, str]]:
         return
     executor = MigrationExecutor(connection)
     if plan := executor.migration_plan(executor.loader.graph.leaf_nodes()):
-        yield f"{len(plan)} migrations are missing.", hint
+        names = ", ".join(f"{migration.app_label}.{migration.name}" for migration, _ in plan)
+        yield f"There are migrations to be run: {names}.", hint
 
 
 def _tables() -> Iterator[tuple[str, str]]:

