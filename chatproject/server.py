@@ -4,7 +4,10 @@ Clients that stop sending are let go, and what is refused before Django sees it 
 none, or too long) is answered in the shape of all our errors.
 """
 
+import os
+import random
 import select
+from collections import Counter
 from typing import Any
 
 from gunicorn import util
@@ -28,7 +31,28 @@ class ServerLog(Logger):  # type: ignore[misc]
         self.error_log.propagate = True
 
 
+def choose_core(arbiter: Any, worker: "Worker") -> None:
+    """Give a new process a core that the fewest of the others have."""
+    if hasattr(os, "sched_getaffinity"):
+        taken = Counter(other.core for other in arbiter.WORKERS.values())
+        cores = list(os.sched_getaffinity(0))
+        random.shuffle(cores)
+        worker.core = min(cores, key=taken.__getitem__)
+
+
 class Worker(ThreadWorker):  # type: ignore[misc]
+    core: int | None = None
+
+    def init_process(self) -> None:
+        """Stay on one core, where the system lets us choose.
+
+        One of a process's threads runs at a time. Spread over the cores, each finds its data in the
+        cache of another: the same request took a third more CPU.
+        """
+        if self.core is not None:
+            os.sched_setaffinity(0, {self.core})
+        super().init_process()
+
     def handle(self, conn: TConn) -> Any:
         """Serve a connection as long as one request follows the other.
 

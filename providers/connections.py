@@ -55,8 +55,9 @@ class Connection:
         self._origin = origin
         self._answer = _Answer()
         self._used_at = time.monotonic()
-        # When the running call has to be done.
+        # When the running call has to be done, and how long the socket waits at a time.
         self.deadline = Deadline(0)
+        self._seconds: float | None = None
         # Of whoever forgets it, in a generator that is never read to its end, too.
         self.close = weakref.finalize(self, sock.close)
 
@@ -82,8 +83,11 @@ class Connection:
         """Send a whole request, and have all that follows end at its deadline."""
         self._answer = _Answer()
         self.deadline = deadline
-        self._sock.settimeout(_left(deadline))
-        self._sock.sendall(data)
+        rest = memoryview(data)
+        while rest:
+            self._limit()
+            with suppress(TimeoutError):
+                rest = rest[self._sock.send(rest) :]
 
     def head(self) -> tuple[int, list[tuple[bytes, bytes]]]:
         """Wait for the answer's status and headers."""
@@ -118,14 +122,20 @@ class Connection:
                 kept.popleft().close()
 
     def _receive(self) -> int:
-        """Wait in steps: a socket does not hear of a deadline that another thread cancels."""
         while True:
-            self._sock.settimeout(min(_left(self.deadline), CANCEL_SECONDS))
+            self._limit()
             with suppress(TimeoutError):
                 data = self._sock.recv(READ_BYTES)
                 break
         self._answer.feed(data)
         return len(data)
+
+    def _limit(self) -> None:
+        """Have the socket wait in steps: of a deadline that is cancelled elsewhere it hears nothing."""
+        seconds = min(_left(self.deadline), CANCEL_SECONDS)
+        if seconds != self._seconds:
+            self._sock.settimeout(seconds)
+            self._seconds = seconds
 
 
 class _Answer:
