@@ -131,7 +131,7 @@ class Connection:
         return len(data)
 
     def _limit(self) -> None:
-        """Have the socket wait in steps: of a deadline that is cancelled elsewhere it hears nothing."""
+        """Have the socket wait in steps: it hears nothing of a deadline that is cancelled."""
         seconds = min(_left(self.deadline), CANCEL_SECONDS)
         if seconds != self._seconds:
             self._sock.settimeout(seconds)
