@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from chat import telemetry
 from chat.errors import StorageUnavailable
-from chat.storage.dynamodb_client import DynamoDBClient
+from chat.storage.dynamodb_client import TRY_SECONDS, DynamoDBClient
 from chatproject import aws
 
 CONDITION_FAILED = "ConditionalCheckFailedException"
@@ -20,7 +20,8 @@ CONDITION_FAILED = "ConditionalCheckFailedException"
 @functools.cache
 def client() -> DynamoDBClient:
     """The client of all tables, made once. Raises ImproperlyConfigured if there can be none."""
-    return new_client()
+    # Two tries have to fit into the time of a request.
+    return new_client(try_seconds=min(TRY_SECONDS, settings.REQUEST_TIMEOUT_SECONDS / 2))
 
 
 def new_client(**options: float) -> DynamoDBClient:
