@@ -112,6 +112,12 @@ class Keys(NamedTuple):
     token: str
 
 
+def endpoint(service: str, region: str) -> str:
+    """The address of a service in a region."""
+    china = ".cn" if region.startswith("cn-") else ""
+    return f"https://{service}.{region}.amazonaws.com{china}/"
+
+
 def credentials(keys: Keys) -> Callable[[], Credentials] | None:
     """These keys, or else what botocore finds: those of a profile, a container or a machine.
 

@@ -39,7 +39,7 @@ def read(
         credentials = _credentials(service, keys)
         if not region or not credentials:
             raise ImproperlyConfigured(f"{service} needs AWS_REGION and credentials.")
-        endpoint = endpoints[service] or f"https://{service}.{region}.amazonaws.com/"
+        endpoint = endpoints[service] or aws.endpoint(service, region)
         door = aws.Service(
             service, "1.1", endpoint=endpoint, region=region, credentials=credentials
         )

@@ -5,20 +5,24 @@ none, or too long) is answered in the shape of all our errors.
 """
 
 import os
-import random
 import select
+import time
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 from gunicorn import util
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from chat.errors import InternalError, Problem, ValidationFailed, render
 
 # How long a client may keep a thread waiting for its next bytes, or for taking ours.
 CLIENT_SECONDS = 10.0
+# How long it may take to send a whole request, however little at a time.
+REQUEST_SECONDS = 30.0
 # How long a thread waits for the next request of a connection that it has just served.
 FOLLOW_SECONDS = 0.02
 TOO_LONG = {LimitRequestLine: 414, LimitRequestHeaders: 431}
@@ -32,11 +36,10 @@ class ServerLog(Logger):  # type: ignore[misc]
 
 
 def choose_core(arbiter: Any, worker: "Worker") -> None:
-    """Give a new process a core that the fewest of the others have."""
-    if hasattr(os, "sched_getaffinity"):
+    """Give a new process a core that the fewest of the others have, if there is one for all."""
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if 0 < len(cores) <= arbiter.num_workers:
         taken = Counter(other.core for other in arbiter.WORKERS.values())
-        cores = list(os.sched_getaffinity(0))
-        random.shuffle(cores)
         worker.core = min(cores, key=taken.__getitem__)
 
 
@@ -44,13 +47,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     core: int | None = None
 
     def init_process(self) -> None:
-        """Stay on one core, where the system lets us choose.
+        """Stay on one core, where there is a process for each.
 
         One of a process's threads runs at a time. Spread over the cores, each finds its data in the
         cache of another: the same request took a third more CPU.
         """
         if self.core is not None:
-            os.sched_setaffinity(0, {self.core})
+            with suppress(OSError):  # it may have been taken from us since
+                os.sched_setaffinity(0, {self.core})
         super().init_process()
 
     def handle(self, conn: TConn) -> Any:
@@ -65,10 +69,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _followed(self, conn: TConn) -> bool:
         """Whether the next request comes at once, and nobody else is waiting for the thread."""
-        if conn.parser.unreader.buf.getvalue():
-            return True
         if not self.alive or self.tpool._work_queue.qsize():
             return False
+        if conn.parser.unreader.buf.getvalue():
+            return True
         poll = select.poll()
         poll.register(conn.sock, select.POLLIN)
         return bool(poll.poll(FOLLOW_SECONDS * 1000))
@@ -104,5 +108,15 @@ def _limit(conn: TConn) -> None:
     def limited() -> None:
         init()
         conn.sock.settimeout(CLIENT_SECONDS)
+        end = time.monotonic() + REQUEST_SECONDS
+        unreader = conn.parser.unreader
+
+        def chunk(size_hint: int | None = None) -> Any:
+            left = max(0.001, end - time.monotonic())
+            if left < CLIENT_SECONDS:
+                conn.sock.settimeout(left)
+            return SocketUnreader.chunk(unreader, size_hint)
+
+        unreader.chunk = chunk
 
     conn.init = limited

@@ -5,6 +5,7 @@ a call takes one, and gives it back when the whole answer has been read.
 """
 
 import functools
+import os
 import select
 import socket
 import ssl
@@ -80,14 +81,22 @@ class Connection:
         return not poll.poll(0)
 
     def send(self, data: bytes, deadline: Deadline) -> None:
-        """Send a whole request, and have all that follows end at its deadline."""
+        """Send a whole request, and have all that follows end at its deadline.
+
+        That the other side takes no more of it is no error: it may have answered.
+        """
         self._answer = _Answer()
         self.deadline = deadline
         rest = memoryview(data)
         while rest:
             self._limit()
-            with suppress(TimeoutError):
+            try:
                 rest = rest[self._sock.send(rest) :]
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                self._answer.final = True
+                return
 
     def head(self) -> tuple[int, list[tuple[bytes, bytes]]]:
         """Wait for the answer's status and headers."""
@@ -100,14 +109,18 @@ class Connection:
 
     def body(self) -> Iterator[bytes]:
         """The pieces of the body as they come."""
+        between = 0
         while True:
             if pieces := self._answer.pieces:
                 self._answer.pieces = []
+                between = 0
                 yield b"".join(pieces)
             elif self._answer.complete:
                 return
+            elif between > MAX_HEAD_BYTES:
+                raise BrokenAnswer("what stands between the pieces is too long")
             else:
-                self._receive()
+                between += self._receive()
 
     def keep(self) -> None:
         """Give it back, for the next call; or close it, where there was no whole answer."""
@@ -146,6 +159,8 @@ class _Answer:
         self.headers: list[tuple[bytes, bytes]] = []
         self.pieces: list[bytes] = []
         self.begun = self.in_body = self.complete = self.reusable = False
+        # Whether the connection is of no use after it.
+        self.final = False
         self._bounded = False
         self._parser = httptools.HttpResponseParser(self)
 
@@ -173,6 +188,8 @@ class _Answer:
             raise BrokenAnswer("a second answer, for which nobody has asked")
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self.in_body:  # a trailer
+            return
         self.headers.append((name, value))
         self._bounded |= name.lower() in (b"content-length", b"transfer-encoding")
 
@@ -186,7 +203,7 @@ class _Answer:
     def on_message_complete(self) -> None:
         if self.in_body:
             self.complete = True
-            self.reusable = self._parser.should_keep_alive()
+            self.reusable = self._parser.should_keep_alive() and not self.final
         else:  # of an interim answer (1xx), which the real one follows
             self.headers = []
 
@@ -204,21 +221,23 @@ def take(origin: Origin, deadline: Deadline, *, fresh: bool = False) -> Connecti
 
 
 _kept: defaultdict[Origin, deque[Connection]] = defaultdict(deque)
+# Two processes on one connection would read each other's answers.
+os.register_at_fork(after_in_child=_kept.clear)
 
 
 def _connected(origin: Origin, deadline: Deadline) -> socket.socket:
-    """Try the host's addresses in turn, all in the time that one would have."""
+    """Try the host's addresses in turn, each for its share of the time that one would have."""
+    addresses = _addresses(origin)
     budget = Deadline(min(CONNECT_SECONDS, _left(deadline)))
     failure: Exception = Unreachable(f"{origin.host} has no address")
-    for address in _addresses(origin):
+    for number, address in enumerate(addresses):
         try:
-            sock = socket.create_connection((address, origin.port), budget.remaining() or 0.001)
+            share = _left(budget) / (len(addresses) - number)
+            sock = socket.create_connection((address, origin.port), share)
         except OSError as exc:
             failure = exc
         else:
             return _prepared(sock, origin, budget)
-        if budget.reached:
-            break
     raise Unreachable(str(failure)) from failure
 
 

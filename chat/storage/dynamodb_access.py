@@ -35,8 +35,7 @@ def new_client(**options: float) -> DynamoDBClient:
         raise ImproperlyConfigured("DynamoDB needs AWS_REGION.")
     if not credentials:
         raise ImproperlyConfigured("DynamoDB needs AWS credentials.")
-    china = ".cn" if region.startswith("cn-") else ""
-    endpoint = settings.DYNAMODB_ENDPOINT or f"https://dynamodb.{region}.amazonaws.com{china}"
+    endpoint = settings.DYNAMODB_ENDPOINT or aws.endpoint("dynamodb", region)
     service = aws.Service(
         "dynamodb", "1.0", endpoint=endpoint, region=region, credentials=credentials
     )

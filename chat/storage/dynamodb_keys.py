@@ -90,7 +90,11 @@ def _put(key: ApiKey, condition: dict[str, Any]) -> bool:
     columns = {**asdict(key), "allowed_models": list(key.allowed_models)}
     item = {**_pk(key.key_id), **KeyItem.written({"listed_in": LIST, **columns})}
     request = {"TableName": settings.STATE_TABLE_NAME, "Item": item, **condition}
-    return condition_held(lambda: client().call("PutItem", request))
+    if condition_held(lambda: client().call("PutItem", request)):
+        return True
+    # Perhaps it was broken by our own first try, whose answer was lost.
+    found = DynamoKeys().get(key.key_id)
+    return found is not None and (found.digest, found.revoked_at) == (key.digest, key.revoked_at)
 
 
 def _condition(expression: str, values: Item) -> dict[str, Any]:

@@ -33,13 +33,18 @@ class _Writing(_DatabaseErrors):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._thread = threading.local()
 
     def __enter__(self) -> None:
-        if not self._lock.acquire(timeout=settings.SQLITE_WAIT_SECONDS):
+        # Whoever is in a transaction of Django's, as the admin is, has SQLite's own lock already,
+        # for which the first in the queue waits.
+        self._thread.queued = not connections[DEFAULT_DB_ALIAS].in_atomic_block
+        if self._thread.queued and not self._lock.acquire(timeout=settings.SQLITE_WAIT_SECONDS):
             raise StorageUnavailable
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._lock.release()
+        if self._thread.queued:
+            self._lock.release()
         super().__exit__(kind, error, trace)
 
 

@@ -1,7 +1,9 @@
 import gzip
 import json
+import multiprocessing
 import socket
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -180,3 +182,44 @@ def test_connections_that_were_idle_for_long_are_closed(
             break
         time.sleep(0.01)
     assert vendor.open == 1
+
+
+def test_an_answer_that_comes_before_the_whole_question_is_sent_is_read():
+    def refuse(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        connection.recv(100)
+        connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}")
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as thread:
+        thread.submit(refuse, listener)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        answer = http.post(url, headers={}, body="x" * 8_000_000, deadline=Deadline(5))
+    assert (answer.status, answer.body) == (413, b"{}")
+
+
+def test_a_process_that_was_forked_has_connections_of_its_own(vendor: StandIn):
+    assert post(vendor.url).status == 404
+    context = multiprocessing.get_context("fork")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the threads of this process
+        child = context.Process(target=post, args=(vendor.url,))
+        child.start()
+    child.join(10)
+    assert (child.exitcode, vendor.connections) == (0, 2)
+    assert post(vendor.url).status == 404
+    assert vendor.connections == 2
+
+
+def test_trailers_are_no_headers():
+    body = b"2\r\n{}\r\n0\r\nX-Late: 1\r\n\r\n"
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    given, connections = answered_by(head + body, then="keep")
+    assert [(each.body, "x-late" in each.headers) for each in given] == [(b"{}", False)] * 2
+    assert connections == 1
+
+
+def test_a_chunk_whose_description_has_no_end_is_no_answer():
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;"
+    given, _ = answered_by(head, *[b"x" * 10_000] * 20)
+    assert [type(each) for each in given] == [ProviderFailed] * 2

@@ -1,12 +1,15 @@
 """What every store of keys must do, run against each."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.db import transaction
 
 from chat.errors import StorageUnavailable
 from chat.storage import key_store
@@ -158,3 +161,52 @@ def test_no_key_has_the_attribute_by_which_dynamodb_deletes(
     key_store().add(FULL)
     [item] = botocore_client().scan(TableName=State.Meta.table_name)["Items"]
     assert "expires_at" not in item
+
+
+@pytest.mark.parametrize("after", [FULL, replace(LEAST, revoked_at=NOON)], ids=["new", "revoked"])
+def test_a_write_whose_answer_was_lost_is_known_again(
+    dynamodb: str,
+    configure: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    after: ApiKey,
+) -> None:
+    from botocore.exceptions import ReadTimeoutError
+
+    from chat.storage.dynamodb_client import DynamoDBClient
+
+    configure(STORAGE="dynamodb")
+    exchange, lost = DynamoDBClient._exchange, []
+
+    def lose(self: DynamoDBClient, operation: str, *rest: Any) -> tuple[int, bytes]:
+        answer = exchange(self, operation, *rest)
+        if operation == "PutItem" and len(lost) % 2 == 0:
+            lost.append(answer)
+            raise ReadTimeoutError(endpoint_url="")
+        lost.append(answer)
+        return answer
+
+    monkeypatch.setattr(DynamoDBClient, "_exchange", lose)
+    assert key_store().add(LEAST) is True
+    lost.clear()
+    assert key_store().replace(LEAST, after) is True
+    assert key_store().get(ID) == after
+
+
+def test_who_is_in_a_transaction_does_not_queue(transactional_db: None) -> None:
+    """The first in the queue waits for SQLite's lock, which the transaction has."""
+    from chat.storage.orm_access import writing
+
+    queued, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with writing:
+            queued.set()
+            done.wait(10)
+
+    with ThreadPoolExecutor(1) as thread:
+        holding = thread.submit(hold)
+        assert queued.wait(5)
+        with transaction.atomic():
+            assert key_store().add(LEAST) is True
+            assert not holding.done()
+        done.set()
