@@ -30,14 +30,17 @@ _TIME = r"(?<![0-9])[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,9})?)?(?![0-9])"
 _EMAIL = r"(?<![\w.%+-])[\w.%+-]++@(?:[\w-]++\.)+[^\W\d_][\w-]+"
 _WORDS = re.compile(f"{_DATE}|{_TIME}|{_UUID}|(?P<email>{_EMAIL})")
 
-_CPF = rf"(?<![0-9]){_WHOLE}[0-9]{{3}}[. ]?[0-9]{{3}}[. ]?[0-9]{{3}}[. -]?[0-9]{{2}}(?![0-9])"
+# What people put between the groups of a number: blanks, dots, and the hyphens of Unicode too.
+_GAP = r"[ \xa0.\u2010-\u2013-]"
+_THREE = f"[0-9]{{3}}{_GAP}?"
+_CPF = rf"(?<![0-9]){_WHOLE}{_THREE}{_THREE}[0-9]{{3}}(?:{_GAP}|/)?[0-9]{{2}}(?![0-9])"
 # At least four digits stand together. What begins with 0 or 1 (ISO/IEC 7812: none, and airlines) or
 # with 20 is a time rather than a card.
 _CARD = r"(?!20)[2-9][0-9]{3}"
 _NUMBERS = re.compile(f"(?P<cpf>{_CPF})|{_APART}{_WHOLE}{_CARD}")
 # By length, the shortest first: what follows a card may be a number of its own.
 _CARDS = [
-    re.compile(rf"{_CARD}(?:[ \xa0-]?[0-9]){{{digits - 4}}}(?![0-9A-Za-z])")
+    re.compile(rf"{_CARD}(?:{_GAP}?[0-9]){{{digits - 4}}}(?![0-9A-Za-z])")
     for digits in range(13, 20)
 ]
 
@@ -124,13 +127,17 @@ def _numbers(text: str) -> Iterator[Span]:
 
 def _judged(found: re.Match[str]) -> tuple[int, str]:
     """Where a CPF or a card ends and what comes in its place; 0 if it is neither after all."""
-    if found["cpf"] and cpf.is_valid(found["cpf"]):
+    if found["cpf"] and cpf.is_valid(_digits(found["cpf"])):
         return found.end(), "[CPF]"
     for pattern in _CARDS:
         card = pattern.match(found.string, found.start())
-        if card and luhn.is_valid(re.sub("[^0-9]", "", card[0])):
+        if card and luhn.is_valid(_digits(card[0])):
             return card.end(), "[CARD]"
     return 0, ""
+
+
+def _digits(text: str) -> str:
+    return re.sub("[^0-9]", "", text)
 
 
 def _without_phones(text: str) -> str:

@@ -33,7 +33,7 @@ def taken_over(record: Record) -> Record:
             prompt=mask(record.prompt),
             system=masked(record.system),
             parameters=masked(record.parameters),
-            metadata={name: mask(value) for name, value in record.metadata.items()},
+            metadata={mask(name): mask(value) for name, value in record.metadata.items()},
         )
     return kept(record)
 

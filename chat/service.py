@@ -99,8 +99,8 @@ class Question:
         """The same question without the addresses and numbers of people (MASK_PII)."""
         from chat.masking import mask, masked
 
-        texts = ("prompt", "system", "messages", "options")
-        metadata = {name: mask(value) for name, value in (self.metadata or {}).items()}
+        texts = ("prompt", "system", "stop", "messages", "options")
+        metadata = {mask(name): mask(value) for name, value in (self.metadata or {}).items()}
         given = {name: masked(getattr(self, name)) for name in texts}
         return replace(self, **given, metadata=metadata or None)
 

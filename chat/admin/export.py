@@ -1,6 +1,7 @@
 """A list of interactions as a file, written as it is read: of any size, in little memory."""
 
 import csv
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,8 +15,8 @@ from chat.storage.jsonl import to_json
 # How many records are read at a time. Each time is a transaction of its own, so that a download
 # that takes hours does not keep SQLite from shortening its log.
 BATCH = 500
-# A cell that begins so is a formula to a spreadsheet (OWASP, CSV injection).
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# Where a spreadsheet would see a formula (OWASP, CSV injection), also one that separates by `;`.
+FORMULA = re.compile(r"(^|[;\t])(?=[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20])")
 
 
 def json_lines(queryset: QuerySet[Interaction]) -> Iterator[bytes]:
@@ -26,7 +27,7 @@ def json_lines(queryset: QuerySet[Interaction]) -> Iterator[bytes]:
 
 def csv_lines(queryset: QuerySet[Interaction]) -> Iterator[str]:
     """For spreadsheets: a column for each field, in UTF-8 that they recognise."""
-    writer = csv.writer(_Echo())
+    writer = csv.writer(_Echo(), quoting=csv.QUOTE_ALL)
     names = [field.attname for field in Interaction._meta.concrete_fields]
     yield "\N{BYTE ORDER MARK}" + writer.writerow(names)
     for row in _newest_first(queryset):
@@ -50,7 +51,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, list | dict):
         value = orjson.dumps(value).decode()
     text = value.isoformat() if hasattr(value, "isoformat") else str(value)
-    return f"'{text}" if text.startswith(FORMULA) else text
+    return FORMULA.sub(r"\1'", text)
 
 
 class _Echo:

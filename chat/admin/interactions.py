@@ -233,12 +233,14 @@ class InteractionAdmin(ModelAdmin):
             raise Http404
         lines, content_type = EXPORTS[kind]
         try:
-            found = self.get_changelist_instance(request).queryset
+            changes = self.get_changelist_instance(request)
         except IncorrectLookupParameters:
             raise Http404 from None
+        if request.GET.get("q", "").strip() and not changes.query:
+            raise Http404  # the list passes over words that it cannot search for, and says so
         day = timezone.now().date().isoformat()
         return StreamingHttpResponse(
-            lines(found),
+            lines(changes.queryset),
             content_type=content_type,
             headers={"Content-Disposition": f'attachment; filename="interactions-{day}.{kind}"'},
         )

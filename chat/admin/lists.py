@@ -76,7 +76,10 @@ def moment(text: str) -> datetime:
         time = datetime(day.year, day.month, day.day, tzinfo=UTC)
     if time is None:
         raise IncorrectLookupParameters
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    try:
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except OverflowError as exc:
+        raise IncorrectLookupParameters from exc
 
 
 class NewestFirst(ChangeList):

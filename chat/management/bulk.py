@@ -1,7 +1,6 @@
 """What the commands on many records have in common."""
 
 import json
-import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +12,6 @@ from django.core.management.base import CommandError
 from chat.management.console import StorageCommand, duration, owner, user
 from chat.storage.bulk import Selection
 
-INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
-EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
 PAGE = 500
 
 
@@ -30,8 +27,9 @@ def when(text: str) -> When:
     """`7d` (ago), `2026-01-31`, or `2026-01-31T12:00:00Z`; in UTC, unless it says otherwise."""
     try:
         moment = datetime.fromisoformat(text)
-        return When(text, moment if moment.tzinfo else moment.replace(tzinfo=UTC))
-    except ValueError:
+        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return When(text, aware.astimezone(UTC))
+    except (ValueError, OverflowError):
         pass
     try:
         return When(text, datetime.now(UTC) - duration(text))
@@ -40,19 +38,11 @@ def when(text: str) -> When:
 
 
 class BulkCommand(StorageCommand):
-    """A command that takes long, and may be interrupted: `resumes` says what comes of it then."""
+    """A command that takes long, and may be interrupted."""
 
-    resumes = "Give the same command again to go on."
-
-    def execute(self, *args: Any, **options: Any) -> str | None:
-        try:
-            return super().execute(*args, **options)
-        except KeyboardInterrupt:
-            self.stderr.write(f"Interrupted. {self.resumes}")
-            sys.exit(INTERRUPTED)
+    interrupted = "Interrupted. Give the same command again to go on."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.epilog = EXIT_CODES
         parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def finish(self, options: Mapping[str, Any], text: str, report: Mapping[str, Any]) -> None:

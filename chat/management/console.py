@@ -1,13 +1,15 @@
 """What the commands have in common: how they read words, and how they print."""
 
+import os
 import re
+import sys
 from argparse import ArgumentTypeError
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from chat.errors import StorageUnavailable
 from chat.storage import key_store
@@ -20,7 +22,32 @@ MAX_USD = 1_000_000_000
 UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-class StorageCommand(BaseCommand):
+INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
+EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
+
+
+class Command(BaseCommand):
+    """A command that ends with a sentence when it is interrupted, or nobody reads on."""
+
+    interrupted = "Interrupted."
+
+    def create_parser(self, prog_name: str, subcommand: str, **options: Any) -> CommandParser:
+        return super().create_parser(prog_name, subcommand, epilog=EXIT_CODES, **options)
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        try:
+            output = super().execute(*args, **options)
+            self.stdout.flush()
+        except KeyboardInterrupt:
+            self.stderr.write(self.interrupted)
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:  # Python is not to try it again at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise CommandError("Nobody reads on.") from None
+        return output
+
+
+class StorageCommand(Command):
     """A command on the storage: when that is out of reach, it says so and ends with 1."""
 
     def execute(self, *args: Any, **options: Any) -> str | None:
@@ -118,8 +145,8 @@ def printable(text: str) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(value) or "-"
-    return "-" if value is None else str(value)
+        return printable(", ".join(value)) or "-"
+    return "-" if value is None else printable(str(value))
 
 
 def _iso(moment: datetime | None) -> str | None:

@@ -4,7 +4,9 @@ Times are in ISO 8601, and the cost is a string of plain digits: the same record
 whichever store it comes from.
 """
 
+import re
 from dataclasses import fields
+from datetime import UTC
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -16,6 +18,7 @@ from chat.storage.usage import COST_DECIMALS
 from providers.base import Usage
 from providers.router import Attempt
 
+ID = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._:@|+-]{1,128}")
 MAX_INTEGER = 2**63 - 1
 MAX_COST_USD = Decimal(10**12)
 KINDS: tuple[type, ...] = (Record, Usage, Failure, Attempt)
@@ -71,12 +74,18 @@ def _must_be_storable(record: Record) -> None:
     numbers = (*tokens, usage.cached_tokens, usage.reasoning_tokens, record.latency_ms)
     if any(time is not None and time.tzinfo is None for time in times):
         raise ValueError("a time has no time zone")
+    try:
+        [time.astimezone(UTC) for time in times if time is not None]
+    except OverflowError:
+        raise ValueError("a time is beyond the last that there is") from None
     if any(number is not None and not 0 <= number <= MAX_INTEGER for number in numbers):
         raise ValueError("a number is negative, or too large")
     if cost is not None and not (
         cost.is_finite() and 0 <= cost < MAX_COST_USD and cost == round(cost, COST_DECIMALS)
     ):
         raise ValueError("the cost is no amount of US dollars, down to 10**-12")
+    if not (ID.fullmatch(record.user_id) and ID.fullmatch(record.owner)):
+        raise ValueError("the owner or the user is none that there can be")
     if not record.conversation_id or (record.error and not record.error.code):
         raise ValueError("the conversation, or the code of the error, has no name")
 

@@ -63,6 +63,16 @@ def test_no_cell_of_the_csv_is_a_formula(admin: Api, start: str) -> None:
     assert line["prompt"] == f"'{start}HYPERLINK(1)"
 
 
+def test_no_part_of_a_cell_is_one_either(admin: Api) -> None:
+    """Spreadsheets of some languages separate by `;`."""
+    keep(replace(ANSWERED, prompt='say "x";=1+1'))
+    assert b'"say ""x"";\'=1+1"' in b"".join(admin.get(f"{EXPORT}csv/").streaming_content)
+
+
+def test_words_that_cannot_be_searched_for_are_not_passed_over(admin: Api) -> None:
+    assert admin.get(f"{EXPORT}csv/?q=a%00b").status_code == 404
+
+
 def test_all_that_the_filters_find_is_exported_on_however_many_pages(admin: Api) -> None:
     same = [replace(ANSWERED, interaction_id=str(uuid4()), user_id="bob") for _ in range(700)]
     others = [

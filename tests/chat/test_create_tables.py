@@ -27,10 +27,10 @@ def names(tables: str, settings: Settings) -> Iterator[tuple[str, str]]:
                 table.delete_table()
 
 
-def create_tables() -> list[str]:
+def create_tables(*words: str) -> list[str]:
     out = io.StringIO()
     try:
-        call_command("create_tables", stdout=out)
+        call_command("create_tables", *words, stdout=out)
     except CommandError as error:
         return [*out.getvalue().splitlines(), str(error)]
     return out.getvalue().splitlines()
@@ -39,6 +39,13 @@ def create_tables() -> list[str]:
 def test_it_makes_what_is_missing_and_finds_it_again(names: tuple[str, str]) -> None:
     assert create_tables() == [f"{name}: created" for name in names]
     assert create_tables() == [f"{name}: found" for name in names]
+
+
+def test_a_dry_run_makes_nothing(names: tuple[str, str]) -> None:
+    looked = [f"{name}: would be created" for name in names]
+    assert create_tables("--dry-run") == create_tables("--dry-run") == looked
+    create_tables()
+    assert create_tables("--dry-run") == [f"{name}: found" for name in names]
 
 
 def test_the_tables_are_as_the_design_has_them(names: tuple[str, str]) -> None:

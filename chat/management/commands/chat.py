@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from chat.authentication import Caller
 from chat.errors import Problem, report
+from chat.management import console
 from chat.management.console import owner, printable, user
 from chat.serializers import AnswerSerializer, ChatSerializer
 from chat.service import Answer, Question, stream
@@ -22,7 +23,7 @@ from providers.base import Deadline
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
-class Command(BaseCommand):
+class Command(console.Command):
     help = (
         "Talk to a model, through the same service as clients do: each question leaves a record, "
         "and the answer is written as it comes. On a terminal, Ctrl-C stops an answer, Ctrl-D or "
@@ -89,6 +90,8 @@ class Command(BaseCommand):
             with _stopped_by_interrupt(deadline):
                 answer = self._streamed(self._question(prompt), deadline)
             self._told(answer)
+        except BrokenPipeError:
+            raise
         except Exception as exc:
             if not deadline.cancelled:
                 raise report(exc) from exc

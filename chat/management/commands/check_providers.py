@@ -6,9 +6,9 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
-from chat.management import vendors
+from chat.management import console, vendors
 from chat.management.console import printable, table
 from chat.management.progress import Progress
 from providers.base import ChatRequest, Completion, Deadline, Message, Provider, ProviderError
@@ -20,7 +20,7 @@ SHOWN_CHARACTERS = 40
 MAX_TOKENS = 64
 
 
-class Command(BaseCommand):
+class Command(console.Command):
     help = (
         "Ask each configured vendor a question that takes one word, all at the same time, each "
         "once: no retries, and no other vendor in its place. It tells the model that answered, the "

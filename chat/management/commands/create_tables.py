@@ -1,22 +1,24 @@
 """Create the tables on DynamoDB, or say in what those that are there differ."""
 
 import time
+from argparse import ArgumentParser
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from pynamodb.exceptions import PynamoDBException
 
+from chat.management import console
 from chat.storage.dynamodb_access import client
 from chat.storage.dynamodb_tables import TABLES, Table
 
 WAIT_SECONDS = 300.0
 
 
-class Command(BaseCommand):
+class Command(console.Command):
     help = (
         "Create the two tables on DynamoDB (TABLE_NAME and STATE_TABLE_NAME), billed on demand, "
         "with their indexes and their expiry, and wait until they can be used. A table that is "
@@ -24,17 +26,28 @@ class Command(BaseCommand):
         "what, and ends with 1. Further indexes are nobody's business. Run it as often as you like."
     )
 
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--dry-run", action="store_true", help="only look, and say")
+
     def handle(self, *args: Any, **options: Any) -> None:
         if settings.STORAGE != "dynamodb":
             raise CommandError("Tables are for DynamoDB: set STORAGE=dynamodb.")
         try:
-            good = [self._provide(model) for model in TABLES]
+            provide = self._look if options["dry_run"] else self._provide
+            good = [provide(model) for model in TABLES]
         except ImproperlyConfigured as exc:
             raise CommandError(str(exc)) from exc
         except (PynamoDBException, BotoCoreError, ClientError) as exc:
             raise CommandError(f"DynamoDB cannot be used: {exc}") from exc
         if not all(good):
             raise CommandError("Not all tables are as they have to be.")
+
+    def _look(self, model: type[Table]) -> bool:
+        """Whether there is nothing to be done, or only a table to be made."""
+        if not model.exists():
+            self.stdout.write(f"{model.Meta.table_name}: would be created")
+            return True
+        return self._told(model, "found", differences(model))
 
     def _provide(self, model: type[Table]) -> bool:
         """Whether the table, made now or found, is as it has to be."""
@@ -46,7 +59,10 @@ class Command(BaseCommand):
         if list(amiss) == ["expiry"]:  # what an interrupted run leaves
             model.update_ttl(ignore_update_ttl_errors=False)
             amiss = differences(model)
-        self.stdout.write(f"{model.Meta.table_name}: {'found' if found else 'created'}")
+        return self._told(model, "found" if found else "created", amiss)
+
+    def _told(self, model: type[Table], state: str, amiss: Mapping[str, str]) -> bool:
+        self.stdout.write(f"{model.Meta.table_name}: {state}")
         self.stdout.writelines(f"  {difference}\n" for difference in amiss.values())
         return not amiss
 

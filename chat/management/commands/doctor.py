@@ -12,13 +12,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from pynamodb.exceptions import PynamoDBException
 
 from chat.errors import StorageUnavailable
-from chat.management import vendors
+from chat.management import console, vendors
 from chat.management.progress import Progress
 from chat.storage import key_store, store
 from providers.base import Deadline, ModelUnavailable, Provider, ProviderError
@@ -37,7 +37,7 @@ class Finding:
     hint: str | None = None
 
 
-class Command(BaseCommand):
+class Command(console.Command):
     help = (
         "Look whether this can serve: the configuration, the storage and its tables, the keys of "
         "callers, and the vendors, of which each is asked whether it takes our key. No model is "

@@ -3,7 +3,6 @@
 import fcntl
 import gzip
 import os
-import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
@@ -48,7 +47,7 @@ class Command(BulkCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         began, task = time.monotonic(), Task(options)
         if options["output"] == "-":
-            self.resumes = "What was written is not complete."
+            self.interrupted = "Interrupted. What was written is not complete."
             self.stderr.write(f"{self._to_stdout(task)} records exported.")
             return
         path = Path(options["output"])
@@ -64,14 +63,9 @@ class Command(BulkCommand):
 
     def _to_stdout(self, task: Task) -> int:
         records = 0
-        try:
-            for batch in self._batches(task, NEW):
-                self.stdout.write(_lines(batch).decode(), ending="")
-                records += len(batch.records)
-            self.stdout.flush()
-        except BrokenPipeError:  # who read it has enough; Python is not to try it again at its end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise CommandError("Nobody reads on.") from None
+        for batch in self._batches(task, NEW):
+            self.stdout.write(_lines(batch).decode(), ending="")
+            records += len(batch.records)
         return records
 
     def _to_file(self, task: Task, path: Path) -> int:
@@ -133,8 +127,8 @@ class Command(BulkCommand):
 
 @contextmanager
 def _alone(path: Path) -> Iterator[BinaryIO]:
-    """The file, to be read and written by nobody else."""
-    with path.open("ab+") as file:
+    """The file, to be read and written by nobody else: neither another export nor another user."""
+    with open(path, "ab+", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

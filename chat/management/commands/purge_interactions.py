@@ -20,7 +20,9 @@ class Command(BulkCommand):
         "usage stay: what was spent was spent. On a terminal it asks first; anywhere else it needs "
         "--yes. To have records expire by themselves, set RETENTION_DAYS."
     )
-    resumes = "What was deleted is gone; give the same command again to delete the rest."
+    interrupted = (
+        "Interrupted. What was deleted is gone; give the same command again to delete the rest."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         super().add_arguments(parser)

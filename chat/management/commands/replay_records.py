@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from chat.errors import StorageUnavailable
+from chat.management import console
 from chat.storage import store
 from chat.storage.base import Record, Status
 from chat.storage.jsonl import from_json
 
 
-class Command(BaseCommand):
+class Command(console.Command):
     help = (
         "Store records from the log. When the storage is out of reach, an answer that was given is "
         "logged whole (logger chat.unrecorded). Give the log, or such lines of it: lines of other "

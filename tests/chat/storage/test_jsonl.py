@@ -67,6 +67,9 @@ BAD: dict[str, Any] = {
     "a cost that is too large": {"usage": {"cost_usd": "1000000000000"}},
     "metadata that are no texts": {"metadata": {"a": 1}},
     "a conversation without a name": {"conversation_id": ""},
+    "a user that there cannot be": {"user_id": "a b"},
+    "an owner that there cannot be": {"owner": ""},
+    "a time beyond all times": {"created_at": "9999-12-31T23:59:59-14:00"},
     "an error without a name": {"error": {"code": "", "detail": "b"}},
 }
 
@@ -99,7 +102,7 @@ def test_what_a_newer_version_wrote_is_named() -> None:
 # --- Any record -----------------------------------------------------------------------------------
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-NAME = st.text("abcXYZ019._:@|+-", min_size=1, max_size=12)
+NAME = st.text("abcXYZ019._:@|+-", min_size=1, max_size=12).filter(lambda name: name.strip("."))
 COUNT = st.none() | st.integers(0, 2**63 - 1)
 NUMBER = st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
 JSON = st.recursive(
