@@ -12,15 +12,17 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import uvloop
 
 from tests.standin import DONE, FINISH, OPENAI_ANSWER, USAGE, chunk
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
 STREAM_HEAD = (
@@ -93,7 +95,7 @@ class Connection(asyncio.Protocol):
         if not self.transport.is_closing():
             self.transport.write(data)
 
-    def _after(self, seconds: float, act, argument) -> None:  # type: ignore[no-untyped-def]
+    def _after(self, seconds: float, act: Callable[[T], None], argument: T) -> None:
         if seconds:
             self.loop.call_later(seconds, act, argument)
         else:

@@ -105,12 +105,17 @@ class RequestMiddleware:
             whole = {**line, "latency_ms": elapsed, **fields}
             logger.info("request", extra={**whole, **metrics.embed(whole)})
 
-        if response.streaming:
-            # Django closes a body by these when it has been sent, or cannot be: then all is known.
-            response._resource_closers.append(log)  # type: ignore[attr-defined]
-        else:
-            log()
+        at_end(response, log)
         return response
+
+
+def at_end(response: HttpResponse, act: Callable[[], object]) -> None:
+    """Do something when a response has been sent, or cannot be: then all is known of it."""
+    if response.streaming:
+        # What Django itself closes with a body; it has no public name.
+        response._resource_closers.append(act)  # type: ignore[attr-defined]
+    else:
+        act()
 
 
 def _trace(header: str) -> dict[str, str]:

@@ -103,10 +103,7 @@ class TraceMiddleware:
             attributes["http.route"] = attributes["url.path"] = f"/{match.route}"
             span.update_name(f"{_method(request)} /{match.route}")
         end = functools.partial(_end, span, attributes, telemetry.annotated())
-        if response.streaming:
-            response._resource_closers.append(end)  # type: ignore[attr-defined]
-        else:
-            end()
+        telemetry.at_end(response, end)
         return response
 
 

@@ -56,9 +56,8 @@ class Connection:
         self._origin = origin
         self._answer = _Answer()
         self._used_at = time.monotonic()
-        # When the running call has to be done, and how long the socket waits at a time.
+        # When the running call has to be done.
         self.deadline = Deadline(0)
-        self._seconds: float | None = None
         # Of whoever forgets it, in a generator that is never read to its end, too.
         self.close = weakref.finalize(self, sock.close)
 
@@ -146,9 +145,8 @@ class Connection:
     def _limit(self) -> None:
         """Have the socket wait in steps: it hears nothing of a deadline that is cancelled."""
         seconds = min(_left(self.deadline), CANCEL_SECONDS)
-        if seconds != self._seconds:
+        if seconds != self._sock.gettimeout():  # to ask is cheaper than to tell
             self._sock.settimeout(seconds)
-            self._seconds = seconds
 
 
 class _Answer:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from django import forms
 from django.contrib import admin
@@ -47,7 +47,7 @@ class ScopeForm(forms.Form):
         super().__init__(*args, **kwargs)
         for name, model in (("owner", UsageCount), ("model", Interaction)):
             values = [(value, value) for value in distinct(model, name)]
-            self.fields[name].choices = [("", "all"), *values]  # type: ignore[attr-defined]
+            cast(forms.ChoiceField, self.fields[name]).choices = [("", "all"), *values]
 
     def clean(self) -> dict[str, Any]:
         given = {**self.cleaned_data}

@@ -25,7 +25,7 @@ class Table(Model):
         return table
 
 
-class UserIndex(GlobalSecondaryIndex["Interaction"]):  # type: ignore[no-untyped-call]
+class UserIndex(GlobalSecondaryIndex["Interaction"]):  # type: ignore[no-untyped-call]  # PynamoDB's
     """Who asked, in time. Keys alone: the rest is read, consistently, from the table."""
 
     class Meta:
@@ -36,7 +36,7 @@ class UserIndex(GlobalSecondaryIndex["Interaction"]):  # type: ignore[no-untyped
     created_at = Moment(range_key=True)
 
 
-class ConversationIndex(GlobalSecondaryIndex["Interaction"]):  # type: ignore[no-untyped-call]
+class ConversationIndex(GlobalSecondaryIndex["Interaction"]):  # type: ignore[no-untyped-call]  # PynamoDB's
     """The turns of a conversation, in time."""
 
     class Meta:
@@ -58,7 +58,7 @@ class Interaction(Table, InteractionItem):
     conversation_index = ConversationIndex()
 
 
-class ListIndex(GlobalSecondaryIndex["State"]):  # type: ignore[no-untyped-call]
+class ListIndex(GlobalSecondaryIndex["State"]):  # type: ignore[no-untyped-call]  # PynamoDB's
     """What is listed, by the name of its list. Keys alone, as with the others."""
 
     class Meta:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
@@ -110,7 +110,6 @@ class OrmStore:
     @database_errors
     def ping(self) -> None:
         Interaction.objects.order_by().values_list("pk").first()
-        connection.ensure_connection()
 
     def _sweep(self) -> None:
         """Delete what has expired, at most once a minute in each process."""

@@ -35,6 +35,7 @@ from chat.storage.orm_bulk import OrmBulk
 from chat.storage.usage import By
 from tests.cast import ALICE, ANSWERED, BOB, FAILED, NOON, PENDING
 from tests.chat.storage.contract import FULL_ANSWER, YESTERDAY
+from tests.commands import refusal, run
 from tests.deployment.guard import needed
 from tests.dynamodb_local import Calls
 from tests.running import ROOT, inherited
@@ -42,20 +43,6 @@ from tests.running import ROOT, inherited
 Configure = Callable[..., None]
 COMMANDS = "chat.management.commands"
 TODAY = datetime.now(UTC).replace(microsecond=0)
-
-
-def run(*words: str) -> tuple[str, str]:
-    """What a command writes on standard output, and on standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    call_command(*words, stdout=out, stderr=err, no_color=True)
-    return out.getvalue(), err.getvalue()
-
-
-def refusal(*words: str) -> str:
-    with pytest.raises(CommandError) as excinfo:
-        run(*words)
-    assert excinfo.value.returncode == 1
-    return str(excinfo.value)
 
 
 def made(count: int, record: Record = ANSWERED, **changes: Any) -> list[Record]:

@@ -1,6 +1,5 @@
 """create_api_key, list_api_keys, revoke_api_key, rotate_api_key."""
 
-import io
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -8,27 +7,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.core.management import CommandError, call_command
+from django.core.management import call_command
 
 from chat import keys
 from chat.storage import key_store
 from chat.storage.keys import ApiKey
+from tests.commands import refusal, run
 
 Configure = Callable[..., None]
-
-
-def run(*words: str) -> tuple[str, str]:
-    """What a command writes on standard output, and on standard error."""
-    out, err = io.StringIO(), io.StringIO()
-    call_command(*words, stdout=out, stderr=err, no_color=True)
-    return out.getvalue(), err.getvalue()
-
-
-def refusal(*words: str) -> str:
-    with pytest.raises(CommandError) as excinfo:
-        run(*words)
-    assert excinfo.value.returncode == 1
-    return str(excinfo.value)
 
 
 def the_key() -> ApiKey:
