@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -99,10 +100,15 @@ def test_a_request_that_is_sent_again_is_answered_once(ask: Callable[..., list[A
 
 def test_requests_are_counted_and_limited(ask: Callable[..., list[Any]]) -> None:
     request = ["POST", "/v1/chat", QUESTION, {}]
-    answers = ask(*[request] * 3, RATE_LIMIT_PER_MINUTE="2")
-    assert [answer[0] for answer in answers] == [200, 200, 429]
+    for _ in range(2):  # not over the end of a window, in which counting begins anew
+        (first,) = ask(request, RATE_LIMIT_PER_MINUTE="3")
+        if (left := int(first[1]["X-RateLimit-Reset"])) > 10:
+            break
+        time.sleep(left)
+    answers = ask(*[request] * 3, RATE_LIMIT_PER_MINUTE="3")
+    assert [answer[0] for answer in [first, *answers]] == [200, 200, 200, 429]
     assert [answer[1]["X-RateLimit-Remaining"] for answer in answers] == ["1", "0", "0"]
-    (more,) = ask(request, RATE_LIMIT_PER_MINUTE="2")
+    (more,) = ask(request, RATE_LIMIT_PER_MINUTE="3")
     assert more[0] == 429
 
 
