@@ -7,10 +7,11 @@ none, or too long) is answered in the shape of all our errors.
 import os
 import select
 import time
-from collections import Counter
 from contextlib import suppress
+from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
+from django.conf import settings
 from gunicorn import util
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
@@ -25,7 +26,14 @@ CLIENT_SECONDS = 10.0
 REQUEST_SECONDS = 30.0
 # How long a thread waits for the next request of a connection that it has just served.
 FOLLOW_SECONDS = 0.02
+# How much later a process takes a connection for each that it has more than another.
+HEAD_START_SECONDS = 0.001
+MAX_HEAD_START_SECONDS = 0.003
 TOO_LONG = {LimitRequestLine: 414, LimitRequestHeaders: 431}
+
+
+# How many connections each of the processes has, which they share.
+CONNECTIONS = RawArray("i", settings.WEB_CONCURRENCY)
 
 
 class ServerLog(Logger):  # type: ignore[misc]
@@ -35,15 +43,23 @@ class ServerLog(Logger):  # type: ignore[misc]
         self.error_log.propagate = True
 
 
-def choose_core(arbiter: Any, worker: "Worker") -> None:
-    """Give a new process a core that the fewest of the others have, if there is one for all."""
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
-    if 0 < len(cores) <= arbiter.num_workers:
-        taken = Counter(other.core for other in arbiter.WORKERS.values())
-        worker.core = min(cores, key=taken.__getitem__)
+def choose_place(arbiter: Any, worker: "Worker") -> None:
+    """Give a new process the place of one that has ended, and with it a core, if all can have one.
+
+    Processes beyond the places, which a signal may ask gunicorn for, go without.
+    """
+    taken = {other.place for other in arbiter.WORKERS.values()}
+    free = [place for place in range(len(CONNECTIONS)) if place not in taken]
+    if free:
+        worker.place = free[0]
+        worker.nr_conns = 0
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        if 0 < len(cores) <= len(CONNECTIONS):
+            worker.core = cores[worker.place % len(cores)]
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
+    place: int | None = None
     core: int | None = None
 
     def init_process(self) -> None:
@@ -56,6 +72,28 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             with suppress(OSError):  # it may have been taken from us since
                 os.sched_setaffinity(0, {self.core})
         super().init_process()
+
+    @property
+    def nr_conns(self) -> int:
+        """How many connections this process has, in gunicorn's own words."""
+        return self._connections
+
+    @nr_conns.setter
+    def nr_conns(self, number: int) -> None:
+        self._connections = number
+        if self.place is not None:
+            CONNECTIONS[self.place] = number
+
+    def accept(self, listener: Any) -> None:
+        """Leave a connection to a process that has fewer, for the moment that this takes.
+
+        All wait for the next one, and the system wakes the same process again and again: of 50
+        connections it had up to 47, and one core did all the work.
+        """
+        more = self.nr_conns - min(CONNECTIONS)
+        if more > 0:
+            time.sleep(min(more * HEAD_START_SECONDS, MAX_HEAD_START_SECONDS))
+        super().accept(listener)
 
     def handle(self, conn: TConn) -> Any:
         """Serve a connection as long as one request follows the other.

@@ -12,6 +12,7 @@ from django.test.client import ClientHandler
 from pytest_django import DjangoDbBlocker, Settings
 
 from chat import service, storage
+from chat.storage.orm_access import writing
 from chat.telemetry import JsonFormatter
 from providers.base import Provider
 from providers.router import Router
@@ -110,12 +111,16 @@ def unreachable_database(
     transactional_db: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
     """The database's file is where there is no folder."""
+
+    def move(name: str) -> None:
+        connection.close()
+        writing.disconnect()
+        connection.settings_dict["NAME"] = name
+
     name = connection.settings_dict["NAME"]
-    connection.close()
-    connection.settings_dict["NAME"] = str(tmp_path_factory.mktemp("no") / "folder" / "chat.db")
+    move(str(tmp_path_factory.mktemp("no") / "folder" / "chat.db"))
     yield
-    connection.close()
-    connection.settings_dict["NAME"] = name
+    move(name)
 
 
 @pytest.fixture

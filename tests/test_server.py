@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,15 @@ class Server:
             assert time.monotonic() < end, self.output
             time.sleep(0.02)
         return [row[0] for row in found]
+
+    def sockets(self) -> list[int]:
+        """How many each of the server's processes has open."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [
+            sum("socket:" in os.path.realpath(file) for file in files.iterdir())
+            for files in (Path(f"/proc/{child}/fd") for child in children)
+        ]
 
     def end(self, number: int) -> int:
         """Send a signal to all processes of the server, and wait until it has ended."""
@@ -249,6 +258,22 @@ def test_many_requests_at_once_are_all_answered_and_recorded(server: Server) -> 
     assert len(kept) - before == MANY
     for answer in answers:
         assert kept[answer["interaction_id"]] == ("ok", answer["prompt"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it counts sockets in Linux's /proc")
+def test_connections_are_shared_out_among_the_processes(serve: Serve) -> None:
+    server = serve(WEB_CONCURRENCY="2")
+    while len(before := server.sockets()) < 2:
+        time.sleep(0.05)
+    with ExitStack() as connections:
+        for _ in range(40):
+            connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+            connections.enter_context(connection)
+            connection.sendall(b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        kept = [after - held for after, held in zip(server.sockets(), before, strict=True)]
+    assert sum(kept) == 40
+    assert min(kept) >= 15
 
 
 def test_of_many_requests_of_a_user_at_once_exactly_sixty_pass(server: Server) -> None:

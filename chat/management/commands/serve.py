@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand
 from django.db import connections
 from gunicorn.app.base import BaseApplication
 
-from chatproject.server import ServerLog, Worker, choose_core
+from chatproject.server import ServerLog, Worker, choose_place
 
 # How long a process may wait at its end for its traces to be sent.
 TRACES_SECONDS = 2.0
@@ -44,7 +44,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "workers": settings.WEB_CONCURRENCY,
             "threads": settings.WEB_THREADS,
             "worker_class": Worker,
-            "pre_fork": choose_core,
+            "pre_fork": choose_place,
             "preload_app": True,
             # A stop waits for what runs, and that ends by its own deadline.
             "graceful_timeout": int(settings.REQUEST_TIMEOUT_SECONDS) + 5,

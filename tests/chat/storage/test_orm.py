@@ -1,17 +1,19 @@
 """The store on SQLite."""
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 
 from chat.errors import StorageUnavailable
 from chat.models import Interaction
 from chat.storage import orm
 from chat.storage.base import InteractionStore
 from chat.storage.orm import OrmStore
+from chat.storage.orm_access import run, writing
 from tests.cast import PENDING, Clock
 from tests.chat.storage.contract import OTHER_ID, YESTERDAY, InteractionStoreContract
 
@@ -45,6 +47,35 @@ def test_a_file_that_is_no_database_is_unavailable(
     with pytest.raises(StorageUnavailable):
         OrmStore().ping()
     gc.collect()
+
+
+def test_threads_that_write_need_no_connection_of_their_own(transactional_db: None) -> None:
+    store = OrmStore()
+
+    def claim(number: int) -> bool:
+        record = replace(PENDING, interaction_id=f"{number}", owner=f"owner-{number}")
+        return store.claim(record) is None and connection.connection is None
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(claim, range(20)))
+    assert Interaction.objects.count() == 20
+
+
+def test_who_is_in_a_transaction_writes_within_it(transactional_db: None) -> None:
+    with transaction.atomic():
+        assert OrmStore().claim(PENDING) is None
+        transaction.set_rollback(True)
+    assert not Interaction.objects.exists()
+
+
+def test_after_a_failure_the_next_writer_connects_anew(transactional_db: None) -> None:
+    store = OrmStore()
+    store.claim(PENDING)
+    with writing:
+        run("PRAGMA query_only = true")
+    with pytest.raises(StorageUnavailable):
+        store.claim(replace(PENDING, interaction_id=OTHER_ID))
+    assert store.claim(replace(PENDING, interaction_id=OTHER_ID)) is None
 
 
 def test_what_has_expired_is_deleted_a_minute_later(
