@@ -2,7 +2,7 @@
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from django.conf import settings
 from django.core.validators import MinValueValidator, RegexValidator
@@ -13,6 +13,8 @@ from chat.storage.base import Record
 from chat.usage import DEFAULT_DAYS, MAX_DAYS, Grouping, Period
 from providers.base import FinishReason
 
+S = TypeVar("S", bound=serializers.Serializer[Any])
+
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
 MAX_METADATA = 16
@@ -20,6 +22,18 @@ MAX_PAGE = 100
 FINISH_REASONS = get_args(FinishReason)
 FROM_TO = ("from", "to")
 EARLIEST_DAY = date(2000, 1, 1)
+
+
+def shared(kind: type[S]) -> S:
+    """An instance that serves all requests, with its fields, of which each instance has copies.
+
+    They are made now: the threads of the first requests would each make them.
+    """
+    made = kind()
+    for field in made.fields.values():
+        if isinstance(field, serializers.Serializer):
+            list(field.fields)
+    return made
 
 
 class Text(serializers.CharField):

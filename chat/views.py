@@ -28,20 +28,20 @@ from chat.serializers import (
     UsageQuery,
     UserQuerySerializer,
     UserSerializer,
+    shared,
     utc,
 )
 from chat.storage import store
 from chat.storage.base import Page
 
-# One instance serves all requests: making one copies each of its fields.
-CHAT_REQUEST = ChatSerializer()
-ANSWER = AnswerSerializer()
-RECORD = RecordSerializer()
-PAGE_QUERY = PageQuerySerializer()
-USER = UserSerializer()
-USER_QUERY = UserQuerySerializer()
-USAGE_QUERY = UsageQuery()
-COUNTS = CountsSerializer()
+CHAT_REQUEST = shared(ChatSerializer)
+ANSWER = shared(AnswerSerializer)
+RECORD = shared(RecordSerializer)
+PAGE_QUERY = shared(PageQuerySerializer)
+USER = shared(UserSerializer)
+USER_QUERY = shared(UserQuerySerializer)
+USAGE_QUERY = shared(UsageQuery)
+COUNTS = shared(CountsSerializer)
 
 IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
 

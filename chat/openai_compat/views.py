@@ -13,9 +13,10 @@ from chat.openai_compat import shapes
 from chat.openai_compat.errors import exception_handler
 from chat.openai_compat.serializers import CompletionSerializer
 from chat.renderers import NoNegotiation
+from chat.serializers import shared
 from chat.views import AskingView
 
-COMPLETION_REQUEST = CompletionSerializer()
+COMPLETION_REQUEST = shared(CompletionSerializer)
 
 
 class OpenAIView(ApiView):

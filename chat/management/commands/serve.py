@@ -58,12 +58,15 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Any:
         """The application, with what its first request would make; the processes share it."""
+        from django.core.cache import caches
+
         from chat.service import router
         from chat.storage import store
         from chatproject.wsgi import application
 
         router()
         store()
+        caches.all()
         gc.collect()
         gc.freeze()  # what is imported stays, and need not be looked through again and again
         gc.set_threshold(GARBAGE)
