@@ -467,6 +467,16 @@ def test_while_nothing_comes_the_connection_is_kept_alive(
     assert body.endswith("\n\n")
 
 
+def test_comments_of_the_vendor_are_no_word_to_the_client(
+    api: Api, vendor: StandIn, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.1)
+    comments = [": PROCESSING\n\n"] * 20
+    vendor.stream([*comments, chunk("Hello"), FINISH, DONE], gap=[*[0.02] * 20, 0, 0, 0])
+    body = body_of(ask(api))
+    assert body[: body.index("event:")].count(": waiting\n\n") >= 1
+
+
 def test_a_failure_after_a_heartbeat_is_an_event(
     api: Api, vendor: StandIn, monkeypatch: pytest.MonkeyPatch
 ):
