@@ -31,8 +31,9 @@ def shared(kind: type[S]) -> S:
     """
     made = kind()
     for field in made.fields.values():
-        if isinstance(field, serializers.Serializer):
-            list(field.fields)
+        inner = getattr(field, "child", field)
+        if isinstance(inner, serializers.Serializer):
+            list(inner.fields)
     return made
 
 

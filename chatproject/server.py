@@ -7,6 +7,7 @@ none, or too long) is answered in the shape of all our errors.
 import os
 import select
 import time
+from collections import Counter
 from contextlib import suppress
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
@@ -31,9 +32,10 @@ HEAD_START_SECONDS = 0.001
 MAX_HEAD_START_SECONDS = 0.003
 TOO_LONG = {LimitRequestLine: 414, LimitRequestHeaders: 431}
 
-
-# How many connections each of the processes has, which they share.
+# How many connections there are in each place, of which every process has one; they share this.
 CONNECTIONS = RawArray("i", settings.WEB_CONCURRENCY)
+# What a place has that no process has.
+FULL = 2**31 - 1
 
 
 class ServerLog(Logger):  # type: ignore[misc]
@@ -44,18 +46,19 @@ class ServerLog(Logger):  # type: ignore[misc]
 
 
 def choose_place(arbiter: Any, worker: "Worker") -> None:
-    """Give a new process the place of one that has ended, and with it a core, if all can have one.
+    """Give a new process the place that the fewest have, and its core, if there is one for all."""
+    taken = Counter(other.place for other in arbiter.WORKERS.values())
+    worker.place = min(range(len(CONNECTIONS)), key=taken.__getitem__)
+    worker.nr_conns = 0
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if 0 < len(cores) <= len(CONNECTIONS):
+        worker.core = cores[worker.place % len(cores)]
 
-    Processes beyond the places, which a signal may ask gunicorn for, go without.
-    """
-    taken = {other.place for other in arbiter.WORKERS.values()}
-    free = [place for place in range(len(CONNECTIONS)) if place not in taken]
-    if free:
-        worker.place = free[0]
-        worker.nr_conns = 0
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        if 0 < len(cores) <= len(CONNECTIONS):
-            worker.core = cores[worker.place % len(cores)]
+
+def leave_place(arbiter: Any, worker: "Worker") -> None:
+    """Have nobody wait for a process that has ended."""
+    if all(other.place != worker.place for other in arbiter.WORKERS.values()):
+        CONNECTIONS[worker.place] = FULL
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -75,7 +78,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     @property
     def nr_conns(self) -> int:
-        """How many connections this process has, in gunicorn's own words."""
+        """How many connections this process has, as gunicorn calls it."""
         return self._connections
 
     @nr_conns.setter

@@ -11,18 +11,14 @@ A stream is a list of pieces, which come one after the other:
         vendor.stream([chunk("Hel"), chunk("lo."), FINISH, DONE], gap=0.1)
         assert vendor.hung_up.wait(1)  # by a client that leaves in the middle of it
 
-Without a script it answers every chat completion and every generateContent, so that as a process
-it serves load tests: `python -m tests.standin PORT --delay 0.05`. Asked for a stream, it sends
-`--tokens`, one every `--gap` seconds.
+Without a script it answers every chat completion and every generateContent.
 """
 
-import argparse
 import contextlib
 import json
 import select
 import socket
 import struct
-import sys
 import threading
 import time
 from collections import deque
@@ -346,20 +342,3 @@ def _hang_up(sock: socket.socket) -> None:
     """Wake the thread that waits for the socket, which closes it."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.standin")
-    parser.add_argument("port", type=int)
-    parser.add_argument("--delay", type=float, default=0.0, help="seconds before each answer")
-    parser.add_argument("--tokens", type=int, default=5, help="of each stream")
-    parser.add_argument("--gap", type=float, default=0.0, help="seconds before each token")
-    vendor = StandIn(remember=0, **vars(parser.parse_args()))
-    sys.stdout.write(f"answering at {vendor.url}\n")
-    sys.stdout.flush()
-    with contextlib.suppress(KeyboardInterrupt):
-        vendor.serve()
-
-
-if __name__ == "__main__":
-    main()

@@ -75,13 +75,16 @@ class Server:
             time.sleep(0.02)
         return [row[0] for row in found]
 
-    def sockets(self) -> list[int]:
-        """How many each of the server's processes has open."""
+    def children(self) -> list[str]:
+        """The ids of the processes that answer."""
         pid = self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+    def sockets(self) -> list[int]:
+        """How many each of these processes has open."""
         return [
             sum("socket:" in os.path.realpath(file) for file in files.iterdir())
-            for files in (Path(f"/proc/{child}/fd") for child in children)
+            for files in (Path(f"/proc/{child}/fd") for child in self.children())
         ]
 
     def end(self, number: int) -> int:
@@ -261,9 +264,15 @@ def test_many_requests_at_once_are_all_answered_and_recorded(server: Server) -> 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it counts sockets in Linux's /proc")
-def test_connections_are_shared_out_among_the_processes(serve: Serve) -> None:
+@pytest.mark.parametrize("reloaded", [False, True])
+def test_connections_are_shared_out_among_the_processes(serve: Serve, reloaded: bool) -> None:
     server = serve(WEB_CONCURRENCY="2")
-    while len(before := server.sockets()) < 2:
+    if reloaded:
+        first = set(server.children())
+        server.process.send_signal(signal.SIGHUP)
+        while first.intersection(server.children()):
+            time.sleep(0.05)
+    while len(before := server.sockets()) < 2 or len(set(before)) > 1:
         time.sleep(0.05)
     with ExitStack() as connections:
         for _ in range(40):

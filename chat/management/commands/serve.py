@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand
 from django.db import connections
 from gunicorn.app.base import BaseApplication
 
-from chatproject.server import ServerLog, Worker, choose_place
+from chatproject.server import ServerLog, Worker, choose_place, leave_place
 
 # How long a process may wait at its end for its traces to be sent.
 TRACES_SECONDS = 2.0
@@ -45,6 +45,7 @@ class Server(BaseApplication):  # type: ignore[misc]
             "threads": settings.WEB_THREADS,
             "worker_class": Worker,
             "pre_fork": choose_place,
+            "child_exit": leave_place,
             "preload_app": True,
             # A stop waits for what runs, and that ends by its own deadline.
             "graceful_timeout": int(settings.REQUEST_TIMEOUT_SECONDS) + 5,
@@ -66,7 +67,7 @@ class Server(BaseApplication):  # type: ignore[misc]
 
         router()
         store()
-        caches.all()
+        caches.all()  # imports them; each thread makes its own
         gc.collect()
         gc.freeze()  # what is imported stays, and need not be looked through again and again
         gc.set_threshold(GARBAGE)
