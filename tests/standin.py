@@ -86,10 +86,7 @@ class Behaviour:
 
 @dataclass
 class StandIn:
-    port: int = 0
     delay: float = 0.0  # of the answers that nobody scripted
-    tokens: int = 5  # of the streams that nobody scripted,
-    gap: float = 0.0  # the seconds before each of them
     remember: int = 10_000
 
     hung_up: threading.Event = field(default_factory=threading.Event, init=False)
@@ -101,7 +98,7 @@ class StandIn:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._live: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=1024)
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.port = self._listener.getsockname()[1]
 
     @property
@@ -233,9 +230,7 @@ class StandIn:
             if self._script:
                 return self._script[0]
         if received.path.endswith("/chat/completions") and received.json.get("stream"):
-            return _streamed(
-                _tokens(self.tokens), [self.delay + self.gap, *[self.gap] * self.tokens]
-            )
+            return _streamed(TOKENS, [self.delay, *[0.0] * (len(TOKENS) - 1)])
         return _unscripted(received.path, self.delay)
 
     def _perform(self, connection: socket.socket, behaviour: Behaviour) -> bool:
@@ -319,10 +314,11 @@ FINISH = chunk(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
 USAGE = chunk(choices=[], usage=OPENAI_ANSWER["usage"])
 DONE = "data: [DONE]\n\n"
 
-
-def _tokens(count: int) -> list[bytes]:
-    tokens = [chunk(f"token {number} ").encode() for number in range(1, count)]
-    return [*tokens, "".join([chunk("end"), FINISH, USAGE, DONE]).encode()]
+# The stream that nobody scripted.
+TOKENS = [
+    *(chunk(f"token {number} ").encode() for number in range(1, 5)),
+    "".join([chunk("end"), FINISH, USAGE, DONE]).encode(),
+]
 
 
 def _has_left(connection: socket.socket, seconds: float) -> bool:

@@ -267,12 +267,13 @@ def test_many_requests_at_once_are_all_answered_and_recorded(server: Server) -> 
 @pytest.mark.parametrize("reloaded", [False, True])
 def test_connections_are_shared_out_among_the_processes(serve: Serve, reloaded: bool) -> None:
     server = serve(WEB_CONCURRENCY="2")
+    while len(first := set(server.children())) < 2:
+        time.sleep(0.05)
     if reloaded:
-        first = set(server.children())
         server.process.send_signal(signal.SIGHUP)
         while first.intersection(server.children()):
             time.sleep(0.05)
-    while len(before := server.sockets()) < 2 or len(set(before)) > 1:
+    while len(before := server.sockets()) > 2 or len(set(before)) > 1:
         time.sleep(0.05)
     with ExitStack() as connections:
         for _ in range(40):
