@@ -112,8 +112,8 @@ class RequestMiddleware:
 def at_end(response: HttpResponse, act: Callable[[], object]) -> None:
     """Do something when a response has been sent, or cannot be: then all is known of it."""
     if response.streaming:
-        # What Django itself closes with a body; it has no public name.
-        response._resource_closers.append(act)  # type: ignore[attr-defined]
+        # What Django itself closes with a body.
+        response._resource_closers.append(act)  # type: ignore[attr-defined]  # no public name
     else:
         act()
 

@@ -38,7 +38,7 @@ CONNECTIONS = RawArray("i", settings.WEB_CONCURRENCY)
 FULL = 2**31 - 1
 
 
-class ServerLog(Logger):  # type: ignore[misc]
+class ServerLog(Logger):  # type: ignore[misc]  # gunicorn has no types
     """Leaves logging to our settings; it has no access log, as each request has a line of ours."""
 
     def setup(self, cfg: Any) -> None:
@@ -46,13 +46,10 @@ class ServerLog(Logger):  # type: ignore[misc]
 
 
 def choose_place(arbiter: Any, worker: "Worker") -> None:
-    """Give a new process the place that the fewest have, and its core, if there is one for all."""
+    """Give a new process the place that the fewest have."""
     taken = Counter(other.place for other in arbiter.WORKERS.values())
     worker.place = min(range(len(CONNECTIONS)), key=taken.__getitem__)
     worker.nr_conns = 0
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if 0 < len(cores) <= len(CONNECTIONS):
-        worker.core = cores[worker.place % len(cores)]
 
 
 def leave_place(arbiter: Any, worker: "Worker") -> None:
@@ -61,9 +58,9 @@ def leave_place(arbiter: Any, worker: "Worker") -> None:
         CONNECTIONS[worker.place] = FULL
 
 
-class Worker(ThreadWorker):  # type: ignore[misc]
+class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    # Chosen when it has been made, before it is forked.
     place: int | None = None
-    core: int | None = None
 
     def init_process(self) -> None:
         """Stay on one core, where there is a process for each.
@@ -71,9 +68,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         One of a process's threads runs at a time. Spread over the cores, each finds its data in the
         cache of another: the same request took a third more CPU.
         """
-        if self.core is not None:
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        if self.place is not None and 0 < len(cores) <= len(CONNECTIONS):
             with suppress(OSError):  # it may have been taken from us since
-                os.sched_setaffinity(0, {self.core})
+                os.sched_setaffinity(0, {cores[self.place % len(cores)]})
         super().init_process()
 
     @property

@@ -160,6 +160,13 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             running.end(signal.SIGKILL)
 
 
+def eventually(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def user_with_time_left(seconds: int) -> str:
     """A user whose minute does not end soon: each has an edge of its own."""
     names = (f"user-{number}" for number in range(1000))
@@ -267,14 +274,14 @@ def test_many_requests_at_once_are_all_answered_and_recorded(server: Server) -> 
 @pytest.mark.parametrize("reloaded", [False, True])
 def test_connections_are_shared_out_among_the_processes(serve: Serve, reloaded: bool) -> None:
     server = serve(WEB_CONCURRENCY="2")
-    while len(first := set(server.children())) < 2:
-        time.sleep(0.05)
+    eventually(lambda: len(server.children()) == 2)
     if reloaded:
+        first = set(server.children())
         server.process.send_signal(signal.SIGHUP)
-        while first.intersection(server.children()):
-            time.sleep(0.05)
-    while len(before := server.sockets()) > 2 or len(set(before)) > 1:
-        time.sleep(0.05)
+        eventually(lambda: not first.intersection(server.children()))
+    # The processes inherit the same sockets; those of earlier requests are being closed.
+    eventually(lambda: len(server.sockets()) == 2 and len(set(server.sockets())) == 1)
+    before = server.sockets()
     with ExitStack() as connections:
         for _ in range(40):
             connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)

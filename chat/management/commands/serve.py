@@ -31,7 +31,7 @@ GARBAGE = 50_000
 DYNAMODB_RECORDS = "DynamoDB, table {table} ({python} manage.py create_tables makes it)"
 
 
-class Server(BaseApplication):  # type: ignore[misc]
+class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn, configured by our settings: some processes, and a thread for each request."""
 
     def __init__(self, banner: str) -> None:
