@@ -6,6 +6,7 @@ none, or too long) is answered in the shape of all our errors.
 
 import os
 import select
+import signal
 import time
 from collections import Counter
 from contextlib import suppress
@@ -13,7 +14,7 @@ from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
 from django.conf import settings
-from gunicorn import util
+from gunicorn import arbiter, util
 from gunicorn.glogging import Logger
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.http.unreader import SocketUnreader
@@ -32,6 +33,9 @@ HEAD_START_SECONDS = 0.001
 MAX_HEAD_START_SECONDS = 0.003
 TOO_LONG = {LimitRequestLine: 414, LimitRequestHeaders: 431}
 
+# What a process is told to stop with.
+STOPS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
+
 # How many connections there are in each place, of which every process has one; they share this.
 CONNECTIONS = RawArray("i", settings.WEB_CONCURRENCY)
 # What a place has that no process has.
@@ -43,6 +47,19 @@ class ServerLog(Logger):  # type: ignore[misc]  # gunicorn has no types
 
     def setup(self, cfg: Any) -> None:
         self.error_log.propagate = True
+
+
+class Arbiter(arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has no types
+    def spawn_worker(self) -> Any:
+        """Have signals wait until the new process handles them (`Worker.init_signals`).
+
+        It dropped those that came before: it went on until it was killed, half a minute later.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+        try:
+            return super().spawn_worker()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
 
 def choose_place(arbiter: Any, worker: "Worker") -> None:
@@ -73,6 +90,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             with suppress(OSError):  # it may have been taken from us since
                 os.sched_setaffinity(0, {cores[self.place % len(cores)]})
         super().init_process()
+
+    def init_signals(self) -> None:
+        super().init_signals()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
     @property
     def nr_conns(self) -> int:

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand
 from django.db import connections
 from gunicorn.app.base import BaseApplication
 
-from chatproject.server import ServerLog, Worker, choose_place, leave_place
+from chatproject.server import Arbiter, ServerLog, Worker, choose_place, leave_place
 
 # How long a process may wait at its end for its traces to be sent.
 TRACES_SECONDS = 2.0
@@ -56,6 +56,9 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         }
         for name, value in options.items():
             self.cfg.set(name, value)
+
+    def run(self) -> None:
+        Arbiter(self).run()
 
     def load(self) -> Any:
         """The application, with what its first request would make; the processes share it."""
