@@ -46,6 +46,12 @@ class Deadline:
         """Nobody waits any more: what runs under this deadline ends, in whatever thread it is."""
         self._cancelled.set()
 
+    def within(self, seconds: float) -> "Deadline":
+        """One that ends after `seconds`, if not before with this one."""
+        part = Deadline(min(seconds, self.remaining()))
+        part._cancelled = self._cancelled
+        return part
+
     def sleep(self, seconds: float) -> None:
         """Wait, but not beyond the deadline."""
         self._cancelled.wait(min(seconds, self.remaining()))

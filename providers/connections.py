@@ -14,7 +14,7 @@ import weakref
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import certifi
 import httptools
@@ -143,8 +143,7 @@ class Connection:
         return len(data)
 
     def _limit(self) -> None:
-        """Have the socket wait in steps: it hears nothing of a deadline that is cancelled."""
-        seconds = min(_left(self.deadline), CANCEL_SECONDS)
+        seconds = _step(self.deadline)
         if seconds != self._sock.gettimeout():  # to ask is cheaper than to tell
             self._sock.settimeout(seconds)
 
@@ -226,12 +225,12 @@ os.register_at_fork(after_in_child=_kept.clear)
 def _connected(origin: Origin, deadline: Deadline) -> socket.socket:
     """Try the host's addresses in turn, each for its share of the time that one would have."""
     addresses = _addresses(origin)
-    budget = Deadline(min(CONNECT_SECONDS, _left(deadline)))
+    budget = deadline.within(CONNECT_SECONDS)
     failure: Exception = Unreachable(f"{origin.host} has no address")
-    for number, address in enumerate(addresses):
+    for number, (family, address) in enumerate(addresses):
+        share = budget.within(budget.remaining() / (len(addresses) - number))
         try:
-            share = _left(budget) / (len(addresses) - number)
-            sock = socket.create_connection((address, origin.port), share)
+            sock = _opened(family, address, share)
         except OSError as exc:
             failure = exc
         else:
@@ -239,25 +238,57 @@ def _connected(origin: Origin, deadline: Deadline) -> socket.socket:
     raise Unreachable(str(failure)) from failure
 
 
-def _addresses(origin: Origin) -> list[str]:
+def _addresses(origin: Origin) -> list[tuple[int, Any]]:
     """The name's addresses. Looking them up is left to the system, and to its own time limit."""
     try:
         found = socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
         raise Unreachable(f"{origin.host} is unknown") from exc
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    return list(dict.fromkeys((entry[0], entry[4]) for entry in found))
 
 
-def _prepared(sock: socket.socket, origin: Origin, budget: Deadline) -> socket.socket:
+def _opened(family: int, address: Any, deadline: Deadline) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        with suppress(BlockingIOError):  # it goes on by itself
+            sock.connect(address)
+        poll = select.poll()
+        poll.register(sock, select.POLLOUT)
+        while not poll.poll(_step(deadline) * 1000):
+            pass
+        if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(error, os.strerror(error))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _prepared(sock: socket.socket, origin: Origin, deadline: Deadline) -> socket.socket:
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if not origin.secure:
-            return sock
-        sock.settimeout(_left(budget))
-        return ssl_context().wrap_socket(sock, server_hostname=origin.host)
+        if origin.secure:
+            sock = _secured(sock, origin, deadline)
     except OSError as exc:
         sock.close()
         raise Unreachable(str(exc)) from exc
+    return sock
+
+
+def _secured(sock: socket.socket, origin: Origin, deadline: Deadline) -> ssl.SSLSocket:
+    secured = ssl_context().wrap_socket(
+        sock, server_hostname=origin.host, do_handshake_on_connect=False
+    )
+    try:
+        while True:
+            secured.settimeout(_step(deadline))
+            with suppress(TimeoutError):
+                secured.do_handshake()
+                return secured
+    except OSError:
+        secured.close()
+        raise
 
 
 @functools.cache
@@ -265,8 +296,10 @@ def ssl_context() -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certifi.where())
 
 
-def _left(deadline: Deadline) -> float:
-    """What the deadline leaves, in seconds. Raises TimeoutError at its end."""
+def _step(deadline: Deadline) -> float:
+    """How long to wait, in seconds, before the deadline is looked at again, as none tells a socket
+    that it was cancelled. Raises TimeoutError at its end.
+    """
     if remaining := deadline.remaining():
-        return remaining
+        return min(remaining, CANCEL_SECONDS)
     raise TimeoutError("deadline reached")

@@ -97,7 +97,7 @@ class Reply:
             yield text.tail
 
     def _drain(self, chunks: Iterator[bytes]) -> None:
-        self._connection.deadline = Deadline(min(REST_SECONDS, self._deadline.remaining()))
+        self._connection.deadline = self._deadline.within(REST_SECONDS)
         with suppress(ProviderError):
             for _ in chunks:
                 pass

@@ -4,13 +4,14 @@ import multiprocessing
 import socket
 import time
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
 
-from providers import http
+from providers import connections, http
 from providers.base import Deadline, DeadlineReached, ProviderError, ProviderFailed
 from tests.standin import StandIn
 
@@ -62,6 +63,37 @@ def test_a_redirect_is_not_followed(vendor: StandIn):
 def test_the_deadline_holds_for_the_handshake():
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DeadlineReached):
         post(f"https://127.0.0.1:{silent.getsockname()[1]}", seconds=0.2)
+
+
+@contextmanager
+def listening(scheme: str) -> Iterator[str]:
+    """The address of a server that gets no further than to listen."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as waiting:
+        address = listener.getsockname()
+        if scheme == "http":  # so many connect that the system answers no more of them
+            for _ in range(3):
+                sock = waiting.enter_context(socket.socket())
+                sock.setblocking(False)
+                sock.connect_ex(address)
+        yield f"{scheme}://127.0.0.1:{address[1]}"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_another_thread_ends_the_wait_for_a_connection(scheme: str):
+    deadline = Deadline(30)
+    with listening(scheme) as url, ThreadPoolExecutor(1) as thread:
+        call = thread.submit(http.get, url, headers={}, deadline=deadline)
+        time.sleep(0.3)
+        assert call.running()
+        deadline.cancel()
+        assert isinstance(call.exception(timeout=1.5), DeadlineReached)
+
+
+def test_a_server_that_accepts_nobody_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connections, "CONNECT_SECONDS", 0.3)
+    with listening("http") as url, pytest.raises(ProviderFailed) as caught:
+        post(url)
+    assert (caught.value.retry, caught.value.reason) == (True, "Unreachable")
 
 
 def test_a_server_without_tls_cannot_be_reached_by_https():
