@@ -450,6 +450,8 @@ def _failing(turn: Turn) -> Iterator[None]:
         problem = problem_of(exc)
         failure = Failure(code=problem.code, detail=problem.detail)
         failed = replace(_unfinished(turn), status=Status.ERROR, error=failure)
+        if isinstance(exc, ProviderError):
+            failed = replace(failed, usage=exc.usage)
         _settle(turn, _aborted(turn) if turn.deadline.cancelled else failed)
         raise problem from exc
 

@@ -188,10 +188,12 @@ class ProviderError(Exception):
         reason: str = "",
         retry: bool | None = None,
         retry_after: float | None = None,
+        usage: Usage | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.retry_after = retry_after
+        self.usage = usage or Usage()
         if retry is not None:
             self.retry = retry
 

@@ -189,23 +189,23 @@ def _completion(body: dict[str, Any], headers: Mapping[str, str], model: str) ->
     """The answer in a body that came as a success, which does not make it one."""
     if body.get("error"):
         raise _failure(200, headers, body)
+    model = wire.model_name(body.get("modelVersion"), model)
+    usage = _usage(body.get("usageMetadata"))
+    usage = dataclasses.replace(usage, cost_usd=prices.cost(model, usage, provider_id="google"))
     if block := wire.dig(body, "promptFeedback", "blockReason"):
         reason = wire.reason("blockReason", block)
-        raise ContentFiltered(wire.CONTENT_FILTERED, reason=reason)
+        raise ContentFiltered(wire.CONTENT_FILTERED, reason=reason, usage=usage)
     candidate = wire.dig(body, "candidates", 0)
     finish = wire.string(wire.dig(candidate, "finishReason"))
     if finish in _BROKEN:
         raise wire.by_status(_BROKEN[finish], reason=wire.reason("finishReason", finish))
     if finish in _NO_ANSWER:
         raise wire.garbled("finishReason", finish)
-    model = wire.model_name(body.get("modelVersion"), model)
-    usage = _usage(body.get("usageMetadata"))
-    cost = prices.cost(model, usage, provider_id="google")
     return wire.completion(
         _text(candidate),
         _FINISH.get(finish, "stop"),
         model=model,
-        usage=dataclasses.replace(usage, cost_usd=cost),
+        usage=usage,
         empty=wire.garbled("no_text", finish),
     )
 

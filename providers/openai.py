@@ -203,18 +203,19 @@ class OpenAI:
         if finish in _BROKEN:
             raise wire.by_status(502, reason=wire.reason("finish_reason", finish))
         text = _text(wire.dig(choice, "message", "content"))
-        if not text and wire.dig(choice, "message", "refusal"):
-            raise ContentFiltered(wire.CONTENT_FILTERED, reason="refusal")
         wanted = "tools" in request.options
         calls = _tool_calls(wire.dig(choice, "message", "tool_calls")) if wanted else ()
         model = wire.model_name(body.get("model"), request.model)
         usage = _usage(body.get("usage"))
         cost = self._cost(body.get("usage"), model, usage)
+        usage = dataclasses.replace(usage, cost_usd=cost)
+        if not text and wire.dig(choice, "message", "refusal"):
+            raise ContentFiltered(wire.CONTENT_FILTERED, reason="refusal", usage=usage)
         return wire.completion(
             text,
             "tool_calls" if calls and finish != "length" else _FINISH.get(finish, "stop"),
             model=model,
-            usage=dataclasses.replace(usage, cost_usd=cost),
+            usage=usage,
             empty=self._empty(body.get("choices")),
             tool_calls=calls,
         )

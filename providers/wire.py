@@ -267,5 +267,6 @@ def completion(
             text=text, model=model, finish_reason=finish, usage=usage, tool_calls=tool_calls
         )
     if finish == "content_filter":
-        raise ContentFiltered(CONTENT_FILTERED, reason=empty.reason)
+        raise ContentFiltered(CONTENT_FILTERED, reason=empty.reason, usage=usage)
+    empty.usage = usage
     raise empty

@@ -631,6 +631,22 @@ def test_an_answer_that_a_filter_cut_short_is_an_answer(api: Api, vendor: StandI
     assert set(body["usage"].values()) == {None}
 
 
+@pytest.mark.django_db(transaction=True)  # streams are written by other threads
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_a_refused_question_cost_is_on_record(
+    api: Api, vendor: StandIn, streamed: bool
+) -> None:
+    choice = {"message": {"content": None}, "finish_reason": "content_filter"}
+    counted = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
+    vendor.reply({"choices": [choice], "usage": counted})
+    assert failure(api.chat(stream=streamed)) == (422, "content_filtered")
+    [record] = ledger()
+    usage = record.usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (5, 7, 12)
+    total = api.get("/v1/usage").json()["total"]
+    assert (total["requests"], total["errors"], total["total_tokens"]) == (1, 1, 12)
+
+
 def test_a_provider_that_cannot_be_reached_is_a_provider_that_failed(
     api: Api, configure: Configure
 ) -> None:

@@ -277,6 +277,13 @@ def test_a_blocked_prompt_is_filtered_whatever_the_block_is_called(
     assert failure_of(gemini) == Failure(ContentFiltered)
 
 
+def test_the_tokens_of_a_blocked_prompt_are_known(vendor: StandIn, gemini: Gemini):
+    counted = {"promptTokenCount": 9, "totalTokenCount": 9}
+    vendor.reply({"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": counted})
+    usage = error_of(gemini).usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (9, None, 9)
+
+
 def test_feedback_without_a_block_is_none(vendor: StandIn, gemini: Gemini):
     vendor.reply(answer(promptFeedback={"safetyRatings": []}))
     assert ask(gemini).text == "Hi."

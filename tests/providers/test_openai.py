@@ -202,6 +202,23 @@ def test_a_refusal_is_a_filter(vendor: StandIn, openai: OpenAI):
     assert failure_of(openai) == Failure(ContentFiltered)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"message": {"content": None}, "finish_reason": "content_filter"},
+        {"message": {"content": None, "refusal": "No."}},
+        {"message": {"content": ""}},
+    ],
+    ids=["filtered", "refused", "empty"],
+)
+def test_what_was_counted_is_known_of_what_was_no_answer(
+    vendor: StandIn, openai: OpenAI, given: dict[str, Any]
+):
+    vendor.reply(answer(**given) | {"usage": OPENAI_ANSWER["usage"]})
+    counted = Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14)
+    assert error_of(openai).usage == counted
+
+
 def test_an_error_beside_an_answer_is_an_error(vendor: StandIn, openai: OpenAI):
     vendor.reply(answer(error={"code": 503, "message": "gone"}))
     assert failure_of(openai) == Failure(ProviderOverloaded, retry=True)
