@@ -1,15 +1,20 @@
 """gunicorn, with what a public address needs beside threads.
 
-Clients that stop sending are let go, and what is refused before Django sees it (a header that is
-none, or too long) is answered in the shape of all our errors.
+Clients that stop sending are let go, those that are slow keep nobody else waiting, and what is
+refused before Django sees it (a header that is none, or too long) is answered in the shape of all
+our errors.
 """
 
 import os
 import select
+import selectors
 import signal
+import socket
+import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from contextlib import suppress
+from functools import partial
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
@@ -26,8 +31,13 @@ from chat.errors import InternalError, Problem, ValidationFailed, render
 CLIENT_SECONDS = 10.0
 # How long it may take to send a whole request, however little at a time.
 REQUEST_SECONDS = 30.0
-# How long a thread waits for the next request of a connection that it has just served.
+# How long a thread waits for a request: the first of a new connection, or the next of one that it
+# has just served. Later ones find a thread when they come.
 FOLLOW_SECONDS = 0.02
+# How long a connection that we have closed is kept for what its client is still sending: to meet
+# nobody there would cost the client the answer (RFC 9112, 9.6).
+LINGER_SECONDS = 2.0
+READ_BYTES = 64 * 1024
 # How much later a process takes a connection for each that it has more than another.
 HEAD_START_SECONDS = 0.001
 MAX_HEAD_START_SECONDS = 0.003
@@ -47,6 +57,12 @@ class ServerLog(Logger):  # type: ignore[misc]  # gunicorn has no types
 
     def setup(self, cfg: Any) -> None:
         self.error_log.propagate = True
+
+    def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
+        if isinstance(sys.exception(), TimeoutError):
+            self.info("a client was too slow")
+        else:
+            super().exception(msg, *args, **kwargs)
 
 
 class Arbiter(arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has no types
@@ -89,6 +105,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         if self.place is not None and 0 < len(cores) <= len(CONNECTIONS):
             with suppress(OSError):  # it may have been taken from us since
                 os.sched_setaffinity(0, {cores[self.place % len(cores)]})
+        self.lingering: deque[Connection] = deque()
         super().init_process()
 
     def init_signals(self) -> None:
@@ -115,7 +132,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         more = self.nr_conns - min(CONNECTIONS)
         if more > 0:
             time.sleep(min(more * HEAD_START_SECONDS, MAX_HEAD_START_SECONDS))
-        super().accept(listener)
+        with suppress(BlockingIOError, ConnectionAbortedError):
+            sock, address = listener.accept()
+            self.nr_conns += 1
+            self.enqueue_req(Connection(self.cfg, sock, address, listener.getsockname()))
 
     def handle(self, conn: TConn) -> Any:
         """Serve a connection as long as one request follows the other.
@@ -137,10 +157,28 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         poll.register(conn.sock, select.POLLIN)
         return bool(poll.poll(FOLLOW_SECONDS * 1000))
 
-    def enqueue_req(self, conn: TConn) -> None:
-        if not conn.initialized:
-            _limit(conn)
-        super().enqueue_req(conn)
+    def finish_request(self, conn: "Connection", fs: Any) -> None:
+        super().finish_request(conn, fs)
+        if conn.lingers:
+            self.nr_conns += 1
+            self.lingering.append(conn)
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._drain, conn))
+
+    def _drain(self, conn: "Connection", sock: Any) -> None:
+        if conn.drained():
+            self.lingering.remove(conn)
+            self._let_go(conn)
+
+    def murder_pending(self) -> None:
+        """Close what has waited for too long, as gunicorn calls it."""
+        super().murder_pending()
+        while self.lingering and self.lingering[0].timeout < time.monotonic():
+            self._let_go(self.lingering.popleft())
+
+    def _let_go(self, conn: "Connection") -> None:
+        self.poller.unregister(conn.sock)
+        self.nr_conns -= 1
+        conn.close()
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """Answer what is no HTTP, or not served here."""
@@ -161,22 +199,49 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self.log.debug("a refusal could not be sent")
 
 
-def _limit(conn: TConn) -> None:
-    """Have each read and write of a connection end in time: gunicorn lets them wait for ever."""
-    init = conn.init
+class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
+    """A client's connection, on which nothing lasts for ever: gunicorn lets reads and writes."""
 
-    def limited() -> None:
-        init()
-        conn.sock.settimeout(CLIENT_SECONDS)
+    # Whether it is closed but for what its client is still sending.
+    lingers = False
+
+    def wait_for_data(self, timeout: float) -> Any:
+        """gunicorn would have a thread wait for five seconds, and others for the thread."""
+        return super().wait_for_data(FOLLOW_SECONDS)
+
+    def init(self) -> None:
+        if self.initialized:
+            return
+        super().init()
+        self.sock.settimeout(CLIENT_SECONDS)
         end = time.monotonic() + REQUEST_SECONDS
-        unreader = conn.parser.unreader
+        unreader = self.parser.unreader
 
         def chunk(size_hint: int | None = None) -> Any:
             left = max(0.001, end - time.monotonic())
             if left < CLIENT_SECONDS:
-                conn.sock.settimeout(left)
+                self.sock.settimeout(left)
             return SocketUnreader.chunk(unreader, size_hint)
 
         unreader.chunk = chunk
 
-    conn.init = limited
+    def close(self, graceful: bool = False) -> None:
+        """Close it, or only our side of it: gunicorn has all others wait until its client does."""
+        if graceful:
+            with suppress(OSError):
+                self.sock.shutdown(socket.SHUT_WR)
+                self.sock.setblocking(False)
+            self.timeout = time.monotonic() + LINGER_SECONDS
+            self.lingers = not self.drained()
+            if self.lingers:
+                return
+        super().close()
+
+    def drained(self) -> bool:
+        """Whether nothing more comes; what does is thrown away."""
+        try:
+            return not self.sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True

@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -75,6 +76,48 @@ def test_clients_that_stop_sending_do_not_stop_the_server(server):
     assert time.monotonic() - started < 40
     for sock in stalled:
         sock.close()
+
+
+def health_seconds(server):
+    """How long somebody else waits for an answer."""
+    started = time.monotonic()
+    assert httpx.get(f"http://127.0.0.1:{server.port}/v1/health", timeout=60).status_code == 200
+    return time.monotonic() - started
+
+
+GET_AND_CLOSE = b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+def test_clients_that_are_slow_to_close_keep_nobody_waiting(server):
+    started = time.monotonic()
+    with ExitStack() as clients:
+        for _ in range(10):
+            address = ("127.0.0.1", server.port)
+            client = clients.enter_context(socket.create_connection(address, timeout=30))
+            client.sendall(GET_AND_CLOSE)
+            assert client.recv(65_536).startswith(b"HTTP/1.1 200")
+        assert time.monotonic() - started < 10  # gunicorn waits two seconds for each of them
+        assert client.recv(65_536) == b""
+
+
+def test_what_is_still_being_sent_does_not_cut_the_answer_off(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(GET_AND_CLOSE)
+        for _ in range(20):
+            client.sendall(b"x" * 10_000)
+            time.sleep(0.01)
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
+def test_connections_without_a_request_take_no_thread(server):
+    address = ("127.0.0.1", server.port)
+    with ExitStack() as clients:
+        silent = [
+            clients.enter_context(socket.create_connection(address, timeout=30)) for _ in range(10)
+        ]
+        assert health_seconds(server) < 10  # gunicorn gives each of them five seconds of a thread
+        silent[0].sendall(GET_AND_CLOSE)
+        assert silent[0].recv(65_536).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])

@@ -11,7 +11,7 @@ from django.core.management.base import BaseCommand
 from django.db import connections
 from gunicorn.app.base import BaseApplication
 
-from chatproject.server import Arbiter, ServerLog, Worker, choose_place, leave_place
+from chatproject.server import CLIENT_SECONDS, Arbiter, ServerLog, Worker, choose_place, leave_place
 
 # How long a process may wait at its end for its traces to be sent.
 TRACES_SECONDS = 2.0
@@ -48,6 +48,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "child_exit": leave_place,
             "preload_app": True,
             # A stop waits for what runs, and that ends by its own deadline.
+            "keepalive": int(CLIENT_SECONDS),
             "graceful_timeout": int(settings.REQUEST_TIMEOUT_SECONDS) + 5,
             "logger_class": ServerLog,
             "control_socket_disable": True,
