@@ -1,5 +1,6 @@
 """The view that all others extend."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 from django.conf import settings
@@ -45,13 +46,13 @@ class ApiView(APIView):
         validated: dict[str, Any] = shape.run_validation(self.request.data)
         return validated
 
-    def deadline(self) -> Deadline:
+    def deadline(self, abandoned: Callable[[], bool] | None = None) -> Deadline:
         """When the request has to be done: on Lambda, in time to settle before it is stopped."""
         seconds = settings.REQUEST_TIMEOUT_SECONDS
         if context := self.request.META.get("apig_wsgi.context"):
             left = context.get_remaining_time_in_millis() / 1000 - SETTLE_SECONDS
             seconds = min(seconds, left)
-        return Deadline(seconds)
+        return Deadline(seconds, abandoned)
 
     def count(self, user_id: str) -> None:
         """Count the request against its limit. Raises RateLimited."""

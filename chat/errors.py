@@ -15,6 +15,7 @@ Problem
  ├── ContentFiltered      422  a safety filter refused the content
  ├── IdempotencyMismatch  422  the key was used for another request
  ├── RateLimited          429
+ ├── ClientGone           499  nobody reads it; the log does
  ├── InternalError        500
  ├── ProviderFailed       502
  ├── ProviderUnavailable  503  every provider is limited or overloaded
@@ -182,6 +183,13 @@ class RateLimited(Problem):
     status = 429
     code = "rate_limited"
     title = "Too many requests"
+
+
+class ClientGone(Problem):
+    status = 499
+    code = "aborted"
+    title = "The client has gone"
+    default_detail = "The client closed its connection before there was an answer."
 
 
 class InternalError(Problem):

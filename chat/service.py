@@ -24,6 +24,7 @@ from chat import answer_cache, metrics, privacy, telemetry, usage
 from chat.authentication import Caller
 from chat.errors import (
     AnswerNotKept,
+    ClientGone,
     ConversationConflict,
     IdempotencyInFlight,
     IdempotencyMismatch,
@@ -452,7 +453,10 @@ def _failing(turn: Turn) -> Iterator[None]:
         failed = replace(_unfinished(turn), status=Status.ERROR, error=failure)
         if isinstance(exc, ProviderError):
             failed = replace(failed, usage=exc.usage)
-        _settle(turn, _aborted(turn) if turn.deadline.cancelled else failed)
+        if turn.deadline.cancelled:
+            failed = _aborted(turn)
+            problem = ClientGone() if isinstance(exc, ProviderError) else problem
+        _settle(turn, failed)
         raise problem from exc
 
 

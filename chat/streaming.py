@@ -1,17 +1,14 @@
 """Answers that grow: the service's events as server-sent events.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html has the format. A thread of its own
-asks the model and settles the record, while the one that serves the client waits for what comes,
-keeps the connection alive, and looks whether anybody still listens. When nobody does, it cancels
-the request's deadline, which ends the call to the vendor.
+asks the model and settles the record, while the one that serves the client waits for what comes and
+keeps the connection alive. When nobody listens any more, the request's deadline is cancelled, which
+ends the call to the vendor.
 """
 
 import functools
 import logging
 import math
-import select
-import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +22,7 @@ from django.db import close_old_connections
 from django.http import StreamingHttpResponse
 
 from chat import telemetry
-from chat.errors import Problem, problem_of, report
+from chat.errors import ClientGone, Problem, problem_of, report
 from chat.service import Answer, Delta
 from providers.base import Deadline
 
@@ -82,13 +79,15 @@ class Stream:
     ) -> None:
         self._deadline = deadline
         self._shape = shape
-        self._gone = _watch(environ)
         # Lambda's bridge sends nothing before the end.
         self._patience = math.inf if "apig_wsgi.context" in environ else HEARTBEAT_SECONDS
         self._request_id = telemetry.request_id()
         self._items: SimpleQueue[Delta | Answer | Exception | None] = SimpleQueue()
         self._pump: Future[None] = _pumps().submit(copy_context().run, self._run, events)
         self._first = self._wait()
+        if self._first is None:
+            self.close()
+            raise ClientGone
         if isinstance(self._first, Exception):
             raise self._first
         self.replayed = isinstance(self._first, Answer) and self._first.replayed
@@ -139,8 +138,7 @@ class Stream:
             try:
                 return self._items.get(timeout=LOOK_SECONDS)
             except Empty:
-                if self._gone():
-                    self._deadline.cancel()
+                if self._deadline.cancelled:
                     return None
         return Idle()
 
@@ -153,23 +151,6 @@ class Idle:
 def _pumps() -> ThreadPoolExecutor:
     """Threads that stay, and with them their connections to the vendors."""
     return ThreadPoolExecutor(settings.WEB_THREADS, thread_name_prefix="stream")
-
-
-def _watch(environ: dict[str, Any]) -> Callable[[], bool]:
-    """Tells whether the client has closed its connection, where the server shows it."""
-    client: socket.socket | None = environ.get("gunicorn.socket")
-    if client is None or isinstance(client, ssl.SSLSocket):  # which cannot be looked into
-        return lambda: False
-    poll = select.poll()
-    poll.register(client, select.POLLIN)
-
-    def gone() -> bool:
-        try:
-            return bool(poll.poll(0)) and not client.recv(1, socket.MSG_PEEK)
-        except OSError:
-            return True
-
-    return gone
 
 
 class ServerSentEvents:

@@ -16,6 +16,7 @@ from rest_framework.reverse import reverse
 
 from chat import service, streaming, usage
 from chat.api_view import ApiView
+from chat.clients import departure
 from chat.errors import StorageUnavailable, ValidationFailed
 from chat.playground import PlaygroundRenderer
 from chat.renderers import EventStreamNegotiation
@@ -57,7 +58,7 @@ class AskingView(ApiView):
         shape: streaming.Shape | None,
     ) -> HttpResponseBase:
         """The answer, written by `whole`; or as it comes, if there is a `shape` for that."""
-        deadline = self.deadline()
+        deadline = self.deadline(departure(request.META))
         self.count(question.user_id)
         asked: dict[str, Any] = {
             "caller": self.caller,

@@ -12,7 +12,8 @@ ProviderError
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, ClassVar, Literal, Protocol
@@ -22,13 +23,23 @@ NEUTRAL = {"frequency_penalty": 0, "presence_penalty": 0}
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
+# How often a deadline looks whether anybody still waits.
+LOOK_SECONDS = 0.2
+
 
 class Deadline:
-    """A point on the monotonic clock by which everything has to be done, or a word to stop."""
+    """A point on the monotonic clock by which everything has to be done, or a word to stop.
 
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
+    `abandoned` tells whether nobody waits any more. It is asked now and then, by whoever asks how
+    much time is left, and where it is true that is the word.
+    """
+
+    def __init__(self, seconds: float, abandoned: Callable[[], bool] | None = None) -> None:
+        now = time.monotonic()
+        self._end = now + seconds
         self._cancelled = threading.Event()
+        self._abandoned = abandoned
+        self._look_at = now + LOOK_SECONDS
 
     def remaining(self) -> float:
         """Seconds left, never negative."""
@@ -40,6 +51,10 @@ class Deadline:
 
     @property
     def cancelled(self) -> bool:
+        if self._abandoned and time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_SECONDS
+            if self._abandoned():
+                self.cancel()
         return self._cancelled.is_set()
 
     def cancel(self) -> None:
@@ -48,13 +63,15 @@ class Deadline:
 
     def within(self, seconds: float) -> "Deadline":
         """One that ends after `seconds`, if not before with this one."""
-        part = Deadline(min(seconds, self.remaining()))
-        part._cancelled = self._cancelled
+        part = copy(self)
+        part._end = min(self._end, time.monotonic() + seconds)
         return part
 
     def sleep(self, seconds: float) -> None:
         """Wait, but not beyond the deadline."""
-        self._cancelled.wait(min(seconds, self.remaining()))
+        part = self.within(seconds)
+        while remaining := part.remaining():
+            self._cancelled.wait(min(remaining, LOOK_SECONDS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,9 +154,12 @@ def test_who_leaves_while_the_vendor_is_silent_ends_the_call(server: Server, ven
     assert (record["status"], record["response"]) == ("aborted", "Hel")
 
 
-def test_who_leaves_before_the_first_piece_ends_the_call(server: Server, vendor: StandIn):
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_leaves_before_the_first_piece_ends_the_call(
+    server: Server, vendor: StandIn, stream: bool
+):
     vendor.stream([chunk("Hel")], gap=30)
-    body = json.dumps({"userId": "user123", "prompt": "Olá!", "stream": True})
+    body = json.dumps({"userId": "user123", "prompt": "Olá!", "stream": stream})
     head = "POST /v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
@@ -167,19 +170,27 @@ def test_who_leaves_before_the_first_piece_ends_the_call(server: Server, vendor:
     assert vendor.hung_up.wait(SOON)
     record = settled(server)
     assert (record["status"], record["response"]) == ("aborted", None)
+    [attempt] = json.loads(record["attempts"])
+    assert attempt["outcome"] == "aborted"
+    [line] = logged(server, record["interaction_id"])
+    assert (line["status"], line["code"]) == (499, "aborted")
 
 
 def test_an_aborted_stream_leaves_a_line_in_the_log(server: Server, vendor: StandIn):
     vendor.stream([chunk("Hel"), chunk("lo")], gap=[0, 30])
     with asked(server) as lines:
         next(lines)
-    interaction_id = settled(server)["interaction_id"]
+    [line] = logged(server, settled(server)["interaction_id"])
+    assert (line["status"], line["code"], line["route"]) == (200, "aborted", "/v1/chat")
+
+
+def logged(server: Server, interaction_id: str) -> list[dict[str, Any]]:
+    """What the log has of a request, once there is something."""
     end = time.monotonic() + 20
     while not (found := _lines(server.log, interaction_id)):
         assert time.monotonic() < end
         time.sleep(0.02)
-    [line] = found
-    assert (line["status"], line["code"], line["route"]) == (200, "aborted", "/v1/chat")
+    return found
 
 
 def _lines(log: Path, interaction_id: str) -> list[dict[str, Any]]:
