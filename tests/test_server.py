@@ -192,6 +192,32 @@ def raw(server: Server, data: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
+# --- The start ------------------------------------------------------------------------------------
+
+
+def refusal(folder: Path, **variables: str) -> str:
+    """What a server says that does not start, which has to be one line."""
+    server = spawn(folder, **variables)
+    assert server.process.wait(timeout=40) == 1
+    [line] = server.output.splitlines()
+    return line
+
+
+def test_a_database_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    no_database = tmp_path / "letter.txt"
+    no_database.write_text("Dear Ann, " * 100)
+    line = refusal(tmp_path, DATABASE_PATH=str(no_database))
+    assert line.startswith(f"CommandError: DATABASE_PATH: {no_database} cannot be used: ")
+    assert no_database.read_text() == "Dear Ann, " * 100
+
+
+def test_an_address_that_is_taken_is_named(server: Server, tmp_path: Path) -> None:
+    line = refusal(tmp_path, API_PORT=str(server.port))
+    at = f"CommandError: API_HOST and API_PORT: 127.0.0.1:{server.port} cannot be served at: "
+    assert line == f"{at}Address already in use."
+    assert not (tmp_path / "chat.db").exists()
+
+
 # --- One request ----------------------------------------------------------------------------------
 
 

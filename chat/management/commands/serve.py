@@ -1,14 +1,15 @@
 """Serve the API with gunicorn, the local database up to date."""
 
 import gc
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 from django.core.management import call_command
-from django.core.management.base import BaseCommand
-from django.db import connections
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError, connection, connections
 from gunicorn.app.base import BaseApplication
 
 from chatproject.server import CLIENT_SECONDS, Arbiter, ServerLog, Worker, choose_place, leave_place
@@ -82,14 +83,37 @@ class Command(BaseCommand):
     help = "Bring the local database, where it is used, up to date and serve the API with gunicorn."
 
     def handle(self, *args: Any, **options: Any) -> None:
+        _see_that_the_address_is_free()
         if settings.STORAGE == "sqlite":
-            call_command("migrate", interactive=False, verbosity=0)
+            _bring_up_to_date()
             connections.close_all()  # no connection may be shared by the processes that are forked
         url = f"http://{_address()}"
         banner = BANNER.format(
             version=settings.VERSION, url=url, provider=_provider(), records=_records(url)
         )
         Server(banner).run()
+
+
+def _see_that_the_address_is_free() -> None:
+    """gunicorn tries for five seconds, and does not say which settings it is about."""
+    family = socket.AF_INET6 if ":" in settings.API_HOST else socket.AF_INET
+    try:
+        with socket.socket(family) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as gunicorn does
+            sock.bind((settings.API_HOST, settings.API_PORT))
+    except OSError as exc:
+        at = f"API_HOST and API_PORT: {_address()}"
+        raise CommandError(f"{at} cannot be served at: {exc.strerror}.") from exc
+
+
+def _bring_up_to_date() -> None:
+    try:
+        call_command("migrate", interactive=False, verbosity=0)
+        with connection.cursor() as cursor:  # migrations that were done before write nothing
+            cursor.execute("PRAGMA user_version = 0")  # as it is
+    except DatabaseError as exc:
+        at = f"DATABASE_PATH: {settings.DATABASE_PATH}"
+        raise CommandError(f"{at} cannot be used: {exc}.") from exc
 
 
 def _send_traces() -> None:
