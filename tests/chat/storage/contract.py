@@ -76,6 +76,9 @@ LATER = replace(
     deadline_at=NOON + timedelta(minutes=1, seconds=25),
     request_id="request-2",
 )
+SECOND, MOMENT = timedelta(seconds=1), timedelta(microseconds=1)
+FIRST = datetime.min.replace(tzinfo=UTC)
+LAST = datetime.max.replace(tzinfo=UTC)
 YESTERDAY = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
 
 
@@ -453,6 +456,64 @@ class InteractionStoreContract:
         assert (seconds, rest.next_cursor) == ([2, 2, 1, 1], None)
         assert len(store.page("default", ALICE, limit=9, since=since).records) == 6
         assert len(store.page("default", ALICE, limit=9, before=since).records) == 2
+
+    @pytest.mark.parametrize(
+        ("since", "before", "expected"),
+        [
+            (timedelta(0), None, [2]),
+            (MOMENT, None, []),
+            (None, MOMENT, [2, 1, 1, 0, 0]),
+            (None, timedelta(0), [1, 1, 0, 0]),
+            (None, MOMENT - SECOND, [1, 1, 0, 0]),
+            (None, -SECOND, [0, 0]),
+            (timedelta(0), MOMENT, [2]),
+            (-SECOND, timedelta(0), [1, 1]),
+            (timedelta(days=9), None, []),
+            (-timedelta(days=9), -timedelta(days=8), []),
+        ],
+    )
+    def test_a_page_can_be_of_a_time_that_its_cursor_is_not_of(
+        self,
+        store: InteractionStore,
+        since: timedelta | None,
+        before: timedelta | None,
+        expected: list[int],
+    ) -> None:
+        """The ends are told as seen from the record that the cursor comes after."""
+        self.fill(store, 8)  # two a second
+        last, limits = NOON + 2 * SECOND, {"since": since, "before": before}
+        time = {name: last + each for name, each in limits.items() if each is not None}
+        cursor = store.page("default", ALICE, limit=3).next_cursor
+        found: list[int] = []
+        while cursor:
+            page = store.page("default", ALICE, limit=3, cursor=cursor, **time)
+            found += [(record.created_at - NOON).seconds for record in page.records]
+            cursor = page.next_cursor
+        assert found == expected
+
+    @pytest.mark.parametrize(
+        ("since", "before", "counts"),
+        [
+            (FIRST, None, [8, 5]),
+            (FIRST, LAST, [8, 5]),
+            (LAST, None, [0, 0]),
+            (None, FIRST, [0, 0]),
+        ],
+    )
+    def test_a_time_may_be_as_long_as_there_are_times(
+        self,
+        store: InteractionStore,
+        since: datetime | None,
+        before: datetime | None,
+        counts: list[int],
+    ) -> None:
+        self.fill(store, 8)
+        cursors = [None, store.page("default", ALICE, limit=3).next_cursor]
+        pages = [
+            store.page("default", ALICE, limit=9, cursor=cursor, since=since, before=before)
+            for cursor in cursors
+        ]
+        assert [len(page.records) for page in pages] == counts
 
     def test_a_conversation_has_its_turns_and_the_oldest_first(
         self, store: InteractionStore
