@@ -163,11 +163,15 @@ def test_a_failure_outside_django_is_logged_with_the_request_id(monkeypatch, cap
     assert "boom" not in json.dumps(body)
 
 
-@pytest.mark.parametrize(("size", "status"), [(5_900_000, 200), (6_100_000, 500)])
-def test_an_answer_that_lambda_would_not_take_is_an_error(monkeypatch, size, status):
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("x" * 5_900_000, 200), ("x" * 6_100_000, 500), ("🦆" * 490_000, 200), ("🦆" * 510_000, 500)],
+    ids=["just fits", "too long", "just fits, escaped", "too long, escaped"],
+)
+def test_an_answer_that_lambda_would_not_take_is_an_error(monkeypatch, text, status):
     def large(environ, start_response):
         start_response("200 OK", [("Content-Type", "text/plain")])
-        return [b"x" * size]
+        return [text.encode()]
 
     monkeypatch.setattr(lambda_handler, "application", large)
     assert lambda_handler.handler(v2(), Context())["statusCode"] == status
