@@ -265,7 +265,10 @@ class PageQuerySerializer(serializers.Serializer[Any]):
     """Which part of a list."""
 
     limit = serializers.IntegerField(
-        min_value=1, max_value=MAX_PAGE, default=20, help_text="How many records at most."
+        min_value=1,
+        max_value=MAX_PAGE,
+        default=20,
+        help_text="How many records at most; a page of long texts has fewer, and a `next_cursor`.",
     )
     cursor = serializers.CharField(
         default=None, max_length=512, help_text="The `next_cursor` of the page before."

@@ -69,6 +69,9 @@ FULL_ANSWER = replace(
     ),
 )
 
+# 240 KB: a page has room for seven of them, and an item of DynamoDB's for one.
+LONG = "問" * 80_000
+
 # The second try of PENDING, under the same id.
 LATER = replace(
     PENDING,
@@ -408,6 +411,47 @@ class InteractionStoreContract:
         store.claim(FULL)
         store.settle(FULL_ANSWER)
         assert store.page(FULL.owner, FULL.user_id, limit=1).records == (FULL_ANSWER,)
+
+    @pytest.mark.parametrize(
+        ("text", "sizes"),
+        [("a" * 900_000, [2, 2, 1]), ("é🦆" * 150_000, [2, 2, 1]), ("\x01" * 600_000, [1] * 5)],
+        ids=["ASCII", "more bytes than characters", "escaped"],
+    )
+    def test_a_page_of_long_texts_ends_sooner(
+        self, store: InteractionStore, text: str, sizes: list[int]
+    ) -> None:
+        ids = self.fill(store, 5, prompt=text, conversation_id="talk")
+        pages = self.all_pages(store, ALICE, 9)
+        assert [len(page) for page in pages] == sizes
+        assert {record.interaction_id for page in pages for record in page} == set(ids)
+        first = store.conversation("default", "talk", limit=9)
+        rest = store.conversation("default", "talk", limit=9, cursor=first.next_cursor)
+        turns = {turn.interaction_id for page in (first, rest) for turn in page.records}
+        assert [len(page.records) for page in (first, rest)] == sizes[:2]
+        assert len(turns) == sum(sizes[:2])
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"response": LONG},
+            {"metadata": {"note": LONG}},
+            {"error": Failure(code="provider_error", detail=LONG)},
+        ],
+        ids=["response", "metadata", "error"],
+    )
+    def test_all_that_is_shown_counts_as_text(
+        self, store: InteractionStore, changes: dict[str, Any]
+    ) -> None:
+        for id_ in self.fill(store, 9, metadata=changes.get("metadata", {})):
+            claim = store.get(id_)
+            assert claim
+            store.settle(replace(claim, status=Status.ERROR, **changes))
+        assert len(store.page("default", ALICE, limit=9).records) == 7
+
+    def test_what_is_not_shown_makes_no_page_shorter(self, store: InteractionStore) -> None:
+        text = "問" * 400_000
+        self.fill(store, 3, system=text, parameters={"stop": [text]})
+        assert len(store.page("default", ALICE, limit=9).records) == 3
 
     def test_what_has_expired_is_on_no_page(self, store: InteractionStore) -> None:
         past = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=5)
