@@ -142,7 +142,7 @@ class Interrupted(OrmStore):
         return super().erase(owner, user_id, limit=limit)
 
 
-@pytest.mark.parametrize("word", ["", "a b", "x" * 129])
+@pytest.mark.parametrize("word", ["", "a b", "x" * 129, ".."])
 def test_a_user_has_an_id(word: str) -> None:
     assert "a user id has" in failed("erase_user", word, "--yes")[1]
 
