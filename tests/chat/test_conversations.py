@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from urllib.parse import unquote
 from uuid import uuid4
 
 import pytest
@@ -14,6 +15,8 @@ from chat.storage import store
 from chat.storage.base import Status
 from providers.base import ChatRequest, Completion, Deadline, Usage
 from tests.cast import ALICE, ANSWERED, BOB, PENDING, Api, failure, fields, keep
+
+ID = ANSWERED.interaction_id
 
 
 @pytest.fixture(params=["sqlite", "dynamodb"])
@@ -207,8 +210,23 @@ def test_a_conversation_is_listed_in_pages(api: Api, stored: str, model: Remembe
 
 def test_a_conversation_of_nobody_or_of_somebody_else_is_not_there(api: Api, stored: str) -> None:
     keep(replace(ANSWERED, owner="somebody"))
-    for id_ in (ANSWERED.conversation_id, "x"):
+    for id_ in (ANSWERED.conversation_id, "x", "0" * 5000):
         assert failure(api.get(f"/v1/conversations/{id_}")) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [ID.upper(), ID.replace("-", ""), f"urn:uuid:{ID}", f"%7B{ID}%7D"],
+    ids=["in capitals", "without hyphens", "as a URN", "in braces"],
+)
+def test_ids_may_be_spelled_like_any_uuid(
+    api: Api, stored: str, model: Remembers, spelled: str
+) -> None:
+    keep(replace(ANSWERED, prompt="my name is Ada"))
+    page = api.get(f"/v1/conversations/{spelled}").json()
+    assert (page["conversation_id"], len(page["items"])) == (ID, 1)
+    after = {"interaction_id": unquote(spelled)}
+    assert turn(api, "who am I?", after)["previous_interaction_id"] == ID
 
 
 def test_a_history_is_listed_in_pages_and_erased(api: Api, stored: str, model: Remembers) -> None:
