@@ -229,6 +229,18 @@ def test_ids_may_be_spelled_like_any_uuid(
     assert turn(api, "who am I?", after)["previous_interaction_id"] == ID
 
 
+def test_another_spelling_of_the_turn_before_is_the_same_request(
+    api: Api, stored: str, model: Remembers
+) -> None:
+    keep(ANSWERED)
+    key = {"Idempotency-Key": "once"}
+    first, again = (
+        turn(api, "who am I?", {"interaction_id": id_}, headers=key) for id_ in (ID, ID.upper())
+    )
+    assert first == again
+    assert len(model.asked) == 1
+
+
 def test_a_history_is_listed_in_pages_and_erased(api: Api, stored: str, model: Remembers) -> None:
     prompts = [turn(api, f"prompt {number}")["prompt"] for number in range(5)]
     turn(api, "somebody else's", user=BOB)
