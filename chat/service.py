@@ -285,7 +285,7 @@ def erase_user(*, caller: Caller, user_id: str, deadline: Deadline) -> int:
         while erased := store().erase(caller.owner, user_id, limit=ERASED_AT_ONCE):
             total += erased
             if deadline.reached:
-                detail = f"{total} records were erased, and there are more: ask again."
+                detail = f"{total} records were erased; ask again until it is a 200."
                 raise StorageUnavailable(detail, retry_after=1)
     return total
 
