@@ -215,7 +215,7 @@ class StorageUnavailable(Problem):
     status = 503
     code = "storage_unavailable"
     title = "The storage is unreachable"
-    default_detail = "The record of this request could not be written; try again."
+    default_detail = "The storage cannot be used at the moment; try again."
     default_retry_after = 5
 
 

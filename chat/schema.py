@@ -350,7 +350,7 @@ erased = extend_schema(
     summary="Erase a user's records",
     description=(
         "All of them, for good. Where there are more than can be erased in the time of a request, "
-        "the answer is a 503, and the same request goes on."
+        "the answer is a 503, and the same request goes on: ask again until it is a 200."
     ),
     parameters=[
         *REQUEST_ID,

@@ -1,8 +1,10 @@
 """Shapes in and out. Requests are read strictly: a number is not a string, nor the reverse."""
 
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar, get_args
+from uuid import UUID
 
 from django.conf import settings
 from django.core.validators import MinValueValidator, RegexValidator
@@ -95,6 +97,16 @@ class UserId(Text):
         )
 
 
+class InteractionId(Text):
+    """A record's id as it is kept, however its UUID is spelled; any other text is of no record."""
+
+    def to_internal_value(self, data: Any) -> str:
+        text = super().to_internal_value(data)
+        with suppress(ValueError):
+            return str(UUID(text))
+        return text
+
+
 class ModelId(Text):
     def __init__(self, **options: Any) -> None:
         super().__init__(
@@ -144,7 +156,7 @@ class ChatSerializer(serializers.Serializer[Any]):
         max_length=settings.PROMPT_MAX_LENGTH,
         help_text="Instructions that stand above the conversation.",
     )
-    previous_interaction_id = Text(
+    previous_interaction_id = InteractionId(
         required=False,
         allow_null=True,
         max_length=64,
@@ -265,7 +277,10 @@ class PageQuerySerializer(serializers.Serializer[Any]):
     """Which part of a list."""
 
     limit = serializers.IntegerField(
-        min_value=1, max_value=MAX_PAGE, default=20, help_text="How many records at most."
+        min_value=1,
+        max_value=MAX_PAGE,
+        default=20,
+        help_text="How many records at most; a page of long texts has fewer, and a `next_cursor`.",
     )
     cursor = serializers.CharField(
         default=None, max_length=512, help_text="The `next_cursor` of the page before."

@@ -233,14 +233,19 @@ def _allowed(caller: Caller) -> Sequence[str]:
     return caller.key.allowed_models if caller.key else ()
 
 
-def get_interaction(*, caller: Caller, interaction_id: str) -> Record:
-    """One record of the caller's owner. Raises NotFound, StorageUnavailable."""
+def canonical(id_: str) -> str:
+    """An id as it is kept, however its UUID is spelled. Raises NotFound for what is none."""
     try:
-        canonical = str(UUID(interaction_id))
+        return str(UUID(id_))
     except ValueError:
         raise NotFound from None
+
+
+def get_interaction(*, caller: Caller, interaction_id: str) -> Record:
+    """One record of the caller's owner. Raises NotFound, StorageUnavailable."""
+    id_ = canonical(interaction_id)
     with telemetry.timed("storage"):
-        record = store().get(canonical)
+        record = store().get(id_)
     if record is None or record.owner != caller.owner:
         raise NotFound
     return record
@@ -250,8 +255,9 @@ def get_conversation(
     *, caller: Caller, conversation_id: str, limit: int, cursor: str | None
 ) -> Page:
     """Turns of a conversation of the caller's owner. Raises NotFound, and what stores raise."""
+    id_ = canonical(conversation_id)
     with telemetry.timed("storage"):
-        page = store().conversation(caller.owner, conversation_id, limit=limit, cursor=cursor)
+        page = store().conversation(caller.owner, id_, limit=limit, cursor=cursor)
     if not page.records and cursor is None:
         raise NotFound
     return page
@@ -280,7 +286,7 @@ def erase_user(*, caller: Caller, user_id: str, deadline: Deadline) -> int:
         while erased := store().erase(caller.owner, user_id, limit=ERASED_AT_ONCE):
             total += erased
             if deadline.reached:
-                detail = f"{total} records were erased, and there are more: ask again."
+                detail = f"{total} records were erased; ask again until it is a 200."
                 raise StorageUnavailable(detail, retry_after=1)
     return total
 

@@ -114,7 +114,7 @@ class ConversationView(ApiView):
         page = service.get_conversation(
             caller=self.caller, conversation_id=conversation_id, **query
         )
-        return Response({"conversation_id": conversation_id, **_page(page)})
+        return Response({"conversation_id": service.canonical(conversation_id), **_page(page)})
 
 
 def _user(user_id: str) -> str:

@@ -60,9 +60,9 @@ COMMANDS = frozenset(
 )
 
 # Lambda takes back 6,291,556 bytes, and ends the process for more. Escaped for JSON, one character
-# is up to six bytes.
+# is up to twelve bytes: an emoji is two escapes.
 MAX_ANSWER_BYTES = 6_000_000
-MAX_BYTES_PER_CHARACTER = 6
+MAX_BYTES_PER_CHARACTER = 12
 
 # How long an answer may wait for its traces to be sent.
 TRACES_SECONDS = 0.5

@@ -13,6 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from chat.errors import StorageUnavailable
 from chat.storage import key_store
+from chat.storage.jsonl import ID
 from chat.storage.keys import PREFIX, ApiKey
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
@@ -80,14 +81,18 @@ def dollars(text: str) -> Decimal:
 
 
 def owner(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._:@|+-]{1,128}", text):
-        raise ArgumentTypeError("an owner has 1 to 128 ASCII letters, digits and . _ : @ | + -")
-    return text
+    return _id(text, "an owner")
 
 
 def user(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._:@|+-]{1,128}", text):
-        raise ArgumentTypeError("a user id has 1 to 128 ASCII letters, digits and . _ : @ | + -")
+    return _id(text, "a user id")
+
+
+def _id(text: str, kind: str) -> str:
+    """What may stand in a record as its owner or its user."""
+    if not ID.fullmatch(text):
+        characters = "ASCII letters, digits and . _ : @ | + -"
+        raise ArgumentTypeError(f"{kind} has 1 to 128 {characters}, and is neither . nor ..")
     return text
 
 

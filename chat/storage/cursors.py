@@ -2,13 +2,19 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 
+import orjson
 from django.core import signing
 
 from chat.errors import ValidationFailed
 from chat.storage.base import Page, Record
 
 Position = tuple[datetime, str]
+
+# Lambda takes back 6 MB of JSON in ASCII, in which an answer is a string, and a byte of it up to
+# three. What else there is of a hundred records needs some room.
+PAGE_BYTES = 1_900_000
 
 
 def user_list(owner: str, user_id: str) -> str:
@@ -22,9 +28,13 @@ def conversation_list(owner: str, conversation_id: str) -> str:
 
 
 def page_of(found: Sequence[Record], limit: int, list_name: str) -> Page:
-    """The page of what was found for it, which is one record more where there is more."""
-    records = tuple(found[:limit])
-    if len(found) <= limit:
+    """The page of what was found for it, which is one record more where there is more.
+
+    It ends sooner where its texts come to PAGE_BYTES, but has one record at least.
+    """
+    sizes = accumulate(map(_size, found[:limit]))
+    records = tuple(found[: max(1, sum(size <= PAGE_BYTES for size in sizes))])
+    if len(records) == len(found):
         return Page(records=records)
     last = records[-1]
     position = [last.created_at.isoformat(), last.interaction_id]
@@ -39,6 +49,12 @@ def position_of(cursor: str, list_name: str) -> Position:
         error = {"field": "cursor", "code": "invalid", "detail": "This is no cursor of this list."}
         raise ValidationFailed(errors=[error]) from exc
     return datetime.fromisoformat(created_at).astimezone(UTC), interaction_id
+
+
+def _size(record: Record) -> int:
+    """The bytes in JSON of what is shown of a record, and may be long."""
+    texts = (record.prompt, record.response, record.metadata, record.error, record.attempts)
+    return len(orjson.dumps(texts))
 
 
 def _salt(list_name: str) -> str:

@@ -171,12 +171,17 @@ def _page(listed: Listed, owner: str, list_name: str, limit: int, cursor: str | 
     """The index tells the keys; the records are read, consistently, from the table."""
     start = None
     if cursor is not None:
-        created_at, last = position_of(cursor, list_name)
-        start = {
-            "interaction_id": {"S": last},
-            "created_at": {"S": COLUMNS["created_at"].serialize(created_at)},
-            listed.index.key: {"S": listed.key},
-        }
+        (created_at, last_id), (first, last) = position_of(cursor, list_name), listed.span
+        # DynamoDB starts at no entry outside of the time that is asked for. Lists that can be of a
+        # time have the newest first: what is older ends them, and what is newer comes before them.
+        if created_at < first:
+            return Page(records=())
+        if created_at <= last:
+            start = {
+                "interaction_id": {"S": last_id},
+                "created_at": {"S": COLUMNS["created_at"].serialize(created_at)},
+                listed.index.key: {"S": listed.key},
+            }
     found: list[Record] = []
     for keys in _keys(listed, start, limit + 1):
         found += [record for record in _records(keys) if record.owner == owner]

@@ -10,15 +10,21 @@ from chat.storage.dynamodb_items import Item
 from chat.storage.dynamodb_records import COLUMNS
 from chat.storage.rows import EPOCH
 
+EARLIEST = datetime.min.replace(tzinfo=UTC)
 LATEST = datetime.max.replace(tzinfo=UTC)
 MOMENT = timedelta(microseconds=1)
 CREATED = "created_at BETWEEN :since AND :last"
 
 
+def span(since: datetime | None, before: datetime | None) -> tuple[datetime, datetime]:
+    """The first and the last moment of a time: nothing is older than the epoch."""
+    last = max(before, EPOCH + MOMENT) - MOMENT if before else LATEST
+    return max(since or EPOCH, EPOCH), last
+
+
 def created(since: datetime | None, before: datetime | None) -> Item:
-    """The values of CREATED: both ends are part of it, and nothing is older than the epoch."""
-    first = max(since or EPOCH, EPOCH)
-    last = max(before or LATEST, EPOCH + MOMENT) - MOMENT
+    """The values of CREATED."""
+    first, last = span(since, before)
     return {
         ":since": {"S": COLUMNS["created_at"].serialize(first)},
         ":last": {"S": COLUMNS["created_at"].serialize(last)},
@@ -44,6 +50,12 @@ class Listed:
     newest_first: bool = False
     since: datetime | None = None
     before: datetime | None = None
+
+    @property
+    def span(self) -> tuple[datetime, datetime]:
+        """The first and the last moment of what is asked for."""
+        limited = self.since or self.before
+        return span(self.since, self.before) if limited else (EARLIEST, LATEST)
 
     def query(self) -> dict[str, Any]:
         condition, values = f"{self.index.key} = :key", {":key": {"S": self.key}}

@@ -92,6 +92,7 @@ def test_a_key_has_the_terms_that_it_was_given(admin: Api, configure: Callable[.
     [
         ("owner", "", "required"),
         ("owner", "team blue", "an owner has 1 to 128"),
+        ("owner", "..", "neither . nor .."),
         ("name", "x" * 129, "at most 128"),
         ("name", "a\u200bb", "printable"),
         ("expires_at_0", "2020-01-01", "past"),

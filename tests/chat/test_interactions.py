@@ -10,7 +10,7 @@ import pytest
 
 from chat.storage.base import Record
 from providers.base import Usage
-from tests.cast import ANSWERED, FAILED, PENDING, Api, failure, keep
+from tests.cast import ANSWERED, FAILED, PENDING, Api, failure, keep, problem
 
 ID = PENDING.interaction_id
 REQUEST = {
@@ -206,11 +206,21 @@ def test_a_cost_is_shown_without_exponent_or_trailing_zeros(
     assert api.get(f"/v1/interactions/{ID}").json()["usage"]["cost_usd"] == shown
 
 
-def test_records_cannot_be_read_while_the_storage_is_down(
-    handler: object, unreachable_database: None
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", f"interactions/{ID}"),
+        ("GET", "users/alice/interactions"),
+        ("DELETE", "users/alice/interactions"),
+        ("GET", f"conversations/{ID}"),
+    ],
+)
+def test_there_are_no_records_while_the_storage_is_down(
+    handler: object, unreachable_database: None, method: str, path: str
 ) -> None:
-    response = Api(handler).get(f"/v1/interactions/{ID}")
+    response = Api(handler).request(method, f"/v1/{path}")
     assert failure(response) == (503, "storage_unavailable")
+    assert problem(response)["detail"] == "The storage cannot be used at the moment; try again."
     assert response["Retry-After"] == "5"
 
 

@@ -70,6 +70,8 @@ def test_a_key_has_the_terms_that_it_was_given(each_storage: str, configure: Con
         (["app", "--owner", "a b"], "an owner has"),
         (["app", "--owner", ""], "an owner has"),
         (["app", "--owner", "a#b"], "an owner has"),
+        (["app", "--owner", "."], "neither . nor .."),
+        (["app", "--owner", ".."], "neither . nor .."),
         (["app", "--rate-limit", "-1"], "A rate limit is"),
         (["app", "--rate-limit", "x"], "invalid int"),
         (["app", "--expires-in", "90"], "no time such as"),

@@ -82,6 +82,12 @@ def test_a_dry_run_counts(records: None, monkeypatch: pytest.MonkeyPatch) -> Non
     assert list(left().values()) == [3, 1, 1]
 
 
+def test_a_dry_run_counts_what_erasing_would_find(each_storage: str) -> None:
+    keep(replace(ANSWERED, expires_at=datetime.now(UTC).replace(microsecond=0)))
+    assert run("erase_user", ALICE, "--dry-run").startswith("1 records")
+    assert run("erase_user", ALICE, "--yes").startswith("1 records")
+
+
 def test_more_than_fit_at_once_are_erased(records: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chat.management.commands.erase_user.ERASED_AT_ONCE", 1)
     assert run("erase_user", ALICE, "--yes").startswith("3 records")
@@ -136,7 +142,7 @@ class Interrupted(OrmStore):
         return super().erase(owner, user_id, limit=limit)
 
 
-@pytest.mark.parametrize("word", ["", "a b", "x" * 129])
+@pytest.mark.parametrize("word", ["", "a b", "x" * 129, ".."])
 def test_a_user_has_an_id(word: str) -> None:
     assert "a user id has" in failed("erase_user", word, "--yes")[1]
 

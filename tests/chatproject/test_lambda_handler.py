@@ -2,16 +2,20 @@
 
 import json
 import time
+from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 
 from chat.models import Interaction
 from chatproject import lambda_handler
+from tests.cast import ANSWERED, keep
 from tests.lambda_events import Context, function_url, load_balancer, v1, v2
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 QUESTION = {"userId": "user123", "prompt": "Olá!"}
+TALK = ANSWERED.conversation_id
 FRONTS = [v1, v2, function_url, load_balancer]
 
 
@@ -163,14 +167,43 @@ def test_a_failure_outside_django_is_logged_with_the_request_id(monkeypatch, cap
     assert "boom" not in json.dumps(body)
 
 
-@pytest.mark.parametrize(("size", "status"), [(5_900_000, 200), (6_100_000, 500)])
-def test_an_answer_that_lambda_would_not_take_is_an_error(monkeypatch, size, status):
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("x" * 5_900_000, 200), ("x" * 6_100_000, 500), ("🦆" * 490_000, 200), ("🦆" * 510_000, 500)],
+    ids=["just fits", "too long", "just fits, escaped", "too long, escaped"],
+)
+def test_an_answer_that_lambda_would_not_take_is_an_error(monkeypatch, text, status):
     def large(environ, start_response):
         start_response("200 OK", [("Content-Type", "text/plain")])
-        return [b"x" * size]
+        return [text.encode()]
 
     monkeypatch.setattr(lambda_handler, "application", large)
     assert lambda_handler.handler(v2(), Context())["statusCode"] == status
+
+
+@pytest.mark.parametrize(
+    "character", ["x", "é", "問", "🦆", '"', "\x01"], ids=["x", "é", "問", "🦆", "quote", "control"]
+)
+@pytest.mark.parametrize("list_of", ["users/alice/interactions", "conversations/" + TALK])
+def test_any_list_fits_into_what_lambda_takes(character, list_of):
+    for _ in range(100):
+        keep(
+            replace(
+                ANSWERED,
+                interaction_id=str(uuid4()),
+                conversation_id=TALK,
+                prompt=character * 32_000,
+                response=character * 24_000,
+            )
+        )
+    listed, cursor = [], ""
+    while cursor is not None:
+        query = f"limit=100&cursor={cursor}" if cursor else "limit=100"
+        status, body = ask(v2(path=f"/v1/{list_of}", method="GET", query=query))
+        assert status == 200
+        listed += [item["interaction_id"] for item in body["items"]]
+        cursor = body["next_cursor"]
+    assert len(listed) == len(set(listed)) == 100
 
 
 def test_the_deadline_leaves_time_to_settle():

@@ -11,7 +11,8 @@ from chat.errors import StorageUnavailable
 from chat.management.console import StorageCommand, owner, user
 from chat.management.progress import Progress
 from chat.service import ERASED_AT_ONCE
-from chat.storage import store
+from chat.storage import bulk_store, store
+from chat.storage.bulk import Selection
 
 
 class Command(StorageCommand):
@@ -45,13 +46,15 @@ class Command(StorageCommand):
             self.stdout.write(f"{records} records of user {user} of owner {owner} {done}.")
 
     def _count(self, user: str, owner: str) -> int:
-        records, cursor = 0, None
+        chosen, records, cursor = Selection(owner=owner, user=user), 0, None
         with Progress(self.stderr, "Counting", total=None, unit="records") as progress:
             while True:
-                page = store().page(owner, user, limit=ERASED_AT_ONCE, cursor=cursor)
-                records += len(page.records)
-                progress.update(len(page.records))
-                cursor = page.next_cursor
+                found = bulk_store().purge(
+                    chosen, limit=ERASED_AT_ONCE, cursor=cursor, dry_run=True
+                )
+                records += found.records
+                progress.update(found.records)
+                cursor = found.cursor
                 if cursor is None:
                     return records
 

@@ -69,6 +69,9 @@ FULL_ANSWER = replace(
     ),
 )
 
+# 240 KB: a page has room for seven of them, and an item of DynamoDB's for one.
+LONG = "問" * 80_000
+
 # The second try of PENDING, under the same id.
 LATER = replace(
     PENDING,
@@ -76,6 +79,9 @@ LATER = replace(
     deadline_at=NOON + timedelta(minutes=1, seconds=25),
     request_id="request-2",
 )
+SECOND, MOMENT = timedelta(seconds=1), timedelta(microseconds=1)
+FIRST = datetime.min.replace(tzinfo=UTC)
+LAST = datetime.max.replace(tzinfo=UTC)
 YESTERDAY = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
 
 
@@ -406,6 +412,47 @@ class InteractionStoreContract:
         store.settle(FULL_ANSWER)
         assert store.page(FULL.owner, FULL.user_id, limit=1).records == (FULL_ANSWER,)
 
+    @pytest.mark.parametrize(
+        ("text", "sizes"),
+        [("a" * 900_000, [2, 2, 1]), ("é🦆" * 150_000, [2, 2, 1]), ("\x01" * 600_000, [1] * 5)],
+        ids=["ASCII", "more bytes than characters", "escaped"],
+    )
+    def test_a_page_of_long_texts_ends_sooner(
+        self, store: InteractionStore, text: str, sizes: list[int]
+    ) -> None:
+        ids = self.fill(store, 5, prompt=text, conversation_id="talk")
+        pages = self.all_pages(store, ALICE, 9)
+        assert [len(page) for page in pages] == sizes
+        assert {record.interaction_id for page in pages for record in page} == set(ids)
+        first = store.conversation("default", "talk", limit=9)
+        rest = store.conversation("default", "talk", limit=9, cursor=first.next_cursor)
+        turns = {turn.interaction_id for page in (first, rest) for turn in page.records}
+        assert [len(page.records) for page in (first, rest)] == sizes[:2]
+        assert len(turns) == sum(sizes[:2])
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"response": LONG},
+            {"metadata": {"note": LONG}},
+            {"error": Failure(code="provider_error", detail=LONG)},
+        ],
+        ids=["response", "metadata", "error"],
+    )
+    def test_all_that_is_shown_counts_as_text(
+        self, store: InteractionStore, changes: dict[str, Any]
+    ) -> None:
+        for id_ in self.fill(store, 9, metadata=changes.get("metadata", {})):
+            claim = store.get(id_)
+            assert claim
+            store.settle(replace(claim, status=Status.ERROR, **changes))
+        assert len(store.page("default", ALICE, limit=9).records) == 7
+
+    def test_what_is_not_shown_makes_no_page_shorter(self, store: InteractionStore) -> None:
+        text = "問" * 400_000
+        self.fill(store, 3, system=text, parameters={"stop": [text]})
+        assert len(store.page("default", ALICE, limit=9).records) == 3
+
     def test_what_has_expired_is_on_no_page(self, store: InteractionStore) -> None:
         past = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=5)
         ids = self.fill(store, 3)
@@ -453,6 +500,64 @@ class InteractionStoreContract:
         assert (seconds, rest.next_cursor) == ([2, 2, 1, 1], None)
         assert len(store.page("default", ALICE, limit=9, since=since).records) == 6
         assert len(store.page("default", ALICE, limit=9, before=since).records) == 2
+
+    @pytest.mark.parametrize(
+        ("since", "before", "expected"),
+        [
+            (timedelta(0), None, [2]),
+            (MOMENT, None, []),
+            (None, MOMENT, [2, 1, 1, 0, 0]),
+            (None, timedelta(0), [1, 1, 0, 0]),
+            (None, MOMENT - SECOND, [1, 1, 0, 0]),
+            (None, -SECOND, [0, 0]),
+            (timedelta(0), MOMENT, [2]),
+            (-SECOND, timedelta(0), [1, 1]),
+            (timedelta(days=9), None, []),
+            (-timedelta(days=9), -timedelta(days=8), []),
+        ],
+    )
+    def test_a_page_can_be_of_a_time_that_its_cursor_is_not_of(
+        self,
+        store: InteractionStore,
+        since: timedelta | None,
+        before: timedelta | None,
+        expected: list[int],
+    ) -> None:
+        """The ends are told as seen from the record that the cursor comes after."""
+        self.fill(store, 8)  # two a second
+        last, limits = NOON + 2 * SECOND, {"since": since, "before": before}
+        time = {name: last + each for name, each in limits.items() if each is not None}
+        cursor = store.page("default", ALICE, limit=3).next_cursor
+        found: list[int] = []
+        while cursor:
+            page = store.page("default", ALICE, limit=3, cursor=cursor, **time)
+            found += [(record.created_at - NOON).seconds for record in page.records]
+            cursor = page.next_cursor
+        assert found == expected
+
+    @pytest.mark.parametrize(
+        ("since", "before", "counts"),
+        [
+            (FIRST, None, [8, 5]),
+            (FIRST, LAST, [8, 5]),
+            (LAST, None, [0, 0]),
+            (None, FIRST, [0, 0]),
+        ],
+    )
+    def test_a_time_may_be_as_long_as_there_are_times(
+        self,
+        store: InteractionStore,
+        since: datetime | None,
+        before: datetime | None,
+        counts: list[int],
+    ) -> None:
+        self.fill(store, 8)
+        cursors = [None, store.page("default", ALICE, limit=3).next_cursor]
+        pages = [
+            store.page("default", ALICE, limit=9, cursor=cursor, since=since, before=before)
+            for cursor in cursors
+        ]
+        assert [len(page.records) for page in pages] == counts
 
     def test_a_conversation_has_its_turns_and_the_oldest_first(
         self, store: InteractionStore
