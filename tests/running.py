@@ -24,6 +24,17 @@ def inherited() -> dict[str, str]:
     }
 
 
+def held_port() -> socket.socket:
+    """A socket that has a port, and does not listen: who connects is refused.
+
+    While it is open no other process is given the port, but a server that names it may listen.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
@@ -39,7 +50,8 @@ class Server:
     """Serves on a free port while the context lasts; `variables` are its environment."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
-        self.port = free_port()
+        self._held = held_port()
+        self.port = int(self._held.getsockname()[1])
         self.log = folder / "server.log"
         self._environment = {
             **inherited(),
@@ -66,6 +78,7 @@ class Server:
 
     def __exit__(self, *exc: object) -> None:
         self.client.close()
+        self._held.close()
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
             self.process.wait(timeout=60)

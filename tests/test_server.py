@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.running import inherited, user_whose_minute_begins
+from tests.running import held_port, inherited, user_whose_minute_begins
 
 ROOT = Path(__file__).parents[1]
 MANY = 100
@@ -29,8 +29,12 @@ class Server:
     """A running server and what it writes."""
 
     process: subprocess.Popen[str]
-    port: int
+    held: socket.socket
     folder: Path
+
+    @property
+    def port(self) -> int:
+        return int(self.held.getsockname()[1])
 
     @property
     def url(self) -> str:
@@ -89,16 +93,10 @@ class Server:
     def end(self, number: int) -> int:
         """Send a signal to all processes of the server, and wait until it has ended."""
         os.killpg(self.process.pid, number)
-        return self.process.wait(timeout=40)
+        return self.process.wait(timeout=60)
 
 
 Serve = Callable[..., Server]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 RUN = "import runpy; runpy.run_path('manage.py', run_name='__main__')"
@@ -107,14 +105,14 @@ RUN = "import runpy; runpy.run_path('manage.py', run_name='__main__')"
 def spawn(folder: Path, setup: str = "", **variables: str) -> Server:
     """A server that begins; `setup` is what Python is to do before."""
     program = ["-c", f"{setup}\n{RUN}"] if setup else ["manage.py"]
-    port = free_port()
+    held = held_port()
     environment = {
         **inherited(),
         "ENV_FILE": os.devnull,
         "SECRET_KEY": "secret",
         "LLM_PROVIDER": "mock",
         "DATABASE_PATH": str(folder / "chat.db"),
-        "API_PORT": str(port),
+        "API_PORT": str(held.getsockname()[1]),
         "WEB_CONCURRENCY": "2",
         **variables,
     }
@@ -128,7 +126,7 @@ def spawn(folder: Path, setup: str = "", **variables: str) -> Server:
             text=True,
             start_new_session=True,
         )
-    return Server(process, port, folder)
+    return Server(process, held, folder)
 
 
 def start(folder: Path, setup: str = "", **variables: str) -> Server:
@@ -152,6 +150,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     running = start(folder, MOCK_DIRECTIVES="mock:delay=0.05")
     yield running
     assert running.end(signal.SIGTERM) == 0
+    running.held.close()
 
 
 @pytest.fixture
@@ -167,6 +166,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     for running in started:
         if running.process.poll() is None:
             running.end(signal.SIGKILL)
+        running.held.close()
 
 
 def eventually(condition: Callable[[], bool]) -> None:
@@ -345,10 +345,11 @@ def test_a_process_that_has_only_just_begun_stops_too(tmp_path: Path) -> None:
     try:
         eventually(lambda: len(server.children()) == 2)
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(timeout=20) == 0  # gunicorn would kill them after 35 seconds
+        assert server.process.wait(timeout=30) == 0  # gunicorn would kill them after 35 seconds
     finally:
         if server.process.poll() is None:
             server.end(signal.SIGKILL)
+        server.held.close()
 
 
 def test_calls_that_die_with_the_server_read_as_aborted_later(serve: Serve) -> None:
