@@ -73,7 +73,14 @@ class Server:
                 cwd=ROOT,
             )
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
-        self._wait()
+        try:
+            self._wait()
+        except BaseException:
+            # What it leaves open would fail the tests that follow.
+            if self.process.poll() is None:
+                self.signal(signal.SIGKILL, group=True)
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:

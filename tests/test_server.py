@@ -132,12 +132,24 @@ def spawn(folder: Path, setup: str = "", **variables: str) -> Server:
 def start(folder: Path, setup: str = "", **variables: str) -> Server:
     """A server that answers."""
     server = spawn(folder, setup, **variables)
+    try:
+        wait_until_it_answers(server)
+    except BaseException:
+        # What it leaves open would fail the tests that follow.
+        if server.process.poll() is None:
+            server.end(signal.SIGKILL)
+        server.held.close()
+        raise
+    return server
+
+
+def wait_until_it_answers(server: Server) -> None:
     end = time.monotonic() + 120
     while True:
         assert server.process.poll() is None, server.output
         try:
             if server.get("/v1/health").status_code == 200:
-                return server
+                return
         except httpx.TransportError:
             assert time.monotonic() < end, server.output
             time.sleep(0.05)
