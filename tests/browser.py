@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    expect,
+    sync_playwright,
+)
 
 from tests.running import Server
 
@@ -24,6 +31,9 @@ QUIET = (
     *("--disable-component-update", "--disable-sync", "--no-first-run"),
 )
 SCRIPTED_FETCH = Path(__file__).parent / "fixtures" / "scripted_fetch.js"
+
+PATIENCE_MILLISECONDS = 30_000  # of a machine that is busy with other tests
+expect.set_options(timeout=PATIENCE_MILLISECONDS)
 
 Script = dict[str, Any]
 
@@ -59,7 +69,7 @@ def visit(chromium: Browser) -> Iterator[Callable[..., "Playground"]]:
 
     def open_page(server: Server, script: Script | None = None, **options: Any) -> Playground:
         context = chromium.new_context(**options)
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(PATIENCE_MILLISECONDS)
         if script:
             context.add_init_script(f"window.script = {json.dumps(script)}")
             context.add_init_script(path=SCRIPTED_FETCH)

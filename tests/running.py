@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+from django_ratelimit.core import _get_window
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,16 +24,34 @@ def inherited() -> dict[str, str]:
     }
 
 
+def held_port() -> socket.socket:
+    """A socket that has a port, and does not listen: who connects is refused.
+
+    While it is open no other process is given the port, but a server that names it may listen.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+def user_whose_minute_begins(key_id: str = "anyone") -> str:
+    """A user who is counted anew in a minute: each has an edge of its own."""
+    names = (f"user-{number}" for number in range(1000))
+    return max(names, key=lambda name: _get_window(f"{key_id} {name}", 60))
 
 
 class Server:
     """Serves on a free port while the context lasts; `variables` are its environment."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
-        self.port = free_port()
+        self._held = held_port()
+        self.port = int(self._held.getsockname()[1])
         self.log = folder / "server.log"
         self._environment = {
             **inherited(),
@@ -54,11 +73,19 @@ class Server:
                 cwd=ROOT,
             )
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
-        self._wait()
+        try:
+            self._wait()
+        except BaseException:
+            # What it leaves open would fail the tests that follow.
+            if self.process.poll() is None:
+                self.signal(signal.SIGKILL, group=True)
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.client.close()
+        self._held.close()
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
             self.process.wait(timeout=60)
@@ -78,7 +105,7 @@ class Server:
         return httpx.post(url, json=body, headers=headers, timeout=60)
 
     def _wait(self) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while time.monotonic() < end and self.process.poll() is None:
             try:
                 self.client.get("/v1/health").raise_for_status()

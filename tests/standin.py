@@ -9,7 +9,9 @@
 A stream is a list of pieces, which come one after the other:
 
         vendor.stream([chunk("Hel"), chunk("lo."), FINISH, DONE], gap=0.1)
-        assert vendor.hung_up.wait(1)  # by a client that leaves in the middle of it
+        assert vendor.hung_up.wait(SOON)  # by a client that leaves in the middle of it
+
+A delay or a gap is a number of seconds, or an event that the test sets when it has seen enough.
 
 Without a script it answers every chat completion and every generateContent.
 """
@@ -50,6 +52,9 @@ GEMINI_ANSWER: dict[str, Any] = {
     "usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 5, "totalTokenCount": 14},
     "modelVersion": "stand-in-1",
 }
+Wait = float | threading.Event
+# What follows at once, at the latest: so long may a machine be busy with other things.
+SOON = 10.0
 NOT_FOUND: dict[str, Any] = {"error": {"message": "nobody scripted this path"}}
 
 
@@ -75,11 +80,11 @@ class Behaviour:
 
     head: bytes = b""
     body: bytes = b""
-    delay: float = 0.0
+    delay: Wait = 0.0
     head_pace: tuple[int, float] | None = None
     body_pace: tuple[int, float] | None = None
     pieces: Sequence[bytes] = ()
-    gaps: Sequence[float] = ()
+    gaps: Sequence[Wait] = ()
     close: bool = False
     reset: bool = False
 
@@ -121,7 +126,7 @@ class StandIn:
         *,
         status: int = 200,
         headers: Mapping[str, str] | None = None,
-        delay: float = 0.0,
+        delay: Wait = 0.0,
         head_pace: tuple[int, float] | None = None,
         body_pace: tuple[int, float] | None = None,
         chunked: bool = False,
@@ -156,7 +161,7 @@ class StandIn:
         self,
         pieces: Sequence[str | bytes],
         *,
-        gap: float | Sequence[float] = 0.0,
+        gap: float | Sequence[Wait] = 0.0,
         headers: Mapping[str, str] | None = None,
         cut: bool = False,
         chunked: bool = True,
@@ -166,7 +171,7 @@ class StandIn:
         A body that is not chunked ends with its connection.
         """
         raw = [piece.encode() if isinstance(piece, str) else piece for piece in pieces]
-        gaps = [gap] * len(raw) if isinstance(gap, int | float) else list(gap)
+        gaps: list[Wait] = [gap] * len(raw) if isinstance(gap, int | float) else list(gap)
         self.act(_streamed(raw, gaps, headers or {}, cut=cut, chunked=chunked))
 
     def send(self, data: bytes, *, delay: float = 0.0) -> None:
@@ -235,7 +240,11 @@ class StandIn:
 
     def _perform(self, connection: socket.socket, behaviour: Behaviour) -> bool:
         """Do it; whether the connection is still open."""
-        self._closing.wait(behaviour.delay)
+        if isinstance(behaviour.delay, threading.Event):
+            while not behaviour.delay.wait(0.01) and not self._closing.is_set():
+                pass
+        else:
+            self._closing.wait(behaviour.delay)
         if behaviour.reset:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return False
@@ -286,7 +295,7 @@ def _unscripted(path: str, delay: float) -> Behaviour:
 
 def _streamed(
     pieces: Sequence[bytes],
-    gaps: Sequence[float],
+    gaps: Sequence[Wait],
     headers: Mapping[str, str] | None = None,
     *,
     cut: bool = False,
@@ -321,12 +330,18 @@ TOKENS = [
 ]
 
 
-def _has_left(connection: socket.socket, seconds: float) -> bool:
+def _has_left(connection: socket.socket, gap: Wait) -> bool:
     """Wait; whether the client hangs up meanwhile. A request that waits its turn is no end."""
-    end = time.monotonic() + seconds
+    begun = time.monotonic()
+
+    def remaining() -> float:
+        if isinstance(gap, threading.Event):
+            return 0.0 if gap.is_set() else 0.01
+        return begun + gap - time.monotonic()
+
     poll = select.poll()
     poll.register(connection, select.POLLIN)
-    while (left := end - time.monotonic()) > 0:
+    while (left := remaining()) > 0:
         if poll.poll(left * 1000):
             if not connection.recv(1, socket.MSG_PEEK):
                 return True

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 
 import pytest
@@ -76,7 +77,7 @@ def test_support_finds_a_record_reads_on_and_makes_a_key(admin: Page) -> None:
     page.get_by_role("link", name="Home").click()
     page.get_by_role("link", name="Usage", exact=True).click()
     expect(page.locator("canvas")).to_have_count(6)
-    assert painted(page) == 6
+    wait_until_painted(page, 6)
     accessible(page)
 
     page.get_by_role("link", name="Home").click()
@@ -95,8 +96,15 @@ def test_support_finds_a_record_reads_on_and_makes_a_key(admin: Page) -> None:
     expect(page.get_by_text(f"Revoked: {secret[:20]} (mobile app).")).to_be_visible()
 
 
+def wait_until_painted(page: Page, count: int) -> None:
+    """Wait until so many charts have something drawn on them, for which their script has to run."""
+    end = time.monotonic() + 15
+    while (found := painted(page)) != count:
+        assert time.monotonic() < end, found
+        page.wait_for_timeout(50)
+
+
 def painted(page: Page) -> int:
-    """How many charts have something drawn on them."""
     script = """canvases => canvases.filter(canvas => canvas.getContext("2d")
         .getImageData(0, 0, canvas.width, canvas.height).data.some(byte => byte)).length"""
     return int(page.locator("canvas").evaluate_all(script))

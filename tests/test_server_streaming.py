@@ -19,9 +19,10 @@ from tests.running import Server
 from tests.standin import DONE, FINISH, USAGE, StandIn, chunk
 
 MANY = 50
-GAP = 0.1
-# A second is what is promised, and another one is for a machine that is busy with other tests.
-SOON = 2.0
+GAP = 3.0
+# A second is what is promised, and the others are for a machine that is busy with other tests. Who
+# is only noticed by a heartbeat is so after ten.
+SOON = 5.0
 
 HELLO = [chunk("Hel"), chunk("lo "), chunk("there."), FINISH, USAGE, DONE]
 
@@ -55,7 +56,8 @@ def asked(server: Server, prompt: str = "Olá!") -> Iterator[Iterator[str]]:
     body = {"userId": "user123", "prompt": prompt, "stream": True}
     url = f"http://127.0.0.1:{server.port}/v1/chat"
     with (
-        httpx.Client(timeout=60, trust_env=False) as client,
+        # To read the certificates of the web takes each client tens of milliseconds of CPU.
+        httpx.Client(timeout=60, trust_env=False, verify=False) as client,
         client.stream("POST", url, json=body) as response,
     ):
         assert response.status_code == 200
@@ -112,7 +114,7 @@ def test_a_stream_is_chunked_and_its_connection_is_kept(server: Server, vendor: 
 def test_many_streams_at_once_flow_and_are_complete(server: Server, vendor: StandIn):
     pieces = [chunk(f"{number} ") for number in range(10)]
     ends = [FINISH, USAGE, DONE]
-    vendor.stream([*pieces, *ends], gap=[*[GAP] * len(pieces), *[0] * len(ends)])
+    vendor.stream([*pieces, *ends], gap=[0, GAP, *[0.02] * (len(pieces) - 2), *[0] * len(ends)])
 
     def read(number: int) -> tuple[str, float]:
         """The text, and how long before its end the first piece was there."""
@@ -126,8 +128,8 @@ def test_many_streams_at_once_flow_and_are_complete(server: Server, vendor: Stan
         answers = list(pool.map(read, range(MANY)))
     text = "".join(f"{number} " for number in range(10))
     assert {answer for answer, _ in answers} == {text}
-    # Nine pieces follow the first: who is given all at once does not wait for them.
-    assert min(flowed for _, flowed in answers) > 9 * GAP / 3
+    # The others follow the first after a while: who is given all at once does not wait for them.
+    assert min(flowed for _, flowed in answers) > GAP / 3
     kept = records(server)[before:]
     assert [(record["status"], record["response"]) for record in kept] == [("ok", text)] * MANY
 

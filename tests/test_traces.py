@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import pytest
 
 from tests.collector import Collector, Span
 from tests.lambda_events import v2
-from tests.running import ROOT, Server, free_port, inherited
+from tests.running import ROOT, Server, held_port, inherited
 from tests.standin import DONE, FINISH, USAGE, StandIn, chunk
 
 AT_ONCE = {"OTEL_BSP_SCHEDULE_DELAY": "20"}
@@ -263,12 +264,14 @@ def test_a_stop_sends_what_is_left(tmp_path: Path) -> None:
 
 def test_an_endpoint_that_is_down_is_said_once_and_holds_nothing_up(tmp_path: Path) -> None:
     variables = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",
         "OTEL_EXPORTER_OTLP_TIMEOUT": "0.5",
         "WEB_CONCURRENCY": "1",
         **AT_ONCE,
     }
-    with Server(tmp_path, **variables) as server:
+    with (
+        held_port() as down,
+        Server(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=address(down), **variables) as server,
+    ):
         for _ in range(3):
             assert server.chat().status_code == 200
             _until(lambda: "Failed to export" in server.log.read_text())
@@ -277,6 +280,10 @@ def test_an_endpoint_that_is_down_is_said_once_and_holds_nothing_up(tmp_path: Pa
         assert server.process.wait(timeout=60) == 0
     assert server.log.read_text().count("Failed to export") == 1
     assert "Traceback" not in server.log.read_text()
+
+
+def address(down: socket.socket) -> str:
+    return f"http://127.0.0.1:{down.getsockname()[1]}"
 
 
 def _until(true: Callable[[], bool]) -> None:
@@ -371,8 +378,10 @@ def test_on_lambda_an_endpoint_that_hangs_holds_nothing_up_and_nothing_is_lost(
 
 
 def test_on_lambda_an_endpoint_that_is_down_fails_nothing(tmp_path: Path) -> None:
-    endpoint = f"http://127.0.0.1:{free_port()}"
-    with Function(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint) as function:
+    with (
+        held_port() as down,
+        Function(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=address(down)) as function,
+    ):
         assert [function.chat() for _ in range(2)] == [200, 200]
 
 

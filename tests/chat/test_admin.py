@@ -26,11 +26,11 @@ LIST = "/admin/chat/interaction/"
 @pytest.fixture
 def records(db: None) -> dict[str, Record]:
     """A record of each status."""
-    now = datetime.now(UTC)
+    now, later = datetime.now(UTC), datetime.now(UTC) + timedelta(hours=1)
     kinds = {
         "ok": replace(ANSWERED, prompt="What is a ledger?", user_id="alice"),
         "error": replace(FAILED, prompt="What is a mistake?", user_id="bob"),
-        "pending": replace(PENDING, prompt="What is patience?", deadline_at=now),
+        "pending": replace(PENDING, prompt="What is patience?", deadline_at=later),
         "aborted": replace(PENDING, prompt="What is lost?", deadline_at=now - timedelta(seconds=6)),
     }
     return {

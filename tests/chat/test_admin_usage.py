@@ -13,12 +13,20 @@ from django.contrib.auth.models import Permission, User
 
 from chat.storage.base import Record
 from providers.base import Usage
-from tests.cast import ANSWERED, FAILED, Api, keep
+from tests.cast import ANSWERED, FAILED, NOON, Api, keep
 
 PAGE = "/admin/usage/"
-NOW = datetime.now(UTC).replace(hour=12)
-TODAY = NOW.date().isoformat()
-YESTERDAY = (NOW - timedelta(days=1)).date().isoformat()
+NOW = NOON
+TODAY = YESTERDAY = ""
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The day of the test: that on which the run began may be over."""
+    noon = datetime.now(UTC).replace(hour=12)
+    monkeypatch.setattr(f"{__name__}.NOW", noon)
+    monkeypatch.setattr(f"{__name__}.TODAY", noon.date().isoformat())
+    monkeypatch.setattr(f"{__name__}.YESTERDAY", (noon - timedelta(days=1)).date().isoformat())
 
 
 def settled(record: Record = ANSWERED, *, days_ago: int = 0, **fields: Any) -> None:
@@ -27,7 +35,7 @@ def settled(record: Record = ANSWERED, *, days_ago: int = 0, **fields: Any) -> N
 
 
 @pytest.fixture
-def records(db: None) -> None:
+def records(now: None, db: None) -> None:
     for latency in range(1, 101):
         settled(model="one", latency_ms=latency, usage=Usage(total_tokens=10, cost_usd=Decimal(2)))
     settled(model="two", latency_ms=900, owner="acme", usage=Usage(), days_ago=1)

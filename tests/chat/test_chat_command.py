@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -176,6 +177,18 @@ class Terminal:
             self.screen += os.read(self._file, 4096).decode()
         self._read = found + len(text)
 
+    def waits(self) -> None:
+        """Wait until it waits: Python does not see a signal that comes just before it does again.
+
+        What it has echoed says nothing of that: a busy machine may have stopped it there.
+        """
+        time.sleep(0.2)
+        stat = Path(f"/proc/{self._process.pid}/stat")
+        end = time.monotonic() + WAIT_SECONDS
+        while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
     def type(self, text: str) -> None:
         os.write(self._file, text.encode())
 
@@ -207,7 +220,7 @@ def test_people_talk_stop_and_leave(database: str) -> None:
     terminal.until("> ")
     terminal.type("half a line")
     terminal.until("half a line")
-    time.sleep(0.2)  # Python does not see a signal that comes just before readline waits again
+    terminal.waits()
     terminal.type("\x03")
     terminal.until("> ")
     terminal.type("\n")

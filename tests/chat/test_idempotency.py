@@ -36,6 +36,7 @@ class TestOneProcess:
         assert second.headers["Idempotency-Replayed"] == "true"
         assert Interaction.objects.count() == 1
 
+    @pytest.mark.usefixtures("minute")
     def test_a_replay_is_counted(self, client):
         remaining = [int(ask(client).headers["X-RateLimit-Remaining"]) for _ in range(2)]
         assert remaining[1] == remaining[0] - 1
@@ -131,16 +132,18 @@ def test_after_a_kill_one_retry_takes_over(tmp_path):
     key = {"Idempotency-Key": "one"}
     with StandIn(delay=30) as vendor:
         variables = {"OPENAI_BASE_URL": vendor.url, "WEB_CONCURRENCY": "2"}
-        short = {**variables, "REQUEST_TIMEOUT_SECONDS": "1"}
+        # Long enough for the vendor to be asked and the server killed on a busy machine.
+        short = {**variables, "REQUEST_TIMEOUT_SECONDS": "4"}
         with Server(tmp_path, **short) as server, ThreadPoolExecutor(1) as pool:
             running = pool.submit(server.chat, headers=key)
             while not vendor.requests:
+                assert not running.done()
                 time.sleep(0.01)
             server.signal(signal.SIGKILL, group=True)
             assert running.exception() is not None
         vendor.delay = 0.0
         with Server(tmp_path, **variables) as server, ThreadPoolExecutor(20) as pool:
-            while server.chat(headers=key).status_code == 409:
+            while server.chat(headers=key).status_code == 409:  # until the call's own time is over
                 time.sleep(0.2)
             responses = list(pool.map(lambda _: server.chat(headers=key), range(20)))
             assert {response.status_code for response in responses} == {200}

@@ -25,12 +25,7 @@ Configure = Callable[..., None]
 NAMES = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 
 
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The time by which requests are counted stands still."""
-    clock = Clock(1_800_000_000)
-    monkeypatch.setattr("django_ratelimit.core.time", clock)
-    return clock
+pytestmark = pytest.mark.usefixtures("minute")
 
 
 class Forgetful(DummyCache):
@@ -80,15 +75,15 @@ def test_one_request_too_many_is_told_when_to_come_back(api: Api, configure: Con
 
 
 def test_whoever_waits_as_long_as_he_is_told_is_let_in(
-    api: Api, configure: Configure, clock: Clock
+    api: Api, configure: Configure, minute: Clock
 ) -> None:
     configure(RATE_LIMIT_PER_MINUTE=2)
     assert statuses(api, 3) == [200, 200, 429]
     refused = api.chat()
     assert refused["Retry-After"] == refused["X-RateLimit-Reset"]
-    clock.now += int(refused["Retry-After"]) - 1
+    minute.now += int(refused["Retry-After"]) - 1
     assert api.chat()["Retry-After"] == "1"
-    clock.now += 1
+    minute.now += 1
     response = api.chat()
     assert response.status_code == 200
     assert allowance(response) == (2, 1, 60)

@@ -14,10 +14,17 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from chat import keys
-from tests.cast import ALICE, ANSWERED, BOB, FAILED, keep
+from tests.cast import ALICE, ANSWERED, BOB, FAILED, NOON, keep
 
-TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+TODAY = NOON
 COLUMNS = ["requests", "errors", "prompt_tokens", "completion_tokens", "total_tokens", "cost_usd"]
+
+
+@pytest.fixture(autouse=True)
+def today(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The day of the test: that on which the run began may be over."""
+    noon = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+    monkeypatch.setattr(f"{__name__}.TODAY", noon)
 
 
 def report(*words: str) -> str:
@@ -31,7 +38,7 @@ def settle(record: Any = ANSWERED, **changes: Any) -> None:
 
 
 @pytest.fixture
-def used(each_storage: str) -> str:
+def used(today: None, each_storage: str) -> str:
     """Two owners; the id of the key of one of them."""
     key, _ = keys.create(owner="team:blue", name="app")
     settle()

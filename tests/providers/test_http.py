@@ -2,9 +2,10 @@ import gzip
 import json
 import multiprocessing
 import socket
+import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -13,11 +14,18 @@ import pytest
 
 from providers import connections, http
 from providers.base import Deadline, DeadlineReached, ProviderError, ProviderFailed
-from tests.standin import StandIn
+from tests.standin import SOON, StandIn
 
 
-def post(url: str, seconds: float = 5.0) -> http.Answer:
+def post(url: str, seconds: float = 20.0) -> http.Answer:
     return http.post(url, headers={"x-a": "1"}, body={"q": "é"}, deadline=Deadline(seconds))
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + SOON
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_an_answer_is_given_whatever_its_status(vendor: StandIn):
@@ -202,18 +210,18 @@ def test_what_is_no_answer_is_told(parts: list[bytes], reason: str):
 def test_connections_that_were_idle_for_long_are_closed(
     vendor: StandIn, monkeypatch: pytest.MonkeyPatch
 ):
-    vendor.reply({}, delay=0.2)
+    hold = threading.Event()
+    vendor.reply({}, delay=hold)
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(post, [vendor.url] * 4))
+        asked = [threads.submit(post, vendor.url) for _ in range(4)]
+        until(lambda: len(vendor.requests) == 4)  # each on a connection of its own
+        hold.set()
+        assert [each.result().status for each in asked] == [200] * 4
     assert vendor.open == 4
     monkeypatch.setattr("providers.connections.KEEP_ALIVE_SECONDS", 0.1)
     time.sleep(0.2)
     post(vendor.url)
-    for _ in range(100):
-        if vendor.open == 1:
-            break
-        time.sleep(0.01)
-    assert vendor.open == 1
+    until(lambda: vendor.open == 1)
 
 
 def test_an_answer_that_comes_before_the_whole_question_is_sent_is_read():
@@ -226,7 +234,7 @@ def test_an_answer_that_comes_before_the_whole_question_is_sent_is_read():
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as thread:
         thread.submit(refuse, listener)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        answer = http.post(url, headers={}, body="x" * 8_000_000, deadline=Deadline(5))
+        answer = http.post(url, headers={}, body="x" * 8_000_000, deadline=Deadline(20))
     assert (answer.status, answer.body) == (413, b"{}")
 
 
@@ -237,7 +245,7 @@ def test_a_process_that_was_forked_has_connections_of_its_own(vendor: StandIn):
         warnings.simplefilter("ignore")  # about the threads of this process
         child = context.Process(target=post, args=(vendor.url,))
         child.start()
-    child.join(10)
+    child.join(30)
     assert (child.exitcode, vendor.connections) == (0, 2)
     assert post(vendor.url).status == 404
     assert vendor.connections == 2

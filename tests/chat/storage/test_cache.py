@@ -42,6 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     for module in (orm_cache, dynamodb_cache):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr("django.core.cache.backends.base.time", clock)
+    monkeypatch.setattr("django_ratelimit.core.time", clock)
     return clock
 
 
