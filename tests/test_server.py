@@ -202,7 +202,8 @@ def raw(server: Server, data: bytes) -> bytes:
 def refusal(folder: Path, **variables: str) -> str:
     """What a server says that does not start, which has to be one line."""
     server = spawn(folder, **variables)
-    assert server.process.wait(timeout=40) == 1
+    with server.held:
+        assert server.process.wait(timeout=40) == 1
     [line] = server.output.splitlines()
     return line
 
