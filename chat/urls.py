@@ -1,7 +1,13 @@
-from django.urls import path
+from django.urls import path, re_path
 
 from chat import views
 from chat.openai_compat import views as openai
+
+# What else of OpenAI's addresses its clients may ask for.
+OPENAI = (
+    *("audio", "batches", "chat/completions", "completions", "embeddings", "files", "fine_tuning"),
+    *("images", "models", "moderations", "responses", "uploads", "vector_stores"),
+)
 
 urlpatterns = [
     path("", views.IndexView.as_view(), name="index"),
@@ -25,4 +31,5 @@ urlpatterns = [
     path(
         "v1/interactions/<str:interaction_id>", views.InteractionView.as_view(), name="interaction"
     ),
+    re_path(rf"^v1/({'|'.join(OPENAI)})(/.*)?$", openai.NoView.as_view()),
 ]

@@ -82,6 +82,7 @@ class Message:
     content: str | list[dict[str, Any]]
     tool_calls: list[dict[str, Any]] | None = None
     tool_call_id: str | None = None
+    name: str | None = None
 
     @property
     def text(self) -> str:

@@ -333,8 +333,8 @@ class _Whole:
 
 
 def _message(message: Message) -> dict[str, Any]:
-    fields = {"tool_calls": message.tool_calls, "tool_call_id": message.tool_call_id}
-    given = {name: value for name, value in fields.items() if value is not None}
+    names = ("tool_calls", "tool_call_id", "name")
+    given = {name: value for name in names if (value := getattr(message, name)) is not None}
     content = None if message.tool_calls and not message.content else message.content
     return {"role": message.role, "content": content, **given}
 

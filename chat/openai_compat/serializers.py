@@ -21,7 +21,10 @@ from chat.serializers import (
 
 ANONYMOUS = "anonymous"
 ROLES = ("system", "developer", "user", "assistant", "tool")
-PARTS = ("text", "image_url", "input_audio", "file", "refusal")
+INSTRUCTING = ("system", "developer")
+# Parts that are texts, under the name of their type.
+SPOKEN = ("text", "refusal")
+PARTS = (*SPOKEN, "image_url", "input_audio", "file")
 OPTIONS = (
     "tools",
     "tool_choice",
@@ -62,13 +65,22 @@ class Messages(serializers.Field[Any, Any, Any, Any]):
     def _message(self, number: int, data: Any) -> dict[str, Any]:
         if not isinstance(data, dict) or data.get("role") not in ROLES:
             self._refuse(number, f"an object with a role of {', '.join(ROLES)}.")
-        message = {"role": data["role"], "content": self._content(number, data.get("content"))}
+        content = data.get("content")
+        if content is None and not data.get("tool_calls"):
+            content = data.get("refusal")  # that was all its model said
+            if not content:
+                self._refuse(number, "content is missing.")
+        message = {"role": data["role"], "content": self._content(number, content)}
+        if data["role"] in INSTRUCTING and not isinstance(message["content"], str):
+            self._refuse(number, "instructions are texts.")
         if calls := data.get("tool_calls"):
             if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
                 self._refuse(number, "tool_calls is a list of objects.")
+            if data["role"] != "assistant":
+                self._refuse(number, "tool_calls are an assistant's.")
             message["tool_calls"] = calls
-        elif data.get("content") is None and not data.get("refusal"):
-            self._refuse(number, "content is missing.")
+        if name := data.get("name"):
+            message["name"] = self._text(number, name)
         if data["role"] == "tool":
             if not isinstance(data.get("tool_call_id"), str):
                 self._refuse(number, "tool_call_id is missing.")
@@ -87,12 +99,13 @@ class Messages(serializers.Field[Any, Any, Any, Any]):
         for part in parts:
             if part.get("type") not in PARTS:
                 self._refuse(number, f"a part has a type of {', '.join(PARTS)}.")
-            if part["type"] == "text":
-                self._text(number, part.get("text"))
-        shown = [part for part in parts if part["type"] != "refusal"]
-        if all(part["type"] == "text" for part in shown):
-            return "\n".join(part["text"] for part in shown)
-        return shown
+            if part["type"] in SPOKEN:
+                self._text(number, part.get(part["type"]))
+            elif not isinstance(part.get(part["type"]), dict):
+                self._refuse(number, "a part has an object under the name of its type.")
+        if all(part["type"] in SPOKEN for part in parts):
+            return "\n".join(part[part["type"]] for part in parts)
+        return parts
 
     def _text(self, number: int, text: Any) -> str:
         if not isinstance(text, str) or "\0" in text:
@@ -159,6 +172,8 @@ class CompletionSerializer(serializers.Serializer[Any]):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """The fields of a `service.Question`, with `stream` and `include_usage`."""
+        if any(tool.get("type") == "custom" for tool in attrs.get("tools") or ()):
+            raise _refused("tools", "Custom tools are not supported here.", "unsupported")
         options = {name: attrs[name] for name in OPTIONS if attrs.get(name) not in (None, [])}
         if options.get("response_format") == {"type": "text"}:
             del options["response_format"]
@@ -187,13 +202,13 @@ class CompletionSerializer(serializers.Serializer[Any]):
 
 def _asked(messages: list[dict[str, Any]]) -> dict[str, Any]:
     """`prompt`, `system` and `messages`: the last is left out where the others say it all."""
-    above = [m for m in messages if m["role"] in ("system", "developer")]
-    turns = [m for m in messages if m["role"] not in ("system", "developer")]
+    above = [m for m in messages if m["role"] in INSTRUCTING]
+    turns = [m for m in messages if m["role"] not in INSTRUCTING]
     if not turns:  # instructions alone are a question too
         above, turns = [], [{**message, "role": "user"} for message in above]
     system = "\n\n".join(filter(None, (_text_of(message) for message in above)))
     asked = [_text_of(message) for message in turns if message["role"] == "user"]
-    alone = len(turns) == 1 and turns[0]["role"] == "user" and isinstance(turns[0]["content"], str)
+    alone = len(turns) == 1 and turns[0] == {"role": "user", "content": _text_of(turns[0])}
     return {
         "prompt": asked[-1] if asked else "",
         "system": system or None,

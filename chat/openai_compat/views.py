@@ -9,6 +9,7 @@ from rest_framework.response import Response
 
 from chat import service
 from chat.api_view import ApiView
+from chat.errors import NotFound
 from chat.openai_compat import shapes
 from chat.openai_compat.errors import exception_handler
 from chat.openai_compat.serializers import CompletionSerializer
@@ -34,6 +35,14 @@ class CompletionsView(OpenAIView, AskingView):
         streamed, include_usage = given.pop("stream"), given.pop("include_usage")
         shape = shapes.Chunks(include_usage=include_usage) if streamed else None
         return self.ask(request, service.Question(**given), shapes.completion, shape)
+
+
+class NoView(OpenAIView):
+    """What OpenAI has at an address, and this service has not."""
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        raise NotFound
 
 
 class ModelsView(OpenAIView):

@@ -279,7 +279,7 @@ class TestOpenAIErrors:
     def test_what_is_not_served_here_is_not_found(self, client: OpenAI) -> None:
         with pytest.raises(openai.NotFoundError) as caught:
             client.embeddings.create(model="mock-1", input="Olá!")
-        assert caught.value.code == "not_found"
+        assert caught.value.code == "unknown_url"
 
     def test_a_failed_vendor_is_an_error_that_is_not_repeated(
         self, client: OpenAI, server: Server

@@ -314,6 +314,23 @@ class TestErrors:
                 "invalid_value",
                 "messages",
             ),
+            (
+                {"messages": [{"role": "user", "content": "a", "tool_calls": [CALL]}]},
+                "invalid_value",
+                "messages",
+            ),
+            ({"messages": [{"role": "system", "content": [IMAGE]}]}, "invalid_value", "messages"),
+            (
+                {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+                "invalid_value",
+                "messages",
+            ),
+            (
+                {"messages": [{"role": "user", "content": "a", "name": 7}]},
+                "invalid_value",
+                "messages",
+            ),
+            ({"tools": [{"type": "custom"}]}, "unsupported_parameter", "tools"),
             ({"model": None}, "invalid_type", "model"),
             ({"model": ""}, "invalid_value", "model"),
             ({"n": 2}, "invalid_value", "n"),
@@ -361,6 +378,24 @@ class TestErrors:
         configure(MAX_BODY_BYTES=100)
         wanted = (413, "invalid_request_error", "request_too_large", None)
         assert failure(complete(api, "a" * 100)) == wanted
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/v1/embeddings",
+            "/v1/responses",
+            "/v1/responses/resp_1",
+            "/v1/models/",
+            "/v1/chat/completions/",
+            "/v1/chat/completions/chatcmpl-1",
+        ],
+    )
+    @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+    def test_what_openai_has_and_we_have_not_is_no_address(
+        self, api: Api, method: str, path: str
+    ) -> None:
+        found = failure(api.request(method, path))
+        assert found == (404, "invalid_request_error", "unknown_url", None)
 
     def test_another_content_type_is_refused(self, api: Api) -> None:
         response = api.post(PATH, b"{}", content_type="text/plain")
@@ -530,10 +565,27 @@ class TestWhatIsAsked:
         turns = [{"role": "user", "content": "Olá!"}, first, {"role": "user", "content": "E?"}]
         assert text(complete(api, messages=turns)) == "You said: E?"
 
-    def test_a_refusal_may_be_sent_back_as_it_came(self, api: Api) -> None:
-        refusal = {"role": "assistant", "content": None, "refusal": "No."}
-        turns = [{"role": "user", "content": "Olá!"}, refusal, {"role": "user", "content": "E?"}]
-        assert text(complete(api, messages=turns)) == "You said: E?"
+    @pytest.mark.parametrize(
+        "refusal",
+        [
+            {"content": None, "refusal": "No."},
+            {"content": [{"type": "refusal", "refusal": "No."}]},
+        ],
+        ids=["field", "part"],
+    )
+    def test_a_refusal_may_be_sent_back_as_it_came(
+        self, api: Api, vendor: StandIn, refusal: dict[str, Any]
+    ) -> None:
+        asked, again = ({"role": "user", "content": content} for content in ("Olá!", "E?"))
+        turns = [asked, {"role": "assistant", **refusal}, again]
+        assert text(complete(api, messages=turns))
+        said = {"role": "assistant", "content": "No."}
+        assert vendor.requests[0].json["messages"] == [asked, said, again]
+
+    def test_names_reach_the_vendor(self, api: Api, vendor: StandIn) -> None:
+        messages = [{"role": "user", "content": "Olá!", "name": "Ana"}]
+        assert text(complete(api, messages=messages))
+        assert vendor.requests[0].json["messages"] == messages
 
     @pytest.mark.parametrize(
         "fields",
