@@ -268,9 +268,20 @@ class RecordSerializer(InteractionSerializer):
     status = serializers.SerializerMethodField()
     error = FailureSerializer(allow_null=True)
     attempts = AttemptSerializer(many=True)
+    tool_calls = serializers.ListField(
+        child=serializers.DictField(),
+        required=False,
+        help_text="Only where the model wants tools called, in OpenAI's terms.",
+    )
 
     def get_status(self, record: Record) -> str:
         return record.status_at(timezone.now()).value
+
+    def to_representation(self, record: Record) -> dict[str, Any]:
+        body: dict[str, Any] = super().to_representation(record)
+        if not record.tool_calls:
+            del body["tool_calls"]
+        return body
 
 
 class PageQuerySerializer(serializers.Serializer[Any]):

@@ -50,6 +50,10 @@ NOT_KEPT = (
     "The turn before cannot be continued: this service keeps no content. "
     "Send the turns as messages, to /v1/chat/completions."
 )
+TOOLS_CALLED = (
+    "The turn before ended in calls of tools. "
+    "Send the turns as messages, with the tools' results, to /v1/chat/completions."
+)
 
 # The namespace of the ids that follow from idempotency keys.
 IDEMPOTENCY = UUID("6b4e0f0e-6c63-5a5b-9d0c-6f1f3b0d7c52")
@@ -368,6 +372,8 @@ def _history(caller: Caller, question: Question) -> tuple[Record | None, list[Re
         raise ConversationConflict(f"The turn before is {state}, and cannot be continued.")
     if parent.lacks_content:
         raise ConversationConflict(NOT_KEPT)
+    if parent.tool_calls:
+        raise ConversationConflict(TOOLS_CALLED)
     if not settings.HISTORY_TURNS:
         return parent, []
     wanted = parent.ancestors[-settings.HISTORY_TURNS + 1 :] if settings.HISTORY_TURNS > 1 else ()
@@ -380,7 +386,8 @@ def _history(caller: Caller, question: Question) -> tuple[Record | None, list[Re
 def _window(turns: list[Record], characters: int) -> list[Record]:
     """The newest of the turns, as many as have so many characters in all."""
     for number, turn in enumerate(reversed(turns)):
-        characters -= len(turn.prompt) + len(turn.response or "")
+        characters -= sum(len(message.text) for message in _asked(turn))
+        characters -= len(turn.response or "")
         if characters < 0:
             return turns[len(turns) - number :]
     return turns
@@ -541,13 +548,18 @@ def _request(record: Record, history: Sequence[Record]) -> ChatRequest:
 
 
 def _messages(record: Record, history: Sequence[Record]) -> Iterator[Message]:
-    if "messages" in record.parameters:
-        yield from (Message(**message) for message in record.parameters["messages"])
-        return
     for turn in history:
-        yield Message(role="user", content=turn.prompt)
+        yield from _asked(turn)
         yield Message(role="assistant", content=turn.response or "")
-    yield Message(role="user", content=record.prompt)
+    yield from _asked(record)
+
+
+def _asked(turn: Record) -> list[Message]:
+    """What a turn asked: its prompt, or all that its client sent of a conversation."""
+    messages = turn.parameters.get("messages")
+    if messages is None:
+        return [Message(role="user", content=turn.prompt)]
+    return [Message(**message) for message in messages]
 
 
 def _settle(turn: Turn, outcome: Record) -> Answer:

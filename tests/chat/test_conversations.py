@@ -196,6 +196,27 @@ def test_a_turn_without_an_answer_cannot_be_continued(
     assert failure(answer) == (409, "conversation_conflict")
 
 
+def test_what_was_sent_as_messages_is_continued_with_all_of_them(
+    api: Api, stored: str, model: Remembers
+) -> None:
+    told = [("user", "my name is Ada"), ("assistant", "Hello, Ada."), ("user", "I am 36.")]
+    messages = [{"role": role, "content": content} for role, content in told]
+    body = {"model": "default", "user": ALICE, "messages": messages}
+    first = api.post("/v1/chat/completions", body).json()
+    assert turn(api, "who am I?", first)["response"] == "Ada"
+    assert said(model.asked[-1]) == [*told, ("assistant", "Ada"), ("user", "who am I?")]
+
+
+def test_a_turn_that_wants_tools_called_shows_the_calls_and_cannot_be_continued(
+    api: Api, stored: str
+) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    keep(replace(ANSWERED, response="", finish_reason="tool_calls", tool_calls=(call,)))
+    record = api.get(f"/v1/interactions/{ID}").json()
+    assert (record["response"], record["tool_calls"]) == ("", [call])
+    assert failure(api.chat(previous_interaction_id=ID)) == (409, "conversation_conflict")
+
+
 def test_a_conversation_is_listed_in_pages(api: Api, stored: str, model: Remembers) -> None:
     first = turn(api, "one")
     last = turn(api, "three", turn(api, "two", first))
