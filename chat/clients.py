@@ -21,7 +21,7 @@ def departure(environ: Mapping[str, Any]) -> Callable[[], bool] | None:
         try:
             poll.register(client, select.POLLIN)
             return bool(poll.poll(0)) and not client.recv(1, socket.MSG_PEEK)
-        except OSError:
+        except (OSError, ValueError):  # it is closed on our side
             return True
 
     return gone

@@ -15,7 +15,7 @@ Problem
  ├── ContentFiltered      422  a safety filter refused the content
  ├── IdempotencyMismatch  422  the key was used for another request
  ├── RateLimited          429
- ├── ClientGone           499  nobody reads it; the log does
+ ├── ClientGone           499  for the log, and for who only stopped sending
  ├── InternalError        500
  ├── ProviderFailed       502
  ├── ProviderUnavailable  503  every provider is limited or overloaded

@@ -36,7 +36,14 @@ from chat.errors import (
 from chat.storage import store
 from chat.storage.base import Failure, Page, Record, Status
 from chat.storage.jsonl import to_json
-from providers.base import ChatRequest, Completion, Deadline, Message, ProviderError
+from providers.base import (
+    ChatRequest,
+    Completion,
+    Deadline,
+    DeadlineReached,
+    Message,
+    ProviderError,
+)
 from providers.router import Attempt, Route, Router, UnknownModel
 
 # Here go, whole, the records that could not be written.
@@ -466,9 +473,8 @@ def _failing(turn: Turn) -> Iterator[None]:
         failed = replace(_unfinished(turn), status=Status.ERROR, error=failure)
         if isinstance(exc, ProviderError):
             failed = replace(failed, usage=exc.usage)
-        if turn.deadline.cancelled:
-            failed = _aborted(turn)
-            problem = ClientGone() if isinstance(exc, ProviderError) else problem
+        if isinstance(exc, DeadlineReached) and turn.deadline.cancelled:
+            failed, problem = _aborted(turn), ClientGone()
         _settle(turn, failed)
         raise problem from exc
 
@@ -589,7 +595,7 @@ def _written(record: Record, deadline: Deadline) -> bool:
                 return store().settle(record)
         except StorageUnavailable:
             wait = random.uniform(0, 0.1 * 2**tries)  # noqa: S311  (no secret)
-            if tries == MAX_SETTLE_TRIES or wait >= deadline.remaining():
+            if tries == MAX_SETTLE_TRIES or wait >= deadline.left_by_the_clock():
                 raise
-        deadline.sleep(wait)
+        time.sleep(wait)
     raise AssertionError("the last try returns or raises")

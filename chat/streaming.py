@@ -121,11 +121,9 @@ class Stream:
             for event in events:
                 self._items.put(event)
         except Exception as exc:
-            if self._deadline.cancelled:  # then nobody else will report it
+            telemetry.annotate(code=problem_of(exc).code)
+            if self._deadline.cancelled:  # then nobody else may report it
                 report(exc)
-                telemetry.annotate(code="aborted")
-            else:
-                telemetry.annotate(code=problem_of(exc).code)
             self._items.put(exc)
         finally:
             self._items.put(None)

@@ -1,4 +1,4 @@
-from django.urls import path, re_path
+from django.urls import path
 
 from chat import views
 from chat.openai_compat import views as openai
@@ -8,6 +8,7 @@ OPENAI = (
     *("audio", "batches", "chat/completions", "completions", "embeddings", "files", "fine_tuning"),
     *("images", "models", "moderations", "responses", "uploads", "vector_stores"),
 )
+ENDS = ("", "/", "/<path:rest>")
 
 urlpatterns = [
     path("", views.IndexView.as_view(), name="index"),
@@ -31,5 +32,5 @@ urlpatterns = [
     path(
         "v1/interactions/<str:interaction_id>", views.InteractionView.as_view(), name="interaction"
     ),
-    re_path(rf"^v1/({'|'.join(OPENAI)})(/.*)?$", openai.NoView.as_view()),
+    *(path(f"v1/{name}{end}", openai.NoView.as_view()) for name in OPENAI for end in ENDS),
 ]

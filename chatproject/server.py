@@ -43,6 +43,9 @@ HEAD_START_SECONDS = 0.001
 MAX_HEAD_START_SECONDS = 0.003
 TOO_LONG = {LimitRequestLine: 414, LimitRequestHeaders: 431}
 
+# What gunicorn logs of a client that stops, too.
+SOCKET_ERROR = "Socket error processing request."
+
 # What a process is told to stop with.
 STOPS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
@@ -59,7 +62,7 @@ class ServerLog(Logger):  # type: ignore[misc]  # gunicorn has no types
         self.error_log.propagate = True
 
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
-        if isinstance(sys.exception(), TimeoutError):
+        if msg == SOCKET_ERROR and isinstance(sys.exception(), TimeoutError):
             self.info("a client was too slow")
         else:
             super().exception(msg, *args, **kwargs)
@@ -170,7 +173,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             self._let_go(conn)
 
     def murder_pending(self) -> None:
-        """Close what has waited for too long, as gunicorn calls it."""
+        """Close what has waited for too long, as gunicorn calls it; at the end, sooner."""
+        if not self.alive:
+            last = time.monotonic() + LINGER_SECONDS
+            for conn in self.pending_conns:
+                conn.timeout = min(conn.timeout, last)
         super().murder_pending()
         while self.lingering and self.lingering[0].timeout < time.monotonic():
             self._let_go(self.lingering.popleft())
@@ -210,9 +217,7 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
         return super().wait_for_data(FOLLOW_SECONDS)
 
     def init(self) -> None:
-        if self.initialized:
-            return
-        super().init()
+        super().init()  # of the first request alone; the time is of each
         self.sock.settimeout(CLIENT_SECONDS)
         end = time.monotonic() + REQUEST_SECONDS
         unreader = self.parser.unreader

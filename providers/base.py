@@ -43,7 +43,11 @@ class Deadline:
 
     def remaining(self) -> float:
         """Seconds left, never negative."""
-        return 0.0 if self.cancelled else max(0.0, self._end - time.monotonic())
+        return 0.0 if self.cancelled else self.left_by_the_clock()
+
+    def left_by_the_clock(self) -> float:
+        """The same for what has to be done though nobody waits for it any more."""
+        return max(0.0, self._end - time.monotonic())
 
     @property
     def reached(self) -> bool:
@@ -51,6 +55,8 @@ class Deadline:
 
     @property
     def cancelled(self) -> bool:
+        if self._cancelled.is_set():
+            return True
         if self._abandoned and time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + LOOK_SECONDS
             if self._abandoned():

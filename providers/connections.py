@@ -206,7 +206,7 @@ class _Answer:
 
 
 def take(origin: Origin, deadline: Deadline, *, fresh: bool = False) -> Connection:
-    """A kept connection, or a new one. Raises TimeoutError, Unreachable."""
+    """A kept connection, or a new one. Raises Unreachable, also at the deadline."""
     kept = _kept[origin]
     with suppress(IndexError):
         while not fresh:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,6 @@ def test_an_address_that_is_taken_is_named(server: Server, tmp_path: Path) -> No
     line = refusal(tmp_path, API_PORT=str(server.port))
     at = f"CommandError: API_HOST and API_PORT: 127.0.0.1:{server.port} cannot be served at: "
     assert line == f"{at}Address already in use."
-    assert not (tmp_path / "chat.db").exists()
 
 
 # --- One request ----------------------------------------------------------------------------------
@@ -291,6 +291,47 @@ def test_what_is_not_http_harms_nobody(server: Server, request_: bytes) -> None:
     assert b" 500 " not in answer.split(b"\r\n")[0]
     assert b"Traceback" not in answer
     assert server.get("/v1/health").status_code == 200
+
+
+# Patience that a test can outlive.
+SHORT = """
+from chatproject import server
+server.CLIENT_SECONDS, server.REQUEST_SECONDS = 3.0, 1.5
+"""
+GET = b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+CHAT = b'{"userId": "alice", "prompt": "Hi"}'
+
+
+def status(connection: socket.socket) -> int:
+    """That of the answer that comes next."""
+    response = HTTPResponse(connection)
+    response.begin()
+    response.read()
+    return response.status
+
+
+@pytest.fixture
+def kept(serve: Serve) -> Iterator[socket.socket]:
+    """A connection that has been served once, of a server that is not patient."""
+    server = serve(SHORT, DJANGO_SETTINGS_MODULE="chatproject.settings")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(GET)
+        assert status(connection) == 200
+        yield connection
+
+
+def test_a_later_request_of_a_connection_may_not_stall_either(kept: socket.socket) -> None:
+    kept.sendall(HEAD + b'Content-Length: 100\r\n\r\n{"userId":')
+    assert status(kept) == 400
+
+
+def test_each_request_of_a_connection_has_its_own_time(kept: socket.socket) -> None:
+    for _ in range(4):
+        time.sleep(0.5)
+        kept.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(CHAT))
+        time.sleep(0.1)
+        kept.sendall(CHAT)
+        assert status(kept) == 200
 
 
 # --- Many requests --------------------------------------------------------------------------------
@@ -389,6 +430,17 @@ def test_a_process_that_has_only_just_begun_stops_too(tmp_path: Path) -> None:
         if server.process.poll() is None:
             server.end(signal.SIGKILL)
         server.held.close()
+
+
+def test_connections_without_a_request_do_not_hold_up_a_stop(serve: Serve) -> None:
+    server = serve()
+    with ExitStack() as connections:
+        for _ in range(4):
+            address = ("127.0.0.1", server.port)
+            connections.enter_context(socket.create_connection(address, timeout=30))
+        server.get("/v1/health")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=8) == 0
 
 
 def test_calls_that_die_with_the_server_read_as_aborted_later(serve: Serve) -> None:

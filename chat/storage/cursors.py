@@ -53,8 +53,8 @@ def position_of(cursor: str, list_name: str) -> Position:
 
 def _size(record: Record) -> int:
     """The bytes in JSON of what is shown of a record, and may be long."""
-    texts = (record.prompt, record.response, record.metadata, record.error, record.attempts)
-    return len(orjson.dumps(texts))
+    shown = (record.prompt, record.response, record.metadata, record.error, record.attempts)
+    return len(orjson.dumps([*shown, record.tool_calls]))
 
 
 def _salt(list_name: str) -> str:

@@ -15,7 +15,8 @@ from chat.models import Interaction
 from chat.storage.jsonl import from_json, to_json
 from chat.storage.orm import OrmStore
 from chat.telemetry import JsonFormatter
-from providers.base import Deadline
+from providers.base import Completion, ContentFiltered, Usage
+from tests.cast import Scripted
 from tests.standin import StandIn
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -76,6 +77,17 @@ def test_a_claim_that_fails_costs_no_vendor_call(client, settings, rebuilt):
         assert vendor.requests == []
 
 
+HELLO = Completion(text="Olá!", model="mock-1", finish_reason="stop")
+
+
+class Leaves(Scripted):
+    """A provider whose client goes away while it answers."""
+
+    def complete(self, request, deadline):
+        deadline.cancel()
+        return super().complete(request, deadline)
+
+
 @pytest.fixture
 def rebuilt():
     service.router.cache_clear()
@@ -99,19 +111,48 @@ def test_an_answer_that_cannot_be_settled_is_given_and_logged_whole(client, log)
 def test_a_short_trouble_is_outlived(client, log, monkeypatch):
     waits = []
 
-    def repaired(deadline, seconds):
+    def repaired(seconds):
         """Who waits before trying again finds the database repaired at the last possible time."""
         waits.append(seconds)
         if len(waits) == service.MAX_SETTLE_TRIES - 1:
             execute("DROP TRIGGER broken")
 
-    monkeypatch.setattr(Deadline, "sleep", repaired)
+    monkeypatch.setattr(service.time, "sleep", repaired)
     with failing("UPDATE"):
         response = ask(client)
     assert len(waits) == service.MAX_SETTLE_TRIES - 1
     assert response.json().get("recorded") is None
     assert Interaction.objects.get().status == "ok"
     assert log.read_bytes() == b""
+
+
+def test_an_answer_is_recorded_as_persistently_for_a_client_that_has_gone(
+    client, log, monkeypatch, ask_instead
+):
+    ask_instead(Leaves(HELLO))
+    monkeypatch.setattr(service.time, "sleep", lambda seconds: execute("DROP TRIGGER broken"))
+    with failing("UPDATE"):
+        ask(client)
+    assert Interaction.objects.get().status == "ok"
+    assert log.read_bytes() == b""
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "tokens"),
+    [
+        (ContentFiltered("No.", usage=Usage(total_tokens=12)), "content_filtered", 12),
+        (RuntimeError("a bug"), "internal_error", None),
+    ],
+    ids=["filtered", "bug"],
+)
+def test_what_failed_is_on_record_though_the_client_has_gone(
+    client, ask_instead, outcome, code, tokens
+):
+    ask_instead(Leaves(outcome))
+    client.raise_request_exception = False
+    assert ask(client).json()["code"] == code
+    row = Interaction.objects.get()
+    assert (row.status, row.error_code, row.total_tokens) == ("error", code, tokens)
 
 
 def test_the_client_is_not_kept_waiting_past_the_deadline_for_the_ledger(

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import DatabaseError, connection, connections
+from gunicorn import systemd
 from gunicorn.app.base import BaseApplication
 
 from chatproject.server import CLIENT_SECONDS, Arbiter, ServerLog, Worker, choose_place, leave_place
@@ -48,12 +49,13 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "pre_fork": choose_place,
             "child_exit": leave_place,
             "preload_app": True,
-            # A stop waits for what runs, and that ends by its own deadline.
             "keepalive": int(CLIENT_SECONDS),
+            # A stop waits for what runs, and that ends by its own deadline.
             "graceful_timeout": int(settings.REQUEST_TIMEOUT_SECONDS) + 5,
             "logger_class": ServerLog,
             "control_socket_disable": True,
             "worker_exit": lambda arbiter, worker: _send_traces(),
+            "on_starting": _see_that_the_address_is_free,
             "when_ready": lambda arbiter: sys.stdout.write(self.banner) and sys.stdout.flush(),
         }
         for name, value in options.items():
@@ -83,7 +85,6 @@ class Command(BaseCommand):
     help = "Bring the local database, where it is used, up to date and serve the API with gunicorn."
 
     def handle(self, *args: Any, **options: Any) -> None:
-        _see_that_the_address_is_free()
         if settings.STORAGE == "sqlite":
             _bring_up_to_date()
             connections.close_all()  # no connection may be shared by the processes that are forked
@@ -94,8 +95,10 @@ class Command(BaseCommand):
         Server(banner).run()
 
 
-def _see_that_the_address_is_free() -> None:
+def _see_that_the_address_is_free(arbiter: Any) -> None:
     """gunicorn tries for five seconds, and does not say which settings it is about."""
+    if arbiter.master_pid or systemd.listen_fds(unset_environment=False):
+        return  # it inherits the sockets: from the server before it (SIGUSR2), or from systemd
     family = socket.AF_INET6 if ":" in settings.API_HOST else socket.AF_INET
     try:
         with socket.socket(family) as sock:

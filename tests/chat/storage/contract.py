@@ -436,8 +436,9 @@ class InteractionStoreContract:
             {"response": LONG},
             {"metadata": {"note": LONG}},
             {"error": Failure(code="provider_error", detail=LONG)},
+            {"tool_calls": ({"function": {"name": "f", "arguments": LONG}},)},
         ],
-        ids=["response", "metadata", "error"],
+        ids=["response", "metadata", "error", "tool_calls"],
     )
     def test_all_that_is_shown_counts_as_text(
         self, store: InteractionStore, changes: dict[str, Any]
