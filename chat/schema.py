@@ -138,7 +138,7 @@ FRAMEWORK_ERRORS = {
 KEY_ERRORS = (errors.MissingApiKey, errors.InvalidApiKey)
 
 
-class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # its own
+class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # untyped hook
     """Either header carries the key."""
 
     target_class = "chat.authentication.ApiKeyAuthentication"

@@ -266,9 +266,8 @@ def get_conversation(
     *, caller: Caller, conversation_id: str, limit: int, cursor: str | None
 ) -> Page:
     """Turns of a conversation of the caller's owner. Raises NotFound, and what stores raise."""
-    id_ = canonical(conversation_id)
     with telemetry.timed("storage"):
-        page = store().conversation(caller.owner, id_, limit=limit, cursor=cursor)
+        page = store().conversation(caller.owner, conversation_id, limit=limit, cursor=cursor)
     if not page.records and cursor is None:
         raise NotFound
     return page

@@ -111,10 +111,9 @@ class UserInteractionsView(ApiView):
 class ConversationView(ApiView):
     def get(self, request: Request, conversation_id: str) -> Response:
         query = PAGE_QUERY.run_validation(request.query_params.dict())
-        page = service.get_conversation(
-            caller=self.caller, conversation_id=conversation_id, **query
-        )
-        return Response({"conversation_id": service.canonical(conversation_id), **_page(page)})
+        id_ = service.canonical(conversation_id)
+        page = service.get_conversation(caller=self.caller, conversation_id=id_, **query)
+        return Response({"conversation_id": id_, **_page(page)})
 
 
 def _user(user_id: str) -> str:

@@ -14,7 +14,7 @@ import sys
 # What DRF, and httpx for its command line, import if they find it, in up to a third of the cold
 # start, and do not need here. None stands for what is not to be found.
 UNWANTED = ("requests", "yaml", "click")
-sys.modules.update(dict.fromkeys(UNWANTED))  # type: ignore[arg-type]  # the None
+sys.modules.update(dict.fromkeys(UNWANTED))  # type: ignore[arg-type]  # None is allowed
 
 import contextlib
 import io

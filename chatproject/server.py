@@ -233,9 +233,9 @@ class Connection(TConn):  # type: ignore[misc]  # gunicorn has no types
     def close(self, graceful: bool = False) -> None:
         """Close it, or only our side of it: gunicorn has all others wait until its client does."""
         if graceful:
-            with suppress(OSError):
-                self.sock.shutdown(socket.SHUT_WR)
+            with suppress(OSError):  # it may be closed already, here or there
                 self.sock.setblocking(False)
+                self.sock.shutdown(socket.SHUT_WR)
             self.timeout = time.monotonic() + LINGER_SECONDS
             self.lingers = not self.drained()
             if self.lingers:

@@ -23,7 +23,7 @@ NEUTRAL = {"frequency_penalty": 0, "presence_penalty": 0}
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
-# How often a deadline looks whether anybody still waits.
+# How often a deadline looks whether anybody still waits, and a call at its deadline.
 LOOK_SECONDS = 0.2
 
 
@@ -55,9 +55,8 @@ class Deadline:
 
     @property
     def cancelled(self) -> bool:
-        if self._cancelled.is_set():
-            return True
-        if self._abandoned and time.monotonic() >= self._look_at:
+        due = time.monotonic() >= self._look_at
+        if self._abandoned and due and not self._cancelled.is_set():
             self._look_at = time.monotonic() + LOOK_SECONDS
             if self._abandoned():
                 self.cancel()

@@ -19,12 +19,10 @@ from typing import Any, NamedTuple
 import certifi
 import httptools
 
-from providers.base import Deadline
+from providers.base import LOOK_SECONDS, Deadline
 
 CONNECT_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 20.0
-# How soon a call is ended whose deadline was cancelled by another thread.
-CANCEL_SECONDS = 0.25
 READ_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 64 * 1024
 
@@ -269,26 +267,21 @@ def _prepared(sock: socket.socket, origin: Origin, deadline: Deadline) -> socket
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if origin.secure:
-            sock = _secured(sock, origin, deadline)
+            sock = ssl_context().wrap_socket(
+                sock, server_hostname=origin.host, do_handshake_on_connect=False
+            )
+            _shake_hands(sock, deadline)
     except OSError as exc:
         sock.close()
         raise Unreachable(str(exc)) from exc
     return sock
 
 
-def _secured(sock: socket.socket, origin: Origin, deadline: Deadline) -> ssl.SSLSocket:
-    secured = ssl_context().wrap_socket(
-        sock, server_hostname=origin.host, do_handshake_on_connect=False
-    )
-    try:
-        while True:
-            secured.settimeout(_step(deadline))
-            with suppress(TimeoutError):
-                secured.do_handshake()
-                return secured
-    except OSError:
-        secured.close()
-        raise
+def _shake_hands(sock: ssl.SSLSocket, deadline: Deadline) -> None:
+    while True:
+        sock.settimeout(_step(deadline))
+        with suppress(TimeoutError):
+            return sock.do_handshake()
 
 
 @functools.cache
@@ -301,5 +294,5 @@ def _step(deadline: Deadline) -> float:
     that it was cancelled. Raises TimeoutError at its end.
     """
     if remaining := deadline.remaining():
-        return min(remaining, CANCEL_SECONDS)
+        return min(remaining, LOOK_SECONDS)
     raise TimeoutError("deadline reached")
