@@ -27,7 +27,7 @@ from typing import Any
 import uuid_utils
 from playwright.sync_api import Page, sync_playwright
 
-from tests.running import Server
+from tests.server_process import Server
 
 NAME, PASSWORD = "benchmark", "of no use elsewhere"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

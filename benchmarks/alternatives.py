@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks import load, processes, server, vendor
 from benchmarks.load import Outcome
 from benchmarks.report import Options, Row, Table, progress, publish
-from tests.running import Server, free_port, inherited
+from tests.server_process import Server, free_port, inherited
 
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".cache" / "alternatives"

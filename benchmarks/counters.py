@@ -24,7 +24,7 @@ from uuid import uuid4
 
 # Our modules are imported when the variables of the environment are set.
 if TYPE_CHECKING:
-    from chat.storage.base import Record
+    from chat.storage.base import InteractionRecord
 
 ROOT = Path(__file__).parent.parent
 OWNERS, USERS, MODELS, DAYS = 2, 20, 3, 40
@@ -107,11 +107,11 @@ def _settle_some(worker: int, count: int) -> None:
         _persistently(store().settle, _outcome(claim, chance), chance)
 
 
-def _claim(chance: random.Random) -> "Record":
-    from chat.storage.base import Record
+def _claim(chance: random.Random) -> "InteractionRecord":
+    from chat.storage.base import InteractionRecord
 
     interaction_id = str(uuid4())
-    return Record(
+    return InteractionRecord(
         interaction_id=interaction_id,
         conversation_id=interaction_id,
         owner=f"owner-{chance.randrange(OWNERS)}",
@@ -125,7 +125,7 @@ def _claim(chance: random.Random) -> "Record":
     )
 
 
-def _outcome(claim: "Record", chance: random.Random) -> "Record":
+def _outcome(claim: "InteractionRecord", chance: random.Random) -> "InteractionRecord":
     from chat.storage.base import Status
     from providers.base import Usage
 
@@ -142,7 +142,7 @@ def _outcome(claim: "Record", chance: random.Random) -> "Record":
 
 
 def _persistently(
-    write: Callable[["Record"], Any], record: "Record", chance: random.Random
+    write: Callable[["InteractionRecord"], Any], record: "InteractionRecord", chance: random.Random
 ) -> None:
     """Write as the service does, again after an outage."""
     from chat.errors import StorageUnavailable
@@ -163,10 +163,10 @@ def _compare(expected: int) -> int:
     from datetime import date
 
     from chat.storage import store, usage_store
-    from chat.storage.usage import By, Counts, counted
+    from chat.storage.usage import CounterKind, UsageCounts, counters_for
 
-    sums: dict[tuple[str, By], dict[tuple[date, str], Counts]] = defaultdict(
-        lambda: defaultdict(Counts)
+    sums: dict[tuple[str, CounterKind], dict[tuple[date, str], UsageCounts]] = defaultdict(
+        lambda: defaultdict(UsageCounts)
     )
     found: Counter[str] = Counter()
     for owner in (f"owner-{number}" for number in range(OWNERS)):
@@ -176,8 +176,8 @@ def _compare(expected: int) -> int:
                 page = store().page(owner, user, limit=500, cursor=cursor)
                 for record in page.records:
                     found[record.status] += 1
-                    for by, name in counted(record):
-                        sums[owner, by][record.created_at.date(), name] += Counts.of(record)
+                    for by, name in counters_for(record):
+                        sums[owner, by][record.created_at.date(), name] += UsageCounts.of(record)
                 if not (cursor := page.next_cursor):
                     break
     counts = {

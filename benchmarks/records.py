@@ -74,9 +74,9 @@ def _client() -> "Client":
     """Asks the application in this process, with a managed key."""
     from django.test import Client
 
-    from chat import keys
+    from chat import api_keys
 
-    key = keys.create(owner=OWNER, name="benchmark")[1]
+    key = api_keys.create(owner=OWNER, name="benchmark")[1]
     return Client(headers={"X-API-Key": key, "Host": "localhost"})
 
 

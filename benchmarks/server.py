@@ -15,7 +15,7 @@ from benchmarks import load, processes, vendor
 from benchmarks.load import Outcome, Target
 from benchmarks.report import Options, Row, Table, progress, publish
 from benchmarks.report import Target as Goal
-from tests.running import Server
+from tests.server_process import Server
 
 CLIENTS = (1, 16, 64, 256)
 PACES = {"0 ms": vendor.Pace(), "50 ms": vendor.Pace(delay=0.05, gap=0.01)}

@@ -21,15 +21,15 @@ from pathlib import Path
 import httpx
 
 from benchmarks import processes
-from tests.running import Server
-from tests.standin import OPENAI_ANSWER, Behaviour, StandIn
+from tests.server_process import Server
+from tests.stub_vendor import OPENAI_ANSWER, ScriptedResponse, StubVendor
 
 CLIENTS = 16
 DEADLINE_SECONDS = 2.0
 MAX_GROWTH_MB = 5.0
 
 
-class Moody(StandIn):
+class Moody(StubVendor):
     """A stand-in whose behaviour is drawn anew for each call."""
 
     def script(self, seed: int, calls: int) -> None:
@@ -39,7 +39,7 @@ class Moody(StandIn):
             if mood < 0.10:
                 self.reset()
             elif mood < 0.15:
-                self.act(Behaviour(delay=DEADLINE_SECONDS + 1, close=True))
+                self.act(ScriptedResponse(delay=DEADLINE_SECONDS + 1, close=True))
             elif mood < 0.20:
                 self.reply({"error": {"message": "busy"}}, status=429)
             else:

@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks import load, server, vendor
 from benchmarks.load import Answer
 from benchmarks.report import Options, Row, Table, Target, progress, publish
-from tests.running import Server
+from tests.server_process import Server
 
 PACE = vendor.Pace(delay=0.1, tokens=10, gap=0.1)
 MANY = 50

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.collector import Collector
+from tests.otlp_collector import Collector
 
 ROOT = Path(__file__).parent.parent
 BUDGET = 200.0  # microseconds of a request, in all
@@ -87,7 +87,7 @@ def _probe(chats: int) -> int:
 
 def _measure(answer: Callable[[bool], float], chats: int) -> tuple[list[float], list[float], float]:
     """What each chat took without traces, each with them, and the sending of one chat's spans."""
-    from chat.tracing import flush
+    from chat.telemetry.traces import flush
 
     flush(30)
     process, thread = time.process_time(), time.thread_time()

@@ -4,7 +4,7 @@
 
 Every request is a chat completion. Its answer is there after `--delay` seconds; a stream begins
 then, and sends one of its tokens every `--gap` seconds. What tests need of a vendor, failures above
-all, is in tests/standin.py, which has the same answers.
+all, is in tests/stub_vendor.py, which has the same answers.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import TypeVar, cast
 
 import uvloop
 
-from tests.standin import DONE, FINISH, OPENAI_ANSWER, USAGE, chunk
+from tests.stub_vendor import DONE, FINISH, OPENAI_ANSWER, USAGE, chunk
 
 T = TypeVar("T")
 

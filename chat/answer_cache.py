@@ -13,12 +13,12 @@ from django.core.cache import cache
 
 from chat.errors import StorageUnavailable
 from chat.storage import store
-from chat.storage.base import Record, Status
+from chat.storage.base import InteractionRecord, Status
 
 logger = logging.getLogger(__name__)
 
 
-def find(claim: Record) -> Record | None:
+def get(claim: InteractionRecord) -> InteractionRecord | None:
     """The record of the same question, if its answer may be given again."""
     if not (settings.ENABLE_CACHE and settings.STORE_CONTENT):
         return None
@@ -30,7 +30,7 @@ def find(claim: Record) -> Record | None:
     return record if record and record.status is Status.OK and not record.lacks_content else None
 
 
-def keep(claim: Record, answer: Record) -> None:
+def put(claim: InteractionRecord, answer: InteractionRecord) -> None:
     """Keep an answer that is whole, unfiltered, and from the provider that was asked first."""
     whole = answer.finish_reason == "stop" and answer.provider == claim.provider
     if settings.ENABLE_CACHE and settings.STORE_CONTENT and whole:
@@ -40,7 +40,7 @@ def keep(claim: Record, answer: Record) -> None:
             logger.warning("an answer could not be cached")
 
 
-def _key(claim: Record) -> str:
+def _key(claim: InteractionRecord) -> str:
     """Everything that shapes an answer, and whose it is."""
     shape = [
         claim.owner,

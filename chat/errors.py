@@ -36,7 +36,7 @@ from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from rest_framework import exceptions as drf
 from rest_framework.settings import api_settings
 
-from chat import telemetry
+from chat.telemetry.context import add_log_fields, current_request_id
 from providers.base import ProviderError
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ class ConversationConflict(Problem):
     title = "The turn before cannot be continued"
 
 
-class AnswerNotKept(Problem):
+class AnswerNotStored(Problem):
     status = 409
     code = "answer_not_kept"
     title = "The answer was not kept"
@@ -185,7 +185,7 @@ class RateLimited(Problem):
     title = "Too many requests"
 
 
-class ClientGone(Problem):
+class ClientDisconnected(Problem):
     status = 499
     code = "aborted"
     title = "The client has gone"
@@ -238,7 +238,7 @@ PROVIDER_PROBLEMS: dict[str, type[Problem]] = {
 }
 
 
-def problem_of(exc: Exception) -> Problem:
+def problem_from_exception(exc: Exception) -> Problem:
     """The problem that a client is shown for any exception."""
     match exc:
         case Problem():
@@ -250,7 +250,7 @@ def problem_of(exc: Exception) -> Problem:
         case Http404():
             return NotFound()
         case drf.APIException():
-            return _problem_of_drf(exc)
+            return _problem_from_drf(exc)
         case UnreadablePostError():
             return MalformedJson("The body broke off.")
         case SuspiciousOperation() | BadRequest():
@@ -259,7 +259,7 @@ def problem_of(exc: Exception) -> Problem:
             return InternalError()
 
 
-def _problem_of_drf(exc: drf.APIException) -> Problem:
+def _problem_from_drf(exc: drf.APIException) -> Problem:
     """DRF's own exceptions (405, 406, 415 and their like) have the codes that we document."""
     problem = Problem(str(exc.detail))
     problem.status = exc.status_code
@@ -281,20 +281,20 @@ def _field_errors(detail: Any, codes: Any, path: str = "") -> Iterator[dict[str,
         yield {"field": path, "code": str(codes), "detail": str(detail)}
 
 
-def render(problem: Problem) -> HttpResponse:
+def problem_response(problem: Problem) -> HttpResponse:
     """The problem as an HTTP answer."""
-    telemetry.annotate(code=problem.code)
+    add_log_fields(code=problem.code)
     return HttpResponse(
-        orjson.dumps(problem.body(telemetry.request_id())),
+        orjson.dumps(problem.body(current_request_id())),
         status=problem.status,
         content_type="application/problem+json",
         headers=problem.headers,
     )
 
 
-def report(exc: Exception) -> Problem:
+def log_and_convert(exc: Exception) -> Problem:
     """The problem that a client is shown; what nobody foresaw is logged."""
-    problem = problem_of(exc)
+    problem = problem_from_exception(exc)
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("unhandled %s", type(exc.__cause__ or exc).__name__, exc_info=exc)
     return problem
@@ -302,19 +302,19 @@ def report(exc: Exception) -> Problem:
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse:
     """DRF's hook: each exception in a view ends here."""
-    return render(report(exc))
+    return problem_response(log_and_convert(exc))
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Django's handler400: what fails before a view is found, an unknown host for instance."""
-    return render(problem_of(exception))
+    return problem_response(problem_from_exception(exception))
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     """Django's handler404."""
-    return render(NotFound())
+    return problem_response(NotFound())
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
     """Django's handler500, for what fails outside DRF."""
-    return render(InternalError())
+    return problem_response(InternalError())

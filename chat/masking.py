@@ -45,18 +45,18 @@ _CARDS = [
 ]
 
 
-def mask(text: str) -> str:
+def mask_text(text: str) -> str:
     """The text with `[EMAIL]`, `[CPF]`, `[CARD]` and `[PHONE]` in the place of what they name."""
     return _replaced(text, _words(text), between=_without_numbers)
 
 
-def masked(value: Any) -> Any:
+def mask_value(value: Any) -> Any:
     """Messages, or other values of JSON's types, with their texts masked."""
     match value:
         case str():
-            return mask(value)
+            return mask_text(value)
         case list() | tuple():
-            return [masked(part) for part in value]
+            return [mask_value(part) for part in value]
         case dict():
             return {name: _member(name, part) for name, part in value.items()}
         case _:
@@ -66,7 +66,9 @@ def masked(value: Any) -> Any:
 def _member(name: str, value: Any) -> Any:
     if name in OPAQUE:
         return value
-    return _arguments(value) if name == "arguments" and isinstance(value, str) else masked(value)
+    return (
+        _arguments(value) if name == "arguments" and isinstance(value, str) else mask_value(value)
+    )
 
 
 def _arguments(text: str) -> str:
@@ -74,21 +76,21 @@ def _arguments(text: str) -> str:
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:
-        return mask(text)
-    without = _data(value)
+        return mask_text(text)
+    without = _mask_tool_arguments(value)
     return text if without == value else orjson.dumps(without).decode()
 
 
-def _data(value: Any) -> Any:
+def _mask_tool_arguments(value: Any) -> Any:
     """Data of a tool's own, in which a number may be a CPF, and a member of any name a text."""
     match value:
         case list():
-            return [_data(part) for part in value]
+            return [_mask_tool_arguments(part) for part in value]
         case dict():
-            return {name: _data(part) for name, part in value.items()}
+            return {name: _mask_tool_arguments(part) for name, part in value.items()}
         case str() | int() if not isinstance(value, bool):
             text = str(value)
-            without = mask(text)
+            without = mask_text(text)
             return value if without == text else without
         case _:
             return value
@@ -119,13 +121,13 @@ def _without_numbers(text: str) -> str:
 def _numbers(text: str) -> Iterator[Span]:
     position = 0
     while found := _NUMBERS.search(text, position):
-        end, instead = _judged(found)
+        end, instead = _match_cpf_or_card(found)
         position = end or found.start() + 1
         if end:
             yield found.start(), end, instead
 
 
-def _judged(found: re.Match[str]) -> tuple[int, str]:
+def _match_cpf_or_card(found: re.Match[str]) -> tuple[int, str]:
     """Where a CPF or a card ends and what comes in its place; 0 if it is neither after all."""
     if found["cpf"] and cpf.is_valid(_digits(found["cpf"])):
         return found.end(), "[CPF]"

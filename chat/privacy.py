@@ -5,40 +5,40 @@ from dataclasses import replace
 from django.conf import settings
 from django.utils.crypto import salted_hmac
 
-from chat.storage.base import Record
+from chat.storage.base import InteractionRecord
 
 # The parameters that hold nothing of what was asked.
 ACCOUNTED = ("temperature", "top_p", "max_tokens")
 
 
-def kept(record: Record) -> Record:
+def redact(record: InteractionRecord) -> InteractionRecord:
     """What may be written of a record, whose question is masked already if it has to be."""
     if not settings.STORE_CONTENT:
-        return accounting(record)
+        return strip_content(record)
     if settings.MASK_PII and (record.response or record.tool_calls):
-        from chat.masking import mask, masked
+        from chat.masking import mask_text, mask_value
 
-        response = record.response and mask(record.response)
-        return replace(record, response=response, tool_calls=tuple(masked(record.tool_calls)))
+        response = record.response and mask_text(record.response)
+        return replace(record, response=response, tool_calls=tuple(mask_value(record.tool_calls)))
     return record
 
 
-def taken_over(record: Record) -> Record:
+def redact_imported(record: InteractionRecord) -> InteractionRecord:
     """What may be written of a record from elsewhere, whose question was not masked here."""
     if settings.MASK_PII and settings.STORE_CONTENT:
-        from chat.masking import mask, masked
+        from chat.masking import mask_text, mask_value
 
         record = replace(
             record,
-            prompt=mask(record.prompt),
-            system=masked(record.system),
-            parameters=masked(record.parameters),
-            metadata={mask(name): mask(value) for name, value in record.metadata.items()},
+            prompt=mask_text(record.prompt),
+            system=mask_value(record.system),
+            parameters=mask_value(record.parameters),
+            metadata={mask_text(name): mask_text(value) for name, value in record.metadata.items()},
         )
-    return kept(record)
+    return redact(record)
 
 
-def accounting(record: Record) -> Record:
+def strip_content(record: InteractionRecord) -> InteractionRecord:
     """A record without what was said: who, when, which model, how much, and how it ended."""
     parameters = record.parameters
     return replace(
@@ -54,6 +54,6 @@ def accounting(record: Record) -> Record:
     )
 
 
-def keyed(digest: str) -> str:
+def keyed_digest(digest: str) -> str:
     """A digest from which nobody without SECRET_KEY can guess a short text."""
     return salted_hmac("chat.privacy", digest, algorithm="sha256").hexdigest()

@@ -20,27 +20,29 @@ from django.conf import settings
 from django.utils.crypto import salted_hmac
 
 import providers
-from chat import answer_cache, metrics, privacy, telemetry, usage
-from chat.authentication import Caller
+from chat import answer_cache, privacy, usage
+from chat.api.authentication import Caller
 from chat.errors import (
-    AnswerNotKept,
-    ClientGone,
+    AnswerNotStored,
+    ClientDisconnected,
     ConversationConflict,
     IdempotencyInFlight,
     IdempotencyMismatch,
     NotFound,
     StorageUnavailable,
     ValidationFailed,
-    problem_of,
+    problem_from_exception,
 )
 from chat.storage import store
-from chat.storage.base import Failure, Page, Record, Status
+from chat.storage.base import ErrorInfo, InteractionRecord, Page, Status
 from chat.storage.jsonl import to_json
+from chat.telemetry import metrics
+from chat.telemetry.context import add_log_fields, current_request_id, server_timing
 from providers.base import (
-    ChatRequest,
     Completion,
+    CompletionRequest,
     Deadline,
-    DeadlineReached,
+    DeadlineExceeded,
     Message,
     ProviderError,
 )
@@ -50,24 +52,24 @@ from providers.router import Attempt, Route, Router, UnknownModel
 unrecorded = logging.getLogger("chat.unrecorded")
 
 # What stands for the configured model where a client has to name one.
-DEFAULT_MODEL = "default"
+DEFAULT_MODEL_ALIAS = "default"
 MAX_SETTLE_TRIES = 3
 ERASED_AT_ONCE = 500
-NOT_KEPT = (
+CONTENT_NOT_STORED = (
     "The turn before cannot be continued: this service keeps no content. "
     "Send the turns as messages, to /v1/chat/completions."
 )
-TOOLS_CALLED = (
+TURN_HAS_TOOL_CALLS = (
     "The turn before ended in calls of tools. "
     "Send the turns as messages, with the tools' results, to /v1/chat/completions."
 )
 
 # The namespace of the ids that follow from idempotency keys.
-IDEMPOTENCY = UUID("6b4e0f0e-6c63-5a5b-9d0c-6f1f3b0d7c52")
+IDEMPOTENCY_NAMESPACE = UUID("6b4e0f0e-6c63-5a5b-9d0c-6f1f3b0d7c52")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class ChatRequest:
     """A valid request. What is None is left to the model's vendor, `model` to the configuration.
 
     `previous_interaction_id` names the turn before this one. A client that keeps the conversation
@@ -104,27 +106,33 @@ class Question:
     @property
     def digest(self) -> str:
         """The same for the same question; what was not given does not count."""
-        given = {name: value for name in QUESTION if (value := getattr(self, name)) is not None}
+        given = {
+            name: value
+            for name in CHAT_REQUEST_FIELDS
+            if (value := getattr(self, name)) is not None
+        }
         return hashlib.sha256(orjson.dumps(given, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
-    def masked(self) -> "Question":
+    def masked(self) -> "ChatRequest":
         """The same question without the addresses and numbers of people (MASK_PII)."""
-        from chat.masking import mask, masked
+        from chat.masking import mask_text, mask_value
 
         texts = ("prompt", "system", "stop", "messages", "options")
-        metadata = {mask(name): mask(value) for name, value in (self.metadata or {}).items()}
-        given = {name: masked(getattr(self, name)) for name in texts}
+        metadata = {
+            mask_text(name): mask_text(value) for name, value in (self.metadata or {}).items()
+        }
+        given = {name: mask_value(getattr(self, name)) for name in texts}
         return replace(self, **given, metadata=metadata or None)
 
 
-QUESTION = [field.name for field in fields(Question)]
+CHAT_REQUEST_FIELDS = [field.name for field in fields(ChatRequest)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ChatResult:
     """A settled record, whether the ledger has it, and whether it had it before."""
 
-    record: Record
+    record: InteractionRecord
     recorded: bool = True
     replayed: bool = False
 
@@ -133,7 +141,7 @@ class Answer:
 class Delta:
     """A piece of the text of an answer, its claim, and the model that gives it."""
 
-    record: Record
+    record: InteractionRecord
     model: str
     text: str
 
@@ -143,7 +151,7 @@ def router() -> Router:
     """The configured providers, made once per process."""
     configured = [providers.build(name, options) for name, options in settings.PROVIDERS.items()]
     if settings.TRACES:
-        from chat.tracing import traced
+        from chat.telemetry.traces import traced
 
         configured = [traced(provider) for provider in configured]
     return Router(
@@ -158,11 +166,11 @@ def router() -> Router:
 def chat(
     *,
     caller: Caller,
-    question: Question,
+    question: ChatRequest,
     deadline: Deadline,
     idempotency_key: str | None = None,
     use_cache: bool = True,
-) -> Answer:
+) -> ChatResult:
     """Ask a model, and leave exactly one record of it.
 
     1. Look up the turn before, if there is one.
@@ -174,55 +182,55 @@ def chat(
 
     Raises Problem.
     """
-    turn = _begin(caller, question, deadline, idempotency_key)
+    turn = _accept(caller, question, deadline, idempotency_key)
     if turn.earlier:
-        return Answer(record=turn.earlier, replayed=True)
-    with _failing(turn):
-        cached = answer_cache.find(turn.record) if use_cache else None
+        return ChatResult(record=turn.earlier, replayed=True)
+    with _settle_on_error(turn):
+        cached = answer_cache.get(turn.record) if use_cache else None
         if cached:
-            return _settle(turn, _again(turn.record, cached))
-        with _asking():
+            return _settle(turn, _record_from_cache(turn.record, cached))
+        with _time_provider_call():
             completion = router().ask(turn.routes, turn.request, deadline, turn.attempts)
-    return _answered(turn, completion)
+    return _record_completion(turn, completion)
 
 
 def stream(
     *,
     caller: Caller,
-    question: Question,
+    question: ChatRequest,
     deadline: Deadline,
     idempotency_key: str | None = None,
     use_cache: bool = True,
-) -> Iterator[Delta | Answer]:
+) -> Iterator[Delta | ChatResult]:
     """The same steps: the text in pieces as they come, and then the answer.
 
     An answer that was there already comes at once and alone. When `deadline` is cancelled, what
     came so far is settled as aborted. Raises Problem.
     """
-    turn = _begin(caller, question, deadline, idempotency_key)
+    turn = _accept(caller, question, deadline, idempotency_key)
     if turn.earlier:
-        yield Answer(record=turn.earlier, replayed=True)
+        yield ChatResult(record=turn.earlier, replayed=True)
         return
-    with _failing(turn):
-        cached = answer_cache.find(turn.record) if use_cache else None
+    with _settle_on_error(turn):
+        cached = answer_cache.get(turn.record) if use_cache else None
         if cached:
-            yield _settle(turn, _again(turn.record, cached))
+            yield _settle(turn, _record_from_cache(turn.record, cached))
             return
-        with _asking():
+        with _time_provider_call():
             for event in router().stream(turn.routes, turn.request, deadline, turn.attempts):
                 if isinstance(event, Completion):
                     completion = event
                 else:
                     turn.text.append(event)
                     yield Delta(turn.record, turn.attempts[-1].model, event)
-    yield _answered(turn, completion)
+    yield _record_completion(turn, completion)
 
 
-def routes(caller: Caller, model: str | None) -> list[Route]:
+def routes_for(caller: Caller, model: str | None) -> list[Route]:
     """Who is asked for a model; a key that is for some models has the first of them as default."""
-    allowed = _allowed(caller)
+    allowed = _allowed_models(caller)
     try:
-        named = None if model == DEFAULT_MODEL else model
+        named = None if model == DEFAULT_MODEL_ALIAS else model
         found = router().routes(named or next(iter(allowed), None))
     except UnknownModel:
         found = []
@@ -234,17 +242,17 @@ def routes(caller: Caller, model: str | None) -> list[Route]:
     return found
 
 
-def known_models(caller: Caller) -> list[Route]:
+def list_models(caller: Caller) -> list[Route]:
     """The models that the caller may name, as far as they are known."""
-    allowed = _allowed(caller)
+    allowed = _allowed_models(caller)
     return [route for route in router().known if not allowed or not route.names.isdisjoint(allowed)]
 
 
-def _allowed(caller: Caller) -> Sequence[str]:
+def _allowed_models(caller: Caller) -> Sequence[str]:
     return caller.key.allowed_models if caller.key else ()
 
 
-def canonical(id_: str) -> str:
+def parse_interaction_id(id_: str) -> str:
     """An id as it is kept, however its UUID is spelled. Raises NotFound for what is none."""
     try:
         return str(UUID(id_))
@@ -252,10 +260,10 @@ def canonical(id_: str) -> str:
         raise NotFound from None
 
 
-def get_interaction(*, caller: Caller, interaction_id: str) -> Record:
+def get_interaction(*, caller: Caller, interaction_id: str) -> InteractionRecord:
     """One record of the caller's owner. Raises NotFound, StorageUnavailable."""
-    id_ = canonical(interaction_id)
-    with telemetry.timed("storage"):
+    id_ = parse_interaction_id(interaction_id)
+    with server_timing("storage"):
         record = store().get(id_)
     if record is None or record.owner != caller.owner:
         raise NotFound
@@ -266,7 +274,7 @@ def get_conversation(
     *, caller: Caller, conversation_id: str, limit: int, cursor: str | None
 ) -> Page:
     """Turns of a conversation of the caller's owner. Raises NotFound, and what stores raise."""
-    with telemetry.timed("storage"):
+    with server_timing("storage"):
         page = store().conversation(caller.owner, conversation_id, limit=limit, cursor=cursor)
     if not page.records and cursor is None:
         raise NotFound
@@ -283,7 +291,7 @@ def get_interactions(
     before: datetime | None = None,
 ) -> Page:
     """A user's records, the newest first. Raises ValidationFailed, StorageUnavailable."""
-    with telemetry.timed("storage"):
+    with server_timing("storage"):
         return store().page(
             caller.owner, user_id, limit=limit, cursor=cursor, since=since, before=before
         )
@@ -292,7 +300,7 @@ def get_interactions(
 def erase_user(*, caller: Caller, user_id: str, deadline: Deadline) -> int:
     """Delete all of a user's records; how many. Raises StorageUnavailable, also when time is up."""
     total = 0
-    with telemetry.timed("storage"):
+    with server_timing("storage"):
         while erased := store().erase(caller.owner, user_id, limit=ERASED_AT_ONCE):
             total += erased
             if deadline.reached:
@@ -302,27 +310,27 @@ def erase_user(*, caller: Caller, user_id: str, deadline: Deadline) -> int:
 
 
 @dataclass(slots=True, kw_only=True)
-class Turn:
+class InFlightChat:
     """One request on its way: its claim, who is asked what, and what came of it so far."""
 
-    record: Record
-    request: ChatRequest
+    record: InteractionRecord
+    request: CompletionRequest
     routes: list[Route]
     deadline: Deadline
     started: float
-    earlier: Record | None = None
+    earlier: InteractionRecord | None = None
     text: list[str] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
 
 
-def _begin(
-    caller: Caller, question: Question, deadline: Deadline, idempotency_key: str | None
-) -> Turn:
+def _accept(
+    caller: Caller, question: ChatRequest, deadline: Deadline, idempotency_key: str | None
+) -> InFlightChat:
     """Claim the request. `earlier` is the answer that it was given before, if it was."""
     started = time.monotonic()
     if settings.MASK_PII:
         question = question.masked()
-    asked = routes(caller, question.model)
+    asked = routes_for(caller, question.model)
     usage.enforce_budget(caller)
     parent, history = _history(caller, question)
     record = _pending(caller, question, asked[0], deadline, idempotency_key)
@@ -335,19 +343,19 @@ def _begin(
             system=record.system or parent.system,
         )
     request = _request(record, history)
-    turn = Turn(
+    turn = InFlightChat(
         record=record,
         request=request,
-        routes=_capable(asked, request),
+        routes=_supporting(asked, request),
         deadline=deadline,
         started=started,
     )
-    telemetry.annotate(interaction_id=record.interaction_id)
+    add_log_fields(interaction_id=record.interaction_id)
     turn.earlier = _claim(record)
     return turn
 
 
-def _capable(routes: list[Route], request: ChatRequest) -> list[Route]:
+def _supporting(routes: list[Route], request: CompletionRequest) -> list[Route]:
     """Those of the routes that take all that is in the request."""
     capable = [route for route in routes if request.needs <= route.provider.takes]
     if not capable:
@@ -359,7 +367,9 @@ def _capable(routes: list[Route], request: ChatRequest) -> list[Route]:
     return capable
 
 
-def _history(caller: Caller, question: Question) -> tuple[Record | None, list[Record]]:
+def _history(
+    caller: Caller, question: ChatRequest
+) -> tuple[InteractionRecord | None, list[InteractionRecord]]:
     """The turn before, and those of the turns up to it that are sent along, the oldest first.
 
     One read for the turn before and one for all that came before it, both consistent.
@@ -377,22 +387,22 @@ def _history(caller: Caller, question: Question) -> tuple[Record | None, list[Re
         state = "still running" if status is Status.PENDING else "without an answer"
         raise ConversationConflict(f"The turn before is {state}, and cannot be continued.")
     if parent.lacks_content:
-        raise ConversationConflict(NOT_KEPT)
+        raise ConversationConflict(CONTENT_NOT_STORED)
     if parent.tool_calls:
-        raise ConversationConflict(TOOLS_CALLED)
+        raise ConversationConflict(TURN_HAS_TOOL_CALLS)
     if not settings.HISTORY_TURNS:
         return parent, []
     wanted = parent.ancestors[-settings.HISTORY_TURNS + 1 :] if settings.HISTORY_TURNS > 1 else ()
-    with telemetry.timed("storage"):
+    with server_timing("storage"):
         found = store().get_many(wanted) if wanted else {}
     turns = [*(found[id_] for id_ in wanted if id_ in found), parent]
     return parent, _window(turns, settings.HISTORY_MAX_CHARACTERS - len(question.prompt))
 
 
-def _window(turns: list[Record], characters: int) -> list[Record]:
+def _window(turns: list[InteractionRecord], characters: int) -> list[InteractionRecord]:
     """The newest of the turns, as many as have so many characters in all."""
     for number, turn in enumerate(reversed(turns)):
-        characters -= sum(len(message.text) for message in _asked(turn))
+        characters -= sum(len(message.text) for message in _messages_of(turn))
         characters -= len(turn.response or "")
         if characters < 0:
             return turns[len(turns) - number :]
@@ -401,18 +411,20 @@ def _window(turns: list[Record], characters: int) -> list[Record]:
 
 def _pending(
     caller: Caller,
-    question: Question,
+    question: ChatRequest,
     route: Route,
     deadline: Deadline,
     idempotency_key: str | None,
-) -> Record:
+) -> InteractionRecord:
     now = datetime.now(UTC)
     interaction_id = str(uuid_utils.uuid7())
     request_hash = None
     if idempotency_key is not None:
-        interaction_id = str(uuid5(IDEMPOTENCY, f"{caller.owner}\n{idempotency_key}"))
-        request_hash = question.digest if settings.STORE_CONTENT else privacy.keyed(question.digest)
-    return Record(
+        interaction_id = str(uuid5(IDEMPOTENCY_NAMESPACE, f"{caller.owner}\n{idempotency_key}"))
+        request_hash = (
+            question.digest if settings.STORE_CONTENT else privacy.keyed_digest(question.digest)
+        )
+    return InteractionRecord(
         interaction_id=interaction_id,
         owner=caller.owner,
         user_id=question.user_id,
@@ -424,7 +436,7 @@ def _pending(
         deadline_at=now + timedelta(seconds=deadline.remaining()),
         expires_at=_expiry(now),
         conversation_id=interaction_id,
-        request_id=telemetry.request_id(),
+        request_id=current_request_id(),
         request_hash=request_hash,
         key_id=caller.key.key_id if caller.key else None,
         provider=route.provider.name,
@@ -437,12 +449,12 @@ def _expiry(now: datetime) -> datetime | None:
     return (now + timedelta(days=days)).replace(microsecond=0) if days else None
 
 
-def _claim(record: Record) -> Record | None:
+def _claim(record: InteractionRecord) -> InteractionRecord | None:
     """Write the claim; or else return the answer that the same request was given before.
 
     Raises IdempotencyMismatch, IdempotencyInFlight.
     """
-    with telemetry.timed("storage"):
+    with server_timing("storage"):
         holder = store().claim(record)
         if holder is None:
             return None
@@ -450,7 +462,7 @@ def _claim(record: Record) -> Record | None:
             raise IdempotencyMismatch
         status = holder.status_at(datetime.now(UTC))
         if holder.lacks_content:
-            raise AnswerNotKept
+            raise AnswerNotStored
         if status is Status.OK:
             return holder
         if status is Status.PENDING or not store().take_over(record, holder):
@@ -459,7 +471,7 @@ def _claim(record: Record) -> Record | None:
 
 
 @contextmanager
-def _failing(turn: Turn) -> Iterator[None]:
+def _settle_on_error(turn: InFlightChat) -> Iterator[None]:
     """Settle what fails: nothing that was accepted stays pending."""
     try:
         yield
@@ -467,23 +479,23 @@ def _failing(turn: Turn) -> Iterator[None]:
         _settle(turn, _aborted(turn))
         raise
     except Exception as exc:
-        problem = problem_of(exc)
-        failure = Failure(code=problem.code, detail=problem.detail)
+        problem = problem_from_exception(exc)
+        failure = ErrorInfo(code=problem.code, detail=problem.detail)
         failed = replace(_unfinished(turn), status=Status.ERROR, error=failure)
         if isinstance(exc, ProviderError):
             failed = replace(failed, usage=exc.usage)
-        if isinstance(exc, DeadlineReached) and turn.deadline.cancelled:
-            failed, problem = _aborted(turn), ClientGone()
+        if isinstance(exc, DeadlineExceeded) and turn.deadline.cancelled:
+            failed, problem = _aborted(turn), ClientDisconnected()
         _settle(turn, failed)
         raise problem from exc
 
 
-def _aborted(turn: Turn) -> Record:
+def _aborted(turn: InFlightChat) -> InteractionRecord:
     """The record of a request whose client went away, with what came until then."""
     return replace(_unfinished(turn), status=Status.ABORTED)
 
 
-def _unfinished(turn: Turn) -> Record:
+def _unfinished(turn: InFlightChat) -> InteractionRecord:
     """The record with what came until now, and whom it came from."""
     if not turn.text:
         return turn.record
@@ -494,17 +506,17 @@ def _unfinished(turn: Turn) -> Record:
 
 
 @contextmanager
-def _asking() -> Iterator[None]:
+def _time_provider_call() -> Iterator[None]:
     """Time the call to the providers, and log why it failed."""
     try:
-        with telemetry.timed("provider"):
+        with server_timing("provider"):
             yield
     except ProviderError as exc:
-        telemetry.annotate(reason=exc.reason)
+        add_log_fields(reason=exc.reason)
         raise
 
 
-def _answered(turn: Turn, completion: Completion) -> Answer:
+def _record_completion(turn: InFlightChat, completion: Completion) -> ChatResult:
     """Settle the record with a provider's answer."""
     outcome = replace(
         turn.record,
@@ -518,11 +530,11 @@ def _answered(turn: Turn, completion: Completion) -> Answer:
     )
     answer = _settle(turn, outcome)
     if answer.recorded:
-        answer_cache.keep(turn.record, answer.record)
+        answer_cache.put(turn.record, answer.record)
     return answer
 
 
-def _again(record: Record, earlier: Record) -> Record:
+def _record_from_cache(record: InteractionRecord, earlier: InteractionRecord) -> InteractionRecord:
     """The record with the answer of an earlier one, which costs nothing this time."""
     return replace(
         record,
@@ -536,9 +548,9 @@ def _again(record: Record, earlier: Record) -> Record:
     )
 
 
-def _request(record: Record, history: Sequence[Record]) -> ChatRequest:
+def _request(record: InteractionRecord, history: Sequence[InteractionRecord]) -> CompletionRequest:
     end_user = salted_hmac("chat.end_user", f"{record.owner} {record.user_id}").hexdigest()
-    return ChatRequest(
+    return CompletionRequest(
         model=record.model,
         messages=tuple(_messages(record, history)),
         system=record.system,
@@ -552,14 +564,14 @@ def _request(record: Record, history: Sequence[Record]) -> ChatRequest:
     )
 
 
-def _messages(record: Record, history: Sequence[Record]) -> Iterator[Message]:
+def _messages(record: InteractionRecord, history: Sequence[InteractionRecord]) -> Iterator[Message]:
     for turn in history:
-        yield from _asked(turn)
+        yield from _messages_of(turn)
         yield Message(role="assistant", content=turn.response or "")
-    yield from _asked(record)
+    yield from _messages_of(record)
 
 
-def _asked(turn: Record) -> list[Message]:
+def _messages_of(turn: InteractionRecord) -> list[Message]:
     """What a turn asked: its prompt, or all that its client sent of a conversation."""
     messages = turn.parameters.get("messages")
     if messages is None:
@@ -567,30 +579,30 @@ def _asked(turn: Record) -> list[Message]:
     return [Message(**message) for message in messages]
 
 
-def _settle(turn: Turn, outcome: Record) -> Answer:
+def _settle(turn: InFlightChat, outcome: InteractionRecord) -> ChatResult:
     """Write the outcome. What cannot be written is logged whole, for `replay_records`."""
     elapsed = round((time.monotonic() - turn.started) * 1000)
     record = replace(outcome, latency_ms=elapsed, attempts=tuple(turn.attempts))
-    telemetry.annotate(
+    add_log_fields(
         provider=record.provider,
         model=record.model,
         prompt_tokens=record.usage.prompt_tokens,
         completion_tokens=record.usage.completion_tokens,
-        **metrics.of_outcome(record.usage, record.attempts, turn.routes[0].provider.name),
+        **metrics.outcome_metrics(record.usage, record.attempts, turn.routes[0].provider.name),
     )
 
     try:
-        return Answer(record=record, recorded=_written(record, turn.deadline))
+        return ChatResult(record=record, recorded=_written(record, turn.deadline))
     except StorageUnavailable:
-        unrecorded.exception("not recorded", extra={"record": to_json(privacy.kept(record))})
-        return Answer(record=record, recorded=False)
+        unrecorded.exception("not recorded", extra={"record": to_json(privacy.redact(record))})
+        return ChatResult(record=record, recorded=False)
 
 
-def _written(record: Record, deadline: Deadline) -> bool:
+def _written(record: InteractionRecord, deadline: Deadline) -> bool:
     """Settle persistently. Raises StorageUnavailable when that does not help, or time is up."""
     for tries in itertools.count(1):
         try:
-            with telemetry.timed("storage"):
+            with server_timing("storage"):
                 return store().settle(record)
         except StorageUnavailable:
             wait = random.uniform(0, 0.1 * 2**tries)  # noqa: S311  (no secret)

@@ -7,24 +7,24 @@ from enum import StrEnum
 
 from django.core import signing
 
-from chat import telemetry
-from chat.authentication import Caller
+from chat.api.authentication import Caller
 from chat.errors import BudgetExceeded, ValidationFailed
 from chat.storage import usage_store
-from chat.storage.usage import By, Counts, UserPage
+from chat.storage.usage import CounterKind, UsageCounts, UserPage
+from chat.telemetry.context import server_timing
 
 DEFAULT_DAYS = 30
 MAX_DAYS = 366
 
 
-class Grouping(StrEnum):
+class UsageGroup(StrEnum):
     DATE = "date"
     MODEL = "model"
     USER = "user"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Period:
+class DateRange:
     """Days in UTC, both inclusive."""
 
     first: date
@@ -38,16 +38,16 @@ class Report:
     The total is of the period, whatever is on the page.
     """
 
-    groups: dict[str, Counts]
-    total: Counts
+    groups: dict[str, UsageCounts]
+    total: UsageCounts
     next_cursor: str | None = None
 
 
 def report(
     *,
     owner: str,
-    period: Period,
-    group_by: Grouping,
+    period: DateRange,
+    group_by: UsageGroup,
     limit: int = 100,
     cursor: str | None = None,
 ) -> Report:
@@ -55,26 +55,26 @@ def report(
 
     Raises ValidationFailed for a cursor that is none of this owner's, StorageUnavailable.
     """
-    with telemetry.timed("storage"):
-        daily = usage_store().daily(owner, By.MODEL, period.first, period.last)
-        total = sum(daily.values(), Counts())
-        if group_by is Grouping.USER:
+    with server_timing("storage"):
+        daily = usage_store().daily(owner, CounterKind.MODEL, period.first, period.last)
+        total = sum(daily.values(), UsageCounts())
+        if group_by is UsageGroup.USER:
             page = _users(owner, period, limit, cursor)
             after = page.next_after
             next_cursor = None if after is None else signing.dumps(after, salt=_salt(owner))
             return Report(groups=dict(page.users), total=total, next_cursor=next_cursor)
-    if group_by is Grouping.DATE:
-        groups = grouped((day.isoformat(), counts) for (day, _), counts in daily.items())
+    if group_by is UsageGroup.DATE:
+        groups = sum_by_name((day.isoformat(), counts) for (day, _), counts in daily.items())
     else:
-        groups = grouped((model, counts) for (_, model), counts in daily.items())
+        groups = sum_by_name((model, counts) for (_, model), counts in daily.items())
     return Report(groups=groups, total=total)
 
 
-def grouped(pairs: Iterable[tuple[str, Counts]]) -> dict[str, Counts]:
+def sum_by_name(pairs: Iterable[tuple[str, UsageCounts]]) -> dict[str, UsageCounts]:
     """The sums by name, in the order of the names."""
-    sums: dict[str, Counts] = {}
+    sums: dict[str, UsageCounts] = {}
     for name, counts in pairs:
-        sums[name] = sums.get(name, Counts()) + counts
+        sums[name] = sums.get(name, UsageCounts()) + counts
     return dict(sorted(sums.items()))
 
 
@@ -86,19 +86,21 @@ def enforce_budget(caller: Caller) -> None:
     key = caller.key
     if key is None or key.monthly_budget_usd is None:
         return
-    with telemetry.timed("storage"):
-        spent = usage_store().month(key.owner, By.KEY, key.key_id, datetime.now(UTC).date())
+    with server_timing("storage"):
+        spent = usage_store().month(
+            key.owner, CounterKind.KEY, key.key_id, datetime.now(UTC).date()
+        )
     if spent.cost_usd >= key.monthly_budget_usd:
         raise BudgetExceeded
 
 
-def last_days(days: int) -> Period:
+def last_days(days: int) -> DateRange:
     """The period of so many days that ends today."""
     today = datetime.now(UTC).date()
-    return Period(first=today - timedelta(days=days - 1), last=today)
+    return DateRange(first=today - timedelta(days=days - 1), last=today)
 
 
-def _users(owner: str, period: Period, limit: int, cursor: str | None) -> UserPage:
+def _users(owner: str, period: DateRange, limit: int, cursor: str | None) -> UserPage:
     after = "" if cursor is None else _position(owner, cursor)
     return usage_store().users(owner, period.first, period.last, limit=limit, after=after)
 

@@ -13,8 +13,8 @@ import sys
 
 # What DRF, and httpx for its command line, import if they find it, in up to a third of the cold
 # start, and do not need here. None stands for what is not to be found.
-UNWANTED = ("requests", "yaml", "click")
-sys.modules.update(dict.fromkeys(UNWANTED))  # type: ignore[arg-type]  # None is allowed
+BLOCKED_IMPORTS = ("requests", "yaml", "click")
+sys.modules.update(dict.fromkeys(BLOCKED_IMPORTS))  # type: ignore[arg-type]  # None is allowed
 
 import contextlib
 import io
@@ -35,7 +35,7 @@ from chatproject.settings import lambda_trace
 from chatproject.wsgi import application
 
 import_module("chatproject.urls")
-for name in UNWANTED:
+for name in BLOCKED_IMPORTS:
     del sys.modules[name]  # whoever does need it may have it from here on
 
 Event = dict[str, Any]
@@ -80,9 +80,9 @@ TEXT_TYPES = (
 def handler(event: Event, context: Any) -> dict[str, Any]:
     """Answer an event: with an HTTP answer, whatever it holds, or with a command's result."""
     if isinstance(event, dict) and "manage" in event and "requestContext" not in event:
-        return manage(event["manage"])
+        return run_command(event["manage"])
     try:
-        answer: dict[str, Any] = _answer(_complete(event), context)
+        answer: dict[str, Any] = _answer(_normalize_event(event), context)
     except Exception:
         logger.exception("an event could not be answered", extra={"request_id": _id(context)})
         return _failure("The request could not be handled.", context)
@@ -96,12 +96,12 @@ def handler(event: Event, context: Any) -> dict[str, Any]:
 def _send_traces() -> None:
     """Now, as the process stands still until the next event."""
     if settings.TRACES:
-        from chat.tracing import flush
+        from chat.telemetry.traces import flush
 
         flush(TRACES_SECONDS)
 
 
-def manage(arguments: Any) -> dict[str, Any]:
+def run_command(arguments: Any) -> dict[str, Any]:
     """Run a management command: its name and arguments -> `{"exit_code", "output"}`.
 
     The exit code is 0, or 1 for a command that failed, or 2 for one that is not to be run here.
@@ -132,8 +132,8 @@ def manage(arguments: Any) -> dict[str, Any]:
 def _wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
     """The application, told what the request's context knows better than its headers."""
     context = environ.get("apig_wsgi.request_context") or {}
-    _mount(environ, context)
-    if address := _address(context, environ):
+    _set_script_name(environ, context)
+    if address := _client_ip(context, environ):
         environ["REMOTE_ADDR"] = address
     if not environ.get("HTTP_HOST"):
         environ["HTTP_HOST"] = context.get("domainName") or "localhost"
@@ -141,7 +141,7 @@ def _wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterab
     return application(environ, start_response)
 
 
-def _mount(environ: dict[str, Any], context: dict[str, Any]) -> None:
+def _set_script_name(environ: dict[str, Any], context: dict[str, Any]) -> None:
     """Where the stage is part of the address (`/prod`), keep it for links, and out of the path.
 
     A 2.0 event has it in the path; a 1.0 event has it in the path of the context alone.
@@ -157,7 +157,7 @@ def _mount(environ: dict[str, Any], context: dict[str, Any]) -> None:
         environ["SCRIPT_NAME"] = context["path"].removesuffix(path)
 
 
-def _address(context: dict[str, Any], environ: dict[str, Any]) -> str | None:
+def _client_ip(context: dict[str, Any], environ: dict[str, Any]) -> str | None:
     """The caller's address, as seen by the front and not as told by the caller.
 
     A load balancer has no field for it: it appends the address to X-Forwarded-For, after whatever
@@ -168,7 +168,7 @@ def _address(context: dict[str, Any], environ: dict[str, Any]) -> str | None:
     return seen.get("sourceIp") or forwarded or None
 
 
-def _complete(event: Event) -> Event:
+def _normalize_event(event: Event) -> Event:
     """The event with what apig-wsgi and Django count on, and the fronts may leave out.
 
     A path that is not Latin-1, which Django cannot read, gets its percent form.

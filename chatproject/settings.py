@@ -286,19 +286,19 @@ if STATE_TABLE_NAME == TABLE_NAME:
 BROUGHT = {
     "sqlite": {
         "databases": {"default": SQLITE},
-        "caches": "chat.storage.orm_cache.Orm",
+        "caches": "chat.storage.orm.cache.Orm",
         "apps": [
-            "chatproject.admin.AdminConfig",
+            "chatproject.apps.ChatAdminConfig",
             "django.contrib.auth",
             "django.contrib.contenttypes",
             "django.contrib.messages",
             "django.contrib.sessions",
         ],
         "middleware": [
-            "chatproject.admin_middleware.Session",
-            "chatproject.admin_middleware.Csrf",
-            "chatproject.admin_middleware.Authentication",
-            "chatproject.admin_middleware.Message",
+            "chat.admin.middleware.AdminSessionMiddleware",
+            "chat.admin.middleware.AdminCsrfMiddleware",
+            "chat.admin.middleware.AdminAuthenticationMiddleware",
+            "chat.admin.middleware.AdminMessageMiddleware",
         ],
         "context_processors": [
             "django.contrib.auth.context_processors.auth",
@@ -307,7 +307,7 @@ BROUGHT = {
     },
     "dynamodb": {
         "databases": {},
-        "caches": "chat.storage.dynamodb_cache.Dynamo",
+        "caches": "chat.storage.dynamodb.cache.Dynamo",
         "apps": [],
         "middleware": [],
         "context_processors": [],
@@ -374,6 +374,7 @@ if TRACES:
 INSTALLED_APPS = [
     "chat",  # before the admin, whose templates it adds to
     *BROUGHT["apps"],
+    "chatproject.server",
     "django.contrib.staticfiles",
     "django_ratelimit",
     "rest_framework",
@@ -381,8 +382,8 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
 ]
 MIDDLEWARE = [
-    "chat.telemetry.RequestMiddleware",
-    *(["chat.tracing.TraceMiddleware"] if TRACES else []),
+    "chat.telemetry.logs.RequestLogMiddleware",
+    *(["chat.telemetry.traces.TracingMiddleware"] if TRACES else []),
     "django.middleware.security.SecurityMiddleware",
     # It looks through all static files when it is made, which is too long for a cold start.
     *([] if ON_LAMBDA else ["whitenoise.middleware.WhiteNoiseMiddleware"]),
@@ -417,9 +418,9 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 
 REST_FRAMEWORK = {
-    "DEFAULT_AUTHENTICATION_CLASSES": ["chat.authentication.ApiKeyAuthentication"],
-    "DEFAULT_PARSER_CLASSES": ["chat.parsers.JSONParser"],
-    "DEFAULT_RENDERER_CLASSES": ["chat.renderers.JSONRenderer"],
+    "DEFAULT_AUTHENTICATION_CLASSES": ["chat.api.authentication.ApiKeyAuthentication"],
+    "DEFAULT_PARSER_CLASSES": ["chat.api.parsers.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["chat.api.renderers.OrjsonRenderer"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "chat.errors.exception_handler",
     "UNAUTHENTICATED_USER": None,
@@ -431,7 +432,7 @@ SPECTACULAR_SETTINGS = {
     "VERSION": VERSION,
     "LICENSE": {"name": "MIT"},
     "OAS_VERSION": "3.1.0",
-    "DEFAULT_GENERATOR_CLASS": "chat.schema.Generator",
+    "DEFAULT_GENERATOR_CLASS": "chat.api.openapi.SchemaGenerator",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_AUTHENTICATION": [],
     "SWAGGER_UI_DIST": "SIDECAR",
@@ -449,7 +450,7 @@ SILENCED_SYSTEM_CHECKS = [
     "security.W004",
     "security.W008",
     "security.W010",
-    # The protection against cross-site forgery is the admin's (chatproject/admin_middleware.py):
+    # The protection against cross-site forgery is the admin's (chat/admin/middleware.py):
     # forgery needs a session to abuse, and the API has none.
     "security.W003",
 ]
@@ -463,15 +464,15 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "json": {"()": "chat.telemetry.JsonFormatter"},
-        "simple": {"()": "chat.telemetry.SimpleFormatter"},
+        "json": {"()": "chat.telemetry.logs.JsonFormatter"},
+        "simple": {"()": "chat.telemetry.logs.SimpleFormatter"},
     },
     "filters": {
         "traceback": {
             "()": "django.utils.log.CallbackFilter",
             "callback": lambda record: record.exc_info is not None,
         },
-        "seldom": {"()": "chat.telemetry.Seldom"},
+        "seldom": {"()": "chat.telemetry.logs.OncePerHourFilter"},
     },
     "handlers": {
         "console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT},

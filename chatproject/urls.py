@@ -43,7 +43,7 @@ def static(request: HttpRequest, path: str) -> HttpResponseBase:
 SPECTACULAR = "drf_spectacular.views.Spectacular"
 
 urlpatterns = [
-    path("", include("chat.urls")),
+    path("", include("chat.api.urls")),
     path("openapi.json", lazy(f"{SPECTACULAR}JSONAPIView"), name="openapi"),
     path("docs", lazy(f"{SPECTACULAR}SwaggerView", url_name="openapi"), name="docs"),
     path(

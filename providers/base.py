@@ -19,7 +19,7 @@ from decimal import Decimal
 from typing import Any, ClassVar, Literal, Protocol
 
 # What some clients always send, and what changes nothing.
-NEUTRAL = {"frequency_penalty": 0, "presence_penalty": 0}
+NEUTRAL_OPTIONS = {"frequency_penalty": 0, "presence_penalty": 0}
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
@@ -99,7 +99,7 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChatRequest:
+class CompletionRequest:
     """One question to a model.
 
     `messages` alternate from the oldest to the newest and end with the user's. `end_user` is an
@@ -126,7 +126,9 @@ class ChatRequest:
         parts = (m.content for m in self.messages if not isinstance(m.content, str))
         kinds = {part["type"] for content in parts for part in content} - {"text"}
         calls = {"tools" for m in self.messages if m.tool_calls or m.role == "tool"}
-        options = {name for name, value in self.options.items() if value != NEUTRAL.get(name)}
+        options = {
+            name for name, value in self.options.items() if value != NEUTRAL_OPTIONS.get(name)
+        }
         return {*options, *kinds, *calls}
 
 
@@ -172,13 +174,13 @@ class Provider(Protocol):
     takes: ClassVar[frozenset[str]]
     model: str
 
-    def complete(self, request: ChatRequest, deadline: Deadline) -> Completion:
+    def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
         """Answer the request, in one call to the vendor, before the deadline.
 
         Raises ProviderError, and nothing else whatever the vendor sends.
         """
 
-    def stream(self, request: ChatRequest, deadline: Deadline) -> Iterator[str | Completion]:
+    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
         """Answer likewise: the text in pieces as they come, none empty, then all of the answer.
 
         Closing the iterator ends the call to the vendor.
@@ -250,5 +252,5 @@ class ProviderOverloaded(ProviderError):
     fallback = True
 
 
-class DeadlineReached(ProviderError):
+class DeadlineExceeded(ProviderError):
     code = "provider_timeout"

@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from providers import http, prices, wire
+from providers import parsing, prices, vendor_http
 from providers.base import (
-    ChatRequest,
     Completion,
+    CompletionRequest,
     ContentFiltered,
     Deadline,
     FinishReason,
@@ -84,9 +84,9 @@ class Gemini:
         # Not in the URL, which logs and exceptions repeat.
         self._headers = {"x-goog-api-key": api_key}
 
-    def complete(self, request: ChatRequest, deadline: Deadline) -> Completion:
+    def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
         model = _model_id(request.model)
-        answer = http.post(
+        answer = vendor_http.post(
             f"{self._base_url}/models/{model}:generateContent",
             headers=self._headers,
             body=_body(request, model),
@@ -94,11 +94,11 @@ class Gemini:
         )
         if not 200 <= answer.status <= 299:
             raise _failure(answer.status, answer.headers, answer.json())
-        return _completion(wire.json_object(answer), answer.headers, model)
+        return _completion(parsing.json_object(answer), answer.headers, model)
 
-    def stream(self, request: ChatRequest, deadline: Deadline) -> Iterator[str | Completion]:
+    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
         model = _model_id(request.model)
-        with http.opened(
+        with vendor_http.opened(
             f"{self._base_url}/models/{model}:streamGenerateContent?alt=sse",
             headers=self._headers,
             body=_body(request, model),
@@ -107,14 +107,14 @@ class Gemini:
             if not reply.succeeded:
                 raise _failure(reply.status, reply.headers, reply.read().json())
             if not reply.streamed:
-                body = wire.json_object(reply.read())
-                yield from wire.streamed(_completion(body, reply.headers, model), "")
+                body = parsing.json_object(reply.read())
+                yield from parsing.finish_stream(_completion(body, reply.headers, model), "")
                 return
             yield from _read(reply, model)
 
     def probe(self, deadline: Deadline) -> None:
         url = f"{self._base_url}/models/{_model_id(self.model)}"
-        answer = http.get(url, headers=self._headers, deadline=deadline)
+        answer = vendor_http.get(url, headers=self._headers, deadline=deadline)
         if not 200 <= answer.status <= 299:
             raise _failure(answer.status, answer.headers, answer.json())
 
@@ -122,11 +122,11 @@ class Gemini:
 def _model_id(name: str) -> str:
     model = name.removeprefix("models/")
     if not _MODEL_ID.fullmatch(model):
-        raise RequestRejected(wire.PARAMETER.format("model"), reason="model_id")
+        raise RequestRejected(parsing.PARAMETER.format("model"), reason="model_id")
     return model
 
 
-def _read(reply: http.Reply, model: str) -> Iterator[str | Completion]:
+def _read(reply: vendor_http.Reply, model: str) -> Iterator[str | Completion]:
     """The events of a stream, each of the shape of an answer, and then what they come to.
 
     Counts are those of all so far: what repeats replaces. The end is the end of the body, and the
@@ -136,25 +136,25 @@ def _read(reply: http.Reply, model: str) -> Iterator[str | Completion]:
     whole: dict[str, Any] = {}
     finish = ""
     for data in reply.events():
-        if data == http.END:  # not Google's, but of servers that stand in for it
+        if data == vendor_http.DONE:  # not Google's, but of servers that stand in for it
             break
-        chunk = wire.event_object(data)
+        chunk = parsing.event_object(data)
         if chunk.get("error"):
             raise _failure(200, reply.headers, chunk)
         whole |= {name: value for name, value in chunk.items() if value}
-        candidate = wire.dig(chunk, "candidates", 0)
-        finish = wire.string(wire.dig(candidate, "finishReason")) or finish
-        if text := wire.clean_text(_text(candidate)):
+        candidate = parsing.get_path(chunk, "candidates", 0)
+        finish = parsing.as_str(parsing.get_path(candidate, "finishReason")) or finish
+        if text := parsing.clean_text(_text(candidate)):
             sent.append(text)
             yield text
-    if not finish and not wire.dig(whole, "promptFeedback", "blockReason"):
-        raise wire.cut_off()
+    if not finish and not parsing.get_path(whole, "promptFeedback", "blockReason"):
+        raise parsing.truncated_stream()
     text = "".join(sent)
     whole["candidates"] = [{"content": {"parts": [{"text": text}]}, "finishReason": finish}]
-    yield from wire.streamed(_completion(whole, reply.headers, model), text)
+    yield from parsing.finish_stream(_completion(whole, reply.headers, model), text)
 
 
-def _body(request: ChatRequest, model: str) -> dict[str, Any]:
+def _body(request: CompletionRequest, model: str) -> dict[str, Any]:
     sampling = _WITHOUT_SAMPLING.match(model) is None
     config = {
         "temperature": request.temperature if sampling else None,
@@ -170,7 +170,7 @@ def _body(request: ChatRequest, model: str) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
-def _contents(request: ChatRequest) -> list[dict[str, Any]]:
+def _contents(request: CompletionRequest) -> list[dict[str, Any]]:
     """The turns, without the blank ones, which are refused: an answer may have been empty."""
     contents: list[dict[str, Any]] = []
     for message in request.messages:
@@ -189,32 +189,36 @@ def _completion(body: dict[str, Any], headers: Mapping[str, str], model: str) ->
     """The answer in a body that came as a success, which does not make it one."""
     if body.get("error"):
         raise _failure(200, headers, body)
-    model = wire.model_name(body.get("modelVersion"), model)
+    model = parsing.model_name(body.get("modelVersion"), model)
     usage = _usage(body.get("usageMetadata"))
     usage = dataclasses.replace(usage, cost_usd=prices.cost(model, usage, provider_id="google"))
-    if block := wire.dig(body, "promptFeedback", "blockReason"):
-        reason = wire.reason("blockReason", block)
-        raise ContentFiltered(wire.CONTENT_FILTERED, reason=reason, usage=usage)
-    candidate = wire.dig(body, "candidates", 0)
-    finish = wire.string(wire.dig(candidate, "finishReason"))
+    if block := parsing.get_path(body, "promptFeedback", "blockReason"):
+        reason = parsing.reason("blockReason", block)
+        raise ContentFiltered(parsing.CONTENT_FILTERED, reason=reason, usage=usage)
+    candidate = parsing.get_path(body, "candidates", 0)
+    finish = parsing.as_str(parsing.get_path(candidate, "finishReason"))
     if finish in _BROKEN:
-        raise wire.by_status(_BROKEN[finish], reason=wire.reason("finishReason", finish))
+        raise parsing.error_for_status(
+            _BROKEN[finish], reason=parsing.reason("finishReason", finish)
+        )
     if finish in _NO_ANSWER:
-        raise wire.garbled("finishReason", finish)
-    return wire.completion(
+        raise parsing.unusable_answer("finishReason", finish)
+    return parsing.build_completion(
         _text(candidate),
         _FINISH.get(finish, "stop"),
         model=model,
         usage=usage,
-        empty=wire.garbled("no_text", finish),
+        empty=parsing.unusable_answer("no_text", finish),
     )
 
 
 def _text(candidate: Any) -> str:
     """What a candidate shows: its parts without the model's thoughts."""
-    parts = wire.items(wire.dig(candidate, "content", "parts"))
+    parts = parsing.as_list(parsing.get_path(candidate, "content", "parts"))
     return "".join(
-        wire.string(wire.dig(part, "text")) for part in parts if not wire.dig(part, "thought")
+        parsing.as_str(parsing.get_path(part, "text"))
+        for part in parts
+        if not parsing.get_path(part, "thought")
     )
 
 
@@ -222,59 +226,65 @@ def _usage(reported: Any) -> Usage:
     """Google counts the thoughts beside the answer, and what tools read beside the prompt."""
     prompt = _sum(reported, "promptTokenCount", "toolUsePromptTokenCount")
     answer = _sum(reported, "candidatesTokenCount", "thoughtsTokenCount")
-    total = wire.count(wire.dig(reported, "totalTokenCount"))
+    total = parsing.token_count(parsing.get_path(reported, "totalTokenCount"))
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=answer,
-        total_tokens=wire.total((prompt, answer)) if total is None else total,
-        cached_tokens=wire.count(wire.dig(reported, "cachedContentTokenCount")),
-        reasoning_tokens=wire.count(wire.dig(reported, "thoughtsTokenCount")),
+        total_tokens=parsing.total((prompt, answer)) if total is None else total,
+        cached_tokens=parsing.token_count(parsing.get_path(reported, "cachedContentTokenCount")),
+        reasoning_tokens=parsing.token_count(parsing.get_path(reported, "thoughtsTokenCount")),
     )
 
 
 def _sum(reported: Any, *names: str) -> int | None:
     """The counts that are there, since a zero is left out; None when none is."""
-    counts = [value for name in names if (value := wire.dig(reported, name)) is not None]
-    return wire.total(map(wire.count, counts)) if counts else None
+    counts = [value for name in names if (value := parsing.get_path(reported, name)) is not None]
+    return parsing.total(map(parsing.token_count, counts)) if counts else None
 
 
 def _failure(status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
     if isinstance(body, list):  # an error may come as a stream of one
-        body = wire.dig(body, 0)
-    error = wire.dig(body, "error")
-    details = wire.items(wire.dig(error, "details"))
-    message = wire.message(wire.dig(error, "message"))
-    labels = [wire.label(wire.dig(error, "status"))]
-    labels += [wire.label(wire.dig(detail, "reason")) for detail in details]
+        body = parsing.get_path(body, 0)
+    error = parsing.get_path(body, "error")
+    details = parsing.as_list(parsing.get_path(error, "details"))
+    message = parsing.message(parsing.get_path(error, "message"))
+    labels = [parsing.identifier(parsing.get_path(error, "status"))]
+    labels += [parsing.identifier(parsing.get_path(detail, "reason")) for detail in details]
     quotas = _quotas(details)
     if status <= 299:
-        status = wire.error_status(wire.dig(error, "code")) or 502
-    reason = wire.reason("HTTP", status, *labels, *quotas)
+        status = parsing.error_status(parsing.get_path(error, "code")) or 502
+    reason = parsing.reason("HTTP", status, *labels, *quotas)
     if status == 400:
         status = next((_STATUS[label] for label in labels if label in _STATUS), status)
     if status in (400, 422):
-        fields = (wire.label(wire.dig(d, "fieldViolations", 0, "field")) for d in details)
-        return wire.rejected(message, next(filter(None, fields), ""), reason=reason)
+        fields = (
+            parsing.identifier(parsing.get_path(d, "fieldViolations", 0, "field")) for d in details
+        )
+        return parsing.rejected(message, next(filter(None, fields), ""), reason=reason)
     if status == 429 and (_DEPLETED.search(message) or any("PerDay" in quota for quota in quotas)):
         # A daily quota names a delay too: some seconds, after which it is used up still.
-        return wire.by_status(429, reason=reason, retry=False)
+        return parsing.error_for_status(429, reason=reason, retry=False)
     wait = _wait(headers, details, message)
     if wait is None and any("PerMinute" in quota for quota in quotas):
         wait = PER_MINUTE_SECONDS
-    return wire.by_status(status, reason=reason, retry_after=wait)
+    return parsing.error_for_status(status, reason=reason, retry_after=wait)
 
 
 def _quotas(details: list[Any]) -> list[str]:
     """The ids of the quotas that are used up."""
-    violations = [item for d in details for item in wire.items(wire.dig(d, "violations"))]
-    return [wire.label(wire.dig(violation, "quotaId")) for violation in violations]
+    violations = [
+        item for d in details for item in parsing.as_list(parsing.get_path(d, "violations"))
+    ]
+    return [parsing.identifier(parsing.get_path(violation, "quotaId")) for violation in violations]
 
 
 def _wait(headers: Mapping[str, str], details: list[Any], message: str) -> float | None:
     """Whole seconds; Google says them in RetryInfo, or in words, and hardly ever in a header."""
-    delays = [wire.string(wire.dig(detail, "retryDelay")) for detail in details]
+    delays = [parsing.as_str(parsing.get_path(detail, "retryDelay")) for detail in details]
     for match in (*map(_DURATION.fullmatch, delays), _RETRY_IN.search(message)):
         if match:
             number = float(match["number"])
-            return wire.seconds(math.ceil(number / 1000 if match["unit"] == "ms" else number))
-    return wire.retry_after(headers.get("retry-after"))
+            return parsing.wait_seconds(
+                math.ceil(number / 1000 if match["unit"] == "ms" else number)
+            )
+    return parsing.retry_after(headers.get("retry-after"))

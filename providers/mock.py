@@ -26,13 +26,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import ClassVar
 
-from providers import wire
+from providers import parsing
 from providers.base import (
-    ChatRequest,
     Completion,
+    CompletionRequest,
     ContentFiltered,
     Deadline,
-    DeadlineReached,
+    DeadlineExceeded,
     FinishReason,
     ProviderError,
     Usage,
@@ -57,7 +57,7 @@ class Mock:
         self.model = model
         self._directives = directives
 
-    def complete(self, request: ChatRequest, deadline: Deadline) -> Completion:
+    def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
         told = self._told(request)
         _sleep(told.delay, deadline)
         return self._answer(request, told.outcome)
@@ -65,7 +65,7 @@ class Mock:
     def probe(self, deadline: Deadline) -> None:
         """It is always there."""
 
-    def stream(self, request: ChatRequest, deadline: Deadline) -> Iterator[str | Completion]:
+    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
         told = self._told(request)
         _sleep(told.delay, deadline)
         completion = self._answer(request, "ok" if told.outcome == "break" else told.outcome)
@@ -78,10 +78,10 @@ class Mock:
             yield word
         yield completion
 
-    def _told(self, request: ChatRequest) -> "_Told":
+    def _told(self, request: CompletionRequest) -> "_Told":
         return _parse(f"{self._directives} {request.messages[-1].text}")
 
-    def _answer(self, request: ChatRequest, outcome: str) -> Completion:
+    def _answer(self, request: CompletionRequest, outcome: str) -> Completion:
         prompt = request.messages[-1].text
         if outcome == "length":
             return _completion(request, "", "length")
@@ -124,22 +124,22 @@ def _sleep(delay: float, deadline: Deadline) -> None:
 def _error(outcome: str) -> ProviderError:
     reason = f"mock {outcome}"
     if outcome == "filter":
-        return ContentFiltered(wire.CONTENT_FILTERED, reason=reason)
+        return ContentFiltered(parsing.CONTENT_FILTERED, reason=reason)
     if outcome == "timeout":
-        return DeadlineReached("The provider did not answer in time.", reason=reason)
+        return DeadlineExceeded("The provider did not answer in time.", reason=reason)
     if outcome == "break":
-        return wire.cut_off()
+        return parsing.truncated_stream()
     if outcome in ("garbled", "empty"):
-        return wire.garbled("mock", outcome)
-    return wire.by_status(500 if outcome == "fail" else int(outcome), reason=reason)
+        return parsing.unusable_answer("mock", outcome)
+    return parsing.error_for_status(500 if outcome == "fail" else int(outcome), reason=reason)
 
 
-def _completion(request: ChatRequest, text: str, finish_reason: FinishReason) -> Completion:
+def _completion(request: CompletionRequest, text: str, finish_reason: FinishReason) -> Completion:
     asked = [request.system or "", *(message.text for message in request.messages)]
     prompt_tokens = sum(len(turn.split()) for turn in asked)
     completion_tokens = len(text.split())
     return Completion(
-        text=wire.clean_text(text),
+        text=parsing.clean_text(text),
         model=request.model,
         finish_reason=finish_reason,
         usage=Usage(

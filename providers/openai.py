@@ -12,10 +12,10 @@ from decimal import Decimal
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from providers import http, prices, wire
+from providers import parsing, prices, vendor_http
 from providers.base import (
-    ChatRequest,
     Completion,
+    CompletionRequest,
     ContentFiltered,
     Deadline,
     FinishReason,
@@ -32,24 +32,24 @@ _FINISH: dict[str, FinishReason] = {
     "model_length": "length",  # Mistral: the model's length, not the request's
     "content_filter": "content_filter",
 }
-_BROKEN = {"error", "insufficient_system_resource"}  # the second one is DeepSeek's
+_FAILED_FINISH_REASONS = {"error", "insufficient_system_resource"}  # the second one is DeepSeek's
 
 # What an error's code or type means, whatever the status it came with.
 _BY_LABEL: dict[str, tuple[type[ProviderError], str]] = {
     **dict.fromkeys(
         ("content_filter", "content_policy_violation", "moderation_blocked", "refusal"),
-        (ContentFiltered, wire.CONTENT_FILTERED),
+        (ContentFiltered, parsing.CONTENT_FILTERED),
     ),
     **dict.fromkeys(
         ("model_not_found", "model_deprecated", "invalid_model", "wrong_endpoint"),
-        (ModelUnavailable, wire.NO_MODEL),
+        (ModelUnavailable, parsing.NO_MODEL),
     ),
     **dict.fromkeys(
         ("context_length_exceeded", "token_limit_exceeded", "string_too_long"),
-        (RequestRejected, wire.TOO_LONG),
+        (RequestRejected, parsing.TOO_LONG),
     ),
-    "max_tokens_exceeded": (RequestRejected, wire.PARAMETER.format("max_tokens")),
-    "invalid_api_key": (ProviderMisconfigured, wire.CREDENTIALS),
+    "max_tokens_exceeded": (RequestRejected, parsing.PARAMETER.format("max_tokens")),
+    "invalid_api_key": (ProviderMisconfigured, parsing.CREDENTIALS),
 }
 
 # The status that an error inside a 200 stands for, when it carries no number.
@@ -74,7 +74,7 @@ _NO_MODEL = re.compile(
 )
 
 # Local models whose server does not know their thoughts write them before the answer.
-THOUGHTS, THOUGHTS_END = "<think>", "</think>"
+THINK_START, THINK_END = "<think>", "</think>"
 _THOUGHTS = re.compile(r"\A(?:\s*<think>.*?(?:</think>\s*|\Z))+", re.DOTALL)
 
 
@@ -114,8 +114,8 @@ class OpenAI:
         is_openai = urlsplit(base_url).hostname == "api.openai.com"
         self._limit_field = "max_completion_tokens" if is_openai else "max_tokens"
 
-    def complete(self, request: ChatRequest, deadline: Deadline) -> Completion:
-        answer = http.post(
+    def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
+        answer = vendor_http.post(
             f"{self._base_url}/chat/completions",
             headers=self._headers,
             body=self._body(request),
@@ -123,11 +123,11 @@ class OpenAI:
         )
         if not 200 <= answer.status <= 299:
             raise self._failure(answer.status, answer.headers, _error_in(answer.json()))
-        return self._completion(wire.json_object(answer), answer.headers, request)
+        return self._completion(parsing.json_object(answer), answer.headers, request)
 
-    def stream(self, request: ChatRequest, deadline: Deadline) -> Iterator[str | Completion]:
+    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
         streaming = {"stream": True, "stream_options": {"include_usage": True}}
-        with http.opened(
+        with vendor_http.opened(
             f"{self._base_url}/chat/completions",
             headers={**self._headers, "accept": "text/event-stream"},
             body=self._body(request) | streaming,
@@ -137,46 +137,50 @@ class OpenAI:
                 error = _error_in(reply.read().json())
                 raise self._failure(reply.status, reply.headers, error)
             if not reply.streamed:  # some servers answer at once, whatever they are asked
-                body = wire.json_object(reply.read())
-                yield from wire.streamed(self._completion(body, reply.headers, request), "")
+                body = parsing.json_object(reply.read())
+                yield from parsing.finish_stream(self._completion(body, reply.headers, request), "")
                 return
             yield from self._read(reply, request)
 
     def probe(self, deadline: Deadline) -> None:
         body = self._get("models", deadline)
-        entries = wire.items(wire.dig(body, "data"))
-        listed = {wire.string(wire.dig(entry, "id")) for entry in entries}
+        entries = parsing.as_list(parsing.get_path(body, "data"))
+        listed = {parsing.as_str(parsing.get_path(entry, "id")) for entry in entries}
         # Ollama's list names the version that goes without saying.
         if listed and listed.isdisjoint({self.model, f"{self.model}:latest"}):
             raise ModelUnavailable("The vendor does not list the model.", reason=self.model)
 
     def _get(self, path: str, deadline: Deadline) -> Any:
         """What the vendor has at a path of its API."""
-        answer = http.get(f"{self._base_url}/{path}", headers=self._headers, deadline=deadline)
+        answer = vendor_http.get(
+            f"{self._base_url}/{path}", headers=self._headers, deadline=deadline
+        )
         if not 200 <= answer.status <= 299:
             raise self._failure(answer.status, answer.headers, _error_in(answer.json()))
         return answer.json()
 
-    def _read(self, reply: http.Reply, request: ChatRequest) -> Iterator[str | Completion]:
+    def _read(
+        self, reply: vendor_http.Reply, request: CompletionRequest
+    ) -> Iterator[str | Completion]:
         """The events of a stream, and then the answer that they come to."""
-        whole = _Whole()
+        whole = _StreamAccumulator()
         for data in reply.events():
-            if data == http.END:
+            if data == vendor_http.DONE:
                 whole.ended = True
                 break
-            chunk = wire.event_object(data)
-            for envelope in (chunk, wire.dig(chunk, "choices", 0)):
-                if wire.dig(envelope, "error"):
+            chunk = parsing.event_object(data)
+            for envelope in (chunk, parsing.get_path(chunk, "choices", 0)):
+                if parsing.get_path(envelope, "error"):
                     raise self._failure(200, reply.headers, _error_in(envelope))
             if text := whole.add(chunk):
                 yield text
         if not whole.ended:
-            raise wire.cut_off()
-        yield from wire.streamed(
+            raise parsing.truncated_stream()
+        yield from parsing.finish_stream(
             self._completion(whole.body(), reply.headers, request), "".join(whole.sent)
         )
 
-    def _body(self, request: ChatRequest) -> dict[str, Any]:
+    def _body(self, request: CompletionRequest) -> dict[str, Any]:
         system = [{"role": "system", "content": request.system}] if request.system else []
         limit = request.max_tokens
         body = {
@@ -192,26 +196,26 @@ class OpenAI:
         return {name: value for name, value in body.items() if value is not None}
 
     def _completion(
-        self, body: dict[str, Any], headers: Mapping[str, str], request: ChatRequest
+        self, body: dict[str, Any], headers: Mapping[str, str], request: CompletionRequest
     ) -> Completion:
         """The answer in a body that came as a success, which does not make it one."""
-        choice = wire.dig(body, "choices", 0)
+        choice = parsing.get_path(body, "choices", 0)
         for envelope in (body, choice):
-            if wire.dig(envelope, "error"):
+            if parsing.get_path(envelope, "error"):
                 raise self._failure(200, headers, _error_in(envelope))
-        finish = wire.string(wire.dig(choice, "finish_reason"))
-        if finish in _BROKEN:
-            raise wire.by_status(502, reason=wire.reason("finish_reason", finish))
-        text = _text(wire.dig(choice, "message", "content"))
+        finish = parsing.as_str(parsing.get_path(choice, "finish_reason"))
+        if finish in _FAILED_FINISH_REASONS:
+            raise parsing.error_for_status(502, reason=parsing.reason("finish_reason", finish))
+        text = _text(parsing.get_path(choice, "message", "content"))
         wanted = "tools" in request.options
-        calls = _tool_calls(wire.dig(choice, "message", "tool_calls")) if wanted else ()
-        model = wire.model_name(body.get("model"), request.model)
+        calls = _tool_calls(parsing.get_path(choice, "message", "tool_calls")) if wanted else ()
+        model = parsing.model_name(body.get("model"), request.model)
         usage = _usage(body.get("usage"))
         cost = self._cost(body.get("usage"), model, usage)
         usage = dataclasses.replace(usage, cost_usd=cost)
-        if not text and wire.dig(choice, "message", "refusal"):
-            raise ContentFiltered(wire.CONTENT_FILTERED, reason="refusal", usage=usage)
-        return wire.completion(
+        if not text and parsing.get_path(choice, "message", "refusal"):
+            raise ContentFiltered(parsing.CONTENT_FILTERED, reason="refusal", usage=usage)
+        return parsing.build_completion(
             text,
             "tool_calls" if calls and finish != "length" else _FINISH.get(finish, "stop"),
             model=model,
@@ -226,7 +230,7 @@ class OpenAI:
 
     def _empty(self, choices: Any) -> ProviderError:
         """The error for choices without text."""
-        return wire.garbled("no_text", wire.dig(choices, 0, "finish_reason"))
+        return parsing.unusable_answer("no_text", parsing.get_path(choices, 0, "finish_reason"))
 
     def _failure(
         self, status: int, headers: Mapping[str, str], error: dict[str, Any]
@@ -234,33 +238,33 @@ class OpenAI:
         labels = self._labels(error)
         if status <= 299:
             status = _status_of(labels)
-        reason = wire.reason("HTTP", status, *labels)
+        reason = parsing.reason("HTTP", status, *labels)
         for label in labels:
             if label in _BY_LABEL:
                 kind, sentence = _BY_LABEL[label]
                 return kind(sentence, reason=reason)
         if status in (400, 422):
-            message = wire.message(error.get("message"))
+            message = parsing.message(error.get("message"))
             if _NO_MODEL.search(message):
-                return ModelUnavailable(wire.NO_MODEL, reason=reason)
-            return wire.rejected(message, _parameter(error), reason=reason)
+                return ModelUnavailable(parsing.NO_MODEL, reason=reason)
+            return parsing.rejected(message, _parameter(error), reason=reason)
         return self._by_status(status, headers, error, reason)
 
     def _labels(self, error: dict[str, Any]) -> list[str]:
-        return [wire.label(wire.dig(error, *path)) for path in self.label_paths]
+        return [parsing.identifier(parsing.get_path(error, *path)) for path in self.label_paths]
 
     def _by_status(
         self, status: int, headers: Mapping[str, str], error: dict[str, Any], reason: str
     ) -> ProviderError:
-        return wire.by_status(
+        return parsing.error_for_status(
             status,
             reason=reason,
             retry=None if self.spent.isdisjoint(self._labels(error)) else False,
-            retry_after=wire.retry_after(headers.get("retry-after")),
+            retry_after=parsing.retry_after(headers.get("retry-after")),
         )
 
 
-class _Whole:
+class _StreamAccumulator:
     """A streamed answer put together again, in the shape of one that came at once."""
 
     def __init__(self) -> None:
@@ -277,43 +281,45 @@ class _Whole:
     def add(self, chunk: dict[str, Any]) -> str:
         """Take a chunk; the text of it that is to be shown. What repeats replaces."""
         self._model = chunk.get("model") or self._model
-        self._usage = chunk.get("usage") or wire.dig(chunk, "x_groq", "usage") or self._usage
-        choice = wire.dig(chunk, "choices", 0)
-        delta = wire.dig(choice, "delta")
-        if finish := wire.string(wire.dig(choice, "finish_reason")):
+        self._usage = (
+            chunk.get("usage") or parsing.get_path(chunk, "x_groq", "usage") or self._usage
+        )
+        choice = parsing.get_path(chunk, "choices", 0)
+        delta = parsing.get_path(choice, "delta")
+        if finish := parsing.as_str(parsing.get_path(choice, "finish_reason")):
             self._finish = self._finish or finish
             self.ended = True
-        self._refused = self._refused or bool(wire.dig(delta, "refusal"))
-        for call in wire.items(wire.dig(delta, "tool_calls")):
+        self._refused = self._refused or bool(parsing.get_path(delta, "refusal"))
+        for call in parsing.as_list(parsing.get_path(delta, "tool_calls")):
             self._add_call(call)
-        text = self._shown(wire.clean_text(_parts(wire.dig(delta, "content"))))
+        text = self._shown(parsing.clean_text(_parts(parsing.get_path(delta, "content"))))
         if text:
             self.sent.append(text)
         return text
 
     def _add_call(self, call: Any) -> None:
         """The first delta of a call names it, and those that follow add to its arguments."""
-        index = wire.count(wire.dig(call, "index"))
+        index = parsing.token_count(parsing.get_path(call, "index"))
         if index is None:  # some servers do not number them, and send each whole
             index = len(self._calls)
         known = self._calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
-        known["id"] = wire.string(wire.dig(call, "id")) or known["id"]
-        known["name"] = wire.string(wire.dig(call, "function", "name")) or known["name"]
-        known["arguments"] += wire.string(wire.dig(call, "function", "arguments"))
+        known["id"] = parsing.as_str(parsing.get_path(call, "id")) or known["id"]
+        known["name"] = parsing.as_str(parsing.get_path(call, "function", "name")) or known["name"]
+        known["arguments"] += parsing.as_str(parsing.get_path(call, "function", "arguments"))
 
     def _shown(self, piece: str) -> str:
         """What may be shown: thoughts before the answer wait, and what may become some."""
         if self._held is None:
             return piece
         self._held += piece
-        while (begun := self._held.lstrip()).startswith(THOUGHTS):
-            _, end, rest = begun.partition(THOUGHTS_END)
+        while (begun := self._held.lstrip()).startswith(THINK_START):
+            _, end, rest = begun.partition(THINK_END)
             if not end:
                 return ""
             self._held, self._thought = rest, True
         if self._thought:
             self._held = begun
-        if THOUGHTS.startswith(begun):
+        if THINK_START.startswith(begun):
             return ""
         shown, self._held = self._held, None
         return shown
@@ -342,12 +348,16 @@ def _message(message: Message) -> dict[str, Any]:
 def _tool_calls(reported: Any) -> tuple[dict[str, Any], ...]:
     """The calls that a model asks for, in one shape; what has no name is none."""
     calls = []
-    for number, call in enumerate(wire.items(reported)):
-        name = wire.string(wire.dig(call, "function", "name"))
-        arguments = wire.clean_text(wire.string(wire.dig(call, "function", "arguments")))
+    for number, call in enumerate(parsing.as_list(reported)):
+        name = parsing.as_str(parsing.get_path(call, "function", "name"))
+        arguments = parsing.clean_text(
+            parsing.as_str(parsing.get_path(call, "function", "arguments"))
+        )
         if name:
-            function = {"name": wire.clean_text(name), "arguments": arguments or "{}"}
-            id_ = wire.clean_text(wire.string(wire.dig(call, "id"))) or f"call_{number}"
+            function = {"name": parsing.clean_text(name), "arguments": arguments or "{}"}
+            id_ = (
+                parsing.clean_text(parsing.as_str(parsing.get_path(call, "id"))) or f"call_{number}"
+            )
             calls.append({"id": id_, "type": "function", "function": function})
     return tuple(calls)
 
@@ -355,8 +365,8 @@ def _tool_calls(reported: Any) -> tuple[dict[str, Any], ...]:
 def _error_in(body: Any) -> dict[str, Any]:
     """The error, out of any of the envelopes that servers put it in."""
     if isinstance(body, list):
-        body = wire.dig(body, 0)
-    error = wire.dig(body, "error")
+        body = parsing.get_path(body, 0)
+    error = parsing.get_path(body, "error")
     if isinstance(error, dict):
         return error
     if not isinstance(body, dict):
@@ -366,17 +376,19 @@ def _error_in(body: Any) -> dict[str, Any]:
 
 def _status_of(labels: list[str]) -> int:
     """The status that an error inside a success stands for; 502 when it does not say."""
-    statuses = (_STATUS.get(label) or wire.error_status(label) for label in labels)
+    statuses = (_STATUS.get(label) or parsing.error_status(label) for label in labels)
     return next(filter(None, statuses), 502)
 
 
 def _parameter(error: dict[str, Any]) -> str:
     """The request's parameter that an error is about: OpenAI's `param`, or FastAPI's `loc`."""
-    if param := wire.label(error.get("param")):
+    if param := parsing.identifier(error.get("param")):
         return param
-    details = wire.dig(error, "message", "detail") or error.get("detail")
-    steps = [wire.label(step) for step in wire.items(wire.dig(details, 0, "loc"))]
-    return wire.label(".".join(step for step in steps if step != "body"))
+    details = parsing.get_path(error, "message", "detail") or error.get("detail")
+    steps = [
+        parsing.identifier(step) for step in parsing.as_list(parsing.get_path(details, 0, "loc"))
+    ]
+    return parsing.identifier(".".join(step for step in steps if step != "body"))
 
 
 def _text(content: Any) -> str:
@@ -386,21 +398,23 @@ def _text(content: Any) -> str:
 
 def _parts(content: Any) -> str:
     if isinstance(content, list):
-        shown = [part for part in content if wire.dig(part, "type") == "text"]
-        content = "".join(wire.string(part.get("text")) for part in shown)
-    return wire.string(content)
+        shown = [part for part in content if parsing.get_path(part, "type") == "text"]
+        content = "".join(parsing.as_str(part.get("text")) for part in shown)
+    return parsing.as_str(content)
 
 
 def _usage(reported: Any) -> Usage:
-    prompt = wire.count(wire.dig(reported, "prompt_tokens"))
-    answer = wire.count(wire.dig(reported, "completion_tokens"))
-    total = wire.count(wire.dig(reported, "total_tokens"))
+    prompt = parsing.token_count(parsing.get_path(reported, "prompt_tokens"))
+    answer = parsing.token_count(parsing.get_path(reported, "completion_tokens"))
+    total = parsing.token_count(parsing.get_path(reported, "total_tokens"))
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=answer,
-        total_tokens=wire.total((prompt, answer)) if total is None else total,
-        cached_tokens=wire.count(wire.dig(reported, "prompt_tokens_details", "cached_tokens")),
-        reasoning_tokens=wire.count(
-            wire.dig(reported, "completion_tokens_details", "reasoning_tokens")
+        total_tokens=parsing.total((prompt, answer)) if total is None else total,
+        cached_tokens=parsing.token_count(
+            parsing.get_path(reported, "prompt_tokens_details", "cached_tokens")
+        ),
+        reasoning_tokens=parsing.token_count(
+            parsing.get_path(reported, "completion_tokens_details", "reasoning_tokens")
         ),
     )

@@ -11,14 +11,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from providers import wire
-from providers.base import (
-    ContentFiltered,
-    Deadline,
-    ProviderError,
-    ProviderOverloaded,
-    Usage,
-)
+from providers import parsing
+from providers.base import ContentFiltered, Deadline, ProviderError, ProviderOverloaded, Usage
 from providers.openai import OpenAI
 
 # Older errors name the daily limit in their message only.
@@ -51,17 +45,17 @@ class OpenRouter(OpenAI):
     def _cost(self, reported: Any, model: str, usage: Usage) -> Decimal | None:
         """The final price in US dollars. Where the operator's own key with a vendor was used,
         `cost` is only OpenRouter's fee, and the vendor's bill comes on top."""
-        fee = wire.money(wire.dig(reported, "cost"))
-        if wire.dig(reported, "is_byok") is not True:
+        fee = parsing.usd(parsing.get_path(reported, "cost"))
+        if parsing.get_path(reported, "is_byok") is not True:
             return fee
-        bill = wire.money(wire.dig(reported, "cost_details", "upstream_inference_cost"))
-        return None if fee is None or bill is None else wire.money(fee + bill)
+        bill = parsing.usd(parsing.get_path(reported, "cost_details", "upstream_inference_cost"))
+        return None if fee is None or bill is None else parsing.usd(fee + bill)
 
     def _empty(self, choices: Any) -> ProviderError:
         """Nothing at all, without a reason to finish, comes from a model that is starting."""
-        choice = wire.dig(choices, 0)
+        choice = parsing.get_path(choices, 0)
         unfinished = isinstance(choice, dict) and choice.get("finish_reason") is None
-        if choices == [] or (unfinished and not wire.dig(choice, "message", "tool_calls")):
+        if choices == [] or (unfinished and not parsing.get_path(choice, "message", "tool_calls")):
             return ProviderOverloaded("The provider's model is still starting.", reason="no_text")
         return super()._empty(choices)
 
@@ -70,9 +64,9 @@ class OpenRouter(OpenAI):
     ) -> ProviderError:
         metadata = error.get("metadata")
         if status == 403 and isinstance(metadata, dict) and not _MODERATION.isdisjoint(metadata):
-            return ContentFiltered(wire.CONTENT_FILTERED, reason=reason)
+            return ContentFiltered(parsing.CONTENT_FILTERED, reason=reason)
         hints = _hints(headers, error)
-        wait = wire.retry_after(hints.get("retry-after"))
+        wait = parsing.retry_after(hints.get("retry-after"))
         if status == 402 and wait is not None:
             message = "The provider's credit is held by requests that are still running."
             return ProviderOverloaded(message, reason=reason, retry_after=wait)
@@ -80,19 +74,19 @@ class OpenRouter(OpenAI):
             wait = _until(hints.get("x-ratelimit-reset"))
         final = (
             not self.spent.isdisjoint(self._labels(error))
-            or wire.dig(error, "availability", "retryable") is False
-            or _DAILY.search(wire.message(error.get("message"))) is not None
+            or parsing.get_path(error, "availability", "retryable") is False
+            or _DAILY.search(parsing.message(error.get("message"))) is not None
         )
-        return wire.by_status(
+        return parsing.error_for_status(
             status, reason=reason, retry=False if final else None, retry_after=wait
         )
 
 
 def _hints(headers: Mapping[str, str], error: dict[str, Any]) -> dict[str, Any]:
     """The headers, with those that OpenRouter left in the body: some come only there."""
-    in_body = wire.dig(error, "metadata", "headers")
-    hints = {name.lower(): value for name, value in wire.members(in_body)}
-    if (wait := wire.dig(error, "availability", "retry_after")) is not None:
+    in_body = parsing.get_path(error, "metadata", "headers")
+    hints = {name.lower(): value for name, value in parsing.as_items(in_body)}
+    if (wait := parsing.get_path(error, "availability", "retry_after")) is not None:
         hints["retry-after"] = wait
     return hints | dict(headers)
 
@@ -100,6 +94,6 @@ def _hints(headers: Mapping[str, str], error: dict[str, Any]) -> dict[str, Any]:
 def _until(epoch_milliseconds: Any) -> float | None:
     """Seconds from now to X-RateLimit-Reset."""
     try:
-        return wire.seconds(float(epoch_milliseconds) / 1000 - time.time())
+        return parsing.wait_seconds(float(epoch_milliseconds) / 1000 - time.time())
     except (TypeError, ValueError, OverflowError):
         return None

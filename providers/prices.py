@@ -5,7 +5,7 @@ import ipaddress
 from decimal import Decimal
 from urllib.parse import urlsplit
 
-from providers import wire
+from providers import parsing
 from providers.base import Usage
 
 
@@ -43,7 +43,7 @@ def cost(
     # A model without prices is listed too, and would be free.
     if price.model_price.input_mtok is None or price.model_price.output_mtok is None:
         return None
-    return wire.money(price.total_price)
+    return parsing.usd(price.total_price)
 
 
 @functools.cache

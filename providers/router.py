@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from providers.base import (
-    ChatRequest,
     Completion,
+    CompletionRequest,
     ContentFiltered,
     Deadline,
-    DeadlineReached,
+    DeadlineExceeded,
     ModelUnavailable,
     Provider,
     ProviderError,
@@ -21,13 +21,13 @@ from providers.base import (
     ProviderOverloaded,
     RequestRejected,
 )
-from providers.cooldown import Cooldown
+from providers.circuit_breaker import CircuitBreaker
 
 ANY_MODEL = "*"
 MAX_RETRIES = 2
 MAX_BACKOFF_SECONDS = 8.0
 # Who had less time than this to answer is not blamed for it.
-FAIR_SECONDS = 0.3
+MIN_FAIR_TIMEOUT = 0.3
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ class Router:
         self._known = list(dict.fromkeys(self._defaults + listed))
         self._fallback = fallback
         self._cooldowns = {
-            provider.name: Cooldown(threshold if provider.remote else math.inf, rest_seconds)
+            provider.name: CircuitBreaker(threshold if provider.remote else math.inf, rest_seconds)
             for provider in providers
         }
         self._backoff_seconds = backoff_seconds
@@ -111,7 +111,7 @@ class Router:
     def ask(
         self,
         routes: Sequence[Route],
-        request: ChatRequest,
+        request: CompletionRequest,
         deadline: Deadline,
         attempts: list[Attempt],
     ) -> Completion:
@@ -126,7 +126,7 @@ class Router:
     def stream(
         self,
         routes: Sequence[Route],
-        request: ChatRequest,
+        request: CompletionRequest,
         deadline: Deadline,
         attempts: list[Attempt],
     ) -> Iterator[str | Completion]:
@@ -142,13 +142,13 @@ class Router:
             yield from events
             outcome = "ok"
             cooldown.succeeded()
-        except DeadlineReached as exc:
+        except DeadlineExceeded as exc:
             outcome = "aborted" if deadline.cancelled else exc.code
             cooldown.succeeded()  # its answer was too long, or is not wanted any more
             raise
         except ProviderError as exc:
             outcome = exc.code
-            if _is_ill(exc, FAIR_SECONDS):
+            if _counts_against_breaker(exc, MIN_FAIR_TIMEOUT):
                 cooldown.failed()
             raise
         finally:
@@ -158,7 +158,7 @@ class Router:
     def _first(
         self,
         routes: Sequence[Route],
-        request: ChatRequest,
+        request: CompletionRequest,
         deadline: Deadline,
         attempts: list[Attempt],
         ask: "Ask[T]",
@@ -172,12 +172,12 @@ class Router:
                 if not exc.fallback:
                     raise
                 errors.append(exc)
-        raise _verdict(errors)
+        raise _combined_error(errors)
 
     def _persist(
         self,
         route: Route,
-        request: ChatRequest,
+        request: CompletionRequest,
         deadline: Deadline,
         attempts: list[Attempt],
         ask: "Ask[T]",
@@ -205,13 +205,13 @@ class Router:
     def _call(
         self,
         route: Route,
-        request: ChatRequest,
+        request: CompletionRequest,
         deadline: Deadline,
         attempts: list[Attempt],
         ask: "Ask[T]",
     ) -> T:
         if deadline.reached:
-            raise DeadlineReached("No provider answered in time.")
+            raise DeadlineExceeded("No provider answered in time.")
         cooldown = self._cooldowns[route.provider.name]
         given = deadline.remaining()
         if not cooldown.admits(given):
@@ -230,7 +230,7 @@ class Router:
             outcome = "aborted" if deadline.cancelled else exc.code
             if isinstance(exc, RequestRejected | ContentFiltered):
                 cooldown.succeeded()  # what it said no to was the request
-            elif _is_ill(exc, given) and not deadline.cancelled:
+            elif _counts_against_breaker(exc, given) and not deadline.cancelled:
                 cooldown.failed()
             raise
         finally:
@@ -249,37 +249,37 @@ class Router:
         return Route(self._defaults[0].provider, model)
 
 
-Ask = Callable[[Provider, ChatRequest, Deadline], T]
+Ask = Callable[[Provider, CompletionRequest, Deadline], T]
 
 
-def _complete(provider: Provider, request: ChatRequest, deadline: Deadline) -> Completion:
+def _complete(provider: Provider, request: CompletionRequest, deadline: Deadline) -> Completion:
     return provider.complete(request, deadline)
 
 
 def _open(
-    provider: Provider, request: ChatRequest, deadline: Deadline
+    provider: Provider, request: CompletionRequest, deadline: Deadline
 ) -> Iterator[str | Completion]:
     """The provider's stream once its first piece is there: until then it may fail like a call."""
     events = provider.stream(request, deadline)
     return itertools.chain([next(events)], events)
 
 
-def _is_ill(error: ProviderError, given: float) -> bool:
+def _counts_against_breaker(error: ProviderError, given: float) -> bool:
     """Whether a failure tells of the provider's health, and not of one request.
 
     A client can ask for a model that is not there, for an empty answer, or with no time left, and
     must not put the provider to rest for all others by it. `given` is in seconds.
     """
     match error:
-        case DeadlineReached():
-            return given >= FAIR_SECONDS
+        case DeadlineExceeded():
+            return given >= MIN_FAIR_TIMEOUT
         case ProviderFailed():
             return error.retry
         case _:
             return not isinstance(error, ModelUnavailable)
 
 
-def _verdict(errors: Sequence[ProviderError]) -> ProviderError:
+def _combined_error(errors: Sequence[ProviderError]) -> ProviderError:
     """What the failure of all comes to: overloaded only if each of them is."""
     for error in errors:
         if not isinstance(error, ProviderOverloaded):

@@ -1,4 +1,4 @@
-# As the models in chat/storage/dynamodb_tables.py; a test holds the two together.
+# As the models in chat/storage/dynamodb/tables.py; a test holds the two together.
 #
 # Both are encrypted at rest by DynamoDB's own key, which costs nothing.
 

@@ -21,7 +21,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from tests.running import Server
+from tests.server_process import Server
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ABSENT = f"one of {', '.join(NAMES)} must be installed"

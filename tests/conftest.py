@@ -12,16 +12,16 @@ from django.test.client import ClientHandler
 from pytest_django import DjangoDbBlocker, Settings
 
 from chat import service, storage
-from chat.storage.orm_access import writing
-from chat.telemetry import JsonFormatter
+from chat.storage.orm.connection import writing
+from chat.telemetry.logs import JsonFormatter
 from providers.base import Provider
 from providers.router import Router
-from tests.standin import StandIn
+from tests.stub_vendor import StubVendor
 
-pytest.register_assert_rewrite("tests.cast", "tests.chat.storage.contract")
+pytest.register_assert_rewrite("tests.factories", "tests.chat.storage.contract")
 pytest_plugins = ["tests.browser", "tests.dynamodb_local"]
 
-from tests.cast import KEY, OTHER_KEY, Api, Clock  # noqa: E402
+from tests.factories import KEY, OTHER_KEY, ApiClient, Clock  # noqa: E402
 
 ROUTER = service.router
 
@@ -43,8 +43,8 @@ def minute(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def api(handler: WSGIHandler, db: None, minute: Clock) -> Api:
-    return Api(handler)
+def api(handler: WSGIHandler, db: None, minute: Clock) -> ApiClient:
+    return ApiClient(handler)
 
 
 @pytest.fixture
@@ -81,9 +81,9 @@ def keys(configure: Callable[..., None]) -> list[str]:
 
 
 @pytest.fixture
-def vendor(configure: Callable[..., None]) -> Iterator[StandIn]:
+def vendor(configure: Callable[..., None]) -> Iterator[StubVendor]:
     """The stand-in of an OpenAI-compatible vendor, which is asked from now on."""
-    with StandIn() as standin:
+    with StubVendor() as standin:
         options = {"api_key": "sk-of-the-vendor", "base_url": f"{standin.url}/v1"}
         configure(PROVIDERS={"openai": {**options, "model": "model-1"}})
         yield standin
@@ -144,7 +144,7 @@ def administrator(db: None) -> User:
 
 
 @pytest.fixture
-def admin(api: Api, administrator: User) -> Api:
+def admin(api: ApiClient, administrator: User) -> ApiClient:
     """A client that an administrator has logged in with."""
     api.http.force_login(administrator)
     return api

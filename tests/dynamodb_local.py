@@ -54,8 +54,8 @@ def dynamodb_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def tables(dynamodb_url: str) -> Iterator[str]:
     """The address of DynamoDB Local, on which our tables are."""
-    from chat.storage.dynamodb_access import client
-    from chat.storage.dynamodb_tables import TABLES
+    from chat.storage.dynamodb.access import client
+    from chat.storage.dynamodb.tables import TABLES
 
     with pytest.MonkeyPatch.context() as patch:
         _direct(patch, dynamodb_url)
@@ -70,7 +70,7 @@ def tables(dynamodb_url: str) -> Iterator[str]:
 @pytest.fixture
 def dynamodb(tables: str) -> Iterator[str]:
     """The address of DynamoDB Local, on which our tables are, and empty."""
-    from chat.storage.dynamodb_tables import TABLES
+    from chat.storage.dynamodb.tables import TABLES
 
     yield tables
     for table in TABLES:
@@ -81,7 +81,7 @@ def dynamodb(tables: str) -> Iterator[str]:
 @pytest.fixture
 def dynamodb_at() -> Iterator[Callable[[str], None]]:
     """Look for DynamoDB at another address."""
-    from chat.storage.dynamodb_access import client
+    from chat.storage.dynamodb.access import client
 
     with pytest.MonkeyPatch.context() as patch:
         yield lambda url: _direct(patch, url)
@@ -99,7 +99,7 @@ def variables(url: str) -> dict[str, str]:
 
 
 def _direct(patch: pytest.MonkeyPatch, url: str) -> None:
-    from chat.storage.dynamodb_access import client
+    from chat.storage.dynamodb.access import client
 
     for name, value in variables(url).items():
         patch.setenv(name, value)
@@ -256,7 +256,7 @@ def _botocore_client(url: str) -> Any:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """The calls to DynamoDB from now on: operations and their arguments."""
-    from chat.storage.dynamodb_client import DynamoDBClient
+    from chat.storage.dynamodb.client import DynamoDBClient
 
     made: Calls = []
     call = DynamoDBClient.call

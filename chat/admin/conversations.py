@@ -10,8 +10,8 @@ from django.http import Http404
 from django.urls import reverse
 
 from chat.models import Interaction
-from chat.storage.base import Record
-from chat.storage.rows import record_of
+from chat.storage.base import InteractionRecord
+from chat.storage.columns import from_columns
 
 TURNS = 50
 MAX_PAGES = 1000
@@ -26,7 +26,7 @@ def page(
         raise Http404
     start = (int(number) - 1) * TURNS
     rows = queryset.filter(conversation_id=conversation_id).order_by("created_at", "pk")
-    found = [record_of(row) for row in rows[start : start + TURNS + 1]]
+    found = [from_columns(row) for row in rows[start : start + TURNS + 1]]
     if not found:
         raise Http404
     turns = found[:TURNS]
@@ -46,7 +46,7 @@ def link_to(row: Interaction) -> str:
     return f"{address}?{urlencode({'p': before // TURNS + 1})}#{row.interaction_id}"
 
 
-def _turn(number: int, record: Record) -> dict[str, Any]:
+def _turn(number: int, record: InteractionRecord) -> dict[str, Any]:
     cost = record.usage.cost_usd
     return {
         "number": number,

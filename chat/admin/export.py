@@ -9,7 +9,7 @@ import orjson
 from django.db.models import QuerySet
 
 from chat.models import Interaction
-from chat.storage import rows
+from chat.storage import columns
 from chat.storage.jsonl import to_json
 
 # How many records are read at a time. Each time is a transaction of its own, so that a download
@@ -22,7 +22,7 @@ FORMULA = re.compile(r"(^|[;\t])(?=[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20])")
 def json_lines(queryset: QuerySet[Interaction]) -> Iterator[bytes]:
     """One record a line, without loss, as `chat.storage.jsonl` has them."""
     for row in _newest_first(queryset):
-        yield orjson.dumps(to_json(rows.record_of(row)), option=orjson.OPT_APPEND_NEWLINE)
+        yield orjson.dumps(to_json(columns.from_columns(row)), option=orjson.OPT_APPEND_NEWLINE)
 
 
 def csv_lines(queryset: QuerySet[Interaction]) -> Iterator[str]:

@@ -17,10 +17,10 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from chat.admin import conversations, export, search
-from chat.admin.lists import FROM, DayFilter, IndexFilter, NewestFirst
+from chat.admin.changelist import FROM, DayFilter, IndexFilter, InteractionChangeList
 from chat.errors import PROVIDER_PROBLEMS, InternalError
 from chat.models import Interaction
-from chat.storage.base import ABORTED_AFTER, Status
+from chat.storage.base import SETTLE_GRACE, Status
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Interaction]
@@ -41,7 +41,7 @@ EXPORTS: dict[str, tuple[Callable[[QuerySet[Interaction]], Any], str]] = {
 
 def _aborted_before() -> Any:
     """Claims with an earlier deadline that are still pending were aborted."""
-    return timezone.now() - ABORTED_AFTER
+    return timezone.now() - SETTLE_GRACE
 
 
 class StatusFilter(admin.SimpleListFilter):
@@ -201,8 +201,8 @@ class InteractionAdmin(ModelAdmin):
         """What the filters offer: any other condition might have all records read."""
         return lookup in LOOKUPS
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[NewestFirst]:
-        return NewestFirst
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[InteractionChangeList]:
+        return InteractionChangeList
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Interaction]:
         """All that have not expired; said in such a way that SQLite does not begin with them."""
@@ -211,7 +211,7 @@ class InteractionAdmin(ModelAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Interaction], search_term: str
     ) -> tuple[QuerySet[Interaction], bool]:
-        condition = search.meaning(search_term).condition
+        condition = search.interpret_query(search_term).condition
         if condition:
             return queryset.filter(**condition), False
         return super().get_search_results(request, queryset, search_term)

@@ -16,14 +16,14 @@ from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
 
-from chat import keys
+from chat import api_keys
 from chat.management import console
 from chat.models import ApiKey, UsageCount
 from chat.service import router
 from chat.storage import key_store
-from chat.storage.keys import ApiKey as Key
-from chat.storage.orm_keys import key_of
-from chat.storage.usage import By, Counts
+from chat.storage.api_keys import ApiKey as Key
+from chat.storage.orm.api_keys import key_of
+from chat.storage.usage import CounterKind, UsageCounts
 from providers.router import UnknownModel
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class KeyAdmin(ModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[ApiKey]:
         month = timezone.now().date().replace(day=1)
         counts = UsageCount.objects.filter(
-            owner=OuterRef("owner"), by=By.KEY, name=OuterRef("key_id"), date__gte=month
+            owner=OuterRef("owner"), by=CounterKind.KEY, name=OuterRef("key_id"), date__gte=month
         )
         sums = counts.values("name").annotate(sum=Sum("cost")).values("sum")
         return super().get_queryset(request).annotate(spent_cost=Subquery(sums))
@@ -198,7 +198,7 @@ class KeyAdmin(ModelAdmin):
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Make the key. Its text goes along to `response_add`, and nowhere else."""
         given = form.cleaned_data
-        key, obj.text = keys.create(
+        key, obj.text = api_keys.create(
             owner=given["owner"],
             name=given["name"],
             expires_at=given["expires_at"],
@@ -239,8 +239,8 @@ class KeyAdmin(ModelAdmin):
             return self._page(request, "revoke", context)
         for key in chosen:
             try:
-                keys.revoke(key)
-            except keys.KeyChanged:
+                api_keys.revoke(key)
+            except api_keys.KeyChanged:
                 self._say_changed(request, key)
             else:
                 self._note(request, key, "Revoked.")
@@ -259,8 +259,10 @@ class KeyAdmin(ModelAdmin):
             context = {"title": "Rotate the key", "key": key, "form": form, "opts": self.opts}
             return self._page(request, "rotate", context)
         try:
-            rotated, text = keys.rotate(key, grace=timedelta(days=int(form.cleaned_data["grace"])))
-        except keys.KeyChanged:
+            rotated, text = api_keys.rotate(
+                key, grace=timedelta(days=int(form.cleaned_data["grace"]))
+            )
+        except api_keys.KeyChanged:
             self._say_changed(request, key)
             return HttpResponseRedirect(reverse("admin:chat_apikey_change", args=[key_id]))
         self._note(request, rotated, "Rotated.")
@@ -280,7 +282,7 @@ class KeyAdmin(ModelAdmin):
 
     @admin.display(description="spent this month (USD)")
     def spent(self, row: Any) -> str | None:
-        return _dollars(Counts(cost=row.spent_cost or 0).cost_usd)
+        return _dollars(UsageCounts(cost=row.spent_cost or 0).cost_usd)
 
     @admin.display(description="models")
     def models(self, row: ApiKey) -> str:

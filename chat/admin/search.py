@@ -20,7 +20,7 @@ class Meaning:
 WORDS = Meaning("words")
 
 
-def meaning(query: str) -> Meaning:
+def interpret_query(query: str) -> Meaning:
     """An id that there is, exactly; or else words, as are those in quotes."""
     if not query or query[0] in "\"'":
         return WORDS

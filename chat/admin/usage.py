@@ -13,11 +13,11 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 
-from chat.admin.figures import PERCENTILES, Cell, Figures, Scope, figures, percentiles
 from chat.admin.search import distinct
+from chat.admin.usage_data import PERCENTILES, Cell, Figures, UsageFilter, figures, percentiles
 from chat.models import Interaction, UsageCount
-from chat.storage.usage import Counts
-from chat.usage import DEFAULT_DAYS, MAX_DAYS, Period, last_days
+from chat.storage.usage import UsageCounts
+from chat.usage import DEFAULT_DAYS, MAX_DAYS, DateRange, last_days
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -58,14 +58,14 @@ class ScopeForm(forms.Form):
             first = first or last
             if not 0 <= (last - first).days < MAX_DAYS:
                 raise ValidationError(f"A period has 1 to {MAX_DAYS} days.")
-            period = Period(first=first, last=last)
+            period = DateRange(first=first, last=last)
         return {**given, "period": period}
 
     @property
-    def scope(self) -> Scope:
+    def scope(self) -> UsageFilter:
         """What is asked for; where that is not valid, the usual."""
         given = self.cleaned_data if self.is_valid() else {}
-        return Scope(
+        return UsageFilter(
             period=given.get("period") or last_days(DEFAULT_DAYS),
             owner=given.get("owner") or None,
             model=given.get("model") or None,
@@ -76,7 +76,7 @@ class ScopeForm(forms.Form):
 class Line:
     """A line of a table: counts, and the lists of sorted latencies that belong to them."""
 
-    counts: Counts
+    counts: UsageCounts
     latencies: Sequence[list[int]]
 
     @functools.cached_property
@@ -111,7 +111,7 @@ def usage_page(request: HttpRequest) -> TemplateResponse:
     scope = form.scope
     found = figures(scope)
     by_model = _lines(found, lambda cell: cell[1], found.models)
-    total = Line(sum(found.counts.values(), Counts()), list(found.latencies.values()))
+    total = Line(sum(found.counts.values(), UsageCounts()), list(found.latencies.values()))
     by_day = _lines(found, lambda cell: cell[0], scope.days)
     context = {
         **admin.site.each_context(request),
@@ -129,12 +129,12 @@ def usage_page(request: HttpRequest) -> TemplateResponse:
     return TemplateResponse(request, "admin/usage.html", context)
 
 
-def charts(scope: Scope, found: Figures, by_day: Mapping[date, Line]) -> list[dict[str, Any]]:
+def charts(scope: UsageFilter, found: Figures, by_day: Mapping[date, Line]) -> list[dict[str, Any]]:
     """What static/chat/admin/usage.js draws."""
     own = found.models[:OWN_COLOURS]
     codes = sorted({code for _, code in found.errors})
 
-    def stacked(measure: Callable[[Counts], float]) -> list[dict[str, Any]]:
+    def stacked(measure: Callable[[UsageCounts], float]) -> list[dict[str, Any]]:
         sums: dict[Cell, float] = defaultdict(float)
         for (day, model), counts in found.counts.items():
             sums[day, model if model in own else OTHERS] += measure(counts)
@@ -163,7 +163,7 @@ def charts(scope: Scope, found: Figures, by_day: Mapping[date, Line]) -> list[di
 
 
 def _series(
-    scope: Scope, names: list[str], value: Callable[[date, str], float | None]
+    scope: UsageFilter, names: list[str], value: Callable[[date, str], float | None]
 ) -> list[dict[str, Any]]:
     return [{"name": name, "values": [value(day, name) for day in scope.days]} for name in names]
 
@@ -172,7 +172,7 @@ def _lines(found: Figures, group: Callable[[Cell], Name], order: list[Name]) -> 
     counts = _grouped(found.counts, group)
     latencies = _grouped(found.latencies, group)
     return {
-        name: Line(sum(counts.get(name, ()), Counts()), latencies.get(name, ()))
+        name: Line(sum(counts.get(name, ()), UsageCounts()), latencies.get(name, ()))
         for name in order
         if name in counts or name in latencies
     }

@@ -16,23 +16,23 @@ PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
-class When:
+class TimeArgument:
     """A moment, and the words for it, which mean another one the next time."""
 
     words: str
     moment: datetime
 
 
-def when(text: str) -> When:
+def when(text: str) -> TimeArgument:
     """`7d` (ago), `2026-01-31`, or `2026-01-31T12:00:00Z`; in UTC, unless it says otherwise."""
     try:
         moment = datetime.fromisoformat(text)
         aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return When(text, aware.astimezone(UTC))
+        return TimeArgument(text, aware.astimezone(UTC))
     except (ValueError, OverflowError):
         pass
     try:
-        return When(text, datetime.now(UTC) - duration(text))
+        return TimeArgument(text, datetime.now(UTC) - duration(text))
     except ArgumentTypeError as exc:
         raise ArgumentTypeError(f"{text!r} is no time such as 7d or 2026-01-31") from exc
 
@@ -66,7 +66,7 @@ def add_owner_and_user(parser: ArgumentParser) -> None:
     parser.add_argument("--user", type=user, help="only of this user id; with --owner by an index")
 
 
-class Task:
+class BulkJob:
     """A selection in the words of the command line, by which a later run knows that it goes on.
 
     It ends where it began: what is created while it lasts is for the next one.

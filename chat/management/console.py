@@ -13,8 +13,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from chat.errors import StorageUnavailable
 from chat.storage import key_store
+from chat.storage.api_keys import PREFIX, ApiKey
 from chat.storage.jsonl import ID
-from chat.storage.keys import PREFIX, ApiKey
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 LONGEST = timedelta(days=36_500)
@@ -27,7 +27,7 @@ INTERRUPTED = 130  # 128 and the number of SIGINT, as shells have it
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
 
 
-class Command(BaseCommand):
+class ConsoleCommand(BaseCommand):
     """A command that ends with a sentence when it is interrupted, or nobody reads on."""
 
     interrupted = "Interrupted."
@@ -48,7 +48,7 @@ class Command(BaseCommand):
         return output
 
 
-class StorageCommand(Command):
+class StorageCommand(ConsoleCommand):
     """A command on the storage: when that is out of reach, it says so and ends with 1."""
 
     def execute(self, *args: Any, **options: Any) -> str | None:

@@ -8,7 +8,7 @@ from django.conf import settings
 
 import providers
 from providers.base import (
-    DeadlineReached,
+    DeadlineExceeded,
     ModelUnavailable,
     Provider,
     ProviderError,
@@ -22,12 +22,12 @@ HINTS: tuple[tuple[type[ProviderError], str], ...] = (
     (ModelUnavailable, "see {name}_MODEL: does the vendor have it, under this name?"),
     (ProviderMisconfigured, "see {name}_API_KEY, {name}_BASE_URL and the account's credit"),
     (ProviderOverloaded, "wait, raise the quota, or configure another provider"),
-    (DeadlineReached, "see REQUEST_TIMEOUT_SECONDS, or choose a faster model"),
+    (DeadlineExceeded, "see REQUEST_TIMEOUT_SECONDS, or choose a faster model"),
     (ProviderError, "see {name}_BASE_URL, the network and the vendor's status page"),
 )
 
 
-def each(act: Callable[[Provider], T]) -> Iterator[tuple[str, T]]:
+def for_each_provider(act: Callable[[Provider], T]) -> Iterator[tuple[str, T]]:
     """What it comes to with each configured provider, as they are done, all at the same time."""
     built = [providers.build(name, options) for name, options in settings.PROVIDERS.items()]
     with ThreadPoolExecutor(len(built)) as pool:
@@ -36,7 +36,7 @@ def each(act: Callable[[Provider], T]) -> Iterator[tuple[str, T]]:
             yield running[done], done.result()
 
 
-def told(error: ProviderError) -> str:
+def describe_error(error: ProviderError) -> str:
     """The failure in words, with the vendor's own code for it."""
     return f"{error} ({error.reason})" if error.reason else str(error)
 

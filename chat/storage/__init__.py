@@ -6,26 +6,26 @@ from typing import Any
 from django.conf import settings
 from django.utils.module_loading import import_string
 
+from chat.storage.api_keys import ApiKeyStore
 from chat.storage.base import InteractionStore
 from chat.storage.bulk import BulkStore
-from chat.storage.keys import KeyStore
 from chat.storage.usage import UsageStore
 
 STORES = {
-    "sqlite": "chat.storage.orm.OrmStore",
-    "dynamodb": "chat.storage.dynamodb.DynamoStore",
+    "sqlite": "chat.storage.orm.interactions.OrmInteractionStore",
+    "dynamodb": "chat.storage.dynamodb.interactions.DynamoInteractionStore",
 }
 KEY_STORES = {
-    "sqlite": "chat.storage.orm_keys.OrmKeys",
-    "dynamodb": "chat.storage.dynamodb_keys.DynamoKeys",
+    "sqlite": "chat.storage.orm.api_keys.OrmApiKeyStore",
+    "dynamodb": "chat.storage.dynamodb.api_keys.DynamoApiKeyStore",
 }
 USAGE_STORES = {
-    "sqlite": "chat.storage.orm_usage.OrmUsage",
-    "dynamodb": "chat.storage.dynamodb_usage.DynamoUsage",
+    "sqlite": "chat.storage.orm.usage.OrmUsageStore",
+    "dynamodb": "chat.storage.dynamodb.usage.DynamoUsageStore",
 }
 BULK_STORES = {
-    "sqlite": "chat.storage.orm_bulk.OrmBulk",
-    "dynamodb": "chat.storage.dynamodb_bulk.DynamoBulk",
+    "sqlite": "chat.storage.orm.bulk.OrmBulkStore",
+    "dynamodb": "chat.storage.dynamodb.bulk.DynamoBulkStore",
 }
 
 
@@ -34,13 +34,13 @@ def store() -> InteractionStore:
     """The store of interactions that STORAGE names, made once per process."""
     chosen: InteractionStore = import_string(STORES[settings.STORAGE])()
     if settings.MASK_PII or not settings.STORE_CONTENT:
-        chosen = import_string("chat.storage.private.PrivateStore")(chosen)
+        chosen = import_string("chat.storage.redaction.RedactingStore")(chosen)
     return chosen
 
 
-def key_store() -> KeyStore:
+def key_store() -> ApiKeyStore:
     """The store of managed keys that goes with it."""
-    chosen: KeyStore = _made(KEY_STORES[settings.STORAGE])
+    chosen: ApiKeyStore = _made(KEY_STORES[settings.STORAGE])
     return chosen
 
 
@@ -54,7 +54,7 @@ def bulk_store(storage: str = "") -> BulkStore:
     """Where the records are, for work on many of them; another one's than STORAGE by its name."""
     chosen: BulkStore = import_string(BULK_STORES[storage or settings.STORAGE])()
     if settings.MASK_PII or not settings.STORE_CONTENT:
-        chosen = import_string("chat.storage.private.PrivateBulkStore")(chosen)
+        chosen = import_string("chat.storage.redaction.RedactingBulkStore")(chosen)
     return chosen
 
 

@@ -10,7 +10,7 @@ from providers.base import Usage
 from providers.router import Attempt
 
 # A claim whose holder has not settled it this long after its own deadline never will be.
-ABORTED_AFTER = timedelta(seconds=5)
+SETTLE_GRACE = timedelta(seconds=5)
 
 
 class Status(StrEnum):
@@ -21,7 +21,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class ErrorInfo:
     """Why an interaction has no answer, in the words that its client was given."""
 
     code: str
@@ -29,7 +29,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class InteractionRecord:
     """One interaction: what was asked, what came back, from whom, at what cost, or why not.
 
     A record is claimed as `pending` before a provider is asked. Until then `model` and `provider`
@@ -66,7 +66,7 @@ class Record:
     cached: bool = False
     latency_ms: int | None = None
     usage: Usage = field(default_factory=Usage)
-    error: Failure | None = None
+    error: ErrorInfo | None = None
     attempts: tuple[Attempt, ...] = ()
 
     @property
@@ -76,7 +76,7 @@ class Record:
 
     def status_at(self, now: datetime) -> Status:
         """The status as a reader sees it: a claim that outlived its deadline was aborted."""
-        if self.status is Status.PENDING and now > self.deadline_at + ABORTED_AFTER:
+        if self.status is Status.PENDING and now > self.deadline_at + SETTLE_GRACE:
             return Status.ABORTED
         return self.status
 
@@ -85,7 +85,7 @@ class Record:
 class Page:
     """Records in the order of their list, and the cursor of the next page; None is the end."""
 
-    records: tuple[Record, ...]
+    records: tuple[InteractionRecord, ...]
     next_cursor: str | None = None
 
 
@@ -95,29 +95,29 @@ class InteractionStore(Protocol):
     What has expired is not there, though it may take a while until it is deleted.
     """
 
-    def claim(self, record: Record) -> Record | None:
+    def claim(self, record: InteractionRecord) -> InteractionRecord | None:
         """Write a new record; where its id is taken, write nothing and return the holder.
 
         Raises PayloadTooLarge for a record that the store cannot keep.
         """
 
-    def take_over(self, record: Record, holder: Record) -> bool:
+    def take_over(self, record: InteractionRecord, holder: InteractionRecord) -> bool:
         """Write a new record in the place of one that came to nothing.
 
         False, and nothing written, when `holder` is no longer what is stored: of several that try,
         one succeeds.
         """
 
-    def settle(self, record: Record) -> bool:
+    def settle(self, record: InteractionRecord) -> bool:
         """Write the outcome of this very claim, once; False when it is not there to be settled.
 
         A claim is known by its deadline: whoever took it over has set another one.
         """
 
-    def get(self, interaction_id: str) -> Record | None:
+    def get(self, interaction_id: str) -> InteractionRecord | None:
         """The record as last written, whoever owns it."""
 
-    def get_many(self, interaction_ids: Sequence[str]) -> dict[str, Record]:
+    def get_many(self, interaction_ids: Sequence[str]) -> dict[str, InteractionRecord]:
         """Those of up to 100 records that there are, as last written, by their ids."""
 
     def page(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, Self
 
-from chat.storage.base import Record, Status
+from chat.storage.base import InteractionRecord, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +32,14 @@ class Batch:
     The cursor leads to the rest, also in another process; None is the end.
     """
 
-    records: tuple[Record, ...]
+    records: tuple[InteractionRecord, ...]
     seen: int
     units: float = 0.0
     cursor: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Purged:
+class PurgeResult:
     """How many records were deleted, or would be; the rest as in `Batch`."""
 
     records: int
@@ -48,14 +48,14 @@ class Purged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Added:
+class ImportResult:
     """How many records were new, and how many took the place of a claim or of an earlier try."""
 
     new: int = 0
     replaced: int = 0
 
-    def __add__(self, other: Self) -> "Added":
-        return Added(new=self.new + other.new, replaced=self.replaced + other.replaced)
+    def __add__(self, other: Self) -> "ImportResult":
+        return ImportResult(new=self.new + other.new, replaced=self.replaced + other.replaced)
 
 
 class BulkStore(Protocol):
@@ -70,7 +70,7 @@ class BulkStore(Protocol):
     def scan(self, chosen: Selection, *, limit: int, cursor: str | None = None) -> Batch:
         """Up to `limit` records, from the beginning, or from where a batch ended."""
 
-    def add(self, records: list[Record]) -> Added:
+    def add(self, records: list[InteractionRecord]) -> ImportResult:
         """Write records as they are, and count in the same write those that are settled.
 
         What is there already is left as it is, unless it is superseded; so doing it again changes
@@ -79,14 +79,14 @@ class BulkStore(Protocol):
 
     def purge(
         self, chosen: Selection, *, limit: int, cursor: str | None = None, dry_run: bool = False
-    ) -> Purged:
+    ) -> PurgeResult:
         """Delete up to `limit` records, those that have expired among them; counts of usage stay.
 
         A dry run deletes nothing.
         """
 
 
-def supersedes(record: Record, status: Status, deadline_at: datetime) -> bool:
+def supersedes(record: InteractionRecord, status: Status, deadline_at: datetime) -> bool:
     """Whether a record takes the place of one with this status and deadline under the same id.
 
     A claim makes way for its outcome, and what came to nothing for a later try; an answer stays.
@@ -96,9 +96,9 @@ def supersedes(record: Record, status: Status, deadline_at: datetime) -> bool:
     return _stage(record.deadline_at, record.status) > _stage(deadline_at, status)
 
 
-def latest(records: list[Record]) -> dict[str, Record]:
+def newest_by_id(records: list[InteractionRecord]) -> dict[str, InteractionRecord]:
     """By its id, of each record the one that supersedes the others."""
-    found: dict[str, Record] = {}
+    found: dict[str, InteractionRecord] = {}
     for record in records:
         other = found.get(record.interaction_id)
         if other is None or supersedes(record, other.status, other.deadline_at):

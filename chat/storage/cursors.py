@@ -8,7 +8,7 @@ import orjson
 from django.core import signing
 
 from chat.errors import ValidationFailed
-from chat.storage.base import Page, Record
+from chat.storage.base import InteractionRecord, Page
 
 Position = tuple[datetime, str]
 
@@ -27,7 +27,7 @@ def conversation_list(owner: str, conversation_id: str) -> str:
     return f"{owner}#conversation#{conversation_id}"
 
 
-def page_of(found: Sequence[Record], limit: int, list_name: str) -> Page:
+def build_page(found: Sequence[InteractionRecord], limit: int, list_name: str) -> Page:
     """The page of what was found for it, which is one record more where there is more.
 
     It ends sooner where its texts come to PAGE_BYTES, but has one record at least.
@@ -41,7 +41,7 @@ def page_of(found: Sequence[Record], limit: int, list_name: str) -> Page:
     return Page(records=records, next_cursor=signing.dumps(position, salt=_salt(list_name)))
 
 
-def position_of(cursor: str, list_name: str) -> Position:
+def decode_cursor(cursor: str, list_name: str) -> Position:
     """The record that the cursor comes after. Raises ValidationFailed for any other text."""
     try:
         created_at, interaction_id = signing.loads(cursor, salt=_salt(list_name))
@@ -51,7 +51,7 @@ def position_of(cursor: str, list_name: str) -> Position:
     return datetime.fromisoformat(created_at).astimezone(UTC), interaction_id
 
 
-def _size(record: Record) -> int:
+def _size(record: InteractionRecord) -> int:
     """The bytes in JSON of what is shown of a record, and may be long."""
     shown = (record.prompt, record.response, record.metadata, record.error, record.attempts)
     return len(orjson.dumps([*shown, record.tool_calls]))

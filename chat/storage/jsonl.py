@@ -13,7 +13,7 @@ from uuid import UUID
 
 import orjson
 
-from chat.storage.base import Failure, Record
+from chat.storage.base import ErrorInfo, InteractionRecord
 from chat.storage.usage import COST_DECIMALS
 from providers.base import Usage
 from providers.router import Attempt
@@ -21,22 +21,22 @@ from providers.router import Attempt
 ID = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._:@|+-]{1,128}")
 MAX_INTEGER = 2**63 - 1
 MAX_COST_USD = Decimal(10**12)
-KINDS: tuple[type, ...] = (Record, Usage, Failure, Attempt)
+KINDS: tuple[type, ...] = (InteractionRecord, Usage, ErrorInfo, Attempt)
 NAMES = {kind: {field.name for field in fields(kind)} for kind in KINDS}
 
 
-def line(record: Record) -> bytes:
+def to_line(record: InteractionRecord) -> bytes:
     """The record as a line of a file."""
     return orjson.dumps(record, default=_plain, option=orjson.OPT_APPEND_NEWLINE)
 
 
-def to_json(record: Record) -> dict[str, Any]:
+def to_json(record: InteractionRecord) -> dict[str, Any]:
     """The record in JSON's types."""
-    data: dict[str, Any] = orjson.loads(line(record))
+    data: dict[str, Any] = orjson.loads(to_line(record))
     return data
 
 
-def from_json(data: Any) -> Record:
+def from_json(data: Any) -> InteractionRecord:
     """The record that `to_json` was given. Raises ValueError, which says why, for anything else.
 
     What was added to records since then may be missing. What this version does not know must not:
@@ -45,12 +45,12 @@ def from_json(data: Any) -> Record:
     import msgspec
 
     try:
-        record = msgspec.convert(data, Record)
+        record = msgspec.convert(data, InteractionRecord)
     except msgspec.ValidationError as exc:  # it is a ValueError, but of no help to its readers
         raise ValueError(f"this is not a record: {exc}") from None
-    _must_be_known(data, Record)
+    _must_be_known(data, InteractionRecord)
     _must_be_known(data.get("usage"), Usage)
-    _must_be_known(data.get("error"), Failure)
+    _must_be_known(data.get("error"), ErrorInfo)
     for attempt in data.get("attempts", ()):
         _must_be_known(attempt, Attempt)
     if "status" not in data:
@@ -65,7 +65,7 @@ def _must_be_known(data: dict[str, Any] | None, kind: type) -> None:
         raise ValueError(f"unknown to this version: {names}; was it written by a newer one?")
 
 
-def _must_be_storable(record: Record) -> None:
+def _must_be_storable(record: InteractionRecord) -> None:
     """What the types leave open, and no store could keep."""
     UUID(record.interaction_id)
     times = (record.created_at, record.deadline_at, record.expires_at)

@@ -14,20 +14,20 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Protocol, Self
 
-from chat.storage.base import Record, Status
+from chat.storage.base import InteractionRecord, Status
 
 # Costs are counted in whole units of the last digit that a record keeps: 10**-12 US dollars.
 COST_DECIMALS = 12
 
 
-class By(StrEnum):
+class CounterKind(StrEnum):
     MODEL = "model"
     USER = "user"
     KEY = "key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class UsageCounts:
     """Sums over settled records. What a record does not know (tokens, cost) adds nothing."""
 
     requests: int = 0
@@ -38,7 +38,7 @@ class Counts:
     cost: int = 0
 
     @classmethod
-    def of(cls, record: Record) -> Self:
+    def of(cls, record: InteractionRecord) -> Self:
         usage = record.usage
         return cls(
             requests=1,
@@ -53,24 +53,26 @@ class Counts:
     def cost_usd(self) -> Decimal:
         return Decimal(self.cost).scaleb(-COST_DECIMALS)
 
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(**{name: getattr(self, name) + getattr(other, name) for name in FIELDS})
+    def __add__(self, other: "UsageCounts") -> "UsageCounts":
+        return UsageCounts(
+            **{name: getattr(self, name) + getattr(other, name) for name in COUNT_FIELDS}
+        )
 
 
-FIELDS = tuple(field.name for field in fields(Counts))
+COUNT_FIELDS = tuple(field.name for field in fields(UsageCounts))
 
 
-def counted(record: Record) -> list[tuple[By, str]]:
+def counters_for(record: InteractionRecord) -> list[tuple[CounterKind, str]]:
     """Under which names a record is counted."""
-    names = [(By.MODEL, record.model), (By.USER, record.user_id)]
-    return names if record.key_id is None else [*names, (By.KEY, record.key_id)]
+    names = [(CounterKind.MODEL, record.model), (CounterKind.USER, record.user_id)]
+    return names if record.key_id is None else [*names, (CounterKind.KEY, record.key_id)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserPage:
     """Counts by user, and after whom the next page begins; None is the end."""
 
-    users: Mapping[str, Counts]
+    users: Mapping[str, UsageCounts]
     next_after: str | None = None
 
 
@@ -81,7 +83,9 @@ class UsageStore(Protocol):
     number of records. Days are inclusive.
     """
 
-    def daily(self, owner: str, by: By, first: date, last: date) -> dict[tuple[date, str], Counts]:
+    def daily(
+        self, owner: str, by: CounterKind, first: date, last: date
+    ) -> dict[tuple[date, str], UsageCounts]:
         """The counts of each day and name; of users, who may be many, `users` has them."""
 
     def users(
@@ -89,5 +93,5 @@ class UsageStore(Protocol):
     ) -> UserPage:
         """The counts of up to `limit` users in the order of their ids, of those after `after`."""
 
-    def month(self, owner: str, by: By, name: str, day: date) -> Counts:
+    def month(self, owner: str, by: CounterKind, name: str, day: date) -> UsageCounts:
         """All that was counted under a name in the month of this day; consistent."""

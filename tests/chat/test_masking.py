@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stdnum import luhn
 from stdnum.br import cpf
 
-from chat.masking import mask, masked
+from chat.masking import mask_text, mask_value
 
 untimed = settings(deadline=None)  # what is imported for the first example takes its time
 
@@ -42,27 +42,27 @@ def cards(draw: st.DrawFn) -> str:
 @untimed
 @given(words, cpfs(), words)
 def test_a_cpf_is_masked(before: str, number: str, after: str) -> None:
-    assert mask(f"{before} {number} {after}") == f"{before} [CPF] {after}"
+    assert mask_text(f"{before} {number} {after}") == f"{before} [CPF] {after}"
 
 
 @untimed
 @given(cpfs(), st.integers(1, 9))
 def test_a_cpf_with_other_check_digits_is_none(number: str, by: int) -> None:
     wrong = number[:-1] + str((int(number[-1]) + by) % 10)
-    assert "[CPF]" not in mask(wrong)
+    assert "[CPF]" not in mask_text(wrong)
 
 
 @untimed
 @given(words, cards(), words)
 def test_a_card_is_masked(before: str, number: str, after: str) -> None:
-    assert mask(f"{before} {number} {after}") == f"{before} [CARD] {after}"
+    assert mask_text(f"{before} {number} {after}") == f"{before} [CARD] {after}"
 
 
 @pytest.mark.parametrize("digits", [14, 15, 16, 17, 18, 19])
 def test_a_card_that_fails_the_check_is_none(digits: int) -> None:
     number = "9" * (digits - 1)
     wrong = str((int(luhn.calc_check_digit(number)) + 1) % 10)
-    assert mask(number + wrong) == number + wrong
+    assert mask_text(number + wrong) == number + wrong
 
 
 @untimed
@@ -71,14 +71,14 @@ def test_a_card_that_fails_the_check_is_none(digits: int) -> None:
 @example(UUID("00000000-4111-1111-1111-111100000000"))
 @example(UUID("11912345-6789-4999-8999-119123456789"))
 def test_ids_are_left_alone(id_: UUID) -> None:
-    assert mask(f"id={id_}, {id_}") == f"id={id_}, {id_}"
+    assert mask_text(f"id={id_}, {id_}") == f"id={id_}, {id_}"
 
 
 @untimed
 @given(st.datetimes())
 def test_dates_and_times_are_left_alone(moment: Any) -> None:
     for text in (moment.isoformat(), f"{moment:%d/%m/%Y %H:%M}", f"{moment:%d.%m.%Y}"):
-        assert mask(text) == text
+        assert mask_text(text) == text
 
 
 @untimed
@@ -86,8 +86,8 @@ def test_dates_and_times_are_left_alone(moment: Any) -> None:
 def test_prices_are_left_alone(cents: int) -> None:
     dollars = f"{cents / 100:,.2f}"
     swapped = dollars.translate(str.maketrans(",.", ".,"))
-    assert mask(f"US$ {dollars}") == f"US$ {dollars}"
-    assert mask(f"R$ {swapped}") == f"R$ {swapped}"
+    assert mask_text(f"US$ {dollars}") == f"US$ {dollars}"
+    assert mask_text(f"R$ {swapped}") == f"R$ {swapped}"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_prices_are_left_alone(cents: int) -> None:
     ],
 )
 def test_other_numbers_are_left_alone(text: str) -> None:
-    assert mask(text) == text
+    assert mask_text(text) == text
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_other_numbers_are_left_alone(text: str) -> None:
     ],
 )
 def test_what_people_write_is_masked(text: str, expected: str) -> None:
-    assert mask(text) == expected
+    assert mask_text(text) == expected
 
 
 @untimed
@@ -144,8 +144,8 @@ def test_what_people_write_is_masked(text: str, expected: str) -> None:
     ).map(" ".join)
 )
 def test_what_is_masked_stays_as_it_is(text: str) -> None:
-    once = mask(text)
-    assert mask(once) == once
+    once = mask_text(text)
+    assert mask_text(once) == once
 
 
 HOSTILE = [
@@ -169,11 +169,11 @@ HOSTILE = [
 def test_a_hostile_text_comes_to_its_end(piece: str) -> None:
     """Each piece is one on which a pattern that tries again and again would take hours."""
     text = piece * (10_000 // len(piece))
-    assert mask(text) == text
+    assert mask_text(text) == text
 
 
 def test_a_mebibyte_of_digits_comes_to_its_end() -> None:
-    assert mask("1" * 2**20) == "1" * 2**20
+    assert mask_text("1" * 2**20) == "1" * 2**20
 
 
 def test_messages_are_masked_where_they_hold_text() -> None:
@@ -186,7 +186,7 @@ def test_messages_are_masked_where_they_hold_text() -> None:
             "arguments": '{"id": 52998224725, "who": "a@b.co", "n": 7, "all": true}',
         },
     }
-    assert masked(
+    assert mask_value(
         [
             {"role": "user", "content": "a@b.co"},
             {"role": "user", "content": [{"type": "text", "text": "a@b.co"}, image]},
@@ -215,4 +215,4 @@ def test_messages_are_masked_where_they_hold_text() -> None:
 
 def test_arguments_that_are_no_json_are_masked_as_text() -> None:
     calls = [{"function": {"arguments": '{"who": "a@b.co'}}]
-    assert masked(calls) == [{"function": {"arguments": '{"who": "[EMAIL]'}}]
+    assert mask_value(calls) == [{"function": {"arguments": '{"who": "[EMAIL]'}}]

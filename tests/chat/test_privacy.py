@@ -14,12 +14,21 @@ from django.db import connection
 
 from chat.models import Interaction
 from chat.storage import bulk_store, store
-from chat.storage.base import Failure, Record, Status
+from chat.storage.base import ErrorInfo, InteractionRecord, Status
 from providers.base import Completion, ProviderFailed
-from tests.cast import ALICE, ANSWERED, Api, DownAtSettle, Scripted, failure, keep, problem
 from tests.dynamodb_local import botocore_client
-from tests.running import ROOT, inherited
-from tests.standin import OPENAI_ANSWER, StandIn
+from tests.factories import (
+    ALICE,
+    ANSWERED,
+    ApiClient,
+    FailingSettleStore,
+    FakeProvider,
+    problem,
+    status_and_code,
+    store_record,
+)
+from tests.server_process import ROOT, inherited
+from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
 Configure = Callable[..., None]
 AskInstead = Callable[[Any], None]
@@ -64,7 +73,7 @@ def masking(each_storage: str, configure: Configure) -> str:
 
 
 def test_the_vendor_and_the_ledger_get_the_masked_question(
-    masking: str, configure: Configure, vendor: StandIn, api: Api
+    masking: str, configure: Configure, vendor: StubVendor, api: ApiClient
 ) -> None:
     body = api.chat(SAID, system=SAID, metadata={"note": SAID, "id": CPF}).json()
     assert body["prompt"] == MASKED
@@ -78,7 +87,7 @@ def test_the_vendor_and_the_ledger_get_the_masked_question(
 
 
 def test_the_messages_of_openai_s_clients_are_masked(
-    masking: str, vendor: StandIn, api: Api
+    masking: str, vendor: StubVendor, api: ApiClient
 ) -> None:
     messages = [
         {"role": "user", "content": SAID},
@@ -93,9 +102,9 @@ def test_the_messages_of_openai_s_clients_are_masked(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_client_gets_the_answer_as_it_came_and_the_ledger_keeps_it_masked(
-    masking: str, ask_instead: AskInstead, api: Api, stream: bool
+    masking: str, ask_instead: AskInstead, api: ApiClient, stream: bool
 ) -> None:
-    ask_instead(Scripted(TOLD))
+    ask_instead(FakeProvider(TOLD))
     response = api.chat(stream=stream)
     text = b"".join(response) if stream else response.content
     assert f"I know {EMAIL}.".encode() in text
@@ -103,14 +112,16 @@ def test_the_client_gets_the_answer_as_it_came_and_the_ledger_keeps_it_masked(
     assert record.response == "I know [EMAIL]."
 
 
-def test_a_tool_s_call_is_kept_masked(masking: str, ask_instead: AskInstead, api: Api) -> None:
+def test_a_tool_s_call_is_kept_masked(
+    masking: str, ask_instead: AskInstead, api: ApiClient
+) -> None:
     call = {
         "id": "call_1",
         "type": "function",
         "function": {"name": "find", "arguments": json.dumps({"cpf": 52998224725})},
     }
     completion = replace(TOLD, text="", finish_reason="tool_calls", tool_calls=(call,))
-    ask_instead(Scripted(completion))
+    ask_instead(FakeProvider(completion))
     id_ = api.chat().json()["interaction_id"]
     record = store().get(id_)
     assert record
@@ -118,9 +129,9 @@ def test_a_tool_s_call_is_kept_masked(masking: str, ask_instead: AskInstead, api
 
 
 def test_a_replayed_answer_is_the_masked_one(
-    masking: str, ask_instead: AskInstead, api: Api
+    masking: str, ask_instead: AskInstead, api: ApiClient
 ) -> None:
-    ask_instead(Scripted(TOLD))
+    ask_instead(FakeProvider(TOLD))
     key = {"Idempotency-Key": "k"}
     assert api.chat(headers=key).json()["response"] == f"I know {EMAIL}."
     assert api.chat(headers=key).json()["response"] == "I know [EMAIL]."
@@ -130,25 +141,26 @@ def test_an_answer_that_could_not_be_written_is_logged_masked(
     configure: Configure,
     store_in: Callable[[type], None],
     ask_instead: AskInstead,
-    api: Api,
+    api: ApiClient,
     log: Callable[[], list[dict[str, Any]]],
 ) -> None:
-    store_in(DownAtSettle)
+    store_in(FailingSettleStore)
     configure(MASK_PII=True)
-    ask_instead(Scripted(TOLD))
+    ask_instead(FakeProvider(TOLD))
     assert api.chat(SAID).json()["recorded"] is False
     [record] = [line["record"] for line in log() if "record" in line]
     assert (record["prompt"], record["response"]) == (MASKED, "I know [EMAIL].")
 
 
-def test_nothing_is_masked_unless_it_is_asked_for(api: Api, vendor: StandIn) -> None:
+def test_nothing_is_masked_unless_it_is_asked_for(api: ApiClient, vendor: StubVendor) -> None:
     assert api.chat(SAID).json()["prompt"] == SAID
     assert vendor.requests[0].json["messages"][0]["content"] == SAID
 
 
 def test_what_masks_is_not_loaded_while_it_is_off() -> None:
     code = (
-        "import sys, django; django.setup(); import chat.views, chat.storage.orm, chat.privacy; "
+        "import sys, django; django.setup(); "
+        "import chat.api.views, chat.storage.orm.interactions, chat.privacy; "
         "print([name for name in ('stdnum', 'phonenumbers') if name in sys.modules])"
     )
     variables = {"DJANGO_SETTINGS_MODULE": "tests.settings"}
@@ -163,7 +175,7 @@ def test_what_masks_is_not_loaded_while_it_is_off() -> None:
     assert ran.stdout == "[]\n"
 
 
-def elsewhere() -> Record:
+def elsewhere() -> InteractionRecord:
     """A record of a service that masks nothing."""
     question = {"prompt": SAID, "system": SAID, "metadata": {"note": SAID}}
     told = {"status": Status.OK, "response": SAID}
@@ -197,9 +209,9 @@ def test_what_is_imported_is_the_accounting_alone(accounting: str) -> None:
 
 
 def test_the_client_gets_all_and_the_ledger_the_accounting_alone(
-    accounting: str, ask_instead: AskInstead, api: Api
+    accounting: str, ask_instead: AskInstead, api: ApiClient
 ) -> None:
-    ask_instead(Scripted(replace(TOLD, text="An axolotl.")))
+    ask_instead(FakeProvider(replace(TOLD, text="An axolotl.")))
     answer = api.chat(
         "A quetzal?",
         system="Say okapi.",
@@ -220,7 +232,7 @@ def test_the_client_gets_all_and_the_ledger_the_accounting_alone(
 
 
 def test_no_content_of_openai_s_clients_is_at_rest(
-    accounting: str, configure: Configure, vendor: StandIn, api: Api
+    accounting: str, configure: Configure, vendor: StubVendor, api: ApiClient
 ) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "axolotl", "arguments": "okapi"}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
@@ -236,21 +248,21 @@ def test_no_content_of_openai_s_clients_is_at_rest(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_fails_leaves_no_content_either(
-    accounting: str, vendor: StandIn, api: Api, stream: bool, log: Callable[[], Any]
+    accounting: str, vendor: StubVendor, api: ApiClient, stream: bool, log: Callable[[], Any]
 ) -> None:
     vendor.reply({"error": {"message": "axolotl", "param": "tapir"}}, status=400)
     response = api.chat("quetzal", stream=stream)
-    assert failure(response)[1] == "provider_rejected"
+    assert status_and_code(response)[1] == "provider_rejected"
     [record] = store().page("default", ALICE, limit=2).records
-    assert record.error == Failure(code="provider_rejected", detail="")
+    assert record.error == ErrorInfo(code="provider_rejected", detail="")
     assert words_at_rest(accounting) == set()
     assert not any(word in json.dumps(log()) for word in SECRETS)
 
 
 def test_what_a_stream_gave_until_it_broke_is_not_kept(
-    accounting: str, api: Api, ask_instead: AskInstead
+    accounting: str, api: ApiClient, ask_instead: AskInstead
 ) -> None:
-    class Broken(Scripted):
+    class Broken(FakeProvider):
         def stream(self, request: Any, deadline: Any) -> Iterator[str | Completion]:
             yield "An axolotl "
             raise ProviderFailed("It broke off.")
@@ -266,28 +278,28 @@ def test_what_cannot_be_written_is_logged_without_content(
     configure: Configure,
     store_in: Callable[[type], None],
     ask_instead: AskInstead,
-    api: Api,
+    api: ApiClient,
     log: Callable[[], list[dict[str, Any]]],
 ) -> None:
-    store_in(DownAtSettle)
+    store_in(FailingSettleStore)
     configure(STORE_CONTENT=False)
-    ask_instead(Scripted(replace(TOLD, text="An axolotl.")))
+    ask_instead(FakeProvider(replace(TOLD, text="An axolotl.")))
     assert api.chat("quetzal").json()["response"] == "An axolotl."
     assert [line["record"]["prompt"] for line in log() if "record" in line] == [""]
     assert not any(word in json.dumps(log()) for word in SECRETS)
 
 
-def test_a_replay_says_that_the_answer_is_not_there(accounting: str, api: Api) -> None:
+def test_a_replay_says_that_the_answer_is_not_there(accounting: str, api: ApiClient) -> None:
     key = {"Idempotency-Key": "k"}
     assert api.chat("quetzal", headers=key).status_code == 200
     again = api.chat("quetzal", headers=key)
-    assert failure(again) == (409, "answer_not_kept")
+    assert status_and_code(again) == (409, "answer_not_kept")
     assert "keeps no content" in problem(again)["detail"]
-    assert failure(api.chat("tapir", headers=key)) == (422, "idempotency_mismatch")
+    assert status_and_code(api.chat("tapir", headers=key)) == (422, "idempotency_mismatch")
     assert words_at_rest(accounting) == set()
 
 
-def test_openai_s_clients_are_told_not_to_ask_again(accounting: str, api: Api) -> None:
+def test_openai_s_clients_are_told_not_to_ask_again(accounting: str, api: ApiClient) -> None:
     body = {"model": "default", "messages": [{"role": "user", "content": "quetzal"}]}
     key = {"Idempotency-Key": "k"}
     assert api.post("/v1/chat/completions", body, headers=key).status_code == 200
@@ -297,7 +309,7 @@ def test_openai_s_clients_are_told_not_to_ask_again(accounting: str, api: Api) -
 
 
 def test_no_digest_of_a_question_can_be_guessed_from_the_ledger(
-    accounting: str, api: Api, configure: Configure
+    accounting: str, api: ApiClient, configure: Configure
 ) -> None:
     def digest(key: str) -> str | None:
         id_ = api.chat("quetzal", headers={"Idempotency-Key": key}).json()["interaction_id"]
@@ -310,14 +322,14 @@ def test_no_digest_of_a_question_can_be_guessed_from_the_ledger(
     assert keyed != digest("b")
 
 
-def test_a_turn_that_was_not_kept_cannot_be_continued(accounting: str, api: Api) -> None:
+def test_a_turn_that_was_not_kept_cannot_be_continued(accounting: str, api: ApiClient) -> None:
     first = api.chat("quetzal").json()["interaction_id"]
     response = api.chat("And then?", previous_interaction_id=first)
-    assert failure(response) == (409, "conversation_conflict")
+    assert status_and_code(response) == (409, "conversation_conflict")
     assert "keeps no content" in problem(response)["detail"]
 
 
-def test_no_answer_is_given_again(accounting: str, api: Api, configure: Configure) -> None:
+def test_no_answer_is_given_again(accounting: str, api: ApiClient, configure: Configure) -> None:
     configure(ENABLE_CACHE=True)
     assert api.chat("quetzal").json()["cached"] is False
     assert api.chat("quetzal").json()["cached"] is False
@@ -325,7 +337,7 @@ def test_no_answer_is_given_again(accounting: str, api: Api, configure: Configur
     assert "STORE_CONTENT" in warning.msg
 
 
-def test_records_of_before_are_read_as_they_are(accounting: str, api: Api) -> None:
+def test_records_of_before_are_read_as_they_are(accounting: str, api: ApiClient) -> None:
     configured = store()._store  # type: ignore[attr-defined]
     assert configured.claim(replace(ANSWERED, status=Status.PENDING)) is None
     assert configured.settle(ANSWERED)
@@ -334,6 +346,6 @@ def test_records_of_before_are_read_as_they_are(accounting: str, api: Api) -> No
 
 def test_a_record_that_comes_whole_is_kept_without_content(db: None, configure: Configure) -> None:
     configure(STORE_CONTENT=False)
-    keep(ANSWERED)
+    store_record(ANSWERED)
     row = Interaction.objects.get()
     assert (row.prompt, row.response) == ("", None)

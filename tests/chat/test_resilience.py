@@ -10,9 +10,9 @@ from django.test import Client
 
 from chat import service
 from chat.models import Interaction
-from providers.cooldown import Cooldown
-from tests.cast import Clock
-from tests.standin import OPENAI_ANSWER, StandIn
+from providers.circuit_breaker import CircuitBreaker
+from tests.factories import Clock
+from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -31,7 +31,7 @@ class Scenario:
     """
 
     name: str
-    script: Callable[[StandIn], None]
+    script: Callable[[StubVendor], None]
     calls: int
     status: int
     code: str | None = None
@@ -42,44 +42,44 @@ class Scenario:
     retry_after: str | None = None
 
 
-def slow(vendor: StandIn) -> None:
+def slow(vendor: StubVendor) -> None:
     vendor.reply(OPENAI_ANSWER, delay=30)
 
 
-def trickled_body(vendor: StandIn) -> None:
+def trickled_body(vendor: StubVendor) -> None:
     vendor.reply(OPENAI_ANSWER, body_pace=(1, 0.2))
 
 
-def trickled_head(vendor: StandIn) -> None:
+def trickled_head(vendor: StubVendor) -> None:
     vendor.reply(OPENAI_ANSWER, head_pace=(1, 0.2))
 
 
-def status(number: int, **headers: str) -> Callable[[StandIn], None]:
+def status(number: int, **headers: str) -> Callable[[StubVendor], None]:
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
     return lambda vendor: vendor.reply(BUSY, status=number, headers=fields)
 
 
-def then_answer(script: Callable[[StandIn], None]) -> Callable[[StandIn], None]:
-    def both(vendor: StandIn) -> None:
+def then_answer(script: Callable[[StubVendor], None]) -> Callable[[StubVendor], None]:
+    def both(vendor: StubVendor) -> None:
         script(vendor)
         vendor.reply(OPENAI_ANSWER)
 
     return both
 
 
-def half_a_body(vendor: StandIn) -> None:
+def half_a_body(vendor: StubVendor) -> None:
     vendor.reply(OPENAI_ANSWER, cut=40)
 
 
-def html(vendor: StandIn) -> None:
+def html(vendor: StubVendor) -> None:
     vendor.reply("<h1>Log in</h1>", headers={"content-type": "text/html"})
 
 
-def error_inside(vendor: StandIn) -> None:
+def error_inside(vendor: StubVendor) -> None:
     vendor.reply({"error": {"code": 503, "message": "down"}})
 
 
-def empty_answer(vendor: StandIn) -> None:
+def empty_answer(vendor: StubVendor) -> None:
     vendor.reply({"choices": [{"finish_reason": "stop", "message": {"content": ""}}]})
 
 
@@ -242,14 +242,14 @@ SCENARIOS = [
 
 
 @pytest.fixture
-def vendor() -> Iterator[StandIn]:
-    with StandIn() as vendor:
+def vendor() -> Iterator[StubVendor]:
+    with StubVendor() as vendor:
         yield vendor
 
 
 @pytest.fixture
-def fallback() -> Iterator[StandIn]:
-    with StandIn() as fallback:
+def fallback() -> Iterator[StubVendor]:
+    with StubVendor() as fallback:
         yield fallback
 
 
@@ -257,7 +257,7 @@ def fallback() -> Iterator[StandIn]:
 def clock(monkeypatch) -> Clock:
     """The time by which providers rest stands still."""
     clock = Clock(1000.0)
-    monkeypatch.setattr("providers.cooldown.time", clock)
+    monkeypatch.setattr("providers.circuit_breaker.time", clock)
     return clock
 
 
@@ -266,7 +266,7 @@ def configure(settings) -> Iterator[Callable[..., None]]:
     """Point the product at stand-ins, the first of them to be asked first."""
 
     def point(
-        *vendors: StandIn,
+        *vendors: StubVendor,
         names: tuple[str, ...] = ("openai", "openrouter"),
         deadline: float = DEADLINE,
         **overrides: object,
@@ -456,7 +456,7 @@ def test_what_a_client_can_bring_about_does_not_put_a_provider_to_rest(
 
 
 def test_a_trial_is_alone_however_long_it_takes(clock):
-    cooldown = Cooldown(1, 0.05)
+    cooldown = CircuitBreaker(1, 0.05)
     cooldown.failed()
     clock.now += 0.06
     assert cooldown.admits(10)

@@ -13,11 +13,11 @@ from django.db import connection
 from chat import service
 from chat.models import Interaction
 from chat.storage.jsonl import from_json, to_json
-from chat.storage.orm import OrmStore
-from chat.telemetry import JsonFormatter
+from chat.storage.orm.interactions import OrmInteractionStore
+from chat.telemetry.logs import JsonFormatter
 from providers.base import Completion, ContentFiltered, Usage
-from tests.cast import Scripted
-from tests.standin import StandIn
+from tests.factories import FakeProvider
+from tests.stub_vendor import StubVendor
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -65,7 +65,7 @@ def replay(path, *options):
 
 
 def test_a_claim_that_fails_costs_no_vendor_call(client, settings, rebuilt):
-    with StandIn() as vendor:
+    with StubVendor() as vendor:
         settings.PROVIDERS = {"openai": {"api_key": "", "base_url": vendor.url, "model": "m"}}
         execute("ALTER TABLE chat_interaction RENAME TO away")
         try:
@@ -80,7 +80,7 @@ def test_a_claim_that_fails_costs_no_vendor_call(client, settings, rebuilt):
 HELLO = Completion(text="Olá!", model="mock-1", finish_reason="stop")
 
 
-class Leaves(Scripted):
+class Leaves(FakeProvider):
     """A provider whose client goes away while it answers."""
 
     def complete(self, request, deadline):
@@ -185,7 +185,7 @@ def test_replaying_the_log_settles_what_was_not_and_only_once(client, log):
     assert replay(log, "--dry-run") == "1 records found, 0 stored."
     assert Interaction.objects.get().status == "pending"
     assert replay(log) == "1 records found, 1 stored."
-    stored = OrmStore().get(answer["interaction_id"])
+    stored = OrmInteractionStore().get(answer["interaction_id"])
     assert stored == from_json(orjson.loads(log.read_bytes().splitlines()[0])["record"])
     assert replay(log) == "1 records found, 0 stored."
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import inherited
-from tests.standin import StandIn
+from tests.server_process import inherited
+from tests.stub_vendor import StubVendor
 
 ROOT = Path(__file__).parent.parent.parent
 PARAMETERS = {
@@ -29,7 +29,7 @@ SECRETS = {
 
 @pytest.fixture
 def aws():
-    with StandIn() as aws:
+    with StubVendor() as aws:
         yield aws
 
 
@@ -119,7 +119,7 @@ def test_what_cannot_be_read_stops_the_start_with_a_sentence(aws, answer, status
 
 
 def test_an_unreachable_service_stops_the_start_with_a_sentence():
-    with StandIn() as gone:
+    with StubVendor() as gone:
         pass
     done = settings(gone, GEMINI_API_KEY_SSM="/chat/gemini")
     assert done.stderr.splitlines()[-1].endswith("ssm cannot be reached.")

@@ -9,7 +9,7 @@ import pytest
 
 from chat.models import Interaction
 from chatproject import lambda_handler
-from tests.cast import ANSWERED, keep
+from tests.factories import ANSWERED, store_record
 from tests.lambda_events import Context, function_url, load_balancer, v1, v2
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -187,7 +187,7 @@ def test_an_answer_that_lambda_would_not_take_is_an_error(monkeypatch, text, sta
 @pytest.mark.parametrize("list_of", ["users/alice/interactions", "conversations/" + TALK])
 def test_any_list_fits_into_what_lambda_takes(character, list_of):
     for _ in range(100):
-        keep(
+        store_record(
             replace(
                 ANSWERED,
                 interaction_id=str(uuid4()),

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.running import ROOT
-from tests.standin import StandIn
+from tests.server_process import ROOT
+from tests.stub_vendor import StubVendor
 
 COMMIT = "0123456789ab"
 OLD, NEW = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -80,13 +80,13 @@ class Cloud:
 
 
 @pytest.fixture
-def public() -> Iterator[StandIn]:
-    with StandIn() as public:
+def public() -> Iterator[StubVendor]:
+    with StubVendor() as public:
         yield public
 
 
 @pytest.fixture
-def cloud(tmp_path: Path, public: StandIn) -> Cloud:
+def cloud(tmp_path: Path, public: StubVendor) -> Cloud:
     return Cloud(tmp_path, public.url)
 
 
@@ -98,7 +98,7 @@ def deploy(cloud: Cloud) -> Callable[..., Any]:
     return run
 
 
-def works(public: StandIn) -> None:
+def works(public: StubVendor) -> None:
     for answer in (HEALTHY, ANSWER, RECORD):
         public.reply(answer)
 
@@ -107,7 +107,7 @@ def works(public: StandIn) -> None:
 
 
 def test_a_commit_is_built_pushed_published_checked_and_serves(
-    cloud: Cloud, public: StandIn, deploy: Callable[..., Any]
+    cloud: Cloud, public: StubVendor, deploy: Callable[..., Any]
 ):
     works(public)
     done = deploy(CHECK_API_KEY="key-1")
@@ -135,7 +135,7 @@ def test_a_commit_is_built_pushed_published_checked_and_serves(
 
 
 def test_an_empty_account_gets_the_repository_before_the_image(
-    cloud: Cloud, public: StandIn, deploy: Callable[..., Any]
+    cloud: Cloud, public: StubVendor, deploy: Callable[..., Any]
 ):
     cloud.change(applied=False, images={}, digest="", version=0, live="")
     works(public)
@@ -147,7 +147,7 @@ def test_an_empty_account_gets_the_repository_before_the_image(
 
 
 def test_a_commit_that_was_pushed_is_not_built_again(
-    cloud: Cloud, public: StandIn, deploy: Callable[..., Any]
+    cloud: Cloud, public: StubVendor, deploy: Callable[..., Any]
 ):
     cloud.change(images={COMMIT: NEW})
     works(public)
@@ -186,7 +186,7 @@ def test_an_environment_without_a_file_is_refused(cloud: Cloud):
     ],
 )
 def test_a_version_that_does_not_answer_never_serves(
-    cloud: Cloud, public: StandIn, deploy: Callable[..., Any], invocation: Any, problem: str
+    cloud: Cloud, public: StubVendor, deploy: Callable[..., Any], invocation: Any, problem: str
 ):
     cloud.change(invocation=invocation)
     done = deploy()
@@ -217,7 +217,7 @@ def test_a_version_that_does_not_answer_never_serves(
     ],
 )
 def test_when_the_api_fails_the_version_before_serves_again(
-    cloud: Cloud, public: StandIn, deploy: Callable[..., Any], answers: list[Any], problem: str
+    cloud: Cloud, public: StubVendor, deploy: Callable[..., Any], answers: list[Any], problem: str
 ):
     for body, status in answers:
         public.reply(body, status=status)
@@ -233,7 +233,7 @@ def test_when_the_api_fails_the_version_before_serves_again(
 
 
 def test_the_first_version_has_none_to_go_back_to(
-    cloud: Cloud, public: StandIn, deploy: Callable[..., Any]
+    cloud: Cloud, public: StubVendor, deploy: Callable[..., Any]
 ):
     cloud.change(applied=False, images={}, digest="", version=0, live="")
     public.reply("", status=500)
@@ -243,7 +243,7 @@ def test_the_first_version_has_none_to_go_back_to(
     assert cloud["live"] == "1"
 
 
-def test_a_failure_that_may_pass_is_waited_for(cloud: Cloud, public: StandIn):
+def test_a_failure_that_may_pass_is_waited_for(cloud: Cloud, public: StubVendor):
     public.reply({"version": "0.1.0+before"})
     works(public)
     done = cloud.run("health_check.py", public.url, COMMIT, CHECK_SECONDS="20")
@@ -251,7 +251,7 @@ def test_a_failure_that_may_pass_is_waited_for(cloud: Cloud, public: StandIn):
     assert f"not yet: /v1/health is of version 0.1.0+before, not of build {COMMIT}\n" in done.stdout
 
 
-def test_a_key_that_is_refused_is_not_waited_for(cloud: Cloud, public: StandIn):
+def test_a_key_that_is_refused_is_not_waited_for(cloud: Cloud, public: StubVendor):
     public.reply(HEALTHY)
     public.reply({"code": "invalid_api_key"}, status=401)
     done = cloud.run("health_check.py", public.url, CHECK_SECONDS="20")

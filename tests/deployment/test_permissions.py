@@ -12,11 +12,11 @@ import pytest
 from botocore.session import Session
 
 from tests.deployment.configuration import REGION, Evaluated, blocks
-from tests.deployment.guard import Guard
+from tests.deployment.iam_proxy import IamProxy
 from tests.dynamodb_local import variables
 from tests.lambda_events import v2
-from tests.running import ROOT, inherited
-from tests.standin import OPENAI_ANSWER, StandIn
+from tests.server_process import ROOT, inherited
+from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
 SECRETS = ["SECRET_KEY", "API_KEYS", "OPENAI_API_KEY"]
 VALUES = {"SECRET_KEY": "tests", "API_KEYS": "key-1,key-2", "OPENAI_API_KEY": "sk-vendor"}
@@ -33,11 +33,11 @@ from chatproject.lambda_handler import handler
 answers = [handler(event, None) for event in json.loads(sys.stdin.readline())]
 if len(sys.argv) > 1:
     from chat.storage import store
-    from chat.storage.base import Failure, Status
+    from chat.storage.base import ErrorInfo, Status
     record = store().get(json.loads(answers[0]["body"])["interaction_id"])
     claim = replace(record, interaction_id=str(uuid4()), status=Status.PENDING, response=None)
     assert store().claim(claim) is None
-    failure = Failure(code="internal_error", detail="")
+    failure = ErrorInfo(code="internal_error", detail="")
     failed = replace(claim, status=Status.ERROR, response=os.urandom(450_000).hex(), error=failure)
     assert store().settle(failed)
     assert store().take_over(claim, failed)
@@ -96,22 +96,22 @@ def key_schema(block: dict[str, Any]) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def guard(deployed: Evaluated, dynamodb_url: str) -> Iterator[Guard]:
+def guard(deployed: Evaluated, dynamodb_url: str) -> Iterator[IamProxy]:
     parameters = {deployed.parameters[name]: value for name, value in VALUES.items()}
-    with Guard(deployed.policy(), dynamodb=dynamodb_url, parameters=parameters) as guard:
+    with IamProxy(deployed.policy(), dynamodb=dynamodb_url, parameters=parameters) as guard:
         yield guard
 
 
 @pytest.fixture
-def vendor() -> Iterator[StandIn]:
-    with StandIn() as vendor:
+def vendor() -> Iterator[StubVendor]:
+    with StubVendor() as vendor:
         yield vendor
 
 
 def run(
     deployed: Evaluated,
-    guard: Guard,
-    vendor: StandIn,
+    guard: IamProxy,
+    vendor: StubVendor,
     *events: Any,
     more: str = "",
     **settings: str,
@@ -153,7 +153,7 @@ def chat(**headers: str) -> dict[str, Any]:
 
 
 def test_the_policy_allows_what_the_function_does_and_nothing_else(
-    deployed: Evaluated, guard: Guard, vendor: StandIn
+    deployed: Evaluated, guard: IamProxy, vendor: StubVendor
 ):
     (first, answer), (second, _), (third, _), (refused, _) = run(
         deployed,
@@ -190,7 +190,7 @@ def test_the_policy_allows_what_the_function_does_and_nothing_else(
     assert guard.used == granted
 
 
-def people(deployed: Evaluated, guard: Guard, vendor: StandIn, conversation: str) -> None:
+def people(deployed: Evaluated, guard: IamProxy, vendor: StubVendor, conversation: str) -> None:
     """What people do: look back, see what was used, erase, and make keys."""
     interactions = f"/v1/users/{QUESTION['userId']}/interactions"
     read = [f"/v1/conversations/{conversation}", interactions, "/v1/usage"]
@@ -209,7 +209,7 @@ def people(deployed: Evaluated, guard: Guard, vendor: StandIn, conversation: str
 
 
 def test_commands_of_every_day_run_under_the_policy(
-    deployed: Evaluated, guard: Guard, vendor: StandIn
+    deployed: Evaluated, guard: IamProxy, vendor: StubVendor
 ):
     erase = ["erase_user", QUESTION["userId"]]
     commands = [["doctor"], ["check_providers"], [*erase, "--dry-run"], erase, [*erase, "--yes"]]
@@ -223,7 +223,7 @@ def test_commands_of_every_day_run_under_the_policy(
     assert guard.refused == set()
 
 
-def test_a_long_answer_is_recorded(deployed: Evaluated, guard: Guard, vendor: StandIn):
+def test_a_long_answer_is_recorded(deployed: Evaluated, guard: IamProxy, vendor: StubVendor):
     text = os.urandom(450_000).hex()
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "finish_reason": "stop", "message": message}
@@ -237,7 +237,7 @@ def test_a_long_answer_is_recorded(deployed: Evaluated, guard: Guard, vendor: St
     ("action", "status"), [("dynamodb:PutItem", 503), ("dynamodb:UpdateItem", 503)]
 )
 def test_it_is_the_policy_that_allows_it(
-    deployed: Evaluated, guard: Guard, vendor: StandIn, action: str, status: int
+    deployed: Evaluated, guard: IamProxy, vendor: StubVendor, action: str, status: int
 ):
     for statement in guard.policy:
         statement["actions"] = [each for each in statement["actions"] if each != action]

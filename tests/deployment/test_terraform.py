@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from chat.storage.dynamodb_tables import TABLES, Interaction, State
+from chat.storage.dynamodb.tables import TABLES, InteractionTable, StateTable
 from chatproject import settings
 from chatproject.lambda_handler import COMMANDS
 from tests.deployment.configuration import (
@@ -18,7 +18,10 @@ from tests.deployment.configuration import (
 )
 from tests.test_docs import variables_read
 
-MODELS = {"aws_dynamodb_table.interactions": Interaction, "aws_dynamodb_table.state": State}
+MODELS = {
+    "aws_dynamodb_table.interactions": InteractionTable,
+    "aws_dynamodb_table.state": StateTable,
+}
 
 
 def tables() -> dict[str, Any]:

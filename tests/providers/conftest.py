@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests.standin import StandIn
+from tests.stub_vendor import StubVendor
 
 # An example may be the one that imports the price list; how long it takes is no finding.
 settings.register_profile("untimed", deadline=None)
@@ -11,6 +11,6 @@ settings.load_profile("untimed")
 
 
 @pytest.fixture
-def vendor() -> Iterator[StandIn]:
-    with StandIn() as standin:
+def vendor() -> Iterator[StubVendor]:
+    with StubVendor() as standin:
         yield standin

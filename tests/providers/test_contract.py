@@ -13,7 +13,7 @@ from providers import build
 from providers.base import (
     Completion,
     ContentFiltered,
-    DeadlineReached,
+    DeadlineExceeded,
     ModelUnavailable,
     Provider,
     ProviderFailed,
@@ -22,8 +22,8 @@ from providers.base import (
     RequestRejected,
     Usage,
 )
-from tests.providers.cast import KEY, PROMPT, QUESTION, Failure, ask, error_of, failure_of
-from tests.standin import SOON, StandIn
+from tests.providers.factories import KEY, PROMPT, QUESTION, Failure, ask, error_of, failure_of
+from tests.stub_vendor import SOON, StubVendor
 
 
 def _openai(text: Any, finish: str, usage: tuple[Any, Any, Any], model: Any) -> dict[str, Any]:
@@ -91,11 +91,11 @@ def dialect(request: pytest.FixtureRequest) -> Dialect:
 
 
 @pytest.fixture
-def provider(vendor: StandIn, dialect: Dialect) -> Provider:
+def provider(vendor: StubVendor, dialect: Dialect) -> Provider:
     return build(dialect.name, {"api_key": KEY, "base_url": vendor.url, "model": "model-1"})
 
 
-def test_an_answer_becomes_a_completion(vendor: StandIn, dialect: Dialect, provider: Provider):
+def test_an_answer_becomes_a_completion(vendor: StubVendor, dialect: Dialect, provider: Provider):
     vendor.reply(dialect.answer())
     assert ask(provider) == HELLO
 
@@ -104,7 +104,7 @@ def test_a_provider_knows_its_name_and_its_model(dialect: Dialect, provider: Pro
     assert (provider.name, provider.model) == (dialect.name, "model-1")
 
 
-def test_a_connection_is_used_again(vendor: StandIn, dialect: Dialect, provider: Provider):
+def test_a_connection_is_used_again(vendor: StubVendor, dialect: Dialect, provider: Provider):
     vendor.reply(dialect.answer())
     # A thread of its own, so that no other test's connection is in the pool.
     with ThreadPoolExecutor(1) as thread:
@@ -112,21 +112,23 @@ def test_a_connection_is_used_again(vendor: StandIn, dialect: Dialect, provider:
     assert (vendor.connections, len(vendor.requests)) == (1, 3)
 
 
-def test_many_threads_ask_at_once(vendor: StandIn, dialect: Dialect, provider: Provider):
+def test_many_threads_ask_at_once(vendor: StubVendor, dialect: Dialect, provider: Provider):
     vendor.reply(dialect.answer(), delay=0.05)
     with ThreadPoolExecutor(32) as threads:
         answers = list(threads.map(lambda _: ask(provider), range(64)))
     assert answers == [HELLO] * 64
 
 
-def test_a_total_that_is_missing_is_the_sum(vendor: StandIn, dialect: Dialect, provider: Provider):
+def test_a_total_that_is_missing_is_the_sum(
+    vendor: StubVendor, dialect: Dialect, provider: Provider
+):
     vendor.reply(dialect.answer(usage=(9, 5, None)))
     assert ask(provider).usage == Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14)
 
 
 @pytest.mark.parametrize("nonsense", [-1, 2**53 + 1, 1.5, True, "9", [], {}, 10**99])
 def test_a_count_that_cannot_be_one_is_unknown(
-    vendor: StandIn, dialect: Dialect, provider: Provider, nonsense: Any
+    vendor: StubVendor, dialect: Dialect, provider: Provider, nonsense: Any
 ):
     vendor.reply(dialect.answer(usage=(nonsense, 5, nonsense)))
     assert ask(provider).usage == Usage(completion_tokens=5)
@@ -134,36 +136,38 @@ def test_a_count_that_cannot_be_one_is_unknown(
 
 @pytest.mark.parametrize("model", ["", " ", "x" * 257, "a\nb", 7, None, ["m"], {"id": "m"}])
 def test_a_model_that_cannot_be_one_is_taken_to_be_the_requested_one(
-    vendor: StandIn, dialect: Dialect, provider: Provider, model: Any
+    vendor: StubVendor, dialect: Dialect, provider: Provider, model: Any
 ):
     vendor.reply(dialect.answer(model=model))
     assert ask(provider) == replace(HELLO, model="model-1")
 
 
-def test_text_can_be_encoded_whatever_comes(vendor: StandIn, dialect: Dialect, provider: Provider):
+def test_text_can_be_encoded_whatever_comes(
+    vendor: StubVendor, dialect: Dialect, provider: Provider
+):
     vendor.reply(dialect.answer("a\ud800 \udc00b \ud83e\udd86 \u2028 é"))
     assert ask(provider).text == "a\ufffd \ufffdb 🦆 \u2028 é"
 
 
 def test_an_answer_may_be_empty_for_want_of_length(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     vendor.reply(dialect.answer("", "length"))
     assert ask(provider) == replace(HELLO, text="", finish_reason="length")
 
 
-def test_an_answer_may_end_by_its_length(vendor: StandIn, dialect: Dialect, provider: Provider):
+def test_an_answer_may_end_by_its_length(vendor: StubVendor, dialect: Dialect, provider: Provider):
     vendor.reply(dialect.answer("Hel", "length"))
     assert ask(provider) == replace(HELLO, text="Hel", finish_reason="length")
 
 
-def test_a_filter_may_leave_some_text(vendor: StandIn, dialect: Dialect, provider: Provider):
+def test_a_filter_may_leave_some_text(vendor: StubVendor, dialect: Dialect, provider: Provider):
     vendor.reply(dialect.answer("Hel", "content_filter"))
     assert ask(provider) == replace(HELLO, text="Hel", finish_reason="content_filter")
 
 
 def test_a_filter_that_leaves_nothing_is_an_error(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     vendor.reply(dialect.answer("", "content_filter"))
     assert failure_of(provider) == Failure(ContentFiltered)
@@ -171,7 +175,7 @@ def test_a_filter_that_leaves_nothing_is_an_error(
 
 @pytest.mark.parametrize("text", ["", None, [], {}, 7])
 def test_an_empty_answer_goes_to_the_next_provider(
-    vendor: StandIn, dialect: Dialect, provider: Provider, text: Any
+    vendor: StubVendor, dialect: Dialect, provider: Provider, text: Any
 ):
     vendor.reply(dialect.answer(text))
     error = error_of(provider)
@@ -224,7 +228,7 @@ BODIES: list[Any] = [
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_a_status_decides_who_is_asked_next(
-    vendor: StandIn, dialect: Dialect, provider: Provider, status: int
+    vendor: StubVendor, dialect: Dialect, provider: Provider, status: int
 ):
     for body in (dialect.error(status, "no such luck"), *BODIES):
         vendor.clear()
@@ -254,7 +258,7 @@ def test_a_status_decides_who_is_asked_next(
     ],
 )
 def test_the_vendors_hint_when_to_come_back_is_kept(
-    vendor: StandIn,
+    vendor: StubVendor,
     dialect: Dialect,
     provider: Provider,
     status: int,
@@ -266,7 +270,7 @@ def test_the_vendors_hint_when_to_come_back_is_kept(
 
 
 def test_an_error_repeats_neither_the_prompt_nor_the_key_nor_the_vendor(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     for status in STATUSES:
         message = f"Your key {KEY} asked: {PROMPT}"
@@ -279,7 +283,7 @@ def test_an_error_repeats_neither_the_prompt_nor_the_key_nor_the_vendor(
 
 
 def test_a_context_that_is_too_long_is_said_in_our_words(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     for words in ("This model's maximum context length is 8192", "The input token count (9) …"):
         vendor.clear()
@@ -315,14 +319,14 @@ GARBLED = Failure(ProviderFailed)
     ],
 )
 def test_a_body_that_is_no_answer_goes_to_the_next_provider(
-    vendor: StandIn, provider: Provider, body: bytes
+    vendor: StubVendor, provider: Provider, body: bytes
 ):
     vendor.reply(body)
     assert failure_of(provider) == GARBLED
 
 
 def test_html_is_not_read_even_when_it_parses(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     vendor.reply(dialect.answer(), headers={"content-type": "Text/HTML; charset=utf-8"})
     assert failure_of(provider) == GARBLED
@@ -330,13 +334,13 @@ def test_html_is_not_read_even_when_it_parses(
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/octet-stream", ""])
 def test_a_good_body_is_read_whatever_it_calls_itself(
-    vendor: StandIn, dialect: Dialect, provider: Provider, content_type: str
+    vendor: StubVendor, dialect: Dialect, provider: Provider, content_type: str
 ):
     vendor.reply(dialect.answer(), headers={"content-type": content_type})
     assert ask(provider) == HELLO
 
 
-def test_an_error_inside_a_success_counts_by_its_own_status(vendor: StandIn, provider: Provider):
+def test_an_error_inside_a_success_counts_by_its_own_status(vendor: StubVendor, provider: Provider):
     expected = {429: Failure(ProviderOverloaded, retry=True), 401: Failure(ProviderMisconfigured)}
     for code, failure in expected.items():
         vendor.clear()
@@ -345,7 +349,7 @@ def test_an_error_inside_a_success_counts_by_its_own_status(vendor: StandIn, pro
 
 
 def test_an_error_of_no_kind_inside_a_success_is_the_vendors_failure(
-    vendor: StandIn, provider: Provider
+    vendor: StubVendor, provider: Provider
 ):
     for error in ("no", True, {"code": "server_error"}, {"code": 7}, ["no"]):
         vendor.clear()
@@ -361,44 +365,44 @@ def test_nobody_listens(dialect: Dialect):
 
 
 def test_a_connection_that_is_reset_before_the_answer_is_tried_again(
-    vendor: StandIn, provider: Provider
+    vendor: StubVendor, provider: Provider
 ):
     vendor.reset()
     assert failure_of(provider) == Failure(ProviderFailed, retry=True)
 
 
 def test_a_connection_that_is_closed_before_the_answer_is_tried_again(
-    vendor: StandIn, provider: Provider
+    vendor: StubVendor, provider: Provider
 ):
     vendor.send(b"")
     assert failure_of(provider) == Failure(ProviderFailed, retry=True)
 
 
-def test_what_is_not_http_goes_to_the_next_provider(vendor: StandIn, provider: Provider):
+def test_what_is_not_http_goes_to_the_next_provider(vendor: StubVendor, provider: Provider):
     vendor.send(b"SSH-2.0-OpenSSH_9.9\r\n\r\n")
     assert failure_of(provider) == Failure(ProviderFailed)
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_half_an_answer_goes_to_the_next_provider(
-    vendor: StandIn, dialect: Dialect, provider: Provider, chunked: bool
+    vendor: StubVendor, dialect: Dialect, provider: Provider, chunked: bool
 ):
     vendor.reply(dialect.answer(), chunked=chunked, cut=20)
     assert failure_of(provider) == GARBLED
 
 
-def test_a_chunked_answer_is_an_answer(vendor: StandIn, dialect: Dialect, provider: Provider):
+def test_a_chunked_answer_is_an_answer(vendor: StubVendor, dialect: Dialect, provider: Provider):
     vendor.reply(dialect.answer(), chunked=True)
     assert ask(provider) == HELLO
 
 
-def test_an_answer_has_a_largest_size(vendor: StandIn, dialect: Dialect, provider: Provider):
+def test_an_answer_has_a_largest_size(vendor: StubVendor, dialect: Dialect, provider: Provider):
     vendor.reply(dialect.answer("x" * 9 * 1024 * 1024))
     assert failure_of(provider) == GARBLED
 
 
 def test_an_answer_that_comes_slowly_but_in_time_is_an_answer(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     vendor.reply(dialect.answer(), head_pace=(40, 0.01), body_pace=(40, 0.01))
     assert ask(provider) == HELLO
@@ -415,34 +419,36 @@ def test_an_answer_that_comes_slowly_but_in_time_is_an_answer(
     ids=["silence", "trickled head", "trickled body", "trickled chunks"],
 )
 def test_the_deadline_holds_however_the_vendor_delays(
-    vendor: StandIn, dialect: Dialect, provider: Provider, slowness: dict[str, Any]
+    vendor: StubVendor, dialect: Dialect, provider: Provider, slowness: dict[str, Any]
 ):
     vendor.reply(dialect.answer(), **slowness)
     started = time.monotonic()
-    assert failure_of(provider, seconds=0.3) == Failure(DeadlineReached)
+    assert failure_of(provider, seconds=0.3) == Failure(DeadlineExceeded)
     assert 0.29 < time.monotonic() - started < SOON
 
 
-def test_the_deadline_holds_for_an_error_too(vendor: StandIn, dialect: Dialect, provider: Provider):
+def test_the_deadline_holds_for_an_error_too(
+    vendor: StubVendor, dialect: Dialect, provider: Provider
+):
     vendor.reply(dialect.error(500, "no"), status=500, body_pace=(1, 0.05))
-    assert failure_of(provider, seconds=0.2) == Failure(DeadlineReached)
+    assert failure_of(provider, seconds=0.2) == Failure(DeadlineExceeded)
 
 
 def test_after_a_deadline_the_next_request_is_answered(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     vendor.reply(dialect.answer("late"), delay=1.0)
     vendor.reply(dialect.answer())
-    assert failure_of(provider, seconds=0.5) == Failure(DeadlineReached)
+    assert failure_of(provider, seconds=0.5) == Failure(DeadlineExceeded)
     assert ask(provider) == HELLO
 
 
-def test_nothing_is_sent_after_the_deadline(vendor: StandIn, provider: Provider):
-    assert failure_of(provider, seconds=0.0) == Failure(DeadlineReached)
+def test_nothing_is_sent_after_the_deadline(vendor: StubVendor, provider: Provider):
+    assert failure_of(provider, seconds=0.0) == Failure(DeadlineExceeded)
     assert vendor.requests == []
 
 
-def test_half_of_a_surrogate_pair_in_a_prompt_is_rejected(vendor: StandIn, provider: Provider):
+def test_half_of_a_surrogate_pair_in_a_prompt_is_rejected(vendor: StubVendor, provider: Provider):
     message = replace(QUESTION.messages[0], content="a\ud800b")
     assert failure_of(provider, replace(QUESTION, messages=(message,))) == Failure(RequestRejected)
     assert vendor.requests == []

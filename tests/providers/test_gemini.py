@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from providers.base import (
-    ChatRequest,
     Completion,
+    CompletionRequest,
     ContentFiltered,
     Message,
     ModelUnavailable,
@@ -17,10 +17,19 @@ from providers.base import (
     Usage,
 )
 from providers.gemini import Gemini
-from tests.providers.cast import KEY, PROMPT, QUESTION, Failure, ask, error_of, failure_of, replay
-from tests.standin import StandIn
+from tests.providers.factories import (
+    KEY,
+    PROMPT,
+    QUESTION,
+    Failure,
+    ask,
+    error_of,
+    failure_of,
+    replay,
+)
+from tests.stub_vendor import StubVendor
 
-CONVERSATION = ChatRequest(
+CONVERSATION = CompletionRequest(
     model="gemini-2.5-flash",
     system="Be brief.",
     messages=(
@@ -37,7 +46,7 @@ CONVERSATION = ChatRequest(
 
 
 @pytest.fixture
-def gemini(vendor: StandIn) -> Gemini:
+def gemini(vendor: StubVendor) -> Gemini:
     return Gemini(api_key=KEY, base_url=f"{vendor.url}/v1beta", model="gemini-3.5-flash-lite")
 
 
@@ -50,7 +59,7 @@ def problem(status: int, name: str, *details: Any, message: str = "no") -> dict[
     return {"error": {"code": status, "message": message, "status": name, "details": list(details)}}
 
 
-def test_a_question_is_sent_with_the_key_in_its_header_alone(vendor: StandIn, gemini: Gemini):
+def test_a_question_is_sent_with_the_key_in_its_header_alone(vendor: StubVendor, gemini: Gemini):
     ask(gemini)
     [sent] = vendor.requests
     assert (sent.method, sent.path) == ("POST", "/v1beta/models/model-1:generateContent")
@@ -59,7 +68,7 @@ def test_a_question_is_sent_with_the_key_in_its_header_alone(vendor: StandIn, ge
     assert sent.json == {"contents": [{"role": "user", "parts": [{"text": PROMPT}]}]}
 
 
-def test_a_conversation_is_sent_with_all_its_parameters(vendor: StandIn, gemini: Gemini):
+def test_a_conversation_is_sent_with_all_its_parameters(vendor: StubVendor, gemini: Gemini):
     ask(gemini, CONVERSATION)
     assert vendor.requests[0].json == {
         "systemInstruction": {"parts": [{"text": "Be brief."}]},
@@ -77,7 +86,7 @@ def test_a_conversation_is_sent_with_all_its_parameters(vendor: StandIn, gemini:
     }
 
 
-def test_a_turn_without_text_is_left_out(vendor: StandIn, gemini: Gemini):
+def test_a_turn_without_text_is_left_out(vendor: StubVendor, gemini: Gemini):
     first, second, third = CONVERSATION.messages
     ask(gemini, replace(QUESTION, messages=(first, replace(second, content=" "), third)))
     assert vendor.requests[0].json == {
@@ -105,14 +114,14 @@ def test_a_turn_without_text_is_left_out(vendor: StandIn, gemini: Gemini):
     ],
 )
 def test_sampling_is_left_to_the_models_that_ignore_it(
-    vendor: StandIn, gemini: Gemini, model: str, samples: bool
+    vendor: StubVendor, gemini: Gemini, model: str, samples: bool
 ):
     ask(gemini, replace(QUESTION, model=model, temperature=1.0, top_p=0.9, max_tokens=5))
     sampling = {"temperature": 1.0, "topP": 0.9} if samples else {}
     assert vendor.requests[0].json["generationConfig"] == {"maxOutputTokens": 5} | sampling
 
 
-def test_a_listed_name_is_a_model_id(vendor: StandIn, gemini: Gemini):
+def test_a_listed_name_is_a_model_id(vendor: StubVendor, gemini: Gemini):
     ask(gemini, replace(QUESTION, model="models/gemini-3.8-flash"))
     assert vendor.requests[0].path == "/v1beta/models/gemini-3.8-flash:generateContent"
 
@@ -120,12 +129,12 @@ def test_a_listed_name_is_a_model_id(vendor: StandIn, gemini: Gemini):
 @pytest.mark.parametrize(
     "model", ["", "models/", "../files/1", "a/b", "a?b", "a b", "ä", "a\n", "a:b"]
 )
-def test_a_model_id_cannot_change_the_address(vendor: StandIn, gemini: Gemini, model: str):
+def test_a_model_id_cannot_change_the_address(vendor: StubVendor, gemini: Gemini, model: str):
     assert failure_of(gemini, replace(QUESTION, model=model)) == Failure(RequestRejected)
     assert vendor.requests == []
 
 
-def test_thoughts_are_billed_and_not_shown(vendor: StandIn, gemini: Gemini):
+def test_thoughts_are_billed_and_not_shown(vendor: StubVendor, gemini: Gemini):
     replay(vendor, "gemini_success")
     completion = ask(gemini)
     assert completion == Completion(
@@ -144,7 +153,7 @@ def test_thoughts_are_billed_and_not_shown(vendor: StandIn, gemini: Gemini):
     assert Decimal("0.0001") < (completion.usage.cost_usd or 0) < Decimal("0.01")
 
 
-def test_thoughts_may_use_up_the_length(vendor: StandIn, gemini: Gemini):
+def test_thoughts_may_use_up_the_length(vendor: StubVendor, gemini: Gemini):
     replay(vendor, "gemini_max_tokens_empty")
     completion = ask(gemini)
     assert replace(completion, usage=replace(completion.usage, cost_usd=None)) == Completion(
@@ -188,7 +197,7 @@ def test_thoughts_may_use_up_the_length(vendor: StandIn, gemini: Gemini):
     ],
 )
 def test_a_recorded_failure_is_understood(
-    vendor: StandIn, gemini: Gemini, fixture: str, failure: Failure, reason: str
+    vendor: StubVendor, gemini: Gemini, fixture: str, failure: Failure, reason: str
 ):
     replay(vendor, fixture)
     error = error_of(gemini)
@@ -223,7 +232,9 @@ FILTERED = [
         *((finish, "content_filter") for finish in FILTERED),
     ],
 )
-def test_a_text_ends_in_one_of_three_ways(vendor: StandIn, gemini: Gemini, finish: str, meant: Any):
+def test_a_text_ends_in_one_of_three_ways(
+    vendor: StubVendor, gemini: Gemini, finish: str, meant: Any
+):
     vendor.reply(answer(finish))
     assert ask(gemini) == Completion(text="Hi.", model="model-1", finish_reason=meant)
 
@@ -244,7 +255,7 @@ def test_a_text_ends_in_one_of_three_ways(vendor: StandIn, gemini: Gemini, finis
     ],
 )
 def test_a_text_that_did_not_come_to_its_end_is_no_answer(
-    vendor: StandIn, gemini: Gemini, finish: Any, failure: Failure
+    vendor: StubVendor, gemini: Gemini, finish: Any, failure: Failure
 ):
     vendor.reply(answer(finish))
     assert failure_of(gemini) == failure
@@ -260,7 +271,7 @@ def test_a_text_that_did_not_come_to_its_end_is_no_answer(
     ],
 )
 def test_an_end_without_a_text_is_a_failure(
-    vendor: StandIn, gemini: Gemini, finish: str, failure: Failure
+    vendor: StubVendor, gemini: Gemini, finish: str, failure: Failure
 ):
     vendor.reply({"candidates": [{"finishReason": finish}]})
     assert failure_of(gemini) == failure
@@ -271,25 +282,25 @@ def test_an_end_without_a_text_is_a_failure(
     ["SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "SOMETHING_NEW", 7],
 )
 def test_a_blocked_prompt_is_filtered_whatever_the_block_is_called(
-    vendor: StandIn, gemini: Gemini, block: Any
+    vendor: StubVendor, gemini: Gemini, block: Any
 ):
     vendor.reply({"promptFeedback": {"blockReason": block}})
     assert failure_of(gemini) == Failure(ContentFiltered)
 
 
-def test_the_tokens_of_a_blocked_prompt_are_known(vendor: StandIn, gemini: Gemini):
+def test_the_tokens_of_a_blocked_prompt_are_known(vendor: StubVendor, gemini: Gemini):
     counted = {"promptTokenCount": 9, "totalTokenCount": 9}
     vendor.reply({"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": counted})
     usage = error_of(gemini).usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (9, None, 9)
 
 
-def test_feedback_without_a_block_is_none(vendor: StandIn, gemini: Gemini):
+def test_feedback_without_a_block_is_none(vendor: StubVendor, gemini: Gemini):
     vendor.reply(answer(promptFeedback={"safetyRatings": []}))
     assert ask(gemini).text == "Hi."
 
 
-def test_all_the_parts_that_are_shown_are_the_text(vendor: StandIn, gemini: Gemini):
+def test_all_the_parts_that_are_shown_are_the_text(vendor: StubVendor, gemini: Gemini):
     parts = (
         {"text": "Hm.", "thought": True},
         {"text": "4"},
@@ -322,7 +333,7 @@ def test_all_the_parts_that_are_shown_are_the_text(vendor: StandIn, gemini: Gemi
     ],
 )
 def test_a_count_that_is_not_told_is_unknown(
-    vendor: StandIn, gemini: Gemini, reported: Any, usage: Usage
+    vendor: StubVendor, gemini: Gemini, reported: Any, usage: Usage
 ):
     vendor.reply(answer(usageMetadata=reported))
     assert ask(gemini).usage == usage
@@ -358,7 +369,7 @@ def quota(quota_id: str) -> dict[str, Any]:
     ],
 )
 def test_an_error_means_what_its_status_and_its_details_say(
-    vendor: StandIn, gemini: Gemini, status: int, body: Any, failure: Failure
+    vendor: StubVendor, gemini: Gemini, status: int, body: Any, failure: Failure
 ):
     vendor.reply(body, status=status)
     assert failure_of(gemini) == failure
@@ -394,13 +405,13 @@ def later(seconds: float | None) -> Failure:
     ],
 )
 def test_a_quota_is_waited_for_unless_it_takes_a_day(
-    vendor: StandIn, gemini: Gemini, message: str, details: list[Any], failure: Failure
+    vendor: StubVendor, gemini: Gemini, message: str, details: list[Any], failure: Failure
 ):
     vendor.reply(problem(429, "RESOURCE_EXHAUSTED", *details, message=message), status=429)
     assert failure_of(gemini) == failure
 
 
-def test_a_rejected_field_is_named(vendor: StandIn, gemini: Gemini):
+def test_a_rejected_field_is_named(vendor: StubVendor, gemini: Gemini):
     violations = {"fieldViolations": [{"field": "generation_config.top_p", "description": "no"}]}
     vendor.reply(problem(400, "INVALID_ARGUMENT", info("X"), violations), status=400)
     assert error_of(gemini).args == (

@@ -5,10 +5,10 @@ from decimal import Decimal
 import pytest
 
 from providers.base import (
-    ChatRequest,
     Completion,
+    CompletionRequest,
     ContentFiltered,
-    DeadlineReached,
+    DeadlineExceeded,
     Message,
     ModelUnavailable,
     ProviderFailed,
@@ -18,11 +18,11 @@ from providers.base import (
     Usage,
 )
 from providers.mock import Mock
-from tests.providers.cast import Failure, ask, failure_of
+from tests.providers.factories import Failure, ask, failure_of
 
 
-def prompt(text: str) -> ChatRequest:
-    return ChatRequest(model="mock-1", messages=(Message(role="user", content=text),))
+def prompt(text: str) -> CompletionRequest:
+    return CompletionRequest(model="mock-1", messages=(Message(role="user", content=text),))
 
 
 def bill(prompt_tokens: int, completion_tokens: int) -> Usage:
@@ -35,7 +35,7 @@ def bill(prompt_tokens: int, completion_tokens: int) -> Usage:
 
 
 def test_the_mock_repeats_the_last_prompt_and_counts_all_words():
-    request = ChatRequest(
+    request = CompletionRequest(
         model="mock-2",
         system="Be brief.",
         messages=(
@@ -71,7 +71,7 @@ def test_the_mock_keeps_to_the_limit():
         ("mock:fail=404", Failure(ModelUnavailable)),
         ("mock:fail=429", Failure(ProviderOverloaded, retry=True)),
         ("mock:fail=503", Failure(ProviderOverloaded, retry=True)),
-        ("mock:fail=timeout", Failure(DeadlineReached)),
+        ("mock:fail=timeout", Failure(DeadlineExceeded)),
         ("mock:fail=garbled", Failure(ProviderFailed)),
         ("mock:empty", Failure(ProviderFailed)),
         ("mock:filter", Failure(ContentFiltered)),
@@ -129,7 +129,7 @@ def test_the_mock_takes_its_time():
 @pytest.mark.parametrize("text", ["mock:delay=30", "mock:delay=30 mock:fail", "mock:delay=0.1"])
 def test_the_mock_is_not_done_after_the_deadline(text: str):
     started = time.monotonic()
-    assert failure_of(Mock(), prompt(text), seconds=0.05) == Failure(DeadlineReached)
+    assert failure_of(Mock(), prompt(text), seconds=0.05) == Failure(DeadlineExceeded)
     assert 0.05 <= time.monotonic() - started < 5.0
 
 

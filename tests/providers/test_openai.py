@@ -6,10 +6,10 @@ from typing import Any
 import httpx
 import pytest
 
-from providers import http
+from providers import vendor_http
 from providers.base import (
-    ChatRequest,
     Completion,
+    CompletionRequest,
     ContentFiltered,
     Message,
     ModelUnavailable,
@@ -20,10 +20,19 @@ from providers.base import (
     Usage,
 )
 from providers.openai import OpenAI
-from tests.providers.cast import KEY, PROMPT, QUESTION, Failure, ask, error_of, failure_of, replay
-from tests.standin import OPENAI_ANSWER, StandIn
+from tests.providers.factories import (
+    KEY,
+    PROMPT,
+    QUESTION,
+    Failure,
+    ask,
+    error_of,
+    failure_of,
+    replay,
+)
+from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
-CONVERSATION = ChatRequest(
+CONVERSATION = CompletionRequest(
     model="gpt-oss:20b",
     system="Be brief.",
     messages=(
@@ -40,7 +49,7 @@ CONVERSATION = ChatRequest(
 
 
 @pytest.fixture
-def openai(vendor: StandIn) -> OpenAI:
+def openai(vendor: StubVendor) -> OpenAI:
     return OpenAI(api_key=KEY, base_url=f"{vendor.url}/v1", model="gpt-oss:20b")
 
 
@@ -49,7 +58,7 @@ def answer(**choice: Any) -> dict[str, Any]:
 
 
 def test_a_question_is_sent_with_the_key_and_without_what_was_not_asked(
-    vendor: StandIn, openai: OpenAI
+    vendor: StubVendor, openai: OpenAI
 ):
     ask(openai)
     [sent] = vendor.requests
@@ -62,7 +71,7 @@ def test_a_question_is_sent_with_the_key_and_without_what_was_not_asked(
     }
 
 
-def test_a_conversation_is_sent_with_all_its_parameters(vendor: StandIn, openai: OpenAI):
+def test_a_conversation_is_sent_with_all_its_parameters(vendor: StubVendor, openai: OpenAI):
     ask(openai, CONVERSATION)
     assert vendor.requests[0].json == {
         "model": "gpt-oss:20b",
@@ -80,7 +89,7 @@ def test_a_conversation_is_sent_with_all_its_parameters(vendor: StandIn, openai:
     }
 
 
-def test_a_server_without_keys_is_sent_none(vendor: StandIn):
+def test_a_server_without_keys_is_sent_none(vendor: StubVendor):
     ask(OpenAI(api_key="", base_url=vendor.url, model="llama3"))
     assert "authorization" not in vendor.requests[0].headers
 
@@ -90,7 +99,7 @@ def test_openai_itself_has_its_own_name_for_the_limit_and_a_price_list(
 ):
     sent: list[tuple[str, dict[str, Any]]] = []
 
-    def post(url: str, *, headers: Any, body: Any, deadline: Any) -> http.Answer:
+    def post(url: str, *, headers: Any, body: Any, deadline: Any) -> vendor_http.Answer:
         sent.append((url, body))
         usage = {
             "prompt_tokens": 1000,
@@ -98,9 +107,11 @@ def test_openai_itself_has_its_own_name_for_the_limit_and_a_price_list(
             "prompt_tokens_details": {"cached_tokens": 500},
         }
         content = answer() | {"model": "gpt-5-nano-2025-08-07", "usage": usage}
-        return http.Answer(200, httpx.Headers(), json.dumps(content).encode())
+        return vendor_http.Answer(200, httpx.Headers(), json.dumps(content).encode())
 
-    monkeypatch.setattr(http, "post", post)  # its address is the one that a stand-in cannot have
+    monkeypatch.setattr(
+        vendor_http, "post", post
+    )  # its address is the one that a stand-in cannot have
     openai = OpenAI(api_key=KEY, base_url="https://api.openai.com/v1", model="gpt-5-nano")
     assert ask(openai, replace(QUESTION, max_tokens=64)) == Completion(
         text="Hi.",
@@ -123,7 +134,7 @@ def test_openai_itself_has_its_own_name_for_the_limit_and_a_price_list(
     }
 
 
-def test_reasoning_stays_apart(vendor: StandIn, openai: OpenAI):
+def test_reasoning_stays_apart(vendor: StubVendor, openai: OpenAI):
     replay(vendor, "compat_success_reasoning_content")
     assert ask(openai) == Completion(
         text="42",
@@ -151,13 +162,13 @@ def test_reasoning_stays_apart(vendor: StandIn, openai: OpenAI):
     ],
 )
 def test_the_text_is_what_the_message_shows(
-    vendor: StandIn, openai: OpenAI, content: Any, text: str
+    vendor: StubVendor, openai: OpenAI, content: Any, text: str
 ):
     vendor.reply(answer(message={"content": content}))
     assert ask(openai) == Completion(text=text, model="model-1", finish_reason="stop")
 
 
-def test_thoughts_that_used_up_the_length_are_no_text(vendor: StandIn, openai: OpenAI):
+def test_thoughts_that_used_up_the_length_are_no_text(vendor: StubVendor, openai: OpenAI):
     vendor.reply(answer(message={"content": "<think>Hm, let"}, finish_reason="length"))
     assert ask(openai) == Completion(text="", model="model-1", finish_reason="length")
 
@@ -176,20 +187,22 @@ def test_thoughts_that_used_up_the_length_are_no_text(vendor: StandIn, openai: O
         ([], "stop"),
     ],
 )
-def test_a_finish_reason_is_one_of_three(vendor: StandIn, openai: OpenAI, finish: Any, meant: Any):
+def test_a_finish_reason_is_one_of_three(
+    vendor: StubVendor, openai: OpenAI, finish: Any, meant: Any
+):
     vendor.reply(answer(finish_reason=finish))
     assert ask(openai) == Completion(text="Hi.", model="model-1", finish_reason=meant)
 
 
 @pytest.mark.parametrize("finish", ["error", "insufficient_system_resource"])
-def test_an_answer_that_ends_in_an_error_is_none(vendor: StandIn, openai: OpenAI, finish: str):
+def test_an_answer_that_ends_in_an_error_is_none(vendor: StubVendor, openai: OpenAI, finish: str):
     vendor.reply(answer(finish_reason=finish))
     error = error_of(openai)
     assert (type(error), error.retry) == (ProviderFailed, True)
     assert error.reason == f"finish_reason {finish}"
 
 
-def test_a_call_of_a_tool_is_no_answer(vendor: StandIn, openai: OpenAI):
+def test_a_call_of_a_tool_is_no_answer(vendor: StubVendor, openai: OpenAI):
     call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     vendor.reply(
         answer(message={"content": None, "tool_calls": [call]}, finish_reason="tool_calls")
@@ -197,7 +210,7 @@ def test_a_call_of_a_tool_is_no_answer(vendor: StandIn, openai: OpenAI):
     assert failure_of(openai) == Failure(ProviderFailed)
 
 
-def test_a_refusal_is_a_filter(vendor: StandIn, openai: OpenAI):
+def test_a_refusal_is_a_filter(vendor: StubVendor, openai: OpenAI):
     vendor.reply(answer(message={"content": None, "refusal": "I'm sorry, I cannot."}))
     assert failure_of(openai) == Failure(ContentFiltered)
 
@@ -212,30 +225,30 @@ def test_a_refusal_is_a_filter(vendor: StandIn, openai: OpenAI):
     ids=["filtered", "refused", "empty"],
 )
 def test_what_was_counted_is_known_of_what_was_no_answer(
-    vendor: StandIn, openai: OpenAI, given: dict[str, Any]
+    vendor: StubVendor, openai: OpenAI, given: dict[str, Any]
 ):
     vendor.reply(answer(**given) | {"usage": OPENAI_ANSWER["usage"]})
     counted = Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14)
     assert error_of(openai).usage == counted
 
 
-def test_an_error_beside_an_answer_is_an_error(vendor: StandIn, openai: OpenAI):
+def test_an_error_beside_an_answer_is_an_error(vendor: StubVendor, openai: OpenAI):
     vendor.reply(answer(error={"code": 503, "message": "gone"}))
     assert failure_of(openai) == Failure(ProviderOverloaded, retry=True)
 
 
-def test_a_local_model_has_none(vendor: StandIn, openai: OpenAI):
+def test_a_local_model_has_none(vendor: StubVendor, openai: OpenAI):
     vendor.reply(OPENAI_ANSWER | {"model": "gpt-5-nano"})
     assert ask(openai).usage == Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14)
 
 
-def test_a_wrong_path_is_the_operators_trouble(vendor: StandIn, openai: OpenAI):
+def test_a_wrong_path_is_the_operators_trouble(vendor: StubVendor, openai: OpenAI):
     replay(vendor, "compat_error_detail_fastapi")
     error = error_of(openai)
     assert (type(error), error.retry, error.reason) == (ModelUnavailable, False, "HTTP 404")
 
 
-def test_a_rejected_parameter_is_named(vendor: StandIn, openai: OpenAI):
+def test_a_rejected_parameter_is_named(vendor: StubVendor, openai: OpenAI):
     replay(vendor, "compat_error_flat_mistral")
     error = error_of(openai)
     assert (type(error), error.reason) == (RequestRejected, "HTTP 422 invalid_request_error")
@@ -280,7 +293,7 @@ def openai_error(code: Any, *, message: Any = "no", kind: Any = None, param: Any
     ],
 )
 def test_an_error_means_what_it_says_before_what_its_status_says(
-    vendor: StandIn, openai: OpenAI, status: int, body: Any, failure: Failure
+    vendor: StubVendor, openai: OpenAI, status: int, body: Any, failure: Failure
 ):
     vendor.reply(body, status=status)
     assert failure_of(openai) == failure
@@ -311,12 +324,12 @@ def test_an_error_means_what_it_says_before_what_its_status_says(
     ],
 )
 def test_a_rejection_says_in_our_words_what_to_change(
-    vendor: StandIn, openai: OpenAI, error: Any, sentence: str
+    vendor: StubVendor, openai: OpenAI, error: Any, sentence: str
 ):
     vendor.reply(error, status=400)
     assert error_of(openai).args == (sentence,)
 
 
-def test_the_log_is_told_the_status_and_the_identifiers(vendor: StandIn, openai: OpenAI):
+def test_the_log_is_told_the_status_and_the_identifiers(vendor: StubVendor, openai: OpenAI):
     vendor.reply(openai_error("rate_limit_exceeded", kind="requests", message="prose"), status=429)
     assert error_of(openai).reason == "HTTP 429 rate_limit_exceeded requests"

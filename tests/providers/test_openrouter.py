@@ -16,12 +16,21 @@ from providers.base import (
     Usage,
 )
 from providers.openrouter import OpenRouter
-from tests.providers.cast import KEY, QUESTION, Failure, ask, error_of, failure_of, load, replay
-from tests.standin import StandIn
+from tests.providers.factories import (
+    KEY,
+    QUESTION,
+    Failure,
+    ask,
+    error_of,
+    failure_of,
+    load,
+    replay,
+)
+from tests.stub_vendor import StubVendor
 
 
 @pytest.fixture
-def openrouter(vendor: StandIn) -> OpenRouter:
+def openrouter(vendor: StubVendor) -> OpenRouter:
     return OpenRouter(api_key=KEY, base_url=f"{vendor.url}/api/v1", model="openrouter/free")
 
 
@@ -30,7 +39,7 @@ def soon(seconds: float) -> str:
     return str(round((time.time() + seconds) * 1000))
 
 
-def test_a_question_always_has_a_limit(vendor: StandIn, openrouter: OpenRouter):
+def test_a_question_always_has_a_limit(vendor: StubVendor, openrouter: OpenRouter):
     ask(openrouter)
     ask(openrouter, replace(QUESTION, max_tokens=16, end_user="3f1c", system="Be brief."))
     first, second = vendor.requests
@@ -46,7 +55,7 @@ def test_a_question_always_has_a_limit(vendor: StandIn, openrouter: OpenRouter):
     }
 
 
-def test_an_answer_carries_its_price(vendor: StandIn, openrouter: OpenRouter):
+def test_an_answer_carries_its_price(vendor: StubVendor, openrouter: OpenRouter):
     replay(vendor, "openrouter_success_usage_cost")
     assert ask(openrouter) == Completion(
         text="Bonjour ! Comment puis-je vous aider ?",
@@ -99,7 +108,7 @@ def test_an_answer_carries_its_price(vendor: StandIn, openrouter: OpenRouter):
     ],
 )
 def test_a_cost_is_a_sane_amount_or_unknown(
-    vendor: StandIn, openrouter: OpenRouter, usage: bytes, cost: str | None
+    vendor: StubVendor, openrouter: OpenRouter, usage: bytes, cost: str | None
 ):
     vendor.reply(b'{"choices": [{"message": {"content": "Hi."}}], "usage": %b}' % usage)
     assert ask(openrouter).usage == Usage(cost_usd=None if cost is None else Decimal(cost))
@@ -134,7 +143,7 @@ def test_a_cost_is_a_sane_amount_or_unknown(
     ],
 )
 def test_a_recorded_failure_is_understood(
-    vendor: StandIn, openrouter: OpenRouter, fixture: str, failure: Failure, reason: str
+    vendor: StubVendor, openrouter: OpenRouter, fixture: str, failure: Failure, reason: str
 ):
     replay(vendor, fixture)
     error = error_of(openrouter)
@@ -142,7 +151,7 @@ def test_a_recorded_failure_is_understood(
     assert error.reason == reason
 
 
-def test_the_platforms_limit_ends_at_its_reset(vendor: StandIn, openrouter: OpenRouter):
+def test_the_platforms_limit_ends_at_its_reset(vendor: StubVendor, openrouter: OpenRouter):
     recorded = load("openrouter_429_platform")
     headers = recorded["headers"] | {"x-ratelimit-reset": soon(30)}
     vendor.reply(recorded["body"], status=429, headers=headers)
@@ -152,7 +161,7 @@ def test_the_platforms_limit_ends_at_its_reset(vendor: StandIn, openrouter: Open
 
 
 def test_the_daily_limit_is_final_until_the_reset_that_only_the_body_tells(
-    vendor: StandIn, openrouter: OpenRouter
+    vendor: StubVendor, openrouter: OpenRouter
 ):
     recorded = load("openrouter_429_free_daily")
     recorded["body"]["error"]["metadata"]["headers"]["X-RateLimit-Reset"] = soon(3600)
@@ -167,7 +176,7 @@ def test_the_daily_limit_is_final_until_the_reset_that_only_the_body_tells(
     ("reset", "seconds"), [("0", 0.0), ("9" * 20, 86400.0), ("9" * 400, None), ("soon", None)]
 )
 def test_a_reset_may_be_nonsense(
-    vendor: StandIn, openrouter: OpenRouter, reset: str, seconds: float | None
+    vendor: StubVendor, openrouter: OpenRouter, reset: str, seconds: float | None
 ):
     vendor.reply({"error": {"code": 429}}, status=429, headers={"X-RateLimit-Reset": reset})
     assert error_of(openrouter).retry_after == seconds
@@ -253,13 +262,13 @@ def problem(**error: Any) -> dict[str, Any]:
     ],
 )
 def test_an_error_means_what_its_metadata_says(
-    vendor: StandIn, openrouter: OpenRouter, status: int, body: Any, failure: Failure
+    vendor: StubVendor, openrouter: OpenRouter, status: int, body: Any, failure: Failure
 ):
     vendor.reply(body, status=status)
     assert failure_of(openrouter) == failure
 
 
-def test_a_header_goes_before_its_copy_in_the_body(vendor: StandIn, openrouter: OpenRouter):
+def test_a_header_goes_before_its_copy_in_the_body(vendor: StubVendor, openrouter: OpenRouter):
     body = problem(metadata={"headers": {"Retry-After": "7"}})
     vendor.reply(body, status=402, headers={"Retry-After": "3"})
     assert error_of(openrouter).retry_after == 3.0
@@ -289,7 +298,7 @@ def choice(**values: Any) -> dict[str, Any]:
     ],
 )
 def test_a_success_may_be_none(
-    vendor: StandIn, openrouter: OpenRouter, body: Any, failure: Failure
+    vendor: StubVendor, openrouter: OpenRouter, body: Any, failure: Failure
 ):
     vendor.reply(body)
     assert failure_of(openrouter) == failure

@@ -11,8 +11,8 @@ from providers.base import (
     ProviderFailed,
     ProviderMisconfigured,
 )
-from tests.providers.cast import KEY
-from tests.standin import StandIn
+from tests.providers.factories import KEY
+from tests.stub_vendor import StubVendor
 
 PATHS = {
     "openai": ("/v1/models", "authorization", f"Bearer {KEY}"),
@@ -21,7 +21,7 @@ PATHS = {
 }
 
 
-def provider(name: str, vendor: StandIn) -> Provider:
+def provider(name: str, vendor: StubVendor) -> Provider:
     return build(name, {"api_key": KEY, "base_url": f"{vendor.url}/v1", "model": "model-1"})
 
 
@@ -33,7 +33,7 @@ def failure(provider: Provider) -> type[ProviderError]:
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_a_vendor_that_takes_the_key_is_fine(name: str, vendor: StandIn) -> None:
+def test_a_vendor_that_takes_the_key_is_fine(name: str, vendor: StubVendor) -> None:
     path, header, key = PATHS[name]
     vendor.reply({"data": [{"id": "model-1"}]})
     provider(name, vendor).probe(Deadline(5))
@@ -53,7 +53,7 @@ def test_a_vendor_that_takes_the_key_is_fine(name: str, vendor: StandIn) -> None
     ],
 )
 def test_a_refusal_tells_why(
-    name: str, status: int, kind: type[ProviderError], vendor: StandIn
+    name: str, status: int, kind: type[ProviderError], vendor: StubVendor
 ) -> None:
     vendor.reply({"error": {"message": KEY}}, status=status)
     assert failure(provider(name, vendor)) is kind
@@ -64,7 +64,7 @@ def test_a_refusal_tells_why(
     [(["model-1"], True), (["model-1:latest"], True), ([], True), (["model-2"], False)],
 )
 def test_the_model_has_to_be_on_the_list_if_there_is_one(
-    listed: list[str], good: bool, vendor: StandIn
+    listed: list[str], good: bool, vendor: StubVendor
 ) -> None:
     vendor.reply({"data": [{"id": name} for name in listed]})
     if good:
@@ -74,7 +74,7 @@ def test_the_model_has_to_be_on_the_list_if_there_is_one(
 
 
 @pytest.mark.parametrize("body", ["<html>", "[]", '{"data": 7}', '{"data": [7, {"id": 7}]}'])
-def test_a_list_that_is_none_says_nothing(body: str, vendor: StandIn) -> None:
+def test_a_list_that_is_none_says_nothing(body: str, vendor: StubVendor) -> None:
     vendor.reply(body)
     if "id" in body:
         assert failure(provider("openai", vendor)) is ModelUnavailable
@@ -83,7 +83,7 @@ def test_a_list_that_is_none_says_nothing(body: str, vendor: StandIn) -> None:
 
 
 def test_a_vendor_that_is_not_there_is_said_to_be_away() -> None:
-    with StandIn() as vendor:
+    with StubVendor() as vendor:
         gone = provider("openai", vendor)
     assert failure(gone) is ProviderFailed
 

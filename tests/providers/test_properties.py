@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers import build, http
+from providers import build, vendor_http
 from providers.base import Completion, ProviderError
-from tests.providers.cast import FIXTURES, KEY, QUESTION, ask, load
+from tests.providers.factories import FIXTURES, KEY, QUESTION, ask, load
 
 PROSE = "what the vendor has to say"
 
@@ -82,9 +82,9 @@ headers = st.dictionaries(
 )
 
 
-def check(vendor: str, answer: http.Answer) -> None:
+def check(vendor: str, answer: vendor_http.Answer) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(http, "post", lambda *_, **__: answer)
+        patch.setattr(vendor_http, "post", lambda *_, **__: answer)
         try:
             completion = ask(VENDORS[vendor], QUESTION)
         except ProviderError as error:
@@ -116,10 +116,10 @@ def check_error(error: ProviderError) -> None:
     assert error.retry_after is None or 0 <= error.retry_after <= 86_400
 
 
-def told(status: int, fields: dict[str, str], body: bytes) -> http.Answer:
+def told(status: int, fields: dict[str, str], body: bytes) -> vendor_http.Answer:
     # Not every text is a header: bytes are.
     raw = [(name, value.encode("latin-1")) for name, value in fields.items()]
-    return http.Answer(status, httpx.Headers([(n.encode(), v) for n, v in raw]), body)
+    return vendor_http.Answer(status, httpx.Headers([(n.encode(), v) for n, v in raw]), body)
 
 
 @pytest.mark.parametrize("vendor", VENDORS)

@@ -18,7 +18,7 @@ from providers.base import (
     Completion,
     ContentFiltered,
     Deadline,
-    DeadlineReached,
+    DeadlineExceeded,
     ModelUnavailable,
     Provider,
     ProviderError,
@@ -28,8 +28,8 @@ from providers.base import (
     RequestRejected,
     Usage,
 )
-from tests.providers.cast import KEY, QUESTION, Failure, broken_off, load, pieces_of
-from tests.standin import DONE, FINISH, SOON, StandIn, chunk
+from tests.providers.factories import KEY, QUESTION, Failure, broken_off, load, pieces_of
+from tests.stub_vendor import DONE, FINISH, SOON, StubVendor, chunk
 
 SSE = {"content-type": "text/event-stream"}
 TOOLS = [{"type": "function", "function": {"name": "get_weather"}}]
@@ -88,7 +88,7 @@ GEMINI = Dialect("gemini", _gemini, "")
 DIALECTS = [OPENAI, OPENROUTER, GEMINI]
 
 
-def made(name: str, vendor: StandIn) -> Provider:
+def made(name: str, vendor: StubVendor) -> Provider:
     return build(name, {"api_key": KEY, "base_url": vendor.url, "model": "model-1"})
 
 
@@ -99,12 +99,12 @@ def dialect(request: pytest.FixtureRequest) -> Dialect:
 
 
 @pytest.fixture
-def provider(vendor: StandIn, dialect: Dialect) -> Provider:
+def provider(vendor: StubVendor, dialect: Dialect) -> Provider:
     return made(dialect.name, vendor)
 
 
 @pytest.fixture
-def openai(vendor: StandIn) -> Provider:
+def openai(vendor: StubVendor) -> Provider:
     return made("openai", vendor)
 
 
@@ -116,7 +116,7 @@ def failure(error: ProviderError) -> Failure:
 
 
 def test_pieces_come_as_they_are_and_then_the_answer(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     vendor.stream(dialect.events("Hel", "lo", "."))
     assert pieces_of(provider) == (["Hel", "lo", "."], replace(HELLO, usage=pieces_usage(dialect)))
@@ -126,7 +126,7 @@ def pieces_usage(dialect: Dialect) -> Usage:
     return HELLO.usage
 
 
-def test_a_stream_is_asked_for(vendor: StandIn, openai: Provider):
+def test_a_stream_is_asked_for(vendor: StubVendor, openai: Provider):
     vendor.stream(OPENAI.events("Hello."))
     pieces_of(openai)
     asked = vendor.requests[0]
@@ -135,14 +135,14 @@ def test_a_stream_is_asked_for(vendor: StandIn, openai: Provider):
     assert asked.headers["accept"] == "text/event-stream"
 
 
-def test_gemini_is_asked_for_events(vendor: StandIn):
+def test_gemini_is_asked_for_events(vendor: StubVendor):
     vendor.stream(GEMINI.events("Hello."))
     pieces_of(made("gemini", vendor))
     assert vendor.requests[0].path == "/models/model-1:streamGenerateContent?alt=sse"
 
 
 def test_a_piece_is_there_before_the_next_one_is_sent(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     first, *rest = dialect.events("Hel", "lo.")
     vendor.stream([first, *rest], gap=[0, 30, *[0] * len(rest)])
@@ -194,7 +194,7 @@ def split(data: bytes, size: int) -> list[bytes]:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1000, 100_000])
 @pytest.mark.parametrize("name", RECORDED)
-def test_recorded_streams_are_read_in_pieces_of_any_size(vendor: StandIn, name: str, size: int):
+def test_recorded_streams_are_read_in_pieces_of_any_size(vendor: StubVendor, name: str, size: int):
     recorded = load(name)
     vendor.stream(split(recorded["raw_sse"].encode(), size), headers=recorded["headers"])
     _, completion = pieces_of(made(name.partition("_")[0], vendor))
@@ -208,7 +208,7 @@ def test_recorded_streams_are_read_in_pieces_of_any_size(vendor: StandIn, name: 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
 @pytest.mark.parametrize("size", [1, 2, 3, 100_000])
 def test_lines_may_end_in_any_way(
-    vendor: StandIn, dialect: Dialect, provider: Provider, end: str, size: int
+    vendor: StubVendor, dialect: Dialect, provider: Provider, end: str, size: int
 ):
     data = "".join(dialect.events("Hel", "lo.")).replace("\n", end).encode()
     vendor.stream(split(data, size))
@@ -225,7 +225,7 @@ def raw(event: str) -> str:
 
 
 def test_a_token_is_not_cut_where_only_python_sees_a_line_end(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     event = raw(dialect.event(ODD))
     assert "\u2028" in event
@@ -236,7 +236,7 @@ def test_a_token_is_not_cut_where_only_python_sees_a_line_end(
 
 
 def test_text_is_utf_8_whatever_the_header_says(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     vendor.stream(
         [raw(dialect.event("é🦆")), *dialect.events()],
@@ -247,7 +247,7 @@ def test_text_is_utf_8_whatever_the_header_says(
 
 @pytest.mark.parametrize("size", [1, 100_000])
 def test_a_byte_order_mark_is_no_text(
-    vendor: StandIn, dialect: Dialect, provider: Provider, size: int
+    vendor: StubVendor, dialect: Dialect, provider: Provider, size: int
 ):
     data = b"\xef\xbb\xbf" + "".join(dialect.events("Hello.")).encode()
     vendor.stream(split(data, size))
@@ -255,7 +255,7 @@ def test_a_byte_order_mark_is_no_text(
 
 
 def test_comments_and_other_fields_are_no_data(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     first, *rest = dialect.events("Hello.")
     noise = [": waiting\n\n", ":\n\n", "retry: 10\n\n", "id: 7\n\n", "event: ping\n\n", "\n\n"]
@@ -264,7 +264,7 @@ def test_comments_and_other_fields_are_no_data(
 
 
 def test_the_data_of_an_event_may_have_several_lines(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     def spread(event: str) -> str:
         if not event.startswith("data: {"):
@@ -277,7 +277,7 @@ def test_the_data_of_an_event_may_have_several_lines(
 
 
 def test_the_last_event_may_lack_its_blank_line(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     events = [event for event in dialect.events("Hello.") if event != dialect.end]
     vendor.stream(["".join(events).rstrip()])
@@ -286,14 +286,14 @@ def test_the_last_event_may_lack_its_blank_line(
 
 @pytest.mark.parametrize("kind", ["Text/Event-Stream", "text/plain", ""])
 def test_a_stream_is_one_whatever_it_calls_itself(
-    vendor: StandIn, dialect: Dialect, provider: Provider, kind: str
+    vendor: StubVendor, dialect: Dialect, provider: Provider, kind: str
 ):
     vendor.stream(dialect.events("Hello."), headers={"content-type": kind})
     assert pieces_of(provider)[1] == HELLO
 
 
 def test_counts_that_are_repeated_replace_and_never_add(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     events = [dialect.event("Hel", None, 2), dialect.event("lo.", None, 4)]
     vendor.stream([*events, dialect.event(None, "stop", 5), dialect.event(), dialect.end])
@@ -301,19 +301,19 @@ def test_counts_that_are_repeated_replace_and_never_add(
 
 
 def test_usage_may_come_after_the_end_with_a_second_finish(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     events = [dialect.event("Hello."), dialect.event(None, "stop")]
     vendor.stream([*events, dialect.event(None, "stop", 5), dialect.end])
     assert pieces_of(provider)[1] == HELLO
 
 
-def test_the_first_reason_to_finish_counts(vendor: StandIn, openai: Provider):
+def test_the_first_reason_to_finish_counts(vendor: StubVendor, openai: Provider):
     vendor.stream([OPENAI.event("Hel"), OPENAI.event(None, "length"), *OPENAI.events()])
     assert pieces_of(openai)[1].finish_reason == "length"
 
 
-def test_without_usage_it_is_unknown(vendor: StandIn, dialect: Dialect, provider: Provider):
+def test_without_usage_it_is_unknown(vendor: StubVendor, dialect: Dialect, provider: Provider):
     vendor.stream([dialect.event("Hello."), dialect.event(None, "stop"), dialect.end])
     assert pieces_of(provider)[1] == replace(HELLO, usage=Usage())
 
@@ -337,7 +337,7 @@ def test_without_usage_it_is_unknown(vendor: StandIn, dialect: Dialect, provider
     ids=json.dumps,
 )
 def test_events_without_text_are_passed_over(
-    vendor: StandIn, dialect: Dialect, provider: Provider, nothing: dict[str, Any]
+    vendor: StubVendor, dialect: Dialect, provider: Provider, nothing: dict[str, Any]
 ):
     event = f"data: {json.dumps(nothing)}\n\n"
     vendor.stream([event, *dialect.events("Hello."), event])
@@ -346,27 +346,27 @@ def test_events_without_text_are_passed_over(
 
 @pytest.mark.parametrize("finish", ["length", "content_filter"])
 def test_a_stream_may_end_otherwise(
-    vendor: StandIn, dialect: Dialect, provider: Provider, finish: str
+    vendor: StubVendor, dialect: Dialect, provider: Provider, finish: str
 ):
     vendor.stream(dialect.events("Hel", finish=finish))
     assert pieces_of(provider)[1] == replace(HELLO, text="Hel", finish_reason=finish)
 
 
 def test_the_answer_may_be_empty_for_want_of_length(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     vendor.stream(dialect.events(finish="length"))
     assert pieces_of(provider) == ([], replace(HELLO, text="", finish_reason="length"))
 
 
 def test_halves_of_surrogate_pairs_can_be_encoded(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     vendor.stream(dialect.events("a\ud800", "b"))
     assert pieces_of(provider)[0] == ["a\ufffd", "b"]
 
 
-def test_the_connection_is_used_again(vendor: StandIn, dialect: Dialect, provider: Provider):
+def test_the_connection_is_used_again(vendor: StubVendor, dialect: Dialect, provider: Provider):
     vendor.stream(dialect.events("Hello."))
     with ThreadPoolExecutor(1) as thread:
         for _ in range(3):
@@ -374,14 +374,14 @@ def test_the_connection_is_used_again(vendor: StandIn, dialect: Dialect, provide
     assert (vendor.connections, len(vendor.requests)) == (1, 3)
 
 
-def test_what_does_not_end_after_its_end_marker_is_left(vendor: StandIn, openai: Provider):
+def test_what_does_not_end_after_its_end_marker_is_left(vendor: StubVendor, openai: Provider):
     vendor.stream([*OPENAI.events("Hello."), ": more"], gap=[0, 0, 0, 30])
     assert pieces_of(openai)[1] == HELLO
     assert vendor.hung_up.wait(SOON)
 
 
 def test_two_streams_in_one_thread_keep_their_deadlines(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     vendor.stream(dialect.events("Hel", "lo."))
     first = provider.stream(QUESTION, Deadline(5))
@@ -403,7 +403,9 @@ def test_two_streams_in_one_thread_keep_their_deadlines(
         "<think>One.</think><think>Two.</think>\n<think>\n</think>Hello.",
     ],
 )
-def test_thoughts_are_not_shown_however_they_are_cut(vendor: StandIn, openai: Provider, text: str):
+def test_thoughts_are_not_shown_however_they_are_cut(
+    vendor: StubVendor, openai: Provider, text: str
+):
     for size in (1, 2, 3, 7, 100):
         pieces = [text[start : start + size] for start in range(0, len(text), size)]
         vendor.clear()
@@ -412,18 +414,18 @@ def test_thoughts_are_not_shown_however_they_are_cut(vendor: StandIn, openai: Pr
 
 
 @pytest.mark.parametrize("text", ["<", "<thin", "<b>Hi", " \n Hi", "<<think>", "a <think> b"])
-def test_what_only_looks_like_thoughts_is_shown(vendor: StandIn, openai: Provider, text: str):
+def test_what_only_looks_like_thoughts_is_shown(vendor: StubVendor, openai: Provider, text: str):
     vendor.stream(OPENAI.events(*text))
     assert pieces_of(openai)[1].text == text
 
 
-def test_thoughts_alone_are_no_answer(vendor: StandIn, openai: Provider):
+def test_thoughts_alone_are_no_answer(vendor: StubVendor, openai: Provider):
     vendor.stream(OPENAI.events("<think>", "I wonder"))
     pieces, error = broken_off(openai)
     assert (pieces, failure(error)) == ([], Failure(ProviderFailed))
 
 
-def test_reasoning_beside_the_answer_is_not_shown(vendor: StandIn, openai: Provider):
+def test_reasoning_beside_the_answer_is_not_shown(vendor: StubVendor, openai: Provider):
     delta = {"reasoning": "Hm.", "reasoning_content": "Hm.", "reasoning_details": [{"text": "Hm."}]}
     vendor.stream([chunk(choices=[{"delta": delta}]), *OPENAI.events("Hello.")])
     assert pieces_of(openai)[0] == ["Hello."]
@@ -441,7 +443,7 @@ WITH_TOOLS = replace(QUESTION, options={"tools": TOOLS})
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100_000])
-def test_a_recorded_call_of_a_tool_is_put_together(vendor: StandIn, openai: Provider, size: int):
+def test_a_recorded_call_of_a_tool_is_put_together(vendor: StubVendor, openai: Provider, size: int):
     recorded = load("openai_stream_tool_call")
     vendor.stream(split(recorded["raw_sse"].encode(), size))
     pieces, completion = pieces_of(openai, WITH_TOOLS)
@@ -449,7 +451,7 @@ def test_a_recorded_call_of_a_tool_is_put_together(vendor: StandIn, openai: Prov
     assert completion.tool_calls == (call("call_a1", "get_weather", '{"city":"Łódź"}'),)
 
 
-def test_calls_are_told_apart_by_their_index(vendor: StandIn, openai: Provider):
+def test_calls_are_told_apart_by_their_index(vendor: StubVendor, openai: Provider):
     vendor.stream(
         [
             called({"index": 1, **call("b", "second", "")}, {"index": 0, **call("a", "first", "")}),
@@ -463,7 +465,7 @@ def test_calls_are_told_apart_by_their_index(vendor: StandIn, openai: Provider):
     assert pieces_of(openai, WITH_TOOLS)[1].tool_calls == calls
 
 
-def test_calls_without_an_index_are_whole(vendor: StandIn, openai: Provider):
+def test_calls_without_an_index_are_whole(vendor: StubVendor, openai: Provider):
     calls = (call("a", "first", '{"n":1}'), call("b", "second", '{"m":2}'))
     vendor.stream([called(*calls), *OPENAI.events()])
     assert pieces_of(openai, WITH_TOOLS)[1].tool_calls == calls
@@ -473,7 +475,7 @@ def test_calls_without_an_index_are_whole(vendor: StandIn, openai: Provider):
 
 
 def test_an_end_marker_may_be_missing_after_a_reason_to_finish(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     for chunked in (True, False):
         vendor.clear()
@@ -481,7 +483,9 @@ def test_an_end_marker_may_be_missing_after_a_reason_to_finish(
         assert pieces_of(provider)[1] == HELLO
 
 
-def test_a_reason_to_finish_may_be_missing_before_an_end_marker(vendor: StandIn, openai: Provider):
+def test_a_reason_to_finish_may_be_missing_before_an_end_marker(
+    vendor: StubVendor, openai: Provider
+):
     vendor.stream([OPENAI.event("Hello.", None, 5), DONE])
     assert pieces_of(openai)[1] == HELLO
 
@@ -489,7 +493,7 @@ def test_a_reason_to_finish_may_be_missing_before_an_end_marker(vendor: StandIn,
 @pytest.mark.parametrize("end", ["", ": bye\n\n", "data: ", 'data: {"choices": [{"del'])
 @pytest.mark.parametrize("chunked", [True, False])
 def test_a_body_that_ends_before_the_answer_is_broken_off(
-    vendor: StandIn, dialect: Dialect, provider: Provider, end: str, chunked: bool
+    vendor: StubVendor, dialect: Dialect, provider: Provider, end: str, chunked: bool
 ):
     vendor.stream([dialect.event("Hel"), end] if end else [dialect.event("Hel")], chunked=chunked)
     pieces, error = broken_off(provider)
@@ -498,7 +502,7 @@ def test_a_body_that_ends_before_the_answer_is_broken_off(
 
 
 def test_a_connection_that_is_cut_is_broken_off(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     vendor.stream([dialect.event("Hel"), dialect.event("lo")], cut=True)
     pieces, error = broken_off(provider)
@@ -507,7 +511,7 @@ def test_a_connection_that_is_cut_is_broken_off(
 
 
 def test_after_a_cut_the_next_request_is_answered(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     vendor.stream([dialect.event("Hel")], cut=True)
     vendor.stream(dialect.events("Hello."))
@@ -525,7 +529,7 @@ def test_after_a_cut_the_next_request_is_answered(
     ],
 )
 def test_recorded_errors_in_mid_stream_are_told(
-    vendor: StandIn, name: str, text: str, expected: Failure, size: int
+    vendor: StubVendor, name: str, text: str, expected: Failure, size: int
 ):
     recorded = load(name)
     vendor.stream(split(recorded["raw_sse"].encode(), size), headers=recorded["headers"])
@@ -550,7 +554,7 @@ OVERLOADED = {"error": {"code": 503, "message": "busy", "status": "UNAVAILABLE"}
     ids=["event", "then done", "named", "list", "bare", "bare list"],
 )
 def test_an_error_is_told_in_any_form_before_and_after_the_first_piece(
-    vendor: StandIn, dialect: Dialect, provider: Provider, event: str
+    vendor: StubVendor, dialect: Dialect, provider: Provider, event: str
 ):
     for texts in ([], ["Hel"]):
         vendor.clear()
@@ -560,13 +564,13 @@ def test_an_error_is_told_in_any_form_before_and_after_the_first_piece(
         assert error.reason.startswith("HTTP 503")
 
 
-def test_an_error_that_is_only_a_reason_to_finish_is_told(vendor: StandIn, openai: Provider):
+def test_an_error_that_is_only_a_reason_to_finish_is_told(vendor: StubVendor, openai: Provider):
     vendor.stream([OPENAI.event("Hel"), OPENAI.event(None, "error"), DONE])
     pieces, error = broken_off(openai)
     assert (pieces, failure(error)) == (["Hel"], Failure(ProviderFailed, retry=True))
 
 
-def test_an_error_inside_a_choice_is_told(vendor: StandIn, openai: Provider):
+def test_an_error_inside_a_choice_is_told(vendor: StubVendor, openai: Provider):
     broken = chunk(choices=[{"delta": {"content": ""}, "error": {"code": 429}}])
     vendor.stream([OPENAI.event("Hel"), broken, DONE])
     assert failure(broken_off(openai)[1]) == Failure(ProviderOverloaded, retry=True)
@@ -586,33 +590,35 @@ def test_an_error_inside_a_choice_is_told(vendor: StandIn, openai: Provider):
     ],
 )
 def test_an_event_that_is_no_object_is_an_error(
-    vendor: StandIn, dialect: Dialect, provider: Provider, data: str
+    vendor: StubVendor, dialect: Dialect, provider: Provider, data: str
 ):
     vendor.stream([dialect.event("Hel"), f"data: {data}\n\n", *dialect.events("lo.")])
     pieces, error = broken_off(provider)
     assert (pieces, failure(error)) == (["Hel"], Failure(ProviderFailed))
 
 
-def test_a_stream_without_text_is_no_answer(vendor: StandIn, dialect: Dialect, provider: Provider):
+def test_a_stream_without_text_is_no_answer(
+    vendor: StubVendor, dialect: Dialect, provider: Provider
+):
     vendor.stream(dialect.events())
     pieces, error = broken_off(provider)
     assert (pieces, failure(error)) == ([], Failure(ProviderFailed))
 
 
 def test_a_filter_that_leaves_nothing_is_an_error(
-    vendor: StandIn, dialect: Dialect, provider: Provider
+    vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     vendor.stream(dialect.events(finish="content_filter"))
     assert failure(broken_off(provider)[1]) == Failure(ContentFiltered)
 
 
-def test_a_blocked_prompt_is_filtered(vendor: StandIn):
+def test_a_blocked_prompt_is_filtered(vendor: StubVendor):
     block = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 9}}
     vendor.stream([f"data: {json.dumps(block)}\r\n\r\n"])
     assert failure(broken_off(made("gemini", vendor))[1]) == Failure(ContentFiltered)
 
 
-def test_a_refusal_without_text_is_filtered(vendor: StandIn, openai: Provider):
+def test_a_refusal_without_text_is_filtered(vendor: StubVendor, openai: Provider):
     vendor.stream([chunk(choices=[{"delta": {"refusal": "No."}}]), FINISH, DONE])
     assert failure(broken_off(openai)[1]) == Failure(ContentFiltered)
 
@@ -631,14 +637,14 @@ STATUSES = {
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("headers", [{}, SSE], ids=["JSON", "event stream"])
 def test_a_status_before_the_stream_decides_who_is_asked_next(
-    vendor: StandIn, provider: Provider, status: int, headers: dict[str, str]
+    vendor: StubVendor, provider: Provider, status: int, headers: dict[str, str]
 ):
     vendor.reply({"error": {"message": "no", "code": status}}, status=status, headers=headers)
     pieces, error = broken_off(provider)
     assert (pieces, failure(error)) == ([], STATUSES[status])
 
 
-def test_the_hint_when_to_come_back_is_kept(vendor: StandIn, provider: Provider):
+def test_the_hint_when_to_come_back_is_kept(vendor: StubVendor, provider: Provider):
     vendor.reply({"error": {}}, status=429, headers={"Retry-After": "40"})
     assert broken_off(provider)[1].retry_after == 40.0
 
@@ -654,7 +660,7 @@ def test_the_hint_when_to_come_back_is_kept(vendor: StandIn, provider: Provider)
     ],
 )
 def test_what_is_no_stream_goes_to_the_next_provider(
-    vendor: StandIn, provider: Provider, body: str, kind: str
+    vendor: StubVendor, provider: Provider, body: str, kind: str
 ):
     vendor.reply(body, headers={"content-type": kind})
     pieces, error = broken_off(provider)
@@ -671,24 +677,24 @@ PLAIN = {
 }
 
 
-def test_an_answer_may_come_at_once_whatever_was_asked(vendor: StandIn, provider: Provider):
+def test_an_answer_may_come_at_once_whatever_was_asked(vendor: StubVendor, provider: Provider):
     vendor.reply(PLAIN)
     assert pieces_of(provider) == (["Hello."], HELLO)
 
 
-def test_an_error_may_come_at_once_as_a_success(vendor: StandIn, provider: Provider):
+def test_an_error_may_come_at_once_as_a_success(vendor: StubVendor, provider: Provider):
     vendor.reply(OVERLOADED)
     assert failure(broken_off(provider)[1]) == Failure(ProviderOverloaded, retry=True)
 
 
 def test_a_connection_that_is_reset_before_the_answer_is_tried_again(
-    vendor: StandIn, provider: Provider
+    vendor: StubVendor, provider: Provider
 ):
     vendor.reset()
     assert failure(broken_off(provider)[1]) == Failure(ProviderFailed, retry=True)
 
 
-def test_an_answer_has_a_largest_size(vendor: StandIn, dialect: Dialect, provider: Provider):
+def test_an_answer_has_a_largest_size(vendor: StubVendor, dialect: Dialect, provider: Provider):
     event = dialect.event("x" * 1_000_000)
     vendor.stream([event] * 9)
     pieces, error = broken_off(provider, seconds=30)
@@ -708,13 +714,13 @@ ENDLESS: dict[str, Callable[[Dialect], list[str]]] = {
 
 @pytest.mark.parametrize("what", ENDLESS)
 def test_the_deadline_holds_whatever_keeps_coming(
-    vendor: StandIn, dialect: Dialect, provider: Provider, what: str
+    vendor: StubVendor, dialect: Dialect, provider: Provider, what: str
 ):
     events = ENDLESS[what](dialect)
     vendor.stream([*events, ""], gap=[0, *[0.05] * (len(events) - 1), 30])
     started = time.monotonic()
     pieces, error = broken_off(provider, seconds=1.0)  # in which the first piece has to come
-    assert failure(error) == Failure(DeadlineReached)
+    assert failure(error) == Failure(DeadlineExceeded)
     assert pieces[0] == "Hel"
     assert 0.99 < time.monotonic() - started < SOON
     assert vendor.hung_up.wait(SOON)
@@ -722,7 +728,7 @@ def test_the_deadline_holds_whatever_keeps_coming(
 
 @pytest.mark.parametrize("what", ENDLESS)
 def test_another_thread_ends_the_call_to_the_vendor(
-    vendor: StandIn, dialect: Dialect, provider: Provider, what: str
+    vendor: StubVendor, dialect: Dialect, provider: Provider, what: str
 ):
     events = ENDLESS[what](dialect)
     vendor.stream([*events, ""], gap=[0, *[0.05] * (len(events) - 1), 30])
@@ -742,11 +748,11 @@ def test_another_thread_ends_the_call_to_the_vendor(
         assert begun.wait(SOON)
         deadline.cancel()
         assert vendor.hung_up.wait(SOON)
-        assert isinstance(reading.result(), DeadlineReached)
+        assert isinstance(reading.result(), DeadlineExceeded)
 
 
 def test_another_thread_ends_the_wait_for_the_head_of_the_answer(
-    vendor: StandIn, provider: Provider
+    vendor: StubVendor, provider: Provider
 ):
     vendor.reply(PLAIN, delay=30)
     deadline = Deadline(30)
@@ -755,7 +761,7 @@ def test_another_thread_ends_the_wait_for_the_head_of_the_answer(
         while not vendor.requests:
             time.sleep(0.01)
         deadline.cancel()
-        assert isinstance(reading.exception(timeout=SOON), DeadlineReached)
+        assert isinstance(reading.exception(timeout=SOON), DeadlineExceeded)
 
 
 # --- Anything at all ------------------------------------------------------------------------------

@@ -12,18 +12,18 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from chat.authentication import Caller
-from chat.errors import Problem, report
+from chat.api.authentication import Caller
+from chat.api.serializers import AnswerSerializer, ChatSerializer
+from chat.errors import Problem, log_and_convert
 from chat.management import console
 from chat.management.console import owner, printable, user
-from chat.serializers import AnswerSerializer, ChatSerializer
-from chat.service import Answer, Question, stream
+from chat.service import ChatRequest, ChatResult, stream
 from providers.base import Deadline
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
-class Command(console.Command):
+class Command(console.ConsoleCommand):
     help = (
         "Talk to a model, through the same service as clients do: each question leaves a record, "
         "and the answer is written as it comes. On a terminal, Ctrl-C stops an answer, Ctrl-D or "
@@ -94,15 +94,15 @@ class Command(console.Command):
             raise
         except Exception as exc:
             if not deadline.cancelled:
-                raise report(exc) from exc
+                raise log_and_convert(exc) from exc
         return not deadline.cancelled
 
-    def _streamed(self, question: Question, deadline: Deadline) -> Answer:
-        answer: Answer | None = None
+    def _streamed(self, question: ChatRequest, deadline: Deadline) -> ChatResult:
+        answer: ChatResult | None = None
         begun = False
         try:
             for event in stream(caller=self._caller, question=question, deadline=deadline):
-                if isinstance(event, Answer):
+                if isinstance(event, ChatResult):
                     answer = event
                     text = "" if begun else event.record.response or ""
                 else:
@@ -116,11 +116,11 @@ class Command(console.Command):
             raise AssertionError("a stream ends with its answer")
         return answer
 
-    def _question(self, prompt: str) -> Question:
+    def _question(self, prompt: str) -> ChatRequest:
         given = {**self._asked, "prompt": prompt, "previous_interaction_id": self._previous}
-        return Question(**ChatSerializer().run_validation(given))
+        return ChatRequest(**ChatSerializer().run_validation(given))
 
-    def _told(self, answer: Answer) -> None:
+    def _told(self, answer: ChatResult) -> None:
         record = answer.record
         if settings.STORE_CONTENT and answer.recorded:
             self._previous = record.interaction_id

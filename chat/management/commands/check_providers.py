@@ -11,7 +11,7 @@ from django.core.management.base import CommandError
 from chat.management import console, vendors
 from chat.management.console import printable, table
 from chat.management.progress import Progress
-from providers.base import ChatRequest, Completion, Deadline, Message, Provider, ProviderError
+from providers.base import Completion, CompletionRequest, Deadline, Message, Provider, ProviderError
 
 QUESTION = "Answer with one word: which animal says meow?"
 COLUMNS = ("provider", "model", "status", "latency_ms", "tokens", "cost_usd", "answer")
@@ -20,7 +20,7 @@ SHOWN_CHARACTERS = 40
 MAX_TOKENS = 64
 
 
-class Command(console.Command):
+class Command(console.ConsoleCommand):
     help = (
         "Ask each configured vendor a question that takes one word, all at the same time, each "
         "once: no retries, and no other vendor in its place. It tells the model that answered, the "
@@ -37,7 +37,7 @@ class Command(console.Command):
         with Progress(
             self.stderr, "Asking", total=len(settings.PROVIDERS), unit="providers"
         ) as progress:
-            for name, row in vendors.each(_ask):
+            for name, row in vendors.for_each_provider(_ask):
                 found[name] = row
                 progress.update(1)
         rows = [found[name] for name in settings.PROVIDERS]
@@ -54,7 +54,7 @@ class Command(console.Command):
 
 def _ask(provider: Provider) -> dict[str, Any]:
     """A row: what the vendor answered, or why it did not."""
-    request = ChatRequest(
+    request = CompletionRequest(
         model=provider.model,
         messages=(Message(role="user", content=QUESTION),),
         max_tokens=MAX_TOKENS,
@@ -66,7 +66,7 @@ def _ask(provider: Provider) -> dict[str, Any]:
         outcome = _answer(completion)
     except ProviderError as exc:
         hint = vendors.hint(provider.name, exc)
-        outcome = {"status": exc.code, "error": vendors.told(exc), "hint": hint}
+        outcome = {"status": exc.code, "error": vendors.describe_error(exc), "hint": hint}
     return {**row, **outcome, "latency_ms": round((time.monotonic() - started) * 1000)}
 
 

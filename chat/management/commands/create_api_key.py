@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from chat import keys
+from chat import api_keys
 from chat.management.console import StorageCommand, dollars, duration, owner, told
 from chat.service import router
 from providers.router import UnknownModel
@@ -54,7 +54,7 @@ class Command(StorageCommand):
             raise CommandError("A rate limit is 0 to 1000000 requests per minute.")
         for model in options["model"]:
             _must_be_known(model)
-        key, text = keys.create(
+        key, text = api_keys.create(
             owner=options["owner"],
             name=name,
             expires_at=None if options["expires_in"] is None else now + options["expires_in"],

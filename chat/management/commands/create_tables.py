@@ -12,13 +12,13 @@ from django.core.management.base import CommandError
 from pynamodb.exceptions import PynamoDBException
 
 from chat.management import console
-from chat.storage.dynamodb_access import client
-from chat.storage.dynamodb_tables import TABLES, Table
+from chat.storage.dynamodb.access import client
+from chat.storage.dynamodb.tables import TABLES, Table
 
 WAIT_SECONDS = 300.0
 
 
-class Command(console.Command):
+class Command(console.ConsoleCommand):
     help = (
         "Create the two tables on DynamoDB (TABLE_NAME and STATE_TABLE_NAME), billed on demand, "
         "with their indexes and their expiry, and wait until they can be used. A table that is "

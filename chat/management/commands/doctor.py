@@ -37,7 +37,7 @@ class Finding:
     hint: str | None = None
 
 
-class Command(console.Command):
+class Command(console.ConsoleCommand):
     help = (
         "Look whether this can serve: the configuration, the storage and its tables, the keys of "
         "callers, and the vendors, of which each is asked whether it takes our key. No model is "
@@ -63,7 +63,7 @@ class Command(console.Command):
     def _vendors(self) -> Iterator[Finding]:
         total = len(settings.PROVIDERS)
         with Progress(self.stderr, "Reaching", total=total, unit="providers") as progress:
-            for _, finding in vendors.each(_reached):
+            for _, finding in vendors.for_each_provider(_reached):
                 progress.update(1)
                 yield finding
 
@@ -138,7 +138,7 @@ def _migrations() -> Iterator[tuple[str, str]]:
 
 def _tables() -> Iterator[tuple[str, str]]:
     from chat.management.commands.create_tables import differences
-    from chat.storage.dynamodb_tables import TABLES
+    from chat.storage.dynamodb.tables import TABLES
 
     for model in TABLES:
         name = model.Meta.table_name
@@ -181,9 +181,11 @@ def _reached(provider: Provider) -> Finding:
         provider.probe(Deadline(PROBE_SECONDS))
     except ModelUnavailable as exc:  # servers without a list answer like this, too
         hint = f"{vendors.hint(provider.name, exc)}; manage.py check_providers asks it"
-        return Finding(check, "warning", vendors.told(exc), hint)
+        return Finding(check, "warning", vendors.describe_error(exc), hint)
     except ProviderError as exc:
-        return Finding(check, "failed", vendors.told(exc), vendors.hint(provider.name, exc))
+        return Finding(
+            check, "failed", vendors.describe_error(exc), vendors.hint(provider.name, exc)
+        )
     return Finding(check, "ok", f"{provider.model} may be asked." if provider.remote else "a mock")
 
 

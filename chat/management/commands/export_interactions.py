@@ -13,12 +13,12 @@ from typing import Any, BinaryIO
 
 from django.core.management.base import CommandError
 
-from chat.management.bulk import PAGE, BulkCommand, Task, add_selection
+from chat.management.bulk import PAGE, BulkCommand, BulkJob, add_selection
 from chat.management.checkpoint import Checkpoint
 from chat.management.progress import Progress
 from chat.storage import bulk_store
 from chat.storage.bulk import Batch
-from chat.storage.jsonl import line
+from chat.storage.jsonl import to_line
 
 SAVE_SECONDS = 1.0
 NEW: dict[str, Any] = {"cursor": None, "seen": 0, "bytes": 0, "records": 0}
@@ -45,7 +45,7 @@ class Command(BulkCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        began, task = time.monotonic(), Task(options)
+        began, task = time.monotonic(), BulkJob(options)
         if options["output"] == "-":
             self.interrupted = "Interrupted. What was written is not complete."
             self.stderr.write(f"{self._to_stdout(task)} records exported.")
@@ -61,14 +61,14 @@ class Command(BulkCommand):
         report = {"file": str(path), "records": records, "bytes": size, "seconds": seconds}
         self.finish(options, text, report)
 
-    def _to_stdout(self, task: Task) -> int:
+    def _to_stdout(self, task: BulkJob) -> int:
         records = 0
         for batch in self._batches(task, NEW):
             self.stdout.write(_lines(batch).decode(), ending="")
             records += len(batch.records)
         return records
 
-    def _to_file(self, task: Task, path: Path) -> int:
+    def _to_file(self, task: BulkJob, path: Path) -> int:
         """Write into the draft, page by page, and give it its name when it is complete."""
         if path.exists():
             raise CommandError(f"{path} is there already; delete it, or name another file.")
@@ -94,7 +94,7 @@ class Command(BulkCommand):
         checkpoint.clear()
         return int(records)
 
-    def _begin(self, task: Task, checkpoint: Checkpoint, file: BinaryIO) -> dict[str, Any]:
+    def _begin(self, task: BulkJob, checkpoint: Checkpoint, file: BinaryIO) -> dict[str, Any]:
         """Where to begin: where the draft was saved last, which it is cut back to."""
         state = checkpoint.load()
         if state is not None and state["task"] != task.words:
@@ -110,7 +110,7 @@ class Command(BulkCommand):
         file.truncate(file.seek(state["bytes"]))
         return state
 
-    def _batches(self, task: Task, state: dict[str, Any]) -> Iterator[Batch]:
+    def _batches(self, task: BulkJob, state: dict[str, Any]) -> Iterator[Batch]:
         store, chosen, cursor = bulk_store(), task.selection, state["cursor"]
         total = store.expected(chosen)
         with Progress(
@@ -137,7 +137,7 @@ def _alone(path: Path) -> Iterator[BinaryIO]:
 
 
 def _lines(batch: Batch) -> bytes:
-    return b"".join(map(line, batch.records))
+    return b"".join(map(to_line, batch.records))
 
 
 def _sync(file: BinaryIO) -> None:

@@ -19,7 +19,7 @@ from chat.errors import PayloadTooLarge
 from chat.management.bulk import PAGE, BulkCommand
 from chat.management.progress import Progress
 from chat.storage import bulk_store
-from chat.storage.base import Record
+from chat.storage.base import InteractionRecord
 from chat.storage.bulk import BulkStore
 from chat.storage.jsonl import from_json
 
@@ -32,7 +32,7 @@ class BadLine(Exception):
     """Says which line is no record, and why."""
 
 
-Page = Sequence[Record | BadLine]
+Page = Sequence[InteractionRecord | BadLine]
 Work = Callable[[Page, Counter[str]], None]
 
 
@@ -98,16 +98,16 @@ def _store(store: BulkStore, page: Page, done: Counter[str]) -> None:
         raise line
 
 
-def _sorted(page: Page) -> tuple[list[Record], int, list[BadLine]]:
+def _sorted(page: Page) -> tuple[list[InteractionRecord], int, list[BadLine]]:
     """The records that are still good, how many have expired, and the lines that are none."""
     now = datetime.now(UTC)
-    records = [each for each in page if isinstance(each, Record)]
+    records = [each for each in page if isinstance(each, InteractionRecord)]
     living = [each for each in records if each.expires_at is None or each.expires_at > now]
     bad = [each for each in page if isinstance(each, BadLine)]
     return living, len(records) - len(living), bad
 
 
-def _records(file: BinaryIO, *, keep_on: bool) -> Iterator[Record | BadLine]:
+def _records(file: BinaryIO, *, keep_on: bool) -> Iterator[InteractionRecord | BadLine]:
     """The records in a file, and the lines that are none; unless to keep on, up to the first."""
     number = 0
     try:

@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 from django.db import connection
 
-from chat.management.bulk import PAGE, BulkCommand, Task, add_selection
+from chat.management.bulk import PAGE, BulkCommand, BulkJob, add_selection
 from chat.management.checkpoint import Checkpoint
 from chat.management.progress import Progress
 from chat.storage import bulk_store
@@ -62,7 +62,7 @@ class Command(BulkCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if settings.STORAGE != "sqlite":
             raise CommandError("It copies into the local store: it needs STORAGE=sqlite.")
-        began, task = time.monotonic(), Task(options, table=settings.TABLE_NAME)
+        began, task = time.monotonic(), BulkJob(options, table=settings.TABLE_NAME)
         pace = Pace(options["max_rcu"])
         done = self._count(task, pace) if options["dry_run"] else self._pull(task, pace)
         report = {**done, "read_units": round(pace.units, 1)}
@@ -71,11 +71,11 @@ class Command(BulkCommand):
         text = f"{counts}; {report['read_units']} read units in {report['seconds']} s."
         self.finish(options, text, report)
 
-    def _count(self, task: Task, pace: Pace) -> Counter[str]:
+    def _count(self, task: BulkJob, pace: Pace) -> Counter[str]:
         batches = self._batches(task.selection, pace, None, 0)
         return Counter(read=sum(len(batch.records) for batch in batches))
 
-    def _pull(self, task: Task, pace: Pace) -> Counter[str]:
+    def _pull(self, task: BulkJob, pace: Pace) -> Counter[str]:
         """Store page after page, and keep beside the database where that ended."""
         database = Path(connection.settings_dict["NAME"])
         checkpoint = Checkpoint(database.with_name(f"{database.name}.pull"))

@@ -13,11 +13,11 @@ from django.core.management.base import CommandError
 from chat.errors import StorageUnavailable
 from chat.management import console
 from chat.storage import store
-from chat.storage.base import Record, Status
+from chat.storage.base import InteractionRecord, Status
 from chat.storage.jsonl import from_json
 
 
-class Command(console.Command):
+class Command(console.ConsoleCommand):
     help = (
         "Store records from the log. When the storage is out of reach, an answer that was given is "
         "logged whole (logger chat.unrecorded). Give the log, or such lines of it: lines of other "
@@ -48,7 +48,7 @@ def _told(done: Counter[str]) -> str:
     return f"{done['found']} records found, {done['stored']} stored"
 
 
-def _records(lines: Iterable[bytes]) -> Iterator[Record]:
+def _records(lines: Iterable[bytes]) -> Iterator[InteractionRecord]:
     for number, line in enumerate(lines, 1):
         try:
             data = orjson.loads(line[line.find(b"{") :])  # what collects logs may put a prefix
@@ -61,7 +61,7 @@ def _records(lines: Iterable[bytes]) -> Iterator[Record]:
                 sys.stderr.write(f"line {number}: {exc}\n")
 
 
-def _store(record: Record) -> bool:
+def _store(record: InteractionRecord) -> bool:
     """Whether there was anything to do: an unknown record is written, its own claim settled."""
     holder = store().claim(record)
     if holder is None:

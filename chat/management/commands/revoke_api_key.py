@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from chat import keys
+from chat import api_keys
 from chat.management.console import StorageCommand, find_key
 
 
@@ -30,7 +30,7 @@ class Command(StorageCommand):
             self.stdout.write(f"{said} would be revoked.")
         else:
             try:
-                keys.revoke(key)
-            except keys.KeyChanged as exc:
+                api_keys.revoke(key)
+            except api_keys.KeyChanged as exc:
                 raise CommandError("Somebody changed the key meanwhile; run it again.") from exc
             self.stdout.write(f"{said} is revoked.")

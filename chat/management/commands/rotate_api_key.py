@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from chat import keys
+from chat import api_keys
 from chat.management.console import StorageCommand, duration, find_key, told
 
 
@@ -40,8 +40,8 @@ class Command(StorageCommand):
             self.stderr.write(f"{said} would get a new secret.")
             return
         try:
-            key, text = keys.rotate(key, grace=options["grace"])
-        except keys.KeyChanged as exc:
+            key, text = api_keys.rotate(key, grace=options["grace"])
+        except api_keys.KeyChanged as exc:
             raise CommandError("Somebody changed the key meanwhile; run it again.") from exc
         if options["format"] == "json":
             self.stdout.write(json.dumps({"key": text, **told(key, now)}, indent=2))

@@ -11,9 +11,9 @@ from django.core.management.base import CommandError
 
 from chat.management.console import StorageCommand, owner, table
 from chat.storage import key_store, usage_store
-from chat.storage.keys import PREFIX
-from chat.storage.usage import By, Counts
-from chat.usage import MAX_DAYS, Period, grouped, last_days
+from chat.storage.api_keys import PREFIX
+from chat.storage.usage import CounterKind, UsageCounts
+from chat.usage import MAX_DAYS, DateRange, last_days, sum_by_name
 
 COLUMNS = (
     "requests",
@@ -49,11 +49,11 @@ class Command(StorageCommand):
             raise CommandError(f"--days is 1 to {MAX_DAYS}.")
         by, period = options["by"], last_days(options["days"])
         owners = [options["owner"]] if options["owner"] else _owners()
-        groups = grouped(GROUPS[by](owners, period))
+        groups = sum_by_name(GROUPS[by](owners, period))
         if options["plot"]:
             _plot(options["plot"], groups, f"{period.first} to {period.last}, by {by}")
         items = [{by: name, **_numbers(counts)} for name, counts in groups.items()]
-        total = _numbers(sum(groups.values(), Counts()))
+        total = _numbers(sum(groups.values(), UsageCounts()))
         match options["format"]:
             case "json":
                 head = {"from": str(period.first), "to": str(period.last), "by": by}
@@ -72,7 +72,9 @@ def _owners() -> list[str]:
     return sorted({"default", *(key.owner for key in key_store().all())})
 
 
-def _daily(owners: Iterable[str], period: Period, by: By) -> Iterator[tuple[str, str, str, Counts]]:
+def _daily(
+    owners: Iterable[str], period: DateRange, by: CounterKind
+) -> Iterator[tuple[str, str, str, UsageCounts]]:
     """Owner, day, name and counts."""
     for each in owners:
         daily = usage_store().daily(each, by, period.first, period.last)
@@ -80,24 +82,26 @@ def _daily(owners: Iterable[str], period: Period, by: By) -> Iterator[tuple[str,
             yield each, day.isoformat(), name, counts
 
 
-def _by_day(owners: Sequence[str], period: Period) -> Iterator[tuple[str, Counts]]:
-    return ((day, counts) for _, day, _, counts in _daily(owners, period, By.MODEL))
+def _by_day(owners: Sequence[str], period: DateRange) -> Iterator[tuple[str, UsageCounts]]:
+    return ((day, counts) for _, day, _, counts in _daily(owners, period, CounterKind.MODEL))
 
 
-def _by_model(owners: Sequence[str], period: Period) -> Iterator[tuple[str, Counts]]:
-    return ((name, counts) for _, _, name, counts in _daily(owners, period, By.MODEL))
+def _by_model(owners: Sequence[str], period: DateRange) -> Iterator[tuple[str, UsageCounts]]:
+    return ((name, counts) for _, _, name, counts in _daily(owners, period, CounterKind.MODEL))
 
 
-def _by_owner(owners: Sequence[str], period: Period) -> Iterator[tuple[str, Counts]]:
-    return ((each, counts) for each, _, _, counts in _daily(owners, period, By.MODEL))
+def _by_owner(owners: Sequence[str], period: DateRange) -> Iterator[tuple[str, UsageCounts]]:
+    return ((each, counts) for each, _, _, counts in _daily(owners, period, CounterKind.MODEL))
 
 
-def _by_key(owners: Sequence[str], period: Period) -> Iterator[tuple[str, Counts]]:
+def _by_key(owners: Sequence[str], period: DateRange) -> Iterator[tuple[str, UsageCounts]]:
     """Of managed keys; the others are not told apart."""
-    return ((f"{PREFIX}_{key}", counts) for _, _, key, counts in _daily(owners, period, By.KEY))
+    return (
+        (f"{PREFIX}_{key}", counts) for _, _, key, counts in _daily(owners, period, CounterKind.KEY)
+    )
 
 
-def _by_user(owners: Sequence[str], period: Period) -> Iterator[tuple[str, Counts]]:
+def _by_user(owners: Sequence[str], period: DateRange) -> Iterator[tuple[str, UsageCounts]]:
     """Where there are several owners, users go by `owner/user`: two may have one of the same id."""
     for each in owners:
         prefix, after = f"{each}/" if len(owners) > 1 else "", ""
@@ -119,12 +123,12 @@ GROUPS = {
 }
 
 
-def _numbers(counts: Counts) -> dict[str, Any]:
+def _numbers(counts: UsageCounts) -> dict[str, Any]:
     cost = f"{counts.cost_usd.normalize():f}"
     return {**{name: getattr(counts, name) for name in COLUMNS[:-1]}, "cost_usd": cost}
 
 
-def _plot(file: Path, groups: dict[str, Counts], title: str) -> None:
+def _plot(file: Path, groups: dict[str, UsageCounts], title: str) -> None:
     """Bars of the requests, those that failed in another colour, and of the cost."""
     try:
         from matplotlib.figure import Figure

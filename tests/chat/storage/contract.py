@@ -18,16 +18,16 @@ from uuid import uuid4
 import pytest
 
 from chat.errors import StorageUnavailable, ValidationFailed
-from chat.storage.base import Failure, InteractionStore, Page, Record, Status
+from chat.storage.base import ErrorInfo, InteractionRecord, InteractionStore, Page, Status
 from providers.base import Usage
 from providers.router import Attempt
-from tests.cast import ALICE, ANSWERED, FAILED, NOON, PENDING, at_once
+from tests.factories import ALICE, ANSWERED, FAILED, NOON, PENDING, run_concurrently
 
 ID = PENDING.interaction_id
 OTHER_ID = "01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6f"
 
 # Every attribute has a value that is not its default.
-FULL = Record(
+FULL = InteractionRecord(
     interaction_id=ID,
     owner="team:blue",
     user_id="auth0|5f7c8ec7@example.org",
@@ -99,7 +99,9 @@ class InteractionStoreContract:
     # --- Round trips ------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("record", [PENDING, FULL], ids=["least", "full"])
-    def test_a_claim_is_kept_whole(self, store: InteractionStore, record: Record) -> None:
+    def test_a_claim_is_kept_whole(
+        self, store: InteractionStore, record: InteractionRecord
+    ) -> None:
         assert store.claim(record) is None
         assert store.get(ID) == record
 
@@ -109,7 +111,7 @@ class InteractionStoreContract:
         ids=["answered", "failed", "full"],
     )
     def test_an_outcome_is_kept_whole(
-        self, store: InteractionStore, claim: Record, outcome: Record
+        self, store: InteractionStore, claim: InteractionRecord, outcome: InteractionRecord
     ) -> None:
         store.claim(claim)
         assert store.settle(outcome) is True
@@ -120,7 +122,7 @@ class InteractionStoreContract:
         store.settle(FULL_ANSWER)
         kept = store.get(ID)
         assert kept is not None
-        for name in Record.__slots__:
+        for name in InteractionRecord.__slots__:
             assert type(getattr(kept, name)) is type(getattr(FULL_ANSWER, name)), name
         assert type(kept.usage.cost_usd) is Decimal
         assert type(kept.usage.prompt_tokens) is int
@@ -128,7 +130,7 @@ class InteractionStoreContract:
         assert kept.created_at.utcoffset() == timedelta(0)
 
     def test_a_failure_without_words_is_a_failure(self, store: InteractionStore) -> None:
-        failed = replace(FAILED, error=Failure(code="internal_error", detail=""))
+        failed = replace(FAILED, error=ErrorInfo(code="internal_error", detail=""))
         store.claim(PENDING)
         store.settle(failed)
         assert store.get(ID) == failed
@@ -195,7 +197,9 @@ class InteractionStoreContract:
     # --- Claims -----------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("taken", [PENDING, ANSWERED], ids=["pending", "settled"])
-    def test_a_taken_id_cannot_be_claimed(self, store: InteractionStore, taken: Record) -> None:
+    def test_a_taken_id_cannot_be_claimed(
+        self, store: InteractionStore, taken: InteractionRecord
+    ) -> None:
         store.claim(PENDING)
         if taken is ANSWERED:
             store.settle(ANSWERED)
@@ -210,17 +214,17 @@ class InteractionStoreContract:
         assert store.get(OTHER_ID) == other
 
     def test_of_many_claims_of_an_id_at_once_one_succeeds(self, store: InteractionStore) -> None:
-        def claim(number: int) -> Record | None:
+        def claim(number: int) -> InteractionRecord | None:
             return store.claim(replace(PENDING, prompt=f"prompt {number}"))
 
-        holders = at_once(20, claim)
+        holders = run_concurrently(20, claim)
         assert holders.count(None) == 1
         winner = replace(PENDING, prompt=f"prompt {holders.index(None)}")
         assert [holder for holder in holders if holder] == [winner] * 19
         assert store.get(ID) == winner
 
     def test_of_many_equal_claims_one_succeeds(self, store: InteractionStore) -> None:
-        assert at_once(20, lambda number: store.claim(PENDING)).count(None) == 1
+        assert run_concurrently(20, lambda number: store.claim(PENDING)).count(None) == 1
 
     # --- Taking over ------------------------------------------------------------------------------
 
@@ -254,7 +258,7 @@ class InteractionStoreContract:
             deadline_at = LATER.deadline_at + timedelta(microseconds=number)
             return store.take_over(replace(LATER, deadline_at=deadline_at), FAILED)
 
-        taken = at_once(20, take_over)
+        taken = run_concurrently(20, take_over)
         assert sorted(taken) == [False] * 19 + [True]
         kept = store.get(ID)
         assert kept is not None
@@ -290,7 +294,7 @@ class InteractionStoreContract:
         self, store: InteractionStore
     ) -> None:
         store.claim(replace(PENDING, expires_at=YESTERDAY))
-        claimed = at_once(
+        claimed = run_concurrently(
             20, lambda number: store.claim(replace(PENDING, prompt=f"prompt {number}"))
         )
         assert claimed.count(None) == 1
@@ -300,7 +304,9 @@ class InteractionStoreContract:
     # --- Outcomes ---------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("again", [ANSWERED, FAILED], ids=["answered", "failed"])
-    def test_an_outcome_is_written_once(self, store: InteractionStore, again: Record) -> None:
+    def test_an_outcome_is_written_once(
+        self, store: InteractionStore, again: InteractionRecord
+    ) -> None:
         outcome = replace(ANSWERED, response="the first")
         store.claim(PENDING)
         assert store.settle(outcome) is True
@@ -313,7 +319,7 @@ class InteractionStoreContract:
         def settle(number: int) -> bool:
             return store.settle(replace(ANSWERED, response=f"answer {number}"))
 
-        settled = at_once(20, settle)
+        settled = run_concurrently(20, settle)
         assert sorted(settled) == [False] * 19 + [True]
         assert store.get(ID) == replace(ANSWERED, response=f"answer {settled.index(True)}")
 
@@ -379,7 +385,9 @@ class InteractionStoreContract:
             assert store.claim(record) is None
         return [record.interaction_id for record in reversed(records)]
 
-    def all_pages(self, store: InteractionStore, user: str, limit: int) -> list[list[Record]]:
+    def all_pages(
+        self, store: InteractionStore, user: str, limit: int
+    ) -> list[list[InteractionRecord]]:
         pages, cursor = [], None
         while True:
             page = store.page("default", user, limit=limit, cursor=cursor)
@@ -435,7 +443,7 @@ class InteractionStoreContract:
         [
             {"response": LONG},
             {"metadata": {"note": LONG}},
-            {"error": Failure(code="provider_error", detail=LONG)},
+            {"error": ErrorInfo(code="provider_error", detail=LONG)},
             {"tool_calls": ({"function": {"name": "f", "arguments": LONG}},)},
         ],
         ids=["response", "metadata", "error", "tool_calls"],

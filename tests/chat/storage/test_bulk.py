@@ -12,19 +12,21 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 
 from chat.errors import PayloadTooLarge, StorageUnavailable
 from chat.storage import bulk_store, store, usage_store
-from chat.storage.base import Record, Status
-from chat.storage.bulk import Added, Selection
-from chat.storage.dynamodb_client import DynamoDBClient
-from chat.storage.usage import By, Counts
-from tests.cast import ALICE, ANSWERED, BOB, FAILED, NOON, PENDING, keep
+from chat.storage.base import InteractionRecord, Status
+from chat.storage.bulk import ImportResult, Selection
+from chat.storage.dynamodb.client import DynamoDBClient
+from chat.storage.usage import CounterKind, UsageCounts
 from tests.chat.storage.contract import FULL, FULL_ANSWER, LATER, YESTERDAY
 from tests.dynamodb_local import Calls, botocore_client
+from tests.factories import ALICE, ANSWERED, BOB, FAILED, NOON, PENDING, store_record
 
 Configure = Callable[..., None]
 KEY_ID = "0123456789abcdef"
 
 
-def made(count: int, record: Record = ANSWERED, **changes: Any) -> list[Record]:
+def made(
+    count: int, record: InteractionRecord = ANSWERED, **changes: Any
+) -> list[InteractionRecord]:
     """So many records, a minute apart."""
     return [
         replace(
@@ -37,9 +39,9 @@ def made(count: int, record: Record = ANSWERED, **changes: Any) -> list[Record]:
     ]
 
 
-def scanned(limit: int = 100, **chosen: Any) -> list[Record]:
+def scanned(limit: int = 100, **chosen: Any) -> list[InteractionRecord]:
     """All that is found, page by page."""
-    found: list[Record] = []
+    found: list[InteractionRecord] = []
     cursor = None
     while True:
         # Another process goes on from a cursor: it knows no more than that.
@@ -54,7 +56,7 @@ def ids(records: Any) -> list[str]:
     return sorted(record.interaction_id for record in records)
 
 
-def requests(owner: str = "default", by: By = By.MODEL) -> int:
+def requests(owner: str = "default", by: CounterKind = CounterKind.MODEL) -> int:
     daily = usage_store().daily(owner, by, date(2000, 1, 1), date(2100, 1, 1))
     return sum(counts.requests for counts in daily.values())
 
@@ -100,7 +102,7 @@ def test_a_selection_is_of_a_time_an_owner_and_a_user(each_storage: str) -> None
 
 
 def test_what_has_expired_is_not_found(each_storage: str) -> None:
-    keep(replace(ANSWERED, expires_at=YESTERDAY))
+    store_record(replace(ANSWERED, expires_at=YESTERDAY))
     assert scanned() == scanned(owner="default", user=ALICE) == []
 
 
@@ -115,16 +117,16 @@ def test_how_many_there_are_is_expected(each_storage: str) -> None:
 
 def test_adding_again_changes_nothing(each_storage: str) -> None:
     records = [*made(30), *made(3, PENDING), *made(3, FAILED, key_id=KEY_ID)]
-    assert bulk_store().add(records) == Added(new=36)
+    assert bulk_store().add(records) == ImportResult(new=36)
     counted = requests()
-    assert bulk_store().add(records[::-1]) == Added()
-    assert bulk_store().add([*records, *made(2)]) == Added(new=2)
+    assert bulk_store().add(records[::-1]) == ImportResult()
+    assert bulk_store().add([*records, *made(2)]) == ImportResult(new=2)
     assert (counted, requests()) == (33, 35)
     assert len(scanned()) == 38
 
 
 def test_nothing_is_added_of_nothing(each_storage: str) -> None:
-    assert bulk_store().add([]) == Added()
+    assert bulk_store().add([]) == ImportResult()
 
 
 def test_what_is_added_is_counted_as_what_is_settled(each_storage: str) -> None:
@@ -142,58 +144,58 @@ def test_what_is_added_is_counted_as_what_is_settled(each_storage: str) -> None:
     ]
     bulk_store().add([*records, *made(5, PENDING)])
     for owner in ("default", "team:blue"):
-        sums: dict[tuple[date, str], Counts] = {}
+        sums: dict[tuple[date, str], UsageCounts] = {}
         for record in records:
             if record.owner == owner:
                 key = (record.created_at.date(), record.model)
-                sums[key] = sums.get(key, Counts()) + Counts.of(record)
-        assert usage_store().daily(owner, By.MODEL, NOON.date(), date(2027, 1, 1)) == sums
+                sums[key] = sums.get(key, UsageCounts()) + UsageCounts.of(record)
+        assert usage_store().daily(owner, CounterKind.MODEL, NOON.date(), date(2027, 1, 1)) == sums
         page = usage_store().users(owner, NOON.date(), date(2027, 1, 1), limit=100)
         assert len(page.users) == len({each.user_id for each in records if each.owner == owner})
         mine = [each for each in records if each.owner == owner and each.key_id]
-        assert requests(owner, By.KEY) == len(mine)
+        assert requests(owner, CounterKind.KEY) == len(mine)
 
 
 def test_a_claim_makes_way_for_its_outcome(each_storage: str) -> None:
     store().claim(PENDING)
-    assert bulk_store().add([ANSWERED]) == Added(replaced=1)
+    assert bulk_store().add([ANSWERED]) == ImportResult(replaced=1)
     assert store().get(PENDING.interaction_id) == ANSWERED
-    assert bulk_store().add([PENDING]) == Added()
+    assert bulk_store().add([PENDING]) == ImportResult()
     assert store().get(PENDING.interaction_id) == ANSWERED
     assert requests() == 1
 
 
 def test_an_answer_is_not_replaced(each_storage: str) -> None:
-    keep(ANSWERED)
+    store_record(ANSWERED)
     later = replace(ANSWERED, deadline_at=NOON + timedelta(hours=1), response="another")
-    assert bulk_store().add([later]) == Added()
+    assert bulk_store().add([later]) == ImportResult()
     assert store().get(ANSWERED.interaction_id) == ANSWERED
 
 
 def test_what_came_to_nothing_makes_way_for_the_next_try(each_storage: str) -> None:
-    keep(FAILED)
+    store_record(FAILED)
     answer = replace(LATER, status=Status.OK, response="Olá!")
-    assert bulk_store().add([answer]) == Added(replaced=1)
-    assert bulk_store().add([FAILED]) == Added()
+    assert bulk_store().add([answer]) == ImportResult(replaced=1)
+    assert bulk_store().add([FAILED]) == ImportResult()
     assert store().get(FAILED.interaction_id) == answer
     assert requests() == 2
 
 
 def test_a_claim_of_a_later_try_is_left_alone(each_storage: str) -> None:
     store().claim(LATER)
-    assert bulk_store().add([FAILED]) == Added()
+    assert bulk_store().add([FAILED]) == ImportResult()
     assert store().get(LATER.interaction_id) == LATER
     assert requests() == 0
 
 
 def test_of_one_id_given_twice_the_outcome_is_added(each_storage: str) -> None:
-    assert bulk_store().add([PENDING, ANSWERED, PENDING]) == Added(new=1)
+    assert bulk_store().add([PENDING, ANSWERED, PENDING]) == ImportResult(new=1)
     assert scanned() == [ANSWERED]
 
 
 def test_an_id_whose_holder_has_expired_is_free(each_storage: str) -> None:
-    keep(replace(ANSWERED, expires_at=YESTERDAY))
-    assert bulk_store().add([FAILED]) == Added(new=1)
+    store_record(replace(ANSWERED, expires_at=YESTERDAY))
+    assert bulk_store().add([FAILED]) == ImportResult(new=1)
     assert store().get(FAILED.interaction_id) == FAILED
 
 
@@ -294,14 +296,14 @@ def test_long_answers_are_found_and_added_whole(on_dynamodb: None) -> None:
         replace(each, response=noise(size))
         for each, size in zip(made(5), [600_000, 1_500_000, 7, 2_500_000, 900_000], strict=True)
     ]
-    assert bulk_store().add(records) == Added(new=5)
+    assert bulk_store().add(records) == ImportResult(new=5)
     found = {record.interaction_id: record for record in scanned(2)}
     assert found == {record.interaction_id: record for record in records}
     assert requests() == 5
 
 
 def test_parts_go_with_what_is_replaced_or_purged(on_dynamodb: None) -> None:
-    keep(replace(FAILED, response=noise(1_000_000)))
+    store_record(replace(FAILED, response=noise(1_000_000)))
     bulk_store().add([replace(LATER, status=Status.OK, response=noise(1_500_000))])
     bulk_store().add(made(1, response=noise(1_000_000)))
     assert purged(before=datetime.now(UTC)) == 2
@@ -309,9 +311,9 @@ def test_parts_go_with_what_is_replaced_or_purged(on_dynamodb: None) -> None:
 
 
 def scan_raw() -> list[Any]:
-    from chat.storage.dynamodb_tables import Interaction
+    from chat.storage.dynamodb.tables import InteractionTable
 
-    found: list[Any] = botocore_client().scan(TableName=Interaction.Meta.table_name)["Items"]
+    found: list[Any] = botocore_client().scan(TableName=InteractionTable.Meta.table_name)["Items"]
     return found
 
 
@@ -345,14 +347,14 @@ def test_many_records_are_written_in_few_calls(on_dynamodb: None, calls: Calls) 
 
 
 def test_an_item_without_a_write_id_is_replaced_too(on_dynamodb: None) -> None:
-    from chat.storage.dynamodb_tables import Interaction
+    from chat.storage.dynamodb.tables import InteractionTable
 
     store().claim(PENDING)
     key = {"interaction_id": {"S": PENDING.interaction_id}}
     botocore_client().update_item(
-        TableName=Interaction.Meta.table_name, Key=key, UpdateExpression="REMOVE write_id"
+        TableName=InteractionTable.Meta.table_name, Key=key, UpdateExpression="REMOVE write_id"
     )
-    assert bulk_store().add([ANSWERED]) == Added(replaced=1)
+    assert bulk_store().add([ANSWERED]) == ImportResult(replaced=1)
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, times: int, code: str, reason: str = "") -> None:
@@ -386,7 +388,7 @@ def test_what_is_refused_for_a_moment_is_tried_again(
     on_dynamodb: None, monkeypatch: pytest.MonkeyPatch, code: str, reason: str
 ) -> None:
     failing(monkeypatch, 2, code, reason)
-    assert bulk_store().add(made(3)) == Added(new=3)
+    assert bulk_store().add(made(3)) == ImportResult(new=3)
     assert (len(scanned()), requests()) == (3, 3)
 
 
@@ -416,7 +418,7 @@ def test_a_lost_answer_counts_nothing_twice(
 
     with monkeypatch.context() as patch:
         patch.setattr(DynamoDBClient, "_exchange", lose_one)
-        assert bulk_store().add(made(5)) == Added(new=5)
+        assert bulk_store().add(made(5)) == ImportResult(new=5)
     assert lost
     assert (len(scanned()), requests()) == (5, 5)
 
@@ -436,6 +438,8 @@ def test_what_another_wrote_meanwhile_is_looked_at_again(
 
     monkeypatch.setattr(DynamoDBClient, "call", settle_first)
     other = made(1)
-    assert bulk_store().add([replace(ANSWERED, response="as imported"), *other]) == Added(new=1)
+    assert bulk_store().add([replace(ANSWERED, response="as imported"), *other]) == ImportResult(
+        new=1
+    )
     assert store().get(PENDING.interaction_id) == ANSWERED
     assert requests() == 2

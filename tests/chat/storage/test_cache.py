@@ -17,12 +17,13 @@ from django_ratelimit.core import get_usage
 
 from chat.errors import StorageUnavailable
 from chat.models import CacheEntry
-from chat.storage import dynamodb_cache, orm_cache
-from chat.storage.dynamodb_cache import DynamoCache, DynamoCounters
-from chat.storage.dynamodb_tables import State
-from chat.storage.orm_cache import OrmCache, OrmCounters
-from tests.cast import Clock, at_once
+from chat.storage.dynamodb import cache as dynamodb_cache
+from chat.storage.dynamodb.cache import DynamoCache, DynamoCounters
+from chat.storage.dynamodb.tables import StateTable
+from chat.storage.orm import cache as orm_cache
+from chat.storage.orm.cache import OrmCache, OrmCounters
 from tests.dynamodb_local import Calls, variables
+from tests.factories import Clock, run_concurrently
 
 CACHES: dict[str, type[BaseCache]] = {"sqlite": OrmCache, "dynamodb": DynamoCache}
 COUNTERS: dict[str, type[BaseCache]] = {"sqlite": OrmCounters, "dynamodb": DynamoCounters}
@@ -255,20 +256,20 @@ def test_what_has_expired_is_swept_away_a_minute_later(db: None, clock: Clock) -
 
 def test_no_count_is_lost_among_many(cache: BaseCache) -> None:
     cache.set("key", 0)
-    counts = at_once(20, lambda number: [cache.incr("key") for _ in range(10)])
+    counts = run_concurrently(20, lambda number: [cache.incr("key") for _ in range(10)])
     assert sorted(count for counted in counts for count in counted) == list(range(1, 201))
     assert cache.get("key") == 200
 
 
 def test_of_many_that_add_at_once_one_succeeds(cache: BaseCache) -> None:
-    added = at_once(10, lambda number: cache.add("key", number))
+    added = run_concurrently(10, lambda number: cache.add("key", number))
     assert sorted(added) == [False] * 9 + [True]
     assert cache.get("key") == added.index(True)
 
 
 def test_of_many_that_add_what_has_expired_one_succeeds(cache: BaseCache) -> None:
     cache.set("key", 99, timeout=-1)
-    added = at_once(10, lambda number: cache.add("key", number))
+    added = run_concurrently(10, lambda number: cache.add("key", number))
     assert sorted(added) == [False] * 9 + [True]
     assert cache.get("key") == added.index(True)
 
@@ -296,7 +297,7 @@ def test_a_counter_lives_from_its_first_count(counters: BaseCache, clock: Clock)
 
 
 def test_no_first_count_is_lost_among_many(counters: BaseCache) -> None:
-    counts = at_once(20, lambda number: counters.incr("key"))
+    counts = run_concurrently(20, lambda number: counters.incr("key"))
     assert sorted(counts) == list(range(1, 21))
 
 
@@ -305,7 +306,7 @@ def test_no_count_in_the_place_of_what_has_expired_is_lost(
 ) -> None:
     counters.incr("key")
     clock.now += 200
-    counts = at_once(20, lambda number: counters.incr("key"))
+    counts = run_concurrently(20, lambda number: counters.incr("key"))
     assert sorted(counts) == list(range(1, 21))
 
 
@@ -373,7 +374,7 @@ def test_processes_count_as_one(dynamodb: str) -> None:
         "ENV_FILE": os.devnull,
         "SECRET_KEY": "tests",
         "STORAGE": "dynamodb",
-        "STATE_TABLE_NAME": State.Meta.table_name,
+        "STATE_TABLE_NAME": StateTable.Meta.table_name,
     }
     counting = [
         subprocess.Popen(

@@ -21,12 +21,11 @@ from django.core.exceptions import ImproperlyConfigured
 from pytest_django import Settings
 
 from chat.errors import PayloadTooLarge, StorageUnavailable
-from chat.storage.base import InteractionStore, Record, Status
-from chat.storage.dynamodb import DynamoStore
-from chat.storage.dynamodb_client import DynamoDBClient
-from chat.storage.dynamodb_tables import Interaction
+from chat.storage.base import InteractionRecord, InteractionStore, Status
+from chat.storage.dynamodb.client import DynamoDBClient
+from chat.storage.dynamodb.interactions import DynamoInteractionStore
+from chat.storage.dynamodb.tables import InteractionTable
 from chatproject.aws import Keys
-from tests.cast import ANSWERED, FAILED, NOON, PENDING, at_once
 from tests.chat.storage.contract import (
     FULL,
     FULL_ANSWER,
@@ -36,7 +35,8 @@ from tests.chat.storage.contract import (
     InteractionStoreContract,
 )
 from tests.dynamodb_local import Calls, botocore_client
-from tests.standin import StandIn
+from tests.factories import ANSWERED, FAILED, NOON, PENDING, run_concurrently
+from tests.stub_vendor import StubVendor
 
 NOBODY_LISTENS = "http://127.0.0.1:9"
 
@@ -44,23 +44,23 @@ NOBODY_LISTENS = "http://127.0.0.1:9"
 class TestDynamoStore(InteractionStoreContract):
     @pytest.fixture
     def store(self, dynamodb: str) -> InteractionStore:
-        return DynamoStore()
+        return DynamoInteractionStore()
 
     @pytest.fixture
     def unreachable_store(self, dynamodb_at: Callable[[str], None]) -> InteractionStore:
         dynamodb_at(NOBODY_LISTENS)
-        return DynamoStore()
+        return DynamoInteractionStore()
 
 
 @pytest.fixture
-def store(dynamodb: str) -> DynamoStore:
-    return DynamoStore()
+def store(dynamodb: str) -> DynamoInteractionStore:
+    return DynamoInteractionStore()
 
 
 def item(interaction_id: str = ID) -> dict[str, dict[str, Any]]:
     """What DynamoDB itself has."""
     found = botocore_client().get_item(
-        TableName=Interaction.Meta.table_name, Key={"interaction_id": {"S": interaction_id}}
+        TableName=InteractionTable.Meta.table_name, Key={"interaction_id": {"S": interaction_id}}
     )
     return dict(found["Item"])
 
@@ -73,7 +73,7 @@ def noise(size: int) -> str:
 # --- Items ----------------------------------------------------------------------------------------
 
 
-def test_an_item_has_every_attribute(store: DynamoStore) -> None:
+def test_an_item_has_every_attribute(store: DynamoInteractionStore) -> None:
     store.claim(FULL)
     store.settle(replace(FULL_ANSWER, usage=replace(FULL_ANSWER.usage, cost_usd=Decimal("0.10"))))
     kept = item()
@@ -121,13 +121,13 @@ def test_an_item_has_every_attribute(store: DynamoStore) -> None:
     }
 
 
-def test_what_is_absent_has_no_attribute(store: DynamoStore) -> None:
+def test_what_is_absent_has_no_attribute(store: DynamoInteractionStore) -> None:
     store.claim(PENDING)
     absent = {"expires_at", "request_hash", "system", "response", "latency_ms", "cost_usd"}
     assert not absent & item().keys()
 
 
-def test_each_operation_is_one_call(store: DynamoStore, calls: Calls) -> None:
+def test_each_operation_is_one_call(store: DynamoInteractionStore, calls: Calls) -> None:
     store.claim(PENDING)
     store.claim(PENDING)
     store.settle(FAILED)
@@ -139,25 +139,25 @@ def test_each_operation_is_one_call(store: DynamoStore, calls: Calls) -> None:
     assert made == ["PutItem", "PutItem", settle, settle, "PutItem", "GetItem"]
 
 
-def test_reads_are_consistent(store: DynamoStore, calls: Calls) -> None:
+def test_reads_are_consistent(store: DynamoInteractionStore, calls: Calls) -> None:
     store.get(ID)
     assert [arguments["ConsistentRead"] for _, arguments in calls] == [True]
 
 
 @pytest.mark.parametrize("index", ["user-index", "conversation-index"])
-def test_an_index_finds_a_record_by_time(store: DynamoStore, index: str) -> None:
+def test_an_index_finds_a_record_by_time(store: DynamoInteractionStore, index: str) -> None:
     store.claim(FULL)
     keys = {
         "user-index": f"{FULL.owner}#{FULL.user_id}",
         "conversation-index": FULL.conversation_id,
     }
-    found = list(Interaction.query(keys[index], index_name=index, scan_index_forward=False))
+    found = list(InteractionTable.query(keys[index], index_name=index, scan_index_forward=False))
     assert [(each.interaction_id, each.created_at) for each in found] == [(ID, NOON)]
 
 
-def test_an_older_item_without_most_attributes_is_read(store: DynamoStore) -> None:
+def test_an_older_item_without_most_attributes_is_read(store: DynamoInteractionStore) -> None:
     botocore_client().put_item(
-        TableName=Interaction.Meta.table_name,
+        TableName=InteractionTable.Meta.table_name,
         Item={
             "interaction_id": {"S": ID},
             "owner": {"S": "default"},
@@ -166,7 +166,7 @@ def test_an_older_item_without_most_attributes_is_read(store: DynamoStore) -> No
         },
     )
     midnight = NOON.replace(hour=0, microsecond=0)
-    assert store.get(ID) == Record(
+    assert store.get(ID) == InteractionRecord(
         interaction_id=ID,
         owner="default",
         user_id="",
@@ -202,10 +202,10 @@ ODD: list[dict[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize("odd", ODD, ids=str)
 def test_an_odd_item_is_read_all_the_same(
-    store: DynamoStore, odd: dict[str, dict[str, Any]]
+    store: DynamoInteractionStore, odd: dict[str, dict[str, Any]]
 ) -> None:
     store.claim(PENDING)
-    botocore_client().put_item(TableName=Interaction.Meta.table_name, Item={**item(), **odd})
+    botocore_client().put_item(TableName=InteractionTable.Meta.table_name, Item={**item(), **odd})
     kept = store.get(ID)
     assert kept is not None
     assert (kept.interaction_id, kept.owner) == (ID, "default")
@@ -215,7 +215,7 @@ def test_an_odd_item_is_read_all_the_same(
 # --- The size of items ----------------------------------------------------------------------------
 
 
-def test_a_long_text_is_compressed(store: DynamoStore) -> None:
+def test_a_long_text_is_compressed(store: DynamoInteractionStore) -> None:
     prompt = "Why is the sky blue, and the sea? " * 900
     store.claim(replace(PENDING, prompt=prompt, system="short"))
     kept = item()
@@ -237,10 +237,12 @@ def last(low: int, high: int, holds: Callable[[int], bool]) -> int:
 
 def forget(interaction_id: str = ID) -> None:
     key = {"interaction_id": {"S": interaction_id}}
-    botocore_client().delete_item(TableName=Interaction.Meta.table_name, Key=key)
+    botocore_client().delete_item(TableName=InteractionTable.Meta.table_name, Key=key)
 
 
-def test_a_question_that_leaves_no_room_for_the_outcome_is_refused(store: DynamoStore) -> None:
+def test_a_question_that_leaves_no_room_for_the_outcome_is_refused(
+    store: DynamoInteractionStore,
+) -> None:
     def fits(size: int) -> bool:
         try:
             assert store.claim(replace(PENDING, prompt=noise(size))) is None
@@ -264,7 +266,7 @@ def test_a_question_that_leaves_no_room_for_the_outcome_is_refused(store: Dynamo
 
 
 @pytest.mark.parametrize("size", [600_000, 2_000_000, 6_000_000])
-def test_an_answer_of_any_length_is_kept(store: DynamoStore, size: int) -> None:
+def test_an_answer_of_any_length_is_kept(store: DynamoInteractionStore, size: int) -> None:
     answer = replace(ANSWERED, response=noise(size))
     store.claim(PENDING)
     assert store.settle(answer) is True
@@ -272,7 +274,7 @@ def test_an_answer_of_any_length_is_kept(store: DynamoStore, size: int) -> None:
     assert store.claim(PENDING) == answer
 
 
-def test_the_last_byte_that_fits_beside_the_question(store: DynamoStore) -> None:
+def test_the_last_byte_that_fits_beside_the_question(store: DynamoInteractionStore) -> None:
     def fits(size: int) -> bool:
         forget()
         answer = replace(ANSWERED, response=noise(size))
@@ -286,45 +288,49 @@ def test_the_last_byte_that_fits_beside_the_question(store: DynamoStore) -> None
         fits(near)
 
 
-def test_parts_are_all_or_nothing(store: DynamoStore) -> None:
+def test_parts_are_all_or_nothing(store: DynamoInteractionStore) -> None:
     store.claim(PENDING)
     store.take_over(LATER, PENDING)
     assert store.settle(replace(ANSWERED, response=noise(2_000_000))) is False
     assert store.get(ID) == LATER
-    assert len(list(Interaction.scan())) == 1
+    assert len(list(InteractionTable.scan())) == 1
 
 
-def test_of_many_answers_in_parts_one_is_written(store: DynamoStore) -> None:
+def test_of_many_answers_in_parts_one_is_written(store: DynamoInteractionStore) -> None:
     store.claim(PENDING)
     answers = [replace(ANSWERED, response=noise(1_000_000 + number)) for number in range(4)]
-    settled = at_once(4, lambda number: store.settle(answers[number]))
+    settled = run_concurrently(4, lambda number: store.settle(answers[number]))
     assert settled.count(True) <= 1  # DynamoDB may refuse all that are in each other's way
     kept = store.get(ID)
     assert kept == (answers[settled.index(True)] if True in settled else PENDING)
 
 
-def test_parts_live_as_long_as_their_record_and_are_in_no_index(store: DynamoStore) -> None:
+def test_parts_live_as_long_as_their_record_and_are_in_no_index(
+    store: DynamoInteractionStore,
+) -> None:
     expires_at = YESTERDAY + timedelta(days=2)
     store.claim(replace(PENDING, expires_at=expires_at))
     store.settle(replace(ANSWERED, expires_at=expires_at, response=noise(2_000_000)))
     parts = item()["response_parts"]["N"]
-    stored = list(Interaction.scan())
+    stored = list(InteractionTable.scan())
     assert len(stored) == 1 + int(parts)
     assert {each.expires_at for each in stored} == {expires_at}
-    assert len(list(Interaction.query("default#alice", index_name="user-index"))) == 1
+    assert len(list(InteractionTable.query("default#alice", index_name="user-index"))) == 1
 
 
-def test_parts_go_with_the_answer_that_is_taken_over(store: DynamoStore) -> None:
+def test_parts_go_with_the_answer_that_is_taken_over(store: DynamoInteractionStore) -> None:
     broken_off = replace(ANSWERED, status=Status.ABORTED, response=noise(2_000_000))
     store.claim(PENDING)
     store.settle(broken_off)
-    assert len(list(Interaction.scan())) > 1
+    assert len(list(InteractionTable.scan())) > 1
     assert store.take_over(LATER, broken_off) is True
-    assert len(list(Interaction.scan())) == 1
+    assert len(list(InteractionTable.scan())) == 1
     assert store.get(ID) == LATER
 
 
-def test_an_answer_that_no_transaction_carries_is_as_in_an_outage(store: DynamoStore) -> None:
+def test_an_answer_that_no_transaction_carries_is_as_in_an_outage(
+    store: DynamoInteractionStore,
+) -> None:
     store.claim(PENDING)
     with pytest.raises(StorageUnavailable):
         store.settle(replace(ANSWERED, response=noise(8_300_000)))
@@ -333,7 +339,7 @@ def test_an_answer_that_no_transaction_carries_is_as_in_an_outage(store: DynamoS
 
 # --- Trouble --------------------------------------------------------------------------------------
 
-CALLS: list[Callable[[DynamoStore], Any]] = [
+CALLS: list[Callable[[DynamoInteractionStore], Any]] = [
     lambda store: store.claim(PENDING),
     lambda store: store.take_over(LATER, FAILED),
     lambda store: store.settle(ANSWERED),
@@ -343,7 +349,7 @@ CALLS: list[Callable[[DynamoStore], Any]] = [
 IDS = ["claim", "take over", "settle", "get", "ping"]
 
 
-def refuses(store: DynamoStore, call: Callable[[DynamoStore], Any]) -> float:
+def refuses(store: DynamoInteractionStore, call: Callable[[DynamoInteractionStore], Any]) -> float:
     """The seconds after which the store says that it is unavailable."""
     began = time.monotonic()
     with pytest.raises(StorageUnavailable) as caught:
@@ -354,19 +360,19 @@ def refuses(store: DynamoStore, call: Callable[[DynamoStore], Any]) -> float:
 
 @pytest.mark.parametrize("call", CALLS, ids=IDS)
 def test_where_nobody_listens_is_noticed_at_once(
-    dynamodb_at: Callable[[str], None], call: Callable[[DynamoStore], Any]
+    dynamodb_at: Callable[[str], None], call: Callable[[DynamoInteractionStore], Any]
 ) -> None:
     dynamodb_at(NOBODY_LISTENS)
-    assert refuses(DynamoStore(), call) < 3
+    assert refuses(DynamoInteractionStore(), call) < 3
 
 
 @pytest.mark.parametrize("call", [CALLS[0], CALLS[3]], ids=["claim", "get"])
 def test_silence_is_noticed_in_seconds(
-    dynamodb_at: Callable[[str], None], call: Callable[[DynamoStore], Any]
+    dynamodb_at: Callable[[str], None], call: Callable[[DynamoInteractionStore], Any]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         dynamodb_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
-        assert refuses(DynamoStore(), call) < 8
+        assert refuses(DynamoInteractionStore(), call) < 8
 
 
 THROTTLED = "ProvisionedThroughputExceededException"
@@ -389,25 +395,25 @@ THROTTLED = "ProvisionedThroughputExceededException"
 @pytest.mark.parametrize("call", CALLS, ids=IDS)
 def test_a_refusal_is_an_unavailable_storage(
     dynamodb_at: Callable[[str], None],
-    call: Callable[[DynamoStore], Any],
+    call: Callable[[DynamoInteractionStore], Any],
     status: int,
     code: str,
     tries: int,
 ) -> None:
-    with StandIn() as dynamodb:
+    with StubVendor() as dynamodb:
         dynamodb.reply({"__type": f"com.amazonaws.dynamodb.v20120810#{code}"}, status=status)
         dynamodb_at(dynamodb.url)
-        assert refuses(DynamoStore(), call) < 3
+        assert refuses(DynamoInteractionStore(), call) < 3
         assert len(dynamodb.requests) == tries
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"", b'"'])
 def test_garbage_is_an_unavailable_storage(dynamodb_at: Callable[[str], None], body: bytes) -> None:
-    with StandIn() as dynamodb:
+    with StubVendor() as dynamodb:
         dynamodb.reply(body, status=502)
         dynamodb_at(dynamodb.url)
         for call in CALLS:
-            refuses(DynamoStore(), call)
+            refuses(DynamoInteractionStore(), call)
 
 
 def test_a_table_that_is_missing_is_an_unavailable_storage(
@@ -415,12 +421,12 @@ def test_a_table_that_is_missing_is_an_unavailable_storage(
 ) -> None:
     settings.TABLE_NAME = "tests-no-such-table"
     for call in CALLS:
-        refuses(DynamoStore(), call)
+        refuses(DynamoInteractionStore(), call)
 
 
 def test_without_the_table_of_counters_nothing_is_ready(dynamodb: str, settings: Settings) -> None:
     settings.STATE_TABLE_NAME = "tests-no-such-table"
-    refuses(DynamoStore(), lambda store: store.ping())
+    refuses(DynamoInteractionStore(), lambda store: store.ping())
 
 
 def test_without_a_region_there_is_no_store(
@@ -430,7 +436,7 @@ def test_without_a_region_there_is_no_store(
     settings.AWS_REGION = ""
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     with pytest.raises(ImproperlyConfigured, match="AWS_REGION"):
-        DynamoStore()
+        DynamoInteractionStore()
 
 
 def test_without_credentials_there_is_no_store(
@@ -440,7 +446,7 @@ def test_without_credentials_there_is_no_store(
     settings.AWS_KEYS = Keys("", "", "")
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(ImproperlyConfigured, match="credentials"):
-        DynamoStore()
+        DynamoInteractionStore()
 
 
 @contextlib.contextmanager
@@ -484,19 +490,19 @@ def test_a_write_whose_answer_was_lost_knows_itself(
     answer = replace(ANSWERED, response=noise(size))
     with losing_answers(dynamodb, lost=1) as url:
         dynamodb_at(url)
-        assert DynamoStore().claim(PENDING) is None
-        assert DynamoStore().claim(PENDING) == PENDING
+        assert DynamoInteractionStore().claim(PENDING) is None
+        assert DynamoInteractionStore().claim(PENDING) == PENDING
     with losing_answers(dynamodb, lost=1) as url:
         dynamodb_at(url)
-        assert DynamoStore().settle(answer) is True
-        assert DynamoStore().get(ID) == answer
-        assert DynamoStore().settle(answer) is False
+        assert DynamoInteractionStore().settle(answer) is True
+        assert DynamoInteractionStore().get(ID) == answer
+        assert DynamoInteractionStore().settle(answer) is False
 
 
 def test_it_recovers_by_itself(dynamodb: str, dynamodb_at: Callable[[str], None]) -> None:
     with losing_answers(dynamodb, lost=2) as url:
         dynamodb_at(url)
-        store = DynamoStore()
+        store = DynamoInteractionStore()
         refuses(store, lambda store: store.claim(PENDING))
         assert store.claim(PENDING) == PENDING
 
@@ -530,22 +536,26 @@ def imported(storage: str) -> set[str]:
 
 def test_only_the_chosen_store_is_imported() -> None:
     sqlite, dynamodb = imported("sqlite"), imported("dynamodb")
-    assert {"chat.storage.orm", "chat.storage.orm_cache", "chat.models"} <= sqlite - dynamodb
-    assert {"chat.storage.dynamodb", "pynamodb", "botocore"} <= dynamodb - sqlite
+    assert {
+        "chat.storage.orm.interactions",
+        "chat.storage.orm.cache",
+        "chat.models",
+    } <= sqlite - dynamodb
+    assert {"chat.storage.dynamodb.interactions", "pynamodb", "botocore"} <= dynamodb - sqlite
     assert not {"sqlite3", "django.contrib.admin", "django.contrib.auth.models"} & dynamodb
 
 
-def test_erasing_takes_the_parts_of_long_answers_too(store: DynamoStore) -> None:
+def test_erasing_takes_the_parts_of_long_answers_too(store: DynamoInteractionStore) -> None:
     store.claim(PENDING)
     noise = random.Random(7).randbytes(600_000).hex()
     assert store.settle(replace(ANSWERED, response=noise))
-    assert len(botocore_client().scan(TableName=Interaction.Meta.table_name)["Items"]) > 1
+    assert len(botocore_client().scan(TableName=InteractionTable.Meta.table_name)["Items"]) > 1
     assert store.erase(PENDING.owner, PENDING.user_id, limit=9) == 1
-    assert botocore_client().scan(TableName=Interaction.Meta.table_name)["Items"] == []
+    assert botocore_client().scan(TableName=InteractionTable.Meta.table_name)["Items"] == []
 
 
 def test_what_a_batch_left_over_is_asked_for_again(
-    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+    store: DynamoInteractionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(30):
         store.claim(replace(PENDING, interaction_id=f"{ID[:-2]}{number:02}"))
@@ -565,7 +575,7 @@ def test_what_a_batch_left_over_is_asked_for_again(
 
 
 def test_a_batch_that_never_ends_is_an_unavailable_storage(
-    store: DynamoStore, monkeypatch: pytest.MonkeyPatch
+    store: DynamoInteractionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.claim(PENDING)
     call = DynamoDBClient.call

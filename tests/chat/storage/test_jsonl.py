@@ -12,19 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chat.storage import bulk_store
-from chat.storage.base import Failure, Record, Status
+from chat.storage.base import ErrorInfo, InteractionRecord, Status
 from chat.storage.bulk import Selection
-from chat.storage.jsonl import from_json, line, to_json
+from chat.storage.jsonl import from_json, to_json, to_line
 from providers.base import Usage
 from providers.router import Attempt
-from tests.cast import ANSWERED, FAILED, PENDING
 from tests.chat.storage.contract import FULL_ANSWER
+from tests.factories import ANSWERED, FAILED, PENDING
 
 
 @pytest.mark.parametrize("record", [PENDING, ANSWERED, FAILED, FULL_ANSWER])
-def test_a_record_comes_back_whole(record: Record) -> None:
+def test_a_record_comes_back_whole(record: InteractionRecord) -> None:
     assert from_json(json.loads(json.dumps(to_json(record)))) == record
-    assert from_json(orjson.loads(line(record))) == record
+    assert from_json(orjson.loads(to_line(record))) == record
 
 
 @pytest.mark.parametrize("name", ["expires_at", "ancestors", "tool_calls", "key_id"])
@@ -36,7 +36,7 @@ def test_what_a_record_of_an_older_version_lacks_is_absent(name: str) -> None:
 
 def test_a_cost_is_the_same_text_whatever_zeros_a_store_keeps() -> None:
     lines = {
-        line(replace(ANSWERED, usage=Usage(cost_usd=Decimal(cost))))
+        to_line(replace(ANSWERED, usage=Usage(cost_usd=Decimal(cost))))
         for cost in ("0.1", "0.100000000000", "1E-1")
     }
     assert len(lines) == 1
@@ -115,7 +115,7 @@ EXPIRY = st.integers(1, 10**5).map(
     lambda hours: datetime.now(UTC).replace(microsecond=0) + timedelta(hours=hours)
 )
 RECORDS = st.builds(
-    Record,
+    InteractionRecord,
     interaction_id=st.uuids().map(str),
     owner=NAME,
     user_id=NAME,
@@ -150,7 +150,7 @@ RECORDS = st.builds(
         # SQLite keeps 15 digits.
         cost_usd=st.none() | st.decimals(0, 999, places=12, allow_nan=False),
     ),
-    error=st.none() | st.builds(Failure, code=NAME, detail=TEXT),
+    error=st.none() | st.builds(ErrorInfo, code=NAME, detail=TEXT),
     attempts=st.lists(
         st.builds(Attempt, provider=TEXT, model=TEXT, outcome=NAME, latency_ms=st.integers(0, 9)),
         max_size=2,
@@ -161,8 +161,8 @@ PAST = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 @given(record=RECORDS)
 @settings(max_examples=200, **PAST)
-def test_any_record_comes_back_whole(record: Record) -> None:
-    assert from_json(orjson.loads(line(record))) == record
+def test_any_record_comes_back_whole(record: InteractionRecord) -> None:
+    assert from_json(orjson.loads(to_line(record))) == record
 
 
 @given(
@@ -170,7 +170,7 @@ def test_any_record_comes_back_whole(record: Record) -> None:
 )
 @settings(max_examples=20, **PAST)
 def test_any_record_goes_from_store_to_store_whole(
-    transactional_db: None, dynamodb: str, records: list[Record]
+    transactional_db: None, dynamodb: str, records: list[InteractionRecord]
 ) -> None:
     """SQLite, a file, DynamoDB, a file: the same lines. Counts are not summed beyond 2**63."""
     records = [replace(each, usage=replace(each.usage, prompt_tokens=7)) for each in records]
@@ -186,4 +186,4 @@ def test_any_record_goes_from_store_to_store_whole(
 
 
 def lines_of(storage: str) -> list[bytes]:
-    return sorted(map(line, bulk_store(storage).scan(Selection(), limit=100).records))
+    return sorted(map(to_line, bulk_store(storage).scan(Selection(), limit=100).records))

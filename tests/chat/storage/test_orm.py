@@ -10,29 +10,29 @@ from django.db import connection, transaction
 
 from chat.errors import StorageUnavailable
 from chat.models import Interaction
-from chat.storage import orm
 from chat.storage.base import InteractionStore
-from chat.storage.orm import OrmStore
-from chat.storage.orm_access import run, writing
-from tests.cast import PENDING, Clock
+from chat.storage.orm import interactions
+from chat.storage.orm.connection import execute, writing
+from chat.storage.orm.interactions import OrmInteractionStore
 from tests.chat.storage.contract import OTHER_ID, YESTERDAY, InteractionStoreContract
+from tests.factories import PENDING, Clock
 
 
 class TestOrmStore(InteractionStoreContract):
     @pytest.fixture
     def store(self, transactional_db: None) -> InteractionStore:
-        return OrmStore()
+        return OrmInteractionStore()
 
     @pytest.fixture
     def unreachable_store(self, unreachable_database: None) -> InteractionStore:
-        return OrmStore()
+        return OrmInteractionStore()
 
 
 def test_a_database_without_tables_is_unavailable(
     unreachable_database: None, tmp_path: Path
 ) -> None:
     connection.settings_dict["NAME"] = str(tmp_path / "empty.db")
-    for call in (OrmStore().ping, lambda: OrmStore().claim(PENDING)):
+    for call in (OrmInteractionStore().ping, lambda: OrmInteractionStore().claim(PENDING)):
         with pytest.raises(StorageUnavailable):
             call()
 
@@ -45,12 +45,12 @@ def test_a_file_that_is_no_database_is_unavailable(
     (tmp_path / "letter.db").write_text("Dear Sir or Madam, " * 100)
     connection.settings_dict["NAME"] = str(tmp_path / "letter.db")
     with pytest.raises(StorageUnavailable):
-        OrmStore().ping()
+        OrmInteractionStore().ping()
     gc.collect()
 
 
 def test_threads_that_write_need_no_connection_of_their_own(transactional_db: None) -> None:
-    store = OrmStore()
+    store = OrmInteractionStore()
 
     def claim(number: int) -> bool:
         record = replace(PENDING, interaction_id=f"{number}", owner=f"owner-{number}")
@@ -63,16 +63,16 @@ def test_threads_that_write_need_no_connection_of_their_own(transactional_db: No
 
 def test_who_is_in_a_transaction_writes_within_it(transactional_db: None) -> None:
     with transaction.atomic():
-        assert OrmStore().claim(PENDING) is None
+        assert OrmInteractionStore().claim(PENDING) is None
         transaction.set_rollback(True)
     assert not Interaction.objects.exists()
 
 
 def test_after_a_failure_the_next_writer_connects_anew(transactional_db: None) -> None:
-    store = OrmStore()
+    store = OrmInteractionStore()
     store.claim(PENDING)
     with writing:
-        run("PRAGMA query_only = true")
+        execute("PRAGMA query_only = true")
     with pytest.raises(StorageUnavailable):
         store.claim(replace(PENDING, interaction_id=OTHER_ID))
     assert store.claim(replace(PENDING, interaction_id=OTHER_ID)) is None
@@ -82,8 +82,8 @@ def test_what_has_expired_is_deleted_a_minute_later(
     db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(1000.0)
-    monkeypatch.setattr(orm, "time", clock)
-    store = OrmStore()
+    monkeypatch.setattr(interactions, "time", clock)
+    store = OrmInteractionStore()
     store.claim(replace(PENDING, expires_at=YESTERDAY))
     clock.now += 61
     store.claim(replace(PENDING, interaction_id=OTHER_ID))

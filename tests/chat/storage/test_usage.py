@@ -16,27 +16,38 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 
 from chat.errors import StorageUnavailable
 from chat.storage import store, usage_store
-from chat.storage.base import Record, Status
-from chat.storage.dynamodb_client import DynamoDBClient
-from chat.storage.usage import By, Counts, UserPage
+from chat.storage.base import InteractionRecord, Status
+from chat.storage.dynamodb.client import DynamoDBClient
+from chat.storage.usage import CounterKind, UsageCounts, UserPage
 from providers.base import Usage
-from tests.cast import ALICE, ANSWERED, BOB, FAILED, NOON, PENDING, at_once, keep
 from tests.dynamodb_local import Calls, botocore_client
-from tests.running import ROOT, inherited
+from tests.factories import (
+    ALICE,
+    ANSWERED,
+    BOB,
+    FAILED,
+    NOON,
+    PENDING,
+    run_concurrently,
+    store_record,
+)
+from tests.server_process import ROOT, inherited
 
 Configure = Callable[..., None]
 DAY = NOON.date()
 KEY_ID = "0123456789abcdef"
-ONE = Counts(requests=1, prompt_tokens=9, completion_tokens=41, total_tokens=50, cost=104 * 10**6)
+ONE = UsageCounts(
+    requests=1, prompt_tokens=9, completion_tokens=41, total_tokens=50, cost=104 * 10**6
+)
 MODEL = ANSWERED.model
 
 
-def again(record: Record = ANSWERED, **changes: Any) -> Record:
+def again(record: InteractionRecord = ANSWERED, **changes: Any) -> InteractionRecord:
     """Keep one more like it."""
-    return keep(replace(record, interaction_id=str(uuid4()), **changes))
+    return store_record(replace(record, interaction_id=str(uuid4()), **changes))
 
 
-def daily(by: By = By.MODEL, owner: str = "default", days: int = 0) -> Any:
+def daily(by: CounterKind = CounterKind.MODEL, owner: str = "default", days: int = 0) -> Any:
     return usage_store().daily(owner, by, DAY - timedelta(days), DAY + timedelta(days))
 
 
@@ -48,22 +59,22 @@ def users(**options: Any) -> UserPage:
 
 
 def test_nothing_was_used_at_first(each_storage: str) -> None:
-    assert daily() == daily(By.KEY) == {}
+    assert daily() == daily(CounterKind.KEY) == {}
     assert users() == UserPage(users={})
-    assert usage_store().month("default", By.KEY, KEY_ID, DAY) == Counts()
+    assert usage_store().month("default", CounterKind.KEY, KEY_ID, DAY) == UsageCounts()
 
 
 def test_a_settled_record_is_counted_by_model_user_and_key(each_storage: str) -> None:
     again(key_id=KEY_ID)
     assert daily() == {(DAY, MODEL): ONE}
-    assert daily(By.KEY) == {(DAY, KEY_ID): ONE}
+    assert daily(CounterKind.KEY) == {(DAY, KEY_ID): ONE}
     assert users() == UserPage(users={ALICE: ONE})
-    assert usage_store().month("default", By.KEY, KEY_ID, DAY) == ONE
+    assert usage_store().month("default", CounterKind.KEY, KEY_ID, DAY) == ONE
 
 
 def test_who_had_no_managed_key_is_counted_by_none(each_storage: str) -> None:
     again()
-    assert daily(By.KEY) == {}
+    assert daily(CounterKind.KEY) == {}
 
 
 def test_a_claim_is_not_counted_until_it_is_settled(each_storage: str) -> None:
@@ -74,12 +85,12 @@ def test_a_claim_is_not_counted_until_it_is_settled(each_storage: str) -> None:
 def test_what_is_not_known_adds_nothing(each_storage: str) -> None:
     again()
     again(usage=Usage(prompt_tokens=1))
-    assert daily() == {(DAY, MODEL): ONE + Counts(requests=1, prompt_tokens=1)}
+    assert daily() == {(DAY, MODEL): ONE + UsageCounts(requests=1, prompt_tokens=1)}
 
 
 def test_a_failure_is_a_request_and_an_error(each_storage: str) -> None:
     again(FAILED)
-    assert daily() == {(DAY, FAILED.model): Counts(requests=1, errors=1)}
+    assert daily() == {(DAY, FAILED.model): UsageCounts(requests=1, errors=1)}
 
 
 def test_what_was_broken_off_is_a_request_with_what_it_took(each_storage: str) -> None:
@@ -88,19 +99,19 @@ def test_what_was_broken_off_is_a_request_with_what_it_took(each_storage: str) -
 
 
 def test_a_settle_that_comes_too_late_is_not_counted(each_storage: str) -> None:
-    keep(ANSWERED)
+    store_record(ANSWERED)
     assert store().settle(ANSWERED) is False
     assert store().settle(replace(ANSWERED, interaction_id=str(uuid4()))) is False
     assert daily() == {(DAY, MODEL): ONE}
 
 
 def test_a_try_that_failed_and_the_next_one_are_two_requests(each_storage: str) -> None:
-    keep(replace(FAILED, usage=Usage(total_tokens=5)))
+    store_record(replace(FAILED, usage=Usage(total_tokens=5)))
     later = replace(PENDING, deadline_at=NOON + timedelta(hours=1))
     assert store().take_over(later, FAILED)
     assert store().settle(replace(ANSWERED, deadline_at=later.deadline_at))
-    counts = sum(daily().values(), Counts())
-    assert counts == ONE + Counts(requests=1, errors=1, total_tokens=5)
+    counts = sum(daily().values(), UsageCounts())
+    assert counts == ONE + UsageCounts(requests=1, errors=1, total_tokens=5)
 
 
 @pytest.mark.parametrize("cost", ["0.000000000001", "123456.789012345678", "1000000", "0.30"])
@@ -121,9 +132,9 @@ def test_days_are_apart_and_the_period_is_inclusive(each_storage: str) -> None:
     days = [date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 31), date(2026, 2, 1)]
     for day in days:
         again(created_at=datetime(day.year, day.month, day.day, tzinfo=UTC), key_id=KEY_ID)
-    found = usage_store().daily("default", By.MODEL, days[1], days[2])
+    found = usage_store().daily("default", CounterKind.MODEL, days[1], days[2])
     assert found == {(days[1], MODEL): ONE, (days[2], MODEL): ONE}
-    assert usage_store().month("default", By.KEY, KEY_ID, days[2]) == ONE + ONE
+    assert usage_store().month("default", CounterKind.KEY, KEY_ID, days[2]) == ONE + ONE
 
 
 @pytest.mark.parametrize("model", ["vendor/model#7", "#", "#2026-01#0", "modèle 🦆 " * 25])
@@ -139,7 +150,7 @@ def test_owners_are_apart(each_storage: str) -> None:
     assert daily(owner="team:blue") == {(DAY, MODEL): ONE}
     assert daily(owner="team") == {}
     assert users() == UserPage(users={ALICE: ONE})
-    assert usage_store().month("default", By.KEY, KEY_ID, DAY) == Counts()
+    assert usage_store().month("default", CounterKind.KEY, KEY_ID, DAY) == UsageCounts()
 
 
 # --- Users ----------------------------------------------------------------------------------------
@@ -194,14 +205,14 @@ def test_a_user_is_not_counted_longer_than_his_records_are_kept(each_storage: st
 
 
 def test_many_that_settle_at_once_are_all_counted(each_storage: str) -> None:
-    at_once(16, lambda _: [again(key_id=KEY_ID) for _ in range(5)])
-    assert daily()[DAY, MODEL] == sum([ONE] * 80, Counts())
-    assert users().users[ALICE] == sum([ONE] * 80, Counts())
+    run_concurrently(16, lambda _: [again(key_id=KEY_ID) for _ in range(5)])
+    assert daily()[DAY, MODEL] == sum([ONE] * 80, UsageCounts())
+    assert users().users[ALICE] == sum([ONE] * 80, UsageCounts())
 
 
 def test_the_counts_are_the_sums_over_the_records(each_storage: str) -> None:
     chance = random.Random(7)
-    sums: dict[tuple[date, str], Counts] = defaultdict(Counts)
+    sums: dict[tuple[date, str], UsageCounts] = defaultdict(UsageCounts)
     for _ in range(60):
         record = again(
             chance.choice([ANSWERED, FAILED]),
@@ -213,7 +224,7 @@ def test_the_counts_are_the_sums_over_the_records(each_storage: str) -> None:
                 cost_usd=chance.choice([None, Decimal(chance.randrange(10**15)).scaleb(-12)]),
             ),
         )
-        sums[record.created_at.date(), record.model] += Counts.of(record)
+        sums[record.created_at.date(), record.model] += UsageCounts.of(record)
     assert daily(days=40) == sums
 
 
@@ -234,7 +245,7 @@ def test_processes_that_settle_at_once_are_all_counted(storage: str, dynamodb_ur
 CALLS: list[Callable[[], Any]] = [
     daily,
     users,
-    lambda: usage_store().month("default", By.KEY, KEY_ID, DAY),
+    lambda: usage_store().month("default", CounterKind.KEY, KEY_ID, DAY),
 ]
 
 
@@ -345,10 +356,10 @@ def test_what_a_read_takes_does_not_depend_on_the_number_of_records(
 
 
 def test_the_item_of_a_month_is_small(on_dynamodb: None) -> None:
-    from chat.storage.dynamodb_tables import State
+    from chat.storage.dynamodb.tables import StateTable
 
     for day in range(31):
         again(created_at=NOON + timedelta(days=day))
-    items = botocore_client().scan(TableName=State.Meta.table_name)["Items"]
+    items = botocore_client().scan(TableName=StateTable.Meta.table_name)["Items"]
     assert len(items) == 2
     assert max(len(str(item)) for item in items) < 5000

@@ -1,0 +1,185 @@
+"""Answers that grow: the service's events as server-sent events.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html has the format. A thread of its own
+asks the model and settles the record, while the one that serves the client waits for what comes and
+keeps the connection alive. When nobody listens any more, the request's deadline is cancelled, which
+ends the call to the vendor.
+"""
+
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol
+
+import orjson
+from django.conf import settings
+from django.db import close_old_connections
+from django.http import StreamingHttpResponse
+
+from chat.errors import ClientDisconnected, Problem, log_and_convert, problem_from_exception
+from chat.service import ChatResult, Delta
+from chat.telemetry.context import add_log_fields, current_request_id
+from providers.base import Deadline
+
+logger = logging.getLogger(__name__)
+
+# How often the connection is looked at while nothing comes, and how long it stays without a word.
+# A request without a first token by then is answered with a stream, whatever comes of it.
+LOOK_SECONDS = 0.25
+HEARTBEAT_SECONDS = 10.0
+HEARTBEAT = b": waiting\n\n"
+# How long the end of a request whose client went away is waited for, so that its log line has it.
+ABORT_SECONDS = 1.0
+
+Events = Iterator[Delta | ChatResult]
+
+
+class StreamFormat(Protocol):
+    """How the events of one request are written."""
+
+    def delta(self, delta: Delta) -> bytes:
+        """A piece of the text."""
+
+    def done(self, answer: ChatResult) -> bytes:
+        """The whole answer. If no piece came before, none of its text was written."""
+
+    def error(self, problem: Problem, request_id: str) -> bytes:
+        """Why there is no more."""
+
+
+def respond(
+    events: Events, *, deadline: Deadline, shape: StreamFormat, environ: dict[str, Any]
+) -> StreamingHttpResponse:
+    """The response that writes the events as they come; it begins with the first of them.
+
+    Raises Problem for what fails before.
+    """
+    stream = EventStream(events, deadline, shape, environ)
+    return StreamingHttpResponse(
+        stream,
+        content_type="text/event-stream; charset=utf-8",
+        headers={
+            "Cache-Control": "no-cache",
+            "X-Accel-Buffering": "no",
+            **({"Idempotency-Replayed": "true"} if stream.replayed else {}),
+        },
+    )
+
+
+class EventStream:
+    """The body of the response."""
+
+    def __init__(
+        self, events: Events, deadline: Deadline, shape: StreamFormat, environ: dict[str, Any]
+    ) -> None:
+        self._deadline = deadline
+        self._shape = shape
+        # Lambda's bridge sends nothing before the end.
+        self._patience = math.inf if "apig_wsgi.context" in environ else HEARTBEAT_SECONDS
+        self._request_id = current_request_id()
+        self._items: SimpleQueue[Delta | ChatResult | Exception | None] = SimpleQueue()
+        self._pump: Future[None] = _producer_pool().submit(copy_context().run, self._run, events)
+        self._first = self._wait()
+        if self._first is None:
+            self.close()
+            raise ClientDisconnected
+        if isinstance(self._first, Exception):
+            raise self._first
+        self.replayed = isinstance(self._first, ChatResult) and self._first.replayed
+
+    def __iter__(self) -> Iterator[bytes]:
+        item = self._first
+        while item is not None:
+            match item:
+                case Delta():
+                    yield self._shape.delta(item)
+                case ChatResult():
+                    yield self._shape.done(item)
+                case Exception():
+                    yield self._shape.error(log_and_convert(item), self._request_id)
+                case Heartbeat():
+                    yield HEARTBEAT
+            item = self._wait()
+
+    def close(self) -> None:
+        """End what still runs, as the client has gone or has been given everything."""
+        if not self._pump.done():
+            self._deadline.cancel()
+            try:
+                self._pump.result(timeout=ABORT_SECONDS)
+            except TimeoutError:
+                logger.warning("a request goes on without its client")
+
+    def _run(self, events: Events) -> None:
+        """In the other thread: pass on what comes, and let the request come to its end."""
+        try:
+            for event in events:
+                self._items.put(event)
+        except Exception as exc:
+            add_log_fields(code=problem_from_exception(exc).code)
+            if self._deadline.cancelled:  # then nobody else may report it
+                log_and_convert(exc)
+            self._items.put(exc)
+        finally:
+            self._items.put(None)
+            close_old_connections()
+
+    def _wait(self) -> "Delta | ChatResult | Exception | Heartbeat | None":
+        """What comes next; Idle when nothing came so long, None at the end or without a client."""
+        end = time.monotonic() + self._patience
+        while time.monotonic() < end:
+            try:
+                return self._items.get(timeout=LOOK_SECONDS)
+            except Empty:
+                if self._deadline.cancelled:
+                    return None
+        return Heartbeat()
+
+
+class Heartbeat:
+    """Nothing has come for a while."""
+
+
+@functools.cache
+def _producer_pool() -> ThreadPoolExecutor:
+    """Threads that stay, and with them their connections to the vendors."""
+    return ThreadPoolExecutor(settings.WEB_THREADS, thread_name_prefix="stream")
+
+
+class ChatEventFormat:
+    """The events of `/v1/chat`: `delta`, and then `done` or `error`."""
+
+    def __init__(self, whole: Callable[[ChatResult], Any]) -> None:
+        self._whole = whole
+        self._begun = False
+
+    def delta(self, delta: Delta) -> bytes:
+        self._begun = True
+        return event("delta", {"text": delta.text})
+
+    def done(self, answer: ChatResult) -> bytes:
+        text = answer.record.response
+        missing = event("delta", {"text": text}) if text and not self._begun else b""
+        return missing + event("done", self._whole(answer))
+
+    def error(self, problem: Problem, request_id: str) -> bytes:
+        return event("error", problem.body(request_id))
+
+
+def event(name: str, data: Any) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), one_line(data))
+
+
+def one_line(data: Any) -> bytes:
+    """JSON without the line ends that only some readers know (U+0085, U+2028, U+2029)."""
+    written = orjson.dumps(data)
+    for character in (b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9"):
+        if character in written:
+            code = f"\\u{ord(character.decode()):04x}".encode()
+            written = written.replace(character, code)
+    return written

@@ -1,0 +1,40 @@
+from django.urls import path
+
+from chat.api import views
+from chat.api.openai import views as openai
+
+# What else of OpenAI's addresses its clients may ask for.
+UNSUPPORTED_OPENAI_PATHS = (
+    *("audio", "batches", "chat/completions", "completions", "embeddings", "files", "fine_tuning"),
+    *("images", "models", "moderations", "responses", "uploads", "vector_stores"),
+)
+PATH_SUFFIXES = ("", "/", "/<path:rest>")
+
+urlpatterns = [
+    path("", views.IndexView.as_view(), name="index"),
+    path("v1/chat", views.ChatView.as_view(), name="chat"),
+    path("v1/usage", views.UsageView.as_view(), name="usage"),
+    path("v1/health", views.HealthView.as_view(), name="health"),
+    path("v1/ready", views.ReadyView.as_view(), name="ready"),
+    path("v1/chat/completions", openai.CompletionsView.as_view(), name="chat-completions"),
+    path("v1/models", openai.ModelsView.as_view(), name="models"),
+    path("v1/models/<path:model_id>", openai.ModelView.as_view(), name="model"),
+    path(
+        "v1/conversations/<str:conversation_id>",
+        views.ConversationView.as_view(),
+        name="conversation",
+    ),
+    path(
+        "v1/users/<str:user_id>/interactions",
+        views.UserInteractionsView.as_view(),
+        name="user-interactions",
+    ),
+    path(
+        "v1/interactions/<str:interaction_id>", views.InteractionView.as_view(), name="interaction"
+    ),
+    *(
+        path(f"v1/{name}{end}", openai.UnsupportedEndpointView.as_view())
+        for name in UNSUPPORTED_OPENAI_PATHS
+        for end in PATH_SUFFIXES
+    ),
+]

@@ -1,0 +1,114 @@
+"""The keys on DynamoDB: items `key#<id>` of the table of state, listed in its index."""
+
+from dataclasses import asdict, fields
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from pynamodb.attributes import UnicodeAttribute
+
+from chat.storage.api_keys import ApiKey
+from chat.storage.dynamodb.access import client, condition_held, translate_errors
+from chat.storage.dynamodb.attributes import (
+    IntegerAttribute,
+    JsonAttribute,
+    MomentAttribute,
+    MoneyAttribute,
+    StringAttribute,
+)
+from chat.storage.dynamodb.batches import get_items, query
+from chat.storage.dynamodb.items import Item, ItemSchema, get_item
+
+LIST = "keys"
+
+
+class KeyItem(ItemSchema):
+    """A `chat.storage.api_keys.ApiKey`. `expires_at` is the table's own: what has it is deleted."""
+
+    pk = UnicodeAttribute(hash_key=True)
+    listed_in = StringAttribute()
+    key_id = StringAttribute()
+    owner = StringAttribute()
+    name = StringAttribute()
+    digest = StringAttribute()
+    created_at = MomentAttribute()
+    expires_at = MomentAttribute(attr_name="valid_until")
+    revoked_at = MomentAttribute()
+    last_used_at = MomentAttribute()
+    previous_digest = StringAttribute()
+    previous_until = MomentAttribute()
+    rate_limit = IntegerAttribute()
+    monthly_budget_usd = MoneyAttribute()
+    allowed_models = JsonAttribute(list)
+
+
+COLUMNS = [field.name for field in fields(ApiKey)]
+
+
+class DynamoApiKeyStore:
+    """See `KeyStore`. Each write is one call."""
+
+    def add(self, key: ApiKey) -> bool:
+        return _put(key, {"ConditionExpression": "attribute_not_exists(pk)"})
+
+    @translate_errors()
+    def get(self, key_id: str) -> ApiKey | None:
+        item = get_item(settings.STATE_TABLE_NAME, _pk(key_id))
+        return None if item is None else _key(item)
+
+    def replace(self, before: ApiKey, after: ApiKey) -> bool:
+        unchanged, values = "digest = :digest AND attribute_not_exists(revoked_at)", {}
+        if before.revoked_at:
+            unchanged = "digest = :digest AND revoked_at = :revoked_at"
+            values = KeyItem.written({"revoked_at": before.revoked_at})
+        values |= KeyItem.written({"digest": before.digest})
+        return _put(after, _condition(unchanged, values))
+
+    def touch(self, key_id: str, used_at: datetime) -> None:
+        request = {
+            "TableName": settings.STATE_TABLE_NAME,
+            "Key": _pk(key_id),
+            "UpdateExpression": "SET last_used_at = :last_used_at",
+            **_condition("attribute_exists(pk)", KeyItem.written({"last_used_at": used_at})),
+        }
+        condition_held(lambda: client().call("UpdateItem", request))
+
+    @translate_errors()
+    def all(self) -> list[ApiKey]:
+        """Of keys that were made a moment ago the index may not know yet."""
+        request = {
+            "TableName": settings.STATE_TABLE_NAME,
+            "IndexName": "list-index",
+            "KeyConditionExpression": "listed_in = :list",
+            "ExpressionAttributeValues": {":list": {"S": LIST}},
+            "ProjectionExpression": "pk",
+        }
+        listed = [item for items in query(request) for item in items]
+        found = map(_key, get_items(settings.STATE_TABLE_NAME, listed))
+        return sorted(found, key=lambda key: (key.created_at, key.key_id))
+
+
+def _pk(key_id: str) -> Item:
+    return {"pk": {"S": f"key#{key_id}"}}
+
+
+def _put(key: ApiKey, condition: dict[str, Any]) -> bool:
+    columns = {**asdict(key), "allowed_models": list(key.allowed_models)}
+    item = {**_pk(key.key_id), **KeyItem.written({"listed_in": LIST, **columns})}
+    request = {"TableName": settings.STATE_TABLE_NAME, "Item": item, **condition}
+    if condition_held(lambda: client().call("PutItem", request)):
+        return True
+    # Perhaps it was broken by our own first try, whose answer was lost.
+    found = DynamoApiKeyStore().get(key.key_id)
+    return found is not None and (found.digest, found.revoked_at) == (key.digest, key.revoked_at)
+
+
+def _condition(expression: str, values: Item) -> dict[str, Any]:
+    named = {f":{name}": value for name, value in values.items()}
+    return {"ConditionExpression": expression, "ExpressionAttributeValues": named}
+
+
+def _key(item: Item) -> ApiKey:
+    row = KeyItem.read(item)
+    columns: dict[str, Any] = {name: getattr(row, name) for name in COLUMNS}
+    return ApiKey(**{**columns, "allowed_models": tuple(row.allowed_models or ())})

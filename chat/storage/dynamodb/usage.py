@@ -1,0 +1,193 @@
+"""The counts on DynamoDB: an item for each name and month, in the table of state.
+
+Its attributes are a letter and the day of the month: `r07` are the requests of the seventh. They
+are raised by the transaction that settles the record (chat/storage/dynamodb/interactions.py): the
+condition on the record is what makes them exact, however often a write is tried.
+
+DynamoDB refuses one of two transactions that meet on an item. Whoever is refused tries again with
+another item of the same name and month, a shard, at random; so there are several where there was a
+crowd, and else one. Readers add them up.
+
+The items of an owner and a kind are listed in an index, which a new item may reach a moment late;
+users in the order of their ids: `#` comes before all that an id may hold, and `$` between the two.
+"""
+
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime
+from typing import Any
+
+from django.conf import settings
+
+from chat.storage.base import InteractionRecord
+from chat.storage.dynamodb.access import translate_errors
+from chat.storage.dynamodb.batches import delete_items, get_items, query
+from chat.storage.dynamodb.items import Item
+from chat.storage.usage import COUNT_FIELDS, CounterKind, UsageCounts, UserPage, counters_for
+
+MAX_SHARDS = 8
+CONFLICT_TRIES = 4
+MAX_PAUSE_SECONDS = 0.02
+FIELD_OF = dict(zip("reptcu", COUNT_FIELDS, strict=True))
+# An index takes keys of up to 1 KB, the owner's part included.
+MAX_NAME_BYTES = 800
+PAGE = 1000
+
+
+def shards() -> Iterator[int]:
+    """Where to count: the first shard, and after a conflict, and a short while, another one."""
+    yield 0
+    for _ in range(CONFLICT_TRIES):
+        time.sleep(random.uniform(0, MAX_PAUSE_SECONDS))  # noqa: S311  (no secret)
+        yield random.randrange(1, MAX_SHARDS)  # noqa: S311  (no secret)
+
+
+def counter_updates(records: Iterable[InteractionRecord], shard: int) -> list[dict[str, Any]]:
+    """What a transaction has to do to count records."""
+    sums: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
+    expiries: dict[tuple[str, str, str], datetime | None] = {}
+    for record in records:
+        month, day = record.created_at.astimezone(UTC).date().isoformat().rsplit("-", 1)
+        counts = UsageCounts.of(record)
+        raised = {letter + day: getattr(counts, field) for letter, field in FIELD_OF.items()}
+        for by, name in counters_for(record):
+            item = (_list(record.owner, by), _short(name), month)
+            sums[item].update(raised)
+            if by is CounterKind.USER:
+                expiries[item] = record.expires_at
+    return [_raising(item, shard, sums[item], expiries) for item in sums]
+
+
+def _raising(
+    item: tuple[str, str, str],
+    shard: int,
+    sums: Counter[str],
+    expiries: Mapping[tuple[str, str, str], datetime | None],
+) -> dict[str, Any]:
+    raised = {name: value for name, value in sums.items() if value}
+    update = (
+        "ADD " + ", ".join(f"{name} :{name}" for name in raised) + " SET listed_in = :listed_in"
+    )
+    values = {f":{name}": {"N": str(value)} for name, value in raised.items()}
+    values[":listed_in"] = {"S": item[0]}
+    if expiry := expiries.get(item):
+        update += ", expires_at = :expires_at"
+        values[":expires_at"] = {"N": str(int(expiry.timestamp()))}
+    elif item in expiries:
+        update += " REMOVE expires_at"
+    action = {
+        "TableName": settings.STATE_TABLE_NAME,
+        "Key": _key(*item, shard),
+        "UpdateExpression": update,
+        "ExpressionAttributeValues": values,
+    }
+    return {"Update": action}
+
+
+def delete_user_counters(owner: str, user_id: str) -> None:
+    """Delete the counts of a user."""
+    listed = _listed(owner, CounterKind.USER, "begins_with(pk, :from)", f"{user_id}#")
+    delete_items(settings.STATE_TABLE_NAME, [key for _, _, key in listed])
+
+
+class DynamoUsageStore:
+    """See `UsageStore`."""
+
+    @translate_errors()
+    def daily(
+        self, owner: str, by: CounterKind, first: date, last: date
+    ) -> dict[tuple[date, str], UsageCounts]:
+        listed = _listed(owner, by, "pk > :from", "")
+        keys = [key for _, month, key in listed if _month(first) <= month <= _month(last)]
+        return _counts(keys, first, last)
+
+    @translate_errors()
+    def users(
+        self, owner: str, first: date, last: date, *, limit: int, after: str = ""
+    ) -> UserPage:
+        found: dict[str, list[Item]] = {}
+        more = False
+        for name, month, key in _listed(
+            owner, CounterKind.USER, "pk > :from", f"{after}$" if after else ""
+        ):
+            if _month(first) <= month <= _month(last):
+                more = len(found) == limit and name not in found
+                if more:
+                    break
+                found.setdefault(name, []).append(key)
+        users: dict[str, UsageCounts] = {}
+        daily = _counts([key for keys in found.values() for key in keys], first, last)
+        for (_, name), counts in daily.items():
+            users[name] = users.get(name, UsageCounts()) + counts
+        return UserPage(
+            users={name: users[name] for name in sorted(users)},
+            next_after=max(found) if more else None,
+        )
+
+    @translate_errors()
+    def month(self, owner: str, by: CounterKind, name: str, day: date) -> UsageCounts:
+        keys = [_key(_list(owner, by), name, _month(day), shard) for shard in range(MAX_SHARDS)]
+        return sum(_counts(keys, date.min, date.max).values(), UsageCounts())
+
+
+def _list(owner: str, by: CounterKind) -> str:
+    return f"usage#{owner}#{by.value}"
+
+
+def _month(day: date) -> str:
+    return day.isoformat()[:7]
+
+
+def _key(listed_in: str, name: str, month: str, shard: int) -> Item:
+    return {"pk": {"S": f"{listed_in}#{_short(name)}#{month}#{shard}"}}
+
+
+def _short(name: str) -> str:
+    return name.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+
+
+def _parts(pk: str) -> tuple[str, str]:
+    """The name and the month."""
+    name, month, _ = pk.split("#", 3)[3].rsplit("#", 2)
+    return name, month
+
+
+def _listed(
+    owner: str, by: CounterKind, condition: str, start: str
+) -> Iterator[tuple[str, str, Item]]:
+    """Name, month and key of the items whose names meet the condition, in order."""
+    listed_in = _list(owner, by)
+    request = {
+        "TableName": settings.STATE_TABLE_NAME,
+        "IndexName": "list-index",
+        "KeyConditionExpression": f"listed_in = :listed_in AND {condition}",
+        "ExpressionAttributeValues": {
+            ":listed_in": {"S": listed_in},
+            ":from": {"S": f"{listed_in}#{start}"},
+        },
+        "ProjectionExpression": "pk",
+        "Limit": PAGE,
+    }
+    for items in query(request):
+        for item in items:
+            yield *_parts(item["pk"]["S"]), item
+
+
+def _counts(keys: Iterable[Item], first: date, last: date) -> dict[tuple[date, str], UsageCounts]:
+    """The counts of each day and name that are in these items."""
+    sums: dict[tuple[date, str], dict[str, int]] = defaultdict(
+        lambda: dict.fromkeys(COUNT_FIELDS, 0)
+    )
+    for item in get_items(settings.STATE_TABLE_NAME, list(keys)):
+        name, month = _parts(item["pk"]["S"])
+        if "expires_at" in item and int(item["expires_at"]["N"]) <= time.time():
+            continue
+        for attribute, value in item.items():
+            field, day = FIELD_OF.get(attribute[0]), attribute[1:]
+            if field and day.isdecimal():
+                moment = date.fromisoformat(f"{month}-{day}")
+                if first <= moment <= last:
+                    sums[moment, name][field] += int(value["N"])
+    return {key: UsageCounts(**fields) for key, fields in sums.items()}

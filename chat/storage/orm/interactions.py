@@ -1,0 +1,137 @@
+"""The store on Django's ORM: SQLite on a laptop."""
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+
+from django.db import transaction
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from chat.errors import StorageUnavailable
+from chat.models import Interaction
+from chat.storage.base import InteractionRecord, Page
+from chat.storage.columns import from_columns, to_columns
+from chat.storage.cursors import build_page, conversation_list, decode_cursor, user_list
+from chat.storage.orm.connection import immediate_transaction, translate_errors, writing
+from chat.storage.orm.sql import insert, update
+from chat.storage.orm.usage import count, expired_counts, user_counts
+
+SWEEP_SECONDS = 60.0
+# The holder of an id may expire, or be erased, while it is looked at.
+CLAIM_TRIES = 3
+
+
+class OrmInteractionStore:
+    """See `InteractionStore`. Each write is one statement or one transaction, and so atomic."""
+
+    def __init__(self) -> None:
+        self._swept_at = time.monotonic()
+
+    @writing
+    def claim(self, record: InteractionRecord) -> InteractionRecord | None:
+        self._sweep()
+        for _ in range(CLAIM_TRIES):
+            if insert(record):
+                return None
+            if holder := self.get(record.interaction_id):
+                return holder
+            _expired().filter(interaction_id=record.interaction_id).delete()
+        raise StorageUnavailable
+
+    @writing
+    def take_over(self, record: InteractionRecord, holder: InteractionRecord) -> bool:
+        return _as_read(holder).update(**to_columns(record)) == 1
+
+    @writing
+    def settle(self, record: InteractionRecord) -> bool:
+        with immediate_transaction():
+            settled = update(record)
+            if settled:
+                count(record)
+        return settled
+
+    @translate_errors
+    def get(self, interaction_id: str) -> InteractionRecord | None:
+        found = _unexpired().filter(interaction_id=interaction_id).first()
+        return None if found is None else from_columns(found)
+
+    @translate_errors
+    def get_many(self, interaction_ids: Sequence[str]) -> dict[str, InteractionRecord]:
+        found = _unexpired().filter(interaction_id__in=interaction_ids)
+        return {row.interaction_id: from_columns(row) for row in found.order_by()}
+
+    @translate_errors
+    def page(
+        self,
+        owner: str,
+        user_id: str,
+        *,
+        limit: int,
+        cursor: str | None = None,
+        since: datetime | None = None,
+        before: datetime | None = None,
+    ) -> Page:
+        rows, list_name = (
+            _unexpired().filter(owner=owner, user_id=user_id),
+            user_list(owner, user_id),
+        )
+        if since is not None:
+            rows = rows.filter(created_at__gte=since)
+        if before is not None:
+            rows = rows.filter(created_at__lt=before)
+        if cursor is not None:
+            # The first condition lets SQLite seek in the index, which it would not for an OR.
+            created_at, last = decode_cursor(cursor, list_name)
+            rows = rows.filter(created_at__lte=created_at).exclude(
+                created_at=created_at, interaction_id__gte=last
+            )
+        found = [from_columns(row) for row in rows.order_by("-created_at", "-pk")[: limit + 1]]
+        return build_page(found, limit, list_name)
+
+    @translate_errors
+    def conversation(
+        self, owner: str, conversation_id: str, *, limit: int, cursor: str | None = None
+    ) -> Page:
+        rows = _unexpired().filter(owner=owner, conversation_id=conversation_id)
+        list_name = conversation_list(owner, conversation_id)
+        if cursor is not None:
+            created_at, last = decode_cursor(cursor, list_name)
+            rows = rows.filter(created_at__gte=created_at).exclude(
+                created_at=created_at, interaction_id__lte=last
+            )
+        found = [from_columns(row) for row in rows.order_by("created_at", "pk")[: limit + 1]]
+        return build_page(found, limit, list_name)
+
+    @writing
+    def erase(self, owner: str, user_id: str, *, limit: int) -> int:
+        first = Interaction.objects.filter(owner=owner, user_id=user_id).order_by("-created_at")
+        with transaction.atomic():
+            user_counts(owner, user_id).delete()
+            return Interaction.objects.filter(pk__in=first.values("pk")[:limit]).delete()[0]
+
+    @translate_errors
+    def ping(self) -> None:
+        Interaction.objects.order_by().values_list("pk").first()
+
+    def _sweep(self) -> None:
+        """Delete what has expired, at most once a minute in each process."""
+        now = time.monotonic()
+        if now - self._swept_at > SWEEP_SECONDS:
+            self._swept_at = now
+            _expired().delete()
+            expired_counts().delete()
+
+
+def _unexpired() -> QuerySet[Interaction]:
+    return Interaction.objects.filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()))
+
+
+def _expired() -> QuerySet[Interaction]:
+    return Interaction.objects.filter(expires_at__lte=timezone.now())
+
+
+def _as_read(record: InteractionRecord) -> QuerySet[Interaction]:
+    return Interaction.objects.filter(
+        interaction_id=record.interaction_id, status=record.status, deadline_at=record.deadline_at
+    )

@@ -1,0 +1,88 @@
+"""The counts on the local store: a row for each day and name, raised by one statement."""
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from typing import Any
+
+from django.db import connection
+from django.db.models import Q, QuerySet, Sum
+from django.utils import timezone
+
+from chat.models import UsageCount
+from chat.storage.base import InteractionRecord
+from chat.storage.orm.connection import executemany, translate_errors
+from chat.storage.usage import COUNT_FIELDS, CounterKind, UsageCounts, UserPage, counters_for
+
+COLUMNS = ("owner", "by", "name", "date", "expires_at", *COUNT_FIELDS)
+RAISED = ", ".join(f"{field} = {field} + excluded.{field}" for field in COUNT_FIELDS)
+COUNT = f"""
+    INSERT INTO chat_usagecount ({", ".join(f'"{column}"' for column in COLUMNS)})
+    VALUES ({", ".join(["?"] * len(COLUMNS))})
+    ON CONFLICT (owner, "by", name, date)
+    DO UPDATE SET {RAISED}, expires_at = excluded.expires_at"""
+SUMS = {field: Sum(field) for field in COUNT_FIELDS}
+
+
+def count(*records: InteractionRecord) -> None:
+    """Count records, within the transaction that settles them."""
+    sums: dict[tuple[str, CounterKind, str, str], UsageCounts] = {}
+    expiries: dict[tuple[str, CounterKind, str, str], datetime | None] = {}
+    for record in records:
+        counts, day = UsageCounts.of(record), record.created_at.astimezone(UTC).date().isoformat()
+        for by, name in counters_for(record):
+            key = (record.owner, by, name, day)
+            sums[key] = sums[key] + counts if key in sums else counts
+            expiries[key] = record.expires_at if by is CounterKind.USER else None
+    adapted = connection.ops.adapt_datetimefield_value
+    rows = [
+        (*key, adapted(expiries[key]), *(getattr(counts, field) for field in COUNT_FIELDS))
+        for key, counts in sums.items()
+    ]
+    executemany(COUNT, rows)
+
+
+def user_counts(owner: str, user_id: str) -> QuerySet[UsageCount]:
+    return UsageCount.objects.filter(owner=owner, by=CounterKind.USER, name=user_id)
+
+
+def expired_counts() -> QuerySet[UsageCount]:
+    return UsageCount.objects.filter(expires_at__lte=timezone.now())
+
+
+class OrmUsageStore:
+    """See `UsageStore`."""
+
+    @translate_errors
+    def daily(
+        self, owner: str, by: CounterKind, first: date, last: date
+    ) -> dict[tuple[date, str], UsageCounts]:
+        return {(row.date, row.name): _counts(vars(row)) for row in _rows(owner, by, first, last)}
+
+    @translate_errors
+    def users(
+        self, owner: str, first: date, last: date, *, limit: int, after: str = ""
+    ) -> UserPage:
+        rows = _rows(owner, CounterKind.USER, first, last).filter(name__gt=after)
+        sums = rows.values("name").annotate(**SUMS).order_by("name")[: limit + 1]
+        found = {row["name"]: _counts(row) for row in sums}
+        names = list(found)[:limit]
+        return UserPage(
+            users={name: found[name] for name in names},
+            next_after=names[-1] if len(found) > limit else None,
+        )
+
+    @translate_errors
+    def month(self, owner: str, by: CounterKind, name: str, day: date) -> UsageCounts:
+        rows = UsageCount.objects.filter(
+            owner=owner, by=by, name=name, date__year=day.year, date__month=day.month
+        )
+        return _counts(rows.aggregate(**SUMS))
+
+
+def _rows(owner: str, by: CounterKind, first: date, last: date) -> QuerySet[UsageCount]:
+    alive = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
+    return UsageCount.objects.filter(alive, owner=owner, by=by, date__range=(first, last))
+
+
+def _counts(row: Mapping[str, Any]) -> UsageCounts:
+    return UsageCounts(**{field: row[field] or 0 for field in COUNT_FIELDS})

@@ -1,0 +1,143 @@
+"""The log: one line per request, without a prompt, an answer or a key."""
+
+import functools
+import logging
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import uuid_utils
+from django.http import HttpRequest, HttpResponse
+from pythonjsonlogger.orjson import OrjsonFormatter
+
+from chat.telemetry import metrics
+from chat.telemetry.context import current_request_id, log_fields, request_context, timings
+
+logger = logging.getLogger("chat.request")
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html#xray-concepts-tracingheader
+TRACE_ROOT = re.compile(r"(?:^|;) ?Root=(1-[0-9a-f]{8}-[0-9a-f]{24}) ?(?:;|$)")
+MAX_TRACE_CHARACTERS = 512
+SELDOM_SECONDS = 3600.0
+
+
+class RequestLogMiddleware:
+    """Gives each request an id (the client's, if it is one) and each answer a line in the log."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        given = request.headers.get("X-Request-ID", "")
+        known = REQUEST_ID.fullmatch(given)
+        with request_context(given if known else str(uuid_utils.uuid7())):
+            return self._respond(request)
+
+    def _respond(self, request: HttpRequest) -> HttpResponse:
+        started = time.perf_counter()
+        response = self.get_response(request)
+        spent = {**timings(), "total": (time.perf_counter() - started) * 1000}
+        response["X-Request-ID"] = current_request_id()
+        response["Server-Timing"] = ", ".join(
+            f"{part};dur={milliseconds:.1f}" for part, milliseconds in spent.items()
+        )
+        match = request.resolver_match
+        line = {
+            "request_id": current_request_id(),
+            "method": request.method,
+            "route": f"/{match.route}" if match else None,
+            "status": response.status_code,
+            **_trace(request.headers.get("X-Amzn-Trace-Id", "")),
+        }
+        fields = log_fields()
+
+        @functools.cache  # a body may be closed twice
+        def log() -> None:
+            elapsed = round((time.perf_counter() - started) * 1000, 1)
+            whole = {**line, "latency_ms": elapsed, **fields}
+            logger.info("request", extra={**whole, **metrics.emf_fields(whole)})
+
+        on_response_close(response, log)
+        return response
+
+
+def on_response_close(response: HttpResponse, act: Callable[[], object]) -> None:
+    """Do something when a response has been sent, or cannot be: then all is known of it."""
+    if response.streaming:
+        # What Django itself closes with a body.
+        response._resource_closers.append(act)  # type: ignore[attr-defined]  # no public name
+    else:
+        act()
+
+
+def _trace(header: str) -> dict[str, str]:
+    root = aws_trace(header)
+    return {"trace_id": root} if root else {}
+
+
+def aws_trace(header: str) -> str | None:
+    """The id under which AWS traces the request, out of its X-Amzn-Trace-Id."""
+    root = TRACE_ROOT.search(header[:MAX_TRACE_CHARACTERS])
+    return root[1] if root else None
+
+
+class JsonFormatter(OrjsonFormatter):
+    """One JSON object per line."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "{levelname}{name}{message}",
+            style="{",
+            timestamp=True,
+            rename_fields={"levelname": "level", "name": "logger"},
+        )
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        if current_request_id():
+            log_data.setdefault("request_id", current_request_id())
+        if "emf" in log_data:  # logging's extras cannot begin with an underscore here
+            log_data["_aws"] = log_data.pop("emf")
+        return log_data
+
+
+class OncePerHourFilter(logging.Filter):
+    """Lets the same message through once an hour: that an endpoint is down is news once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._silent_until: dict[object, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.created < self._silent_until.get(record.msg, 0.0):
+            return False
+        self._silent_until[record.msg] = record.created + SELDOM_SECONDS
+        return True
+
+
+class SimpleFormatter(logging.Formatter):
+    """A line for people: `12:00:00 INFO POST /v1/chat 200 812.4 ms provider=mock …`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
+        if record.name == logger.name:
+            line = dict(record.__dict__)
+            head = f"{line['method']} {line['route']} {line['status']} {line['latency_ms']} ms"
+            rest = (f"{key}={line[key]}" for key in LINE_FIELDS if line.get(key) is not None)
+            record.message = " ".join([head, *rest])
+        return super().formatMessage(record)
+
+
+LINE_FIELDS = (
+    "code",
+    "owner",
+    "provider",
+    "model",
+    "prompt_tokens",
+    "completion_tokens",
+    "interaction_id",
+    "request_id",
+)

@@ -1,0 +1,110 @@
+"""Metrics: members of a request's own log line, in CloudWatch's embedded metric format.
+
+https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
+`_aws` says which members are metrics, and which are their dimensions. A line has one value of each
+dimension: where several vendors were asked, `Provider` is the first that failed.
+"""
+
+import functools
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from django.conf import settings
+
+from providers.base import Usage
+from providers.router import Attempt
+
+NAMESPACE = "ServerlessChatApi"
+SERVICE = ("Service",)
+BY_CODE = ("Service", "Code")
+BY_PROVIDER = ("Service", "Provider")
+
+# An attempt that came to one of these is not the vendor's failure: the request was refused, or
+# its client went away.
+HEALTHY_OUTCOMES = frozenset({"ok", "aborted", "content_filtered", "provider_rejected"})
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    unit: str = "Count"
+    dimensions: tuple[tuple[str, ...], ...] = (SERVICE,)
+
+
+METRICS = {
+    "Requests": Metric(),
+    "Errors": Metric(dimensions=(SERVICE, BY_CODE)),
+    "Latency": Metric("Milliseconds"),
+    "ProviderLatency": Metric("Milliseconds", dimensions=(BY_PROVIDER,)),
+    "ProviderErrors": Metric(dimensions=(SERVICE, BY_PROVIDER)),
+    "Fallbacks": Metric(),
+    "PromptTokens": Metric(),
+    "CompletionTokens": Metric(),
+    "CostUSD": Metric("None"),
+    "ColdStarts": Metric(),
+}
+
+_lines = itertools.count()
+
+
+def outcome_metrics(usage: Usage, attempts: Sequence[Attempt], preferred: str) -> dict[str, Any]:
+    """What a settled request adds to its line; nothing unless METRICS is on.
+
+    `preferred` is the provider that is asked first. What is unknown is left out.
+    """
+    if not settings.METRICS:
+        return {}
+    members: dict[str, Any] = {
+        "PromptTokens": usage.prompt_tokens,
+        "CompletionTokens": usage.completion_tokens,
+        "CostUSD": None if usage.cost_usd is None else float(usage.cost_usd),
+    }
+    if attempts:
+        failed = [attempt for attempt in attempts if attempt.outcome not in HEALTHY_OUTCOMES]
+        shown = (failed[0] if failed else attempts[-1]).provider
+        members |= {
+            "Provider": shown,
+            "ProviderLatency": [each.latency_ms for each in attempts if each.provider == shown],
+            "ProviderErrors": len(failed) or None,
+            "Fallbacks": None if attempts[-1].provider == preferred else 1,
+        }
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def emf_fields(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes metrics of the finished line of a request.
+
+    Nothing unless METRICS is on, nor for a page or a record that was read without trouble.
+    """
+    accepted = "interaction_id" in line
+    failed = "code" in line or line["status"] >= HTTPStatus.BAD_REQUEST
+    if not settings.METRICS or not (accepted or failed):
+        return {}
+    members: dict[str, Any] = {"Service": settings.SERVICE, "Requests": 1}
+    if failed:
+        members |= {"Errors": 1, "Code": line.get("code") or f"http_{line['status']}"}
+    if accepted:  # refusals take no time, and would hide how long answers take
+        members["Latency"] = line["latency_ms"]
+    if next(_lines) == 0:
+        members["ColdStarts"] = 1
+    present = tuple(name for name in METRICS if name in members or name in line)
+    timestamp = time.time_ns() // 1_000_000
+    members["emf"] = {"Timestamp": timestamp, "CloudWatchMetrics": _directives(present)}
+    return members
+
+
+@functools.cache
+def _directives(names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """A directive for each of the dimensions' combinations, of which there are few."""
+    by_dimensions: dict[tuple[tuple[str, ...], ...], list[dict[str, str]]] = {}
+    for name in names:
+        metric = METRICS[name]
+        definition = {"Name": name, "Unit": metric.unit}
+        by_dimensions.setdefault(metric.dimensions, []).append(definition)
+    return [
+        {"Namespace": NAMESPACE, "Dimensions": dimensions, "Metrics": definitions}
+        for dimensions, definitions in by_dimensions.items()
+    ]

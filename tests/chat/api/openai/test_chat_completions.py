@@ -1,0 +1,751 @@
+"""POST /v1/chat/completions: OpenAI's shapes around the same answers, records and limits."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import ANY
+
+import pytest
+from django.http import HttpResponse
+
+from chat.storage.base import Status
+from tests.factories import ALICE, KEY, ApiClient, all_records
+from tests.stub_vendor import OPENAI_ANSWER, StubVendor
+
+# Streams are written by other threads, and a claim that somebody else holds is rolled back.
+committed = pytest.mark.django_db(transaction=True)
+
+Configure = Callable[..., None]
+
+OPTIONAL = (
+    *("audio", "frequency_penalty", "function_call", "functions", "logit_bias", "logprobs"),
+    *("max_completion_tokens", "max_tokens", "metadata", "modalities", "n", "parallel_tool_calls"),
+    *("presence_penalty", "reasoning_effort", "response_format", "seed", "stop", "stream"),
+    *("stream_options", "temperature", "tool_choice", "tools", "top_p", "user"),
+    "web_search_options",
+)
+PATH = "/v1/chat/completions"
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+}
+CALL = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "weather", "arguments": '{"city":"Lisboa"}'},
+}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+
+
+def complete(
+    api: ApiClient, content: Any = "Olá!", headers: dict[str, str] | None = None, **fields: Any
+) -> HttpResponse:
+    body = {"model": "default", "messages": [{"role": "user", "content": content}], **fields}
+    return api.post(PATH, body, headers=headers)
+
+
+def text(response: HttpResponse) -> str:
+    assert response.status_code == 200, response.content
+    return str(response.json()["choices"][0]["message"]["content"])
+
+
+def error(response: HttpResponse) -> dict[str, Any]:
+    """The error of an answer that must be one, in OpenAI's shape."""
+    assert response["Content-Type"] == "application/json"
+    assert response["X-Request-ID"]
+    body = json.loads(response.content)
+    assert body.keys() == {"error"}
+    return read_error(body)
+
+
+def read_error(body: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = body["error"]
+    assert found.keys() == {"message", "type", "param", "code"}
+    assert found["message"]
+    return found
+
+
+def failure(response: HttpResponse) -> tuple[int, str, str | None, str | None]:
+    found = error(response)
+    return response.status_code, found["type"], found["code"], found["param"]
+
+
+def events(response: HttpResponse) -> list[str]:
+    """The data of each event of a stream, one line each, comments left out."""
+    assert response.status_code == 200, response.content
+    assert response["Content-Type"] == "text/event-stream; charset=utf-8"
+    body = b"".join(response.streaming_content).decode()  # type: ignore[attr-defined]
+    response.close()
+    assert body.endswith("\n\n")
+    blocks = [block for block in body[:-2].split("\n\n") if not block.startswith(":")]
+    assert all(block.startswith("data: ") and "\n" not in block for block in blocks)
+    return [block.removeprefix("data: ") for block in blocks]
+
+
+def chunks(response: HttpResponse) -> list[dict[str, Any]]:
+    """The chunks of a stream that must come to its end, which all have the same head."""
+    *data, last = events(response)
+    assert last == "[DONE]"
+    read = [json.loads(chunk) for chunk in data]
+    assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in read}) == 1
+    assert {chunk["object"] for chunk in read} == {"chat.completion.chunk"}
+    return read
+
+
+def deltas(response: HttpResponse) -> list[dict[str, Any]]:
+    return [choice["delta"] for chunk in chunks(response) for choice in chunk["choices"]]
+
+
+def sse(*data: Any) -> str:
+    """A vendor's stream of these chunks."""
+    return "".join(f"data: {json.dumps(each)}\n\n" for each in data) + "data: [DONE]\n\n"
+
+
+def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
+    choice = {"index": 0, "delta": fields, "finish_reason": finish}
+    return {"id": "chatcmpl-1", "model": "stand-in-1", "choices": [choice]}
+
+
+class TestPlain:
+    def test_an_answer_has_the_shape_of_openais(self, api: ApiClient) -> None:
+        response = complete(api, user=ALICE)
+        [record] = all_records()
+        assert response["Content-Type"] == "application/json"
+        assert response.json() == {
+            "id": f"chatcmpl-{record.interaction_id}",
+            "object": "chat.completion",
+            "created": int(record.created_at.timestamp()),
+            "model": "mock-1",
+            "system_fingerprint": None,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {
+                        "role": "assistant",
+                        "content": "You said: Olá!",
+                        "refusal": None,
+                    },
+                    "logprobs": None,
+                    "finish_reason": "stop",
+                }
+            ],
+            "usage": {
+                "prompt_tokens": 1,
+                "completion_tokens": 3,
+                "total_tokens": 4,
+                "prompt_tokens_details": {"cached_tokens": 0},
+                "completion_tokens_details": {"reasoning_tokens": 0},
+            },
+            "interaction_id": record.interaction_id,
+        }
+
+    def test_usage_that_the_vendor_does_not_tell_is_null(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        vendor.reply({**OPENAI_ANSWER, "usage": None})
+        assert complete(api).json()["usage"] is None
+
+    def test_tools_that_the_model_wants_called_take_the_place_of_the_text(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        message = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+        choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+        vendor.reply({**OPENAI_ANSWER, "choices": [choice]})
+        [answered] = complete(api, tools=[TOOL]).json()["choices"]
+        assert answered["finish_reason"] == "tool_calls"
+        assert answered["message"] == {**message, "refusal": None}
+        [record] = all_records()
+        assert record.tool_calls == (CALL,)
+
+    @pytest.mark.parametrize("accept", ["*/*", "text/event-stream", "image/png", "nonsense"])
+    @pytest.mark.parametrize("path", [PATH, "/v1/models", "/v1/models/mock-1"])
+    def test_whatever_is_accepted_json_comes(self, api: ApiClient, path: str, accept: str) -> None:
+        headers = {"Accept": accept}
+        response = complete(api, headers=headers) if path == PATH else api.get(path, headers)
+        assert (response.status_code, response["Content-Type"]) == (200, "application/json")
+
+    @committed
+    def test_answers_count_against_the_same_limit(
+        self, api: ApiClient, configure: Configure
+    ) -> None:
+        configure(RATE_LIMIT_PER_MINUTE=2)
+        assert complete(api, user=ALICE)["X-RateLimit-Remaining"] == "1"
+        streamed = complete(api, user=ALICE, stream=True)
+        events(streamed)
+        assert streamed["X-RateLimit-Remaining"] == "0"
+        limited = complete(api, user=ALICE)
+        assert failure(limited) == (429, "requests", "rate_limit_exceeded", None)
+        assert 1 <= int(limited["Retry-After"]) <= 60
+        assert limited["X-RateLimit-Limit"] == "2"
+        assert "X-Should-Retry" not in limited
+        assert api.chat(user=ALICE).status_code == 429
+
+
+@committed
+class TestStreamed:
+    def test_a_stream_is_a_role_then_text_then_one_finish_and_the_usage_that_was_asked_for(
+        self, api: ApiClient
+    ) -> None:
+        response = complete(api, "um", stream=True, stream_options={"include_usage": True})
+        read = chunks(response)
+        [record] = all_records()
+
+        def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+            return {**head, "choices": [choice], "usage": None}
+
+        head = {
+            "id": f"chatcmpl-{record.interaction_id}",
+            "object": "chat.completion.chunk",
+            "created": int(record.created_at.timestamp()),
+            "model": "mock-1",
+            "system_fingerprint": None,
+        }
+        assert read == [
+            chunk({"role": "assistant", "content": "", "refusal": None}),
+            chunk({"content": "You"}),
+            chunk({"content": " said:"}),
+            chunk({"content": " um"}),
+            chunk({}, "stop"),
+            {
+                **head,
+                "choices": [],
+                "usage": {
+                    "prompt_tokens": 1,
+                    "completion_tokens": 3,
+                    "total_tokens": 4,
+                    "prompt_tokens_details": {"cached_tokens": 0},
+                    "completion_tokens_details": {"reasoning_tokens": 0},
+                },
+            },
+        ]
+
+    @pytest.mark.parametrize("options", [None, {}, {"include_usage": False}])
+    def test_without_asking_no_chunk_speaks_of_usage(self, api: ApiClient, options: Any) -> None:
+        read = chunks(complete(api, stream=True, stream_options=options))
+        assert not any("usage" in chunk for chunk in read)
+        assert [chunk["choices"][0]["finish_reason"] for chunk in read][-2:] == [None, "stop"]
+
+    def test_nothing_on_the_way_may_keep_a_stream_back(self, api: ApiClient) -> None:
+        response = complete(api, stream=True, headers={"Accept-Encoding": "gzip"})
+        events(response)
+        assert response["Cache-Control"] == "no-cache"
+        assert response["X-Accel-Buffering"] == "no"
+        assert "Content-Length" not in response
+        assert "Content-Encoding" not in response
+        assert response["X-Request-ID"]
+
+    def test_all_chunks_name_the_model_of_the_first(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        stream = sse(delta(content="Hi"), delta("stop"))
+        vendor.reply(stream, headers={"content-type": "text/event-stream"})
+        read = chunks(complete(api, stream=True))
+        assert {chunk["model"] for chunk in read} == {"model-1"}
+        assert [record.model for record in all_records()] == ["stand-in-1"]
+
+    def test_usage_that_the_vendor_does_not_tell_is_null(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        stream = sse(delta(content="Hi"), delta("stop"))
+        vendor.reply(stream, headers={"content-type": "text/event-stream"})
+        *_, last = chunks(complete(api, stream=True, stream_options={"include_usage": True}))
+        assert (last["choices"], last["usage"]) == ([], None)
+
+    def test_tool_calls_come_with_their_number(self, api: ApiClient, vendor: StubVendor) -> None:
+        function = CALL["function"]
+        stream = sse(
+            delta(role="assistant", content=None),
+            delta(tool_calls=[{**CALL, "index": 0, "function": {**function, "arguments": ""}}]),
+            delta(tool_calls=[{"index": 0, "function": {"arguments": '{"city":'}}]),
+            delta(tool_calls=[{"index": 0, "function": {"arguments": '"Lisboa"}'}}]),
+            delta("tool_calls"),
+        )
+        vendor.reply(stream, headers={"content-type": "text/event-stream"})
+        read = chunks(complete(api, tools=[TOOL], stream=True))
+        assert [chunk["choices"][0]["delta"] for chunk in read] == [
+            {"role": "assistant", "content": "", "refusal": None},
+            {"tool_calls": [{"index": 0, **CALL}]},
+            {},
+        ]
+        assert read[-1]["choices"][0]["finish_reason"] == "tool_calls"
+        assert [record.tool_calls for record in all_records()] == [(CALL,)]
+
+    def test_line_ends_that_only_some_readers_know_are_escaped(self, api: ApiClient) -> None:
+        data = events(complete(api, "a\u2028b\u0085c\nd", stream=True))
+        assert all(len(chunk.splitlines()) == 1 for chunk in data)
+        written = [json.loads(chunk)["choices"][0]["delta"] for chunk in data[:-1]]
+        assert "".join(each.get("content", "") for each in written) == (
+            "You said: a\u2028b\u0085c\nd"
+        )
+
+    def test_what_fails_before_the_first_token_has_a_status_of_its_own(
+        self, api: ApiClient
+    ) -> None:
+        response = complete(api, "mock:fail=garbled", stream=True)
+        assert failure(response) == (502, "server_error", "upstream_error", None)
+
+    def test_what_fails_after_the_first_token_is_an_event_and_no_finish(
+        self, api: ApiClient
+    ) -> None:
+        *begun, last = map(json.loads, events(complete(api, "mock:break and go", stream=True)))
+        assert len(begun) > 1
+        assert all(chunk["choices"][0]["finish_reason"] is None for chunk in begun)
+        assert read_error(last) == {
+            "message": "The provider broke off its answer.",
+            "type": "server_error",
+            "param": None,
+            "code": "upstream_error",
+        }
+        [record] = all_records()
+        assert (record.status, record.response) == (Status.ERROR, "You said:")
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("fields", "code", "param"),
+        [
+            ({"messages": []}, "invalid_type", "messages"),
+            ({"messages": None}, "invalid_type", "messages"),
+            ({"messages": "Olá!"}, "invalid_type", "messages"),
+            ({"messages": ["Olá!"]}, "invalid_value", "messages"),
+            ({"messages": [{"role": "user"}]}, "invalid_value", "messages"),
+            ({"messages": [{"role": "wizard", "content": "a"}]}, "invalid_value", "messages"),
+            ({"messages": [{"role": "user", "content": 1}]}, "invalid_value", "messages"),
+            ({"messages": [{"role": "user", "content": "\0"}]}, "invalid_value", "messages"),
+            ({"messages": [{"role": "user", "content": [1]}]}, "invalid_value", "messages"),
+            ({"messages": [{"role": "user", "content": [{}]}]}, "invalid_value", "messages"),
+            (
+                {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+                "invalid_value",
+                "messages",
+            ),
+            ({"messages": [{"role": "tool", "content": "a"}]}, "invalid_value", "messages"),
+            (
+                {"messages": [{"role": "assistant", "tool_calls": [1]}]},
+                "invalid_value",
+                "messages",
+            ),
+            (
+                {"messages": [{"role": "user", "content": "a", "tool_calls": [CALL]}]},
+                "invalid_value",
+                "messages",
+            ),
+            ({"messages": [{"role": "system", "content": [IMAGE]}]}, "invalid_value", "messages"),
+            (
+                {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+                "invalid_value",
+                "messages",
+            ),
+            (
+                {"messages": [{"role": "user", "content": "a", "name": 7}]},
+                "invalid_value",
+                "messages",
+            ),
+            ({"tools": [{"type": "custom"}]}, "unsupported_parameter", "tools"),
+            ({"model": None}, "invalid_type", "model"),
+            ({"model": ""}, "invalid_value", "model"),
+            ({"n": 2}, "invalid_value", "n"),
+            ({"n": "1"}, "invalid_value", "n"),
+            ({"temperature": 3}, "invalid_value", "temperature"),
+            ({"temperature": "0"}, "invalid_value", "temperature"),
+            ({"max_tokens": 0}, "invalid_value", "max_tokens"),
+            ({"stop": ["a"] * 5}, "invalid_value", "stop"),
+            ({"stream": "yes"}, "invalid_value", "stream"),
+            ({"stream_options": []}, "invalid_value", "stream_options"),
+            ({"tool_choice": 1}, "invalid_value", "tool_choice"),
+            ({"tools": {}}, "invalid_type", "tools"),
+            ({"user": "no spaces"}, "invalid_value", "user"),
+            ({"user": 7}, "invalid_value", "user"),
+            ({"logprobs": True}, "unsupported_parameter", "logprobs"),
+            ({"top_logprobs": 2}, "unsupported_parameter", "top_logprobs"),
+            ({"logit_bias": {"50256": -100}}, "unsupported_parameter", "logit_bias"),
+            ({"functions": [{}]}, "unsupported_parameter", "functions"),
+            ({"function_call": "auto"}, "unsupported_parameter", "function_call"),
+            ({"audio": {"voice": "alloy"}}, "unsupported_parameter", "audio"),
+            ({"modalities": ["text", "audio"]}, "unsupported_parameter", "modalities"),
+            ({"modalities": 5}, "unsupported_parameter", "modalities"),
+            ({"web_search_options": {}}, "unsupported_parameter", "web_search_options"),
+        ],
+        ids=json.dumps,
+    )
+    def test_a_request_that_is_none_is_told_which_field_is_wrong(
+        self, api: ApiClient, fields: dict[str, Any], code: str, param: str
+    ) -> None:
+        assert failure(complete(api, **fields)) == (400, "invalid_request_error", code, param)
+        assert all_records() == []
+
+    @pytest.mark.parametrize("name", ["model", "messages"])
+    def test_what_is_required_is_missed(self, api: ApiClient, name: str) -> None:
+        body = {"model": "mock-1", "messages": [{"role": "user", "content": "Olá!"}]}
+        del body[name]
+        wanted = (400, "invalid_request_error", "missing_required_parameter", name)
+        assert failure(api.post(PATH, body)) == wanted
+
+    @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"a"', b"null", b"\xff"])
+    def test_what_is_no_object_is_refused(self, api: ApiClient, body: bytes) -> None:
+        assert failure(api.post(PATH, body))[:2] == (400, "invalid_request_error")
+
+    def test_a_body_that_is_too_large_is_refused(
+        self, api: ApiClient, configure: Configure
+    ) -> None:
+        configure(MAX_BODY_BYTES=100)
+        wanted = (413, "invalid_request_error", "request_too_large", None)
+        assert failure(complete(api, "a" * 100)) == wanted
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/v1/embeddings",
+            "/v1/responses",
+            "/v1/responses/resp_1",
+            "/v1/models/",
+            "/v1/chat/completions/",
+            "/v1/chat/completions/chatcmpl-1",
+        ],
+    )
+    @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+    def test_what_openai_has_and_we_have_not_is_no_address(
+        self, api: ApiClient, method: str, path: str
+    ) -> None:
+        found = failure(api.request(method, path))
+        assert found == (404, "invalid_request_error", "unknown_url", None)
+
+    def test_another_content_type_is_refused(self, api: ApiClient) -> None:
+        response = api.post(PATH, b"{}", content_type="text/plain")
+        assert failure(response)[:2] == (415, "invalid_request_error")
+
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [("GET", PATH), ("DELETE", "/v1/models"), ("POST", "/v1/models/mock-1")],
+    )
+    def test_another_method_is_refused(self, api: ApiClient, method: str, path: str) -> None:
+        wanted = (405, "invalid_request_error", "method_not_supported", None)
+        assert failure(api.request(method, path)) == wanted
+
+    @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer sk-unknown"}])
+    @pytest.mark.parametrize("path", [PATH, "/v1/models", "/v1/models/mock-1"])
+    def test_without_a_valid_key_nobody_is_answered(
+        self, api: ApiClient, keys: list[str], path: str, headers: dict[str, str]
+    ) -> None:
+        response = complete(api, headers=headers) if path == PATH else api.get(path, headers)
+        assert failure(response) == (401, "invalid_request_error", "invalid_api_key", None)
+        assert response["WWW-Authenticate"] == "Bearer"
+
+    def test_the_key_is_sent_as_openais(self, api: ApiClient, keys: list[str]) -> None:
+        assert text(complete(api, headers={"Authorization": f"Bearer {KEY}"}))
+
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize("model", ["gpt-unknown", "gemini:mock-1", "mock:mock-2"])
+    def test_a_model_that_is_not_there_is_not_found(
+        self, api: ApiClient, model: str, stream: bool
+    ) -> None:
+        wanted = (404, "invalid_request_error", "model_not_found", "model")
+        assert failure(complete(api, model=model, stream=stream)) == wanted
+        assert all_records() == []
+
+    @pytest.mark.parametrize(
+        ("directive", "status", "code"),
+        [("fail=garbled", 502, "upstream_error"), ("fail=timeout", 504, "upstream_timeout")],
+    )
+    def test_clients_are_told_not_to_repeat_what_was_repeated_here(
+        self, api: ApiClient, directive: str, status: int, code: str
+    ) -> None:
+        response = complete(api, f"mock:{directive}")
+        assert failure(response) == (status, "server_error", code, None)
+        assert response["X-Should-Retry"] == "false"
+
+    def test_a_busy_vendor_may_be_asked_again_later(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        vendor.reply({"error": {"message": "slow"}}, status=429, headers={"Retry-After": "40"})
+        response = complete(api)
+        assert failure(response) == (503, "server_error", "server_is_overloaded", None)
+        assert response["Retry-After"] == "40"
+        assert "X-Should-Retry" not in response
+
+    def test_content_that_a_filter_refuses_is_a_bad_request(self, api: ApiClient) -> None:
+        wanted = (400, "invalid_request_error", "content_filter", None)
+        assert failure(complete(api, "mock:filter")) == wanted
+
+    def test_a_context_that_is_too_long_has_openais_code(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        vendor.reply({"error": {"message": "", "code": "context_length_exceeded"}}, status=400)
+        wanted = (400, "invalid_request_error", "context_length_exceeded", None)
+        assert failure(complete(api)) == wanted
+
+    @pytest.mark.parametrize("depth", [50, *range(240, 256), 300, 980, 1020])
+    @pytest.mark.parametrize("name", ["tools", "tool_choice", "response_format", "unknown"])
+    def test_deep_nesting_is_taken_or_refused_and_breaks_nothing(
+        self, api: ApiClient, vendor: StubVendor, configure: Configure, name: str, depth: int
+    ) -> None:
+        configure(ENABLE_CACHE=True)
+        nest = b'{"a":' * depth + b"1" + b"}" * depth
+        value = b"[%b]" % nest if name == "tools" else nest
+        body = b'{"model":"default","messages":[{"role":"user","content":"a"}],"%b":%b%b}'
+        tools = b',"tools":[{}]' if name == "tool_choice" else b""
+        response = api.post(PATH, body % (name.encode(), value, tools))
+        assert response.status_code in (200, 400)
+        if response.status_code == 400:
+            assert error(response)["type"] == "invalid_request_error"
+
+
+class TestWhatIsAsked:
+    """What the vendor receives, and what the ledger keeps."""
+
+    def test_each_parameter_reaches_a_vendor_that_takes_it(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        given = {
+            "temperature": 0.5,
+            "top_p": 0.9,
+            "max_tokens": 7,
+            "stop": ["a", "b"],
+            "seed": 42,
+            "frequency_penalty": 0.5,
+            "presence_penalty": -0.5,
+            "reasoning_effort": "low",
+            "response_format": {"type": "json_object"},
+            "tools": [TOOL],
+            "tool_choice": {"type": "function", "function": {"name": "weather"}},
+            "parallel_tool_calls": False,
+        }
+        assert complete(api, **given).status_code == 200
+        [received] = vendor.requests
+        assert received.json == {
+            **given,
+            "model": "model-1",
+            "messages": [{"role": "user", "content": "Olá!"}],
+            "user": ANY,
+        }
+        assert received.json["user"] != "anonymous"
+
+    def test_pictures_and_answered_tool_calls_reach_the_vendor_as_they_came(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        messages = [
+            {"role": "user", "content": [{"type": "text", "text": "What is it?"}, IMAGE]},
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "tool_call_id": "call_1", "content": "18 °C"},
+        ]
+        assert text(complete(api, messages=messages, tools=[TOOL]))
+        assert vendor.requests[0].json["messages"] == messages
+        [record] = all_records()
+        assert record.prompt == "What is it?"
+
+    def test_a_conversation_is_one_record_whose_parameters_hold_the_messages(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        turns = [
+            {"role": "user", "content": "Olá!"},
+            {"role": "assistant", "content": "Olá! Tudo bem?"},
+            {"role": "user", "content": "Tudo."},
+        ]
+        system = {"role": "system", "content": "Be kind."}
+        assert text(complete(api, messages=[system, *turns], user=ALICE, metadata={"a": "b"}))
+        assert vendor.requests[0].json["messages"] == [system, *turns]
+        [record] = all_records()
+        assert (record.user_id, record.prompt, record.system) == (ALICE, "Tudo.", "Be kind.")
+        assert record.parameters == {"messages": turns}
+        assert record.metadata == {"a": "b"}
+        assert (record.status, record.conversation_id) == (Status.OK, record.interaction_id)
+
+    def test_one_question_is_recorded_like_any_other(self, api: ApiClient) -> None:
+        assert text(complete(api)) == "You said: Olá!"
+        [record] = all_records()
+        assert (record.prompt, record.system, record.parameters) == ("Olá!", None, {})
+
+    @pytest.mark.parametrize(
+        "messages",
+        [
+            [{"role": "system", "content": "A"}, {"role": "developer", "content": "B"}],
+            [{"role": "developer", "content": "A\n\nB"}],
+            [{"role": "system", "content": [{"type": "text", "text": "A\n\nB"}]}],
+        ],
+    )
+    def test_developers_and_systems_instructions_are_the_same(
+        self, api: ApiClient, vendor: StubVendor, messages: list[Any]
+    ) -> None:
+        question = {"role": "user", "content": "Olá!"}
+        assert text(complete(api, messages=[*messages, question]))
+        wanted = [{"role": "system", "content": "A\n\nB"}, question]
+        assert vendor.requests[0].json["messages"] == wanted
+
+    def test_instructions_alone_are_a_question(self, api: ApiClient) -> None:
+        messages = [{"role": "system", "content": "Say something."}]
+        assert text(complete(api, messages=messages)) == "You said: Say something."
+
+    def test_texts_in_parts_are_one_text(self, api: ApiClient) -> None:
+        parts = [{"type": "text", "text": "um"}, {"type": "text", "text": "dois"}]
+        assert text(complete(api, parts)) == "You said: um\ndois"
+
+    def test_an_answer_may_be_sent_back_as_it_came(self, api: ApiClient) -> None:
+        first = complete(api).json()["choices"][0]["message"]
+        turns = [{"role": "user", "content": "Olá!"}, first, {"role": "user", "content": "E?"}]
+        assert text(complete(api, messages=turns)) == "You said: E?"
+
+    @pytest.mark.parametrize(
+        "refusal",
+        [
+            {"content": None, "refusal": "No."},
+            {"content": [{"type": "refusal", "refusal": "No."}]},
+        ],
+        ids=["field", "part"],
+    )
+    def test_a_refusal_may_be_sent_back_as_it_came(
+        self, api: ApiClient, vendor: StubVendor, refusal: dict[str, Any]
+    ) -> None:
+        asked, again = ({"role": "user", "content": content} for content in ("Olá!", "E?"))
+        turns = [asked, {"role": "assistant", **refusal}, again]
+        assert text(complete(api, messages=turns))
+        said = {"role": "assistant", "content": "No."}
+        assert vendor.requests[0].json["messages"] == [asked, said, again]
+
+    def test_names_reach_the_vendor(self, api: ApiClient, vendor: StubVendor) -> None:
+        messages = [{"role": "user", "content": "Olá!", "name": "Ana"}]
+        assert text(complete(api, messages=messages))
+        assert vendor.requests[0].json["messages"] == messages
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"store": True, "service_tier": "auto", "verbosity": "low", "chat_id": {"a": [1]}},
+            {"n": 1, "logprobs": False, "logit_bias": {}, "modalities": ["text"], "functions": []},
+            {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True},
+            {"response_format": {"type": "text"}},
+            {"frequency_penalty": 0, "presence_penalty": 0.0},
+            dict.fromkeys(OPTIONAL),
+        ],
+        ids=lambda fields: next(iter(fields)),
+    )
+    def test_what_changes_nothing_is_passed_over(
+        self, api: ApiClient, fields: dict[str, Any]
+    ) -> None:
+        assert text(complete(api, **fields)) == "You said: Olá!"
+
+    @pytest.mark.parametrize("limit", [None, 1, 100])
+    def test_the_newer_name_of_the_limit_wins(self, api: ApiClient, limit: int | None) -> None:
+        body = complete(api, "um dois três", max_tokens=limit, max_completion_tokens=3).json()
+        assert body["choices"][0]["message"]["content"] == "You said: um"
+        assert body["choices"][0]["finish_reason"] == "length"
+
+    @pytest.mark.parametrize(("user", "kept"), [(ALICE, ALICE), (None, "anonymous")])
+    def test_user_is_the_user_id(self, api: ApiClient, user: str | None, kept: str) -> None:
+        assert text(complete(api, user=user))
+        assert [record.user_id for record in all_records()] == [kept]
+
+    @pytest.mark.parametrize("model", ["default", "mock-1", "mock:mock-1"])
+    def test_a_model_has_several_names(self, api: ApiClient, model: str) -> None:
+        assert complete(api, model=model).json()["model"] == "mock-1"
+
+    @pytest.mark.parametrize("provider", ["mock", "gemini"])
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize(
+        ("fields", "param"),
+        [
+            ({"tools": [TOOL]}, "tools"),
+            ({"response_format": {"type": "json_object"}}, "response_format"),
+            ({"messages": [{"role": "user", "content": [IMAGE]}]}, "image_url"),
+        ],
+    )
+    def test_a_provider_is_not_asked_for_what_it_does_not_take(
+        self,
+        api: ApiClient,
+        configure: Configure,
+        provider: str,
+        stream: bool,
+        fields: dict[str, Any],
+        param: str,
+    ) -> None:
+        gemini = {"api_key": "key", "base_url": "http://127.0.0.1:9", "model": "gemini-1"}
+        configure(PROVIDERS={"mock": {}} if provider == "mock" else {"gemini": gemini})
+        response = complete(api, stream=stream, **fields)
+        wanted = (400, "invalid_request_error", "unsupported_parameter", param)
+        assert failure(response) == wanted
+        assert error(response)["message"] == f"{param}: The provider {provider} does not take it."
+        assert all_records() == []
+
+
+@committed
+class TestIdempotency:
+    HEADERS = {"Idempotency-Key": "key-1"}
+
+    def test_the_same_key_gives_the_same_answer(self, api: ApiClient) -> None:
+        first, second = (complete(api, headers=self.HEADERS) for _ in range(2))
+        assert first.json() == second.json()
+        assert "Idempotency-Replayed" not in first
+        assert second["Idempotency-Replayed"] == "true"
+        assert len(all_records()) == 1
+
+    def test_a_streamed_answer_is_given_again_at_once(self, api: ApiClient) -> None:
+        first, second = (complete(api, headers=self.HEADERS, stream=True) for _ in range(2))
+        begin, *pieces, end = deltas(first)
+        whole = {"content": "".join(piece["content"] for piece in pieces)}
+        assert deltas(second) == [begin, whole, end]
+        assert second["Idempotency-Replayed"] == "true"
+        assert len(all_records()) == 1
+
+    def test_tool_calls_are_given_again(self, api: ApiClient, vendor: StubVendor) -> None:
+        message = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+        choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+        vendor.reply({**OPENAI_ANSWER, "choices": [choice]})
+        first, second = (complete(api, headers=self.HEADERS, tools=[TOOL]) for _ in range(2))
+        assert first.json() == second.json()
+        assert len(vendor.requests) == 1
+
+    def test_the_same_key_for_other_messages_is_refused(self, api: ApiClient) -> None:
+        earlier = {"role": "user", "content": "Olá!"}
+        last = {"role": "user", "content": "E?"}
+        assert text(complete(api, headers=self.HEADERS, messages=[last]))
+        response = complete(api, headers=self.HEADERS, messages=[earlier, last])
+        assert failure(response)[:3] == (422, "invalid_request_error", "idempotency_mismatch")
+
+
+class TestModels:
+    @pytest.fixture(autouse=True)
+    def two_providers(self, configure: Configure) -> None:
+        options = {"api_key": "", "base_url": "http://127.0.0.1:9", "model": "mock-1"}
+        configure(
+            PROVIDERS={"mock": {}, "openai": options},
+            ALLOWED_MODELS=["openai:vendor/model-2", "llama3:8b"],
+        )
+
+    def test_the_list_has_each_model_under_a_name_that_is_answered(self, api: ApiClient) -> None:
+        wanted = [
+            ("mock-1", "mock"),
+            ("openai:mock-1", "openai"),
+            ("vendor/model-2", "openai"),
+            ("llama3:8b", "mock"),
+        ]
+        assert api.get("/v1/models").json() == {
+            "object": "list",
+            "data": [
+                {"id": id_, "object": "model", "created": 0, "owned_by": provider}
+                for id_, provider in wanted
+            ],
+        }
+
+    @pytest.mark.parametrize(
+        ("asked", "id_"),
+        [
+            ("vendor%2Fmodel-2", "vendor/model-2"),
+            ("vendor/model-2", "vendor/model-2"),
+            ("openai:vendor%2Fmodel-2", "openai:vendor/model-2"),
+            ("openai%3Amock-1", "openai:mock-1"),
+        ],
+    )
+    def test_an_id_may_have_a_slash_or_a_colon(self, api: ApiClient, asked: str, id_: str) -> None:
+        assert api.get(f"/v1/models/{asked}").json() == {
+            "id": id_,
+            "object": "model",
+            "created": 0,
+            "owned_by": "openai",
+        }
+
+    def test_default_is_a_model_too(self, api: ApiClient) -> None:
+        assert api.get("/v1/models/default").json()["owned_by"] == "mock"
+
+    def test_a_model_that_is_not_there_is_not_found(self, api: ApiClient) -> None:
+        wanted = (404, "invalid_request_error", "model_not_found", "model")
+        assert failure(api.get("/v1/models/gpt-unknown")) == wanted

@@ -1,0 +1,867 @@
+"""POST /v1/chat: one prompt, one answer, one record."""
+
+import re
+from collections.abc import Callable
+from contextvars import Context
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from unittest.mock import ANY
+
+import pytest
+
+from chat.api.authentication import Caller
+from chat.service import ChatRequest, chat, get_interaction
+from chat.storage.base import ErrorInfo, InteractionRecord, Status
+from providers.base import Completion, Deadline, Usage
+from providers.router import Attempt
+from tests.factories import (
+    ALICE,
+    BOB,
+    TIMESTAMP,
+    UUID,
+    ApiClient,
+    FailingSettleStore,
+    FakeProvider,
+    VanishingStore,
+    all_records,
+    field_errors,
+    problem,
+    status_and_code,
+)
+from tests.stub_vendor import OPENAI_ANSWER, StubVendor
+
+Configure = Callable[..., None]
+AskInstead = Callable[[Any], None]
+
+HELLO = Completion(text="Hello.", model="mock-1", finish_reason="stop")
+MOCK_ATTEMPT = Attempt(provider="mock", model="mock-1", outcome="ok", latency_ms=ANY)
+
+
+def test_an_answer_has_all_that_a_client_may_want_to_know(api: ApiClient) -> None:
+    response = api.chat("Olá!", ALICE, metadata={"ticket": "7"})
+    body = response.json()
+    assert response.status_code == 200
+    assert response["Content-Type"] == "application/json"
+    assert body == {
+        "interaction_id": ANY,
+        "userId": ALICE,
+        "prompt": "Olá!",
+        "response": "You said: Olá!",
+        "model": "mock-1",
+        "timestamp": ANY,
+        "conversation_id": body["interaction_id"],
+        "previous_interaction_id": None,
+        "provider": "mock",
+        "finish_reason": "stop",
+        "cached": False,
+        "latency_ms": ANY,
+        "usage": {
+            "prompt_tokens": 1,
+            "completion_tokens": 3,
+            "total_tokens": 4,
+            "cached_tokens": None,
+            "reasoning_tokens": None,
+            "cost_usd": "0",
+        },
+        "metadata": {"ticket": "7"},
+    }
+    assert re.fullmatch(UUID, body["interaction_id"])
+    assert body["interaction_id"][14] == "7"  # the version: sortable by time
+    assert re.fullmatch(TIMESTAMP, body["timestamp"])
+    assert 0 <= body["latency_ms"] < 5000
+
+
+def test_the_fixed_fields_come_first_and_in_their_order(api: ApiClient) -> None:
+    assert list(api.chat().json())[:6] == [
+        "interaction_id",
+        "userId",
+        "prompt",
+        "response",
+        "model",
+        "timestamp",
+    ]
+
+
+def test_the_time_of_an_answer_is_when_the_request_was_accepted(api: ApiClient) -> None:
+    before = datetime.now(UTC)
+    timestamp = datetime.fromisoformat(api.chat("mock:delay=0.05").json()["timestamp"])
+    assert before <= timestamp <= datetime.now(UTC) - timedelta(seconds=0.05)
+
+
+def test_the_latency_of_an_answer_includes_the_model_s_time(api: ApiClient) -> None:
+    assert 50 <= api.chat("mock:delay=0.05").json()["latency_ms"] < 5000
+
+
+def test_each_answer_has_an_id_of_its_own_and_later_ones_sort_later(api: ApiClient) -> None:
+    ids = [api.chat().json()["interaction_id"] for _ in range(5)]
+    assert ids == sorted(set(ids))
+
+
+def test_an_answer_leaves_one_record(api: ApiClient) -> None:
+    before = datetime.now(UTC)
+    body = api.chat(
+        "Olá!",
+        BOB,
+        headers={"X-Request-ID": "mine"},
+        system="Be brief.",
+        temperature=0.5,
+        stop=["END"],
+        metadata={"ticket": "7"},
+    ).json()
+    [record] = all_records()
+    assert record == InteractionRecord(
+        interaction_id=body["interaction_id"],
+        owner="default",
+        user_id=BOB,
+        prompt="Olá!",
+        created_at=datetime.fromisoformat(body["timestamp"]),
+        deadline_at=record.deadline_at,
+        conversation_id=body["interaction_id"],
+        model="mock-1",
+        provider="mock",
+        request_id="mine",
+        system="Be brief.",
+        parameters={"temperature": 0.5, "stop": ["END"]},
+        metadata={"ticket": "7"},
+        status=Status.OK,
+        response="You said: Olá!",
+        finish_reason="stop",
+        latency_ms=body["latency_ms"],
+        usage=Usage(prompt_tokens=3, completion_tokens=3, total_tokens=6, cost_usd=Decimal("0")),
+        attempts=(MOCK_ATTEMPT,),
+    )
+    assert timedelta(seconds=24) < record.deadline_at - before < timedelta(seconds=26)
+
+
+# --- What reaches the vendor ----------------------------------------------------------------------
+
+
+def test_a_vendor_s_answer_comes_back_whole(api: ApiClient, vendor: StubVendor) -> None:
+    vendor.reply(
+        OPENAI_ANSWER
+        | {
+            "model": "gpt-4o-mini-2024-07-18",
+            "usage": {
+                "prompt_tokens": 9,
+                "completion_tokens": 41,
+                "total_tokens": 50,
+                "prompt_tokens_details": {"cached_tokens": 4},
+                "completion_tokens_details": {"reasoning_tokens": 30},
+            },
+        }
+    )
+    body = api.chat().json()
+    assert body["response"] == "Hello from the stand-in."
+    assert body["model"] == "gpt-4o-mini-2024-07-18"
+    assert body["provider"] == "openai"
+    assert body["usage"] == {
+        "prompt_tokens": 9,
+        "completion_tokens": 41,
+        "total_tokens": 50,
+        "cached_tokens": 4,
+        "reasoning_tokens": 30,
+        "cost_usd": None,  # nobody knows what this vendor charges
+    }
+
+
+def test_whatever_a_vendor_says_can_be_kept(api: ApiClient, vendor: StubVendor) -> None:
+    message = {"role": "assistant", "content": " a\0b \ud800 🦆 \u202e\x1b[31m\n"}
+    vendor.reply({"choices": [{"message": message, "finish_reason": "stop"}], "model": "m\0"})
+    body = api.chat().json()
+    assert body["response"] == " a\0b \ufffd 🦆 \u202e\x1b[31m\n"
+    assert body["model"] == "model-1"
+    assert "recorded" not in body
+    kept = api.get(f"/v1/interactions/{body['interaction_id']}").json()
+    assert kept["response"] == body["response"]
+
+
+def test_every_optional_field_reaches_the_vendor(api: ApiClient, vendor: StubVendor) -> None:
+    response = api.chat(
+        "Olá!",
+        system="Be brief.",
+        model="openai:model-1",
+        temperature=0.25,
+        top_p=0.5,
+        max_tokens=100,
+        stop=["END", "\n"],
+        metadata={"ticket": "7"},
+    )
+    assert response.status_code == 200
+    [request] = vendor.requests
+    assert request.path == "/v1/chat/completions"
+    assert request.headers["authorization"] == "Bearer sk-of-the-vendor"
+    assert request.json == {
+        "model": "model-1",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Olá!"},
+        ],
+        "temperature": 0.25,
+        "top_p": 0.5,
+        "max_tokens": 100,
+        "stop": ["END", "\n"],
+        "user": ANY,
+    }
+
+
+def test_what_is_not_asked_for_is_left_to_the_vendor(api: ApiClient, vendor: StubVendor) -> None:
+    api.chat("Olá!")
+    assert vendor.requests[0].json == {
+        "model": "model-1",
+        "messages": [{"role": "user", "content": "Olá!"}],
+        "user": ANY,
+    }
+
+
+def test_optional_fields_that_are_null_are_absent(api: ApiClient, vendor: StubVendor) -> None:
+    names = ("system", "model", "temperature", "top_p", "max_tokens", "stop", "metadata")
+    response = api.chat("Olá!", **dict.fromkeys(names))
+    assert response.json()["metadata"] == {}
+    assert vendor.requests[0].json.keys() == {"model", "messages", "user"}
+    [record] = all_records()
+    assert (record.system, record.parameters, record.metadata) == (None, {}, {})
+
+
+def test_a_zero_is_not_an_absent_number(api: ApiClient, vendor: StubVendor) -> None:
+    api.chat("Olá!", temperature=0, top_p=0)
+    assert vendor.requests[0].json["temperature"] == 0
+    assert vendor.requests[0].json["top_p"] == 0
+    assert all_records()[0].parameters == {"temperature": 0, "top_p": 0}
+
+
+def test_a_single_stop_may_stand_without_a_list(api: ApiClient, vendor: StubVendor) -> None:
+    api.chat("Olá!", stop="END")
+    assert vendor.requests[0].json["stop"] == ["END"]
+
+
+def test_a_user_is_the_same_opaque_id_to_the_vendor_each_time(
+    api: ApiClient, vendor: StubVendor
+) -> None:
+    for user in (ALICE, ALICE, BOB):
+        api.chat(user=user)
+    first, second, other = (request.json["user"] for request in vendor.requests)
+    assert first == second
+    assert first != other
+    assert not any(
+        name in request.body.decode() for name in (ALICE, BOB) for request in vendor.requests
+    )
+
+
+def test_unknown_fields_are_ignored(api: ApiClient, vendor: StubVendor) -> None:
+    response = api.chat("Olá!", colour="blue", messages=[], owner="root", status="ok")
+    assert response.status_code == 200
+    assert vendor.requests[0].json.keys() == {"model", "messages", "user"}
+    assert all_records()[0].owner == "default"
+
+
+# --- The prompt is kept as it came ----------------------------------------------------------------
+
+PROMPTS = [
+    "  leading and trailing  \n",
+    "\tline one\r\n\r\nline two\n",
+    "👩‍👩‍👧‍👦 🇧🇷 👍🏽",
+    "שלום, مرحبا \u202bمعكوس\u202c",
+    "e\u0301 is not \u00e9, nor is n\u0303 \u00f1",
+    "\ufeffbyte order mark, \u200bzero width, \u0085 and \u2028",
+    "<script>alert('&amp;')</script> \"quotes\" \\ back\\nslash %s {0} '; DROP TABLE chat; --",
+    "\U0010ffff \x01 \x7f",
+    "x",
+]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS, ids=range(len(PROMPTS)))
+def test_a_prompt_is_asked_kept_and_returned_as_it_came(
+    api: ApiClient, vendor: StubVendor, prompt: str
+) -> None:
+    body = api.chat(prompt).json()
+    assert body["prompt"] == prompt
+    assert vendor.requests[0].json["messages"] == [{"role": "user", "content": prompt}]
+    assert api.get(f"/v1/interactions/{body['interaction_id']}").json()["prompt"] == prompt
+
+
+def test_a_prompt_of_32000_characters_of_any_size_is_kept_whole(api: ApiClient) -> None:
+    prompt = "🦆" * 31_999 + "é"
+    body = api.chat(prompt).json()
+    assert body["prompt"] == prompt
+    assert body["response"] == f"You said: {prompt}"
+    assert [record.prompt for record in all_records()] == [prompt]
+
+
+# --- What is not a request ------------------------------------------------------------------------
+
+USERS = ["a", "a" * 128, "...", ".a", "A-Z.a_z:0@9|+-", "user@example.org", "-", "auth0|5f7c8ec7"]
+
+
+@pytest.mark.parametrize("user", USERS)
+def test_these_are_user_ids(api: ApiClient, user: str) -> None:
+    response = api.chat(user=user)
+    assert response.status_code == 200
+    assert response.json()["userId"] == user
+
+
+NO_USERS = {
+    "one character too long": ("a" * 129, "max_length"),
+    "nothing": ("", "blank"),
+    "a dot": (".", "invalid"),
+    "two dots": ("..", "invalid"),
+    "a space": ("a b", "invalid"),
+    "only a space": (" ", "invalid"),
+    "a space at the end": ("a ", "invalid"),
+    "a line feed at the end": ("a\n", "invalid"),
+    "dots and a line feed": ("..\n", "invalid"),
+    "a slash": ("a/b", "invalid"),
+    "a number sign": ("a#b", "invalid"),
+    "a percent sign": ("a%62", "invalid"),
+    "a letter that is not ASCII": ("joão", "invalid"),
+    "a digit that is not ASCII": ("user٣", "invalid"),
+    "a number": (7, "invalid"),
+    "true": (True, "invalid"),
+    "null": (None, "null"),
+    "a list": (["alice"], "invalid"),
+    "an object": ({"id": "alice"}, "invalid"),
+}
+
+
+@pytest.mark.parametrize(("user", "code"), NO_USERS.values(), ids=NO_USERS)
+def test_these_are_not_user_ids(api: ApiClient, user: Any, code: str) -> None:
+    assert field_errors(api.chat(user=user)) == [("userId", code)]
+
+
+def test_a_user_id_with_a_nul_is_refused(api: ApiClient) -> None:
+    assert {field for field, _ in field_errors(api.chat(user="a\0b"))} == {"userId"}
+
+
+NO_PROMPTS = {
+    "nothing": ("", "blank"),
+    "spaces": ("   ", "blank"),
+    "white space of any kind": ("\t\r\n\u00a0\u2003\u3000", "blank"),
+    "one character too long": ("x" * 32_001, "max_length"),
+    "one character of four bytes too long": ("🦆" * 32_001, "max_length"),
+    "a NUL": ("a\0b", "null_characters_not_allowed"),
+    "a number": (7, "invalid"),
+    "false": (False, "invalid"),
+    "null": (None, "null"),
+    "a list": (["Olá!"], "invalid"),
+    "an object": ({"text": "Olá!"}, "invalid"),
+}
+
+
+@pytest.mark.parametrize(("prompt", "code"), NO_PROMPTS.values(), ids=NO_PROMPTS)
+def test_these_are_not_prompts(api: ApiClient, prompt: Any, code: str) -> None:
+    assert field_errors(api.chat(prompt)) == [("prompt", code)]
+
+
+def test_all_fields_at_fault_are_named_at_once(api: ApiClient) -> None:
+    response = api.post("/v1/chat", {"temperature": 3})
+    assert problem(response) == {
+        "type": "urn:problem:validation_error",
+        "title": "The request is not valid",
+        "status": 400,
+        "detail": "Fields of the request are missing or not valid; `errors` names them.",
+        "code": "validation_error",
+        "errors": [
+            {"field": "userId", "code": "required", "detail": "This field is required."},
+            {"field": "prompt", "code": "required", "detail": "This field is required."},
+            {
+                "field": "temperature",
+                "code": "max_value",
+                "detail": "Ensure this value is less than or equal to 2.",
+            },
+        ],
+    }
+
+
+ACCEPTED: list[tuple[str, Any]] = [
+    ("system", "x" * 32_000),
+    ("temperature", 0),
+    ("temperature", 2),
+    ("temperature", 0.7),
+    ("top_p", 0),
+    ("top_p", 1),
+    ("max_tokens", 1),
+    ("max_tokens", 1_000_000),
+    ("stop", []),
+    ("stop", ["a", "b", "c", "d"]),
+    ("stop", [" ", "\n"]),
+    ("stop", "x" * 256),
+    ("metadata", {}),
+    ("metadata", {f"key{number}": "" for number in range(16)}),
+    ("metadata", {"k" * 64: "v" * 512}),
+    ("metadata", {"chave ç": "valor 🦆"}),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), ACCEPTED)
+def test_these_values_are_accepted(api: ApiClient, name: str, value: Any) -> None:
+    assert api.chat(**{name: value}).status_code == 200
+
+
+REFUSED: list[tuple[str, Any, str, str]] = [
+    ("system", "x" * 32_001, "system", "max_length"),
+    ("system", " ", "system", "blank"),
+    ("system", 7, "system", "invalid"),
+    ("model", 7, "model", "invalid"),
+    ("model", "", "model", "blank"),
+    ("model", "m" * 257, "model", "max_length"),
+    ("temperature", -0.1, "temperature", "min_value"),
+    ("temperature", 2.1, "temperature", "max_value"),
+    ("temperature", "0.5", "temperature", "invalid"),
+    ("temperature", True, "temperature", "invalid"),
+    ("temperature", [1], "temperature", "invalid"),
+    ("top_p", 1.01, "top_p", "max_value"),
+    ("top_p", -1, "top_p", "min_value"),
+    ("top_p", False, "top_p", "invalid"),
+    ("max_tokens", 0, "max_tokens", "min_value"),
+    ("max_tokens", 1_000_001, "max_tokens", "max_value"),
+    ("max_tokens", 1.0, "max_tokens", "invalid"),
+    ("max_tokens", "10", "max_tokens", "invalid"),
+    ("max_tokens", True, "max_tokens", "invalid"),
+    ("stop", ["a", "b", "c", "d", "e"], "stop", "max_length"),
+    ("stop", ["a", ""], "stop.1", "blank"),
+    ("stop", "", "stop.0", "blank"),
+    ("stop", ["x" * 257], "stop.0", "max_length"),
+    ("stop", ["a", 7], "stop.1", "invalid"),
+    ("stop", [None], "stop.0", "null"),
+    ("stop", {"a": "b"}, "stop", "not_a_list"),
+    ("stop", 7, "stop", "not_a_list"),
+    ("metadata", {f"key{number}": "" for number in range(17)}, "metadata", "max_length"),
+    ("metadata", {"k" * 65: "v"}, "metadata", "key_length"),
+    ("metadata", {"": "v"}, "metadata", "key_length"),
+    ("metadata", {"a\0": "v"}, "metadata", "key_length"),
+    ("metadata", {"a": "v" * 513}, "metadata.a", "max_length"),
+    ("metadata", {"a": 7}, "metadata.a", "invalid"),
+    ("metadata", {"a": None}, "metadata.a", "null"),
+    ("metadata", {"a": {"b": "c"}}, "metadata.a", "invalid"),
+    ("metadata", ["a"], "metadata", "not_a_dict"),
+    ("metadata", "a", "metadata", "not_a_dict"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "field", "code"), REFUSED)
+def test_these_values_are_refused(
+    api: ApiClient, name: str, value: Any, field: str, code: str
+) -> None:
+    assert field_errors(api.chat(**{name: value})) == [(field, code)]
+
+
+# --- Which model is asked -------------------------------------------------------------------------
+
+OPENAI = {"api_key": "", "base_url": "http://127.0.0.1:9/v1", "model": "llama3:8b"}
+
+
+@pytest.mark.parametrize("model", [None, "mock-1", "mock:mock-1"])
+def test_the_configured_model_is_asked_by_default_and_by_its_name(
+    api: ApiClient, model: str | None
+) -> None:
+    body = api.chat(model=model).json()
+    assert (body["provider"], body["model"]) == ("mock", "mock-1")
+
+
+@pytest.mark.parametrize(
+    ("model", "provider", "asked"),
+    [
+        (None, "mock", "mock-1"),
+        ("llama3:8b", "openai", "llama3:8b"),
+        ("openai:llama3:8b", "openai", "llama3:8b"),
+        ("mock-1", "mock", "mock-1"),
+    ],
+)
+def test_a_model_is_asked_of_the_provider_that_has_it(
+    api: ApiClient,
+    vendor: StubVendor,
+    configure: Configure,
+    model: str | None,
+    provider: str,
+    asked: str,
+) -> None:
+    openai = OPENAI | {"base_url": f"{vendor.url}/v1"}
+    configure(PROVIDERS={"mock": {}, "openai": openai})
+    body = api.chat(model=model).json()
+    assert body["provider"] == provider
+    assert [request.json["model"] for request in vendor.requests] == (
+        [asked] if provider == "openai" else []
+    )
+    assert all_records()[0].attempts[0].model == asked
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["mock-2", "openai:mock-1", "mock:", ":mock-1", "MOCK-1", "*"],
+)
+def test_a_model_that_nobody_allowed_is_refused_and_named(api: ApiClient, model: str) -> None:
+    response = api.chat(model=model)
+    assert problem(response)["errors"] == [
+        {"field": "model", "code": "unknown", "detail": "This model may not be asked."}
+    ]
+    assert response.status_code == 400
+    assert all_records() == []
+
+
+@pytest.mark.parametrize("model", ["mock-1 ", "a b", "a\nb", "é", "\x1b[31m"])
+def test_a_model_is_named_in_printable_ascii(api: ApiClient, model: str) -> None:
+    assert field_errors(api.chat(model=model)) == [("model", "invalid")]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("stream", 1), ("stream", "yes"), ("previous_interaction_id", 7)]
+)
+def test_what_chooses_the_way_of_answering_has_its_type(
+    api: ApiClient, name: str, value: Any
+) -> None:
+    assert field_errors(api.chat(**{name: value})) == [(name, "invalid")]
+    assert api.chat(**{name: None}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("allowed", "model", "status"),
+    [
+        (["mock-2"], "mock-2", 200),
+        (["mock-2"], "mock:mock-2", 200),
+        (["mock-2"], "mock-1", 200),
+        (["mock-2"], "mock-3", 400),
+        (["mock:mock-2"], "mock-2", 200),
+        (["llama3:8b"], "llama3:8b", 200),
+        (["*"], "anything/at-all:free", 200),
+        (["*"], "mock:anything", 200),
+        (["mock-2", "*"], "mock-3", 200),
+    ],
+)
+def test_allowed_models_widen_the_choice(
+    api: ApiClient, configure: Configure, allowed: list[str], model: str, status: int
+) -> None:
+    configure(ALLOWED_MODELS=allowed)
+    response = api.chat(model=model)
+    assert response.status_code == status
+    if status == 200:
+        assert response.json()["model"] == model.removeprefix("mock:")
+
+
+# --- Without HTTP ---------------------------------------------------------------------------------
+
+
+def test_a_question_may_be_asked_without_a_request(db: None) -> None:
+    caller = Caller(owner="team:blue", key_id="none")
+    question = ChatRequest(user_id=ALICE, prompt="Olá!")
+    answer = Context().run(chat, caller=caller, question=question, deadline=Deadline(5))
+    assert answer.recorded
+    assert all_records() == [answer.record]
+    assert (answer.record.owner, answer.record.request_id) == ("team:blue", "")
+    assert get_interaction(caller=caller, interaction_id=answer.record.interaction_id) == (
+        answer.record
+    )
+
+
+# --- Failures -------------------------------------------------------------------------------------
+
+FAILURES = {
+    "mock:fail": (502, "provider_error", None),
+    "mock:fail=400": (400, "provider_rejected", None),
+    "mock:fail=401": (502, "provider_error", None),
+    "mock:fail=402": (502, "provider_error", None),
+    "mock:fail=403": (502, "provider_error", None),
+    "mock:fail=404": (502, "provider_error", None),
+    "mock:fail=408": (502, "provider_error", None),
+    "mock:fail=413": (400, "provider_rejected", None),
+    "mock:fail=422": (400, "provider_rejected", None),
+    "mock:fail=429": (503, "provider_unavailable", "10"),
+    "mock:fail=500": (502, "provider_error", None),
+    "mock:fail=502": (502, "provider_error", None),
+    "mock:fail=503": (503, "provider_unavailable", "10"),
+    "mock:fail=504": (502, "provider_error", None),
+    "mock:fail=529": (503, "provider_unavailable", "10"),
+    "mock:fail=timeout": (504, "provider_timeout", None),
+    "mock:fail=garbled": (502, "provider_error", None),
+    "mock:empty": (502, "provider_error", None),
+    "mock:filter": (422, "content_filtered", None),
+}
+
+
+RETRIED = {"mock:fail"} | {f"mock:fail={status}" for status in (408, 429, 500, 502, 503, 504, 529)}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "status", "code", "retry_after"),
+    [(prompt, *expected) for prompt, expected in FAILURES.items()],
+    ids=FAILURES,
+)
+def test_a_provider_s_failure_is_told_and_recorded(
+    api: ApiClient, prompt: str, status: int, code: str, retry_after: str | None
+) -> None:
+    response = api.chat(prompt)
+    body = problem(response)
+    assert (response.status_code, body["code"], body["errors"]) == (status, code, [])
+    assert response.get("Retry-After") == retry_after
+    [record] = all_records()
+    assert record == replace(
+        record,
+        status=Status.ERROR,
+        provider="mock",
+        model="mock-1",
+        prompt=prompt,
+        response=None,
+        finish_reason=None,
+        usage=Usage(),
+        error=ErrorInfo(code=code, detail=body["detail"]),
+        attempts=(replace(MOCK_ATTEMPT, outcome=code),) * (3 if prompt in RETRIED else 1),
+        request_id=response["X-Request-ID"],
+    )
+    assert record.latency_ms is not None
+
+
+def test_the_vendor_s_own_hint_when_to_try_again_is_passed_on(
+    api: ApiClient, vendor: StubVendor
+) -> None:
+    vendor.reply({"error": {"code": 429}}, status=429, headers={"retry-after": "116.2"})
+    response = api.chat()
+    assert status_and_code(response) == (503, "provider_unavailable")
+    assert response["Retry-After"] == "117"
+
+
+def test_a_vendor_s_words_are_shown_to_nobody(api: ApiClient, vendor: StubVendor) -> None:
+    vendor.reply({"error": {"message": "account 4711 of ACME is closed"}}, status=403)
+    response = api.chat()
+    assert status_and_code(response) == (502, "provider_error")
+    assert "4711" not in response.content.decode()
+    assert "4711" not in str(all_records())
+
+
+def test_an_empty_answer_that_ended_by_length_is_an_answer(api: ApiClient) -> None:
+    response = api.chat("mock:length")
+    assert response.status_code == 200
+    assert response.json()["response"] == ""
+    assert response.json()["finish_reason"] == "length"
+    assert [(record.status, record.response) for record in all_records()] == [(Status.OK, "")]
+
+
+def test_an_answer_that_a_filter_cut_short_is_an_answer(api: ApiClient, vendor: StubVendor) -> None:
+    message = {"role": "assistant", "content": "Well, "}
+    vendor.reply({"choices": [{"message": message, "finish_reason": "content_filter"}]})
+    body = api.chat().json()
+    assert (body["response"], body["finish_reason"]) == ("Well, ", "content_filter")
+    assert body["model"] == "model-1"
+    assert set(body["usage"].values()) == {None}
+
+
+@pytest.mark.django_db(transaction=True)  # streams are written by other threads
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_a_refused_question_cost_is_on_record(
+    api: ApiClient, vendor: StubVendor, streamed: bool
+) -> None:
+    choice = {"message": {"content": None}, "finish_reason": "content_filter"}
+    counted = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
+    vendor.reply({"choices": [choice], "usage": counted})
+    assert status_and_code(api.chat(stream=streamed)) == (422, "content_filtered")
+    [record] = all_records()
+    usage = record.usage
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (5, 7, 12)
+    total = api.get("/v1/usage").json()["total"]
+    assert (total["requests"], total["errors"], total["total_tokens"]) == (1, 1, 12)
+
+
+def test_a_provider_that_cannot_be_reached_is_a_provider_that_failed(
+    api: ApiClient, configure: Configure
+) -> None:
+    with StubVendor() as gone:
+        pass
+    configure(PROVIDERS={"openai": OPENAI | {"base_url": gone.url}})
+    assert status_and_code(api.chat()) == (502, "provider_error")
+    assert [record.status for record in all_records()] == [Status.ERROR]
+
+
+def test_the_deadline_ends_a_call_that_takes_longer(
+    api: ApiClient, vendor: StubVendor, configure: Configure
+) -> None:
+    configure(REQUEST_TIMEOUT_SECONDS=0.3)
+    vendor.reply(OPENAI_ANSWER, delay=5)
+    started = datetime.now(UTC)
+    response = api.chat()
+    assert datetime.now(UTC) - started < timedelta(seconds=3)
+    assert status_and_code(response) == (504, "provider_timeout")
+    [record] = all_records()
+    assert record.error == ErrorInfo(
+        code="provider_timeout", detail="The provider did not answer in time."
+    )
+    assert [attempt.outcome for attempt in record.attempts] == ["provider_timeout"]
+    assert record.deadline_at - record.created_at <= timedelta(seconds=0.3)
+    assert 250 < (record.latency_ms or 0) < 3000
+
+
+def test_an_answer_just_before_the_deadline_counts(api: ApiClient, configure: Configure) -> None:
+    configure(REQUEST_TIMEOUT_SECONDS=5)
+    assert api.chat("mock:delay=0.2").status_code == 200
+
+
+def test_an_unexpected_exception_is_a_500_that_tells_nothing(
+    api: ApiClient, ask_instead: AskInstead
+) -> None:
+    ask_instead(FakeProvider(RuntimeError("the password is swordfish")))
+    response = api.chat()
+    assert problem(response) == {
+        "type": "urn:problem:internal_error",
+        "title": "Internal error",
+        "status": 500,
+        "detail": "Something went wrong on our side. The request id finds it.",
+        "code": "internal_error",
+        "errors": [],
+    }
+    assert not re.search("swordfish|Traceback|RuntimeError", response.content.decode())
+    [record] = all_records()
+    assert record.status is Status.ERROR
+    assert record.error == ErrorInfo(
+        code="internal_error", detail="Something went wrong on our side. The request id finds it."
+    )
+    assert len(record.attempts) == 1
+
+
+# --- Refused requests leave no trace --------------------------------------------------------------
+
+
+def test_a_refused_request_is_not_recorded_and_no_vendor_hears_of_it(
+    api: ApiClient, vendor: StubVendor, configure: Configure
+) -> None:
+    configure(RATE_LIMIT_PER_MINUTE=1)
+    assert api.chat(user="").status_code == 400
+    assert api.chat(model="unknown", user=BOB).status_code == 400
+    assert api.post("/v1/chat", b"{").status_code == 400
+    assert api.post("/v1/chat", b"{}", content_type="text/plain").status_code == 415
+    assert api.request("PUT", "/v1/chat").status_code == 405
+    assert api.chat(headers={"Accept": "text/html"}).status_code == 406
+    assert all_records() == []
+    assert vendor.requests == []
+
+    assert api.chat().status_code == 200
+    assert api.chat().status_code == 429
+    assert len(all_records()) == len(vendor.requests) == 1
+
+
+def test_a_request_without_a_key_is_not_recorded(
+    api: ApiClient, vendor: StubVendor, keys: list[str]
+) -> None:
+    assert api.chat().status_code == 401
+    assert api.chat(headers={"X-API-Key": "no"}).status_code == 401
+    assert all_records() == []
+    assert vendor.requests == []
+
+
+# --- The storage is down --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [0, 60])
+def test_nothing_is_asked_that_cannot_be_recorded(
+    handler: Any, vendor: StubVendor, configure: Configure, unreachable_database: None, limit: int
+) -> None:
+    configure(RATE_LIMIT_PER_MINUTE=limit)
+    response = ApiClient(handler).chat()
+    assert status_and_code(response) == (503, "storage_unavailable")
+    assert response["Retry-After"] == "5"
+    assert vendor.requests == []
+
+
+UNRECORDED = {
+    "owner": "default",
+    "user_id": ALICE,
+    "prompt": "Olá!",
+    "created_at": ANY,
+    "deadline_at": ANY,
+    "model": "mock-1",
+    "provider": "mock",
+    "request_hash": None,
+    "key_id": None,
+    "expires_at": None,
+    "previous_interaction_id": None,
+    "ancestors": [],
+    "tool_calls": [],
+    "system": None,
+    "parameters": {"temperature": 0.5},
+    "metadata": {"ticket": "7"},
+    "status": "ok",
+    "response": "You said: Olá!",
+    "finish_reason": "stop",
+    "cached": False,
+    "usage": {
+        "prompt_tokens": 1,
+        "completion_tokens": 3,
+        "total_tokens": 4,
+        "cached_tokens": None,
+        "reasoning_tokens": None,
+        "cost_usd": "0",
+    },
+    "error": None,
+    "attempts": [{"provider": "mock", "model": "mock-1", "outcome": "ok", "latency_ms": ANY}],
+}
+
+
+def test_an_answer_is_given_though_it_cannot_be_recorded(
+    api: ApiClient, store_in: Callable[[type], None], log: Callable[[], list[dict[str, Any]]]
+) -> None:
+    store_in(FailingSettleStore)
+    response = api.chat("Olá!", metadata={"ticket": "7"}, temperature=0.5)
+    body = response.json()
+    assert response.status_code == 200
+    assert body["response"] == "You said: Olá!"
+    assert body["recorded"] is False
+    assert [record.status for record in all_records()] == [Status.PENDING]
+
+    [line] = [line for line in log() if line["level"] == "ERROR"]
+    assert line["request_id"] == response["X-Request-ID"]
+    assert line["record"] == {
+        **UNRECORDED,
+        "interaction_id": body["interaction_id"],
+        "conversation_id": body["interaction_id"],
+        "request_id": response["X-Request-ID"],
+        "latency_ms": body["latency_ms"],
+    }
+    assert datetime.fromisoformat(line["record"]["created_at"]) == datetime.fromisoformat(
+        body["timestamp"]
+    )
+
+
+def test_a_failure_that_cannot_be_recorded_is_told_and_logged(
+    api: ApiClient, store_in: Callable[[type], None], log: Callable[[], list[dict[str, Any]]]
+) -> None:
+    store_in(FailingSettleStore)
+    assert status_and_code(api.chat("mock:filter")) == (422, "content_filtered")
+    [line] = [line for line in log() if line["level"] == "ERROR"]
+    assert line["record"]["status"] == "error"
+    assert line["record"]["error"]["code"] == "content_filtered"
+
+
+def test_an_answer_whose_record_is_gone_says_so(
+    api: ApiClient, store_in: Callable[[type], None]
+) -> None:
+    store_in(VanishingStore)
+    body = api.chat().json()
+    assert body["response"] == "You said: Olá!"
+    assert body["recorded"] is False
+
+
+def test_a_recorded_answer_does_not_mention_it(api: ApiClient) -> None:
+    assert "recorded" not in api.chat().json()
+
+
+# --- Costs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cost", "shown"),
+    [
+        (None, None),
+        (Decimal("0"), "0"),
+        (Decimal("0E-12"), "0"),
+        (Decimal("0.000104"), "0.000104"),
+        (Decimal("1.04E-7"), "0.000000104"),
+        (Decimal("0.000000000001"), "0.000000000001"),
+        (Decimal("12.50"), "12.5"),
+        (Decimal("1E+2"), "100"),
+    ],
+)
+def test_a_cost_is_shown_without_exponent_or_trailing_zeros(
+    api: ApiClient, ask_instead: AskInstead, cost: Decimal | None, shown: str | None
+) -> None:
+    ask_instead(FakeProvider(replace(HELLO, usage=Usage(cost_usd=cost))))
+    body = api.chat().json()
+    assert body["usage"]["cost_usd"] == shown
+    kept = api.get(f"/v1/interactions/{body['interaction_id']}").json()
+    assert kept["usage"]["cost_usd"] == shown

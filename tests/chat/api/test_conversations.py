@@ -1,0 +1,359 @@
+"""Conversations and histories over HTTP, on both stores."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from urllib.parse import unquote
+from uuid import uuid4
+
+import pytest
+
+from chat.storage import store
+from chat.storage.base import Status
+from providers.base import Completion, CompletionRequest, Deadline, Usage
+from tests.factories import (
+    ALICE,
+    ANSWERED,
+    BOB,
+    PENDING,
+    ApiClient,
+    field_errors,
+    problem,
+    status_and_code,
+    store_record,
+)
+
+ID = ANSWERED.interaction_id
+
+
+@pytest.fixture(params=["sqlite", "dynamodb"])
+def stored(request: pytest.FixtureRequest, configure: Callable[..., None]) -> str:
+    """Records are kept in each of the stores."""
+    name: str = request.param
+    if name == "dynamodb":
+        request.getfixturevalue("dynamodb")
+    configure(STORAGE=name, RATE_LIMIT_PER_MINUTE=0)
+    return name
+
+
+class Remembers:
+    """A model that knows what it was told in the messages it is sent."""
+
+    name = "mock"
+    remote = False
+    takes: frozenset[str] = frozenset()
+    model = "mock-1"
+
+    def __init__(self) -> None:
+        self.asked: list[CompletionRequest] = []
+
+    def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
+        self.asked.append(request)
+        told = re.findall(r"my name is (\w+)", " ".join(m.text for m in request.messages))
+        return Completion(
+            text=told[-1] if told else "I do not know.",
+            model=request.model,
+            finish_reason="stop",
+            usage=Usage(cost_usd=Decimal(0)),
+        )
+
+    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
+        completion = self.complete(request, deadline)
+        yield completion.text
+        yield completion
+
+
+@pytest.fixture
+def model(ask_instead: Callable[[Any], None]) -> Remembers:
+    provider = Remembers()
+    ask_instead(provider)
+    return provider
+
+
+def said(request: CompletionRequest) -> list[tuple[str, str]]:
+    return [(message.role, message.text) for message in request.messages]
+
+
+def turn(api: ApiClient, prompt: str, after: dict[str, Any] | None = None, **options: Any) -> Any:
+    previous = {"previous_interaction_id": after["interaction_id"]} if after else {}
+    response = api.chat(prompt, **previous, **options)
+    assert response.status_code == 200, response.content
+    return response.json()
+
+
+def test_a_turn_is_sent_with_those_before_it(api: ApiClient, stored: str, model: Remembers) -> None:
+    first = turn(api, "my name is Ada", system="Be brief.")
+    second = turn(api, "and my age is 36", first)
+    third = turn(api, "who am I?", second)
+    assert third["response"] == "Ada"
+    assert said(model.asked[-1]) == [
+        ("user", "my name is Ada"),
+        ("assistant", "Ada"),
+        ("user", "and my age is 36"),
+        ("assistant", "Ada"),
+        ("user", "who am I?"),
+    ]
+    assert model.asked[-1].system == "Be brief."
+    assert [t["conversation_id"] for t in (second, third)] == [first["interaction_id"]] * 2
+    assert third["previous_interaction_id"] == second["interaction_id"]
+
+
+def test_the_answer_of_the_thirtieth_turn_may_depend_on_the_first(
+    api: ApiClient, stored: str, model: Remembers
+) -> None:
+    last = turn(api, "my name is Ada")
+    for number in range(2, 30):
+        last = turn(api, f"this is turn {number}", last)
+    assert turn(api, "who am I?", last)["response"] == "Ada"
+    assert len(model.asked[-1].messages) == 59
+
+
+def test_a_turn_always_sees_the_one_that_was_just_answered(
+    api: ApiClient, stored: str, model: Remembers
+) -> None:
+    last = turn(api, "my name is Ada")
+    for number in range(200):
+        last = turn(api, f"my name is N{number}", last)
+        assert said(model.asked[-1])[-2] == ("assistant", f"N{number - 1}" if number else "Ada")
+
+
+def test_the_window_drops_the_oldest_turns_and_keeps_the_system_prompt(
+    api: ApiClient, stored: str, model: Remembers, configure: Callable[..., None]
+) -> None:
+    configure(STORAGE=stored, HISTORY_TURNS=2)
+    last = turn(api, "my name is Ada", system="Be brief.")
+    for prompt in ("two", "three", "who am I?"):
+        last = turn(api, prompt, last)
+    assert said(model.asked[-1])[0] == ("user", "two")
+    assert len(model.asked[-1].messages) == 5
+    assert last["response"] == "I do not know."
+    assert model.asked[-1].system == "Be brief."
+
+
+@pytest.mark.parametrize(("characters", "turns"), [(10_000, 3), (4_000, 2), (2_000, 1), (500, 0)])
+def test_the_window_is_of_characters_too(
+    api: ApiClient,
+    stored: str,
+    model: Remembers,
+    configure: Callable[..., None],
+    characters: int,
+    turns: int,
+) -> None:
+    last = None
+    for _ in range(3):
+        last = turn(api, "x" * 1_500, last)
+    configure(STORAGE=stored, HISTORY_MAX_CHARACTERS=characters)
+    turn(api, "y", last)
+    assert len(model.asked[-1].messages) == 2 * turns + 1
+
+
+def test_without_a_window_a_turn_stands_alone(
+    api: ApiClient, model: Remembers, configure: Callable[..., None]
+) -> None:
+    configure(HISTORY_TURNS=0)
+    second = turn(api, "two", first := turn(api, "one"))
+    assert said(model.asked[-1]) == [("user", "two")]
+    assert second["conversation_id"] == first["conversation_id"]
+
+
+def test_naming_an_older_turn_branches(api: ApiClient, stored: str, model: Remembers) -> None:
+    root = turn(api, "my name is Ada")
+    left, right = turn(api, "left", root), turn(api, "right", root)
+    turn(api, "further right", right)
+    assert ("user", "left") not in said(model.asked[-1])
+    assert left["conversation_id"] == right["conversation_id"]
+
+
+def test_a_turn_that_was_erased_is_left_out(api: ApiClient, model: Remembers) -> None:
+    first = turn(api, "one")
+    second = turn(api, "two", first)
+    store().erase("default", ALICE, limit=10)
+    store_record(
+        replace(
+            ANSWERED,
+            interaction_id=second["interaction_id"],
+            ancestors=(first["interaction_id"],),
+            prompt="two",
+        )
+    )
+    turn(api, "three", second)
+    assert [text for role, text in said(model.asked[-1]) if role == "user"] == ["two", "three"]
+
+
+@pytest.mark.parametrize("after", ["x", ANSWERED.interaction_id])
+def test_a_turn_that_is_not_there_cannot_be_continued(
+    api: ApiClient, stored: str, after: str
+) -> None:
+    assert status_and_code(api.chat(previous_interaction_id=after)) == (404, "not_found")
+    assert api.get(f"/v1/users/{ALICE}/interactions").json()["items"] == []
+
+
+@pytest.mark.parametrize("whose", [{"owner": "somebody"}, {"user_id": BOB}])
+def test_somebody_else_s_turn_is_not_there(
+    api: ApiClient, stored: str, whose: dict[str, str]
+) -> None:
+    other = store_record(replace(ANSWERED, **whose))
+    answer = api.chat(previous_interaction_id=other.interaction_id)
+    assert status_and_code(answer) == (404, "not_found")
+
+
+@pytest.mark.parametrize("status", [Status.PENDING, Status.ERROR, Status.ABORTED])
+def test_a_turn_without_an_answer_cannot_be_continued(
+    api: ApiClient, stored: str, status: Status
+) -> None:
+    later = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    parent = store_record(replace(PENDING, status=status, deadline_at=later))
+    answer = api.chat(previous_interaction_id=parent.interaction_id)
+    assert status_and_code(answer) == (409, "conversation_conflict")
+
+
+def test_what_was_sent_as_messages_is_continued_with_all_of_them(
+    api: ApiClient, stored: str, model: Remembers
+) -> None:
+    told = [("user", "my name is Ada"), ("assistant", "Hello, Ada."), ("user", "I am 36.")]
+    messages = [{"role": role, "content": content} for role, content in told]
+    body = {"model": "default", "user": ALICE, "messages": messages}
+    first = api.post("/v1/chat/completions", body).json()
+    assert turn(api, "who am I?", first)["response"] == "Ada"
+    assert said(model.asked[-1]) == [*told, ("assistant", "Ada"), ("user", "who am I?")]
+
+
+def test_a_turn_that_wants_tools_called_shows_the_calls_and_cannot_be_continued(
+    api: ApiClient, stored: str
+) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    store_record(replace(ANSWERED, response="", finish_reason="tool_calls", tool_calls=(call,)))
+    record = api.get(f"/v1/interactions/{ID}").json()
+    assert (record["response"], record["tool_calls"]) == ("", [call])
+    assert status_and_code(api.chat(previous_interaction_id=ID)) == (409, "conversation_conflict")
+
+
+def test_a_conversation_is_listed_in_pages(api: ApiClient, stored: str, model: Remembers) -> None:
+    first = turn(api, "one")
+    last = turn(api, "three", turn(api, "two", first))
+    turn(api, "another conversation")
+    address = f"/v1/conversations/{last['conversation_id']}"
+    page = api.get(f"{address}?limit=2").json()
+    rest = api.get(f"{address}?limit=2&cursor={page['next_cursor']}").json()
+    assert [item["prompt"] for item in page["items"] + rest["items"]] == ["one", "two", "three"]
+    assert rest["next_cursor"] is None
+    assert page["conversation_id"] == first["interaction_id"]
+
+
+def test_a_conversation_of_nobody_or_of_somebody_else_is_not_there(
+    api: ApiClient, stored: str
+) -> None:
+    store_record(replace(ANSWERED, owner="somebody"))
+    for id_ in (ANSWERED.conversation_id, "x", "0" * 5000):
+        assert status_and_code(api.get(f"/v1/conversations/{id_}")) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [ID.upper(), ID.replace("-", ""), f"urn:uuid:{ID}", f"%7B{ID}%7D"],
+    ids=["in capitals", "without hyphens", "as a URN", "in braces"],
+)
+def test_ids_may_be_spelled_like_any_uuid(
+    api: ApiClient, stored: str, model: Remembers, spelled: str
+) -> None:
+    store_record(replace(ANSWERED, prompt="my name is Ada"))
+    page = api.get(f"/v1/conversations/{spelled}").json()
+    assert (page["conversation_id"], len(page["items"])) == (ID, 1)
+    after = {"interaction_id": unquote(spelled)}
+    assert turn(api, "who am I?", after)["previous_interaction_id"] == ID
+
+
+def test_another_spelling_of_the_turn_before_is_the_same_request(
+    api: ApiClient, stored: str, model: Remembers
+) -> None:
+    store_record(ANSWERED)
+    key = {"Idempotency-Key": "once"}
+    first, again = (
+        turn(api, "who am I?", {"interaction_id": id_}, headers=key) for id_ in (ID, ID.upper())
+    )
+    assert first == again
+    assert len(model.asked) == 1
+
+
+def test_a_history_is_listed_in_pages_and_erased(
+    api: ApiClient, stored: str, model: Remembers
+) -> None:
+    prompts = [turn(api, f"prompt {number}")["prompt"] for number in range(5)]
+    turn(api, "somebody else's", user=BOB)
+    address, listed, cursor = f"/v1/users/{ALICE}/interactions", [], ""
+    while cursor is not None:
+        page = api.get(f"{address}?limit=2" + (f"&cursor={cursor}" if cursor else "")).json()
+        listed += [item["prompt"] for item in page["items"]]
+        cursor = page["next_cursor"]
+    assert listed == prompts[::-1]
+    assert api.request("DELETE", address).json() == {"deleted": 5}
+    assert api.get(address).json() == {"items": [], "next_cursor": None}
+    assert api.request("DELETE", address).json() == {"deleted": 0}
+    assert len(api.get(f"/v1/users/{BOB}/interactions").json()["items"]) == 1
+
+
+def test_a_history_can_be_of_a_time(api: ApiClient, stored: str) -> None:
+    store_record(ANSWERED)
+    address = f"/v1/users/{ALICE}/interactions"
+
+    def count(query: str) -> int:
+        return len(api.get(f"{address}?{query}").json()["items"])
+
+    assert count("from=2026-01-01T12:00:00Z&to=2026-01-01T12:00:01Z") == 1
+    assert count("from=2026-01-01T12:00:01Z") == 0
+    assert count("to=2026-01-01T12:00:00Z") == 0
+    assert count("from=0001-01-01T00:00:00Z&to=9999-12-31T23:59:59Z") == 1
+    assert count("to=0001-01-01T00:00:00Z") == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "fault"),
+    [
+        ("limit=0", ("limit", "min_value")),
+        ("limit=101", ("limit", "max_value")),
+        ("limit=x", ("limit", "invalid")),
+        ("cursor=x", ("cursor", "invalid")),
+        ("from=yesterday", ("from", "invalid")),
+        ("from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", ("to", "invalid")),
+    ],
+)
+def test_a_bad_query_is_told(
+    api: ApiClient, stored: str, query: str, fault: tuple[str, str]
+) -> None:
+    assert field_errors(api.get(f"/v1/users/{ALICE}/interactions?{query}")) == [fault]
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_a_user_id_that_is_none_is_told(api: ApiClient, method: str) -> None:
+    assert field_errors(api.request(method, "/v1/users/a%20b/interactions")) == [
+        ("userId", "invalid")
+    ]
+
+
+def test_an_erasure_that_runs_out_of_time_says_so_and_can_be_continued(
+    api: ApiClient, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        store_record(replace(ANSWERED, interaction_id=str(uuid4()), request_id=str(number)))
+    monkeypatch.setattr("chat.service.ERASED_AT_ONCE", 1)
+    configure(REQUEST_TIMEOUT_SECONDS=0.0)
+    address = f"/v1/users/{ALICE}/interactions"
+    for _ in range(3):  # until none is left, though it is not known yet
+        answer = api.request("DELETE", address)
+        assert status_and_code(answer) == (503, "storage_unavailable")
+        assert problem(answer)["detail"] == "1 records were erased; ask again until it is a 200."
+    assert api.request("DELETE", address).json() == {"deleted": 0}
+
+
+def test_a_cached_answer_is_of_the_same_conversation(
+    api: ApiClient, configure: Callable[..., None], model: Remembers
+) -> None:
+    configure(ENABLE_CACHE=True)
+    ada, eve = turn(api, "my name is Ada"), turn(api, "my name is Eve")
+    assert turn(api, "who am I?", ada)["response"] == "Ada"
+    again = turn(api, "who am I?", ada)
+    assert (again["response"], again["cached"]) == ("Ada", True)
+    assert turn(api, "who am I?", eve)["response"] == "Eve"

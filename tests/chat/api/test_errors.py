@@ -1,0 +1,159 @@
+"""Errors: the shape of each, and that none of them tells what is nobody's business."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+
+from tests.factories import ApiClient, FakeProvider, problem, status_and_code
+
+
+def test_a_problem_has_the_documented_shape(api: ApiClient) -> None:
+    response = api.get("/nowhere", headers={"X-Request-ID": "mine"})
+    assert response.status_code == 404
+    assert response["Content-Type"] == "application/problem+json"
+    assert response["X-Request-ID"] == "mine"
+    assert response.json() == {
+        "type": "urn:problem:not_found",
+        "title": "Not found",
+        "status": 404,
+        "detail": "There is nothing at this address that you may see.",
+        "code": "not_found",
+        "request_id": "mine",
+        "errors": [],
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/nowhere",
+        "/v1",
+        "/v1/",
+        "/v1/chat/",
+        "/v1/Chat",
+        "/v2/chat",
+        "//v1/chat",
+        "/v1/interactions",
+        "/v1/interactions/",
+        "/v1/interactions/a/b",
+        "/docs/",
+        "/static/nothing.js",
+        "/static/../manage.py",
+        "/static/%2e%2e/%2e%2e/manage.py",
+        "/.env",
+        "/%00",
+        "/%ff%fe",
+        "/" + "a" * 5000,
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_an_unknown_address_is_not_found(api: ApiClient, method: str, path: str) -> None:
+    assert status_and_code(api.request(method, path)) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/chat", {"POST", "OPTIONS"}),
+        ("/v1/interactions/01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6e", {"GET", "HEAD", "OPTIONS"}),
+        ("/v1/health", {"GET", "HEAD", "OPTIONS"}),
+        ("/v1/ready", {"GET", "HEAD", "OPTIONS"}),
+        ("/", {"GET", "HEAD", "OPTIONS"}),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"])
+def test_a_method_that_an_address_does_not_take_is_refused_and_the_others_are_named(
+    api: ApiClient, method: str, path: str, allowed: set[str]
+) -> None:
+    response = api.request(method, path)
+    if method in allowed:
+        assert response.status_code != 405
+        return
+    assert status_and_code(response) == (405, "method_not_allowed")
+    assert set(response["Allow"].split(", ")) == allowed
+    assert problem(response)["title"] == "Method Not Allowed"
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/health", "/v1/ready", "/v1/interactions/x"])
+@pytest.mark.parametrize("accept", ["text/html", "text/event-stream", "application/xml", "*", "x"])
+def test_only_json_is_answered(
+    api: ApiClient, configure: Callable[..., None], path: str, accept: str
+) -> None:
+    configure(ENABLE_PLAYGROUND=False)
+    assert status_and_code(api.get(path, headers={"Accept": accept})) == (406, "not_acceptable")
+
+
+@pytest.mark.parametrize(
+    "accept", ["application/json", "application/*", "*/*", "text/html, */*;q=0.1"]
+)
+def test_whoever_takes_json_gets_json(api: ApiClient, accept: str) -> None:
+    response = api.chat(headers={"Accept": accept})
+    assert response.status_code == 200
+    assert response["Content-Type"] == "application/json"
+
+
+def test_a_format_in_the_query_changes_nothing(api: ApiClient) -> None:
+    assert api.get("/v1/health?format=xml").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "a b", "[", "127.0.0.1:x", "\xe9", "a/b"]
+)
+@pytest.mark.parametrize("path", ["/v1/health", "/v1/chat", "/", "/docs", "/nowhere"])
+def test_a_host_that_is_not_ours_is_refused(api: ApiClient, path: str, host: str) -> None:
+    response = api.get(path, headers={"Host": host})
+    assert problem(response) == {
+        "type": "urn:problem:validation_error",
+        "title": "The request is not valid",
+        "status": 400,
+        "detail": "The request is malformed, or not for this host.",
+        "code": "validation_error",
+        "errors": [],
+    }
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000"])
+def test_the_names_of_this_machine_are_ours(api: ApiClient, host: str) -> None:
+    assert api.get("/v1/health", headers={"Host": host}).status_code == 200
+
+
+def test_a_failure_outside_the_api_is_a_problem_too(
+    handler: Any, unreachable_database: None, log: Callable[[], list[dict[str, Any]]]
+) -> None:
+    api = ApiClient(handler)
+    api.http.cookies["sessionid"] = "a" * 32
+    response = api.get("/admin/")
+    assert problem(response) == {
+        "type": "urn:problem:internal_error",
+        "title": "Internal error",
+        "status": 500,
+        "detail": "Something went wrong on our side. The request id finds it.",
+        "code": "internal_error",
+        "errors": [],
+    }
+    assert "OperationalError" not in response.content.decode()
+    assert ["OperationalError" in line.get("exc_info", "") for line in log()].count(True) == 1
+
+
+def test_what_is_not_there_in_the_admin_is_a_problem_too(
+    api: ApiClient, administrator: User
+) -> None:
+    api.http.force_login(administrator)
+    assert status_and_code(api.get("/admin/chat/nowhere/")) == (404, "not_found")
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, KeyError, OSError, RecursionError, MemoryError])
+def test_any_exception_of_ours_is_the_same_problem(
+    api: ApiClient, ask_instead: Callable[[Any], None], kind: type[Exception]
+) -> None:
+    ask_instead(FakeProvider(kind("/etc/passwd")))
+    response = api.chat()
+    assert status_and_code(response) == (500, "internal_error")
+    assert "/etc/passwd" not in response.content.decode()
+
+
+def test_each_answer_s_request_id_is_its_own(api: ApiClient) -> None:
+    ids = {api.get("/nowhere").json()["request_id"] for _ in range(5)}
+    assert len(ids) == 5

@@ -1,0 +1,364 @@
+"""The OpenAPI document: valid, complete, and true."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.urls import URLPattern
+from jsonschema import Draft202012Validator, FormatChecker
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from chat.api import urls
+from tests.factories import ANSWERED, FAILED, KEY, ApiClient, FakeProvider, store_record
+
+KEYS = {"missing_api_key", "invalid_api_key"}
+RECORD = f"/v1/interactions/{ANSWERED.interaction_id}"
+LISTS: dict[int, set[str]] = {
+    400: {"validation_error"},
+    401: KEYS,
+    405: {"method_not_allowed"},
+    406: {"not_acceptable"},
+    500: {"internal_error"},
+    503: {"storage_unavailable"},
+}
+ERRORS: dict[tuple[str, str], dict[int, set[str]]] = {
+    ("/v1/chat", "post"): {
+        400: {"malformed_json", "validation_error", "provider_rejected"},
+        401: KEYS,
+        402: {"budget_exceeded"},
+        405: {"method_not_allowed"},
+        404: {"not_found"},
+        406: {"not_acceptable"},
+        409: {"idempotency_in_flight", "conversation_conflict", "answer_not_kept"},
+        413: {"payload_too_large"},
+        415: {"unsupported_media_type"},
+        422: {"content_filtered", "idempotency_mismatch"},
+        429: {"rate_limited"},
+        500: {"internal_error"},
+        502: {"provider_error"},
+        503: {"provider_unavailable", "storage_unavailable"},
+        504: {"provider_timeout"},
+    },
+    ("/v1/interactions/{interaction_id}", "get"): {
+        401: KEYS,
+        404: {"not_found"},
+        405: {"method_not_allowed"},
+        406: {"not_acceptable"},
+        500: {"internal_error"},
+        503: {"storage_unavailable"},
+    },
+    ("/v1/users/{user_id}/interactions", "get"): LISTS,
+    ("/v1/users/{user_id}/interactions", "delete"): LISTS,
+    ("/v1/conversations/{conversation_id}", "get"): {**LISTS, 404: {"not_found"}},
+    # In OpenAI's shape, which tests/chat/api/openai holds.
+    ("/v1/chat/completions", "post"): {},
+    ("/v1/models", "get"): {},
+    ("/v1/models/{model_id}", "get"): {},
+    ("/v1/usage", "get"): {
+        400: {"validation_error"},
+        401: KEYS,
+        405: {"method_not_allowed"},
+        406: {"not_acceptable"},
+        500: {"internal_error"},
+        503: {"storage_unavailable"},
+    },
+    ("/v1/health", "get"): {405: {"method_not_allowed"}, 406: {"not_acceptable"}},
+    ("/v1/ready", "get"): {405: {"method_not_allowed"}, 406: {"not_acceptable"}},
+    ("/", "get"): {405: {"method_not_allowed"}, 406: {"not_acceptable"}},
+}
+
+
+@pytest.fixture
+def document(api: ApiClient) -> dict[str, Any]:
+    response = api.get("/openapi.json")
+    assert response.status_code == 200
+    parsed: dict[str, Any] = response.json()
+    return parsed
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield path, method, operation
+
+
+def check(document: dict[str, Any], schema: dict[str, Any], value: Any) -> None:
+    whole = {**schema, "components": document["components"]}
+    Draft202012Validator(whole, format_checker=FormatChecker()).validate(value)
+
+
+def content_of(answer: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The content type of a documented answer in JSON, and what is said of it."""
+    [(content_type, media)] = [
+        (kind, media) for kind, media in answer["content"].items() if kind != "text/event-stream"
+    ]
+    return content_type, media
+
+
+def test_the_document_is_valid(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1.")
+    assert list(OpenAPIV31SpecValidator(document).iter_errors()) == []
+
+
+def test_the_document_is_json(api: ApiClient) -> None:
+    response = api.get("/openapi.json")
+    assert re.fullmatch(r"application/(vnd\.oai\.openapi\+)?json", response["Content-Type"])
+    assert api.get("/openapi.json", headers={"Accept": "application/json"}).status_code == 200
+
+
+def test_every_address_is_documented(document: dict[str, Any]) -> None:
+    routes = [pattern for pattern in urls.urlpatterns if isinstance(pattern, URLPattern)]
+    assert len(routes) == len(urls.urlpatterns)
+    assert document["paths"].keys() == {
+        "/" + re.sub(r"<\w+:(\w+)>", r"{\1}", str(route.pattern))
+        for route in routes
+        if route.name  # the others are those of what is not served here
+    }
+
+
+def test_every_operation_has_a_name_and_says_what_it_does(document: dict[str, Any]) -> None:
+    described = [operation for _, _, operation in operations(document)]
+    assert all(operation["summary"] for operation in described)
+    assert {operation["operationId"] for operation in described} == {
+        "chat",
+        "getInteraction",
+        "listUserInteractions",
+        "eraseUserInteractions",
+        "getConversation",
+        "createChatCompletion",
+        "listModels",
+        "getModel",
+        "getUsage",
+        "health",
+        "ready",
+        "index",
+    }
+
+
+def test_every_error_that_an_operation_gives_is_documented_with_an_example(
+    document: dict[str, Any],
+) -> None:
+    documented: dict[tuple[str, str], dict[int, set[str]]] = {}
+    for path, method, operation in operations(document):
+        found = documented.setdefault((path, method), {})
+        for status, answer in operation["responses"].items():
+            content_type, media = content_of(answer)
+            if content_type != "application/problem+json":
+                continue
+            examples = [example["value"] for example in media["examples"].values()]
+            for example in examples:
+                check(document, media["schema"], example)
+                assert example["status"] == int(status)
+            found[int(status)] = {example["code"] for example in examples}
+    assert documented == ERRORS
+
+
+def test_every_example_of_an_answer_and_of_a_request_is_one(document: dict[str, Any]) -> None:
+    media = [
+        content_of(answer)[1]
+        for _, _, operation in operations(document)
+        for answer in [*operation["responses"].values(), operation.get("requestBody")]
+        if answer
+    ]
+    examples = [
+        (each["schema"], example["value"])
+        for each in media
+        for example in each.get("examples", {}).values()
+    ]
+    assert len(examples) > 20
+    for schema, example in examples:
+        check(document, schema, example)
+
+
+def test_either_header_carries_the_key(document: dict[str, Any]) -> None:
+    assert document["components"]["securitySchemes"] == {
+        "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "bearer": {"type": "http", "scheme": "bearer"},
+    }
+    needed = {path: operation.get("security") for path, _, operation in operations(document)}
+    either = [{"apiKey": []}, {"bearer": []}, {}]  # or neither, where none is required
+    assert needed["/v1/chat"] == either
+    assert needed["/v1/interactions/{interaction_id}"] == either
+    assert not any(needed[path] for path in ("/", "/v1/health", "/v1/ready"))
+
+
+def test_the_limits_of_a_request_are_documented(document: dict[str, Any]) -> None:
+    schema = document["components"]["schemas"]["ChatRequest"]
+    properties = schema["properties"]
+    assert set(schema["required"]) == {"userId", "prompt"}
+    assert list(properties) == [
+        "userId",
+        "prompt",
+        "system",
+        "previous_interaction_id",
+        "model",
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "stop",
+        "metadata",
+        "stream",
+    ]
+    assert properties["userId"]["maxLength"] == 128
+    assert properties["prompt"]["maxLength"] == 32_000
+    assert properties["max_tokens"]["minimum"] == 1
+    assert (properties["temperature"]["minimum"], properties["temperature"]["maximum"]) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"userId": "auth0|5f7c8ec7", "prompt": "Olá!"},
+        {"userId": "a", "prompt": "hi", "stop": ["END"], "metadata": {"ticket": "7"}},
+        {"userId": "a", "prompt": "hi", "stop": "END"},
+        {"userId": "a", "prompt": "hi", "stop": None, "temperature": None, "metadata": None},
+    ],
+    ids=["least", "more", "one stop", "nulls"],
+)
+def test_what_is_accepted_is_documented(
+    api: ApiClient, document: dict[str, Any], request_: dict[str, Any]
+) -> None:
+    assert api.post("/v1/chat", request_).status_code == 200
+    check(document, {"$ref": "#/components/schemas/ChatRequest"}, request_)
+
+
+COMPLETION_REQUEST = {"model": "default", "messages": [{"role": "user", "content": "hi"}]}
+ANSWERS: dict[str, tuple[str, str, Callable[[ApiClient], Any]]] = {
+    "chat": ("/v1/chat", "post", lambda api: api.chat(metadata={"ticket": "7"})),
+    "an empty answer": ("/v1/chat", "post", lambda api: api.chat("mock:length")),
+    "malformed": ("/v1/chat", "post", lambda api: api.post("/v1/chat", b"{")),
+    "invalid": ("/v1/chat", "post", lambda api: api.chat(7, user="")),
+    "no object": ("/v1/chat", "post", lambda api: api.post("/v1/chat", [])),
+    "rejected": ("/v1/chat", "post", lambda api: api.chat("mock:fail=400")),
+    "not acceptable": ("/v1/chat", "post", lambda api: api.chat(headers={"Accept": "text/html"})),
+    "too large": ("/v1/chat", "post", lambda api: api.post("/v1/chat", b" " * 1_100_000)),
+    "not JSON": (
+        "/v1/chat",
+        "post",
+        lambda api: api.post("/v1/chat", b"{}", content_type="text/plain"),
+    ),
+    "filtered": ("/v1/chat", "post", lambda api: api.chat("mock:filter")),
+    "failed": ("/v1/chat", "post", lambda api: api.chat("mock:fail")),
+    "unavailable": ("/v1/chat", "post", lambda api: api.chat("mock:fail=429")),
+    "too slow": ("/v1/chat", "post", lambda api: api.chat("mock:fail=timeout")),
+    "a record": ("/v1/interactions/{interaction_id}", "get", lambda api: api.get(RECORD)),
+    "no record": (
+        "/v1/interactions/{interaction_id}",
+        "get",
+        lambda api: api.get("/v1/interactions/x"),
+    ),
+    "a page": (
+        "/v1/users/{user_id}/interactions",
+        "get",
+        lambda api: api.get(f"/v1/users/{ANSWERED.user_id}/interactions?limit=1"),
+    ),
+    "no page": (
+        "/v1/users/{user_id}/interactions",
+        "get",
+        lambda api: api.get("/v1/users/a/interactions?limit=0"),
+    ),
+    "an erasure": (
+        "/v1/users/{user_id}/interactions",
+        "delete",
+        lambda api: api.request("DELETE", f"/v1/users/{ANSWERED.user_id}/interactions"),
+    ),
+    "a conversation": (
+        "/v1/conversations/{conversation_id}",
+        "get",
+        lambda api: api.get(f"/v1/conversations/{ANSWERED.conversation_id}"),
+    ),
+    "no conversation": (
+        "/v1/conversations/{conversation_id}",
+        "get",
+        lambda api: api.get("/v1/conversations/x"),
+    ),
+    "a completion": (
+        "/v1/chat/completions",
+        "post",
+        lambda api: api.post("/v1/chat/completions", COMPLETION_REQUEST),
+    ),
+    "no completion": (
+        "/v1/chat/completions",
+        "post",
+        lambda api: api.post("/v1/chat/completions", {"model": "default"}),
+    ),
+    "models": ("/v1/models", "get", lambda api: api.get("/v1/models")),
+    "no model": ("/v1/models/{model_id}", "get", lambda api: api.get("/v1/models/x")),
+    "usage by date": (
+        "/v1/usage",
+        "get",
+        lambda api: api.get("/v1/usage?from=2026-01-01&to=2026-01-02"),
+    ),
+    "usage by user": (
+        "/v1/usage",
+        "get",
+        lambda api: api.get("/v1/usage?from=2026-01-01&to=2026-01-02&group_by=user&limit=1"),
+    ),
+    "usage of no period": ("/v1/usage", "get", lambda api: api.get("/v1/usage?from=x")),
+    "health": ("/v1/health", "get", lambda api: api.get("/v1/health")),
+    "readiness": ("/v1/ready", "get", lambda api: api.get("/v1/ready")),
+    "the index": ("/", "get", lambda api: api.get("/")),
+}
+
+
+def is_documented(document: dict[str, Any], path: str, method: str, response: Any) -> bool:
+    """Whether an answer has the type, the headers and the shape that the document gives it."""
+    answer = document["paths"][path][method]["responses"][str(response.status_code)]
+    content_type, media = content_of(answer)
+    assert response["Content-Type"] == content_type
+    check(document, media["schema"], response.json())
+    for name in ("X-Request-ID", "Server-Timing", "X-RateLimit-Remaining", "Retry-After"):
+        if name in response:
+            assert name in answer["headers"]
+    return True
+
+
+@pytest.mark.parametrize(("path", "method", "ask"), ANSWERS.values(), ids=ANSWERS)
+def test_an_answer_is_as_documented(
+    api: ApiClient,
+    document: dict[str, Any],
+    path: str,
+    method: str,
+    ask: Callable[[ApiClient], Any],
+) -> None:
+    store_record(ANSWERED)
+    assert is_documented(document, path, method, ask(api))
+
+
+def test_the_record_of_a_failure_is_as_documented(api: ApiClient, document: dict[str, Any]) -> None:
+    store_record(FAILED)
+    response = api.get(RECORD)
+    assert is_documented(document, "/v1/interactions/{interaction_id}", "get", response)
+
+
+def test_a_limited_request_s_answer_is_as_documented(
+    api: ApiClient, document: dict[str, Any], configure: Callable[..., None]
+) -> None:
+    configure(RATE_LIMIT_PER_MINUTE=1)
+    api.chat()
+    assert is_documented(document, "/v1/chat", "post", api.chat())
+
+
+def test_a_refused_key_s_answer_is_as_documented(
+    api: ApiClient, document: dict[str, Any], keys: list[str]
+) -> None:
+    assert is_documented(document, "/v1/chat", "post", api.chat())
+    assert is_documented(document, "/v1/chat", "post", api.chat(headers={"X-API-Key": KEY.upper()}))
+
+
+def test_an_internal_error_is_as_documented(
+    api: ApiClient, document: dict[str, Any], ask_instead: Callable[[Any], None]
+) -> None:
+    ask_instead(FakeProvider(RuntimeError("boom")))
+    assert is_documented(document, "/v1/chat", "post", api.chat())
+
+
+def test_answers_without_a_storage_are_as_documented(
+    handler: Any, unreachable_database: None
+) -> None:
+    api = ApiClient(handler)
+    document = api.get("/openapi.json").json()
+    assert is_documented(document, "/v1/chat", "post", api.chat())
+    assert is_documented(document, "/v1/ready", "get", api.get("/v1/ready"))
+    assert is_documented(document, "/v1/interactions/{interaction_id}", "get", api.get(RECORD))

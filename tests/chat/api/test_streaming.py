@@ -1,0 +1,533 @@
+"""`"stream": true` on `/v1/chat`: what is written, what is on record, and how it fails."""
+
+import json
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+from unittest.mock import ANY
+
+import pytest
+from django.http import HttpResponse
+from pytest_django import Settings
+
+from chat.api import streaming
+from chat.models import Interaction
+from chat.storage.base import InteractionRecord, Status
+from tests.factories import (
+    ApiClient,
+    FailingSettleStore,
+    VanishingStore,
+    all_records,
+    status_and_code,
+)
+from tests.stub_vendor import DONE, FINISH, OPENAI_ANSWER, SOON, USAGE, StubVendor, chunk
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+Log = Callable[[], list[dict[str, Any]]]
+Event = tuple[str, dict[str, Any]]
+
+HELLO = [chunk("Hel"), chunk("lo "), chunk("there."), FINISH, USAGE, DONE]
+BROKEN = f"data: {json.dumps({'error': {'code': 503, 'message': 'the secret of the vendor'}})}\n\n"
+
+
+def body_of(response: HttpResponse) -> str:
+    assert response.status_code == 200
+    assert response["Content-Type"] == "text/event-stream; charset=utf-8"
+    return b"".join(response.streaming_content).decode()
+
+
+def events_of(response: HttpResponse) -> list[Event]:
+    """The events of a stream, in the one form in which we write them."""
+    *blocks, rest = body_of(response).split("\n\n")
+    assert rest == ""
+    events = []
+    for block in blocks:
+        if block.startswith(":"):
+            continue
+        match = re.fullmatch(r"event: ([a-z]+)\ndata: (.+)", block)
+        assert match, block
+        events.append((match[1], json.loads(match[2])))
+    return events
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(data["text"] for name, data in events if name == "delta")
+
+
+def ask(api: ApiClient, prompt: str = "Olá!", **fields: Any) -> HttpResponse:
+    return api.chat(prompt, stream=True, **fields)
+
+
+def only_record() -> InteractionRecord:
+    [record] = all_records()
+    return record
+
+
+@pytest.fixture
+def fallback() -> Any:
+    with StubVendor() as standin:
+        yield standin
+
+
+@pytest.fixture
+def both(vendor: StubVendor, fallback: StubVendor, configure: Callable[..., None]) -> None:
+    """The second vendor is asked when the first one fails."""
+    configure(
+        PROVIDERS={
+            name: {"api_key": "sk-of-the-vendor", "base_url": f"{asked.url}/v1", "model": model}
+            for name, asked, model in (
+                ("openai", vendor, "model-1"),
+                ("openrouter", fallback, "model-2"),
+            )
+        }
+    )
+
+
+# --- A stream -------------------------------------------------------------------------------------
+
+
+def test_pieces_come_and_then_the_whole_answer(api: ApiClient, vendor: StubVendor):
+    vendor.stream(HELLO)
+    events = events_of(ask(api))
+    assert events == [
+        ("delta", {"text": "Hel"}),
+        ("delta", {"text": "lo "}),
+        ("delta", {"text": "there."}),
+        ("done", ANY),
+    ]
+    assert events[-1][1] == {
+        "interaction_id": ANY,
+        "userId": "alice",
+        "prompt": "Olá!",
+        "response": "Hello there.",
+        "model": "stand-in-1",
+        "timestamp": ANY,
+        "conversation_id": events[-1][1]["interaction_id"],
+        "previous_interaction_id": None,
+        "provider": "openai",
+        "finish_reason": "stop",
+        "cached": False,
+        "latency_ms": ANY,
+        "metadata": {},
+        "usage": {
+            **OPENAI_ANSWER["usage"],
+            "cached_tokens": None,
+            "reasoning_tokens": None,
+            "cost_usd": None,
+        },
+    }
+
+
+def test_the_record_is_the_done_event(api: ApiClient, vendor: StubVendor):
+    vendor.stream(HELLO)
+    _, done = events_of(ask(api))[-1]
+    record = api.get(f"/v1/interactions/{done['interaction_id']}").json()
+    attempt = {"provider": "openai", "model": "model-1", "outcome": "ok", "latency_ms": ANY}
+    assert record == done | {"status": "ok", "error": None, "attempts": [attempt]}
+
+
+def test_the_done_event_is_what_a_plain_answer_would_have_been(api: ApiClient):
+    _, done = events_of(ask(api, "two words", metadata={"a": "b"}, temperature=0.5))[-1]
+    plain = api.chat("two words", metadata={"a": "b"}, temperature=0.5).json()
+    own = {"interaction_id", "conversation_id", "timestamp", "latency_ms"}
+    assert done.keys() == plain.keys()
+    assert {k: v for k, v in done.items() if k not in own} == {
+        k: v for k, v in plain.items() if k not in own
+    }
+
+
+def test_a_piece_is_given_as_soon_as_it_is_there(api: ApiClient, vendor: StubVendor):
+    vendor.stream([chunk("Hel"), *HELLO], gap=[0, 30, *[0] * 5])
+    response = ask(api)
+    assert next(iter(response.streaming_content)) == b'event: delta\ndata: {"text":"Hel"}\n\n'
+    assert not vendor.hung_up.is_set()
+    assert only_record().status is Status.PENDING
+    response.close()
+
+
+def test_an_event_is_one_line_in_the_eyes_of_every_reader(api: ApiClient):
+    text = "a\nb\r\nc\u2028d\u2029e\u0085f 🦆"
+    response = ask(api, text)
+    body = body_of(response)
+    assert not re.search("[\r\u2028\u2029\u0085]", body)
+    lines = [line for line in body.splitlines() if line.startswith("data: ")]
+    assert json.loads(lines[-1].removeprefix("data: "))["response"] == f"You said: {text}"
+
+
+@pytest.mark.parametrize("accept", ["text/event-stream", "text/event-stream, */*", "*/*"])
+def test_an_event_stream_is_acceptable(api: ApiClient, accept: str):
+    events = events_of(ask(api, headers={"Accept": accept}))
+    assert text_of(events) == "You said: Olá!"
+
+
+def test_who_accepts_a_stream_and_asks_for_none_is_given_json(api: ApiClient):
+    response = api.chat(headers={"Accept": "text/event-stream"})
+    assert response.json()["response"] == "You said: Olá!"
+
+
+@pytest.mark.parametrize("value", [False, None])
+def test_a_stream_that_is_not_wanted_is_none(api: ApiClient, value: bool | None):
+    assert api.chat(stream=value).json()["response"] == "You said: Olá!"
+
+
+def test_a_stream_has_the_headers_of_every_answer(api: ApiClient):
+    response = ask(api, headers={"X-Request-ID": "mine"})
+    assert response["X-Request-ID"] == "mine"
+    assert (response["Cache-Control"], response["X-Accel-Buffering"]) == ("no-cache", "no")
+    assert int(response["X-RateLimit-Limit"]) - 1 == int(response["X-RateLimit-Remaining"])
+    assert re.fullmatch(r"storage;dur=[\d.]+, (.*, )?total;dur=[\d.]+", response["Server-Timing"])
+    assert "Content-Length" not in response
+    assert "Idempotency-Replayed" not in response
+    body_of(response)
+
+
+def test_an_answer_may_be_empty_for_want_of_length(api: ApiClient):
+    [(name, done)] = events_of(ask(api, "mock:length"))
+    assert (name, done["response"], done["finish_reason"]) == ("done", "", "length")
+
+
+def test_a_conversation_is_streamed(api: ApiClient, vendor: StubVendor):
+    vendor.stream(HELLO)
+    _, first = events_of(ask(api))[-1]
+    _, second = events_of(ask(api, "And now?", previous_interaction_id=first["interaction_id"]))[-1]
+    assert second["conversation_id"] == first["interaction_id"]
+    said = [message["content"] for message in vendor.requests[-1].json["messages"]]
+    assert said == ["Olá!", "Hello there.", "And now?"]
+
+
+# --- What is there already ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("again_streamed", [True, False])
+@pytest.mark.parametrize("first_streamed", [True, False])
+def test_a_replay_is_whole_however_the_first_was_read(
+    api: ApiClient, first_streamed: bool, again_streamed: bool
+):
+    def whole(response: HttpResponse, streamed: bool) -> dict[str, Any]:
+        if not streamed:
+            body: dict[str, Any] = response.json()
+            return body
+        events = events_of(response)
+        assert text_of(events) == "You said: Olá!"
+        return events[-1][1]
+
+    key = {"Idempotency-Key": "key-1"}
+    first = api.chat(stream=first_streamed, headers=key)
+    expected = whole(first, first_streamed)
+    again = api.chat(stream=again_streamed, headers=key)
+    assert again["Idempotency-Replayed"] == "true"
+    assert whole(again, again_streamed) == expected
+    assert "Idempotency-Replayed" not in first
+    assert len(all_records()) == 1
+
+
+def test_a_key_whose_stream_still_runs_is_in_flight(api: ApiClient, vendor: StubVendor):
+    vendor.stream([chunk("Hel"), chunk("lo")], gap=[0, 30])
+    key = {"Idempotency-Key": "key-1"}
+    running = ask(api, headers=key)
+    assert status_and_code(ask(api, headers=key)) == (409, "idempotency_in_flight")
+    running.close()
+
+
+def test_a_key_whose_stream_was_aborted_may_be_tried_again(api: ApiClient, vendor: StubVendor):
+    vendor.stream([chunk("Hel"), chunk("lo")], gap=[0, 30])
+    vendor.stream(HELLO)
+    key = {"Idempotency-Key": "key-1"}
+    ask(api, headers=key).close()
+    assert text_of(events_of(ask(api, headers=key))) == "Hello there."
+    assert only_record().status is Status.OK
+
+
+def test_a_cached_answer_is_streamed(api: ApiClient, vendor: StubVendor, settings: Settings):
+    settings.ENABLE_CACHE = True
+    vendor.stream(HELLO)
+    _, first = events_of(ask(api))[-1]
+    events = events_of(ask(api))
+    assert events == [("delta", {"text": "Hello there."}), ("done", ANY)]
+    done = events[-1][1]
+    assert (done["cached"], done["response"]) == (True, first["response"])
+    assert len(vendor.requests) == 1
+
+
+# --- Failures -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("mock:fail", (502, "provider_error")),
+        ("mock:fail=400", (400, "provider_rejected")),
+        ("mock:fail=429", (503, "provider_unavailable")),
+        ("mock:fail=timeout", (504, "provider_timeout")),
+        ("mock:filter", (422, "content_filtered")),
+        ("mock:empty", (502, "provider_error")),
+    ],
+)
+def test_a_failure_before_the_first_piece_has_its_own_status(
+    api: ApiClient, prompt: str, expected: tuple[int, str]
+):
+    response = ask(api, prompt)
+    assert status_and_code(response) == expected
+    record = only_record()
+    assert (record.status, record.response) == (Status.ERROR, None)
+    assert record.error
+    assert record.error.code == expected[1]
+
+
+def test_what_is_not_valid_has_its_own_status(api: ApiClient):
+    assert status_and_code(ask(api, "")) == (400, "validation_error")
+    assert status_and_code(ask(api, model="unknown")) == (400, "validation_error")
+    assert status_and_code(api.chat(stream="perhaps")) == (400, "validation_error")
+    assert all_records() == []
+
+
+def test_a_vendor_that_stays_silent_is_a_timeout(
+    api: ApiClient, vendor: StubVendor, settings: Settings
+):
+    settings.REQUEST_TIMEOUT_SECONDS = 0.5
+    vendor.stream([chunk("late")], gap=30)
+    assert status_and_code(ask(api)) == (504, "provider_timeout")
+    assert only_record().status is Status.ERROR
+
+
+def test_a_failure_after_the_first_piece_is_an_event(api: ApiClient, vendor: StubVendor, log: Log):
+    vendor.stream([chunk("Hel"), chunk("lo"), BROKEN, DONE])
+    response = ask(api)
+    events = events_of(response)
+    assert events == [("delta", {"text": "Hel"}), ("delta", {"text": "lo"}), ("error", ANY)]
+    assert events[-1][1] == {
+        "type": "urn:problem:provider_unavailable",
+        "title": ANY,
+        "status": 503,
+        "detail": "The provider is overloaded.",
+        "code": "provider_unavailable",
+        "request_id": response["X-Request-ID"],
+        "errors": [],
+    }
+    record = only_record()
+    assert (record.status, record.response) == (Status.ERROR, "Hello")
+    assert record.error
+    assert record.error.code == "provider_unavailable"
+    assert [attempt.outcome for attempt in record.attempts] == ["provider_unavailable"]
+    [line] = log()
+    assert (line["status"], line["code"]) == (200, "provider_unavailable")
+
+
+def test_a_stream_that_breaks_off_is_an_event(api: ApiClient):
+    events = events_of(ask(api, "one two mock:break three"))
+    assert [name for name, _ in events][-1] == "error"
+    assert events[-1][1]["code"] == "provider_error"
+    assert only_record().response == text_of(events)
+
+
+def test_the_deadline_in_mid_stream_is_an_event(
+    api: ApiClient, vendor: StubVendor, settings: Settings
+):
+    settings.REQUEST_TIMEOUT_SECONDS = 1.0  # in which the first piece has to come
+    vendor.stream([chunk("Hel"), *[": waiting\n\n"] * 600], gap=[0, *[0.05] * 600])
+    events = events_of(ask(api))
+    assert [name for name, _ in events] == ["delta", "error"]
+    assert events[-1][1]["code"] == "provider_timeout"
+    record = only_record()
+    assert (record.status, record.response) == (Status.ERROR, "Hel")
+    assert vendor.hung_up.wait(SOON)
+
+
+@pytest.mark.usefixtures("both")
+def test_openai_s_chunks_name_the_model_that_gives_them(
+    api: ApiClient, vendor: StubVendor, fallback: StubVendor
+):
+    vendor.stream([": waiting\n\n", 'data: {"choices": []}\n\n'])
+    fallback.stream(HELLO)
+    body = {"model": "default", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    response = api.post("/v1/chat/completions", body)
+    written = b"".join(response.streaming_content).decode()
+    assert '"model":"model-2"' in written
+    assert '"model":"model-1"' not in written
+
+
+@pytest.mark.usefixtures("both")
+def test_another_vendor_is_asked_before_the_first_piece(
+    api: ApiClient, vendor: StubVendor, fallback: StubVendor
+):
+    vendor.stream([": waiting\n\n", 'data: {"choices": []}\n\n'])
+    fallback.stream(HELLO)
+    events = events_of(ask(api))
+    assert (text_of(events), events[-1][1]["provider"]) == ("Hello there.", "openrouter")
+    assert (len(vendor.requests), len(fallback.requests)) == (1, 1)
+    attempts = [(attempt.provider, attempt.outcome) for attempt in only_record().attempts]
+    assert attempts == [("openai", "provider_error"), ("openrouter", "ok")]
+
+
+@pytest.mark.usefixtures("both")
+def test_no_other_vendor_is_asked_after_the_first_piece(
+    api: ApiClient, vendor: StubVendor, fallback: StubVendor
+):
+    vendor.stream([chunk("Hel")], cut=True)
+    assert [name for name, _ in events_of(ask(api))] == ["delta", "error"]
+    assert (len(vendor.requests), len(fallback.requests)) == (1, 0)
+
+
+@pytest.mark.usefixtures("both")
+def test_half_an_answer_is_on_record_with_the_vendor_that_gave_it(
+    api: ApiClient, vendor: StubVendor, fallback: StubVendor
+):
+    vendor.reply({"error": {}}, status=401)
+    fallback.stream([chunk("Hel")], cut=True)
+    events_of(ask(api))
+    record = only_record()
+    assert (record.provider, record.model, record.response) == ("openrouter", "model-2", "Hel")
+
+
+def test_the_same_vendor_is_asked_again_before_the_first_piece(api: ApiClient, vendor: StubVendor):
+    vendor.reply({"error": {}}, status=503, headers={"Retry-After": "0"})
+    vendor.stream(HELLO)
+    assert text_of(events_of(ask(api))) == "Hello there."
+    assert len(vendor.requests) == 2
+
+
+def test_a_vendor_that_keeps_breaking_its_streams_is_left_alone(
+    api: ApiClient, vendor: StubVendor, configure: Callable[..., None]
+):
+    configure(CIRCUIT_BREAKER_THRESHOLD=2)
+    vendor.stream([chunk("Hel"), BROKEN])
+    for _ in range(2):
+        assert [name for name, _ in events_of(ask(api))] == ["delta", "error"]
+    assert status_and_code(ask(api)) == (503, "provider_unavailable")
+    assert len(vendor.requests) == 2
+
+
+def test_long_answers_do_not_put_their_vendor_to_rest(
+    api: ApiClient, vendor: StubVendor, configure: Callable[..., None]
+):
+    configure(CIRCUIT_BREAKER_THRESHOLD=2, REQUEST_TIMEOUT_SECONDS=1.0)
+    vendor.stream([chunk("Hel"), chunk("lo")], gap=[0, 30])
+    for _ in range(3):
+        assert [name for name, _ in events_of(ask(api))] == ["delta", "error"]
+    assert len(vendor.requests) == 3
+
+
+def test_an_answer_that_cannot_be_recorded_is_given_and_says_so(
+    api: ApiClient, vendor: StubVendor, store_in: Callable[[type], None], log: Log
+):
+    store_in(FailingSettleStore)
+    vendor.stream(HELLO)
+    events = events_of(ask(api))
+    assert text_of(events) == "Hello there."
+    assert events[-1][1]["recorded"] is False
+    [lost, _] = log()
+    assert lost["record"]["response"] == "Hello there."
+
+
+def test_an_answer_whose_record_was_erased_meanwhile_is_given(
+    api: ApiClient, store_in: Callable[[type], None]
+):
+    store_in(VanishingStore)
+    assert events_of(ask(api))[-1][1]["recorded"] is False
+    assert not Interaction.objects.exists()
+
+
+class Broken(VanishingStore):
+    """A store with a bug."""
+
+    def claim(self, record: InteractionRecord) -> InteractionRecord | None:
+        raise RuntimeError("a bug")
+
+
+def test_what_nobody_foresaw_is_an_error_and_logged_once(
+    api: ApiClient, store_in: Callable[[type], None], log: Log
+):
+    store_in(Broken)
+    assert status_and_code(ask(api)) == (500, "internal_error")
+    errors = [
+        line for line in log() if line["level"] == "ERROR" and line["logger"] == "chat.errors"
+    ]
+    assert [line["message"] for line in errors] == ["unhandled RuntimeError"]
+
+
+# --- Who goes away, and who waits -----------------------------------------------------------------
+
+
+def test_what_came_until_the_client_left_is_settled_as_aborted(
+    api: ApiClient, vendor: StubVendor, log: Log
+):
+    vendor.stream([chunk("Hel"), chunk("lo "), chunk("there.")], gap=[0, 0, 30])
+    response = ask(api)
+    stream = iter(response.streaming_content)
+    assert [next(stream), next(stream)][1] == b'event: delta\ndata: {"text":"lo "}\n\n'
+    response.close()
+    record = only_record()
+    assert (record.status, record.response, record.error) == (Status.ABORTED, "Hello ", None)
+    assert [attempt.outcome for attempt in record.attempts] == ["aborted"]
+    assert vendor.hung_up.wait(SOON)
+    [line] = log()
+    assert line["code"] == "aborted"
+
+
+def test_while_nothing_comes_the_connection_is_kept_alive(
+    api: ApiClient, vendor: StubVendor, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(streaming, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.05)
+    holds = [threading.Event(), threading.Event()]
+    vendor.stream([chunk("Hel"), chunk("lo"), FINISH, DONE], gap=[*holds, 0, 0])
+    stream = iter(ask(api).streaming_content)
+    for hold, text in zip(holds, ("Hel", "lo"), strict=True):
+        assert [next(stream) for _ in range(3)] == [b": waiting\n\n"] * 3
+        hold.set()
+        rest = (item for item in stream if item != b": waiting\n\n")
+        assert next(rest) == b'event: delta\ndata: {"text":"%b"}\n\n' % text.encode()
+    assert [item for item in stream if item != b": waiting\n\n"][-1].startswith(b"event: done\n")
+
+
+def test_comments_of_the_vendor_are_no_word_to_the_client(
+    api: ApiClient, vendor: StubVendor, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.1)
+    vendor.stream([*[": PROCESSING\n\n"] * 1000, chunk("Hello")], gap=0.02)
+    response = ask(api)
+    assert next(iter(response.streaming_content)) == b": waiting\n\n"
+    response.close()
+
+
+def test_a_failure_after_a_heartbeat_is_an_event(
+    api: ApiClient, vendor: StubVendor, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(streaming, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.1)
+    hold = threading.Event()
+    vendor.reply({"error": {}}, status=401, delay=hold)
+    response = ask(api)  # which begins with a heartbeat
+    hold.set()
+    [(name, problem)] = events_of(response)
+    assert (name, problem["status"], problem["code"]) == ("error", 502, "provider_error")
+
+
+# --- The log --------------------------------------------------------------------------------------
+
+
+def test_a_stream_leaves_one_line_when_it_has_ended(api: ApiClient, vendor: StubVendor, log: Log):
+    vendor.stream(HELLO)
+    response = ask(api, headers={"X-Request-ID": "mine"})
+    assert log() == []
+    _, done = events_of(response)[-1]
+    [line] = log()
+    assert line == {
+        "timestamp": ANY,
+        "level": "INFO",
+        "logger": "chat.request",
+        "message": "request",
+        "request_id": "mine",
+        "method": "POST",
+        "route": "/v1/chat",
+        "status": 200,
+        "latency_ms": ANY,
+        "owner": "default",
+        "interaction_id": done["interaction_id"],
+        "provider": "openai",
+        "model": "stand-in-1",
+        "prompt_tokens": 9,
+        "completion_tokens": 5,
+    }

@@ -1,0 +1,252 @@
+"""manage.py chat, at a terminal and in a pipe."""
+
+import io
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+
+from chat.storage import store
+from chat.storage.base import Status
+from providers.base import Completion, CompletionRequest, Deadline, DeadlineExceeded
+from tests.factories import ALICE, FailingSettleStore, FakeProvider, all_records
+from tests.server_process import ROOT, inherited
+
+WAIT_SECONDS = 60.0
+HELLO = Completion(text="Hello.", model="mock-1", finish_reason="stop")
+
+
+def piped(text: str, *words: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """What comes on standard output, and on standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    call_command("chat", *words, stdout=out, stderr=err)
+    return out.getvalue(), err.getvalue()
+
+
+def refused(text: str, *words: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    with pytest.raises(CommandError) as excinfo:
+        piped(text, *words, monkeypatch=monkeypatch)
+    assert excinfo.value.returncode == 1
+    return str(excinfo.value)
+
+
+# --- In a pipe ------------------------------------------------------------------------------------
+
+
+def test_all_of_the_input_is_one_question(
+    each_storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, err = piped(
+        "Hi,\nyou there!\n", "--user", ALICE, "--system", "Be brief.", monkeypatch=monkeypatch
+    )
+    assert out == "You said: Hi,\nyou there!\n"
+    [record] = store().page("default", ALICE, limit=2).records
+    assert (record.prompt, record.user_id, record.system) == ("Hi,\nyou there!", ALICE, "Be brief.")
+    assert re.fullmatch(rf"mock-1 · 10 tokens · 0 USD · \d+ ms · {record.interaction_id}\n", err)
+
+
+def test_an_answer_may_come_as_json(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, err = piped("Olá \x9b!", "--format", "json", monkeypatch=monkeypatch)
+    assert (out.count("\n"), out.isascii(), err) == (1, True, "")
+    answer = json.loads(out)
+    [record] = all_records()
+    assert (answer["interaction_id"], answer["response"]) == (
+        record.interaction_id,
+        "You said: Olá \x9b!",
+    )
+    assert answer["recorded"] is True
+
+
+def test_a_conversation_is_gone_on_with(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped("Hi", monkeypatch=monkeypatch)
+    [first] = all_records()
+    piped("And?", "--continue", first.interaction_id, monkeypatch=monkeypatch)
+    assert all_records()[1].previous_interaction_id == first.interaction_id
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "reason"),
+    [
+        ("", [], "prompt: This field may not be blank."),
+        ("Hi", ["--model", "unknown"], "model: This model may not be asked."),
+        ("Hi", ["--max-tokens", "0"], "max_tokens: Ensure this value"),
+        ("Hi", ["--continue", "unknown"], "There is no such previous_interaction_id."),
+        ("Hi", ["--user", "a b"], "a user id has"),
+        ("mock:fail", [], "The provider failed. "),
+        ("mock:break a b", [], "The provider broke off its answer."),
+    ],
+)
+def test_what_has_no_answer_ends_with_the_reason(
+    transactional_db: None,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    words: list[str],
+    reason: str,
+) -> None:
+    assert reason in refused(text, *words, monkeypatch=monkeypatch)
+
+
+class Interrupted(FakeProvider):
+    """A provider at whose first word somebody presses Ctrl-C."""
+
+    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
+        yield "An "
+        signal.raise_signal(signal.SIGINT)
+        deadline.sleep(20)
+        raise DeadlineExceeded("It came to its end.")
+
+
+def test_an_interrupt_in_a_pipe_is_an_end_of_its_own(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch, ask_instead: Any
+) -> None:
+    ask_instead(Interrupted(HELLO))
+    with pytest.raises(CommandError) as excinfo:
+        piped("Hi", monkeypatch=monkeypatch)
+    assert excinfo.value.returncode == 130
+    assert [(record.status, record.response) for record in all_records()] == [
+        (Status.ABORTED, "An ")
+    ]
+
+
+def test_a_terminal_obeys_no_model(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch, ask_instead: Any
+) -> None:
+    text = "\x1b]0;title\x07\x9b31m red\r\u202eder\t\x7fend\n"
+    ask_instead(FakeProvider(Completion(text=text, model="m\x1b", finish_reason="stop")))
+    out, err = piped("Hi", monkeypatch=monkeypatch)
+    assert out == "]0;title31m redder\tend\n\n"
+    assert err.startswith("m · ")
+
+
+def test_an_answer_that_is_not_recorded_is_said_to_be(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch, store_in: Any
+) -> None:
+    store_in(FailingSettleStore)
+    out, err = piped("Hi", monkeypatch=monkeypatch)
+    assert (out, err.endswith("· not recorded\n")) == ("You said: Hi\n", True)
+
+
+# --- At a terminal --------------------------------------------------------------------------------
+
+
+# Makes the terminal that the process was given its own, so that Ctrl-C reaches it.
+CONTROLLED = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
+
+
+class Terminal:
+    """A process of the command, at a terminal of its own."""
+
+    def __init__(self, *words: str, **variables: str) -> None:
+        self.screen = ""
+        self._read = 0
+        self._file, theirs = pty.openpty()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", CONTROLLED, str(ROOT / "manage.py"), *words],
+            env={**inherited(), "ENV_FILE": os.devnull, "TERM": "dumb", **variables},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+
+    def until(self, text: str) -> None:
+        """Wait for a text that was not waited for before."""
+        end = time.monotonic() + WAIT_SECONDS
+        while (found := self.screen.find(text, self._read)) < 0:
+            ready, _, _ = select.select([self._file], [], [], max(0, end - time.monotonic()))
+            assert ready, f"no {text!r} in {self.screen!r}"
+            self.screen += os.read(self._file, 4096).decode()
+        self._read = found + len(text)
+
+    def waits(self) -> None:
+        """Wait until it waits: Python does not see a signal that comes just before it does again.
+
+        What it has echoed says nothing of that: a busy machine may have stopped it there.
+        """
+        time.sleep(0.2)
+        stat = Path(f"/proc/{self._process.pid}/stat")
+        end = time.monotonic() + WAIT_SECONDS
+        while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    def type(self, text: str) -> None:
+        os.write(self._file, text.encode())
+
+    def ended(self) -> int:
+        code = self._process.wait(WAIT_SECONDS)
+        os.close(self._file)
+        return code
+
+
+@pytest.fixture
+def database(transactional_db: None) -> str:
+    return str(connection.settings_dict["NAME"])
+
+
+def test_people_talk_stop_and_leave(database: str) -> None:
+    terminal = Terminal("chat", "--user", ALICE, DATABASE_PATH=database)
+    terminal.until("> ")
+    terminal.type("One?\n")
+    terminal.until("You said: One?")
+    terminal.until("4 tokens")
+    terminal.until("> ")
+    terminal.type("mock:pace=0.5 a b c d e f\n")
+    terminal.until("You said:")
+    terminal.type("\x03")
+    terminal.until("(stopped)")
+    terminal.until("> ")
+    terminal.type("mock:fail=429\n")
+    terminal.until("limit or quota")
+    terminal.until("> ")
+    terminal.type("half a line")
+    terminal.until("half a line")
+    terminal.waits()
+    terminal.type("\x03")
+    terminal.until("> ")
+    terminal.type("\n")
+    terminal.until("> ")
+    terminal.type("Two?\n")
+    terminal.until("You said: Two?")
+    terminal.until("> ")
+    terminal.type("\x04")
+    assert terminal.ended() == 0
+    one, stopped, failed, two = all_records()
+    assert [one.status, two.status] == [Status.OK] * 2
+    assert (stopped.status, failed.status) == (Status.ABORTED, Status.ERROR)
+    assert stopped.response
+    assert two.previous_interaction_id == one.interaction_id
+
+
+def test_where_nothing_is_kept_each_question_stands_for_itself(database: str) -> None:
+    terminal = Terminal("chat", DATABASE_PATH=database, STORE_CONTENT="false")
+    terminal.until("each question stands for itself")
+    for word in ("One?", "Two?"):
+        terminal.until("> ")
+        terminal.type(f"{word}\n")
+        terminal.until(f"You said: {word}")
+    terminal.until("> ")
+    terminal.type("/quit\n")
+    assert terminal.ended() == 0
+    assert [record.previous_interaction_id for record in all_records()] == [None, None]

@@ -1,0 +1,317 @@
+"""manage.py erase_user, check_providers and doctor."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from unittest.mock import ANY
+from uuid import uuid4
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from chat import api_keys
+from chat.storage import store
+from chat.storage.orm.interactions import OrmInteractionStore
+from tests.factories import ALICE, ANSWERED, BOB, all_records, store_record
+from tests.stub_vendor import OPENAI_ANSWER, StubVendor
+
+Configure = Callable[..., None]
+MODELS = {"data": [{"id": "model-1"}]}
+LISTED = (
+    "see OPENAI_MODEL: does the vendor have it, under this name?; manage.py check_providers asks it"
+)
+
+
+def run(*words: str) -> str:
+    """What a command writes on standard output."""
+    out = io.StringIO()
+    call_command(*words, stdout=out, stderr=io.StringIO(), no_color=True)
+    return out.getvalue()
+
+
+def failed(*words: str) -> tuple[str, str]:
+    """What a command that ends with 1 writes, and the reason it gives."""
+    out = io.StringIO()
+    with pytest.raises(CommandError) as excinfo:
+        call_command(*words, stdout=out, stderr=io.StringIO(), no_color=True)
+    assert excinfo.value.returncode == 1
+    return out.getvalue(), str(excinfo.value)
+
+
+def answer_to(question: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal, at which this is typed."""
+    terminal = io.StringIO(f"{question}\n")
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stdin", terminal)
+
+
+# --- erase_user -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def records(each_storage: str) -> None:
+    """Three of a user, one of another, and one of the same name with another owner."""
+    for changes in ({}, {}, {}, {"user_id": BOB}, {"owner": "team:blue"}):
+        store_record(replace(ANSWERED, interaction_id=str(uuid4()), **changes))
+
+
+def left() -> dict[tuple[str, str], int]:
+    whose = [("default", ALICE), ("default", BOB), ("team:blue", ALICE)]
+    return {each: len(store().page(*each, limit=10).records) for each in whose}
+
+
+def test_a_user_s_records_are_erased_and_no_others(records: None) -> None:
+    assert run("erase_user", ALICE, "--yes") == (
+        "3 records of user alice of owner default erased.\n"
+    )
+    assert list(left().values()) == [0, 1, 1]
+    found = json.loads(run("erase_user", ALICE, "--owner", "team:blue", "--yes", "--format=json"))
+    assert found == {"user": ALICE, "owner": "team:blue", "records": 1, "dry_run": False}
+    assert list(left().values()) == [0, 1, 0]
+    assert run("erase_user", ALICE, "--yes").startswith("0 records")
+
+
+def test_a_dry_run_counts(records: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chat.management.commands.erase_user.ERASED_AT_ONCE", 2)
+    assert run("erase_user", ALICE, "--dry-run") == (
+        "3 records of user alice of owner default would be erased.\n"
+    )
+    assert list(left().values()) == [3, 1, 1]
+
+
+def test_a_dry_run_counts_what_erasing_would_find(each_storage: str) -> None:
+    store_record(replace(ANSWERED, expires_at=datetime.now(UTC).replace(microsecond=0)))
+    assert run("erase_user", ALICE, "--dry-run").startswith("1 records")
+    assert run("erase_user", ALICE, "--yes").startswith("1 records")
+
+
+def test_more_than_fit_at_once_are_erased(records: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chat.management.commands.erase_user.ERASED_AT_ONCE", 1)
+    assert run("erase_user", ALICE, "--yes").startswith("3 records")
+
+
+@pytest.mark.parametrize(("typed", "count"), [("yes", 0), ("no", 1), ("", 1)])
+def test_a_terminal_is_asked(
+    db: None, monkeypatch: pytest.MonkeyPatch, typed: str, count: int
+) -> None:
+    store_record(ANSWERED)
+    answer_to(typed, monkeypatch)
+    if count:
+        assert failed("erase_user", ALICE)[1] == "Nothing was erased."
+    else:
+        run("erase_user", ALICE)
+    assert len(all_records()) == count
+
+
+def test_where_nobody_can_be_asked_it_must_be_said(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_record(ANSWERED)
+    monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
+    assert "needs --yes" in failed("erase_user", ALICE)[1]
+    assert len(all_records()) == 1
+
+
+def test_without_the_storage_nothing_is_erased(unreachable_database: None) -> None:
+    assert failed("erase_user", ALICE, "--yes")[1] == (
+        "The storage is unreachable. 0 records were erased; give the command again."
+    )
+
+
+def test_an_interrupted_run_says_how_far_it_came(
+    db: None, monkeypatch: pytest.MonkeyPatch, store_in: Callable[[type], None]
+) -> None:
+    store_in(Interrupted)
+    store_record(ANSWERED)
+    store_record(replace(ANSWERED, interaction_id=str(uuid4())))
+    monkeypatch.setattr("chat.management.commands.erase_user.ERASED_AT_ONCE", 1)
+    with pytest.raises(CommandError, match=r"Interrupted. 1 records were erased") as excinfo:
+        run("erase_user", ALICE, "--yes")
+    assert excinfo.value.returncode == 130
+
+
+class Interrupted(OrmInteractionStore):
+    """A store at whose second erasure somebody presses Ctrl-C."""
+
+    def erase(self, owner: str, user_id: str, *, limit: int) -> int:
+        if len(all_records()) == 1:
+            raise KeyboardInterrupt
+        return super().erase(owner, user_id, limit=limit)
+
+
+@pytest.mark.parametrize("word", ["", "a b", "x" * 129, ".."])
+def test_a_user_has_an_id(word: str) -> None:
+    assert "a user id has" in failed("erase_user", word, "--yes")[1]
+
+
+# --- check_providers ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_vendors(configure: Configure) -> Iterator[tuple[StubVendor, StubVendor]]:
+    with StubVendor() as first, StubVendor() as second:
+        options = {"api_key": "sk-secret", "model": "model-1"}
+        configure(
+            PROVIDERS={
+                "openai": {**options, "base_url": f"{first.url}/v1"},
+                "gemini": {**options, "base_url": f"{second.url}/v1"},
+            }
+        )
+        yield first, second
+
+
+def test_each_provider_is_asked_a_word(two_vendors: Any, db: None) -> None:
+    head, *lines = run("check_providers").splitlines()
+    assert head.split()[:4] == ["provider", "model", "status", "latency"]
+    assert [line.split()[:3] for line in lines] == [
+        ["openai", "stand-in-1", "ok"],
+        ["gemini", "stand-in-1", "ok"],
+    ]
+    assert all_records() == []
+
+
+def test_the_answers_are_told_as_json(vendor: StubVendor) -> None:
+    choice = {"finish_reason": "stop", "message": {"content": "\x1b[31mCat\n" + "!" * 99}}
+    vendor.reply({**OPENAI_ANSWER, "choices": [choice]})
+    assert json.loads(run("check_providers", "--format", "json")) == [
+        {
+            "provider": "openai",
+            "model": "stand-in-1",
+            "status": "ok",
+            "latency_ms": ANY,
+            "tokens": 14,
+            "cost_usd": None,
+            "answer": "[31mCat " + "!" * 32 + "…",
+            "error": None,
+            "hint": None,
+        }
+    ]
+
+
+def test_who_fails_is_told_with_a_hint_and_without_the_key(two_vendors: Any) -> None:
+    two_vendors[0].reply({"error": {"message": "sk-secret", "code": "invalid_api_key"}}, status=401)
+    out, reason = failed("check_providers")
+    assert reason == "1 of 2 providers failed."
+    assert [line.split()[2] for line in out.splitlines()[1:3]] == ["provider_error", "ok"]
+    assert out.splitlines()[3] == (
+        "openai: The provider refused the credentials. (HTTP 401 invalid_api_key) "
+        "Hint: see OPENAI_API_KEY, OPENAI_BASE_URL and the account's credit"
+    )
+    assert "sk-secret" not in out
+    assert len(two_vendors[0].requests) == 1
+
+
+# --- doctor ---------------------------------------------------------------------------------------
+
+
+def findings(*words: str) -> dict[str, list[tuple[str, str]]]:
+    """What was found, by what was looked at, and the hints."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    out = io.StringIO()
+    try:
+        call_command("doctor", "--format", "json", stdout=out, stderr=io.StringIO())
+        ended = 0
+    except CommandError as exc:
+        ended = exc.returncode
+    for each in json.loads(out.getvalue()):
+        found.setdefault(each["check"], []).append((each["status"], each["detail"]))
+        assert each["hint"] or each["status"] == "ok"
+    statuses = {status for entries in found.values() for status, _ in entries}
+    assert ended == ("failed" in statuses)
+    return found
+
+
+def test_where_all_is_well_each_line_is_ok(each_storage: str, vendor: StubVendor) -> None:
+    vendor.reply(MODELS)
+    assert findings() == {
+        "configuration": [("ok", f"{each_storage}, openai")],
+        "storage": [("ok", each_storage)],
+        "keys": [("ok", "None are needed (REQUIRE_API_KEY is false).")],
+        "vendor openai": [("ok", "model-1 may be asked.")],
+    }
+
+
+def test_a_finding_is_a_line_and_its_hint_another(db: None, vendor: StubVendor) -> None:
+    vendor.reply({"data": [{"id": "model-2"}]})
+    assert run("doctor").splitlines()[-2:] == [
+        "warning  vendor openai  The vendor does not list the model. (model-1)",
+        f"{'':22}  Hint: {LISTED}",
+    ]
+
+
+def test_a_vendor_that_refuses_the_key_has_failed(db: None, vendor: StubVendor) -> None:
+    vendor.reply({"error": {"message": "sk-of-the-vendor"}}, status=401)
+    [(status, detail)] = findings()["vendor openai"]
+    assert (status, detail) == (
+        "failed",
+        "The provider refused the credentials. (HTTP 401)",
+    )
+    assert failed("doctor")[1] == "1 of 4 failed."
+
+
+def test_risks_are_warned_of(db: None, configure: Configure) -> None:
+    configure(LISTENS_LOCALLY=False, RATE_LIMIT_PER_MINUTE=0, METRICS=True, LOG_FORMAT="simple")
+    configure(ENABLE_CACHE=True, STORE_CONTENT=False)
+    found = findings()["configuration"]
+    assert {status for status, _ in found} == {"warning"}
+    assert len(found) == 5
+
+
+def test_a_needed_key_has_to_be_there(each_storage: str, configure: Configure) -> None:
+    configure(REQUIRE_API_KEY=True, API_KEYS=[])
+    assert findings()["keys"] == [("failed", "A key is needed, and there is none.")]
+    soon = datetime.now(UTC) + timedelta(days=3)
+    key, _ = api_keys.create(owner="team", name="app", expires_at=soon)
+    assert findings()["keys"] == [
+        ("warning", f"{key.prefix} (app, of team) expires at {soon:%Y-%m-%d}.")
+    ]
+    api_keys.revoke(key)
+    configure(API_KEYS=["secret-key"])
+    assert findings()["keys"] == [("ok", "0 managed, 1 of the environment")]
+
+
+def test_an_unreachable_database_has_failed(
+    unreachable_database: None, configure: Configure
+) -> None:
+    configure(REQUIRE_API_KEY=True)
+    found = findings()
+    assert found["storage"] == [("failed", ANY)]
+    assert found["keys"] == [("failed", "They cannot be read (OperationalError).")]
+
+
+def test_missing_migrations_have_failed(transactional_db: None) -> None:
+    call_command("migrate", "chat", "0003", verbosity=0)
+    try:
+        missing = "There are migrations to be run: chat.0004_admin_indexes."
+        assert findings()["storage"] == [("failed", missing)]
+    finally:
+        call_command("migrate", verbosity=0)
+
+
+def test_missing_tables_have_failed(db: None, dynamodb: str, configure: Configure) -> None:
+    from chat.storage.dynamodb.tables import StateTable
+
+    configure(STORAGE="dynamodb")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StateTable.Meta, "table_name", "no-such-table")
+        assert findings()["storage"] == [("failed", "There is no table no-such-table.")]
+
+
+def test_unreachable_tables_have_failed(
+    db: None, dynamodb_at: Callable[[str], None], configure: Configure
+) -> None:
+    dynamodb_at("http://127.0.0.1:9")
+    configure(STORAGE="dynamodb")
+    [(status, detail)] = findings()["storage"]
+    assert (status, detail.startswith("It is unreachable")) == ("failed", True)
+
+
+@pytest.mark.parametrize("command", ["erase_user", "check_providers", "doctor", "chat"])
+def test_each_command_explains_itself(command: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as excinfo:
+        call_command(command, "--help")
+    assert excinfo.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) > 10

@@ -1,0 +1,212 @@
+"""What every store of keys must do, run against each."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from django.db import transaction
+
+from chat.errors import StorageUnavailable
+from chat.storage import key_store
+from chat.storage.api_keys import ApiKey
+from tests.dynamodb_local import Calls
+from tests.factories import NOON, run_concurrently
+
+NOBODY_LISTENS = "http://127.0.0.1:9"
+ID = "0123456789abcdef"
+LEAST = ApiKey(key_id=ID, owner="default", name="app", digest="d" * 64, created_at=NOON)
+FULL = ApiKey(
+    key_id=ID,
+    owner="team:blue",
+    name="Aplicação 🦆",
+    digest="e" * 64,
+    created_at=NOON,
+    expires_at=NOON + timedelta(days=90, microseconds=1),
+    revoked_at=NOON + timedelta(days=1),
+    last_used_at=NOON + timedelta(hours=1),
+    previous_digest="f" * 64,
+    previous_until=NOON + timedelta(hours=2),
+    rate_limit=0,
+    monthly_budget_usd=Decimal("12.500000000001"),
+    allowed_models=("openai:model-1", "model-2"),
+)
+
+
+@pytest.mark.parametrize("key", [LEAST, FULL], ids=["least", "full"])
+def test_a_key_is_kept_whole(each_storage: str, key: ApiKey) -> None:
+    assert key_store().add(key) is True
+    assert key_store().get(ID) == key
+
+
+def test_a_key_that_has_expired_is_still_there(each_storage: str) -> None:
+    key_store().add(replace(LEAST, expires_at=NOON))
+    assert key_store().get(ID) == replace(LEAST, expires_at=NOON)
+
+
+def test_an_id_is_given_once(each_storage: str) -> None:
+    key_store().add(LEAST)
+    assert key_store().add(FULL) is False
+    assert key_store().get(ID) == LEAST
+
+
+def test_there_is_no_key_of_an_unknown_id(each_storage: str) -> None:
+    assert key_store().get("f" * 16) is None
+
+
+@pytest.mark.parametrize("before", [LEAST, FULL], ids=["least", "full"])
+def test_a_key_is_replaced_by_itself(each_storage: str, before: ApiKey) -> None:
+    key_store().add(before)
+    after = replace(before, revoked_at=NOON, previous_digest="a" * 64)
+    assert key_store().replace(before, after) is True
+    assert key_store().get(ID) == after
+
+
+@pytest.mark.parametrize("change", [{"digest": "a" * 64}, {"revoked_at": NOON}])
+def test_what_was_changed_meanwhile_is_not_replaced(
+    each_storage: str, change: dict[str, Any]
+) -> None:
+    key_store().add(LEAST)
+    changed = replace(LEAST, **change)
+    key_store().replace(LEAST, changed)
+    assert key_store().replace(LEAST, replace(LEAST, name="another")) is False
+    assert key_store().get(ID) == changed
+
+
+def test_of_many_that_replace_a_key_at_once_one_succeeds(each_storage: str) -> None:
+    key_store().add(LEAST)
+    rotated = [replace(LEAST, digest=f"{number:064x}") for number in range(8)]
+    done = run_concurrently(8, lambda number: key_store().replace(LEAST, rotated[number]))
+    assert sorted(done) == [False] * 7 + [True]
+    assert key_store().get(ID) == rotated[done.index(True)]
+
+
+def test_what_is_not_there_is_not_replaced(each_storage: str) -> None:
+    assert key_store().replace(LEAST, FULL) is False
+    assert key_store().get(ID) is None
+
+
+def test_the_last_use_is_noted_and_nothing_else(each_storage: str) -> None:
+    used_at = datetime.now(UTC)
+    key_store().add(FULL)
+    key_store().touch(ID, used_at)
+    assert key_store().get(ID) == replace(FULL, last_used_at=used_at)
+
+
+def test_the_use_of_no_key_makes_none(each_storage: str) -> None:
+    key_store().touch(ID, NOON)
+    assert key_store().get(ID) is None
+
+
+def test_all_keys_are_listed_the_oldest_first(each_storage: str) -> None:
+    assert list(key_store().all()) == []
+    keys = [
+        replace(FULL, key_id=f"{number:016x}", created_at=NOON - timedelta(days=number))
+        for number in range(3)
+    ]
+    for key in keys:
+        key_store().add(key)
+    assert list(key_store().all()) == keys[::-1]
+
+
+CALLS: list[Callable[[Any], Any]] = [
+    lambda store: store.add(LEAST),
+    lambda store: store.get(ID),
+    lambda store: store.replace(LEAST, FULL),
+    lambda store: store.touch(ID, NOON),
+    lambda store: store.all(),
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_database_out_of_reach_is_said_to_be(
+    unreachable_database: None, call: Callable[[Any], Any]
+) -> None:
+    with pytest.raises(StorageUnavailable):
+        call(key_store())
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_dynamodb_out_of_reach_is_said_to_be(
+    configure: Callable[..., None],
+    dynamodb_at: Callable[[str], None],
+    call: Callable[[Any], Any],
+) -> None:
+    configure(STORAGE="dynamodb")
+    dynamodb_at(NOBODY_LISTENS)
+    with pytest.raises(StorageUnavailable):
+        call(key_store())
+
+
+def test_a_key_is_found_by_one_consistent_read(
+    dynamodb: str, configure: Callable[..., None], calls: Calls
+) -> None:
+    configure(STORAGE="dynamodb")
+    key_store().get(ID)
+    [(operation, arguments)] = calls
+    assert (operation, arguments["ConsistentRead"]) == ("GetItem", True)
+
+
+def test_no_key_has_the_attribute_by_which_dynamodb_deletes(
+    dynamodb: str, configure: Callable[..., None]
+) -> None:
+    from chat.storage.dynamodb.tables import StateTable
+    from tests.dynamodb_local import botocore_client
+
+    configure(STORAGE="dynamodb")
+    key_store().add(FULL)
+    [item] = botocore_client().scan(TableName=StateTable.Meta.table_name)["Items"]
+    assert "expires_at" not in item
+
+
+@pytest.mark.parametrize("after", [FULL, replace(LEAST, revoked_at=NOON)], ids=["new", "revoked"])
+def test_a_write_whose_answer_was_lost_is_known_again(
+    dynamodb: str,
+    configure: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    after: ApiKey,
+) -> None:
+    from botocore.exceptions import ReadTimeoutError
+
+    from chat.storage.dynamodb.client import DynamoDBClient
+
+    configure(STORAGE="dynamodb")
+    exchange, lost = DynamoDBClient._exchange, []
+
+    def lose(self: DynamoDBClient, operation: str, *rest: Any) -> tuple[int, bytes]:
+        answer = exchange(self, operation, *rest)
+        if operation == "PutItem" and len(lost) % 2 == 0:
+            lost.append(answer)
+            raise ReadTimeoutError(endpoint_url="")
+        lost.append(answer)
+        return answer
+
+    monkeypatch.setattr(DynamoDBClient, "_exchange", lose)
+    assert key_store().add(LEAST) is True
+    lost.clear()
+    assert key_store().replace(LEAST, after) is True
+    assert key_store().get(ID) == after
+
+
+def test_who_is_in_a_transaction_does_not_queue(transactional_db: None) -> None:
+    """The first in the queue waits for SQLite's lock, which the transaction has."""
+    from chat.storage.orm.connection import writing
+
+    queued, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with writing:
+            queued.set()
+            done.wait(10)
+
+    with ThreadPoolExecutor(1) as thread:
+        holding = thread.submit(hold)
+        assert queued.wait(5)
+        with transaction.atomic():
+            assert key_store().add(LEAST) is True
+            assert not holding.done()
+        done.set()

@@ -1,0 +1,238 @@
+"""The log: a line per request, for programs or for people, and never what was said."""
+
+import io
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextvars import Context
+from typing import Any
+from unittest.mock import ANY
+
+import pytest
+
+from chat.telemetry.logs import SimpleFormatter
+from tests.factories import ALICE, ANSWERED, ApiClient, FakeProvider, store_record
+from tests.stub_vendor import StubVendor
+
+Log = Callable[[], list[dict[str, Any]]]
+HEAD = {"level": "INFO", "logger": "chat.request", "message": "request", "timestamp": ANY}
+
+
+@pytest.fixture
+def simple_log() -> Iterator[Callable[[], str]]:
+    """What is logged from now on, as it is written with LOG_FORMAT=simple."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(SimpleFormatter())
+    logging.getLogger().addHandler(handler)
+    yield stream.getvalue
+    logging.getLogger().removeHandler(handler)
+
+
+def test_an_answered_request_leaves_one_line(api: ApiClient, log: Log) -> None:
+    response = api.chat("two words", headers={"X-Request-ID": "mine"})
+    assert log() == [
+        HEAD
+        | {
+            "request_id": "mine",
+            "method": "POST",
+            "route": "/v1/chat",
+            "status": 200,
+            "latency_ms": ANY,
+            "owner": "default",
+            "interaction_id": response.json()["interaction_id"],
+            "provider": "mock",
+            "model": "mock-1",
+            "prompt_tokens": 2,
+            "completion_tokens": 4,
+        }
+    ]
+    [line] = log()
+    assert 0 < line["latency_ms"] < 5000
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", line["timestamp"])
+
+
+def test_a_failed_request_s_line_says_why(api: ApiClient, vendor: StubVendor, log: Log) -> None:
+    vendor.reply({"error": {"code": "insufficient_quota", "message": "secret"}}, status=429)
+    api.chat()
+    [line] = log()
+    assert line == HEAD | {
+        "request_id": ANY,
+        "method": "POST",
+        "route": "/v1/chat",
+        "status": 503,
+        "latency_ms": ANY,
+        "owner": "default",
+        "interaction_id": ANY,
+        "provider": "openai",
+        "model": "model-1",
+        "prompt_tokens": None,
+        "completion_tokens": None,
+        "reason": "HTTP 429 insufficient_quota",
+        "code": "provider_unavailable",
+    }
+
+
+LINES: dict[str, tuple[Callable[[ApiClient], Any], dict[str, Any]]] = {
+    "a refusal": (
+        lambda api: api.chat(7),
+        {
+            "method": "POST",
+            "route": "/v1/chat",
+            "status": 400,
+            "code": "validation_error",
+            "owner": "default",
+        },
+    ),
+    "a record": (
+        lambda api: api.get(f"/v1/interactions/{ANSWERED.interaction_id}"),
+        {
+            "method": "GET",
+            "route": "/v1/interactions/<str:interaction_id>",
+            "status": 200,
+            "owner": "default",
+        },
+    ),
+    "health": (
+        lambda api: api.get("/v1/health"),
+        {"method": "GET", "route": "/v1/health", "status": 200},
+    ),
+    "nothing": (
+        lambda api: api.get("/nowhere?token=1"),
+        {"method": "GET", "route": None, "status": 404, "code": "not_found"},
+    ),
+    "another host": (
+        lambda api: api.get("/v1/health", headers={"Host": "evil.example"}),
+        {"method": "GET", "route": None, "status": 400, "code": "validation_error"},
+    ),
+    "a wrong method": (
+        lambda api: api.request("DELETE", "/v1/health"),
+        {"method": "DELETE", "route": "/v1/health", "status": 405, "code": "method_not_allowed"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("ask", "expected"), LINES.values(), ids=LINES)
+def test_every_request_leaves_one_line(
+    api: ApiClient, log: Log, ask: Callable[[ApiClient], Any], expected: dict[str, Any]
+) -> None:
+    store_record(ANSWERED)
+    response = ask(api)
+    assert log() == [HEAD | expected | {"request_id": response["X-Request-ID"], "latency_ms": ANY}]
+
+
+def test_a_request_without_a_key_has_no_owner(api: ApiClient, keys: list[str], log: Log) -> None:
+    api.chat()
+    [line] = log()
+    assert (line["status"], line["code"]) == (401, "missing_api_key")
+    assert "owner" not in line
+
+
+def test_an_exception_is_logged_once_with_its_traceback(
+    api: ApiClient, log: Log, ask_instead: Callable[[Any], None]
+) -> None:
+    ask_instead(FakeProvider(RuntimeError("boom")))
+    response = api.chat()
+    error, request = log()
+    assert error == {
+        "level": "ERROR",
+        "logger": "chat.errors",
+        "message": ANY,
+        "timestamp": ANY,
+        "request_id": response["X-Request-ID"],
+        "exc_info": ANY,
+    }
+    assert error["exc_info"].count("RuntimeError: boom") == 1
+    assert request["status"] == 500
+    assert request["code"] == "internal_error"
+
+
+@pytest.mark.parametrize("prompt", ["mock:fail", "mock:filter", "mock:fail=timeout", 7])
+def test_a_failure_that_was_foreseen_has_no_traceback(
+    api: ApiClient, log: Log, prompt: Any
+) -> None:
+    api.chat(prompt)
+    assert [line["level"] for line in log()] == ["INFO"]
+    assert "exc_info" not in log()[0]
+
+
+@pytest.mark.parametrize(
+    "words", ["swordfish", "swordfish mock:fail", "swordfish mock:filter", "swordfish mock:empty"]
+)
+def test_what_was_said_is_not_logged(
+    api: ApiClient, log: Log, simple_log: Callable[[], str], words: str
+) -> None:
+    api.chat(words, system="trombone", metadata={"ticket": "kazoo"}, stop=["piccolo"])
+    api.post("/v1/chat", b'{"prompt": "swordfish", "userId": "trombone')
+    api.chat([words], user="tuba/kazoo")
+    api.chat(model="piccolo")
+    assert len(log()) == 4
+    for said in ("swordfish", "trombone", "kazoo", "piccolo", "You said"):
+        assert said not in str(log())
+        assert said not in simple_log()
+
+
+def test_a_vendor_s_answer_is_not_logged(api: ApiClient, vendor: StubVendor, log: Log) -> None:
+    api.chat()
+    vendor.clear()
+    vendor.reply({"error": {"message": "Hello from the stand-in."}}, status=500)
+    api.chat()
+    assert len(log()) == 2
+    assert "Hello" not in str(log())
+    assert "sk-of-the-vendor" not in str(log())
+
+
+def test_who_asked_is_not_logged(api: ApiClient, log: Log) -> None:
+    api.chat(user=ALICE)
+    assert ALICE not in str(log())
+
+
+def test_what_is_logged_outside_of_a_request_has_no_request_id(log: Log) -> None:
+    Context().run(logging.getLogger("chat").warning, "the disk is nearly full")
+    assert log() == [
+        {
+            "level": "WARNING",
+            "logger": "chat",
+            "message": "the disk is nearly full",
+            "timestamp": ANY,
+        }
+    ]
+
+
+def test_a_request_is_a_readable_line(api: ApiClient, simple_log: Callable[[], str]) -> None:
+    response = api.chat("two words", headers={"X-Request-ID": "mine"})
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d INFO POST /v1/chat 200 \d+\.\d ms owner=default provider=mock "
+        r"model=mock-1 prompt_tokens=2 completion_tokens=4 "
+        rf"interaction_id={response.json()['interaction_id']} request_id=mine\n",
+        simple_log(),
+    )
+
+
+def test_a_failure_is_a_readable_line(api: ApiClient, simple_log: Callable[[], str]) -> None:
+    api.get("/nowhere", headers={"X-Request-ID": "mine"})
+    assert re.fullmatch(
+        r"\d\d:\d\d:\d\d INFO GET None 404 \d+\.\d ms code=not_found request_id=mine\n",
+        simple_log(),
+    )
+
+
+def test_an_exception_is_readable_with_its_traceback(
+    api: ApiClient, simple_log: Callable[[], str], ask_instead: Callable[[Any], None]
+) -> None:
+    ask_instead(FakeProvider(RuntimeError("boom")))
+    api.chat()
+    assert simple_log().count("RuntimeError: boom") == 1
+    assert len(re.findall(r"(?m)^\d\d:\d\d:\d\d ERROR unhandled \w+$", simple_log())) == 1
+    assert re.search(r"(?m)^\d\d:\d\d:\d\d INFO POST /v1/chat 500 ", simple_log())
+
+
+@pytest.mark.parametrize("given", ['"}', "a\nINFO forged", "\u2028"])
+def test_no_line_can_be_forged(
+    api: ApiClient, log: Log, simple_log: Callable[[], str], given: str
+) -> None:
+    api.get("/v1/health", headers={"X-Request-ID": given, "User-Agent": given})
+    api.request("GET", f"/nowhere/{given.encode('unicode_escape').decode()}")
+    assert len(log()) == 2
+    assert len(simple_log().splitlines()) == 2
+    assert "forged" not in simple_log()

@@ -1,0 +1,125 @@
+"""DynamoDB Local and a parameter store, behind a door that lets through what a policy allows.
+
+What a call needs, by AWS's service authorization reference: a transaction needs the rights of its
+parts, a batch its own on each of its tables, a query of an index the right on the index.
+"""
+
+import fnmatch
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+from tests.deployment.configuration import ACCOUNT, REGION
+
+Need = tuple[str, str]  # an action and a resource
+Statement = Mapping[str, Sequence[str]]
+
+
+class IamProxy:
+    """Answers at `url` while the context lasts; `used` is what the calls so far needed."""
+
+    def __init__(
+        self, policy: Iterable[Statement], *, dynamodb: str, parameters: Mapping[str, str]
+    ) -> None:
+        self.policy = list(policy)
+        self.used: set[Need] = set()
+        self.refused: set[Need] = set()
+        self._dynamodb = dynamodb
+        self._parameters = parameters
+        guard = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                status, answer = guard.answer(self.headers["x-amz-target"], body, self.headers)
+                self.send_response(status)
+                self.send_header("content-type", "application/x-amz-json-1.0")
+                self.send_header("content-length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, target: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        service, _, operation = target.partition(".")
+        needs = set(needed(service, operation, json.loads(body)))
+        assert needs, target
+        self.used |= needs
+        if refused := {need for need in needs if not self._allowed(need)}:
+            self.refused |= refused
+            kind = "com.amazon.coral.service#AccessDeniedException"
+            return 400, json.dumps({"__type": kind, "message": f"not allowed: {refused}"}).encode()
+        if service == "AmazonSSM":
+            return 200, self._values(json.loads(body)["Names"])
+        return self._forward(body, headers)
+
+    def _allowed(self, need: Need) -> bool:
+        action, resource = need
+        return any(
+            any(fnmatch.fnmatchcase(action, pattern) for pattern in statement["actions"])
+            and any(fnmatch.fnmatchcase(resource, pattern) for pattern in statement["resources"])
+            for statement in self.policy
+        )
+
+    def _values(self, names: list[str]) -> bytes:
+        found = [
+            {"Name": name, "ARN": parameter(name), "Value": self._parameters[name]}
+            for name in names
+            if name in self._parameters
+        ]
+        return json.dumps({"Parameters": found, "InvalidParameters": []}).encode()
+
+    def _forward(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        kept = ("authorization", "content-type", "x-amz-date", "x-amz-target")
+        passed = {name: headers[name] for name in kept}
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(self._dynamodb, body, passed), timeout=30
+            ) as response:
+                return response.status, response.read()
+        except urllib.error.HTTPError as exc:
+            return exc.code, exc.read()
+
+
+def needed(service: str, operation: str, request: dict[str, Any]) -> Iterable[Need]:
+    """Each right that a call needs."""
+    if service == "AmazonSSM":
+        return [(f"ssm:{operation}", parameter(name)) for name in request["Names"]]
+    if operation == "TransactWriteItems":
+        return [
+            (f"dynamodb:{verb}" + ("" if verb == "ConditionCheck" else "Item"), table(action))
+            for item in request["TransactItems"]
+            for verb, action in item.items()
+        ]
+    if operation.startswith("Batch"):
+        names = request["RequestItems"]
+        return [(f"dynamodb:{operation}", table({"TableName": name})) for name in names]
+    return [(f"dynamodb:{operation}", table(request))]
+
+
+def table(request: Mapping[str, Any]) -> str:
+    index = f"/index/{request['IndexName']}" if "IndexName" in request else ""
+    return f"arn:aws:dynamodb:{REGION}:{ACCOUNT}:table/{request['TableName']}{index}"
+
+
+def parameter(name: str) -> str:
+    return f"arn:aws:ssm:{REGION}:{ACCOUNT}:parameter{name}"

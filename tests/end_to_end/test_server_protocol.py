@@ -1,0 +1,125 @@
+"""What reaches the server before it reaches Django, over raw sockets."""
+
+import json
+import socket
+import time
+from contextlib import ExitStack
+
+import httpx
+import pytest
+
+from tests.server_process import Server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    variables = {"WEB_CONCURRENCY": "1", "WEB_THREADS": "2", "REQUIRE_API_KEY": "true"}
+    with Server(tmp_path_factory.mktemp("server"), API_KEYS="key", **variables) as server:
+        yield server
+
+
+def exchange(server, data):
+    """All that comes back on a connection to which no more is sent."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        return received(sock)
+
+
+def received(sock):
+    """All that comes until the server closes the connection, or its half of it."""
+    return b"".join(iter(lambda: sock.recv(65_536), b""))
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nNo colon\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: %s\r\n\r\n" % (b"a" * 10_000), 431),
+        (b"GET /%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % (b"a" * 5_000), 414),
+        (b"POST /v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n", 400),
+        (b"POST /v1/chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: bogus\r\n\r\n", 400),
+    ],
+    ids=["header", "long header", "long path", "length", "coding"],
+)
+def test_what_is_no_http_is_refused_as_a_problem(server, request_bytes, status):
+    head, _, body = exchange(server, request_bytes).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"application/problem+json" in head.lower()
+    assert json.loads(body)["status"] == status
+
+
+@pytest.mark.parametrize(("size", "key", "status"), [(100_000, "", 401), (3_000_000, "key", 413)])
+def test_after_a_refused_body_the_connection_is_good_for_the_next_request(
+    server, size, key, status
+):
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as client:
+        for _ in range(3):
+            headers = {"content-type": "application/json", "x-api-key": key}
+            refused = client.post("/v1/chat", content=b"x" * size, headers=headers)
+            assert refused.status_code == status
+            assert client.get("/v1/health").status_code == 200
+
+
+def test_a_body_that_breaks_off_is_not_asked_with(server):
+    body = b'{"userId": "user123", "prompt": "hi"}'
+    head = b"POST /v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"X-API-Key: key\r\nContent-Length: 5000\r\n\r\n"
+    assert b"malformed_json" in exchange(server, head + body)
+
+
+def test_clients_that_stop_sending_do_not_stop_the_server(server):
+    stalled = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(4)]
+    for sock in stalled:
+        sock.sendall(b"GET /v1/health HTTP/1.1\r\nHost: local")
+    time.sleep(0.5)
+    started = time.monotonic()
+    assert httpx.get(f"http://127.0.0.1:{server.port}/v1/health", timeout=60).status_code == 200
+    assert time.monotonic() - started < 40
+    for sock in stalled:
+        sock.close()
+
+
+def health_seconds(server):
+    """How long somebody else waits for an answer."""
+    started = time.monotonic()
+    assert httpx.get(f"http://127.0.0.1:{server.port}/v1/health", timeout=60).status_code == 200
+    return time.monotonic() - started
+
+
+GET_AND_CLOSE = b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+def test_clients_that_are_slow_to_close_keep_nobody_waiting(server):
+    started = time.monotonic()
+    with ExitStack() as clients:
+        for _ in range(10):
+            address = ("127.0.0.1", server.port)
+            client = clients.enter_context(socket.create_connection(address, timeout=30))
+            client.sendall(GET_AND_CLOSE)
+            assert received(client).startswith(b"HTTP/1.1 200")
+        assert time.monotonic() - started < 10  # gunicorn waits two seconds for each of them
+
+
+def test_what_is_still_being_sent_does_not_cut_the_answer_off(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(GET_AND_CLOSE + b"x" * 1_000_000)
+        assert received(client).startswith(b"HTTP/1.1 200")
+
+
+def test_connections_without_a_request_take_no_thread(server):
+    address = ("127.0.0.1", server.port)
+    with ExitStack() as clients:
+        silent = [
+            clients.enter_context(socket.create_connection(address, timeout=30)) for _ in range(10)
+        ]
+        assert health_seconds(server) < 10  # gunicorn gives each of them five seconds of a thread
+        silent[0].sendall(GET_AND_CLOSE)
+        assert received(silent[0]).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
+@pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS"])
+def test_pages_are_only_read(server, path, method):
+    answer = server.client.request(method, path)
+    assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")

@@ -1,0 +1,265 @@
+import gzip
+import json
+import multiprocessing
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
+
+import pytest
+
+from providers import connections, vendor_http
+from providers.base import Deadline, DeadlineExceeded, ProviderError, ProviderFailed
+from tests.stub_vendor import SOON, StubVendor
+
+
+def post(url: str, seconds: float = 20.0) -> vendor_http.Answer:
+    return vendor_http.post(url, headers={"x-a": "1"}, body={"q": "é"}, deadline=Deadline(seconds))
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + SOON
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_an_answer_is_given_whatever_its_status(vendor: StubVendor):
+    vendor.reply({"cost": 0.1}, status=418, headers={"x-b": "2"})
+    answer = post(f"{vendor.url}/v1/x")
+    assert (answer.status, answer.headers["X-B"], answer.body) == (418, "2", b'{"cost": 0.1}')
+    assert str(answer.json()) == "{'cost': Decimal('0.1')}"
+
+
+def test_a_question_is_sent_as_json(vendor: StubVendor):
+    post(f"{vendor.url}/v1/x")
+    [sent] = vendor.requests
+    assert (sent.method, sent.path, sent.headers["x-a"]) == ("POST", "/v1/x", "1")
+    assert (sent.headers["content-type"], sent.body) == ("application/json", '{"q":"é"}'.encode())
+
+
+def test_the_proxy_of_the_machine_is_not_used(vendor: StubVendor, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    assert post(f"{vendor.url}/v1/x").status == 404
+
+
+def test_an_answer_may_be_compressed_though_nobody_asked(vendor: StubVendor):
+    body = gzip.compress(json.dumps({"a": 1}).encode())
+    vendor.reply(body, headers={"content-encoding": "gzip"})
+    assert post(vendor.url).json() == {"a": 1}
+
+
+def test_an_answer_that_is_compressed_badly_is_broken_off(vendor: StubVendor):
+    vendor.reply(b"not gzip", headers={"content-encoding": "gzip"})
+    with pytest.raises(ProviderFailed) as caught:
+        post(vendor.url)
+    assert (caught.value.retry, caught.value.reason) == (False, "DecodingError")
+
+
+def test_a_redirect_is_not_followed(vendor: StubVendor):
+    vendor.reply({}, status=302, headers={"location": f"{vendor.url}/elsewhere"})
+    with pytest.raises(ProviderError) as caught:
+        post(vendor.url)
+    assert (caught.value.reason, len(vendor.requests)) == ("HTTP 302", 1)
+
+
+def test_the_deadline_holds_for_the_handshake():
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(DeadlineExceeded):
+        post(f"https://127.0.0.1:{silent.getsockname()[1]}", seconds=0.2)
+
+
+@contextmanager
+def listening(scheme: str) -> Iterator[str]:
+    """The address of a server that gets no further than to listen."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as waiting:
+        address = listener.getsockname()
+        if scheme == "http":  # so many connect that the system answers no more of them
+            for _ in range(3):
+                sock = waiting.enter_context(socket.socket())
+                sock.setblocking(False)
+                sock.connect_ex(address)
+        yield f"{scheme}://127.0.0.1:{address[1]}"
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_another_thread_ends_the_wait_for_a_connection(scheme: str):
+    deadline = Deadline(30)
+    with listening(scheme) as url, ThreadPoolExecutor(1) as thread:
+        call = thread.submit(vendor_http.get, url, headers={}, deadline=deadline)
+        time.sleep(0.3)
+        assert call.running()
+        deadline.cancel()
+        assert isinstance(call.exception(timeout=1.5), DeadlineExceeded)
+
+
+def test_a_server_that_accepts_nobody_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(connections, "CONNECT_SECONDS", 0.3)
+    with listening("http") as url, pytest.raises(ProviderFailed) as caught:
+        post(url)
+    assert (caught.value.retry, caught.value.reason) == (True, "Unreachable")
+
+
+def test_a_server_without_tls_cannot_be_reached_by_https():
+    def hang_up(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(connection.recv(9) and b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as thread:
+        thread.submit(hang_up, listener)
+        with pytest.raises(ProviderFailed) as caught:
+            post(f"https://127.0.0.1:{listener.getsockname()[1]}")
+    assert (caught.value.retry, caught.value.reason) == (True, "Unreachable")
+
+
+def test_threads_share_the_connections(vendor: StubVendor):
+    for _ in range(3):
+        with ThreadPoolExecutor(1) as thread:
+            assert thread.submit(post, vendor.url).result().status == 404
+    assert vendor.connections == 1
+
+
+def test_a_connection_closed_while_idle_is_replaced(vendor: StubVendor):
+    vendor.reply({"a": 1})
+    for _ in range(2):
+        assert post(vendor.url).json() == {"a": 1}
+        vendor.drop()
+        time.sleep(0.02)
+    assert vendor.connections == 2
+
+
+def answered_by(
+    *parts: bytes, then: str = "close"
+) -> tuple[list[vendor_http.Answer | ProviderError], int]:
+    """What two calls make of a server that sends these bytes, and how often it was connected to."""
+    connections = 0
+
+    def serve(listener: socket.socket) -> None:
+        nonlocal connections
+        for _ in range(2):
+            if connections == 0 or then == "close":
+                sock, _ = listener.accept()
+                connections += 1
+            while b"\r\n\r\n" not in sock.recv(65536):
+                pass
+            with suppress(OSError):
+                sock.sendall(b"".join(parts))
+            if then == "close":
+                sock.close()
+        sock.close()
+
+    given: list[Any] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as thread:
+        serving = thread.submit(serve, listener)
+        for _ in range(2):
+            try:
+                given.append(post(f"http://127.0.0.1:{listener.getsockname()[1]}"))
+            except ProviderError as exc:
+                given.append(exc)
+        serving.result()
+    return given, connections
+
+
+WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+
+
+def test_an_interim_answer_is_passed_over():
+    given, connections = answered_by(b"HTTP/1.1 103 Early\r\nX-A: 1\r\n\r\n", WHOLE, then="keep")
+    assert [(each.status, "x-a" in each.headers, each.body) for each in given] == [
+        (200, False, b"{}")
+    ] * 2
+    assert connections == 1
+
+
+def test_an_answer_of_no_said_length_ends_with_its_connection():
+    given, _ = answered_by(b"HTTP/1.0 200 OK\r\n\r\n", b"{", b"}")
+    assert [each.body for each in given] == [b"{}"] * 2
+
+
+def test_what_follows_an_answer_is_nobodys():
+    given, connections = answered_by(WHOLE + WHOLE)
+    assert [each.body for each in given] == [b"{}"] * 2
+    assert connections == 2
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n{}"], "BrokenAnswer"),
+        ([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}"], "BrokenAnswer"),
+        ([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxx\r\n"], "BrokenAnswer"),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}"], "BrokenAnswer"),
+        ([b"220 smtp.example.org ESMTP\r\n"], "BrokenAnswer"),
+        ([b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"], "BrokenAnswer"),
+        ([b"HTTP/1.1 200 OK\r\nX: ", *[b"x" * 10_000] * 10], "BrokenAnswer"),
+        ([], "BrokenAnswer"),
+    ],
+)
+def test_what_is_no_answer_is_told(parts: list[bytes], reason: str):
+    given, _ = answered_by(*parts)
+    assert [type(each) for each in given] == [ProviderFailed] * 2
+    assert {each.reason for each in given} <= {reason, "ConnectionResetError"}
+    assert [each.retry for each in given] == [not parts] * 2
+
+
+def test_connections_that_were_idle_for_long_are_closed(
+    vendor: StubVendor, monkeypatch: pytest.MonkeyPatch
+):
+    hold = threading.Event()
+    vendor.reply({}, delay=hold)
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(post, vendor.url) for _ in range(4)]
+        until(lambda: len(vendor.requests) == 4)  # each on a connection of its own
+        hold.set()
+        assert [each.result().status for each in asked] == [200] * 4
+    assert vendor.open == 4
+    monkeypatch.setattr("providers.connections.KEEP_ALIVE_SECONDS", 0.1)
+    time.sleep(0.2)
+    post(vendor.url)
+    until(lambda: vendor.open == 1)
+
+
+def test_an_answer_that_comes_before_the_whole_question_is_sent_is_read():
+    def refuse(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        connection.recv(100)
+        connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}")
+        connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as thread:
+        thread.submit(refuse, listener)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        answer = vendor_http.post(url, headers={}, body="x" * 8_000_000, deadline=Deadline(20))
+    assert (answer.status, answer.body) == (413, b"{}")
+
+
+def test_a_process_that_was_forked_has_connections_of_its_own(vendor: StubVendor):
+    assert post(vendor.url).status == 404
+    context = multiprocessing.get_context("fork")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about the threads of this process
+        child = context.Process(target=post, args=(vendor.url,))
+        child.start()
+    child.join(30)
+    assert (child.exitcode, vendor.connections) == (0, 2)
+    assert post(vendor.url).status == 404
+    assert vendor.connections == 2
+
+
+def test_trailers_are_no_headers():
+    body = b"2\r\n{}\r\n0\r\nX-Late: 1\r\n\r\n"
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    given, connections = answered_by(head + body, then="keep")
+    assert [(each.body, "x-late" in each.headers) for each in given] == [(b"{}", False)] * 2
+    assert connections == 1
+
+
+def test_a_chunk_whose_description_has_no_end_is_no_answer():
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;"
+    given, _ = answered_by(head, *[b"x" * 10_000] * 20)
+    assert [type(each) for each in given] == [ProviderFailed] * 2
