@@ -54,7 +54,7 @@ def dynamodb_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def tables(dynamodb_url: str) -> Iterator[str]:
     """The address of DynamoDB Local, on which our tables are."""
-    from chat.storage.dynamodb.access import client
+    from chat.storage.dynamodb.client import client
     from chat.storage.dynamodb.tables import TABLES
 
     with pytest.MonkeyPatch.context() as patch:
@@ -81,7 +81,7 @@ def dynamodb(tables: str) -> Iterator[str]:
 @pytest.fixture
 def dynamodb_at() -> Iterator[Callable[[str], None]]:
     """Look for DynamoDB at another address."""
-    from chat.storage.dynamodb.access import client
+    from chat.storage.dynamodb.client import client
 
     with pytest.MonkeyPatch.context() as patch:
         yield lambda url: _direct(patch, url)
@@ -99,7 +99,7 @@ def variables(url: str) -> dict[str, str]:
 
 
 def _direct(patch: pytest.MonkeyPatch, url: str) -> None:
-    from chat.storage.dynamodb.access import client
+    from chat.storage.dynamodb.client import client
 
     for name, value in variables(url).items():
         patch.setenv(name, value)

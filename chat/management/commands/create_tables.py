@@ -12,7 +12,7 @@ from django.core.management.base import CommandError
 from pynamodb.exceptions import PynamoDBException
 
 from chat.management import console
-from chat.storage.dynamodb.access import client
+from chat.storage.dynamodb.client import client
 from chat.storage.dynamodb.tables import TABLES, Table
 
 WAIT_SECONDS = 300.0

@@ -8,7 +8,6 @@ from django.conf import settings
 from pynamodb.attributes import UnicodeAttribute
 
 from chat.storage.api_keys import ApiKey
-from chat.storage.dynamodb.access import client, condition_held, translate_errors
 from chat.storage.dynamodb.attributes import (
     IntegerAttribute,
     JsonAttribute,
@@ -16,8 +15,9 @@ from chat.storage.dynamodb.attributes import (
     MoneyAttribute,
     StringAttribute,
 )
-from chat.storage.dynamodb.batches import get_items, query
-from chat.storage.dynamodb.items import Item, ItemSchema, get_item
+from chat.storage.dynamodb.client import client, condition_held, translate_errors
+from chat.storage.dynamodb.items import Item, ItemSchema
+from chat.storage.dynamodb.queries import get_item, get_items, query
 
 LIST = "keys"
 

@@ -24,20 +24,27 @@ from chat.errors import PayloadTooLarge, StorageUnavailable
 from chat.storage.base import InteractionRecord, Status
 from chat.storage.bulk import Batch, ImportResult, PurgeResult, Selection, newest_by_id, supersedes
 from chat.storage.columns import from_columns
-from chat.storage.dynamodb.access import new_client, reason_of, translate_errors
-from chat.storage.dynamodb.batches import BATCH_GET, delete_items, get_items
-from chat.storage.dynamodb.client import TRANSIENT
-from chat.storage.dynamodb.items import InteractionItem, Item
-from chat.storage.dynamodb.lists import CREATED, USER_INDEX, IndexQuery, created
-from chat.storage.dynamodb.records import (
+from chat.storage.dynamodb.client import TRANSIENT, new_client, reason_of, translate_errors
+from chat.storage.dynamodb.items import (
     MAX_ITEM_BYTES,
     MAX_TRANSACTION_BYTES,
+    InteractionItem,
+    Item,
     id_of,
     item_of,
     key_of,
     part_keys,
     size_of,
     split_response,
+)
+from chat.storage.dynamodb.queries import (
+    BATCH_GET,
+    CREATED,
+    USER_INDEX,
+    IndexQuery,
+    created,
+    delete_items,
+    get_items,
 )
 from chat.storage.dynamodb.usage import counter_updates, shards
 

@@ -12,9 +12,9 @@ from typing import Any
 from django.conf import settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
-from chat.storage.dynamodb.access import client, condition_held, translate_errors
-from chat.storage.dynamodb.batches import delete_items, scan
-from chat.storage.dynamodb.items import CacheItem, Item, get_item
+from chat.storage.dynamodb.client import client, condition_held, translate_errors
+from chat.storage.dynamodb.items import CacheItem, Item
+from chat.storage.dynamodb.queries import delete_items, get_item, scan
 
 ALIVE = "(attribute_not_exists(expires_at) OR expires_at > :now)"
 THERE = f"attribute_exists(pk) AND {ALIVE}"

@@ -4,24 +4,32 @@ Source: DynamoDB's low-level API (AWS JSON 1.0).
 """
 
 import base64
+import functools
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
 from botocore.exceptions import (
+    BotoCoreError,
     ClientError,
     ConnectionClosedError,
     EndpointConnectionError,
     HTTPClientError,
     ReadTimeoutError,
 )
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
-from chatproject.aws import Service
+from chat.errors import StorageUnavailable
+from chat.telemetry.context import add_log_fields
+from chatproject import aws
 from providers.base import Deadline
 from providers.connections import Unreachable
 
+CONDITION_FAILED = "ConditionalCheckFailedException"
 # DynamoDB answers in milliseconds. Two tries end in time for a settle before Lambda's own end.
 TRY_SECONDS = 1.2
 MAX_PAUSE_SECONDS = 0.1
@@ -45,7 +53,7 @@ class DynamoDBClient:
 
     _request_signer = None  # PynamoDB looks there for a client that has lost its credentials
 
-    def __init__(self, service: Service, *, try_seconds: float = TRY_SECONDS) -> None:
+    def __init__(self, service: aws.Service, *, try_seconds: float = TRY_SECONDS) -> None:
         self._service = service
         self._try_seconds = try_seconds
 
@@ -102,6 +110,59 @@ class DynamoDBClient:
             raise ReadTimeoutError(endpoint_url=endpoint) from exc
         except OSError as exc:
             raise ConnectionClosedError(endpoint_url=endpoint) from exc
+
+
+@functools.cache
+def client() -> DynamoDBClient:
+    """The client of all tables, made once. Raises ImproperlyConfigured if there can be none."""
+    # Two tries have to fit into the time of a request.
+    return new_client(try_seconds=min(TRY_SECONDS, settings.REQUEST_TIMEOUT_SECONDS / 2))
+
+
+def new_client(**options: float) -> DynamoDBClient:
+    """A client of one's own, with its own `try_seconds`."""
+    try:
+        region = settings.AWS_REGION or aws.region_of_profile()
+        credentials = aws.credentials(settings.AWS_KEYS)
+    except BotoCoreError as exc:
+        raise ImproperlyConfigured(f"DynamoDB cannot be used: {exc}") from exc
+    if not region:
+        raise ImproperlyConfigured("DynamoDB needs AWS_REGION.")
+    if not credentials:
+        raise ImproperlyConfigured("DynamoDB needs AWS credentials.")
+    endpoint = settings.DYNAMODB_ENDPOINT or aws.endpoint("dynamodb", region)
+    service = aws.Service(
+        "dynamodb", "1.0", endpoint=endpoint, region=region, credentials=credentials
+    )
+    return DynamoDBClient(service, **options)
+
+
+@contextmanager
+def translate_errors() -> Iterator[None]:
+    """Nothing of DynamoDB's own leaves this package; the log of the request gets the reason."""
+    try:
+        yield
+    except (BotoCoreError, ClientError) as exc:
+        add_log_fields(reason=reason_of(exc))
+        raise StorageUnavailable from exc
+
+
+def reason_of(exc: Exception) -> str:
+    """DynamoDB's code for a failure, or the name of what kept us from reaching it."""
+    code = exc.response["Error"].get("Code") if isinstance(exc, ClientError) else None
+    return str(code or type(exc).__name__)
+
+
+def condition_held(write: Callable[[], Any]) -> bool:
+    """Make a conditional write, and tell whether its condition held."""
+    with translate_errors():
+        try:
+            write()
+        except ClientError as exc:
+            if reason_of(exc) != CONDITION_FAILED:
+                raise
+            return False
+    return True
 
 
 def _is_transient(exc: ClientError) -> bool:

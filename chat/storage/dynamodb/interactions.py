@@ -27,14 +27,13 @@ from chat.errors import PayloadTooLarge, StorageUnavailable
 from chat.storage.base import InteractionRecord, Page, Status
 from chat.storage.columns import from_columns, outcome_columns
 from chat.storage.cursors import build_page, conversation_list, decode_cursor, user_list
-from chat.storage.dynamodb.access import CONDITION_FAILED, client, translate_errors
-from chat.storage.dynamodb.batches import BATCH_GET, delete_items, get_items, query
-from chat.storage.dynamodb.items import InteractionItem, Item, get_item
-from chat.storage.dynamodb.lists import CONVERSATION_INDEX, USER_INDEX, IndexQuery
-from chat.storage.dynamodb.records import (
+from chat.storage.dynamodb.client import CONDITION_FAILED, client, translate_errors
+from chat.storage.dynamodb.items import (
     COLUMNS,
     MAX_ITEM_BYTES,
     MAX_TRANSACTION_BYTES,
+    InteractionItem,
+    Item,
     id_of,
     item_of,
     key_of,
@@ -42,6 +41,16 @@ from chat.storage.dynamodb.records import (
     part_keys,
     size_of,
     split_response,
+)
+from chat.storage.dynamodb.queries import (
+    BATCH_GET,
+    CONVERSATION_INDEX,
+    USER_INDEX,
+    IndexQuery,
+    delete_items,
+    get_item,
+    get_items,
+    query,
 )
 from chat.storage.dynamodb.usage import counter_updates, delete_user_counters, shards
 
@@ -57,7 +66,7 @@ STATUS = {"#status": "status"}
 class DynamoInteractionStore:
     """See `InteractionStore`. Each write is one conditional call, and each read is consistent.
 
-    The one that settles a record is a transaction, which counts it too (dynamodb_usage.py).
+    The one that settles a record is a transaction, which counts it too (usage.py).
     """
 
     def __init__(self) -> None:

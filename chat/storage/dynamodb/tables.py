@@ -10,8 +10,8 @@ from pynamodb.constants import PAY_PER_REQUEST_BILLING_MODE
 from pynamodb.indexes import GlobalSecondaryIndex, KeysOnlyProjection
 from pynamodb.models import Model
 
-from chat.storage.dynamodb.access import client
 from chat.storage.dynamodb.attributes import MomentAttribute
+from chat.storage.dynamodb.client import client
 from chat.storage.dynamodb.items import CacheItem, InteractionItem
 
 
