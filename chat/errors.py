@@ -37,7 +37,7 @@ from rest_framework import exceptions as drf
 from rest_framework.settings import api_settings
 
 from chat.telemetry.context import add_log_fields, current_request_id
-from providers.base import ProviderError
+from providers.errors import ProviderError
 
 logger = logging.getLogger(__name__)
 

@@ -38,14 +38,8 @@ from chat.storage.base import ErrorInfo, InteractionRecord, Page, Status
 from chat.storage.jsonl import to_json
 from chat.telemetry import metrics
 from chat.telemetry.context import add_log_fields, current_request_id, server_timing
-from providers.base import (
-    Completion,
-    CompletionRequest,
-    Deadline,
-    DeadlineExceeded,
-    Message,
-    ProviderError,
-)
+from providers.base import Completion, CompletionRequest, Deadline, Message
+from providers.errors import DeadlineExceeded, ProviderError
 from providers.router import Attempt, Route, Router, UnknownModel
 
 # Here go, whole, the records that could not be written.
@@ -357,10 +351,11 @@ def _accept(
 
 def _supporting(routes: list[Route], request: CompletionRequest) -> list[Route]:
     """Those of the routes that take all that is in the request."""
-    capable = [route for route in routes if request.needs <= route.provider.takes]
+    required = request.required_capabilities
+    capable = [route for route in routes if required <= route.provider.capabilities]
     if not capable:
         detail = f"The provider {routes[0].provider.name} does not take it."
-        lacking = sorted(request.needs - routes[0].provider.takes)
+        lacking = sorted(required - routes[0].provider.capabilities)
         raise ValidationFailed(
             errors=[{"field": name, "code": "unsupported", "detail": detail} for name in lacking]
         )

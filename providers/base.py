@@ -1,14 +1,4 @@
-"""What a language-model provider is: the values it takes and gives, and how it fails.
-
-ProviderError
- ├── RequestRejected         the vendor refuses this very request; nobody else is asked
- ├── ContentFiltered         a safety filter refused it; nobody else is asked
- ├── ProviderMisconfigured   key, credit or address: the operator's trouble
- │    └── ModelUnavailable   the vendor does not have the model
- ├── ProviderFailed          broken, unreachable, or an answer that is no answer
- ├── ProviderOverloaded      rate limit, quota or overload
- └── DeadlineReached         the request's time is used up
-"""
+"""The values that a provider takes and returns, and the Provider protocol."""
 
 import threading
 import time
@@ -18,7 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, ClassVar, Literal, Protocol
 
-# What some clients always send, and what changes nothing.
+# Values that change nothing. Some clients always send them, so they require no capability.
 NEUTRAL_OPTIONS = {"frequency_penalty": 0, "presence_penalty": 0}
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
@@ -81,7 +71,7 @@ class Deadline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One message. Parts, tools' calls and their results are in OpenAI's terms, as they came."""
+    """One message. Content parts, tool calls and tool results are in OpenAI's format."""
 
     role: Literal["user", "assistant", "tool"]
     content: str | list[dict[str, Any]]
@@ -91,7 +81,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The text of the content, whatever else is in it."""
+        """Return the text of the content, without its other parts."""
         if isinstance(self.content, str):
             return self.content
         texts = (part["text"] for part in self.content if part.get("type") == "text")
@@ -100,13 +90,13 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionRequest:
-    """One question to a model.
+    """One request to a model.
 
-    `messages` alternate from the oldest to the newest and end with the user's. `end_user` is an
-    opaque, stable id that vendors use to isolate abuse; it never is a name or an address.
-    `conversation_id` is ours, and not sent to them.
-    A parameter that is None (an empty tuple for `stop`) is left to the vendor. `options` are
-    further parameters in OpenAI's terms, for providers that take them (`Provider.takes`).
+    `messages` go from the oldest to the newest; the last one is the user's, or a tool's result.
+    `end_user` is an opaque, stable id that vendors use to isolate abuse, never a name or an
+    address. `conversation_id` is ours and is not sent to vendors. The vendor chooses a parameter
+    that is None (for `stop`: empty). `options` are further parameters in OpenAI's format; they
+    need a provider with that capability (`Provider.capabilities`).
     """
 
     model: str
@@ -121,8 +111,8 @@ class CompletionRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def needs(self) -> set[str]:
-        """What a provider has to take, beyond text, to answer this."""
+    def required_capabilities(self) -> set[str]:
+        """Name the options and the kinds of content that a provider needs beyond text."""
         parts = (m.content for m in self.messages if not isinstance(m.content, str))
         kinds = {part["type"] for content in parts for part in content} - {"text"}
         calls = {"tools" for m in self.messages if m.tool_calls or m.role == "tool"}
@@ -134,9 +124,9 @@ class CompletionRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens and US dollars; None is unknown, which is not zero.
+    """Tokens and US dollars. None means unknown, which is not zero.
 
-    `prompt_tokens` include `cached_tokens`, and `completion_tokens` include `reasoning_tokens`.
+    `prompt_tokens` include `cached_tokens`; `completion_tokens` include `reasoning_tokens`.
     """
 
     prompt_tokens: int | None = None
@@ -149,9 +139,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """A model's answer. `text` may be empty only when it ended by `length`, or in `tool_calls`.
+    """A model's answer.
 
-    `tool_calls` are `{"id", "type": "function", "function": {"name", "arguments"}}`.
+    `text` is empty only with `tool_calls` or when `finish_reason` is `length`. `tool_calls` are
+    `{"id", "type": "function", "function": {"name", "arguments"}}`.
     """
 
     text: str
@@ -162,95 +153,32 @@ class Completion:
 
 
 class Provider(Protocol):
-    """A vendor of language models.
+    """The adapter of one vendor of language models.
 
-    `model` is the one it is asked for by default. A provider that is not `remote` cannot be down:
-    however often it fails, it is asked again. `takes` names the options and the kinds of content
-    that it takes beyond text.
+    `model` is the default model. `capabilities` names the options and the kinds of content that
+    the provider supports beyond text. The circuit breaker skips a remote provider after repeated
+    failures; one with `is_remote = False` is always called.
     """
 
     name: ClassVar[str]
-    remote: ClassVar[bool]
-    takes: ClassVar[frozenset[str]]
+    is_remote: ClassVar[bool]
+    capabilities: ClassVar[frozenset[str]]
     model: str
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
-        """Answer the request, in one call to the vendor, before the deadline.
+        """Answer the request in one call to the vendor, before the deadline.
 
-        Raises ProviderError, and nothing else whatever the vendor sends.
+        Raises only ProviderError, whatever the vendor sends.
         """
 
     def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
-        """Answer likewise: the text in pieces as they come, none empty, then all of the answer.
+        """Yield the text in non-empty pieces as they arrive, then the whole answer.
 
-        Closing the iterator ends the call to the vendor.
+        Raises only ProviderError. Closing the iterator ends the call to the vendor.
         """
 
-    def probe(self, deadline: Deadline) -> None:
-        """See whether the vendor is there and takes the key, without asking a model.
+    def check(self, deadline: Deadline) -> None:
+        """Check that the vendor is reachable and accepts the key, without calling a model.
 
         Raises ProviderError; ModelUnavailable where the vendor does not list the model.
         """
-
-
-class ProviderError(Exception):
-    """Why a provider gave no answer.
-
-    The message is a sentence of ours that may be shown to a client: it never quotes a vendor's
-    body, which can repeat the prompt or name the account. `reason` is for the log: the vendor's
-    HTTP status and error code. `retry` says that asking the same provider again may help,
-    `fallback` that another one may. `retry_after` is the vendor's own hint, in seconds.
-    """
-
-    code: ClassVar[str]
-    retry: bool = False
-    fallback: bool = False
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        reason: str = "",
-        retry: bool | None = None,
-        retry_after: float | None = None,
-        usage: Usage | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.retry_after = retry_after
-        self.usage = usage or Usage()
-        if retry is not None:
-            self.retry = retry
-
-
-class RequestRejected(ProviderError):
-    code = "provider_rejected"
-
-
-class ContentFiltered(ProviderError):
-    code = "content_filtered"
-
-
-class ProviderMisconfigured(ProviderError):
-    code = "provider_error"
-    fallback = True
-
-
-class ModelUnavailable(ProviderMisconfigured):
-    pass
-
-
-class ProviderFailed(ProviderError):
-    code = "provider_error"
-    retry = True
-    fallback = True
-
-
-class ProviderOverloaded(ProviderError):
-    code = "provider_unavailable"
-    retry = True
-    fallback = True
-
-
-class DeadlineExceeded(ProviderError):
-    code = "provider_timeout"

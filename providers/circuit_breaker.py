@@ -1,48 +1,45 @@
-"""Leaving a failing provider alone for a while (a circuit breaker)."""
+"""A circuit breaker: skip a provider for a while after repeated failures."""
 
 import threading
 import time
 
 
 class CircuitBreaker:
-    """Counts failures in a row; from `threshold` on, the provider rests for `seconds`.
+    """Open after `threshold` failures in a row, for `reset_timeout` seconds.
 
-    After that one request may try it: its success ends the rest, its failure starts it anew.
-    State is in this process alone, and costs no I/O.
+    Then one trial call is allowed: success closes the circuit, failure opens it again. The state
+    belongs to this process and costs no I/O.
     """
 
-    def __init__(self, threshold: float, seconds: float) -> None:
+    def __init__(self, threshold: float, reset_timeout: float) -> None:
         self._threshold = threshold
-        self._seconds = seconds
+        self._reset_timeout = reset_timeout
         self._lock = threading.Lock()
         self._failures = 0
-        self._until = 0.0
+        self._open_until = 0.0
 
     def remaining(self) -> float:
-        """Seconds of rest left; 0 when there is none."""
-        return max(0.0, self._until - time.monotonic())
+        """Return the seconds until the next trial call; 0 when calls are allowed."""
+        return max(0.0, self._open_until - time.monotonic())
 
-    def admits(self, seconds: float) -> bool:
-        """Whether this caller may try the provider now, for so many seconds at most."""
+    def allow(self, timeout: float) -> bool:
+        """Return whether the provider may be called now, for at most `timeout` seconds."""
         with self._lock:
             if self._failures < self._threshold:
                 return True
             if self.remaining():
                 return False
-            # Whoever comes while this caller tries waits for what comes of it.
-            self._until = time.monotonic() + max(seconds, self._seconds)
+            # Other callers stay out until the result of this trial call is known.
+            self._open_until = time.monotonic() + max(timeout, self._reset_timeout)
             return True
 
-    def succeeded(self) -> None:
+    def record_success(self) -> None:
         with self._lock:
             self._failures = 0
-            self._until = 0.0
+            self._open_until = 0.0
 
-    def failed(self) -> None:
+    def record_failure(self) -> None:
         with self._lock:
             self._failures += 1
             if self._failures >= self._threshold:
-                self._rest()
-
-    def _rest(self) -> None:
-        self._until = time.monotonic() + self._seconds
+                self._open_until = time.monotonic() + self._reset_timeout

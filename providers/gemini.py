@@ -12,16 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from providers import parsing, prices, vendor_http
-from providers.base import (
-    Completion,
-    CompletionRequest,
-    ContentFiltered,
-    Deadline,
-    FinishReason,
-    ProviderError,
-    RequestRejected,
-    Usage,
-)
+from providers.base import Completion, CompletionRequest, Deadline, FinishReason, Usage
+from providers.errors import ContentFiltered, ProviderError, RequestRejected
 
 # These models ignore temperature and topP, and a coming generation is announced to refuse them.
 _WITHOUT_SAMPLING = re.compile(
@@ -75,8 +67,8 @@ PER_MINUTE_SECONDS = 60.0
 
 class Gemini:
     name: ClassVar[str] = "gemini"
-    remote: ClassVar[bool] = True
-    takes: ClassVar[frozenset[str]] = frozenset()
+    is_remote: ClassVar[bool] = True
+    capabilities: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, *, api_key: str, base_url: str, model: str) -> None:
         self.model = model
@@ -112,7 +104,7 @@ class Gemini:
                 return
             yield from _read(reply, model)
 
-    def probe(self, deadline: Deadline) -> None:
+    def check(self, deadline: Deadline) -> None:
         url = f"{self._base_url}/models/{_model_id(self.model)}"
         answer = vendor_http.get(url, headers=self._headers, deadline=deadline)
         if not 200 <= answer.status <= 299:

@@ -27,16 +27,8 @@ from decimal import Decimal
 from typing import ClassVar
 
 from providers import parsing
-from providers.base import (
-    Completion,
-    CompletionRequest,
-    ContentFiltered,
-    Deadline,
-    DeadlineExceeded,
-    FinishReason,
-    ProviderError,
-    Usage,
-)
+from providers.base import Completion, CompletionRequest, Deadline, FinishReason, Usage
+from providers.errors import ContentFiltered, DeadlineExceeded, ProviderError
 
 _DIRECTIVE = re.compile(
     r"(?<!\S)mock:(?:delay=(?P<delay>[0-9]{1,4}(?:\.[0-9]{1,3})?)"
@@ -50,8 +42,8 @@ _WORD = re.compile(r"\s*\S+|\s+\Z")
 
 class Mock:
     name: ClassVar[str] = "mock"
-    remote: ClassVar[bool] = False
-    takes: ClassVar[frozenset[str]] = frozenset()
+    is_remote: ClassVar[bool] = False
+    capabilities: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, *, model: str = "mock-1", directives: str = "") -> None:
         self.model = model
@@ -62,7 +54,7 @@ class Mock:
         _sleep(told.delay, deadline)
         return self._answer(request, told.outcome)
 
-    def probe(self, deadline: Deadline) -> None:
+    def check(self, deadline: Deadline) -> None:
         """It is always there."""
 
     def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:

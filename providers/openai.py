@@ -13,18 +13,13 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from providers import parsing, prices, vendor_http
-from providers.base import (
-    Completion,
-    CompletionRequest,
+from providers.base import Completion, CompletionRequest, Deadline, FinishReason, Message, Usage
+from providers.errors import (
     ContentFiltered,
-    Deadline,
-    FinishReason,
-    Message,
     ModelUnavailable,
     ProviderError,
     ProviderMisconfigured,
     RequestRejected,
-    Usage,
 )
 
 _FINISH: dict[str, FinishReason] = {
@@ -80,7 +75,7 @@ _THOUGHTS = re.compile(r"\A(?:\s*<think>.*?(?:</think>\s*|\Z))+", re.DOTALL)
 
 class OpenAI:
     name: ClassVar[str] = "openai"
-    remote: ClassVar[bool] = True
+    is_remote: ClassVar[bool] = True
 
     # Where an error keeps its identifiers, the most telling first.
     label_paths: ClassVar[tuple[tuple[str, ...], ...]] = (("code",), ("type",))
@@ -90,7 +85,7 @@ class OpenAI:
     )
     DEFAULT_MAX_TOKENS: ClassVar[int | None] = None
 
-    takes: ClassVar[frozenset[str]] = frozenset(
+    capabilities: ClassVar[frozenset[str]] = frozenset(
         {
             "tools",
             "tool_choice",
@@ -142,7 +137,7 @@ class OpenAI:
                 return
             yield from self._read(reply, request)
 
-    def probe(self, deadline: Deadline) -> None:
+    def check(self, deadline: Deadline) -> None:
         body = self._get("models", deadline)
         entries = parsing.as_list(parsing.get_path(body, "data"))
         listed = {parsing.as_str(parsing.get_path(entry, "id")) for entry in entries}

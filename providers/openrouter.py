@@ -12,7 +12,8 @@ from decimal import Decimal
 from typing import Any, ClassVar
 
 from providers import parsing
-from providers.base import ContentFiltered, Deadline, ProviderError, ProviderOverloaded, Usage
+from providers.base import Deadline, Usage
+from providers.errors import ContentFiltered, ProviderError, ProviderOverloaded
 from providers.openai import OpenAI
 
 # Older errors name the daily limit in their message only.
@@ -39,7 +40,7 @@ class OpenRouter(OpenAI):
     # the request with 402 when the account could not pay for that one.
     DEFAULT_MAX_TOKENS = 8192
 
-    def probe(self, deadline: Deadline) -> None:
+    def check(self, deadline: Deadline) -> None:
         self._get("key", deadline)  # its list of models is open to all
 
     def _cost(self, reported: Any, model: str, usage: Usage) -> Decimal | None:

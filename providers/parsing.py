@@ -14,17 +14,15 @@ from datetime import UTC
 from decimal import Decimal
 from typing import Any
 
-from providers.base import (
-    Completion,
+from providers.base import Completion, FinishReason, Usage
+from providers.errors import (
     ContentFiltered,
-    FinishReason,
     ModelUnavailable,
     ProviderError,
     ProviderFailed,
     ProviderMisconfigured,
     ProviderOverloaded,
     RequestRejected,
-    Usage,
 )
 from providers.vendor_http import Answer
 

@@ -8,24 +8,22 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from providers.base import (
-    Completion,
-    CompletionRequest,
+from providers.base import Completion, CompletionRequest, Deadline, Provider
+from providers.circuit_breaker import CircuitBreaker
+from providers.errors import (
     ContentFiltered,
-    Deadline,
     DeadlineExceeded,
     ModelUnavailable,
-    Provider,
     ProviderError,
     ProviderFailed,
     ProviderOverloaded,
     RequestRejected,
 )
-from providers.circuit_breaker import CircuitBreaker
 
 ANY_MODEL = "*"
 MAX_RETRIES = 2
 MAX_BACKOFF_SECONDS = 8.0
+OPEN_CIRCUIT = "The provider is disabled for now after repeated failures (circuit breaker open)."
 # Who had less time than this to answer is not blamed for it.
 MIN_FAIR_TIMEOUT = 0.3
 
@@ -82,7 +80,9 @@ class Router:
         self._known = list(dict.fromkeys(self._defaults + listed))
         self._fallback = fallback
         self._cooldowns = {
-            provider.name: CircuitBreaker(threshold if provider.remote else math.inf, rest_seconds)
+            provider.name: CircuitBreaker(
+                threshold if provider.is_remote else math.inf, reset_timeout=rest_seconds
+            )
             for provider in providers
         }
         self._backoff_seconds = backoff_seconds
@@ -120,7 +120,7 @@ class Router:
         Each call is added to `attempts`, the one that answered last. Raises ProviderError.
         """
         completion = self._first(routes, request, deadline, attempts, _complete)
-        self._cooldowns[attempts[-1].provider].succeeded()
+        self._cooldowns[attempts[-1].provider].record_success()
         return completion
 
     def stream(
@@ -141,15 +141,15 @@ class Router:
         try:
             yield from events
             outcome = "ok"
-            cooldown.succeeded()
+            cooldown.record_success()
         except DeadlineExceeded as exc:
             outcome = "aborted" if deadline.cancelled else exc.code
-            cooldown.succeeded()  # its answer was too long, or is not wanted any more
+            cooldown.record_success()  # its answer was too long, or is not wanted any more
             raise
         except ProviderError as exc:
             outcome = exc.code
             if _counts_against_breaker(exc, MIN_FAIR_TIMEOUT):
-                cooldown.failed()
+                cooldown.record_failure()
             raise
         finally:
             elapsed = begun.latency_ms + round((time.monotonic() - started) * 1000)
@@ -214,10 +214,10 @@ class Router:
             raise DeadlineExceeded("No provider answered in time.")
         cooldown = self._cooldowns[route.provider.name]
         given = deadline.remaining()
-        if not cooldown.admits(given):
+        if not cooldown.allow(given):
             raise ProviderOverloaded(
-                "The provider failed repeatedly and is left alone for a while.",
-                reason="cooldown",
+                OPEN_CIRCUIT,
+                reason="circuit_open",
                 retry=False,
                 retry_after=cooldown.remaining(),
             )
@@ -229,9 +229,9 @@ class Router:
         except ProviderError as exc:
             outcome = "aborted" if deadline.cancelled else exc.code
             if isinstance(exc, RequestRejected | ContentFiltered):
-                cooldown.succeeded()  # what it said no to was the request
+                cooldown.record_success()  # what it said no to was the request
             elif _counts_against_breaker(exc, given) and not deadline.cancelled:
-                cooldown.failed()
+                cooldown.record_failure()
             raise
         finally:
             elapsed = round((time.monotonic() - started) * 1000)

@@ -20,15 +20,15 @@ import orjson
 from httpx_sse import EventSource
 
 from providers import connections
-from providers.base import (
-    Deadline,
+from providers.base import Deadline
+from providers.connections import BrokenAnswer, Connection, Origin
+from providers.errors import (
     DeadlineExceeded,
     ProviderError,
     ProviderFailed,
     ProviderMisconfigured,
     RequestRejected,
 )
-from providers.connections import BrokenAnswer, Connection, Origin
 
 HEADERS = {"content-type": "application/json", "accept-encoding": "identity"}
 MAX_ANSWER_BYTES = 8 * 1024 * 1024

@@ -191,8 +191,8 @@ class FakeProvider:
     """A provider that does what it is told, and remembers what it was asked."""
 
     name = "mock"
-    remote = False
-    takes: frozenset[str] = frozenset()
+    is_remote = False
+    capabilities: frozenset[str] = frozenset()
     model = "mock-1"
 
     def __init__(self, outcome: Completion | Exception) -> None:

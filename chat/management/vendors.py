@@ -7,10 +7,10 @@ from typing import TypeVar
 from django.conf import settings
 
 import providers
-from providers.base import (
+from providers.base import Provider
+from providers.errors import (
     DeadlineExceeded,
     ModelUnavailable,
-    Provider,
     ProviderError,
     ProviderMisconfigured,
     ProviderOverloaded,

@@ -15,7 +15,8 @@ from django.db import connection
 from chat.models import Interaction
 from chat.storage import bulk_store, store
 from chat.storage.base import ErrorInfo, InteractionRecord, Status
-from providers.base import Completion, ProviderFailed
+from providers.base import Completion
+from providers.errors import ProviderFailed
 from tests.dynamodb_local import botocore_client
 from tests.factories import (
     ALICE,

@@ -456,11 +456,11 @@ def test_what_a_client_can_bring_about_does_not_put_a_provider_to_rest(
 
 
 def test_a_trial_is_alone_however_long_it_takes(clock):
-    cooldown = CircuitBreaker(1, 0.05)
-    cooldown.failed()
+    breaker = CircuitBreaker(threshold=1, reset_timeout=0.05)
+    breaker.record_failure()
     clock.now += 0.06
-    assert cooldown.admits(10)
+    assert breaker.allow(10)
     clock.now += 0.06
-    assert not cooldown.admits(10)
-    cooldown.succeeded()
-    assert cooldown.admits(10)
+    assert not breaker.allow(10)
+    breaker.record_success()
+    assert breaker.allow(10)

@@ -15,7 +15,8 @@ from chat.models import Interaction
 from chat.storage.jsonl import from_json, to_json
 from chat.storage.orm.interactions import OrmInteractionStore
 from chat.telemetry.logs import JsonFormatter
-from providers.base import Completion, ContentFiltered, Usage
+from providers.base import Completion, Usage
+from providers.errors import ContentFiltered
 from tests.factories import FakeProvider
 from tests.stub_vendor import StubVendor
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from providers.base import Completion, CompletionRequest, Deadline, Message, Provider, ProviderError
+from providers.base import Completion, CompletionRequest, Deadline, Message, Provider
+from providers.errors import ProviderError
 from tests.stub_vendor import StubVendor
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"

@@ -10,17 +10,15 @@ from typing import Any
 import pytest
 
 from providers import build
-from providers.base import (
-    Completion,
+from providers.base import Completion, Provider, Usage
+from providers.errors import (
     ContentFiltered,
     DeadlineExceeded,
     ModelUnavailable,
-    Provider,
     ProviderFailed,
     ProviderMisconfigured,
     ProviderOverloaded,
     RequestRejected,
-    Usage,
 )
 from tests.providers.factories import KEY, PROMPT, QUESTION, Failure, ask, error_of, failure_of
 from tests.stub_vendor import SOON, StubVendor

@@ -4,17 +4,14 @@ from typing import Any
 
 import pytest
 
-from providers.base import (
-    Completion,
-    CompletionRequest,
+from providers.base import Completion, CompletionRequest, Message, Usage
+from providers.errors import (
     ContentFiltered,
-    Message,
     ModelUnavailable,
     ProviderFailed,
     ProviderMisconfigured,
     ProviderOverloaded,
     RequestRejected,
-    Usage,
 )
 from providers.gemini import Gemini
 from tests.providers.factories import (

@@ -4,18 +4,15 @@ from decimal import Decimal
 
 import pytest
 
-from providers.base import (
-    Completion,
-    CompletionRequest,
+from providers.base import Completion, CompletionRequest, Message, Usage
+from providers.errors import (
     ContentFiltered,
     DeadlineExceeded,
-    Message,
     ModelUnavailable,
     ProviderFailed,
     ProviderMisconfigured,
     ProviderOverloaded,
     RequestRejected,
-    Usage,
 )
 from providers.mock import Mock
 from tests.providers.factories import Failure, ask, failure_of

@@ -7,17 +7,14 @@ import httpx
 import pytest
 
 from providers import vendor_http
-from providers.base import (
-    Completion,
-    CompletionRequest,
+from providers.base import Completion, CompletionRequest, Message, Usage
+from providers.errors import (
     ContentFiltered,
-    Message,
     ModelUnavailable,
     ProviderFailed,
     ProviderMisconfigured,
     ProviderOverloaded,
     RequestRejected,
-    Usage,
 )
 from providers.openai import OpenAI
 from tests.providers.factories import (

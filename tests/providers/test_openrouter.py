@@ -5,15 +5,14 @@ from typing import Any
 
 import pytest
 
-from providers.base import (
-    Completion,
+from providers.base import Completion, Usage
+from providers.errors import (
     ContentFiltered,
     ModelUnavailable,
     ProviderFailed,
     ProviderMisconfigured,
     ProviderOverloaded,
     RequestRejected,
-    Usage,
 )
 from providers.openrouter import OpenRouter
 from tests.providers.factories import (

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers import build, vendor_http
-from providers.base import Completion, ProviderError
+from providers.base import Completion
+from providers.errors import ProviderError
 from tests.providers.factories import FIXTURES, KEY, QUESTION, ask, load
 
 PROSE = "what the vendor has to say"

@@ -14,19 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers import build, connections
-from providers.base import (
-    Completion,
+from providers.base import Completion, Deadline, Provider, Usage
+from providers.errors import (
     ContentFiltered,
-    Deadline,
     DeadlineExceeded,
     ModelUnavailable,
-    Provider,
     ProviderError,
     ProviderFailed,
     ProviderMisconfigured,
     ProviderOverloaded,
     RequestRejected,
-    Usage,
 )
 from tests.providers.factories import KEY, QUESTION, Failure, broken_off, load, pieces_of
 from tests.stub_vendor import DONE, FINISH, SOON, StubVendor, chunk

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from providers import connections, vendor_http
-from providers.base import Deadline, DeadlineExceeded, ProviderError, ProviderFailed
+from providers.base import Deadline
+from providers.errors import DeadlineExceeded, ProviderError, ProviderFailed
 from tests.stub_vendor import SOON, StubVendor
 
 

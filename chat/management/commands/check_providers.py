@@ -11,7 +11,8 @@ from django.core.management.base import CommandError
 from chat.management import console, vendors
 from chat.management.console import printable, table
 from chat.management.progress import Progress
-from providers.base import Completion, CompletionRequest, Deadline, Message, Provider, ProviderError
+from providers.base import Completion, CompletionRequest, Deadline, Message, Provider
+from providers.errors import ProviderError
 
 QUESTION = "Answer with one word: which animal says meow?"
 COLUMNS = ("provider", "model", "status", "latency_ms", "tokens", "cost_usd", "answer")

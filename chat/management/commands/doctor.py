@@ -21,10 +21,11 @@ from chat.errors import StorageUnavailable
 from chat.management import console, vendors
 from chat.management.progress import Progress
 from chat.storage import key_store, store
-from providers.base import Deadline, ModelUnavailable, Provider, ProviderError
+from providers.base import Deadline, Provider
+from providers.errors import ModelUnavailable, ProviderError
 
 SOON = timedelta(days=14)
-PROBE_SECONDS = 10.0
+CHECK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,7 @@ def _keys() -> Iterator[Finding]:
 def _reached(provider: Provider) -> Finding:
     check = f"vendor {provider.name}"
     try:
-        provider.probe(Deadline(PROBE_SECONDS))
+        provider.check(Deadline(CHECK_SECONDS))
     except ModelUnavailable as exc:  # servers without a list answer like this, too
         hint = f"{vendors.hint(provider.name, exc)}; manage.py check_providers asks it"
         return Finding(check, "warning", vendors.describe_error(exc), hint)
@@ -186,7 +187,9 @@ def _reached(provider: Provider) -> Finding:
         return Finding(
             check, "failed", vendors.describe_error(exc), vendors.hint(provider.name, exc)
         )
-    return Finding(check, "ok", f"{provider.model} may be asked." if provider.remote else "a mock")
+    return Finding(
+        check, "ok", f"{provider.model} may be asked." if provider.is_remote else "a mock"
+    )
 
 
 def _cause(exc: Exception) -> str:

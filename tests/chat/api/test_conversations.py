@@ -43,8 +43,8 @@ class Remembers:
     """A model that knows what it was told in the messages it is sent."""
 
     name = "mock"
-    remote = False
-    takes: frozenset[str] = frozenset()
+    is_remote = False
+    capabilities: frozenset[str] = frozenset()
     model = "mock-1"
 
     def __init__(self) -> None:

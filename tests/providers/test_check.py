@@ -3,14 +3,8 @@
 import pytest
 
 from providers import build
-from providers.base import (
-    Deadline,
-    ModelUnavailable,
-    Provider,
-    ProviderError,
-    ProviderFailed,
-    ProviderMisconfigured,
-)
+from providers.base import Deadline, Provider
+from providers.errors import ModelUnavailable, ProviderError, ProviderFailed, ProviderMisconfigured
 from tests.providers.factories import KEY
 from tests.stub_vendor import StubVendor
 
@@ -27,7 +21,7 @@ def provider(name: str, vendor: StubVendor) -> Provider:
 
 def failure(provider: Provider) -> type[ProviderError]:
     with pytest.raises(ProviderError) as excinfo:
-        provider.probe(Deadline(5))
+        provider.check(Deadline(5))
     assert KEY not in str(excinfo.value)
     return excinfo.type
 
@@ -36,7 +30,7 @@ def failure(provider: Provider) -> type[ProviderError]:
 def test_a_vendor_that_takes_the_key_is_fine(name: str, vendor: StubVendor) -> None:
     path, header, key = PATHS[name]
     vendor.reply({"data": [{"id": "model-1"}]})
-    provider(name, vendor).probe(Deadline(5))
+    provider(name, vendor).check(Deadline(5))
     [asked] = vendor.requests
     assert (asked.method, asked.path, asked.body) == ("GET", path, b"")
     assert asked.headers[header] == key
@@ -68,7 +62,7 @@ def test_the_model_has_to_be_on_the_list_if_there_is_one(
 ) -> None:
     vendor.reply({"data": [{"id": name} for name in listed]})
     if good:
-        provider("openai", vendor).probe(Deadline(5))
+        provider("openai", vendor).check(Deadline(5))
     else:
         assert failure(provider("openai", vendor)) is ModelUnavailable
 
@@ -79,7 +73,7 @@ def test_a_list_that_is_none_says_nothing(body: str, vendor: StubVendor) -> None
     if "id" in body:
         assert failure(provider("openai", vendor)) is ModelUnavailable
     else:
-        provider("openai", vendor).probe(Deadline(5))
+        provider("openai", vendor).check(Deadline(5))
 
 
 def test_a_vendor_that_is_not_there_is_said_to_be_away() -> None:
@@ -89,4 +83,4 @@ def test_a_vendor_that_is_not_there_is_said_to_be_away() -> None:
 
 
 def test_the_mock_is_always_there() -> None:
-    build("mock", {}).probe(Deadline(5))
+    build("mock", {}).check(Deadline(5))

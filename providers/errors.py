@@ -1,0 +1,78 @@
+"""The errors that a provider raises.
+
+ProviderError
+ ├── RequestRejected         the vendor refuses the request itself
+ ├── ContentFiltered         the vendor's safety filter refuses the content
+ ├── ProviderMisconfigured   the key, the account's credit or the base URL is wrong; falls back
+ │    └── ModelUnavailable   the vendor does not have the model; falls back
+ ├── ProviderFailed          unreachable, broken, or an unusable answer; retried, falls back
+ ├── ProviderOverloaded      rate limit, quota or overload; retried, falls back
+ └── DeadlineExceeded        the request's time is used up
+"""
+
+from typing import ClassVar
+
+from providers.base import Usage
+
+
+class ProviderError(Exception):
+    """The reason why a provider gave no answer.
+
+    The message is our own sentence and may be shown to a client. It never quotes a vendor's body,
+    which can repeat the prompt or name the account. `reason` goes to the log: the vendor's HTTP
+    status and error codes. `retry` allows another call to the same provider, `fallback` a call to
+    the next one. `retry_after` is the vendor's hint, in seconds. `usage` is what the call cost.
+    """
+
+    code: ClassVar[str]
+    retry: bool = False
+    fallback: bool = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "",
+        retry: bool | None = None,
+        retry_after: float | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry_after = retry_after
+        self.usage = usage or Usage()
+        if retry is not None:
+            self.retry = retry
+
+
+class RequestRejected(ProviderError):
+    code = "provider_rejected"
+
+
+class ContentFiltered(ProviderError):
+    code = "content_filtered"
+
+
+class ProviderMisconfigured(ProviderError):
+    code = "provider_error"
+    fallback = True
+
+
+class ModelUnavailable(ProviderMisconfigured):
+    pass
+
+
+class ProviderFailed(ProviderError):
+    code = "provider_error"
+    retry = True
+    fallback = True
+
+
+class ProviderOverloaded(ProviderError):
+    code = "provider_unavailable"
+    retry = True
+    fallback = True
+
+
+class DeadlineExceeded(ProviderError):
+    code = "provider_timeout"
