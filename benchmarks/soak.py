@@ -32,14 +32,14 @@ MAX_GROWTH_MB = 5.0
 class Moody(StubVendor):
     """A stand-in whose behaviour is drawn anew for each call."""
 
-    def script(self, seed: int, calls: int) -> None:
+    def plan(self, seed: int, calls: int) -> None:
         draw = random.Random(seed)
         for _ in range(calls):
             mood = draw.random()
             if mood < 0.10:
                 self.reset()
             elif mood < 0.15:
-                self.act(ScriptedResponse(delay=DEADLINE_SECONDS + 1, close=True))
+                self.script(ScriptedResponse(delay=DEADLINE_SECONDS + 1, close=True))
             elif mood < 0.20:
                 self.reply({"error": {"message": "busy"}}, status=429)
             else:
@@ -51,7 +51,7 @@ def main() -> int:
     parser.add_argument("chats", type=int, nargs="?", default=10_000)
     chats = parser.parse_args().chats
     with tempfile.TemporaryDirectory() as name, Moody() as vendor:
-        vendor.script(seed=1, calls=3 * chats)
+        vendor.plan(seed=1, calls=3 * chats)
         vendor.remember = 3 * chats
         folder = Path(name)
         settings = {

@@ -18,10 +18,11 @@ from providers.base import Provider
 from providers.router import Router
 from tests.stub_vendor import StubVendor
 
-pytest.register_assert_rewrite("tests.factories", "tests.chat.storage.contract")
+pytest.register_assert_rewrite("tests.client", "tests.factories", "tests.chat.storage.contract")
 pytest_plugins = ["tests.browser", "tests.dynamodb_local"]
 
-from tests.factories import KEY, OTHER_KEY, ApiClient, Clock  # noqa: E402
+from tests.client import ApiClient  # noqa: E402
+from tests.factories import KEY, OTHER_KEY, Clock  # noqa: E402
 
 ROUTER = service.router
 
@@ -35,7 +36,7 @@ def handler() -> WSGIHandler:
 
 
 @pytest.fixture
-def minute(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def frozen_rate_limit_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The time by which requests are counted stands still: no test runs over a minute's end."""
     clock = Clock(1_800_000_000)
     monkeypatch.setattr("django_ratelimit.core.time", clock)
@@ -43,12 +44,12 @@ def minute(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def api(handler: WSGIHandler, db: None, minute: Clock) -> ApiClient:
+def api(handler: WSGIHandler, db: None, frozen_rate_limit_clock: Clock) -> ApiClient:
     return ApiClient(handler)
 
 
 @pytest.fixture
-def configure(settings: Settings) -> Iterator[Callable[..., None]]:
+def change_settings(settings: Settings) -> Iterator[Callable[..., None]]:
     """Change settings, and forget what was made of the old ones."""
 
     def change(**values: Any) -> None:
@@ -64,33 +65,33 @@ def configure(settings: Settings) -> Iterator[Callable[..., None]]:
 
 @pytest.fixture(params=["sqlite", "dynamodb"])
 def each_storage(
-    request: pytest.FixtureRequest, transactional_db: None, configure: Callable[..., None]
+    request: pytest.FixtureRequest, transactional_db: None, change_settings: Callable[..., None]
 ) -> str:
     """Keep everything in this storage, which is empty, but count requests in SQLite."""
     if request.param == "dynamodb":
         request.getfixturevalue("dynamodb")
-    configure(STORAGE=request.param)
+    change_settings(STORAGE=request.param)
     return str(request.param)
 
 
 @pytest.fixture
-def keys(configure: Callable[..., None]) -> list[str]:
+def require_api_key(change_settings: Callable[..., None]) -> list[str]:
     """The keys, one of which is needed from now on."""
-    configure(REQUIRE_API_KEY=True, API_KEYS=[KEY, OTHER_KEY])
+    change_settings(REQUIRE_API_KEY=True, API_KEYS=[KEY, OTHER_KEY])
     return [KEY, OTHER_KEY]
 
 
 @pytest.fixture
-def vendor(configure: Callable[..., None]) -> Iterator[StubVendor]:
+def vendor(change_settings: Callable[..., None]) -> Iterator[StubVendor]:
     """The stand-in of an OpenAI-compatible vendor, which is asked from now on."""
     with StubVendor() as standin:
         options = {"api_key": "sk-of-the-vendor", "base_url": f"{standin.url}/v1"}
-        configure(PROVIDERS={"openai": {**options, "model": "model-1"}})
+        change_settings(PROVIDERS={"openai": {**options, "model": "model-1"}})
         yield standin
 
 
 @pytest.fixture
-def ask_instead() -> Iterator[Callable[[Provider], None]]:
+def use_provider() -> Iterator[Callable[[Provider], None]]:
     """Have this provider asked, and no other."""
     with pytest.MonkeyPatch.context() as patch:
 
@@ -102,14 +103,14 @@ def ask_instead() -> Iterator[Callable[[Provider], None]]:
 
 
 @pytest.fixture
-def store_in(
-    monkeypatch: pytest.MonkeyPatch, configure: Callable[..., None]
+def use_store(
+    monkeypatch: pytest.MonkeyPatch, change_settings: Callable[..., None]
 ) -> Callable[[type], None]:
     """Keep records in a store of this class."""
 
     def use(kind: type) -> None:
         monkeypatch.setitem(storage.STORES, "sqlite", f"{kind.__module__}.{kind.__qualname__}")
-        configure()
+        change_settings()
 
     return use
 
@@ -132,7 +133,7 @@ def unreachable_database(
 
 
 @pytest.fixture
-def no_database(django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+def forbid_database(django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     """Whoever touches the database fails the test."""
     with django_db_blocker.block():
         yield
@@ -151,7 +152,7 @@ def admin(api: ApiClient, administrator: User) -> ApiClient:
 
 
 @pytest.fixture
-def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+def log_lines() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     """What is logged from now on, as it is written: each line parsed."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)

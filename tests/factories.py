@@ -1,6 +1,5 @@
 """What the tests of the API share: who asks, what is kept, a client, and the ways to fail."""
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -9,8 +8,6 @@ from decimal import Decimal
 from typing import Any
 
 from django.db import connections
-from django.http import HttpResponse
-from django.test import Client
 
 from chat.errors import StorageUnavailable
 from chat.models import Interaction
@@ -67,70 +64,6 @@ FAILED = replace(
     error=ErrorInfo(code="provider_error", detail="The provider failed."),
     attempts=(Attempt(provider="openai", model="model-1", outcome="provider_error", latency_ms=6),),
 )
-
-
-class ApiClient:
-    """A client of the API. What it posts is JSON, unless it is bytes already."""
-
-    def __init__(self, handler: Any) -> None:
-        self.http = Client()
-        self.http.handler = handler
-        self.http.raise_request_exception = False
-
-    def chat(
-        self,
-        prompt: Any = "Olá!",
-        user: Any = ALICE,
-        headers: dict[str, str] | None = None,
-        **fields: Any,
-    ) -> HttpResponse:
-        body = {"userId": user, "prompt": prompt, **fields}
-        return self.post("/v1/chat", body, headers=headers)
-
-    def post(
-        self,
-        path: str,
-        body: Any,
-        *,
-        content_type: str = "application/json",
-        headers: dict[str, str] | None = None,
-    ) -> HttpResponse:
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self.http.generic("POST", path, data, content_type, headers=headers)
-
-    def get(self, path: str, headers: dict[str, str] | None = None) -> HttpResponse:
-        return self.http.get(path, headers=headers)
-
-    def request(
-        self, method: str, path: str, headers: dict[str, str] | None = None
-    ) -> HttpResponse:
-        return self.http.generic(method, path, headers=headers)
-
-
-def problem(response: HttpResponse) -> dict[str, Any]:
-    """The answer, which must be a problem in the documented shape, without its request id."""
-    assert response["Content-Type"] == "application/problem+json"
-    body: dict[str, Any] = json.loads(response.content)
-    assert body.keys() == {"type", "title", "status", "detail", "code", "request_id", "errors"}
-    assert body["type"] == f"urn:problem:{body['code']}"
-    assert body["status"] == response.status_code
-    assert body.pop("request_id") == response["X-Request-ID"]
-    assert body["title"]
-    assert body["detail"]
-    for error in body["errors"]:
-        assert error.keys() == {"field", "code", "detail"}
-    return body
-
-
-def status_and_code(response: HttpResponse) -> tuple[int, str]:
-    """The status and the code of an answer that must be a problem."""
-    return response.status_code, problem(response)["code"]
-
-
-def field_errors(response: HttpResponse) -> list[tuple[str, str]]:
-    """Which fields an answer finds fault with, and why."""
-    assert status_and_code(response) == (400, "validation_error")
-    return [(error["field"], error["code"]) for error in problem(response)["errors"]]
 
 
 def all_records() -> list[InteractionRecord]:

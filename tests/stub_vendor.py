@@ -9,7 +9,7 @@
 A stream is a list of pieces, which come one after the other:
 
         vendor.stream([chunk("Hel"), chunk("lo."), FINISH, DONE], gap=0.1)
-        assert vendor.hung_up.wait(SOON)  # by a client that leaves in the middle of it
+        assert vendor.client_disconnected.wait(SOON)  # by a client that leaves in the middle of it
 
 A delay or a gap is a number of seconds, or an event that the test sets when it has seen enough.
 
@@ -94,7 +94,7 @@ class StubVendor:
     delay: float = 0.0  # of the answers that nobody scripted
     remember: int = 10_000
 
-    hung_up: threading.Event = field(default_factory=threading.Event, init=False)
+    client_disconnected: threading.Event = field(default_factory=threading.Event, init=False)
     requests: list[Received] = field(default_factory=list, init=False)
     connections: int = field(default=0, init=False)
 
@@ -118,7 +118,7 @@ class StubVendor:
         self._closing.set()
         _hang_up(self._listener)
         self._listener.close()
-        self.drop()
+        self.close_connections()
 
     def reply(
         self,
@@ -146,7 +146,7 @@ class StubVendor:
         else:
             fields["content-length"] = str(len(data))
         lines = [f"HTTP/1.1 {status} Scripted", *(f"{k}: {v}" for k, v in fields.items())]
-        self.act(
+        self.script(
             ScriptedResponse(
                 head="\r\n".join([*lines, "", ""]).encode("latin-1"),
                 body=data[: len(data) - cut],
@@ -172,17 +172,17 @@ class StubVendor:
         """
         raw = [piece.encode() if isinstance(piece, str) else piece for piece in pieces]
         gaps: list[Wait] = [gap] * len(raw) if isinstance(gap, int | float) else list(gap)
-        self.act(_streamed(raw, gaps, headers or {}, cut=cut, chunked=chunked))
+        self.script(_streamed(raw, gaps, headers or {}, cut=cut, chunked=chunked))
 
     def send(self, data: bytes, *, delay: float = 0.0) -> None:
         """Send bytes that need not be HTTP, and close."""
-        self.act(ScriptedResponse(head=data, delay=delay, close=True))
+        self.script(ScriptedResponse(head=data, delay=delay, close=True))
 
     def reset(self, *, delay: float = 0.0) -> None:
         """Reset the connection before the first byte."""
-        self.act(ScriptedResponse(delay=delay, reset=True))
+        self.script(ScriptedResponse(delay=delay, reset=True))
 
-    def act(self, behaviour: ScriptedResponse) -> None:
+    def script(self, behaviour: ScriptedResponse) -> None:
         """Add to the script, whose last behaviour repeats."""
         with self._lock:
             self._script.append(behaviour)
@@ -192,14 +192,14 @@ class StubVendor:
         with self._lock:
             self._script.clear()
             self.requests.clear()
-            self.hung_up.clear()
+            self.client_disconnected.clear()
 
     @property
     def open(self) -> int:
         """How many connections there are now."""
         return len(self._live)
 
-    def drop(self) -> None:
+    def close_connections(self) -> None:
         """Close all the connections, as vendors do with idle ones."""
         with self._lock:
             for connection in self._live:
@@ -255,7 +255,7 @@ class StubVendor:
             self._trickle(connection, behaviour.body, behaviour.body_pace)
         for piece, gap in zip(behaviour.pieces, behaviour.gaps, strict=False):
             if _has_left(connection, gap):
-                self.hung_up.set()
+                self.client_disconnected.set()
                 return False
             connection.sendall(piece)
         return not behaviour.close

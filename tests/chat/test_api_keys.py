@@ -22,19 +22,9 @@ from chat.storage import key_store
 from chat.storage.api_keys import ApiKey
 from chat.storage.orm import api_keys as orm_api_keys
 from providers.base import Completion, Usage
+from tests.client import ApiClient, field_errors, status_and_code
 from tests.dynamodb_local import Calls, botocore_client
-from tests.factories import (
-    ALICE,
-    ANSWERED,
-    BOB,
-    KEY,
-    ApiClient,
-    Clock,
-    FakeProvider,
-    field_errors,
-    run_concurrently,
-    status_and_code,
-)
+from tests.factories import ALICE, ANSWERED, BOB, KEY, Clock, FakeProvider, run_concurrently
 from tests.factories import store_record as keep_record
 
 Configure = Callable[..., None]
@@ -42,9 +32,9 @@ UNKNOWN = f"sca_{'0' * 16}_{'0' * 64}"
 
 
 @pytest.fixture(autouse=True)
-def needed(configure: Configure) -> None:
+def needed(change_settings: Configure) -> None:
     """Keys are needed, and this process has seen none."""
-    configure(REQUIRE_API_KEY=True, API_KEYS=[KEY])
+    change_settings(REQUIRE_API_KEY=True, API_KEYS=[KEY])
     for name in ("keys", "refused_keys"):
         caches[name].clear()
 
@@ -141,12 +131,12 @@ def test_what_is_no_key_is_refused(
 
 
 def test_nothing_but_a_hash_is_kept(
-    api: ApiClient, each_storage: str, log: Callable[[], list[dict[str, Any]]]
+    api: ApiClient, each_storage: str, log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     key = create()
     rotated = command("rotate_api_key", prefix(key), "--grace", "1h").strip()
     assert ask(api, key).status_code == ask(api, rotated).status_code == 200
-    stored = str(log()) + at_rest()
+    stored = str(log_lines()) + at_rest()
     assert kept(key).digest in stored
     for text in (key, rotated):
         assert text.split("_")[2] not in stored
@@ -181,9 +171,9 @@ def test_the_hash_is_of_no_use_without_the_secret_key(
 
 
 def test_a_key_has_its_own_rate_limit(
-    api: ApiClient, each_storage: str, configure: Configure
+    api: ApiClient, each_storage: str, change_settings: Configure
 ) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=1)
+    change_settings(RATE_LIMIT_PER_MINUTE=1)
     key, free = create("--rate-limit", "2"), create("--rate-limit", "0")
     answers = [ask(api, key) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
@@ -193,13 +183,13 @@ def test_a_key_has_its_own_rate_limit(
 
 
 @pytest.fixture
-def priced(ask_instead: Callable[..., None]) -> FakeProvider:
+def priced(use_provider: Callable[..., None]) -> FakeProvider:
     """A model whose answers cost 0.10 dollars."""
     usage = Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3, cost_usd=Decimal("0.10"))
     provider = FakeProvider(
         Completion(text="Olá", model="mock-1", finish_reason="stop", usage=usage)
     )
-    ask_instead(provider)
+    use_provider(provider)
     return provider
 
 
@@ -249,9 +239,9 @@ def test_requests_in_flight_are_all_that_a_budget_does_not_know(
 
 
 def test_a_key_for_some_models_asks_no_others(
-    api: ApiClient, each_storage: str, configure: Configure
+    api: ApiClient, each_storage: str, change_settings: Configure
 ) -> None:
-    configure(ALLOWED_MODELS=["model-2", "model-3"])
+    change_settings(ALLOWED_MODELS=["model-2", "model-3"])
     key = create("--model", "mock:model-2", "--model", "mock-1")
     assert ask(api, key, model="mock-1").json()["model"] == "mock-1"
     assert ask(api, key, model="mock:mock-1").json()["model"] == "mock-1"
@@ -262,19 +252,19 @@ def test_a_key_for_some_models_asks_no_others(
 
 
 def test_the_first_model_of_a_key_is_its_default(
-    api: ApiClient, each_storage: str, configure: Configure
+    api: ApiClient, each_storage: str, change_settings: Configure
 ) -> None:
-    configure(ALLOWED_MODELS=["model-2"])
+    change_settings(ALLOWED_MODELS=["model-2"])
     key = create("--model", "model-2", "--model", "mock-1")
     assert ask(api, key).json()["model"] == "model-2"
 
 
 def test_a_key_for_models_that_are_no_longer_allowed_asks_none(
-    api: ApiClient, each_storage: str, configure: Configure
+    api: ApiClient, each_storage: str, change_settings: Configure
 ) -> None:
-    configure(ALLOWED_MODELS=["model-2"])
+    change_settings(ALLOWED_MODELS=["model-2"])
     key = create("--model", "model-2")
-    configure(ALLOWED_MODELS=[])
+    change_settings(ALLOWED_MODELS=[])
     assert field_errors(ask(api, key)) == [("model", "unknown")]
 
 
@@ -335,9 +325,9 @@ def test_the_old_secret_may_stay_good_for_a_while(
 
 
 def test_a_key_is_read_once_in_half_a_minute(
-    api: ApiClient, dynamodb: str, configure: Configure, clock: Clock, calls: Calls
+    api: ApiClient, dynamodb: str, change_settings: Configure, clock: Clock, calls: Calls
 ) -> None:
-    configure(STORAGE="dynamodb")
+    change_settings(STORAGE="dynamodb")
     key = create()
 
     def reads() -> int:
@@ -359,7 +349,9 @@ def test_a_key_is_read_once_in_half_a_minute(
     assert reads() == 4
 
 
-def test_what_is_no_key_by_its_looks_is_not_looked_for(api: ApiClient, no_database: None) -> None:
+def test_what_is_no_key_by_its_looks_is_not_looked_for(
+    api: ApiClient, forbid_database: None
+) -> None:
     assert status_and_code(ask(api, "sca_0_0")) == (401, "invalid_api_key")
 
 
@@ -458,9 +450,9 @@ def test_users_of_a_key_are_limited_apart(api: ApiClient, each_storage: str) -> 
 
 
 def test_the_log_names_the_owner_and_not_the_key(
-    api: ApiClient, each_storage: str, log: Callable[[], list[dict[str, Any]]]
+    api: ApiClient, each_storage: str, log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     key = create("--owner", "team:blue")
     ask(api, key)
-    assert log()[-1]["owner"] == "team:blue"
-    assert key not in json.dumps(log())
+    assert log_lines()[-1]["owner"] == "team:blue"
+    assert key not in json.dumps(log_lines())

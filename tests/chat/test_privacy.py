@@ -17,17 +17,9 @@ from chat.storage import bulk_store, store
 from chat.storage.base import ErrorInfo, InteractionRecord, Status
 from providers.base import Completion
 from providers.errors import ProviderFailed
+from tests.client import ApiClient, problem, status_and_code
 from tests.dynamodb_local import botocore_client
-from tests.factories import (
-    ALICE,
-    ANSWERED,
-    ApiClient,
-    FailingSettleStore,
-    FakeProvider,
-    problem,
-    status_and_code,
-    store_record,
-)
+from tests.factories import ALICE, ANSWERED, FailingSettleStore, FakeProvider, store_record
 from tests.server_process import ROOT, inherited
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
@@ -68,13 +60,13 @@ def words_at_rest(storage: str) -> set[str]:
 
 
 @pytest.fixture
-def masking(each_storage: str, configure: Configure) -> str:
-    configure(MASK_PII=True)
+def masking(each_storage: str, change_settings: Configure) -> str:
+    change_settings(MASK_PII=True)
     return each_storage
 
 
 def test_the_vendor_and_the_ledger_get_the_masked_question(
-    masking: str, configure: Configure, vendor: StubVendor, api: ApiClient
+    masking: str, change_settings: Configure, vendor: StubVendor, api: ApiClient
 ) -> None:
     body = api.chat(SAID, system=SAID, metadata={"note": SAID, "id": CPF}).json()
     assert body["prompt"] == MASKED
@@ -103,9 +95,9 @@ def test_the_messages_of_openai_s_clients_are_masked(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_client_gets_the_answer_as_it_came_and_the_ledger_keeps_it_masked(
-    masking: str, ask_instead: AskInstead, api: ApiClient, stream: bool
+    masking: str, use_provider: AskInstead, api: ApiClient, stream: bool
 ) -> None:
-    ask_instead(FakeProvider(TOLD))
+    use_provider(FakeProvider(TOLD))
     response = api.chat(stream=stream)
     text = b"".join(response) if stream else response.content
     assert f"I know {EMAIL}.".encode() in text
@@ -114,7 +106,7 @@ def test_the_client_gets_the_answer_as_it_came_and_the_ledger_keeps_it_masked(
 
 
 def test_a_tool_s_call_is_kept_masked(
-    masking: str, ask_instead: AskInstead, api: ApiClient
+    masking: str, use_provider: AskInstead, api: ApiClient
 ) -> None:
     call = {
         "id": "call_1",
@@ -122,7 +114,7 @@ def test_a_tool_s_call_is_kept_masked(
         "function": {"name": "find", "arguments": json.dumps({"cpf": 52998224725})},
     }
     completion = replace(TOLD, text="", finish_reason="tool_calls", tool_calls=(call,))
-    ask_instead(FakeProvider(completion))
+    use_provider(FakeProvider(completion))
     id_ = api.chat().json()["interaction_id"]
     record = store().get(id_)
     assert record
@@ -130,26 +122,26 @@ def test_a_tool_s_call_is_kept_masked(
 
 
 def test_a_replayed_answer_is_the_masked_one(
-    masking: str, ask_instead: AskInstead, api: ApiClient
+    masking: str, use_provider: AskInstead, api: ApiClient
 ) -> None:
-    ask_instead(FakeProvider(TOLD))
+    use_provider(FakeProvider(TOLD))
     key = {"Idempotency-Key": "k"}
     assert api.chat(headers=key).json()["response"] == f"I know {EMAIL}."
     assert api.chat(headers=key).json()["response"] == "I know [EMAIL]."
 
 
 def test_an_answer_that_could_not_be_written_is_logged_masked(
-    configure: Configure,
-    store_in: Callable[[type], None],
-    ask_instead: AskInstead,
+    change_settings: Configure,
+    use_store: Callable[[type], None],
+    use_provider: AskInstead,
     api: ApiClient,
-    log: Callable[[], list[dict[str, Any]]],
+    log_lines: Callable[[], list[dict[str, Any]]],
 ) -> None:
-    store_in(FailingSettleStore)
-    configure(MASK_PII=True)
-    ask_instead(FakeProvider(TOLD))
+    use_store(FailingSettleStore)
+    change_settings(MASK_PII=True)
+    use_provider(FakeProvider(TOLD))
     assert api.chat(SAID).json()["recorded"] is False
-    [record] = [line["record"] for line in log() if "record" in line]
+    [record] = [line["record"] for line in log_lines() if "record" in line]
     assert (record["prompt"], record["response"]) == (MASKED, "I know [EMAIL].")
 
 
@@ -196,8 +188,8 @@ def test_what_is_imported_is_masked(masking: str) -> None:
 
 
 @pytest.fixture
-def accounting(each_storage: str, configure: Configure) -> str:
-    configure(STORE_CONTENT=False)
+def accounting(each_storage: str, change_settings: Configure) -> str:
+    change_settings(STORE_CONTENT=False)
     return each_storage
 
 
@@ -210,9 +202,9 @@ def test_what_is_imported_is_the_accounting_alone(accounting: str) -> None:
 
 
 def test_the_client_gets_all_and_the_ledger_the_accounting_alone(
-    accounting: str, ask_instead: AskInstead, api: ApiClient
+    accounting: str, use_provider: AskInstead, api: ApiClient
 ) -> None:
-    ask_instead(FakeProvider(replace(TOLD, text="An axolotl.")))
+    use_provider(FakeProvider(replace(TOLD, text="An axolotl.")))
     answer = api.chat(
         "A quetzal?",
         system="Say okapi.",
@@ -233,7 +225,7 @@ def test_the_client_gets_all_and_the_ledger_the_accounting_alone(
 
 
 def test_no_content_of_openai_s_clients_is_at_rest(
-    accounting: str, configure: Configure, vendor: StubVendor, api: ApiClient
+    accounting: str, change_settings: Configure, vendor: StubVendor, api: ApiClient
 ) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "axolotl", "arguments": "okapi"}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
@@ -249,7 +241,7 @@ def test_no_content_of_openai_s_clients_is_at_rest(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_fails_leaves_no_content_either(
-    accounting: str, vendor: StubVendor, api: ApiClient, stream: bool, log: Callable[[], Any]
+    accounting: str, vendor: StubVendor, api: ApiClient, stream: bool, log_lines: Callable[[], Any]
 ) -> None:
     vendor.reply({"error": {"message": "axolotl", "param": "tapir"}}, status=400)
     response = api.chat("quetzal", stream=stream)
@@ -257,18 +249,18 @@ def test_what_fails_leaves_no_content_either(
     [record] = store().page("default", ALICE, limit=2).records
     assert record.error == ErrorInfo(code="provider_rejected", detail="")
     assert words_at_rest(accounting) == set()
-    assert not any(word in json.dumps(log()) for word in SECRETS)
+    assert not any(word in json.dumps(log_lines()) for word in SECRETS)
 
 
 def test_what_a_stream_gave_until_it_broke_is_not_kept(
-    accounting: str, api: ApiClient, ask_instead: AskInstead
+    accounting: str, api: ApiClient, use_provider: AskInstead
 ) -> None:
     class Broken(FakeProvider):
         def stream(self, request: Any, deadline: Any) -> Iterator[str | Completion]:
             yield "An axolotl "
             raise ProviderFailed("It broke off.")
 
-    ask_instead(Broken(TOLD))
+    use_provider(Broken(TOLD))
     assert b"axolotl" in b"".join(api.chat("quetzal", stream=True))
     [record] = store().page("default", ALICE, limit=2).records
     assert (record.status, record.response) == (Status.ERROR, None)
@@ -276,18 +268,18 @@ def test_what_a_stream_gave_until_it_broke_is_not_kept(
 
 
 def test_what_cannot_be_written_is_logged_without_content(
-    configure: Configure,
-    store_in: Callable[[type], None],
-    ask_instead: AskInstead,
+    change_settings: Configure,
+    use_store: Callable[[type], None],
+    use_provider: AskInstead,
     api: ApiClient,
-    log: Callable[[], list[dict[str, Any]]],
+    log_lines: Callable[[], list[dict[str, Any]]],
 ) -> None:
-    store_in(FailingSettleStore)
-    configure(STORE_CONTENT=False)
-    ask_instead(FakeProvider(replace(TOLD, text="An axolotl.")))
+    use_store(FailingSettleStore)
+    change_settings(STORE_CONTENT=False)
+    use_provider(FakeProvider(replace(TOLD, text="An axolotl.")))
     assert api.chat("quetzal").json()["response"] == "An axolotl."
-    assert [line["record"]["prompt"] for line in log() if "record" in line] == [""]
-    assert not any(word in json.dumps(log()) for word in SECRETS)
+    assert [line["record"]["prompt"] for line in log_lines() if "record" in line] == [""]
+    assert not any(word in json.dumps(log_lines()) for word in SECRETS)
 
 
 def test_a_replay_says_that_the_answer_is_not_there(accounting: str, api: ApiClient) -> None:
@@ -310,7 +302,7 @@ def test_openai_s_clients_are_told_not_to_ask_again(accounting: str, api: ApiCli
 
 
 def test_no_digest_of_a_question_can_be_guessed_from_the_ledger(
-    accounting: str, api: ApiClient, configure: Configure
+    accounting: str, api: ApiClient, change_settings: Configure
 ) -> None:
     def digest(key: str) -> str | None:
         id_ = api.chat("quetzal", headers={"Idempotency-Key": key}).json()["interaction_id"]
@@ -319,7 +311,7 @@ def test_no_digest_of_a_question_can_be_guessed_from_the_ledger(
         return record.request_hash
 
     keyed = digest("a")
-    configure(STORE_CONTENT=True)
+    change_settings(STORE_CONTENT=True)
     assert keyed != digest("b")
 
 
@@ -330,8 +322,10 @@ def test_a_turn_that_was_not_kept_cannot_be_continued(accounting: str, api: ApiC
     assert "keeps no content" in problem(response)["detail"]
 
 
-def test_no_answer_is_given_again(accounting: str, api: ApiClient, configure: Configure) -> None:
-    configure(ENABLE_CACHE=True)
+def test_no_answer_is_given_again(
+    accounting: str, api: ApiClient, change_settings: Configure
+) -> None:
+    change_settings(ENABLE_CACHE=True)
     assert api.chat("quetzal").json()["cached"] is False
     assert api.chat("quetzal").json()["cached"] is False
     [warning] = [each for each in run_checks(tags=["chat"]) if each.id == "chat.W001"]
@@ -345,8 +339,10 @@ def test_records_of_before_are_read_as_they_are(accounting: str, api: ApiClient)
     assert api.get(f"/v1/interactions/{ANSWERED.interaction_id}").json()["prompt"] == "Olá!"
 
 
-def test_a_record_that_comes_whole_is_kept_without_content(db: None, configure: Configure) -> None:
-    configure(STORE_CONTENT=False)
+def test_a_record_that_comes_whole_is_kept_without_content(
+    db: None, change_settings: Configure
+) -> None:
+    change_settings(STORE_CONTENT=False)
     store_record(ANSWERED)
     row = Interaction.objects.get()
     assert (row.prompt, row.response) == ("", None)

@@ -128,9 +128,9 @@ def test_a_short_trouble_is_outlived(client, log, monkeypatch):
 
 
 def test_an_answer_is_recorded_as_persistently_for_a_client_that_has_gone(
-    client, log, monkeypatch, ask_instead
+    client, log, monkeypatch, use_provider
 ):
-    ask_instead(Leaves(HELLO))
+    use_provider(Leaves(HELLO))
     monkeypatch.setattr(service.time, "sleep", lambda seconds: execute("DROP TRIGGER broken"))
     with failing("UPDATE"):
         ask(client)
@@ -147,9 +147,9 @@ def test_an_answer_is_recorded_as_persistently_for_a_client_that_has_gone(
     ids=["filtered", "bug"],
 )
 def test_what_failed_is_on_record_though_the_client_has_gone(
-    client, ask_instead, outcome, code, tokens
+    client, use_provider, outcome, code, tokens
 ):
-    ask_instead(Leaves(outcome))
+    use_provider(Leaves(outcome))
     client.raise_request_exception = False
     assert ask(client).json()["code"] == code
     row = Interaction.objects.get()

@@ -221,13 +221,13 @@ def test_a_management_command_is_run():
     assert "no issues" in answer["output"]
 
 
-def test_a_key_is_made_there_and_shown_to_who_asked_alone(log):
+def test_a_key_is_made_there_and_shown_to_who_asked_alone(log_lines):
     made = lambda_handler.handler({"manage": ["create_api_key", "app"]}, Context())
     key = made["output"].split()[0]
     assert (made["exit_code"], key[:4]) == (0, "sca_")
     listed = lambda_handler.handler({"manage": ["list_api_keys"]}, Context())
     assert key[:20] in listed["output"]
-    assert key not in listed["output"] + str(log())
+    assert key not in listed["output"] + str(log_lines())
 
 
 @pytest.mark.parametrize(

@@ -73,9 +73,9 @@ def test_a_chunked_body_is_read_to_its_end() -> None:
 
 
 def test_a_chunked_body_of_the_greatest_size_is_read_and_a_larger_one_is_not(
-    configure: Configure,
+    change_settings: Configure,
 ) -> None:
-    configure(MAX_BODY_BYTES=2000)
+    change_settings(MAX_BODY_BYTES=2000)
     assert chunked(QUESTION.ljust(2000))[0] == 200
     status, answer = chunked(QUESTION.ljust(2001))
     assert (status, answer["code"]) == (413, "payload_too_large")

@@ -94,7 +94,7 @@ def test_the_first_piece_arrives_while_the_vendor_still_sends(server: Server, ve
     with asked(server) as lines:
         assert [next(lines), next(lines)] == ["event: delta", 'data: {"text":"Hel"}']
         assert vendor.open == 1
-        assert not vendor.hung_up.is_set()
+        assert not vendor.client_disconnected.is_set()
 
 
 def test_a_stream_is_chunked_and_its_connection_is_kept(server: Server, vendor: StubVendor):
@@ -140,7 +140,7 @@ def test_who_leaves_while_pieces_come_ends_the_call(server: Server, vendor: Stub
         for _ in range(8):
             next(lines)
         left = time.monotonic()
-    assert vendor.hung_up.wait(SOON), time.monotonic() - left
+    assert vendor.client_disconnected.wait(SOON), time.monotonic() - left
     record = settled(server)
     assert (record["status"], record["error_code"]) == ("aborted", None)
     assert record["response"].startswith("0 1 2 ")
@@ -151,7 +151,7 @@ def test_who_leaves_while_the_vendor_is_silent_ends_the_call(server: Server, ven
     vendor.stream([chunk("Hel"), chunk("lo")], gap=[0, 30])
     with asked(server) as lines:
         next(lines)
-    assert vendor.hung_up.wait(SOON)
+    assert vendor.client_disconnected.wait(SOON)
     record = settled(server)
     assert (record["status"], record["response"]) == ("aborted", "Hel")
 
@@ -169,7 +169,7 @@ def test_who_leaves_before_the_first_piece_ends_the_call(
         while not vendor.requests:
             assert time.monotonic() < end
             time.sleep(0.01)
-    assert vendor.hung_up.wait(SOON)
+    assert vendor.client_disconnected.wait(SOON)
     record = settled(server)
     assert (record["status"], record["response"]) == ("aborted", None)
     [attempt] = json.loads(record["attempts"])

@@ -145,9 +145,9 @@ def test_a_piece_is_there_before_the_next_one_is_sent(
     vendor.stream([first, *rest], gap=[0, 30, *[0] * len(rest)])
     stream = provider.stream(QUESTION, Deadline(20))
     assert next(stream) == "Hel"
-    assert not vendor.hung_up.is_set()
+    assert not vendor.client_disconnected.is_set()
     stream.close()  # type: ignore[attr-defined]
-    assert vendor.hung_up.wait(SOON)
+    assert vendor.client_disconnected.wait(SOON)
 
 
 RECORDED = {
@@ -374,7 +374,7 @@ def test_the_connection_is_used_again(vendor: StubVendor, dialect: Dialect, prov
 def test_what_does_not_end_after_its_end_marker_is_left(vendor: StubVendor, openai: Provider):
     vendor.stream([*OPENAI.events("Hello."), ": more"], gap=[0, 0, 0, 30])
     assert pieces_of(openai)[1] == HELLO
-    assert vendor.hung_up.wait(SOON)
+    assert vendor.client_disconnected.wait(SOON)
 
 
 def test_two_streams_in_one_thread_keep_their_deadlines(
@@ -720,7 +720,7 @@ def test_the_deadline_holds_whatever_keeps_coming(
     assert failure(error) == Failure(DeadlineExceeded)
     assert pieces[0] == "Hel"
     assert 0.99 < time.monotonic() - started < SOON
-    assert vendor.hung_up.wait(SOON)
+    assert vendor.client_disconnected.wait(SOON)
 
 
 @pytest.mark.parametrize("what", ENDLESS)
@@ -744,7 +744,7 @@ def test_another_thread_ends_the_call_to_the_vendor(
         reading = thread.submit(read)
         assert begun.wait(SOON)
         deadline.cancel()
-        assert vendor.hung_up.wait(SOON)
+        assert vendor.client_disconnected.wait(SOON)
         assert isinstance(reading.result(), DeadlineExceeded)
 
 

@@ -129,7 +129,7 @@ def test_a_connection_closed_while_idle_is_replaced(vendor: StubVendor):
     vendor.reply({"a": 1})
     for _ in range(2):
         assert post(vendor.url).json() == {"a": 1}
-        vendor.drop()
+        vendor.close_connections()
         time.sleep(0.02)
     assert vendor.connections == 2
 

@@ -11,7 +11,8 @@ from django.contrib.auth.models import User
 
 from chat.storage.base import InteractionRecord
 from providers.base import Usage
-from tests.factories import ANSWERED, FAILED, NOON, ApiClient, store_record
+from tests.client import ApiClient
+from tests.factories import ANSWERED, FAILED, NOON, store_record
 
 LIST = "/admin/chat/interaction/"
 ID = ANSWERED.conversation_id

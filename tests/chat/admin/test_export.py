@@ -15,7 +15,8 @@ from chat.models import Interaction
 from chat.storage.base import InteractionRecord
 from chat.storage.columns import to_columns
 from chat.storage.jsonl import from_json
-from tests.factories import ANSWERED, FAILED, NOON, PENDING, ApiClient, store_record
+from tests.client import ApiClient
+from tests.factories import ANSWERED, FAILED, NOON, PENDING, store_record
 
 EXPORT = "/admin/chat/interaction/export/"
 

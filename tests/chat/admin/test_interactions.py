@@ -18,7 +18,8 @@ from chat.models import Interaction
 from chat.storage.base import InteractionRecord
 from chat.storage.columns import to_columns
 from providers.base import Usage
-from tests.factories import ANSWERED, FAILED, NOON, PENDING, ApiClient, all_records, store_record
+from tests.client import ApiClient
+from tests.factories import ANSWERED, FAILED, NOON, PENDING, all_records, store_record
 
 LIST = "/admin/chat/interaction/"
 
@@ -425,8 +426,8 @@ def test_a_user_who_is_no_administrator_sees_no_records(api: ApiClient) -> None:
     assert api.get(LIST).status_code == 403
 
 
-def test_an_api_key_opens_no_admin(api: ApiClient, keys: list[str]) -> None:
-    assert api.get(LIST, headers={"X-API-Key": keys[0]}).status_code == 302
+def test_an_api_key_opens_no_admin(api: ApiClient, require_api_key: list[str]) -> None:
+    assert api.get(LIST, headers={"X-API-Key": require_api_key[0]}).status_code == 302
 
 
 def test_the_login_page_and_its_style_are_there(api: ApiClient) -> None:

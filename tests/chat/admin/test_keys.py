@@ -17,7 +17,8 @@ from chat.errors import InvalidApiKey
 from chat.storage import key_store
 from chat.storage.api_keys import ApiKey
 from providers.base import Usage
-from tests.factories import ApiClient, store_record
+from tests.client import ApiClient
+from tests.factories import store_record
 
 LIST = "/admin/chat/apikey/"
 ADD = f"{LIST}add/"
@@ -56,7 +57,7 @@ def may(api: ApiClient, *codenames: str) -> None:
 
 
 def test_a_key_is_made_and_shown_once(
-    admin: ApiClient, log: Callable[[], list[dict[str, Any]]]
+    admin: ApiClient, log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     page = admin.http.post(ADD, TERMS)
     text = shown(page)
@@ -64,7 +65,7 @@ def test_a_key_is_made_and_shown_once(
     assert (key.owner, key.name) == ("team-blue", "mobile app")
     assert "no-store" in page["Cache-Control"]
     secret = text.split("_")[2]
-    kept = [*log(), *LogEntry.objects.values(), *Session.objects.values(), dict(page.cookies)]
+    kept = [*log_lines(), *LogEntry.objects.values(), *Session.objects.values(), dict(page.cookies)]
     kept += [session.get_decoded() for session in Session.objects.all()]
     pages = [text_of(admin.get(path)) for path in (LIST, f"{LIST}{key.key_id}/change/", "/admin/")]
     assert secret not in str(kept)
@@ -73,9 +74,9 @@ def test_a_key_is_made_and_shown_once(
 
 
 def test_a_key_has_the_terms_that_it_was_given(
-    admin: ApiClient, configure: Callable[..., None]
+    admin: ApiClient, change_settings: Callable[..., None]
 ) -> None:
-    configure(ALLOWED_MODELS=["model-2"])
+    change_settings(ALLOWED_MODELS=["model-2"])
     form = {
         **TERMS,
         "expires_at_0": "2030-01-02",

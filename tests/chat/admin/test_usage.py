@@ -13,7 +13,8 @@ from django.contrib.auth.models import Permission, User
 
 from chat.storage.base import InteractionRecord
 from providers.base import Usage
-from tests.factories import ANSWERED, FAILED, NOON, ApiClient, store_record
+from tests.client import ApiClient
+from tests.factories import ANSWERED, FAILED, NOON, store_record
 
 PAGE = "/admin/usage/"
 NOW = NOON

@@ -5,16 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.factories import (
-    ANSWERED,
-    KEY,
-    OTHER_KEY,
-    ApiClient,
-    all_records,
-    problem,
-    status_and_code,
-    store_record,
-)
+from tests.client import ApiClient, problem, status_and_code
+from tests.factories import ANSWERED, KEY, OTHER_KEY, all_records, store_record
 
 Configure = Callable[..., None]
 RECORD = f"/v1/interactions/{ANSWERED.interaction_id}"
@@ -43,7 +35,7 @@ def test_keys_are_ignored_where_none_is_needed(api: ApiClient, headers: dict[str
     ],
 )
 def test_a_key_may_come_in_either_header(
-    api: ApiClient, keys: list[str], headers: dict[str, str]
+    api: ApiClient, require_api_key: list[str], headers: dict[str, str]
 ) -> None:
     assert api.chat(headers=headers).status_code == 200
     assert [record.owner for record in all_records()] == ["default"]
@@ -65,7 +57,7 @@ def test_a_key_may_come_in_either_header(
     ],
 )
 def test_without_a_key_there_is_no_answer(
-    api: ApiClient, keys: list[str], headers: dict[str, str]
+    api: ApiClient, require_api_key: list[str], headers: dict[str, str]
 ) -> None:
     response = api.chat(headers=headers)
     assert problem(response) == {
@@ -96,7 +88,9 @@ WRONG = {
 
 @pytest.mark.parametrize("key", WRONG.values(), ids=WRONG)
 @pytest.mark.parametrize("header", ["X-API-Key", "Authorization"])
-def test_a_wrong_key_is_refused(api: ApiClient, keys: list[str], header: str, key: str) -> None:
+def test_a_wrong_key_is_refused(
+    api: ApiClient, require_api_key: list[str], header: str, key: str
+) -> None:
     value = key if header == "X-API-Key" else f"Bearer {key}"
     response = api.chat(headers={header: value})
     assert problem(response) == {
@@ -111,20 +105,22 @@ def test_a_wrong_key_is_refused(api: ApiClient, keys: list[str], header: str, ke
     assert all_records() == []
 
 
-def test_a_key_in_the_address_is_no_key(api: ApiClient, keys: list[str]) -> None:
+def test_a_key_in_the_address_is_no_key(api: ApiClient, require_api_key: list[str]) -> None:
     response = api.post(f"/v1/chat?api_key={KEY}&X-API-Key={KEY}", {"userId": "a", "prompt": "b"})
     assert status_and_code(response) == (401, "missing_api_key")
 
 
-def test_nobody_gets_in_while_there_is_no_key(api: ApiClient, configure: Configure) -> None:
-    configure(REQUIRE_API_KEY=True, API_KEYS=[])
+def test_nobody_gets_in_while_there_is_no_key(api: ApiClient, change_settings: Configure) -> None:
+    change_settings(REQUIRE_API_KEY=True, API_KEYS=[])
     assert status_and_code(api.chat(headers={"X-API-Key": ""})) == (401, "missing_api_key")
     assert status_and_code(api.chat(headers={"X-API-Key": KEY})) == (401, "invalid_api_key")
 
 
 @pytest.mark.parametrize("key", ["ключ", "chave-ção", "鍵", "🔑", "voilà", "Å", "naïve key"])
-def test_a_key_may_be_of_any_characters(api: ApiClient, configure: Configure, key: str) -> None:
-    configure(REQUIRE_API_KEY=True, API_KEYS=[KEY, key])
+def test_a_key_may_be_of_any_characters(
+    api: ApiClient, change_settings: Configure, key: str
+) -> None:
+    change_settings(REQUIRE_API_KEY=True, API_KEYS=[KEY, key])
     sent = key.encode().decode("latin-1")  # a server hands a header's bytes over as Latin-1
     assert api.chat(headers={"X-API-Key": sent}).status_code == 200
     assert api.chat(headers={"Authorization": f"Bearer {sent}"}).status_code == 200
@@ -156,7 +152,7 @@ LATER_FAULTS: dict[str, Callable[[ApiClient, dict[str, str]], Any]] = {
 
 @pytest.mark.parametrize("ask", LATER_FAULTS.values(), ids=LATER_FAULTS)
 def test_the_key_is_looked_at_before_anything_else(
-    api: ApiClient, keys: list[str], ask: Callable[[ApiClient, dict[str, str]], Any]
+    api: ApiClient, require_api_key: list[str], ask: Callable[[ApiClient, dict[str, str]], Any]
 ) -> None:
     store_record(ANSWERED)
     assert status_and_code(ask(api, {})) == (401, "missing_api_key")
@@ -165,7 +161,7 @@ def test_the_key_is_looked_at_before_anything_else(
 
 
 def test_the_key_is_looked_at_without_the_storage(
-    handler: Any, keys: list[str], unreachable_database: None
+    handler: Any, require_api_key: list[str], unreachable_database: None
 ) -> None:
     assert status_and_code(ApiClient(handler).chat()) == (401, "missing_api_key")
 
@@ -175,7 +171,7 @@ def test_the_key_is_looked_at_without_the_storage(
 )
 @pytest.mark.parametrize("headers", [{}, {"X-API-Key": "wrong"}, {"Authorization": "Bearer wrong"}])
 def test_some_pages_are_open_to_all(
-    api: ApiClient, keys: list[str], path: str, headers: dict[str, str]
+    api: ApiClient, require_api_key: list[str], path: str, headers: dict[str, str]
 ) -> None:
     assert api.get(path, headers=headers).status_code == 200
 
@@ -184,7 +180,7 @@ def test_some_pages_are_open_to_all(
 
 
 def test_no_key_is_ever_told_or_logged(
-    api: ApiClient, keys: list[str], log: Callable[[], list[dict[str, Any]]]
+    api: ApiClient, require_api_key: list[str], log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     wrong = "sk-wrong-key-5550123"
     answers = [
@@ -198,6 +194,6 @@ def test_no_key_is_ever_told_or_logged(
         api.get("/openapi.json", headers={"X-API-Key": KEY}),
     ]
     told = [answer.content.decode() + str(answer.headers) for answer in answers]
-    told += [str(log()), str(all_records())]
-    assert len(log()) == len(answers)
+    told += [str(log_lines()), str(all_records())]
+    assert len(log_lines()) == len(answers)
     assert not [text for text in told for key in (KEY, OTHER_KEY, wrong) if key in text]

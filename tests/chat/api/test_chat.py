@@ -16,19 +16,16 @@ from chat.service import ChatRequest, chat, get_interaction
 from chat.storage.base import ErrorInfo, InteractionRecord, Status
 from providers.base import Completion, Deadline, Usage
 from providers.router import Attempt
+from tests.client import ApiClient, field_errors, problem, status_and_code
 from tests.factories import (
     ALICE,
     BOB,
     TIMESTAMP,
     UUID,
-    ApiClient,
     FailingSettleStore,
     FakeProvider,
     VanishingStore,
     all_records,
-    field_errors,
-    problem,
-    status_and_code,
 )
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
@@ -471,13 +468,13 @@ def test_the_configured_model_is_asked_by_default_and_by_its_name(
 def test_a_model_is_asked_of_the_provider_that_has_it(
     api: ApiClient,
     vendor: StubVendor,
-    configure: Configure,
+    change_settings: Configure,
     model: str | None,
     provider: str,
     asked: str,
 ) -> None:
     openai = OPENAI | {"base_url": f"{vendor.url}/v1"}
-    configure(PROVIDERS={"mock": {}, "openai": openai})
+    change_settings(PROVIDERS={"mock": {}, "openai": openai})
     body = api.chat(model=model).json()
     assert body["provider"] == provider
     assert [request.json["model"] for request in vendor.requests] == (
@@ -529,9 +526,9 @@ def test_what_chooses_the_way_of_answering_has_its_type(
     ],
 )
 def test_allowed_models_widen_the_choice(
-    api: ApiClient, configure: Configure, allowed: list[str], model: str, status: int
+    api: ApiClient, change_settings: Configure, allowed: list[str], model: str, status: int
 ) -> None:
-    configure(ALLOWED_MODELS=allowed)
+    change_settings(ALLOWED_MODELS=allowed)
     response = api.chat(model=model)
     assert response.status_code == status
     if status == 200:
@@ -661,19 +658,19 @@ def test_what_a_refused_question_cost_is_on_record(
 
 
 def test_a_provider_that_cannot_be_reached_is_a_provider_that_failed(
-    api: ApiClient, configure: Configure
+    api: ApiClient, change_settings: Configure
 ) -> None:
     with StubVendor() as gone:
         pass
-    configure(PROVIDERS={"openai": OPENAI | {"base_url": gone.url}})
+    change_settings(PROVIDERS={"openai": OPENAI | {"base_url": gone.url}})
     assert status_and_code(api.chat()) == (502, "provider_error")
     assert [record.status for record in all_records()] == [Status.ERROR]
 
 
 def test_the_deadline_ends_a_call_that_takes_longer(
-    api: ApiClient, vendor: StubVendor, configure: Configure
+    api: ApiClient, vendor: StubVendor, change_settings: Configure
 ) -> None:
-    configure(REQUEST_TIMEOUT_SECONDS=0.3)
+    change_settings(REQUEST_TIMEOUT_SECONDS=0.3)
     vendor.reply(OPENAI_ANSWER, delay=5)
     started = datetime.now(UTC)
     response = api.chat()
@@ -688,15 +685,17 @@ def test_the_deadline_ends_a_call_that_takes_longer(
     assert 250 < (record.latency_ms or 0) < 3000
 
 
-def test_an_answer_just_before_the_deadline_counts(api: ApiClient, configure: Configure) -> None:
-    configure(REQUEST_TIMEOUT_SECONDS=5)
+def test_an_answer_just_before_the_deadline_counts(
+    api: ApiClient, change_settings: Configure
+) -> None:
+    change_settings(REQUEST_TIMEOUT_SECONDS=5)
     assert api.chat("mock:delay=0.2").status_code == 200
 
 
 def test_an_unexpected_exception_is_a_500_that_tells_nothing(
-    api: ApiClient, ask_instead: AskInstead
+    api: ApiClient, use_provider: AskInstead
 ) -> None:
-    ask_instead(FakeProvider(RuntimeError("the password is swordfish")))
+    use_provider(FakeProvider(RuntimeError("the password is swordfish")))
     response = api.chat()
     assert problem(response) == {
         "type": "urn:problem:internal_error",
@@ -719,9 +718,9 @@ def test_an_unexpected_exception_is_a_500_that_tells_nothing(
 
 
 def test_a_refused_request_is_not_recorded_and_no_vendor_hears_of_it(
-    api: ApiClient, vendor: StubVendor, configure: Configure
+    api: ApiClient, vendor: StubVendor, change_settings: Configure
 ) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=1)
+    change_settings(RATE_LIMIT_PER_MINUTE=1)
     assert api.chat(user="").status_code == 400
     assert api.chat(model="unknown", user=BOB).status_code == 400
     assert api.post("/v1/chat", b"{").status_code == 400
@@ -737,7 +736,7 @@ def test_a_refused_request_is_not_recorded_and_no_vendor_hears_of_it(
 
 
 def test_a_request_without_a_key_is_not_recorded(
-    api: ApiClient, vendor: StubVendor, keys: list[str]
+    api: ApiClient, vendor: StubVendor, require_api_key: list[str]
 ) -> None:
     assert api.chat().status_code == 401
     assert api.chat(headers={"X-API-Key": "no"}).status_code == 401
@@ -750,9 +749,13 @@ def test_a_request_without_a_key_is_not_recorded(
 
 @pytest.mark.parametrize("limit", [0, 60])
 def test_nothing_is_asked_that_cannot_be_recorded(
-    handler: Any, vendor: StubVendor, configure: Configure, unreachable_database: None, limit: int
+    handler: Any,
+    vendor: StubVendor,
+    change_settings: Configure,
+    unreachable_database: None,
+    limit: int,
 ) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=limit)
+    change_settings(RATE_LIMIT_PER_MINUTE=limit)
     response = ApiClient(handler).chat()
     assert status_and_code(response) == (503, "storage_unavailable")
     assert response["Retry-After"] == "5"
@@ -794,9 +797,9 @@ UNRECORDED = {
 
 
 def test_an_answer_is_given_though_it_cannot_be_recorded(
-    api: ApiClient, store_in: Callable[[type], None], log: Callable[[], list[dict[str, Any]]]
+    api: ApiClient, use_store: Callable[[type], None], log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    store_in(FailingSettleStore)
+    use_store(FailingSettleStore)
     response = api.chat("Olá!", metadata={"ticket": "7"}, temperature=0.5)
     body = response.json()
     assert response.status_code == 200
@@ -804,7 +807,7 @@ def test_an_answer_is_given_though_it_cannot_be_recorded(
     assert body["recorded"] is False
     assert [record.status for record in all_records()] == [Status.PENDING]
 
-    [line] = [line for line in log() if line["level"] == "ERROR"]
+    [line] = [line for line in log_lines() if line["level"] == "ERROR"]
     assert line["request_id"] == response["X-Request-ID"]
     assert line["record"] == {
         **UNRECORDED,
@@ -819,19 +822,19 @@ def test_an_answer_is_given_though_it_cannot_be_recorded(
 
 
 def test_a_failure_that_cannot_be_recorded_is_told_and_logged(
-    api: ApiClient, store_in: Callable[[type], None], log: Callable[[], list[dict[str, Any]]]
+    api: ApiClient, use_store: Callable[[type], None], log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    store_in(FailingSettleStore)
+    use_store(FailingSettleStore)
     assert status_and_code(api.chat("mock:filter")) == (422, "content_filtered")
-    [line] = [line for line in log() if line["level"] == "ERROR"]
+    [line] = [line for line in log_lines() if line["level"] == "ERROR"]
     assert line["record"]["status"] == "error"
     assert line["record"]["error"]["code"] == "content_filtered"
 
 
 def test_an_answer_whose_record_is_gone_says_so(
-    api: ApiClient, store_in: Callable[[type], None]
+    api: ApiClient, use_store: Callable[[type], None]
 ) -> None:
-    store_in(VanishingStore)
+    use_store(VanishingStore)
     body = api.chat().json()
     assert body["response"] == "You said: Olá!"
     assert body["recorded"] is False
@@ -858,9 +861,9 @@ def test_a_recorded_answer_does_not_mention_it(api: ApiClient) -> None:
     ],
 )
 def test_a_cost_is_shown_without_exponent_or_trailing_zeros(
-    api: ApiClient, ask_instead: AskInstead, cost: Decimal | None, shown: str | None
+    api: ApiClient, use_provider: AskInstead, cost: Decimal | None, shown: str | None
 ) -> None:
-    ask_instead(FakeProvider(replace(HELLO, usage=Usage(cost_usd=cost))))
+    use_provider(FakeProvider(replace(HELLO, usage=Usage(cost_usd=cost))))
     body = api.chat().json()
     assert body["usage"]["cost_usd"] == shown
     kept = api.get(f"/v1/interactions/{body['interaction_id']}").json()

@@ -14,28 +14,19 @@ import pytest
 from chat.storage import store
 from chat.storage.base import Status
 from providers.base import Completion, CompletionRequest, Deadline, Usage
-from tests.factories import (
-    ALICE,
-    ANSWERED,
-    BOB,
-    PENDING,
-    ApiClient,
-    field_errors,
-    problem,
-    status_and_code,
-    store_record,
-)
+from tests.client import ApiClient, field_errors, problem, status_and_code
+from tests.factories import ALICE, ANSWERED, BOB, PENDING, store_record
 
 ID = ANSWERED.interaction_id
 
 
 @pytest.fixture(params=["sqlite", "dynamodb"])
-def stored(request: pytest.FixtureRequest, configure: Callable[..., None]) -> str:
+def stored(request: pytest.FixtureRequest, change_settings: Callable[..., None]) -> str:
     """Records are kept in each of the stores."""
     name: str = request.param
     if name == "dynamodb":
         request.getfixturevalue("dynamodb")
-    configure(STORAGE=name, RATE_LIMIT_PER_MINUTE=0)
+    change_settings(STORAGE=name, RATE_LIMIT_PER_MINUTE=0)
     return name
 
 
@@ -67,9 +58,9 @@ class Remembers:
 
 
 @pytest.fixture
-def model(ask_instead: Callable[[Any], None]) -> Remembers:
+def model(use_provider: Callable[[Any], None]) -> Remembers:
     provider = Remembers()
-    ask_instead(provider)
+    use_provider(provider)
     return provider
 
 
@@ -121,9 +112,9 @@ def test_a_turn_always_sees_the_one_that_was_just_answered(
 
 
 def test_the_window_drops_the_oldest_turns_and_keeps_the_system_prompt(
-    api: ApiClient, stored: str, model: Remembers, configure: Callable[..., None]
+    api: ApiClient, stored: str, model: Remembers, change_settings: Callable[..., None]
 ) -> None:
-    configure(STORAGE=stored, HISTORY_TURNS=2)
+    change_settings(STORAGE=stored, HISTORY_TURNS=2)
     last = turn(api, "my name is Ada", system="Be brief.")
     for prompt in ("two", "three", "who am I?"):
         last = turn(api, prompt, last)
@@ -138,22 +129,22 @@ def test_the_window_is_of_characters_too(
     api: ApiClient,
     stored: str,
     model: Remembers,
-    configure: Callable[..., None],
+    change_settings: Callable[..., None],
     characters: int,
     turns: int,
 ) -> None:
     last = None
     for _ in range(3):
         last = turn(api, "x" * 1_500, last)
-    configure(STORAGE=stored, HISTORY_MAX_CHARACTERS=characters)
+    change_settings(STORAGE=stored, HISTORY_MAX_CHARACTERS=characters)
     turn(api, "y", last)
     assert len(model.asked[-1].messages) == 2 * turns + 1
 
 
 def test_without_a_window_a_turn_stands_alone(
-    api: ApiClient, model: Remembers, configure: Callable[..., None]
+    api: ApiClient, model: Remembers, change_settings: Callable[..., None]
 ) -> None:
-    configure(HISTORY_TURNS=0)
+    change_settings(HISTORY_TURNS=0)
     second = turn(api, "two", first := turn(api, "one"))
     assert said(model.asked[-1]) == [("user", "two")]
     assert second["conversation_id"] == first["conversation_id"]
@@ -334,12 +325,12 @@ def test_a_user_id_that_is_none_is_told(api: ApiClient, method: str) -> None:
 
 
 def test_an_erasure_that_runs_out_of_time_says_so_and_can_be_continued(
-    api: ApiClient, configure: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    api: ApiClient, change_settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(3):
         store_record(replace(ANSWERED, interaction_id=str(uuid4()), request_id=str(number)))
     monkeypatch.setattr("chat.service.ERASED_AT_ONCE", 1)
-    configure(REQUEST_TIMEOUT_SECONDS=0.0)
+    change_settings(REQUEST_TIMEOUT_SECONDS=0.0)
     address = f"/v1/users/{ALICE}/interactions"
     for _ in range(3):  # until none is left, though it is not known yet
         answer = api.request("DELETE", address)
@@ -349,9 +340,9 @@ def test_an_erasure_that_runs_out_of_time_says_so_and_can_be_continued(
 
 
 def test_a_cached_answer_is_of_the_same_conversation(
-    api: ApiClient, configure: Callable[..., None], model: Remembers
+    api: ApiClient, change_settings: Callable[..., None], model: Remembers
 ) -> None:
-    configure(ENABLE_CACHE=True)
+    change_settings(ENABLE_CACHE=True)
     ada, eve = turn(api, "my name is Ada"), turn(api, "my name is Eve")
     assert turn(api, "who am I?", ada)["response"] == "Ada"
     again = turn(api, "who am I?", ada)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 
-from tests.factories import ApiClient, FakeProvider, problem, status_and_code
+from tests.client import ApiClient, problem, status_and_code
+from tests.factories import FakeProvider
 
 
 def test_a_problem_has_the_documented_shape(api: ApiClient) -> None:
@@ -79,9 +80,9 @@ def test_a_method_that_an_address_does_not_take_is_refused_and_the_others_are_na
 @pytest.mark.parametrize("path", ["/", "/v1/health", "/v1/ready", "/v1/interactions/x"])
 @pytest.mark.parametrize("accept", ["text/html", "text/event-stream", "application/xml", "*", "x"])
 def test_only_json_is_answered(
-    api: ApiClient, configure: Callable[..., None], path: str, accept: str
+    api: ApiClient, change_settings: Callable[..., None], path: str, accept: str
 ) -> None:
-    configure(ENABLE_PLAYGROUND=False)
+    change_settings(ENABLE_PLAYGROUND=False)
     assert status_and_code(api.get(path, headers={"Accept": accept})) == (406, "not_acceptable")
 
 
@@ -120,7 +121,7 @@ def test_the_names_of_this_machine_are_ours(api: ApiClient, host: str) -> None:
 
 
 def test_a_failure_outside_the_api_is_a_problem_too(
-    handler: Any, unreachable_database: None, log: Callable[[], list[dict[str, Any]]]
+    handler: Any, unreachable_database: None, log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     api = ApiClient(handler)
     api.http.cookies["sessionid"] = "a" * 32
@@ -134,7 +135,7 @@ def test_a_failure_outside_the_api_is_a_problem_too(
         "errors": [],
     }
     assert "OperationalError" not in response.content.decode()
-    assert ["OperationalError" in line.get("exc_info", "") for line in log()].count(True) == 1
+    assert ["OperationalError" in line.get("exc_info", "") for line in log_lines()].count(True) == 1
 
 
 def test_what_is_not_there_in_the_admin_is_a_problem_too(
@@ -146,9 +147,9 @@ def test_what_is_not_there_in_the_admin_is_a_problem_too(
 
 @pytest.mark.parametrize("kind", [RuntimeError, KeyError, OSError, RecursionError, MemoryError])
 def test_any_exception_of_ours_is_the_same_problem(
-    api: ApiClient, ask_instead: Callable[[Any], None], kind: type[Exception]
+    api: ApiClient, use_provider: Callable[[Any], None], kind: type[Exception]
 ) -> None:
-    ask_instead(FakeProvider(kind("/etc/passwd")))
+    use_provider(FakeProvider(kind("/etc/passwd")))
     response = api.chat()
     assert status_and_code(response) == (500, "internal_error")
     assert "/etc/passwd" not in response.content.decode()

@@ -36,7 +36,7 @@ class TestOneProcess:
         assert second.headers["Idempotency-Replayed"] == "true"
         assert Interaction.objects.count() == 1
 
-    @pytest.mark.usefixtures("minute")
+    @pytest.mark.usefixtures("frozen_rate_limit_clock")
     def test_a_replay_is_counted(self, client):
         remaining = [int(ask(client).headers["X-RateLimit-Remaining"]) for _ in range(2)]
         assert remaining[1] == remaining[0] - 1

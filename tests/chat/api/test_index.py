@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from chatproject import lambda_handler
-from tests.factories import ApiClient, status_and_code
+from tests.client import ApiClient, status_and_code
 from tests.lambda_events import Context, v2
 
 HTML = {"Accept": "text/html"}
@@ -53,24 +53,24 @@ def test_the_playground_may_run_and_ask_nothing_but_ours(api: ApiClient) -> None
     )
 
 
-def test_the_playground_needs_no_key(api: ApiClient, keys: list[str]) -> None:
+def test_the_playground_needs_no_key(api: ApiClient, require_api_key: list[str]) -> None:
     assert api.get("/", headers=HTML).status_code == 200
 
 
 @pytest.mark.parametrize("headers", [BROWSER, {}])
 def test_the_playground_can_be_turned_off(
-    api: ApiClient, configure: Callable[..., None], headers: dict[str, str]
+    api: ApiClient, change_settings: Callable[..., None], headers: dict[str, str]
 ) -> None:
-    configure(ENABLE_PLAYGROUND=False)
+    change_settings(ENABLE_PLAYGROUND=False)
     assert api.get("/", headers=headers).json()["name"] == "Serverless Chat API"
     assert status_and_code(api.get("/", headers=HTML)) == (406, "not_acceptable")
 
 
 def test_the_playground_s_files_are_found_under_each_name_of_a_function(
-    transactional_db: None, configure: Callable[..., None]
+    transactional_db: None, change_settings: Callable[..., None]
 ) -> None:
     """One function may have an address with a stage in its path and one without."""
-    configure(ALLOWED_HOSTS=["*"])
+    change_settings(ALLOWED_HOSTS=["*"])
     for path, stage, root in [("/prod/", "prod", "/prod/"), ("/", "$default", "/")]:
         event = v2(path=path, method="GET", stage=stage, headers={"accept": "text/html"})
         page = lambda_handler.handler(event, Context())["body"]

@@ -10,15 +10,8 @@ import pytest
 
 from chat.storage.base import InteractionRecord
 from providers.base import Usage
-from tests.factories import (
-    ANSWERED,
-    FAILED,
-    PENDING,
-    ApiClient,
-    problem,
-    status_and_code,
-    store_record,
-)
+from tests.client import ApiClient, problem, status_and_code
+from tests.factories import ANSWERED, FAILED, PENDING, store_record
 
 ID = PENDING.interaction_id
 REQUEST = {
@@ -105,10 +98,10 @@ def test_a_failure_s_record_says_why_there_is_no_answer(api: ApiClient) -> None:
 
 
 def test_the_record_of_a_failed_request_can_be_looked_up_by_the_log_s_id(
-    api: ApiClient, log: Callable[[], list[dict[str, str]]]
+    api: ApiClient, log_lines: Callable[[], list[dict[str, str]]]
 ) -> None:
     assert status_and_code(api.chat("mock:filter")) == (422, "content_filtered")
-    interaction_id = log()[-1]["interaction_id"]
+    interaction_id = log_lines()[-1]["interaction_id"]
     assert api.get(f"/v1/interactions/{interaction_id}").json()["status"] == "error"
 
 
@@ -149,8 +142,10 @@ def test_somebody_else_s_record_is_not_found(api: ApiClient) -> None:
     ]
 
 
-def test_the_keys_of_one_owner_see_the_same_records(api: ApiClient, keys: list[str]) -> None:
-    first, second = ({"X-API-Key": key} for key in keys)
+def test_the_keys_of_one_owner_see_the_same_records(
+    api: ApiClient, require_api_key: list[str]
+) -> None:
+    first, second = ({"X-API-Key": key} for key in require_api_key)
     interaction_id = api.chat(headers=first).json()["interaction_id"]
     assert api.get(f"/v1/interactions/{interaction_id}", headers=second).status_code == 200
 
@@ -236,8 +231,8 @@ def test_there_are_no_records_while_the_storage_is_down(
     assert response["Retry-After"] == "5"
 
 
-def test_reading_is_not_counted(api: ApiClient, configure: Callable[..., None]) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=1)
+def test_reading_is_not_counted(api: ApiClient, change_settings: Callable[..., None]) -> None:
+    change_settings(RATE_LIMIT_PER_MINUTE=1)
     store_record(ANSWERED)
     responses = [api.get(f"/v1/interactions/{ID}") for _ in range(3)]
     assert [response.status_code for response in responses] == [200, 200, 200]

@@ -10,7 +10,8 @@ from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from chat.api import urls
-from tests.factories import ANSWERED, FAILED, KEY, ApiClient, FakeProvider, store_record
+from tests.client import ApiClient
+from tests.factories import ANSWERED, FAILED, KEY, FakeProvider, store_record
 
 KEYS = {"missing_api_key", "invalid_api_key"}
 RECORD = f"/v1/interactions/{ANSWERED.interaction_id}"
@@ -333,24 +334,24 @@ def test_the_record_of_a_failure_is_as_documented(api: ApiClient, document: dict
 
 
 def test_a_limited_request_s_answer_is_as_documented(
-    api: ApiClient, document: dict[str, Any], configure: Callable[..., None]
+    api: ApiClient, document: dict[str, Any], change_settings: Callable[..., None]
 ) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=1)
+    change_settings(RATE_LIMIT_PER_MINUTE=1)
     api.chat()
     assert is_documented(document, "/v1/chat", "post", api.chat())
 
 
 def test_a_refused_key_s_answer_is_as_documented(
-    api: ApiClient, document: dict[str, Any], keys: list[str]
+    api: ApiClient, document: dict[str, Any], require_api_key: list[str]
 ) -> None:
     assert is_documented(document, "/v1/chat", "post", api.chat())
     assert is_documented(document, "/v1/chat", "post", api.chat(headers={"X-API-Key": KEY.upper()}))
 
 
 def test_an_internal_error_is_as_documented(
-    api: ApiClient, document: dict[str, Any], ask_instead: Callable[[Any], None]
+    api: ApiClient, document: dict[str, Any], use_provider: Callable[[Any], None]
 ) -> None:
-    ask_instead(FakeProvider(RuntimeError("boom")))
+    use_provider(FakeProvider(RuntimeError("boom")))
     assert is_documented(document, "/v1/chat", "post", api.chat())
 
 

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chat.models import Interaction
-from tests.factories import ALICE, ApiClient, all_records, field_errors, problem, status_and_code
+from tests.client import ApiClient, field_errors, problem, status_and_code
+from tests.factories import ALICE, all_records
 
 GOOD = b'{"userId": "alice", "prompt": "hi"}'
 
@@ -209,8 +210,8 @@ def test_a_body_that_is_much_too_large_is_refused_all_the_same(api: ApiClient, s
     assert status_and_code(api.post("/v1/chat", b"x" * size)) == (413, "payload_too_large")
 
 
-def test_the_greatest_size_can_be_set(api: ApiClient, configure: Callable[..., None]) -> None:
-    configure(MAX_BODY_BYTES=5_000_000)
+def test_the_greatest_size_can_be_set(api: ApiClient, change_settings: Callable[..., None]) -> None:
+    change_settings(MAX_BODY_BYTES=5_000_000)
     assert api.post("/v1/chat", padded(5_000_000)).status_code == 200
     assert status_and_code(api.post("/v1/chat", padded(5_000_001))) == (413, "payload_too_large")
 
@@ -256,9 +257,9 @@ fuzzed = settings(
 @fuzzed
 @given(body=requests | anything)
 def test_any_json_is_answered_or_refused_with_a_problem(
-    api: ApiClient, configure: Callable[..., None], body: Any
+    api: ApiClient, change_settings: Callable[..., None], body: Any
 ) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=0)
+    change_settings(RATE_LIMIT_PER_MINUTE=0)
     before = Interaction.objects.count()
     response = api.post("/v1/chat", body)
     assert response.status_code in (200, 400, 413)
@@ -290,9 +291,9 @@ def test_any_bytes_are_answered_or_refused_with_a_problem(
 @fuzzed
 @given(cut=st.integers(0, 200), insert=st.binary(max_size=8))
 def test_a_damaged_request_is_answered_or_refused_with_a_problem(
-    api: ApiClient, configure: Callable[..., None], cut: int, insert: bytes
+    api: ApiClient, change_settings: Callable[..., None], cut: int, insert: bytes
 ) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=0)
+    change_settings(RATE_LIMIT_PER_MINUTE=0)
     whole = json.dumps({"userId": ALICE, "prompt": "olá 🦆", "stop": ["a"], "top_p": 0.5}).encode()
     response = api.post("/v1/chat", whole[:cut] + insert + whole[cut:])
     assert response.status_code == 200 or status_and_code(response)[0] == 400

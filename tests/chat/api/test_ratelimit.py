@@ -7,25 +7,23 @@ from typing import Any
 import pytest
 from django.core.cache.backends.dummy import DummyCache
 
+from tests.client import ApiClient, problem, status_and_code
 from tests.factories import (
     ALICE,
     BOB,
     KEY,
     OTHER_KEY,
-    ApiClient,
     Clock,
     FakeProvider,
     all_records,
-    problem,
     run_concurrently,
-    status_and_code,
 )
 
 Configure = Callable[..., None]
 NAMES = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 
 
-pytestmark = pytest.mark.usefixtures("minute")
+pytestmark = pytest.mark.usefixtures("frozen_rate_limit_clock")
 
 
 class Forgetful(DummyCache):
@@ -46,8 +44,8 @@ def statuses(api: ApiClient, count: int, **options: Any) -> list[int]:
     return [api.chat(**options).status_code for _ in range(count)]
 
 
-def test_each_answer_says_what_is_left(api: ApiClient, configure: Configure) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=3)
+def test_each_answer_says_what_is_left(api: ApiClient, change_settings: Configure) -> None:
+    change_settings(RATE_LIMIT_PER_MINUTE=3)
     responses = [api.chat() for _ in range(4)]
     assert [response.status_code for response in responses] == [200, 200, 200, 429]
     assert [allowance(response)[:2] for response in responses] == [(3, 2), (3, 1), (3, 0), (3, 0)]
@@ -59,9 +57,9 @@ def test_sixty_a_minute_is_what_is_allowed_by_default(api: ApiClient) -> None:
 
 
 def test_one_request_too_many_is_told_when_to_come_back(
-    api: ApiClient, configure: Configure
+    api: ApiClient, change_settings: Configure
 ) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=1)
+    change_settings(RATE_LIMIT_PER_MINUTE=1)
     api.chat()
     response = api.chat()
     assert problem(response) == {
@@ -77,36 +75,40 @@ def test_one_request_too_many_is_told_when_to_come_back(
 
 
 def test_whoever_waits_as_long_as_he_is_told_is_let_in(
-    api: ApiClient, configure: Configure, minute: Clock
+    api: ApiClient, change_settings: Configure, frozen_rate_limit_clock: Clock
 ) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=2)
+    change_settings(RATE_LIMIT_PER_MINUTE=2)
     assert statuses(api, 3) == [200, 200, 429]
     refused = api.chat()
     assert refused["Retry-After"] == refused["X-RateLimit-Reset"]
-    minute.now += int(refused["Retry-After"]) - 1
+    frozen_rate_limit_clock.now += int(refused["Retry-After"]) - 1
     assert api.chat()["Retry-After"] == "1"
-    minute.now += 1
+    frozen_rate_limit_clock.now += 1
     response = api.chat()
     assert response.status_code == 200
     assert allowance(response) == (2, 1, 60)
     assert statuses(api, 2) == [200, 429]
 
 
-def test_users_are_counted_apart(api: ApiClient, configure: Configure) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=2)
+def test_users_are_counted_apart(api: ApiClient, change_settings: Configure) -> None:
+    change_settings(RATE_LIMIT_PER_MINUTE=2)
     assert statuses(api, 3, user=ALICE) == [200, 200, 429]
     assert statuses(api, 3, user=BOB) == [200, 200, 429]
 
 
-def test_users_with_similar_names_are_counted_apart(api: ApiClient, configure: Configure) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=1)
+def test_users_with_similar_names_are_counted_apart(
+    api: ApiClient, change_settings: Configure
+) -> None:
+    change_settings(RATE_LIMIT_PER_MINUTE=1)
     users = ["alice", "Alice", "alice1", "lice", "a:lice", "anyone", "a" * 128, "a" * 127 + "b"]
     assert [api.chat(user=user).status_code for user in users] == [200] * len(users)
     assert [api.chat(user=user).status_code for user in users] == [429] * len(users)
 
 
-def test_keys_are_counted_apart(api: ApiClient, keys: list[str], configure: Configure) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=1)
+def test_keys_are_counted_apart(
+    api: ApiClient, require_api_key: list[str], change_settings: Configure
+) -> None:
+    change_settings(RATE_LIMIT_PER_MINUTE=1)
     for key in (KEY, OTHER_KEY):
         assert statuses(api, 2, headers={"X-API-Key": key}) == [200, 429]
         assert statuses(api, 1, headers={"Authorization": f"Bearer {key}"}) == [429]
@@ -123,9 +125,9 @@ def test_keys_are_counted_apart(api: ApiClient, keys: list[str], configure: Conf
     ],
 )
 def test_failures_of_the_provider_are_counted_and_say_so(
-    api: ApiClient, configure: Configure, prompt: str, status: int
+    api: ApiClient, change_settings: Configure, prompt: str, status: int
 ) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=1)
+    change_settings(RATE_LIMIT_PER_MINUTE=1)
     response = api.chat(prompt)
     assert response.status_code == status
     assert allowance(response)[:2] == (1, 0)
@@ -133,18 +135,18 @@ def test_failures_of_the_provider_are_counted_and_say_so(
 
 
 def test_failures_of_ours_are_counted_and_say_so(
-    api: ApiClient, ask_instead: Callable[[Any], None]
+    api: ApiClient, use_provider: Callable[[Any], None]
 ) -> None:
-    ask_instead(FakeProvider(RuntimeError("boom")))
+    use_provider(FakeProvider(RuntimeError("boom")))
     response = api.chat()
     assert response.status_code == 500
     assert allowance(response)[:2] == (60, 59)
 
 
 def test_what_is_no_request_is_not_counted(
-    api: ApiClient, keys: list[str], configure: Configure
+    api: ApiClient, require_api_key: list[str], change_settings: Configure
 ) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=1)
+    change_settings(RATE_LIMIT_PER_MINUTE=1)
     key = {"X-API-Key": KEY}
     refused = [
         api.chat(user="", headers=key),
@@ -166,25 +168,27 @@ def test_what_is_no_request_is_not_counted(
 
 
 @pytest.mark.parametrize("prompt", ["hi", "mock:fail"])
-def test_a_limit_of_zero_is_no_limit(api: ApiClient, configure: Configure, prompt: str) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=0)
+def test_a_limit_of_zero_is_no_limit(
+    api: ApiClient, change_settings: Configure, prompt: str
+) -> None:
+    change_settings(RATE_LIMIT_PER_MINUTE=0)
     responses = [api.chat(prompt) for _ in range(70)]
     assert 429 not in {response.status_code for response in responses}
     assert not any(name in response for response in responses for name in NAMES)
 
 
-def test_a_changed_limit_counts_from_the_start(api: ApiClient, configure: Configure) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=1)
+def test_a_changed_limit_counts_from_the_start(api: ApiClient, change_settings: Configure) -> None:
+    change_settings(RATE_LIMIT_PER_MINUTE=1)
     assert statuses(api, 2) == [200, 429]
-    configure(RATE_LIMIT_PER_MINUTE=2)
+    change_settings(RATE_LIMIT_PER_MINUTE=2)
     assert statuses(api, 3) == [200, 200, 429]
 
 
 @pytest.mark.django_db(transaction=True)
 def test_of_many_requests_at_once_exactly_as_many_pass_as_are_allowed(
-    handler: Any, configure: Configure
+    handler: Any, change_settings: Configure
 ) -> None:
-    configure(RATE_LIMIT_PER_MINUTE=17)
+    change_settings(RATE_LIMIT_PER_MINUTE=17)
     responses = run_concurrently(40, lambda number: ApiClient(handler).chat(f"request {number}"))
     assert Counter(response.status_code for response in responses) == {200: 17, 429: 23}
     passed = [response for response in responses if response.status_code == 200]
@@ -195,7 +199,7 @@ def test_of_many_requests_at_once_exactly_as_many_pass_as_are_allowed(
 
 
 def test_nobody_passes_uncounted(
-    handler: Any, configure: Configure, unreachable_database: None
+    handler: Any, change_settings: Configure, unreachable_database: None
 ) -> None:
     response = ApiClient(handler).chat()
     assert status_and_code(response) == (503, "storage_unavailable")
@@ -203,8 +207,8 @@ def test_nobody_passes_uncounted(
 
 
 def test_a_counter_that_is_lost_refuses_rather_than_lets_everybody_pass(
-    api: ApiClient, configure: Configure
+    api: ApiClient, change_settings: Configure
 ) -> None:
-    configure(CACHES={"counters": {"BACKEND": "tests.chat.api.test_ratelimit.Forgetful"}})
+    change_settings(CACHES={"counters": {"BACKEND": "tests.chat.api.test_ratelimit.Forgetful"}})
     assert status_and_code(api.chat()) == (503, "storage_unavailable")
     assert all_records() == []

@@ -11,7 +11,8 @@ from urllib.parse import urljoin
 import pytest
 from django.conf import settings
 
-from tests.factories import TIMESTAMP, UUID, ApiClient, FakeProvider, problem
+from tests.client import ApiClient, problem
+from tests.factories import TIMESTAMP, UUID, FakeProvider
 from tests.stub_vendor import StubVendor
 
 # --- Health and readiness -------------------------------------------------------------------------
@@ -31,7 +32,7 @@ def test_a_server_that_is_up_is_healthy(api: ApiClient) -> None:
     assert abs(datetime.now(UTC) - datetime.fromisoformat(timestamp)) < timedelta(seconds=5)
 
 
-def test_health_touches_no_storage(handler: Any, no_database: None) -> None:
+def test_health_touches_no_storage(handler: Any, forbid_database: None) -> None:
     assert ApiClient(handler).get("/v1/health").status_code == 200
 
 
@@ -204,9 +205,9 @@ def test_a_failure_says_where_its_time_went(api: ApiClient, prompt: str) -> None
 
 
 def test_an_exception_says_where_its_time_went(
-    api: ApiClient, ask_instead: Callable[[Any], None]
+    api: ApiClient, use_provider: Callable[[Any], None]
 ) -> None:
-    ask_instead(FakeProvider(RuntimeError("boom")))
+    use_provider(FakeProvider(RuntimeError("boom")))
     assert parts(api.chat()).keys() == {"storage", "provider", "total"}
 
 

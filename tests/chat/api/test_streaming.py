@@ -14,13 +14,8 @@ from pytest_django import Settings
 from chat.api import streaming
 from chat.models import Interaction
 from chat.storage.base import InteractionRecord, Status
-from tests.factories import (
-    ApiClient,
-    FailingSettleStore,
-    VanishingStore,
-    all_records,
-    status_and_code,
-)
+from tests.client import ApiClient, status_and_code
+from tests.factories import FailingSettleStore, VanishingStore, all_records
 from tests.stub_vendor import DONE, FINISH, OPENAI_ANSWER, SOON, USAGE, StubVendor, chunk
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -72,9 +67,9 @@ def fallback() -> Any:
 
 
 @pytest.fixture
-def both(vendor: StubVendor, fallback: StubVendor, configure: Callable[..., None]) -> None:
+def both(vendor: StubVendor, fallback: StubVendor, change_settings: Callable[..., None]) -> None:
     """The second vendor is asked when the first one fails."""
-    configure(
+    change_settings(
         PROVIDERS={
             name: {"api_key": "sk-of-the-vendor", "base_url": f"{asked.url}/v1", "model": model}
             for name, asked, model in (
@@ -142,7 +137,7 @@ def test_a_piece_is_given_as_soon_as_it_is_there(api: ApiClient, vendor: StubVen
     vendor.stream([chunk("Hel"), *HELLO], gap=[0, 30, *[0] * 5])
     response = ask(api)
     assert next(iter(response.streaming_content)) == b'event: delta\ndata: {"text":"Hel"}\n\n'
-    assert not vendor.hung_up.is_set()
+    assert not vendor.client_disconnected.is_set()
     assert only_record().status is Status.PENDING
     response.close()
 
@@ -292,7 +287,9 @@ def test_a_vendor_that_stays_silent_is_a_timeout(
     assert only_record().status is Status.ERROR
 
 
-def test_a_failure_after_the_first_piece_is_an_event(api: ApiClient, vendor: StubVendor, log: Log):
+def test_a_failure_after_the_first_piece_is_an_event(
+    api: ApiClient, vendor: StubVendor, log_lines: Log
+):
     vendor.stream([chunk("Hel"), chunk("lo"), BROKEN, DONE])
     response = ask(api)
     events = events_of(response)
@@ -311,7 +308,7 @@ def test_a_failure_after_the_first_piece_is_an_event(api: ApiClient, vendor: Stu
     assert record.error
     assert record.error.code == "provider_unavailable"
     assert [attempt.outcome for attempt in record.attempts] == ["provider_unavailable"]
-    [line] = log()
+    [line] = log_lines()
     assert (line["status"], line["code"]) == (200, "provider_unavailable")
 
 
@@ -332,7 +329,7 @@ def test_the_deadline_in_mid_stream_is_an_event(
     assert events[-1][1]["code"] == "provider_timeout"
     record = only_record()
     assert (record.status, record.response) == (Status.ERROR, "Hel")
-    assert vendor.hung_up.wait(SOON)
+    assert vendor.client_disconnected.wait(SOON)
 
 
 @pytest.mark.usefixtures("both")
@@ -389,9 +386,9 @@ def test_the_same_vendor_is_asked_again_before_the_first_piece(api: ApiClient, v
 
 
 def test_a_vendor_that_keeps_breaking_its_streams_is_left_alone(
-    api: ApiClient, vendor: StubVendor, configure: Callable[..., None]
+    api: ApiClient, vendor: StubVendor, change_settings: Callable[..., None]
 ):
-    configure(CIRCUIT_BREAKER_THRESHOLD=2)
+    change_settings(CIRCUIT_BREAKER_THRESHOLD=2)
     vendor.stream([chunk("Hel"), BROKEN])
     for _ in range(2):
         assert [name for name, _ in events_of(ask(api))] == ["delta", "error"]
@@ -400,9 +397,9 @@ def test_a_vendor_that_keeps_breaking_its_streams_is_left_alone(
 
 
 def test_long_answers_do_not_put_their_vendor_to_rest(
-    api: ApiClient, vendor: StubVendor, configure: Callable[..., None]
+    api: ApiClient, vendor: StubVendor, change_settings: Callable[..., None]
 ):
-    configure(CIRCUIT_BREAKER_THRESHOLD=2, REQUEST_TIMEOUT_SECONDS=1.0)
+    change_settings(CIRCUIT_BREAKER_THRESHOLD=2, REQUEST_TIMEOUT_SECONDS=1.0)
     vendor.stream([chunk("Hel"), chunk("lo")], gap=[0, 30])
     for _ in range(3):
         assert [name for name, _ in events_of(ask(api))] == ["delta", "error"]
@@ -410,21 +407,21 @@ def test_long_answers_do_not_put_their_vendor_to_rest(
 
 
 def test_an_answer_that_cannot_be_recorded_is_given_and_says_so(
-    api: ApiClient, vendor: StubVendor, store_in: Callable[[type], None], log: Log
+    api: ApiClient, vendor: StubVendor, use_store: Callable[[type], None], log_lines: Log
 ):
-    store_in(FailingSettleStore)
+    use_store(FailingSettleStore)
     vendor.stream(HELLO)
     events = events_of(ask(api))
     assert text_of(events) == "Hello there."
     assert events[-1][1]["recorded"] is False
-    [lost, _] = log()
+    [lost, _] = log_lines()
     assert lost["record"]["response"] == "Hello there."
 
 
 def test_an_answer_whose_record_was_erased_meanwhile_is_given(
-    api: ApiClient, store_in: Callable[[type], None]
+    api: ApiClient, use_store: Callable[[type], None]
 ):
-    store_in(VanishingStore)
+    use_store(VanishingStore)
     assert events_of(ask(api))[-1][1]["recorded"] is False
     assert not Interaction.objects.exists()
 
@@ -437,12 +434,12 @@ class Broken(VanishingStore):
 
 
 def test_what_nobody_foresaw_is_an_error_and_logged_once(
-    api: ApiClient, store_in: Callable[[type], None], log: Log
+    api: ApiClient, use_store: Callable[[type], None], log_lines: Log
 ):
-    store_in(Broken)
+    use_store(Broken)
     assert status_and_code(ask(api)) == (500, "internal_error")
     errors = [
-        line for line in log() if line["level"] == "ERROR" and line["logger"] == "chat.errors"
+        line for line in log_lines() if line["level"] == "ERROR" and line["logger"] == "chat.errors"
     ]
     assert [line["message"] for line in errors] == ["unhandled RuntimeError"]
 
@@ -451,7 +448,7 @@ def test_what_nobody_foresaw_is_an_error_and_logged_once(
 
 
 def test_what_came_until_the_client_left_is_settled_as_aborted(
-    api: ApiClient, vendor: StubVendor, log: Log
+    api: ApiClient, vendor: StubVendor, log_lines: Log
 ):
     vendor.stream([chunk("Hel"), chunk("lo "), chunk("there.")], gap=[0, 0, 30])
     response = ask(api)
@@ -461,8 +458,8 @@ def test_what_came_until_the_client_left_is_settled_as_aborted(
     record = only_record()
     assert (record.status, record.response, record.error) == (Status.ABORTED, "Hello ", None)
     assert [attempt.outcome for attempt in record.attempts] == ["aborted"]
-    assert vendor.hung_up.wait(SOON)
-    [line] = log()
+    assert vendor.client_disconnected.wait(SOON)
+    [line] = log_lines()
     assert line["code"] == "aborted"
 
 
@@ -508,12 +505,14 @@ def test_a_failure_after_a_heartbeat_is_an_event(
 # --- The log --------------------------------------------------------------------------------------
 
 
-def test_a_stream_leaves_one_line_when_it_has_ended(api: ApiClient, vendor: StubVendor, log: Log):
+def test_a_stream_leaves_one_line_when_it_has_ended(
+    api: ApiClient, vendor: StubVendor, log_lines: Log
+):
     vendor.stream(HELLO)
     response = ask(api, headers={"X-Request-ID": "mine"})
-    assert log() == []
+    assert log_lines() == []
     _, done = events_of(response)[-1]
-    [line] = log()
+    [line] = log_lines()
     assert line == {
         "timestamp": ANY,
         "level": "INFO",

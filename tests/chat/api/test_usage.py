@@ -11,18 +11,8 @@ import pytest
 
 from chat import api_keys as managed
 from providers.base import Usage
-from tests.factories import (
-    ALICE,
-    ANSWERED,
-    BOB,
-    FAILED,
-    KEY,
-    NOON,
-    ApiClient,
-    field_errors,
-    status_and_code,
-    store_record,
-)
+from tests.client import ApiClient, field_errors, status_and_code
+from tests.factories import ALICE, ANSWERED, BOB, FAILED, KEY, NOON, store_record
 
 PERIOD = "from=2026-01-01&to=2026-01-31"
 NOTHING = {
@@ -89,9 +79,9 @@ def test_a_chat_is_counted(api: ApiClient, each_storage: str) -> None:
 
 
 def test_an_answer_from_the_cache_is_a_request_that_costs_nothing(
-    api: ApiClient, each_storage: str, configure: Callable[..., None]
+    api: ApiClient, each_storage: str, change_settings: Callable[..., None]
 ) -> None:
-    configure(ENABLE_CACHE=True)
+    change_settings(ENABLE_CACHE=True)
     assert [api.chat().json()["cached"] for _ in range(2)] == [False, True]
     assert usage(api, "")["total"]["requests"] == 2
 
@@ -144,7 +134,7 @@ def test_users_come_in_pages_and_the_total_is_of_all(api: ApiClient, each_storag
 
 
 def test_a_caller_sees_what_its_owner_used(
-    api: ApiClient, each_storage: str, keys: list[str]
+    api: ApiClient, each_storage: str, require_api_key: list[str]
 ) -> None:
     _, key = managed.create(owner="team:blue", name="app")
     _, stranger = managed.create(owner="team:red", name="app")
@@ -155,7 +145,9 @@ def test_a_caller_sees_what_its_owner_used(
     assert usage(api, headers={"X-API-Key": KEY})["total"] == FAILURE
 
 
-def test_a_cursor_is_for_one_owner(api: ApiClient, each_storage: str, keys: list[str]) -> None:
+def test_a_cursor_is_for_one_owner(
+    api: ApiClient, each_storage: str, require_api_key: list[str]
+) -> None:
     for user in "ab":
         settle(user_id=user)
     _, key = managed.create(owner="team:blue", name="app")
@@ -165,7 +157,7 @@ def test_a_cursor_is_for_one_owner(api: ApiClient, each_storage: str, keys: list
     assert field_errors(answer) == [("cursor", "invalid")]
 
 
-def test_a_key_is_needed(api: ApiClient, keys: list[str]) -> None:
+def test_a_key_is_needed(api: ApiClient, require_api_key: list[str]) -> None:
     assert status_and_code(api.get("/v1/usage")) == (401, "missing_api_key")
     assert status_and_code(api.get("/v1/usage?from=x")) == (401, "missing_api_key")
 

@@ -32,8 +32,10 @@ def test_a_key_is_shown_once_and_alone(each_storage: str) -> None:
     assert api_keys.verify(out.strip()).name == "mobile app"
 
 
-def test_a_key_has_the_terms_that_it_was_given(each_storage: str, configure: Configure) -> None:
-    configure(ALLOWED_MODELS=["model-2"])
+def test_a_key_has_the_terms_that_it_was_given(
+    each_storage: str, change_settings: Configure
+) -> None:
+    change_settings(ALLOWED_MODELS=["model-2"])
     before = datetime.now(UTC)
     words = ["--owner", "team:blue", "--expires-in", "90d", "--rate-limit", "0"]
     words += ["--monthly-budget-usd", "12.50", "--model", "model-2", "--model", "mock:mock-1"]

@@ -361,9 +361,9 @@ def test_a_claim_is_settled_by_the_outcome_in_a_file(each_storage: str, tmp_path
 
 
 def test_what_dynamodb_cannot_keep_is_named(
-    dynamodb: str, configure: Configure, tmp_path: Path
+    dynamodb: str, change_settings: Configure, tmp_path: Path
 ) -> None:
-    configure(STORAGE="dynamodb")
+    change_settings(STORAGE="dynamodb")
     [record] = made(1, prompt=os.urandom(700_000).hex())
     path = tmp_path / "all.jsonl"
     path.write_bytes(to_line(record))
@@ -518,8 +518,8 @@ def test_what_a_pull_consumes_is_limited(
     assert report["read_units"] / (time.monotonic() - began) <= 10
 
 
-def test_pulling_needs_the_local_store(dynamodb: str, configure: Configure) -> None:
-    configure(STORAGE="dynamodb")
+def test_pulling_needs_the_local_store(dynamodb: str, change_settings: Configure) -> None:
+    change_settings(STORAGE="dynamodb")
     assert "STORAGE=sqlite" in refusal("pull_interactions", "--since", "1d")
 
 
@@ -538,9 +538,9 @@ def test_pulling_needs_aws(
     ids=["export", "purge"],
 )
 def test_a_storage_out_of_reach_is_said_with_the_reason(
-    configure: Configure, dynamodb_at: Callable[[str], None], words: tuple[str, ...]
+    change_settings: Configure, dynamodb_at: Callable[[str], None], words: tuple[str, ...]
 ) -> None:
-    configure(STORAGE="dynamodb")
+    change_settings(STORAGE="dynamodb")
     dynamodb_at("http://127.0.0.1:9")
     said = refusal(*words)
     assert "is it up" in said
@@ -663,14 +663,14 @@ def used(calls: Calls) -> set[str]:
 
 
 def test_the_commands_need_what_the_documents_say(
-    remote: list[InteractionRecord], configure: Configure, calls: Calls, tmp_path: Path
+    remote: list[InteractionRecord], change_settings: Configure, calls: Calls, tmp_path: Path
 ) -> None:
     path, of_one = tmp_path / "all", ("--owner", "default", "--user", ALICE)
     calls.clear()
     for more in ((), of_one):
         run("pull_interactions", "--since", "2026-01-01", *more)
     assert used(calls) == granted()["pull_interactions"]
-    configure(STORAGE="dynamodb")
+    change_settings(STORAGE="dynamodb")
     for more in ((), of_one):
         run("export_interactions", *more)
     assert used(calls) == granted()["export_interactions"]

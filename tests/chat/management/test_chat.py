@@ -115,9 +115,9 @@ class Interrupted(FakeProvider):
 
 
 def test_an_interrupt_in_a_pipe_is_an_end_of_its_own(
-    transactional_db: None, monkeypatch: pytest.MonkeyPatch, ask_instead: Any
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch, use_provider: Any
 ) -> None:
-    ask_instead(Interrupted(HELLO))
+    use_provider(Interrupted(HELLO))
     with pytest.raises(CommandError) as excinfo:
         piped("Hi", monkeypatch=monkeypatch)
     assert excinfo.value.returncode == 130
@@ -127,19 +127,19 @@ def test_an_interrupt_in_a_pipe_is_an_end_of_its_own(
 
 
 def test_a_terminal_obeys_no_model(
-    transactional_db: None, monkeypatch: pytest.MonkeyPatch, ask_instead: Any
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch, use_provider: Any
 ) -> None:
     text = "\x1b]0;title\x07\x9b31m red\r\u202eder\t\x7fend\n"
-    ask_instead(FakeProvider(Completion(text=text, model="m\x1b", finish_reason="stop")))
+    use_provider(FakeProvider(Completion(text=text, model="m\x1b", finish_reason="stop")))
     out, err = piped("Hi", monkeypatch=monkeypatch)
     assert out == "]0;title31m redder\tend\n\n"
     assert err.startswith("m · ")
 
 
 def test_an_answer_that_is_not_recorded_is_said_to_be(
-    transactional_db: None, monkeypatch: pytest.MonkeyPatch, store_in: Any
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch, use_store: Any
 ) -> None:
-    store_in(FailingSettleStore)
+    use_store(FailingSettleStore)
     out, err = piped("Hi", monkeypatch=monkeypatch)
     assert (out, err.endswith("· not recorded\n")) == ("You said: Hi\n", True)
 

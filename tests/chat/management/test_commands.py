@@ -122,9 +122,9 @@ def test_without_the_storage_nothing_is_erased(unreachable_database: None) -> No
 
 
 def test_an_interrupted_run_says_how_far_it_came(
-    db: None, monkeypatch: pytest.MonkeyPatch, store_in: Callable[[type], None]
+    db: None, monkeypatch: pytest.MonkeyPatch, use_store: Callable[[type], None]
 ) -> None:
-    store_in(Interrupted)
+    use_store(Interrupted)
     store_record(ANSWERED)
     store_record(replace(ANSWERED, interaction_id=str(uuid4())))
     monkeypatch.setattr("chat.management.commands.erase_user.ERASED_AT_ONCE", 1)
@@ -151,10 +151,10 @@ def test_a_user_has_an_id(word: str) -> None:
 
 
 @pytest.fixture
-def two_vendors(configure: Configure) -> Iterator[tuple[StubVendor, StubVendor]]:
+def two_vendors(change_settings: Configure) -> Iterator[tuple[StubVendor, StubVendor]]:
     with StubVendor() as first, StubVendor() as second:
         options = {"api_key": "sk-secret", "model": "model-1"}
-        configure(
+        change_settings(
             PROVIDERS={
                 "openai": {**options, "base_url": f"{first.url}/v1"},
                 "gemini": {**options, "base_url": f"{second.url}/v1"},
@@ -252,16 +252,18 @@ def test_a_vendor_that_refuses_the_key_has_failed(db: None, vendor: StubVendor) 
     assert failed("doctor")[1] == "1 of 4 failed."
 
 
-def test_risks_are_warned_of(db: None, configure: Configure) -> None:
-    configure(LISTENS_LOCALLY=False, RATE_LIMIT_PER_MINUTE=0, METRICS=True, LOG_FORMAT="simple")
-    configure(ENABLE_CACHE=True, STORE_CONTENT=False)
+def test_risks_are_warned_of(db: None, change_settings: Configure) -> None:
+    change_settings(
+        LISTENS_LOCALLY=False, RATE_LIMIT_PER_MINUTE=0, METRICS=True, LOG_FORMAT="simple"
+    )
+    change_settings(ENABLE_CACHE=True, STORE_CONTENT=False)
     found = findings()["configuration"]
     assert {status for status, _ in found} == {"warning"}
     assert len(found) == 5
 
 
-def test_a_needed_key_has_to_be_there(each_storage: str, configure: Configure) -> None:
-    configure(REQUIRE_API_KEY=True, API_KEYS=[])
+def test_a_needed_key_has_to_be_there(each_storage: str, change_settings: Configure) -> None:
+    change_settings(REQUIRE_API_KEY=True, API_KEYS=[])
     assert findings()["keys"] == [("failed", "A key is needed, and there is none.")]
     soon = datetime.now(UTC) + timedelta(days=3)
     key, _ = api_keys.create(owner="team", name="app", expires_at=soon)
@@ -269,14 +271,14 @@ def test_a_needed_key_has_to_be_there(each_storage: str, configure: Configure) -
         ("warning", f"{key.prefix} (app, of team) expires at {soon:%Y-%m-%d}.")
     ]
     api_keys.revoke(key)
-    configure(API_KEYS=["secret-key"])
+    change_settings(API_KEYS=["secret-key"])
     assert findings()["keys"] == [("ok", "0 managed, 1 of the environment")]
 
 
 def test_an_unreachable_database_has_failed(
-    unreachable_database: None, configure: Configure
+    unreachable_database: None, change_settings: Configure
 ) -> None:
-    configure(REQUIRE_API_KEY=True)
+    change_settings(REQUIRE_API_KEY=True)
     found = findings()
     assert found["storage"] == [("failed", ANY)]
     assert found["keys"] == [("failed", "They cannot be read (OperationalError).")]
@@ -291,20 +293,20 @@ def test_missing_migrations_have_failed(transactional_db: None) -> None:
         call_command("migrate", verbosity=0)
 
 
-def test_missing_tables_have_failed(db: None, dynamodb: str, configure: Configure) -> None:
+def test_missing_tables_have_failed(db: None, dynamodb: str, change_settings: Configure) -> None:
     from chat.storage.dynamodb.tables import StateTable
 
-    configure(STORAGE="dynamodb")
+    change_settings(STORAGE="dynamodb")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StateTable.Meta, "table_name", "no-such-table")
         assert findings()["storage"] == [("failed", "There is no table no-such-table.")]
 
 
 def test_unreachable_tables_have_failed(
-    db: None, dynamodb_at: Callable[[str], None], configure: Configure
+    db: None, dynamodb_at: Callable[[str], None], change_settings: Configure
 ) -> None:
     dynamodb_at("http://127.0.0.1:9")
-    configure(STORAGE="dynamodb")
+    change_settings(STORAGE="dynamodb")
     [(status, detail)] = findings()["storage"]
     assert (status, detail.startswith("It is unreachable")) == ("failed", True)
 

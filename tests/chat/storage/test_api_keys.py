@@ -132,32 +132,32 @@ def test_a_database_out_of_reach_is_said_to_be(
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_dynamodb_out_of_reach_is_said_to_be(
-    configure: Callable[..., None],
+    change_settings: Callable[..., None],
     dynamodb_at: Callable[[str], None],
     call: Callable[[Any], Any],
 ) -> None:
-    configure(STORAGE="dynamodb")
+    change_settings(STORAGE="dynamodb")
     dynamodb_at(NOBODY_LISTENS)
     with pytest.raises(StorageUnavailable):
         call(key_store())
 
 
 def test_a_key_is_found_by_one_consistent_read(
-    dynamodb: str, configure: Callable[..., None], calls: Calls
+    dynamodb: str, change_settings: Callable[..., None], calls: Calls
 ) -> None:
-    configure(STORAGE="dynamodb")
+    change_settings(STORAGE="dynamodb")
     key_store().get(ID)
     [(operation, arguments)] = calls
     assert (operation, arguments["ConsistentRead"]) == ("GetItem", True)
 
 
 def test_no_key_has_the_attribute_by_which_dynamodb_deletes(
-    dynamodb: str, configure: Callable[..., None]
+    dynamodb: str, change_settings: Callable[..., None]
 ) -> None:
     from chat.storage.dynamodb.tables import StateTable
     from tests.dynamodb_local import botocore_client
 
-    configure(STORAGE="dynamodb")
+    change_settings(STORAGE="dynamodb")
     key_store().add(FULL)
     [item] = botocore_client().scan(TableName=StateTable.Meta.table_name)["Items"]
     assert "expires_at" not in item
@@ -166,7 +166,7 @@ def test_no_key_has_the_attribute_by_which_dynamodb_deletes(
 @pytest.mark.parametrize("after", [FULL, replace(LEAST, revoked_at=NOON)], ids=["new", "revoked"])
 def test_a_write_whose_answer_was_lost_is_known_again(
     dynamodb: str,
-    configure: Callable[..., None],
+    change_settings: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
     after: ApiKey,
 ) -> None:
@@ -174,7 +174,7 @@ def test_a_write_whose_answer_was_lost_is_known_again(
 
     from chat.storage.dynamodb.client import DynamoDBClient
 
-    configure(STORAGE="dynamodb")
+    change_settings(STORAGE="dynamodb")
     exchange, lost = DynamoDBClient._exchange, []
 
     def lose(self: DynamoDBClient, operation: str, *rest: Any) -> tuple[int, bytes]:

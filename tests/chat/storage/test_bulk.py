@@ -261,9 +261,9 @@ def test_a_database_out_of_reach_is_said_to_be(
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_dynamodb_out_of_reach_is_said_to_be(
-    configure: Configure, dynamodb_at: Callable[[str], None], call: Callable[[], Any]
+    change_settings: Configure, dynamodb_at: Callable[[str], None], call: Callable[[], Any]
 ) -> None:
-    configure(STORAGE="dynamodb")
+    change_settings(STORAGE="dynamodb")
     dynamodb_at("http://127.0.0.1:9")
     with pytest.raises(StorageUnavailable):
         call()
@@ -282,8 +282,8 @@ def test_records_of_the_local_store_come_in_the_order_of_their_creation(db: None
 
 
 @pytest.fixture
-def on_dynamodb(dynamodb: str, configure: Configure) -> Iterator[None]:
-    configure(STORAGE="dynamodb")
+def on_dynamodb(dynamodb: str, change_settings: Configure) -> Iterator[None]:
+    change_settings(STORAGE="dynamodb")
     return
 
 

@@ -259,9 +259,9 @@ def test_a_database_out_of_reach_is_said_to_be(
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_dynamodb_out_of_reach_is_said_to_be(
-    configure: Configure, dynamodb_at: Callable[[str], None], call: Callable[[], Any]
+    change_settings: Configure, dynamodb_at: Callable[[str], None], call: Callable[[], Any]
 ) -> None:
-    configure(STORAGE="dynamodb")
+    change_settings(STORAGE="dynamodb")
     dynamodb_at("http://127.0.0.1:9")
     with pytest.raises(StorageUnavailable):
         call()
@@ -271,8 +271,8 @@ def test_a_dynamodb_out_of_reach_is_said_to_be(
 
 
 @pytest.fixture
-def on_dynamodb(dynamodb: str, configure: Configure) -> None:
-    configure(STORAGE="dynamodb")
+def on_dynamodb(dynamodb: str, change_settings: Configure) -> None:
+    change_settings(STORAGE="dynamodb")
 
 
 def crowded(monkeypatch: pytest.MonkeyPatch, times: int) -> None:

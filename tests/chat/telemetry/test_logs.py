@@ -11,7 +11,8 @@ from unittest.mock import ANY
 import pytest
 
 from chat.telemetry.logs import SimpleFormatter
-from tests.factories import ALICE, ANSWERED, ApiClient, FakeProvider, store_record
+from tests.client import ApiClient
+from tests.factories import ALICE, ANSWERED, FakeProvider, store_record
 from tests.stub_vendor import StubVendor
 
 Log = Callable[[], list[dict[str, Any]]]
@@ -29,9 +30,9 @@ def simple_log() -> Iterator[Callable[[], str]]:
     logging.getLogger().removeHandler(handler)
 
 
-def test_an_answered_request_leaves_one_line(api: ApiClient, log: Log) -> None:
+def test_an_answered_request_leaves_one_line(api: ApiClient, log_lines: Log) -> None:
     response = api.chat("two words", headers={"X-Request-ID": "mine"})
-    assert log() == [
+    assert log_lines() == [
         HEAD
         | {
             "request_id": "mine",
@@ -47,15 +48,17 @@ def test_an_answered_request_leaves_one_line(api: ApiClient, log: Log) -> None:
             "completion_tokens": 4,
         }
     ]
-    [line] = log()
+    [line] = log_lines()
     assert 0 < line["latency_ms"] < 5000
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", line["timestamp"])
 
 
-def test_a_failed_request_s_line_says_why(api: ApiClient, vendor: StubVendor, log: Log) -> None:
+def test_a_failed_request_s_line_says_why(
+    api: ApiClient, vendor: StubVendor, log_lines: Log
+) -> None:
     vendor.reply({"error": {"code": "insufficient_quota", "message": "secret"}}, status=429)
     api.chat()
-    [line] = log()
+    [line] = log_lines()
     assert line == HEAD | {
         "request_id": ANY,
         "method": "POST",
@@ -114,26 +117,30 @@ LINES: dict[str, tuple[Callable[[ApiClient], Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize(("ask", "expected"), LINES.values(), ids=LINES)
 def test_every_request_leaves_one_line(
-    api: ApiClient, log: Log, ask: Callable[[ApiClient], Any], expected: dict[str, Any]
+    api: ApiClient, log_lines: Log, ask: Callable[[ApiClient], Any], expected: dict[str, Any]
 ) -> None:
     store_record(ANSWERED)
     response = ask(api)
-    assert log() == [HEAD | expected | {"request_id": response["X-Request-ID"], "latency_ms": ANY}]
+    assert log_lines() == [
+        HEAD | expected | {"request_id": response["X-Request-ID"], "latency_ms": ANY}
+    ]
 
 
-def test_a_request_without_a_key_has_no_owner(api: ApiClient, keys: list[str], log: Log) -> None:
+def test_a_request_without_a_key_has_no_owner(
+    api: ApiClient, require_api_key: list[str], log_lines: Log
+) -> None:
     api.chat()
-    [line] = log()
+    [line] = log_lines()
     assert (line["status"], line["code"]) == (401, "missing_api_key")
     assert "owner" not in line
 
 
 def test_an_exception_is_logged_once_with_its_traceback(
-    api: ApiClient, log: Log, ask_instead: Callable[[Any], None]
+    api: ApiClient, log_lines: Log, use_provider: Callable[[Any], None]
 ) -> None:
-    ask_instead(FakeProvider(RuntimeError("boom")))
+    use_provider(FakeProvider(RuntimeError("boom")))
     response = api.chat()
-    error, request = log()
+    error, request = log_lines()
     assert error == {
         "level": "ERROR",
         "logger": "chat.errors",
@@ -149,47 +156,49 @@ def test_an_exception_is_logged_once_with_its_traceback(
 
 @pytest.mark.parametrize("prompt", ["mock:fail", "mock:filter", "mock:fail=timeout", 7])
 def test_a_failure_that_was_foreseen_has_no_traceback(
-    api: ApiClient, log: Log, prompt: Any
+    api: ApiClient, log_lines: Log, prompt: Any
 ) -> None:
     api.chat(prompt)
-    assert [line["level"] for line in log()] == ["INFO"]
-    assert "exc_info" not in log()[0]
+    assert [line["level"] for line in log_lines()] == ["INFO"]
+    assert "exc_info" not in log_lines()[0]
 
 
 @pytest.mark.parametrize(
     "words", ["swordfish", "swordfish mock:fail", "swordfish mock:filter", "swordfish mock:empty"]
 )
 def test_what_was_said_is_not_logged(
-    api: ApiClient, log: Log, simple_log: Callable[[], str], words: str
+    api: ApiClient, log_lines: Log, simple_log: Callable[[], str], words: str
 ) -> None:
     api.chat(words, system="trombone", metadata={"ticket": "kazoo"}, stop=["piccolo"])
     api.post("/v1/chat", b'{"prompt": "swordfish", "userId": "trombone')
     api.chat([words], user="tuba/kazoo")
     api.chat(model="piccolo")
-    assert len(log()) == 4
+    assert len(log_lines()) == 4
     for said in ("swordfish", "trombone", "kazoo", "piccolo", "You said"):
-        assert said not in str(log())
+        assert said not in str(log_lines())
         assert said not in simple_log()
 
 
-def test_a_vendor_s_answer_is_not_logged(api: ApiClient, vendor: StubVendor, log: Log) -> None:
+def test_a_vendor_s_answer_is_not_logged(
+    api: ApiClient, vendor: StubVendor, log_lines: Log
+) -> None:
     api.chat()
     vendor.clear()
     vendor.reply({"error": {"message": "Hello from the stand-in."}}, status=500)
     api.chat()
-    assert len(log()) == 2
-    assert "Hello" not in str(log())
-    assert "sk-of-the-vendor" not in str(log())
+    assert len(log_lines()) == 2
+    assert "Hello" not in str(log_lines())
+    assert "sk-of-the-vendor" not in str(log_lines())
 
 
-def test_who_asked_is_not_logged(api: ApiClient, log: Log) -> None:
+def test_who_asked_is_not_logged(api: ApiClient, log_lines: Log) -> None:
     api.chat(user=ALICE)
-    assert ALICE not in str(log())
+    assert ALICE not in str(log_lines())
 
 
-def test_what_is_logged_outside_of_a_request_has_no_request_id(log: Log) -> None:
+def test_what_is_logged_outside_of_a_request_has_no_request_id(log_lines: Log) -> None:
     Context().run(logging.getLogger("chat").warning, "the disk is nearly full")
-    assert log() == [
+    assert log_lines() == [
         {
             "level": "WARNING",
             "logger": "chat",
@@ -218,9 +227,9 @@ def test_a_failure_is_a_readable_line(api: ApiClient, simple_log: Callable[[], s
 
 
 def test_an_exception_is_readable_with_its_traceback(
-    api: ApiClient, simple_log: Callable[[], str], ask_instead: Callable[[Any], None]
+    api: ApiClient, simple_log: Callable[[], str], use_provider: Callable[[Any], None]
 ) -> None:
-    ask_instead(FakeProvider(RuntimeError("boom")))
+    use_provider(FakeProvider(RuntimeError("boom")))
     api.chat()
     assert simple_log().count("RuntimeError: boom") == 1
     assert len(re.findall(r"(?m)^\d\d:\d\d:\d\d ERROR unhandled \w+$", simple_log())) == 1
@@ -229,10 +238,10 @@ def test_an_exception_is_readable_with_its_traceback(
 
 @pytest.mark.parametrize("given", ['"}', "a\nINFO forged", "\u2028"])
 def test_no_line_can_be_forged(
-    api: ApiClient, log: Log, simple_log: Callable[[], str], given: str
+    api: ApiClient, log_lines: Log, simple_log: Callable[[], str], given: str
 ) -> None:
     api.get("/v1/health", headers={"X-Request-ID": given, "User-Agent": given})
     api.request("GET", f"/nowhere/{given.encode('unicode_escape').decode()}")
-    assert len(log()) == 2
+    assert len(log_lines()) == 2
     assert len(simple_log().splitlines()) == 2
     assert "forged" not in simple_log()

@@ -18,8 +18,9 @@ from chat.telemetry import metrics
 from chat.telemetry.metrics import METRICS
 from providers.base import Completion, Usage
 from providers.router import Attempt
+from tests.client import ApiClient
 from tests.deployment.configuration import local_values
-from tests.factories import ANSWERED, KEY, ApiClient, FakeProvider, store_record
+from tests.factories import ANSWERED, KEY, FakeProvider, store_record
 from tests.lambda_events import v2
 from tests.server_process import ROOT, inherited
 from tests.stub_vendor import DONE, FINISH, OPENAI_ANSWER, USAGE, StubVendor, chunk
@@ -105,12 +106,12 @@ def extracted(line: dict[str, Any]) -> Found:
 
 
 @pytest.fixture
-def metered(configure: Callable[..., None], log: Log) -> Callable[[], Found]:
+def metered(change_settings: Callable[..., None], log_lines: Log) -> Callable[[], Found]:
     """The metrics of the only line that is logged from now on. Cold starts are a process's own."""
-    configure(METRICS=True, SERVICE="function-1")
+    change_settings(METRICS=True, SERVICE="function-1")
 
     def only() -> Found:
-        [line] = log()
+        [line] = log_lines()
         found = extracted(line)
         found["function-1",].pop("ColdStarts", None)
         return found
@@ -127,9 +128,9 @@ ANSWER = Completion(
 
 
 def test_an_answer_has_its_latency_tokens_and_cost(
-    api: ApiClient, metered: Callable[[], Found], ask_instead: Callable[[Any], None]
+    api: ApiClient, metered: Callable[[], Found], use_provider: Callable[[Any], None]
 ):
-    ask_instead(FakeProvider(ANSWER))
+    use_provider(FakeProvider(ANSWER))
     assert api.chat().status_code == 200
     assert metered() == {
         ("function-1",): {
@@ -144,9 +145,9 @@ def test_an_answer_has_its_latency_tokens_and_cost(
 
 
 def test_what_is_unknown_is_left_out(
-    api: ApiClient, metered: Callable[[], Found], ask_instead: Callable[[Any], None]
+    api: ApiClient, metered: Callable[[], Found], use_provider: Callable[[Any], None]
 ):
-    ask_instead(FakeProvider(Completion(text="Hello", model="model-1", finish_reason="stop")))
+    use_provider(FakeProvider(Completion(text="Hello", model="model-1", finish_reason="stop")))
     api.chat()
     assert metered()["function-1",] == {"Requests": 1, "Latency": ANY}
 
@@ -164,10 +165,13 @@ def test_a_failure_counts_by_its_code_and_its_vendor(
 
 
 def test_a_fallback_is_no_error_and_shows_the_vendor_that_failed(
-    api: ApiClient, metered: Callable[[], Found], vendor: StubVendor, configure: Callable[..., None]
+    api: ApiClient,
+    metered: Callable[[], Found],
+    vendor: StubVendor,
+    change_settings: Callable[..., None],
 ):
     options = {"api_key": "k", "base_url": f"{vendor.url}/v1", "model": "model-1"}
-    configure(PROVIDERS={"openai": options, "mock": {}})
+    change_settings(PROVIDERS={"openai": options, "mock": {}})
     vendor.reply({"error": {"code": "insufficient_quota", "message": "no"}}, status=429)
     assert api.chat("two words").json()["provider"] == "mock"
     found = metered()
@@ -184,8 +188,8 @@ def test_a_fallback_is_no_error_and_shows_the_vendor_that_failed(
     assert len(found) == 2
 
 
-def test_each_attempt_that_failed_counts(configure: Callable[..., None]):
-    configure(METRICS=True)
+def test_each_attempt_that_failed_counts(change_settings: Callable[..., None]):
+    change_settings(METRICS=True)
     attempts = [
         Attempt(provider=provider, model="m", outcome=outcome, latency_ms=latency)
         for provider, outcome, latency in (
@@ -223,12 +227,12 @@ def test_a_refusal_has_no_latency(api: ApiClient, metered: Callable[[], Found]):
 
 
 def test_an_answer_that_is_given_again_costs_nothing(
-    api: ApiClient, configure: Callable[..., None], log: Log
+    api: ApiClient, change_settings: Callable[..., None], log_lines: Log
 ):
-    configure(METRICS=True, SERVICE="function-1")
+    change_settings(METRICS=True, SERVICE="function-1")
     for _ in range(2):
         api.chat(headers={"Idempotency-Key": "key-1"})
-    assert extracted(log()[1]) == {("function-1",): {"Requests": 1, "Latency": ANY}}
+    assert extracted(log_lines()[1]) == {("function-1",): {"Requests": 1, "Latency": ANY}}
 
 
 def test_a_stream_has_one_line_with_all_of_it(
@@ -265,33 +269,39 @@ def test_a_stream_that_breaks_off_is_an_error(
     }
 
 
-def test_what_is_only_read_has_no_metrics(api: ApiClient, configure: Callable[..., None], log: Log):
-    configure(METRICS=True)
+def test_what_is_only_read_has_no_metrics(
+    api: ApiClient, change_settings: Callable[..., None], log_lines: Log
+):
+    change_settings(METRICS=True)
     store_record(ANSWERED)
     api.get("/v1/health")
     api.get(f"/v1/interactions/{ANSWERED.interaction_id}")
-    assert len(log()) == 2
-    assert not any("_aws" in line or "Requests" in line for line in log())
+    assert len(log_lines()) == 2
+    assert not any("_aws" in line or "Requests" in line for line in log_lines())
 
 
-def test_without_metrics_the_line_has_none(api: ApiClient, log: Log):
+def test_without_metrics_the_line_has_none(api: ApiClient, log_lines: Log):
     api.chat()
     api.chat(7)
-    assert len(log()) == 2
+    assert len(log_lines()) == 2
     members = {"_aws", "emf", "Service", "Code", "Provider", *METRICS}
-    assert not any(members & line.keys() for line in log())
+    assert not any(members & line.keys() for line in log_lines())
 
 
 @pytest.mark.parametrize("prompt", ["swordfish", "swordfish mock:fail", "swordfish mock:filter"])
 def test_nothing_that_was_said_is_in_it(
-    api: ApiClient, keys: list[str], configure: Callable[..., None], log: Log, prompt: str
+    api: ApiClient,
+    require_api_key: list[str],
+    change_settings: Callable[..., None],
+    log_lines: Log,
+    prompt: str,
 ):
-    configure(METRICS=True)
+    change_settings(METRICS=True)
     api.chat(prompt, headers={"X-API-Key": KEY}, system="trombone")
     api.chat(prompt, headers={"X-API-Key": "sk-unknown-kazoo"})
-    assert [bool(extracted(line)) for line in log()] == [True, True]
+    assert [bool(extracted(line)) for line in log_lines()] == [True, True]
     for said in ("swordfish", "trombone", "kazoo", "You said", KEY):
-        assert said not in json.dumps(log())
+        assert said not in json.dumps(log_lines())
 
 
 # --- Terraform ------------------------------------------------------------------------------------
@@ -415,9 +425,9 @@ def test_metrics_can_be_turned_off_on_lambda(tmp_path: Path):
         f"Sampled=?; Root={TRACE}; Own=1",
     ],
 )
-def test_the_line_has_the_trace_of_the_header(api: ApiClient, log: Log, header: str):
+def test_the_line_has_the_trace_of_the_header(api: ApiClient, log_lines: Log, header: str):
     api.get("/v1/health", headers={"X-Amzn-Trace-Id": header})
-    assert log()[0]["trace_id"] == TRACE
+    assert log_lines()[0]["trace_id"] == TRACE
 
 
 @pytest.mark.parametrize(
@@ -433,6 +443,6 @@ def test_the_line_has_the_trace_of_the_header(api: ApiClient, log: Log, header: 
         f"{'Own=1;' * 100}Root={TRACE}",
     ],
 )
-def test_what_is_no_trace_is_not_in_the_line(api: ApiClient, log: Log, header: str):
+def test_what_is_no_trace_is_not_in_the_line(api: ApiClient, log_lines: Log, header: str):
     api.get("/v1/health", headers={"X-Amzn-Trace-Id": header})
-    assert "trace_id" not in log()[0]
+    assert "trace_id" not in log_lines()[0]

@@ -9,7 +9,8 @@ import pytest
 from django.http import HttpResponse
 
 from chat.storage.base import Status
-from tests.factories import ALICE, KEY, ApiClient, all_records
+from tests.client import ApiClient
+from tests.factories import ALICE, KEY, all_records
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
 # Streams are written by other threads, and a claim that somebody else holds is rolled back.
@@ -166,9 +167,9 @@ class TestPlain:
 
     @committed
     def test_answers_count_against_the_same_limit(
-        self, api: ApiClient, configure: Configure
+        self, api: ApiClient, change_settings: Configure
     ) -> None:
-        configure(RATE_LIMIT_PER_MINUTE=2)
+        change_settings(RATE_LIMIT_PER_MINUTE=2)
         assert complete(api, user=ALICE)["X-RateLimit-Remaining"] == "1"
         streamed = complete(api, user=ALICE, stream=True)
         events(streamed)
@@ -387,9 +388,9 @@ class TestErrors:
         assert failure(api.post(PATH, body))[:2] == (400, "invalid_request_error")
 
     def test_a_body_that_is_too_large_is_refused(
-        self, api: ApiClient, configure: Configure
+        self, api: ApiClient, change_settings: Configure
     ) -> None:
-        configure(MAX_BODY_BYTES=100)
+        change_settings(MAX_BODY_BYTES=100)
         wanted = (413, "invalid_request_error", "request_too_large", None)
         assert failure(complete(api, "a" * 100)) == wanted
 
@@ -426,13 +427,13 @@ class TestErrors:
     @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer sk-unknown"}])
     @pytest.mark.parametrize("path", [PATH, "/v1/models", "/v1/models/mock-1"])
     def test_without_a_valid_key_nobody_is_answered(
-        self, api: ApiClient, keys: list[str], path: str, headers: dict[str, str]
+        self, api: ApiClient, require_api_key: list[str], path: str, headers: dict[str, str]
     ) -> None:
         response = complete(api, headers=headers) if path == PATH else api.get(path, headers)
         assert failure(response) == (401, "invalid_request_error", "invalid_api_key", None)
         assert response["WWW-Authenticate"] == "Bearer"
 
-    def test_the_key_is_sent_as_openais(self, api: ApiClient, keys: list[str]) -> None:
+    def test_the_key_is_sent_as_openais(self, api: ApiClient, require_api_key: list[str]) -> None:
         assert text(complete(api, headers={"Authorization": f"Bearer {KEY}"}))
 
     @pytest.mark.parametrize("stream", [False, True])
@@ -478,9 +479,9 @@ class TestErrors:
     @pytest.mark.parametrize("depth", [50, *range(240, 256), 300, 980, 1020])
     @pytest.mark.parametrize("name", ["tools", "tool_choice", "response_format", "unknown"])
     def test_deep_nesting_is_taken_or_refused_and_breaks_nothing(
-        self, api: ApiClient, vendor: StubVendor, configure: Configure, name: str, depth: int
+        self, api: ApiClient, vendor: StubVendor, change_settings: Configure, name: str, depth: int
     ) -> None:
-        configure(ENABLE_CACHE=True)
+        change_settings(ENABLE_CACHE=True)
         nest = b'{"a":' * depth + b"1" + b"}" * depth
         value = b"[%b]" % nest if name == "tools" else nest
         body = b'{"model":"default","messages":[{"role":"user","content":"a"}],"%b":%b%b}'
@@ -652,14 +653,14 @@ class TestWhatIsAsked:
     def test_a_provider_is_not_asked_for_what_it_does_not_take(
         self,
         api: ApiClient,
-        configure: Configure,
+        change_settings: Configure,
         provider: str,
         stream: bool,
         fields: dict[str, Any],
         param: str,
     ) -> None:
         gemini = {"api_key": "key", "base_url": "http://127.0.0.1:9", "model": "gemini-1"}
-        configure(PROVIDERS={"mock": {}} if provider == "mock" else {"gemini": gemini})
+        change_settings(PROVIDERS={"mock": {}} if provider == "mock" else {"gemini": gemini})
         response = complete(api, stream=stream, **fields)
         wanted = (400, "invalid_request_error", "unsupported_parameter", param)
         assert failure(response) == wanted
@@ -704,9 +705,9 @@ class TestIdempotency:
 
 class TestModels:
     @pytest.fixture(autouse=True)
-    def two_providers(self, configure: Configure) -> None:
+    def two_providers(self, change_settings: Configure) -> None:
         options = {"api_key": "", "base_url": "http://127.0.0.1:9", "model": "mock-1"}
-        configure(
+        change_settings(
             PROVIDERS={"mock": {}, "openai": options},
             ALLOWED_MODELS=["openai:vendor/model-2", "llama3:8b"],
         )
