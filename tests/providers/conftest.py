@@ -5,12 +5,12 @@ from hypothesis import settings
 
 from tests.stub_vendor import StubVendor
 
-# An example may be the one that imports the price list; how long it takes is no finding.
+# Without a deadline: the first example that needs prices imports them, which is slow.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
 @pytest.fixture
-def vendor() -> Iterator[StubVendor]:
-    with StubVendor() as standin:
-        yield standin
+def stub_vendor() -> Iterator[StubVendor]:
+    with StubVendor() as running:
+        yield running

@@ -1,4 +1,4 @@
-"""What the tests of the providers share: a question, and the ways to ask it and to fail."""
+"""A request, the ways to send it, and the recorded answers."""
 
 import json
 from dataclasses import dataclass
@@ -13,51 +13,31 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 
 KEY = "sk-secret-key"
 PROMPT = "What is the airspeed of an unladen swallow?"
-SECONDS = 20.0  # more than any answer takes, on a busy machine too
-QUESTION = CompletionRequest(model="model-1", messages=(Message(role="user", content=PROMPT),))
+TIMEOUT_SECONDS = 20.0  # longer than any answer takes, even on a busy machine
+REQUEST = CompletionRequest(model="model-1", messages=(Message(role="user", content=PROMPT),))
 
 
 @dataclass(frozen=True)
-class Failure:
-    """All of a ProviderError but its sentence and its reason."""
+class ErrorSummary:
+    """A ProviderError without its sentence and its reason."""
 
     kind: type[ProviderError]
     retry: bool = False
     retry_after: float | None = None
 
 
-def ask(
-    provider: Provider, request: CompletionRequest = QUESTION, *, seconds: float = SECONDS
+def summarize(error: ProviderError) -> ErrorSummary:
+    return ErrorSummary(type(error), error.retry, error.retry_after)
+
+
+def complete(
+    provider: Provider, request: CompletionRequest = REQUEST, *, seconds: float = TIMEOUT_SECONDS
 ) -> Completion:
     return provider.complete(request, Deadline(seconds))
 
 
-def pieces_of(
-    provider: Provider, request: CompletionRequest = QUESTION, *, seconds: float = SECONDS
-) -> tuple[list[str], Completion]:
-    """What a stream gives: the pieces of the text, and the answer they come to."""
-    *pieces, completion = provider.stream(request, Deadline(seconds))
-    assert isinstance(completion, Completion)
-    assert all(isinstance(piece, str) and piece for piece in pieces)
-    texts = [str(piece) for piece in pieces]
-    assert "".join(texts) == completion.text
-    return texts, completion
-
-
-def broken_off(
-    provider: Provider, request: CompletionRequest = QUESTION, *, seconds: float = SECONDS
-) -> tuple[list[str], ProviderError]:
-    """What a stream gives until it fails, and how it fails."""
-    pieces: list[str] = []
-    try:
-        pieces.extend(map(str, provider.stream(request, Deadline(seconds))))
-    except ProviderError as exc:
-        return pieces, exc
-    raise AssertionError(f"no error, but {pieces}")
-
-
-def error_of(
-    provider: Provider, request: CompletionRequest = QUESTION, *, seconds: float = SECONDS
+def raised_error(
+    provider: Provider, request: CompletionRequest = REQUEST, *, seconds: float = TIMEOUT_SECONDS
 ) -> ProviderError:
     try:
         completion = provider.complete(request, Deadline(seconds))
@@ -66,19 +46,42 @@ def error_of(
     raise AssertionError(f"no error, but {completion}")
 
 
-def failure_of(
-    provider: Provider, request: CompletionRequest = QUESTION, *, seconds: float = SECONDS
-) -> Failure:
-    error = error_of(provider, request, seconds=seconds)
-    return Failure(type(error), error.retry, error.retry_after)
+def error_summary(
+    provider: Provider, request: CompletionRequest = REQUEST, *, seconds: float = TIMEOUT_SECONDS
+) -> ErrorSummary:
+    return summarize(raised_error(provider, request, seconds=seconds))
 
 
-def load(name: str) -> dict[str, Any]:
-    """A recorded answer: status, headers and body."""
-    answer: dict[str, Any] = json.loads((FIXTURES / f"{name}.json").read_text("utf-8"))
-    return answer
+def read_stream(
+    provider: Provider, request: CompletionRequest = REQUEST, *, seconds: float = TIMEOUT_SECONDS
+) -> tuple[list[str], Completion]:
+    """Return the pieces of text of a stream, and its completion."""
+    *pieces, completion = provider.stream(request, Deadline(seconds))
+    assert isinstance(completion, Completion)
+    assert all(isinstance(piece, str) and piece for piece in pieces)
+    texts = [str(piece) for piece in pieces]
+    assert "".join(texts) == completion.text
+    return texts, completion
 
 
-def replay(vendor: StubVendor, name: str) -> None:
-    answer = load(name)
-    vendor.reply(answer["body"], status=answer["status"], headers=answer["headers"])
+def read_failing_stream(
+    provider: Provider, request: CompletionRequest = REQUEST, *, seconds: float = TIMEOUT_SECONDS
+) -> tuple[list[str], ProviderError]:
+    """Return the pieces of text before a stream fails, and its error."""
+    pieces: list[str] = []
+    try:
+        pieces.extend(map(str, provider.stream(request, Deadline(seconds))))
+    except ProviderError as exc:
+        return pieces, exc
+    raise AssertionError(f"no error, but {pieces}")
+
+
+def load_recording(name: str) -> dict[str, Any]:
+    """Return a recorded answer: status, headers and body."""
+    recording: dict[str, Any] = json.loads((FIXTURES / f"{name}.json").read_text("utf-8"))
+    return recording
+
+
+def reply_with_recording(stub_vendor: StubVendor, name: str) -> None:
+    recording = load_recording(name)
+    stub_vendor.reply(recording["body"], status=recording["status"], headers=recording["headers"])

@@ -15,11 +15,11 @@ PATHS = {
 }
 
 
-def provider(name: str, vendor: StubVendor) -> Provider:
-    return build(name, {"api_key": KEY, "base_url": f"{vendor.url}/v1", "model": "model-1"})
+def make_provider(name: str, stub_vendor: StubVendor) -> Provider:
+    return build(name, {"api_key": KEY, "base_url": f"{stub_vendor.url}/v1", "model": "model-1"})
 
 
-def failure(provider: Provider) -> type[ProviderError]:
+def error_type(provider: Provider) -> type[ProviderError]:
     with pytest.raises(ProviderError) as excinfo:
         provider.check(Deadline(5))
     assert KEY not in str(excinfo.value)
@@ -27,11 +27,11 @@ def failure(provider: Provider) -> type[ProviderError]:
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_a_vendor_that_takes_the_key_is_fine(name: str, vendor: StubVendor) -> None:
+def test_a_vendor_that_takes_the_key_is_fine(name: str, stub_vendor: StubVendor) -> None:
     path, header, key = PATHS[name]
-    vendor.reply({"data": [{"id": "model-1"}]})
-    provider(name, vendor).check(Deadline(5))
-    [asked] = vendor.requests
+    stub_vendor.reply({"data": [{"id": "model-1"}]})
+    make_provider(name, stub_vendor).check(Deadline(5))
+    [asked] = stub_vendor.requests
     assert (asked.method, asked.path, asked.body) == ("GET", path, b"")
     assert asked.headers[header] == key
 
@@ -47,10 +47,10 @@ def test_a_vendor_that_takes_the_key_is_fine(name: str, vendor: StubVendor) -> N
     ],
 )
 def test_a_refusal_tells_why(
-    name: str, status: int, kind: type[ProviderError], vendor: StubVendor
+    name: str, status: int, kind: type[ProviderError], stub_vendor: StubVendor
 ) -> None:
-    vendor.reply({"error": {"message": KEY}}, status=status)
-    assert failure(provider(name, vendor)) is kind
+    stub_vendor.reply({"error": {"message": KEY}}, status=status)
+    assert error_type(make_provider(name, stub_vendor)) is kind
 
 
 @pytest.mark.parametrize(
@@ -58,28 +58,28 @@ def test_a_refusal_tells_why(
     [(["model-1"], True), (["model-1:latest"], True), ([], True), (["model-2"], False)],
 )
 def test_the_model_has_to_be_on_the_list_if_there_is_one(
-    listed: list[str], good: bool, vendor: StubVendor
+    listed: list[str], good: bool, stub_vendor: StubVendor
 ) -> None:
-    vendor.reply({"data": [{"id": name} for name in listed]})
+    stub_vendor.reply({"data": [{"id": name} for name in listed]})
     if good:
-        provider("openai", vendor).check(Deadline(5))
+        make_provider("openai", stub_vendor).check(Deadline(5))
     else:
-        assert failure(provider("openai", vendor)) is ModelUnavailable
+        assert error_type(make_provider("openai", stub_vendor)) is ModelUnavailable
 
 
 @pytest.mark.parametrize("body", ["<html>", "[]", '{"data": 7}', '{"data": [7, {"id": 7}]}'])
-def test_a_list_that_is_none_says_nothing(body: str, vendor: StubVendor) -> None:
-    vendor.reply(body)
+def test_a_list_that_is_none_says_nothing(body: str, stub_vendor: StubVendor) -> None:
+    stub_vendor.reply(body)
     if "id" in body:
-        assert failure(provider("openai", vendor)) is ModelUnavailable
+        assert error_type(make_provider("openai", stub_vendor)) is ModelUnavailable
     else:
-        provider("openai", vendor).check(Deadline(5))
+        make_provider("openai", stub_vendor).check(Deadline(5))
 
 
 def test_a_vendor_that_is_not_there_is_said_to_be_away() -> None:
-    with StubVendor() as vendor:
-        gone = provider("openai", vendor)
-    assert failure(gone) is ProviderFailed
+    with StubVendor() as stub_vendor:
+        gone = make_provider("openai", stub_vendor)
+    assert error_type(gone) is ProviderFailed
 
 
 def test_the_mock_is_always_there() -> None:

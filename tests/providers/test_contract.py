@@ -20,7 +20,16 @@ from providers.errors import (
     ProviderOverloaded,
     RequestRejected,
 )
-from tests.providers.factories import KEY, PROMPT, QUESTION, Failure, ask, error_of, failure_of
+from tests.providers.factories import (
+    KEY,
+    PROMPT,
+    REQUEST,
+    ErrorSummary,
+    complete,
+    error_summary,
+    raised_error,
+    summarize,
+)
 from tests.stub_vendor import SOON, StubVendor
 
 
@@ -89,122 +98,128 @@ def dialect(request: pytest.FixtureRequest) -> Dialect:
 
 
 @pytest.fixture
-def provider(vendor: StubVendor, dialect: Dialect) -> Provider:
-    return build(dialect.name, {"api_key": KEY, "base_url": vendor.url, "model": "model-1"})
+def provider(stub_vendor: StubVendor, dialect: Dialect) -> Provider:
+    return build(dialect.name, {"api_key": KEY, "base_url": stub_vendor.url, "model": "model-1"})
 
 
-def test_an_answer_becomes_a_completion(vendor: StubVendor, dialect: Dialect, provider: Provider):
-    vendor.reply(dialect.answer())
-    assert ask(provider) == HELLO
+def test_an_answer_becomes_a_completion(
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
+):
+    stub_vendor.reply(dialect.answer())
+    assert complete(provider) == HELLO
 
 
 def test_a_provider_knows_its_name_and_its_model(dialect: Dialect, provider: Provider):
     assert (provider.name, provider.model) == (dialect.name, "model-1")
 
 
-def test_a_connection_is_used_again(vendor: StubVendor, dialect: Dialect, provider: Provider):
-    vendor.reply(dialect.answer())
+def test_a_connection_is_used_again(stub_vendor: StubVendor, dialect: Dialect, provider: Provider):
+    stub_vendor.reply(dialect.answer())
     # A thread of its own, so that no other test's connection is in the pool.
     with ThreadPoolExecutor(1) as thread:
-        assert [thread.submit(ask, provider).result() for _ in range(3)] == [HELLO] * 3
-    assert (vendor.connections, len(vendor.requests)) == (1, 3)
+        assert [thread.submit(complete, provider).result() for _ in range(3)] == [HELLO] * 3
+    assert (stub_vendor.connections, len(stub_vendor.requests)) == (1, 3)
 
 
-def test_many_threads_ask_at_once(vendor: StubVendor, dialect: Dialect, provider: Provider):
-    vendor.reply(dialect.answer(), delay=0.05)
+def test_many_threads_ask_at_once(stub_vendor: StubVendor, dialect: Dialect, provider: Provider):
+    stub_vendor.reply(dialect.answer(), delay=0.05)
     with ThreadPoolExecutor(32) as threads:
-        answers = list(threads.map(lambda _: ask(provider), range(64)))
+        answers = list(threads.map(lambda _: complete(provider), range(64)))
     assert answers == [HELLO] * 64
 
 
 def test_a_total_that_is_missing_is_the_sum(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    vendor.reply(dialect.answer(usage=(9, 5, None)))
-    assert ask(provider).usage == Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14)
+    stub_vendor.reply(dialect.answer(usage=(9, 5, None)))
+    assert complete(provider).usage == Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14)
 
 
 @pytest.mark.parametrize("nonsense", [-1, 2**53 + 1, 1.5, True, "9", [], {}, 10**99])
 def test_a_count_that_cannot_be_one_is_unknown(
-    vendor: StubVendor, dialect: Dialect, provider: Provider, nonsense: Any
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, nonsense: Any
 ):
-    vendor.reply(dialect.answer(usage=(nonsense, 5, nonsense)))
-    assert ask(provider).usage == Usage(completion_tokens=5)
+    stub_vendor.reply(dialect.answer(usage=(nonsense, 5, nonsense)))
+    assert complete(provider).usage == Usage(completion_tokens=5)
 
 
 @pytest.mark.parametrize("model", ["", " ", "x" * 257, "a\nb", 7, None, ["m"], {"id": "m"}])
 def test_a_model_that_cannot_be_one_is_taken_to_be_the_requested_one(
-    vendor: StubVendor, dialect: Dialect, provider: Provider, model: Any
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, model: Any
 ):
-    vendor.reply(dialect.answer(model=model))
-    assert ask(provider) == replace(HELLO, model="model-1")
+    stub_vendor.reply(dialect.answer(model=model))
+    assert complete(provider) == replace(HELLO, model="model-1")
 
 
 def test_text_can_be_encoded_whatever_comes(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    vendor.reply(dialect.answer("a\ud800 \udc00b \ud83e\udd86 \u2028 é"))
-    assert ask(provider).text == "a\ufffd \ufffdb 🦆 \u2028 é"
+    stub_vendor.reply(dialect.answer("a\ud800 \udc00b \ud83e\udd86 \u2028 é"))
+    assert complete(provider).text == "a\ufffd \ufffdb 🦆 \u2028 é"
 
 
 def test_an_answer_may_be_empty_for_want_of_length(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    vendor.reply(dialect.answer("", "length"))
-    assert ask(provider) == replace(HELLO, text="", finish_reason="length")
+    stub_vendor.reply(dialect.answer("", "length"))
+    assert complete(provider) == replace(HELLO, text="", finish_reason="length")
 
 
-def test_an_answer_may_end_by_its_length(vendor: StubVendor, dialect: Dialect, provider: Provider):
-    vendor.reply(dialect.answer("Hel", "length"))
-    assert ask(provider) == replace(HELLO, text="Hel", finish_reason="length")
+def test_an_answer_may_end_by_its_length(
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
+):
+    stub_vendor.reply(dialect.answer("Hel", "length"))
+    assert complete(provider) == replace(HELLO, text="Hel", finish_reason="length")
 
 
-def test_a_filter_may_leave_some_text(vendor: StubVendor, dialect: Dialect, provider: Provider):
-    vendor.reply(dialect.answer("Hel", "content_filter"))
-    assert ask(provider) == replace(HELLO, text="Hel", finish_reason="content_filter")
+def test_a_filter_may_leave_some_text(
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
+):
+    stub_vendor.reply(dialect.answer("Hel", "content_filter"))
+    assert complete(provider) == replace(HELLO, text="Hel", finish_reason="content_filter")
 
 
 def test_a_filter_that_leaves_nothing_is_an_error(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    vendor.reply(dialect.answer("", "content_filter"))
-    assert failure_of(provider) == Failure(ContentFiltered)
+    stub_vendor.reply(dialect.answer("", "content_filter"))
+    assert error_summary(provider) == ErrorSummary(ContentFiltered)
 
 
 @pytest.mark.parametrize("text", ["", None, [], {}, 7])
 def test_an_empty_answer_goes_to_the_next_provider(
-    vendor: StubVendor, dialect: Dialect, provider: Provider, text: Any
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, text: Any
 ):
-    vendor.reply(dialect.answer(text))
-    error = error_of(provider)
+    stub_vendor.reply(dialect.answer(text))
+    error = raised_error(provider)
     assert (type(error), error.retry, error.fallback) == (ProviderFailed, False, True)
 
 
 STATUSES = {
-    400: Failure(RequestRejected),
-    401: Failure(ProviderMisconfigured),
-    402: Failure(ProviderMisconfigured),
-    403: Failure(ProviderMisconfigured),
-    404: Failure(ModelUnavailable),
-    405: Failure(ModelUnavailable),
-    408: Failure(ProviderFailed, retry=True),
-    409: Failure(ProviderFailed),
-    410: Failure(ModelUnavailable),
-    413: Failure(RequestRejected),
-    418: Failure(ProviderFailed),
-    422: Failure(RequestRejected),
-    429: Failure(ProviderOverloaded, retry=True),
-    499: Failure(ProviderFailed),
-    500: Failure(ProviderFailed, retry=True),
-    501: Failure(ProviderFailed, retry=True),
-    502: Failure(ProviderFailed, retry=True),
-    503: Failure(ProviderOverloaded, retry=True),
-    504: Failure(ProviderFailed, retry=True),
-    524: Failure(ProviderFailed, retry=True),
-    529: Failure(ProviderOverloaded, retry=True),
-    599: Failure(ProviderFailed, retry=True),
-    301: Failure(ProviderMisconfigured),
-    307: Failure(ProviderMisconfigured),
+    400: ErrorSummary(RequestRejected),
+    401: ErrorSummary(ProviderMisconfigured),
+    402: ErrorSummary(ProviderMisconfigured),
+    403: ErrorSummary(ProviderMisconfigured),
+    404: ErrorSummary(ModelUnavailable),
+    405: ErrorSummary(ModelUnavailable),
+    408: ErrorSummary(ProviderFailed, retry=True),
+    409: ErrorSummary(ProviderFailed),
+    410: ErrorSummary(ModelUnavailable),
+    413: ErrorSummary(RequestRejected),
+    418: ErrorSummary(ProviderFailed),
+    422: ErrorSummary(RequestRejected),
+    429: ErrorSummary(ProviderOverloaded, retry=True),
+    499: ErrorSummary(ProviderFailed),
+    500: ErrorSummary(ProviderFailed, retry=True),
+    501: ErrorSummary(ProviderFailed, retry=True),
+    502: ErrorSummary(ProviderFailed, retry=True),
+    503: ErrorSummary(ProviderOverloaded, retry=True),
+    504: ErrorSummary(ProviderFailed, retry=True),
+    524: ErrorSummary(ProviderFailed, retry=True),
+    529: ErrorSummary(ProviderOverloaded, retry=True),
+    599: ErrorSummary(ProviderFailed, retry=True),
+    301: ErrorSummary(ProviderMisconfigured),
+    307: ErrorSummary(ProviderMisconfigured),
 }
 
 BODIES: list[Any] = [
@@ -226,13 +241,13 @@ BODIES: list[Any] = [
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_a_status_decides_who_is_asked_next(
-    vendor: StubVendor, dialect: Dialect, provider: Provider, status: int
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, status: int
 ):
     for body in (dialect.error(status, "no such luck"), *BODIES):
-        vendor.clear()
-        vendor.reply(body, status=status)
-        error = error_of(provider)
-        assert Failure(type(error), error.retry, error.retry_after) == STATUSES[status]
+        stub_vendor.clear()
+        stub_vendor.reply(body, status=status)
+        error = raised_error(provider)
+        assert summarize(error) == STATUSES[status]
         assert error.reason.startswith(f"HTTP {status}")
 
 
@@ -256,44 +271,46 @@ def test_a_status_decides_who_is_asked_next(
     ],
 )
 def test_the_vendors_hint_when_to_come_back_is_kept(
-    vendor: StubVendor,
+    stub_vendor: StubVendor,
     dialect: Dialect,
     provider: Provider,
     status: int,
     value: str,
     seconds: float | None,
 ):
-    vendor.reply(dialect.error(status, "busy"), status=status, headers={"Retry-After": value})
-    assert error_of(provider).retry_after == seconds
+    stub_vendor.reply(dialect.error(status, "busy"), status=status, headers={"Retry-After": value})
+    assert raised_error(provider).retry_after == seconds
 
 
 def test_an_error_repeats_neither_the_prompt_nor_the_key_nor_the_vendor(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     for status in STATUSES:
         message = f"Your key {KEY} asked: {PROMPT}"
-        vendor.clear()
-        vendor.reply(dialect.error(status, message), status=status, headers={"x-error": message})
-        error = error_of(provider)
+        stub_vendor.clear()
+        stub_vendor.reply(
+            dialect.error(status, message), status=status, headers={"x-error": message}
+        )
+        error = raised_error(provider)
         shown = f"{error} {error!r} {error.args} {error.reason}"
         assert KEY not in shown
         assert "swallow" not in shown
 
 
 def test_a_context_that_is_too_long_is_said_in_our_words(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     for words in ("This model's maximum context length is 8192", "The input token count (9) …"):
-        vendor.clear()
-        vendor.reply(dialect.error(400, words), status=400)
-        error = error_of(provider)
+        stub_vendor.clear()
+        stub_vendor.reply(dialect.error(400, words), status=400)
+        error = raised_error(provider)
         assert type(error) is RequestRejected
         assert str(error) == (
             "The provider rejected the request: the context is too long for the model."
         )
 
 
-GARBLED = Failure(ProviderFailed)
+GARBLED = ErrorSummary(ProviderFailed)
 
 
 @pytest.mark.parametrize(
@@ -317,93 +334,102 @@ GARBLED = Failure(ProviderFailed)
     ],
 )
 def test_a_body_that_is_no_answer_goes_to_the_next_provider(
-    vendor: StubVendor, provider: Provider, body: bytes
+    stub_vendor: StubVendor, provider: Provider, body: bytes
 ):
-    vendor.reply(body)
-    assert failure_of(provider) == GARBLED
+    stub_vendor.reply(body)
+    assert error_summary(provider) == GARBLED
 
 
 def test_html_is_not_read_even_when_it_parses(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    vendor.reply(dialect.answer(), headers={"content-type": "Text/HTML; charset=utf-8"})
-    assert failure_of(provider) == GARBLED
+    stub_vendor.reply(dialect.answer(), headers={"content-type": "Text/HTML; charset=utf-8"})
+    assert error_summary(provider) == GARBLED
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/octet-stream", ""])
 def test_a_good_body_is_read_whatever_it_calls_itself(
-    vendor: StubVendor, dialect: Dialect, provider: Provider, content_type: str
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, content_type: str
 ):
-    vendor.reply(dialect.answer(), headers={"content-type": content_type})
-    assert ask(provider) == HELLO
+    stub_vendor.reply(dialect.answer(), headers={"content-type": content_type})
+    assert complete(provider) == HELLO
 
 
-def test_an_error_inside_a_success_counts_by_its_own_status(vendor: StubVendor, provider: Provider):
-    expected = {429: Failure(ProviderOverloaded, retry=True), 401: Failure(ProviderMisconfigured)}
-    for code, failure in expected.items():
-        vendor.clear()
-        vendor.reply({"error": {"code": code, "message": "no"}})
-        assert failure_of(provider) == failure
+def test_an_error_inside_a_success_counts_by_its_own_status(
+    stub_vendor: StubVendor, provider: Provider
+):
+    by_code = {
+        429: ErrorSummary(ProviderOverloaded, retry=True),
+        401: ErrorSummary(ProviderMisconfigured),
+    }
+    for code, expected in by_code.items():
+        stub_vendor.clear()
+        stub_vendor.reply({"error": {"code": code, "message": "no"}})
+        assert error_summary(provider) == expected
 
 
 def test_an_error_of_no_kind_inside_a_success_is_the_vendors_failure(
-    vendor: StubVendor, provider: Provider
+    stub_vendor: StubVendor, provider: Provider
 ):
     for error in ("no", True, {"code": "server_error"}, {"code": 7}, ["no"]):
-        vendor.clear()
-        vendor.reply({"error": error})
-        assert failure_of(provider) == Failure(ProviderFailed, retry=True)
+        stub_vendor.clear()
+        stub_vendor.reply({"error": error})
+        assert error_summary(provider) == ErrorSummary(ProviderFailed, retry=True)
 
 
 def test_nobody_listens(dialect: Dialect):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     options = {"api_key": KEY, "base_url": f"http://127.0.0.1:{port}", "model": "model-1"}
-    assert failure_of(build(dialect.name, options)) == Failure(ProviderFailed, retry=True)
+    assert error_summary(build(dialect.name, options)) == ErrorSummary(ProviderFailed, retry=True)
 
 
 def test_a_connection_that_is_reset_before_the_answer_is_tried_again(
-    vendor: StubVendor, provider: Provider
+    stub_vendor: StubVendor, provider: Provider
 ):
-    vendor.reset()
-    assert failure_of(provider) == Failure(ProviderFailed, retry=True)
+    stub_vendor.reset()
+    assert error_summary(provider) == ErrorSummary(ProviderFailed, retry=True)
 
 
 def test_a_connection_that_is_closed_before_the_answer_is_tried_again(
-    vendor: StubVendor, provider: Provider
+    stub_vendor: StubVendor, provider: Provider
 ):
-    vendor.send(b"")
-    assert failure_of(provider) == Failure(ProviderFailed, retry=True)
+    stub_vendor.send(b"")
+    assert error_summary(provider) == ErrorSummary(ProviderFailed, retry=True)
 
 
-def test_what_is_not_http_goes_to_the_next_provider(vendor: StubVendor, provider: Provider):
-    vendor.send(b"SSH-2.0-OpenSSH_9.9\r\n\r\n")
-    assert failure_of(provider) == Failure(ProviderFailed)
+def test_what_is_not_http_goes_to_the_next_provider(stub_vendor: StubVendor, provider: Provider):
+    stub_vendor.send(b"SSH-2.0-OpenSSH_9.9\r\n\r\n")
+    assert error_summary(provider) == ErrorSummary(ProviderFailed)
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_half_an_answer_goes_to_the_next_provider(
-    vendor: StubVendor, dialect: Dialect, provider: Provider, chunked: bool
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, chunked: bool
 ):
-    vendor.reply(dialect.answer(), chunked=chunked, cut=20)
-    assert failure_of(provider) == GARBLED
+    stub_vendor.reply(dialect.answer(), chunked=chunked, cut=20)
+    assert error_summary(provider) == GARBLED
 
 
-def test_a_chunked_answer_is_an_answer(vendor: StubVendor, dialect: Dialect, provider: Provider):
-    vendor.reply(dialect.answer(), chunked=True)
-    assert ask(provider) == HELLO
+def test_a_chunked_answer_is_an_answer(
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
+):
+    stub_vendor.reply(dialect.answer(), chunked=True)
+    assert complete(provider) == HELLO
 
 
-def test_an_answer_has_a_largest_size(vendor: StubVendor, dialect: Dialect, provider: Provider):
-    vendor.reply(dialect.answer("x" * 9 * 1024 * 1024))
-    assert failure_of(provider) == GARBLED
+def test_an_answer_has_a_largest_size(
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
+):
+    stub_vendor.reply(dialect.answer("x" * 9 * 1024 * 1024))
+    assert error_summary(provider) == GARBLED
 
 
 def test_an_answer_that_comes_slowly_but_in_time_is_an_answer(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    vendor.reply(dialect.answer(), head_pace=(40, 0.01), body_pace=(40, 0.01))
-    assert ask(provider) == HELLO
+    stub_vendor.reply(dialect.answer(), head_pace=(40, 0.01), body_pace=(40, 0.01))
+    assert complete(provider) == HELLO
 
 
 @pytest.mark.parametrize(
@@ -417,36 +443,40 @@ def test_an_answer_that_comes_slowly_but_in_time_is_an_answer(
     ids=["silence", "trickled head", "trickled body", "trickled chunks"],
 )
 def test_the_deadline_holds_however_the_vendor_delays(
-    vendor: StubVendor, dialect: Dialect, provider: Provider, slowness: dict[str, Any]
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, slowness: dict[str, Any]
 ):
-    vendor.reply(dialect.answer(), **slowness)
+    stub_vendor.reply(dialect.answer(), **slowness)
     started = time.monotonic()
-    assert failure_of(provider, seconds=0.3) == Failure(DeadlineExceeded)
+    assert error_summary(provider, seconds=0.3) == ErrorSummary(DeadlineExceeded)
     assert 0.29 < time.monotonic() - started < SOON
 
 
 def test_the_deadline_holds_for_an_error_too(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    vendor.reply(dialect.error(500, "no"), status=500, body_pace=(1, 0.05))
-    assert failure_of(provider, seconds=0.2) == Failure(DeadlineExceeded)
+    stub_vendor.reply(dialect.error(500, "no"), status=500, body_pace=(1, 0.05))
+    assert error_summary(provider, seconds=0.2) == ErrorSummary(DeadlineExceeded)
 
 
 def test_after_a_deadline_the_next_request_is_answered(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    vendor.reply(dialect.answer("late"), delay=1.0)
-    vendor.reply(dialect.answer())
-    assert failure_of(provider, seconds=0.5) == Failure(DeadlineExceeded)
-    assert ask(provider) == HELLO
+    stub_vendor.reply(dialect.answer("late"), delay=1.0)
+    stub_vendor.reply(dialect.answer())
+    assert error_summary(provider, seconds=0.5) == ErrorSummary(DeadlineExceeded)
+    assert complete(provider) == HELLO
 
 
-def test_nothing_is_sent_after_the_deadline(vendor: StubVendor, provider: Provider):
-    assert failure_of(provider, seconds=0.0) == Failure(DeadlineExceeded)
-    assert vendor.requests == []
+def test_nothing_is_sent_after_the_deadline(stub_vendor: StubVendor, provider: Provider):
+    assert error_summary(provider, seconds=0.0) == ErrorSummary(DeadlineExceeded)
+    assert stub_vendor.requests == []
 
 
-def test_half_of_a_surrogate_pair_in_a_prompt_is_rejected(vendor: StubVendor, provider: Provider):
-    message = replace(QUESTION.messages[0], content="a\ud800b")
-    assert failure_of(provider, replace(QUESTION, messages=(message,))) == Failure(RequestRejected)
-    assert vendor.requests == []
+def test_half_of_a_surrogate_pair_in_a_prompt_is_rejected(
+    stub_vendor: StubVendor, provider: Provider
+):
+    message = replace(REQUEST.messages[0], content="a\ud800b")
+    assert error_summary(provider, replace(REQUEST, messages=(message,))) == ErrorSummary(
+        RequestRejected
+    )
+    assert stub_vendor.requests == []

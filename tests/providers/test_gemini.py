@@ -17,12 +17,13 @@ from providers.gemini import Gemini
 from tests.providers.factories import (
     KEY,
     PROMPT,
-    QUESTION,
-    Failure,
-    ask,
-    error_of,
-    failure_of,
-    replay,
+    REQUEST,
+    ErrorSummary,
+    complete,
+    error_summary,
+    raised_error,
+    reply_with_recording,
+    summarize,
 )
 from tests.stub_vendor import StubVendor
 
@@ -43,8 +44,8 @@ CONVERSATION = CompletionRequest(
 
 
 @pytest.fixture
-def gemini(vendor: StubVendor) -> Gemini:
-    return Gemini(api_key=KEY, base_url=f"{vendor.url}/v1beta", model="gemini-3.5-flash-lite")
+def gemini(stub_vendor: StubVendor) -> Gemini:
+    return Gemini(api_key=KEY, base_url=f"{stub_vendor.url}/v1beta", model="gemini-3.5-flash-lite")
 
 
 def answer(finish: Any = "STOP", *parts: Any, **body: Any) -> dict[str, Any]:
@@ -56,18 +57,20 @@ def problem(status: int, name: str, *details: Any, message: str = "no") -> dict[
     return {"error": {"code": status, "message": message, "status": name, "details": list(details)}}
 
 
-def test_a_question_is_sent_with_the_key_in_its_header_alone(vendor: StubVendor, gemini: Gemini):
-    ask(gemini)
-    [sent] = vendor.requests
+def test_a_question_is_sent_with_the_key_in_its_header_alone(
+    stub_vendor: StubVendor, gemini: Gemini
+):
+    complete(gemini)
+    [sent] = stub_vendor.requests
     assert (sent.method, sent.path) == ("POST", "/v1beta/models/model-1:generateContent")
     assert sent.headers["x-goog-api-key"] == KEY
     assert "authorization" not in sent.headers
     assert sent.json == {"contents": [{"role": "user", "parts": [{"text": PROMPT}]}]}
 
 
-def test_a_conversation_is_sent_with_all_its_parameters(vendor: StubVendor, gemini: Gemini):
-    ask(gemini, CONVERSATION)
-    assert vendor.requests[0].json == {
+def test_a_conversation_is_sent_with_all_its_parameters(stub_vendor: StubVendor, gemini: Gemini):
+    complete(gemini, CONVERSATION)
+    assert stub_vendor.requests[0].json == {
         "systemInstruction": {"parts": [{"text": "Be brief."}]},
         "contents": [
             {"role": "user", "parts": [{"text": "Olá"}]},
@@ -83,10 +86,10 @@ def test_a_conversation_is_sent_with_all_its_parameters(vendor: StubVendor, gemi
     }
 
 
-def test_a_turn_without_text_is_left_out(vendor: StubVendor, gemini: Gemini):
+def test_a_turn_without_text_is_left_out(stub_vendor: StubVendor, gemini: Gemini):
     first, second, third = CONVERSATION.messages
-    ask(gemini, replace(QUESTION, messages=(first, replace(second, content=" "), third)))
-    assert vendor.requests[0].json == {
+    complete(gemini, replace(REQUEST, messages=(first, replace(second, content=" "), third)))
+    assert stub_vendor.requests[0].json == {
         "contents": [{"role": "user", "parts": [{"text": "Olá"}, {"text": "E agora?"}]}]
     }
 
@@ -111,29 +114,29 @@ def test_a_turn_without_text_is_left_out(vendor: StubVendor, gemini: Gemini):
     ],
 )
 def test_sampling_is_left_to_the_models_that_ignore_it(
-    vendor: StubVendor, gemini: Gemini, model: str, samples: bool
+    stub_vendor: StubVendor, gemini: Gemini, model: str, samples: bool
 ):
-    ask(gemini, replace(QUESTION, model=model, temperature=1.0, top_p=0.9, max_tokens=5))
+    complete(gemini, replace(REQUEST, model=model, temperature=1.0, top_p=0.9, max_tokens=5))
     sampling = {"temperature": 1.0, "topP": 0.9} if samples else {}
-    assert vendor.requests[0].json["generationConfig"] == {"maxOutputTokens": 5} | sampling
+    assert stub_vendor.requests[0].json["generationConfig"] == {"maxOutputTokens": 5} | sampling
 
 
-def test_a_listed_name_is_a_model_id(vendor: StubVendor, gemini: Gemini):
-    ask(gemini, replace(QUESTION, model="models/gemini-3.8-flash"))
-    assert vendor.requests[0].path == "/v1beta/models/gemini-3.8-flash:generateContent"
+def test_a_listed_name_is_a_model_id(stub_vendor: StubVendor, gemini: Gemini):
+    complete(gemini, replace(REQUEST, model="models/gemini-3.8-flash"))
+    assert stub_vendor.requests[0].path == "/v1beta/models/gemini-3.8-flash:generateContent"
 
 
 @pytest.mark.parametrize(
     "model", ["", "models/", "../files/1", "a/b", "a?b", "a b", "ä", "a\n", "a:b"]
 )
-def test_a_model_id_cannot_change_the_address(vendor: StubVendor, gemini: Gemini, model: str):
-    assert failure_of(gemini, replace(QUESTION, model=model)) == Failure(RequestRejected)
-    assert vendor.requests == []
+def test_a_model_id_cannot_change_the_address(stub_vendor: StubVendor, gemini: Gemini, model: str):
+    assert error_summary(gemini, replace(REQUEST, model=model)) == ErrorSummary(RequestRejected)
+    assert stub_vendor.requests == []
 
 
-def test_thoughts_are_billed_and_not_shown(vendor: StubVendor, gemini: Gemini):
-    replay(vendor, "gemini_success")
-    completion = ask(gemini)
+def test_thoughts_are_billed_and_not_shown(stub_vendor: StubVendor, gemini: Gemini):
+    reply_with_recording(stub_vendor, "gemini_success")
+    completion = complete(gemini)
     assert completion == Completion(
         text="Cześć! W czym mogę pomóc?",
         model="gemini-3.8-flash",
@@ -150,9 +153,9 @@ def test_thoughts_are_billed_and_not_shown(vendor: StubVendor, gemini: Gemini):
     assert Decimal("0.0001") < (completion.usage.cost_usd or 0) < Decimal("0.01")
 
 
-def test_thoughts_may_use_up_the_length(vendor: StubVendor, gemini: Gemini):
-    replay(vendor, "gemini_max_tokens_empty")
-    completion = ask(gemini)
+def test_thoughts_may_use_up_the_length(stub_vendor: StubVendor, gemini: Gemini):
+    reply_with_recording(stub_vendor, "gemini_max_tokens_empty")
+    completion = complete(gemini)
     assert replace(completion, usage=replace(completion.usage, cost_usd=None)) == Completion(
         text="",
         model="gemini-3.8-flash",
@@ -164,41 +167,41 @@ def test_thoughts_may_use_up_the_length(vendor: StubVendor, gemini: Gemini):
 
 
 @pytest.mark.parametrize(
-    ("fixture", "failure", "reason"),
+    ("fixture", "expected", "reason"),
     [
         (
             "gemini_blocked_prompt",
-            Failure(ContentFiltered),
+            ErrorSummary(ContentFiltered),
             "blockReason PROHIBITED_CONTENT",
         ),
-        ("gemini_blocked_prompt_safety", Failure(ContentFiltered), "blockReason SAFETY"),
+        ("gemini_blocked_prompt_safety", ErrorSummary(ContentFiltered), "blockReason SAFETY"),
         (
             "gemini_429_per_day",
-            Failure(ProviderOverloaded),
+            ErrorSummary(ProviderOverloaded),
             "HTTP 429 RESOURCE_EXHAUSTED GenerateRequestsPerDayPerProjectPerModel-FreeTier",
         ),
         (
             "gemini_429_per_minute_retryinfo",
-            Failure(ProviderOverloaded, retry=True, retry_after=46.0),
+            ErrorSummary(ProviderOverloaded, retry=True, retry_after=46.0),
             "HTTP 429 RESOURCE_EXHAUSTED GenerateRequestsPerMinutePerProjectPerModel-FreeTier",
         ),
         (
             "gemini_400_invalid_key",
-            Failure(ProviderMisconfigured),
+            ErrorSummary(ProviderMisconfigured),
             "HTTP 400 INVALID_ARGUMENT API_KEY_INVALID",
         ),
-        ("gemini_400_model_turn", Failure(RequestRejected), "HTTP 400 INVALID_ARGUMENT"),
-        ("gemini_404_model", Failure(ModelUnavailable), "HTTP 404 NOT_FOUND"),
-        ("gemini_503", Failure(ProviderOverloaded, retry=True), "HTTP 503 UNAVAILABLE"),
-        ("gemini_tool_call", Failure(ProviderFailed), "no_text STOP"),
+        ("gemini_400_model_turn", ErrorSummary(RequestRejected), "HTTP 400 INVALID_ARGUMENT"),
+        ("gemini_404_model", ErrorSummary(ModelUnavailable), "HTTP 404 NOT_FOUND"),
+        ("gemini_503", ErrorSummary(ProviderOverloaded, retry=True), "HTTP 503 UNAVAILABLE"),
+        ("gemini_tool_call", ErrorSummary(ProviderFailed), "no_text STOP"),
     ],
 )
 def test_a_recorded_failure_is_understood(
-    vendor: StubVendor, gemini: Gemini, fixture: str, failure: Failure, reason: str
+    stub_vendor: StubVendor, gemini: Gemini, fixture: str, expected: ErrorSummary, reason: str
 ):
-    replay(vendor, fixture)
-    error = error_of(gemini)
-    assert Failure(type(error), error.retry, error.retry_after) == failure
+    reply_with_recording(stub_vendor, fixture)
+    error = raised_error(gemini)
+    assert summarize(error) == expected
     assert error.reason == reason
 
 
@@ -230,48 +233,48 @@ FILTERED = [
     ],
 )
 def test_a_text_ends_in_one_of_three_ways(
-    vendor: StubVendor, gemini: Gemini, finish: str, meant: Any
+    stub_vendor: StubVendor, gemini: Gemini, finish: str, meant: Any
 ):
-    vendor.reply(answer(finish))
-    assert ask(gemini) == Completion(text="Hi.", model="model-1", finish_reason=meant)
+    stub_vendor.reply(answer(finish))
+    assert complete(gemini) == Completion(text="Hi.", model="model-1", finish_reason=meant)
 
 
 @pytest.mark.parametrize(
-    ("finish", "failure"),
+    ("finish", "expected"),
     [
-        ("MALFORMED_FUNCTION_CALL", Failure(ProviderFailed, retry=True)),
-        ("MALFORMED_RESPONSE", Failure(ProviderFailed, retry=True)),
-        ("UNEXPECTED_TOOL_CALL", Failure(ProviderFailed)),
-        ("TOO_MANY_TOOL_CALLS", Failure(ProviderFailed)),
-        ("MISSING_THOUGHT_SIGNATURE", Failure(ProviderFailed)),
-        ("NO_IMAGE", Failure(ProviderFailed)),
-        ("PUP_LIMITED_DISABLED", Failure(ProviderMisconfigured)),
-        ("FINISH_REASON_UNSPECIFIED", Failure(ProviderFailed)),
-        (None, Failure(ProviderFailed)),
-        ([], Failure(ProviderFailed)),
+        ("MALFORMED_FUNCTION_CALL", ErrorSummary(ProviderFailed, retry=True)),
+        ("MALFORMED_RESPONSE", ErrorSummary(ProviderFailed, retry=True)),
+        ("UNEXPECTED_TOOL_CALL", ErrorSummary(ProviderFailed)),
+        ("TOO_MANY_TOOL_CALLS", ErrorSummary(ProviderFailed)),
+        ("MISSING_THOUGHT_SIGNATURE", ErrorSummary(ProviderFailed)),
+        ("NO_IMAGE", ErrorSummary(ProviderFailed)),
+        ("PUP_LIMITED_DISABLED", ErrorSummary(ProviderMisconfigured)),
+        ("FINISH_REASON_UNSPECIFIED", ErrorSummary(ProviderFailed)),
+        (None, ErrorSummary(ProviderFailed)),
+        ([], ErrorSummary(ProviderFailed)),
     ],
 )
 def test_a_text_that_did_not_come_to_its_end_is_no_answer(
-    vendor: StubVendor, gemini: Gemini, finish: Any, failure: Failure
+    stub_vendor: StubVendor, gemini: Gemini, finish: Any, expected: ErrorSummary
 ):
-    vendor.reply(answer(finish))
-    assert failure_of(gemini) == failure
+    stub_vendor.reply(answer(finish))
+    assert error_summary(gemini) == expected
 
 
 @pytest.mark.parametrize(
-    ("finish", "failure"),
+    ("finish", "expected"),
     [
-        ("STOP", Failure(ProviderFailed)),
-        ("OTHER", Failure(ProviderFailed)),
-        ("SOMETHING_NEW", Failure(ProviderFailed)),
-        *((finish, Failure(ContentFiltered)) for finish in FILTERED),
+        ("STOP", ErrorSummary(ProviderFailed)),
+        ("OTHER", ErrorSummary(ProviderFailed)),
+        ("SOMETHING_NEW", ErrorSummary(ProviderFailed)),
+        *((finish, ErrorSummary(ContentFiltered)) for finish in FILTERED),
     ],
 )
 def test_an_end_without_a_text_is_a_failure(
-    vendor: StubVendor, gemini: Gemini, finish: str, failure: Failure
+    stub_vendor: StubVendor, gemini: Gemini, finish: str, expected: ErrorSummary
 ):
-    vendor.reply({"candidates": [{"finishReason": finish}]})
-    assert failure_of(gemini) == failure
+    stub_vendor.reply({"candidates": [{"finishReason": finish}]})
+    assert error_summary(gemini) == expected
 
 
 @pytest.mark.parametrize(
@@ -279,25 +282,25 @@ def test_an_end_without_a_text_is_a_failure(
     ["SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "SOMETHING_NEW", 7],
 )
 def test_a_blocked_prompt_is_filtered_whatever_the_block_is_called(
-    vendor: StubVendor, gemini: Gemini, block: Any
+    stub_vendor: StubVendor, gemini: Gemini, block: Any
 ):
-    vendor.reply({"promptFeedback": {"blockReason": block}})
-    assert failure_of(gemini) == Failure(ContentFiltered)
+    stub_vendor.reply({"promptFeedback": {"blockReason": block}})
+    assert error_summary(gemini) == ErrorSummary(ContentFiltered)
 
 
-def test_the_tokens_of_a_blocked_prompt_are_known(vendor: StubVendor, gemini: Gemini):
+def test_the_tokens_of_a_blocked_prompt_are_known(stub_vendor: StubVendor, gemini: Gemini):
     counted = {"promptTokenCount": 9, "totalTokenCount": 9}
-    vendor.reply({"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": counted})
-    usage = error_of(gemini).usage
+    stub_vendor.reply({"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": counted})
+    usage = raised_error(gemini).usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (9, None, 9)
 
 
-def test_feedback_without_a_block_is_none(vendor: StubVendor, gemini: Gemini):
-    vendor.reply(answer(promptFeedback={"safetyRatings": []}))
-    assert ask(gemini).text == "Hi."
+def test_feedback_without_a_block_is_none(stub_vendor: StubVendor, gemini: Gemini):
+    stub_vendor.reply(answer(promptFeedback={"safetyRatings": []}))
+    assert complete(gemini).text == "Hi."
 
 
-def test_all_the_parts_that_are_shown_are_the_text(vendor: StubVendor, gemini: Gemini):
+def test_all_the_parts_that_are_shown_are_the_text(stub_vendor: StubVendor, gemini: Gemini):
     parts = (
         {"text": "Hm.", "thought": True},
         {"text": "4"},
@@ -307,8 +310,8 @@ def test_all_the_parts_that_are_shown_are_the_text(vendor: StubVendor, gemini: G
         {"text": None},
         {"text": "2", "thought": False},
     )
-    vendor.reply(answer("STOP", *parts))
-    assert ask(gemini).text == "42"
+    stub_vendor.reply(answer("STOP", *parts))
+    assert complete(gemini).text == "42"
 
 
 @pytest.mark.parametrize(
@@ -330,10 +333,10 @@ def test_all_the_parts_that_are_shown_are_the_text(vendor: StubVendor, gemini: G
     ],
 )
 def test_a_count_that_is_not_told_is_unknown(
-    vendor: StubVendor, gemini: Gemini, reported: Any, usage: Usage
+    stub_vendor: StubVendor, gemini: Gemini, reported: Any, usage: Usage
 ):
-    vendor.reply(answer(usageMetadata=reported))
-    assert ask(gemini).usage == usage
+    stub_vendor.reply(answer(usageMetadata=reported))
+    assert complete(gemini).usage == usage
 
 
 def info(reason: str) -> dict[str, Any]:
@@ -349,38 +352,38 @@ def quota(quota_id: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "failure"),
+    ("status", "body", "expected"),
     [
-        (400, problem(400, "FAILED_PRECONDITION"), Failure(ProviderMisconfigured)),
-        (400, problem(400, "INVALID_ARGUMENT", info("OTHER")), Failure(RequestRejected)),
-        (401, problem(401, "UNAUTHENTICATED"), Failure(ProviderMisconfigured)),
-        (402, problem(402, "RESOURCE_EXHAUSTED"), Failure(ProviderMisconfigured)),
-        (403, problem(403, "PERMISSION_DENIED"), Failure(ProviderMisconfigured)),
-        (499, problem(499, "CANCELLED"), Failure(ProviderFailed)),
-        (500, problem(500, "INTERNAL"), Failure(ProviderFailed, retry=True)),
-        (504, problem(504, "DEADLINE_EXCEEDED"), Failure(ProviderFailed, retry=True)),
-        (503, [problem(503, "UNAVAILABLE")], Failure(ProviderOverloaded, retry=True)),
-        (200, problem(503, "UNAVAILABLE"), Failure(ProviderOverloaded, retry=True)),
-        (200, problem(400, "X", info("API_KEY_INVALID")), Failure(ProviderMisconfigured)),
-        (200, {"error": {"status": "X"}}, Failure(ProviderFailed, retry=True)),
+        (400, problem(400, "FAILED_PRECONDITION"), ErrorSummary(ProviderMisconfigured)),
+        (400, problem(400, "INVALID_ARGUMENT", info("OTHER")), ErrorSummary(RequestRejected)),
+        (401, problem(401, "UNAUTHENTICATED"), ErrorSummary(ProviderMisconfigured)),
+        (402, problem(402, "RESOURCE_EXHAUSTED"), ErrorSummary(ProviderMisconfigured)),
+        (403, problem(403, "PERMISSION_DENIED"), ErrorSummary(ProviderMisconfigured)),
+        (499, problem(499, "CANCELLED"), ErrorSummary(ProviderFailed)),
+        (500, problem(500, "INTERNAL"), ErrorSummary(ProviderFailed, retry=True)),
+        (504, problem(504, "DEADLINE_EXCEEDED"), ErrorSummary(ProviderFailed, retry=True)),
+        (503, [problem(503, "UNAVAILABLE")], ErrorSummary(ProviderOverloaded, retry=True)),
+        (200, problem(503, "UNAVAILABLE"), ErrorSummary(ProviderOverloaded, retry=True)),
+        (200, problem(400, "X", info("API_KEY_INVALID")), ErrorSummary(ProviderMisconfigured)),
+        (200, {"error": {"status": "X"}}, ErrorSummary(ProviderFailed, retry=True)),
     ],
 )
 def test_an_error_means_what_its_status_and_its_details_say(
-    vendor: StubVendor, gemini: Gemini, status: int, body: Any, failure: Failure
+    stub_vendor: StubVendor, gemini: Gemini, status: int, body: Any, expected: ErrorSummary
 ):
-    vendor.reply(body, status=status)
-    assert failure_of(gemini) == failure
+    stub_vendor.reply(body, status=status)
+    assert error_summary(gemini) == expected
 
 
-FINAL = Failure(ProviderOverloaded)
+FINAL = ErrorSummary(ProviderOverloaded)
 
 
-def later(seconds: float | None) -> Failure:
-    return Failure(ProviderOverloaded, retry=True, retry_after=seconds)
+def later(seconds: float | None) -> ErrorSummary:
+    return ErrorSummary(ProviderOverloaded, retry=True, retry_after=seconds)
 
 
 @pytest.mark.parametrize(
-    ("message", "details", "failure"),
+    ("message", "details", "expected"),
     [
         ("Your prepayment credits are depleted.", [delay("3s")], FINAL),
         ("no", [quota("RequestsPerDay"), delay("38s")], FINAL),
@@ -402,15 +405,19 @@ def later(seconds: float | None) -> Failure:
     ],
 )
 def test_a_quota_is_waited_for_unless_it_takes_a_day(
-    vendor: StubVendor, gemini: Gemini, message: str, details: list[Any], failure: Failure
+    stub_vendor: StubVendor,
+    gemini: Gemini,
+    message: str,
+    details: list[Any],
+    expected: ErrorSummary,
 ):
-    vendor.reply(problem(429, "RESOURCE_EXHAUSTED", *details, message=message), status=429)
-    assert failure_of(gemini) == failure
+    stub_vendor.reply(problem(429, "RESOURCE_EXHAUSTED", *details, message=message), status=429)
+    assert error_summary(gemini) == expected
 
 
-def test_a_rejected_field_is_named(vendor: StubVendor, gemini: Gemini):
+def test_a_rejected_field_is_named(stub_vendor: StubVendor, gemini: Gemini):
     violations = {"fieldViolations": [{"field": "generation_config.top_p", "description": "no"}]}
-    vendor.reply(problem(400, "INVALID_ARGUMENT", info("X"), violations), status=400)
-    assert error_of(gemini).args == (
+    stub_vendor.reply(problem(400, "INVALID_ARGUMENT", info("X"), violations), status=400)
+    assert raised_error(gemini).args == (
         "The provider rejected the request because of its parameter generation_config.top_p.",
     )

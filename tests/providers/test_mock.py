@@ -15,7 +15,7 @@ from providers.errors import (
     RequestRejected,
 )
 from providers.mock import Mock
-from tests.providers.factories import Failure, ask, failure_of
+from tests.providers.factories import ErrorSummary, complete, error_summary
 
 
 def prompt(text: str) -> CompletionRequest:
@@ -41,7 +41,7 @@ def test_the_mock_repeats_the_last_prompt_and_counts_all_words():
             Message(role="user", content="E  agora?\n"),
         ),
     )
-    assert ask(Mock(), request) == Completion(
+    assert complete(Mock(), request) == Completion(
         text="You said: E  agora?\n", model="mock-2", finish_reason="stop", usage=bill(8, 4)
     )
 
@@ -52,43 +52,43 @@ def test_the_mock_is_called_mock_1_unless_told_otherwise():
 
 def test_the_mock_keeps_to_the_limit():
     request = replace(prompt("one two three"), max_tokens=3)
-    assert ask(Mock(), request) == Completion(
+    assert complete(Mock(), request) == Completion(
         text="You said: one", model="mock-1", finish_reason="length", usage=bill(3, 3)
     )
-    assert ask(Mock(), replace(request, max_tokens=5)).finish_reason == "stop"
+    assert complete(Mock(), replace(request, max_tokens=5)).finish_reason == "stop"
 
 
 @pytest.mark.parametrize(
-    ("directive", "failure"),
+    ("directive", "expected"),
     [
-        ("mock:fail", Failure(ProviderFailed, retry=True)),
-        ("mock:fail=500", Failure(ProviderFailed, retry=True)),
-        ("mock:fail=400", Failure(RequestRejected)),
-        ("mock:fail=401", Failure(ProviderMisconfigured)),
-        ("mock:fail=404", Failure(ModelUnavailable)),
-        ("mock:fail=429", Failure(ProviderOverloaded, retry=True)),
-        ("mock:fail=503", Failure(ProviderOverloaded, retry=True)),
-        ("mock:fail=timeout", Failure(DeadlineExceeded)),
-        ("mock:fail=garbled", Failure(ProviderFailed)),
-        ("mock:empty", Failure(ProviderFailed)),
-        ("mock:filter", Failure(ContentFiltered)),
+        ("mock:fail", ErrorSummary(ProviderFailed, retry=True)),
+        ("mock:fail=500", ErrorSummary(ProviderFailed, retry=True)),
+        ("mock:fail=400", ErrorSummary(RequestRejected)),
+        ("mock:fail=401", ErrorSummary(ProviderMisconfigured)),
+        ("mock:fail=404", ErrorSummary(ModelUnavailable)),
+        ("mock:fail=429", ErrorSummary(ProviderOverloaded, retry=True)),
+        ("mock:fail=503", ErrorSummary(ProviderOverloaded, retry=True)),
+        ("mock:fail=timeout", ErrorSummary(DeadlineExceeded)),
+        ("mock:fail=garbled", ErrorSummary(ProviderFailed)),
+        ("mock:empty", ErrorSummary(ProviderFailed)),
+        ("mock:filter", ErrorSummary(ContentFiltered)),
     ],
 )
-def test_the_mock_fails_as_it_is_told(directive: str, failure: Failure):
-    assert failure_of(Mock(), prompt(f"Please\n{directive} now")) == failure
-    assert failure_of(Mock(directives=directive), prompt("Hi")) == failure
+def test_the_mock_fails_as_it_is_told(directive: str, expected: ErrorSummary):
+    assert error_summary(Mock(), prompt(f"Please\n{directive} now")) == expected
+    assert error_summary(Mock(directives=directive), prompt("Hi")) == expected
 
 
 def test_the_mock_uses_up_its_length():
-    assert ask(Mock(), prompt("mock:length")) == Completion(
+    assert complete(Mock(), prompt("mock:length")) == Completion(
         text="", model="mock-1", finish_reason="length", usage=bill(1, 0)
     )
 
 
 def test_a_prompts_directives_go_before_those_of_the_option():
     mock = Mock(directives="mock:fail mock:delay=9999")
-    assert ask(mock, prompt("mock:ok mock:delay=0")).finish_reason == "stop"
-    assert failure_of(mock, prompt("mock:filter mock:delay=0")) == Failure(ContentFiltered)
+    assert complete(mock, prompt("mock:ok mock:delay=0")).finish_reason == "stop"
+    assert error_summary(mock, prompt("mock:filter mock:delay=0")) == ErrorSummary(ContentFiltered)
 
 
 @pytest.mark.parametrize(
@@ -114,21 +114,21 @@ def test_a_prompts_directives_go_before_those_of_the_option():
     ],
 )
 def test_what_is_not_exactly_a_directive_is_text(text: str):
-    assert ask(Mock(), prompt(text)).text == f"You said: {text}"
+    assert complete(Mock(), prompt(text)).text == f"You said: {text}"
 
 
 def test_the_mock_takes_its_time():
     started = time.monotonic()
-    assert ask(Mock(), prompt("mock:delay=0.1 Hi")).text == "You said: mock:delay=0.1 Hi"
+    assert complete(Mock(), prompt("mock:delay=0.1 Hi")).text == "You said: mock:delay=0.1 Hi"
     assert 0.1 <= time.monotonic() - started < 5.0
 
 
 @pytest.mark.parametrize("text", ["mock:delay=30", "mock:delay=30 mock:fail", "mock:delay=0.1"])
 def test_the_mock_is_not_done_after_the_deadline(text: str):
     started = time.monotonic()
-    assert failure_of(Mock(), prompt(text), seconds=0.05) == Failure(DeadlineExceeded)
+    assert error_summary(Mock(), prompt(text), seconds=0.05) == ErrorSummary(DeadlineExceeded)
     assert 0.05 <= time.monotonic() - started < 5.0
 
 
 def test_text_can_be_encoded():
-    assert ask(Mock(), prompt("a\ud800")).text == "You said: a\ufffd"
+    assert complete(Mock(), prompt("a\ud800")).text == "You said: a\ufffd"

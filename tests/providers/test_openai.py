@@ -20,12 +20,12 @@ from providers.openai import OpenAI
 from tests.providers.factories import (
     KEY,
     PROMPT,
-    QUESTION,
-    Failure,
-    ask,
-    error_of,
-    failure_of,
-    replay,
+    REQUEST,
+    ErrorSummary,
+    complete,
+    error_summary,
+    raised_error,
+    reply_with_recording,
 )
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
@@ -46,8 +46,8 @@ CONVERSATION = CompletionRequest(
 
 
 @pytest.fixture
-def openai(vendor: StubVendor) -> OpenAI:
-    return OpenAI(api_key=KEY, base_url=f"{vendor.url}/v1", model="gpt-oss:20b")
+def openai(stub_vendor: StubVendor) -> OpenAI:
+    return OpenAI(api_key=KEY, base_url=f"{stub_vendor.url}/v1", model="gpt-oss:20b")
 
 
 def answer(**choice: Any) -> dict[str, Any]:
@@ -55,10 +55,10 @@ def answer(**choice: Any) -> dict[str, Any]:
 
 
 def test_a_question_is_sent_with_the_key_and_without_what_was_not_asked(
-    vendor: StubVendor, openai: OpenAI
+    stub_vendor: StubVendor, openai: OpenAI
 ):
-    ask(openai)
-    [sent] = vendor.requests
+    complete(openai)
+    [sent] = stub_vendor.requests
     assert (sent.method, sent.path) == ("POST", "/v1/chat/completions")
     assert sent.headers["authorization"] == f"Bearer {KEY}"
     assert sent.headers["content-type"] == "application/json"
@@ -68,9 +68,9 @@ def test_a_question_is_sent_with_the_key_and_without_what_was_not_asked(
     }
 
 
-def test_a_conversation_is_sent_with_all_its_parameters(vendor: StubVendor, openai: OpenAI):
-    ask(openai, CONVERSATION)
-    assert vendor.requests[0].json == {
+def test_a_conversation_is_sent_with_all_its_parameters(stub_vendor: StubVendor, openai: OpenAI):
+    complete(openai, CONVERSATION)
+    assert stub_vendor.requests[0].json == {
         "model": "gpt-oss:20b",
         "messages": [
             {"role": "system", "content": "Be brief."},
@@ -86,9 +86,9 @@ def test_a_conversation_is_sent_with_all_its_parameters(vendor: StubVendor, open
     }
 
 
-def test_a_server_without_keys_is_sent_none(vendor: StubVendor):
-    ask(OpenAI(api_key="", base_url=vendor.url, model="llama3"))
-    assert "authorization" not in vendor.requests[0].headers
+def test_a_server_without_keys_is_sent_none(stub_vendor: StubVendor):
+    complete(OpenAI(api_key="", base_url=stub_vendor.url, model="llama3"))
+    assert "authorization" not in stub_vendor.requests[0].headers
 
 
 def test_openai_itself_has_its_own_name_for_the_limit_and_a_price_list(
@@ -110,7 +110,7 @@ def test_openai_itself_has_its_own_name_for_the_limit_and_a_price_list(
         vendor_http, "post", post
     )  # its address is the one that a stand-in cannot have
     openai = OpenAI(api_key=KEY, base_url="https://api.openai.com/v1", model="gpt-5-nano")
-    assert ask(openai, replace(QUESTION, max_tokens=64)) == Completion(
+    assert complete(openai, replace(REQUEST, max_tokens=64)) == Completion(
         text="Hi.",
         model="gpt-5-nano-2025-08-07",
         finish_reason="stop",
@@ -131,9 +131,9 @@ def test_openai_itself_has_its_own_name_for_the_limit_and_a_price_list(
     }
 
 
-def test_reasoning_stays_apart(vendor: StubVendor, openai: OpenAI):
-    replay(vendor, "compat_success_reasoning_content")
-    assert ask(openai) == Completion(
+def test_reasoning_stays_apart(stub_vendor: StubVendor, openai: OpenAI):
+    reply_with_recording(stub_vendor, "compat_success_reasoning_content")
+    assert complete(openai) == Completion(
         text="42",
         model="deepseek-v4-flash",
         finish_reason="stop",
@@ -159,15 +159,15 @@ def test_reasoning_stays_apart(vendor: StubVendor, openai: OpenAI):
     ],
 )
 def test_the_text_is_what_the_message_shows(
-    vendor: StubVendor, openai: OpenAI, content: Any, text: str
+    stub_vendor: StubVendor, openai: OpenAI, content: Any, text: str
 ):
-    vendor.reply(answer(message={"content": content}))
-    assert ask(openai) == Completion(text=text, model="model-1", finish_reason="stop")
+    stub_vendor.reply(answer(message={"content": content}))
+    assert complete(openai) == Completion(text=text, model="model-1", finish_reason="stop")
 
 
-def test_thoughts_that_used_up_the_length_are_no_text(vendor: StubVendor, openai: OpenAI):
-    vendor.reply(answer(message={"content": "<think>Hm, let"}, finish_reason="length"))
-    assert ask(openai) == Completion(text="", model="model-1", finish_reason="length")
+def test_thoughts_that_used_up_the_length_are_no_text(stub_vendor: StubVendor, openai: OpenAI):
+    stub_vendor.reply(answer(message={"content": "<think>Hm, let"}, finish_reason="length"))
+    assert complete(openai) == Completion(text="", model="model-1", finish_reason="length")
 
 
 @pytest.mark.parametrize(
@@ -185,31 +185,33 @@ def test_thoughts_that_used_up_the_length_are_no_text(vendor: StubVendor, openai
     ],
 )
 def test_a_finish_reason_is_one_of_three(
-    vendor: StubVendor, openai: OpenAI, finish: Any, meant: Any
+    stub_vendor: StubVendor, openai: OpenAI, finish: Any, meant: Any
 ):
-    vendor.reply(answer(finish_reason=finish))
-    assert ask(openai) == Completion(text="Hi.", model="model-1", finish_reason=meant)
+    stub_vendor.reply(answer(finish_reason=finish))
+    assert complete(openai) == Completion(text="Hi.", model="model-1", finish_reason=meant)
 
 
 @pytest.mark.parametrize("finish", ["error", "insufficient_system_resource"])
-def test_an_answer_that_ends_in_an_error_is_none(vendor: StubVendor, openai: OpenAI, finish: str):
-    vendor.reply(answer(finish_reason=finish))
-    error = error_of(openai)
+def test_an_answer_that_ends_in_an_error_is_none(
+    stub_vendor: StubVendor, openai: OpenAI, finish: str
+):
+    stub_vendor.reply(answer(finish_reason=finish))
+    error = raised_error(openai)
     assert (type(error), error.retry) == (ProviderFailed, True)
     assert error.reason == f"finish_reason {finish}"
 
 
-def test_a_call_of_a_tool_is_no_answer(vendor: StubVendor, openai: OpenAI):
+def test_a_call_of_a_tool_is_no_answer(stub_vendor: StubVendor, openai: OpenAI):
     call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    vendor.reply(
+    stub_vendor.reply(
         answer(message={"content": None, "tool_calls": [call]}, finish_reason="tool_calls")
     )
-    assert failure_of(openai) == Failure(ProviderFailed)
+    assert error_summary(openai) == ErrorSummary(ProviderFailed)
 
 
-def test_a_refusal_is_a_filter(vendor: StubVendor, openai: OpenAI):
-    vendor.reply(answer(message={"content": None, "refusal": "I'm sorry, I cannot."}))
-    assert failure_of(openai) == Failure(ContentFiltered)
+def test_a_refusal_is_a_filter(stub_vendor: StubVendor, openai: OpenAI):
+    stub_vendor.reply(answer(message={"content": None, "refusal": "I'm sorry, I cannot."}))
+    assert error_summary(openai) == ErrorSummary(ContentFiltered)
 
 
 @pytest.mark.parametrize(
@@ -222,32 +224,32 @@ def test_a_refusal_is_a_filter(vendor: StubVendor, openai: OpenAI):
     ids=["filtered", "refused", "empty"],
 )
 def test_what_was_counted_is_known_of_what_was_no_answer(
-    vendor: StubVendor, openai: OpenAI, given: dict[str, Any]
+    stub_vendor: StubVendor, openai: OpenAI, given: dict[str, Any]
 ):
-    vendor.reply(answer(**given) | {"usage": OPENAI_ANSWER["usage"]})
+    stub_vendor.reply(answer(**given) | {"usage": OPENAI_ANSWER["usage"]})
     counted = Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14)
-    assert error_of(openai).usage == counted
+    assert raised_error(openai).usage == counted
 
 
-def test_an_error_beside_an_answer_is_an_error(vendor: StubVendor, openai: OpenAI):
-    vendor.reply(answer(error={"code": 503, "message": "gone"}))
-    assert failure_of(openai) == Failure(ProviderOverloaded, retry=True)
+def test_an_error_beside_an_answer_is_an_error(stub_vendor: StubVendor, openai: OpenAI):
+    stub_vendor.reply(answer(error={"code": 503, "message": "gone"}))
+    assert error_summary(openai) == ErrorSummary(ProviderOverloaded, retry=True)
 
 
-def test_a_local_model_has_none(vendor: StubVendor, openai: OpenAI):
-    vendor.reply(OPENAI_ANSWER | {"model": "gpt-5-nano"})
-    assert ask(openai).usage == Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14)
+def test_a_local_model_has_none(stub_vendor: StubVendor, openai: OpenAI):
+    stub_vendor.reply(OPENAI_ANSWER | {"model": "gpt-5-nano"})
+    assert complete(openai).usage == Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14)
 
 
-def test_a_wrong_path_is_the_operators_trouble(vendor: StubVendor, openai: OpenAI):
-    replay(vendor, "compat_error_detail_fastapi")
-    error = error_of(openai)
+def test_a_wrong_path_is_the_operators_trouble(stub_vendor: StubVendor, openai: OpenAI):
+    reply_with_recording(stub_vendor, "compat_error_detail_fastapi")
+    error = raised_error(openai)
     assert (type(error), error.retry, error.reason) == (ModelUnavailable, False, "HTTP 404")
 
 
-def test_a_rejected_parameter_is_named(vendor: StubVendor, openai: OpenAI):
-    replay(vendor, "compat_error_flat_mistral")
-    error = error_of(openai)
+def test_a_rejected_parameter_is_named(stub_vendor: StubVendor, openai: OpenAI):
+    reply_with_recording(stub_vendor, "compat_error_flat_mistral")
+    error = raised_error(openai)
     assert (type(error), error.reason) == (RequestRejected, "HTTP 422 invalid_request_error")
     assert str(error).endswith(" because of its parameter stream_options.include_usage.")
 
@@ -257,43 +259,43 @@ def openai_error(code: Any, *, message: Any = "no", kind: Any = None, param: Any
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "failure"),
+    ("status", "body", "expected"),
     [
-        (400, openai_error("content_filter"), Failure(ContentFiltered)),
-        (400, openai_error("content_policy_violation"), Failure(ContentFiltered)),
-        (400, openai_error(None, kind="moderation_blocked"), Failure(ContentFiltered)),
-        (400, openai_error("context_length_exceeded"), Failure(RequestRejected)),
-        (400, openai_error("model_not_found"), Failure(ModelUnavailable)),
-        (400, openai_error("1500", kind="invalid_model"), Failure(ModelUnavailable)),
-        (400, openai_error("invalid_api_key"), Failure(ProviderMisconfigured)),
+        (400, openai_error("content_filter"), ErrorSummary(ContentFiltered)),
+        (400, openai_error("content_policy_violation"), ErrorSummary(ContentFiltered)),
+        (400, openai_error(None, kind="moderation_blocked"), ErrorSummary(ContentFiltered)),
+        (400, openai_error("context_length_exceeded"), ErrorSummary(RequestRejected)),
+        (400, openai_error("model_not_found"), ErrorSummary(ModelUnavailable)),
+        (400, openai_error("1500", kind="invalid_model"), ErrorSummary(ModelUnavailable)),
+        (400, openai_error("invalid_api_key"), ErrorSummary(ProviderMisconfigured)),
         (
             400,
             openai_error(400, message="x is not a valid model ID"),
-            Failure(ModelUnavailable),
+            ErrorSummary(ModelUnavailable),
         ),
         (
             400,
             {"error": "Model `x` does not exist"},
-            Failure(ModelUnavailable),
+            ErrorSummary(ModelUnavailable),
         ),
-        (400, {"error": "temperature is a number"}, Failure(RequestRejected)),
-        (400, {"code": "prose, of all things", "error": "no"}, Failure(RequestRejected)),
-        (400, {"detail": [{"loc": ["body", "top_p"], "msg": "no"}]}, Failure(RequestRejected)),
-        (404, openai_error("model_not_found"), Failure(ModelUnavailable)),
-        (429, openai_error("rate_limit_exceeded"), Failure(ProviderOverloaded, retry=True)),
-        (429, openai_error("insufficient_quota"), Failure(ProviderOverloaded)),
-        (429, openai_error(None, kind="insufficient_quota"), Failure(ProviderOverloaded)),
-        (200, openai_error("rate_limit_exceeded"), Failure(ProviderOverloaded, retry=True)),
-        (200, openai_error("content_filter"), Failure(ContentFiltered)),
-        (200, openai_error(None, kind="invalid_request_error"), Failure(RequestRejected)),
-        (200, openai_error("401"), Failure(ProviderMisconfigured)),
+        (400, {"error": "temperature is a number"}, ErrorSummary(RequestRejected)),
+        (400, {"code": "prose, of all things", "error": "no"}, ErrorSummary(RequestRejected)),
+        (400, {"detail": [{"loc": ["body", "top_p"], "msg": "no"}]}, ErrorSummary(RequestRejected)),
+        (404, openai_error("model_not_found"), ErrorSummary(ModelUnavailable)),
+        (429, openai_error("rate_limit_exceeded"), ErrorSummary(ProviderOverloaded, retry=True)),
+        (429, openai_error("insufficient_quota"), ErrorSummary(ProviderOverloaded)),
+        (429, openai_error(None, kind="insufficient_quota"), ErrorSummary(ProviderOverloaded)),
+        (200, openai_error("rate_limit_exceeded"), ErrorSummary(ProviderOverloaded, retry=True)),
+        (200, openai_error("content_filter"), ErrorSummary(ContentFiltered)),
+        (200, openai_error(None, kind="invalid_request_error"), ErrorSummary(RequestRejected)),
+        (200, openai_error("401"), ErrorSummary(ProviderMisconfigured)),
     ],
 )
 def test_an_error_means_what_it_says_before_what_its_status_says(
-    vendor: StubVendor, openai: OpenAI, status: int, body: Any, failure: Failure
+    stub_vendor: StubVendor, openai: OpenAI, status: int, body: Any, expected: ErrorSummary
 ):
-    vendor.reply(body, status=status)
-    assert failure_of(openai) == failure
+    stub_vendor.reply(body, status=status)
+    assert error_summary(openai) == expected
 
 
 @pytest.mark.parametrize(
@@ -321,12 +323,14 @@ def test_an_error_means_what_it_says_before_what_its_status_says(
     ],
 )
 def test_a_rejection_says_in_our_words_what_to_change(
-    vendor: StubVendor, openai: OpenAI, error: Any, sentence: str
+    stub_vendor: StubVendor, openai: OpenAI, error: Any, sentence: str
 ):
-    vendor.reply(error, status=400)
-    assert error_of(openai).args == (sentence,)
+    stub_vendor.reply(error, status=400)
+    assert raised_error(openai).args == (sentence,)
 
 
-def test_the_log_is_told_the_status_and_the_identifiers(vendor: StubVendor, openai: OpenAI):
-    vendor.reply(openai_error("rate_limit_exceeded", kind="requests", message="prose"), status=429)
-    assert error_of(openai).reason == "HTTP 429 rate_limit_exceeded requests"
+def test_the_log_is_told_the_status_and_the_identifiers(stub_vendor: StubVendor, openai: OpenAI):
+    stub_vendor.reply(
+        openai_error("rate_limit_exceeded", kind="requests", message="prose"), status=429
+    )
+    assert raised_error(openai).reason == "HTTP 429 rate_limit_exceeded requests"

@@ -17,20 +17,21 @@ from providers.errors import (
 from providers.openrouter import OpenRouter
 from tests.providers.factories import (
     KEY,
-    QUESTION,
-    Failure,
-    ask,
-    error_of,
-    failure_of,
-    load,
-    replay,
+    REQUEST,
+    ErrorSummary,
+    complete,
+    error_summary,
+    load_recording,
+    raised_error,
+    reply_with_recording,
+    summarize,
 )
 from tests.stub_vendor import StubVendor
 
 
 @pytest.fixture
-def openrouter(vendor: StubVendor) -> OpenRouter:
-    return OpenRouter(api_key=KEY, base_url=f"{vendor.url}/api/v1", model="openrouter/free")
+def openrouter(stub_vendor: StubVendor) -> OpenRouter:
+    return OpenRouter(api_key=KEY, base_url=f"{stub_vendor.url}/api/v1", model="openrouter/free")
 
 
 def soon(seconds: float) -> str:
@@ -38,13 +39,13 @@ def soon(seconds: float) -> str:
     return str(round((time.time() + seconds) * 1000))
 
 
-def test_a_question_always_has_a_limit(vendor: StubVendor, openrouter: OpenRouter):
-    ask(openrouter)
-    ask(openrouter, replace(QUESTION, max_tokens=16, end_user="3f1c", system="Be brief."))
-    first, second = vendor.requests
+def test_a_question_always_has_a_limit(stub_vendor: StubVendor, openrouter: OpenRouter):
+    complete(openrouter)
+    complete(openrouter, replace(REQUEST, max_tokens=16, end_user="3f1c", system="Be brief."))
+    first, second = stub_vendor.requests
     assert (first.method, first.path) == ("POST", "/api/v1/chat/completions")
     assert first.headers["authorization"] == f"Bearer {KEY}"
-    prompt = {"role": "user", "content": QUESTION.messages[0].content}
+    prompt = {"role": "user", "content": REQUEST.messages[0].content}
     assert first.json == {"model": "model-1", "messages": [prompt], "max_tokens": 8192}
     assert second.json == {
         "model": "model-1",
@@ -54,9 +55,9 @@ def test_a_question_always_has_a_limit(vendor: StubVendor, openrouter: OpenRoute
     }
 
 
-def test_an_answer_carries_its_price(vendor: StubVendor, openrouter: OpenRouter):
-    replay(vendor, "openrouter_success_usage_cost")
-    assert ask(openrouter) == Completion(
+def test_an_answer_carries_its_price(stub_vendor: StubVendor, openrouter: OpenRouter):
+    reply_with_recording(stub_vendor, "openrouter_success_usage_cost")
+    assert complete(openrouter) == Completion(
         text="Bonjour ! Comment puis-je vous aider ?",
         model="google/gemini-3.5-flash-lite",
         finish_reason="stop",
@@ -107,65 +108,69 @@ def test_an_answer_carries_its_price(vendor: StubVendor, openrouter: OpenRouter)
     ],
 )
 def test_a_cost_is_a_sane_amount_or_unknown(
-    vendor: StubVendor, openrouter: OpenRouter, usage: bytes, cost: str | None
+    stub_vendor: StubVendor, openrouter: OpenRouter, usage: bytes, cost: str | None
 ):
-    vendor.reply(b'{"choices": [{"message": {"content": "Hi."}}], "usage": %b}' % usage)
-    assert ask(openrouter).usage == Usage(cost_usd=None if cost is None else Decimal(cost))
+    stub_vendor.reply(b'{"choices": [{"message": {"content": "Hi."}}], "usage": %b}' % usage)
+    assert complete(openrouter).usage == Usage(cost_usd=None if cost is None else Decimal(cost))
 
 
 @pytest.mark.parametrize(
-    ("fixture", "failure", "reason"),
+    ("fixture", "expected", "reason"),
     [
         (
             "openrouter_200_top_level_error",
-            Failure(ProviderFailed, retry=True),
+            ErrorSummary(ProviderFailed, retry=True),
             "HTTP 502 provider_unavailable",
         ),
-        ("openrouter_200_empty", Failure(ProviderOverloaded, retry=True), "no_text"),
-        ("openrouter_401", Failure(ProviderMisconfigured), "HTTP 401"),
+        ("openrouter_200_empty", ErrorSummary(ProviderOverloaded, retry=True), "no_text"),
+        ("openrouter_401", ErrorSummary(ProviderMisconfigured), "HTTP 401"),
         (
             "openrouter_402_credits",
-            Failure(ProviderMisconfigured),
+            ErrorSummary(ProviderMisconfigured),
             "HTTP 402 payment_required openrouter_credits",
         ),
         (
             "openrouter_402_max_tokens",
-            Failure(ProviderMisconfigured),
+            ErrorSummary(ProviderMisconfigured),
             "HTTP 402 openrouter_key_limit",
         ),
-        ("openrouter_403_moderation", Failure(ContentFiltered), "HTTP 403"),
+        ("openrouter_403_moderation", ErrorSummary(ContentFiltered), "HTTP 403"),
         (
             "openrouter_429_availability",
-            Failure(ProviderOverloaded, retry=True, retry_after=40.0),
+            ErrorSummary(ProviderOverloaded, retry=True, retry_after=40.0),
             "HTTP 429 rate_limit_exceeded capacity_exhausted",
         ),
     ],
 )
 def test_a_recorded_failure_is_understood(
-    vendor: StubVendor, openrouter: OpenRouter, fixture: str, failure: Failure, reason: str
+    stub_vendor: StubVendor,
+    openrouter: OpenRouter,
+    fixture: str,
+    expected: ErrorSummary,
+    reason: str,
 ):
-    replay(vendor, fixture)
-    error = error_of(openrouter)
-    assert Failure(type(error), error.retry, error.retry_after) == failure
+    reply_with_recording(stub_vendor, fixture)
+    error = raised_error(openrouter)
+    assert summarize(error) == expected
     assert error.reason == reason
 
 
-def test_the_platforms_limit_ends_at_its_reset(vendor: StubVendor, openrouter: OpenRouter):
-    recorded = load("openrouter_429_platform")
+def test_the_platforms_limit_ends_at_its_reset(stub_vendor: StubVendor, openrouter: OpenRouter):
+    recorded = load_recording("openrouter_429_platform")
     headers = recorded["headers"] | {"x-ratelimit-reset": soon(30)}
-    vendor.reply(recorded["body"], status=429, headers=headers)
-    error = error_of(openrouter)
+    stub_vendor.reply(recorded["body"], status=429, headers=headers)
+    error = raised_error(openrouter)
     assert (type(error), error.retry) == (ProviderOverloaded, True)
     assert error.retry_after == pytest.approx(30, abs=5)
 
 
 def test_the_daily_limit_is_final_until_the_reset_that_only_the_body_tells(
-    vendor: StubVendor, openrouter: OpenRouter
+    stub_vendor: StubVendor, openrouter: OpenRouter
 ):
-    recorded = load("openrouter_429_free_daily")
+    recorded = load_recording("openrouter_429_free_daily")
     recorded["body"]["error"]["metadata"]["headers"]["X-RateLimit-Reset"] = soon(3600)
-    vendor.reply(recorded["body"], status=429)
-    error = error_of(openrouter)
+    stub_vendor.reply(recorded["body"], status=429)
+    error = raised_error(openrouter)
     assert (type(error), error.retry, error.fallback) == (ProviderOverloaded, False, True)
     assert error.retry_after == pytest.approx(3600, abs=5)
     assert error.reason == "HTTP 429 openrouter_free_tier_daily"
@@ -175,10 +180,10 @@ def test_the_daily_limit_is_final_until_the_reset_that_only_the_body_tells(
     ("reset", "seconds"), [("0", 0.0), ("9" * 20, 86400.0), ("9" * 400, None), ("soon", None)]
 )
 def test_a_reset_may_be_nonsense(
-    vendor: StubVendor, openrouter: OpenRouter, reset: str, seconds: float | None
+    stub_vendor: StubVendor, openrouter: OpenRouter, reset: str, seconds: float | None
 ):
-    vendor.reply({"error": {"code": 429}}, status=429, headers={"X-RateLimit-Reset": reset})
-    assert error_of(openrouter).retry_after == seconds
+    stub_vendor.reply({"error": {"code": 429}}, status=429, headers={"X-RateLimit-Reset": reset})
+    assert raised_error(openrouter).retry_after == seconds
 
 
 def problem(**error: Any) -> dict[str, Any]:
@@ -186,91 +191,99 @@ def problem(**error: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "failure"),
+    ("status", "body", "expected"),
     [
         # Credit that running requests hold comes back.
         (
             402,
             problem(metadata={"headers": {"Retry-After": "7"}}),
-            Failure(ProviderOverloaded, retry=True, retry_after=7.0),
+            ErrorSummary(ProviderOverloaded, retry=True, retry_after=7.0),
         ),
         (
             402,
             problem(metadata={"headers": {"X-RateLimit-Reset": "1"}}),
-            Failure(ProviderMisconfigured),
+            ErrorSummary(ProviderMisconfigured),
         ),
         # 403: the content, the budget, or our rights.
-        (403, problem(metadata={"reasons": ["violence"]}), Failure(ContentFiltered)),
-        (403, problem(metadata={"flagged_input": "…"}), Failure(ContentFiltered)),
-        (403, problem(metadata={"patterns": ["…"]}), Failure(ContentFiltered)),
+        (403, problem(metadata={"reasons": ["violence"]}), ErrorSummary(ContentFiltered)),
+        (403, problem(metadata={"flagged_input": "…"}), ErrorSummary(ContentFiltered)),
+        (403, problem(metadata={"patterns": ["…"]}), ErrorSummary(ContentFiltered)),
         (
             403,
             problem(metadata={"limit_source": "openrouter_workspace_budget", "limit_usd": 5}),
-            Failure(ProviderMisconfigured),
+            ErrorSummary(ProviderMisconfigured),
         ),
         (
             403,
             problem(metadata={"error_type": "permission_denied"}),
-            Failure(ProviderMisconfigured),
+            ErrorSummary(ProviderMisconfigured),
         ),
-        (403, problem(metadata=["reasons"]), Failure(ProviderMisconfigured)),
+        (403, problem(metadata=["reasons"]), ErrorSummary(ProviderMisconfigured)),
         # The type of an error goes before its number.
         (
             400,
             problem(metadata={"error_type": "content_policy_violation"}),
-            Failure(ContentFiltered),
+            ErrorSummary(ContentFiltered),
         ),
-        (400, problem(metadata={"error_type": "refusal"}), Failure(ContentFiltered)),
-        (400, problem(metadata={"error_type": "token_limit_exceeded"}), Failure(RequestRejected)),
-        (400, problem(metadata={"error_type": "max_tokens_exceeded"}), Failure(RequestRejected)),
-        (400, problem(availability={"code": "model_not_found"}), Failure(ModelUnavailable)),
-        (404, problem(availability={"code": "no_endpoints"}), Failure(ModelUnavailable)),
+        (400, problem(metadata={"error_type": "refusal"}), ErrorSummary(ContentFiltered)),
+        (
+            400,
+            problem(metadata={"error_type": "token_limit_exceeded"}),
+            ErrorSummary(RequestRejected),
+        ),
+        (
+            400,
+            problem(metadata={"error_type": "max_tokens_exceeded"}),
+            ErrorSummary(RequestRejected),
+        ),
+        (400, problem(availability={"code": "model_not_found"}), ErrorSummary(ModelUnavailable)),
+        (404, problem(availability={"code": "no_endpoints"}), ErrorSummary(ModelUnavailable)),
         # An error inside a success has a number, a type, or neither.
-        (200, problem(code=429), Failure(ProviderOverloaded, retry=True)),
-        (200, problem(code="server_error"), Failure(ProviderFailed, retry=True)),
-        (200, problem(http_status=503), Failure(ProviderOverloaded, retry=True)),
+        (200, problem(code=429), ErrorSummary(ProviderOverloaded, retry=True)),
+        (200, problem(code="server_error"), ErrorSummary(ProviderFailed, retry=True)),
+        (200, problem(http_status=503), ErrorSummary(ProviderOverloaded, retry=True)),
         (
             200,
             problem(code="x", metadata={"error_type": "provider_overloaded"}),
-            Failure(ProviderOverloaded, retry=True),
+            ErrorSummary(ProviderOverloaded, retry=True),
         ),
         (
             200,
             problem(code=403, metadata={"reasons": ["violence"]}),
-            Failure(ContentFiltered),
+            ErrorSummary(ContentFiltered),
         ),
         # Waiting helps, or does not.
-        (429, problem(message="limit_rpd/model"), Failure(ProviderOverloaded)),
-        (429, problem(message="free-models-per-min"), Failure(ProviderOverloaded, retry=True)),
+        (429, problem(message="limit_rpd/model"), ErrorSummary(ProviderOverloaded)),
+        (429, problem(message="free-models-per-min"), ErrorSummary(ProviderOverloaded, retry=True)),
         (
             429,
             problem(metadata={"limit_source": "upstream_provider_shared_pool"}),
-            Failure(ProviderOverloaded, retry=True),
+            ErrorSummary(ProviderOverloaded, retry=True),
         ),
-        (503, problem(availability={"retryable": False}), Failure(ProviderOverloaded)),
+        (503, problem(availability={"retryable": False}), ErrorSummary(ProviderOverloaded)),
         (
             503,
             problem(availability={"retryable": True, "retry_after": 2.5}),
-            Failure(ProviderOverloaded, retry=True, retry_after=2.5),
+            ErrorSummary(ProviderOverloaded, retry=True, retry_after=2.5),
         ),
         (
             429,
             problem(availability={"retry_after": "nonsense"}, metadata={"headers": {"a": {}}}),
-            Failure(ProviderOverloaded, retry=True),
+            ErrorSummary(ProviderOverloaded, retry=True),
         ),
     ],
 )
 def test_an_error_means_what_its_metadata_says(
-    vendor: StubVendor, openrouter: OpenRouter, status: int, body: Any, failure: Failure
+    stub_vendor: StubVendor, openrouter: OpenRouter, status: int, body: Any, expected: ErrorSummary
 ):
-    vendor.reply(body, status=status)
-    assert failure_of(openrouter) == failure
+    stub_vendor.reply(body, status=status)
+    assert error_summary(openrouter) == expected
 
 
-def test_a_header_goes_before_its_copy_in_the_body(vendor: StubVendor, openrouter: OpenRouter):
+def test_a_header_goes_before_its_copy_in_the_body(stub_vendor: StubVendor, openrouter: OpenRouter):
     body = problem(metadata={"headers": {"Retry-After": "7"}})
-    vendor.reply(body, status=402, headers={"Retry-After": "3"})
-    assert error_of(openrouter).retry_after == 3.0
+    stub_vendor.reply(body, status=402, headers={"Retry-After": "3"})
+    assert raised_error(openrouter).retry_after == 3.0
 
 
 def choice(**values: Any) -> dict[str, Any]:
@@ -278,26 +291,26 @@ def choice(**values: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("body", "failure"),
+    ("body", "expected"),
     [
-        (choice(error={"code": 502, "message": "gone"}), Failure(ProviderFailed, retry=True)),
-        (choice(finish_reason="error"), Failure(ProviderFailed, retry=True)),
+        (choice(error={"code": 502, "message": "gone"}), ErrorSummary(ProviderFailed, retry=True)),
+        (choice(finish_reason="error"), ErrorSummary(ProviderFailed, retry=True)),
         (
             choice(finish_reason="error", message={"content": "Hal"}),
-            Failure(ProviderFailed, retry=True),
+            ErrorSummary(ProviderFailed, retry=True),
         ),
-        (choice(), Failure(ProviderOverloaded, retry=True)),
-        (choice(message={"content": ""}), Failure(ProviderOverloaded, retry=True)),
-        ({"choices": []}, Failure(ProviderOverloaded, retry=True)),
-        ({"error": None, "choices": []}, Failure(ProviderOverloaded, retry=True)),
-        ({"choices": None}, Failure(ProviderFailed)),
-        ({"id": "gen-1"}, Failure(ProviderFailed)),
-        (choice(finish_reason="stop"), Failure(ProviderFailed)),
-        (choice(message={"content": None, "tool_calls": [{}]}), Failure(ProviderFailed)),
+        (choice(), ErrorSummary(ProviderOverloaded, retry=True)),
+        (choice(message={"content": ""}), ErrorSummary(ProviderOverloaded, retry=True)),
+        ({"choices": []}, ErrorSummary(ProviderOverloaded, retry=True)),
+        ({"error": None, "choices": []}, ErrorSummary(ProviderOverloaded, retry=True)),
+        ({"choices": None}, ErrorSummary(ProviderFailed)),
+        ({"id": "gen-1"}, ErrorSummary(ProviderFailed)),
+        (choice(finish_reason="stop"), ErrorSummary(ProviderFailed)),
+        (choice(message={"content": None, "tool_calls": [{}]}), ErrorSummary(ProviderFailed)),
     ],
 )
 def test_a_success_may_be_none(
-    vendor: StubVendor, openrouter: OpenRouter, body: Any, failure: Failure
+    stub_vendor: StubVendor, openrouter: OpenRouter, body: Any, expected: ErrorSummary
 ):
-    vendor.reply(body)
-    assert failure_of(openrouter) == failure
+    stub_vendor.reply(body)
+    assert error_summary(openrouter) == expected

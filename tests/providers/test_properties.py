@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from providers import build, vendor_http
 from providers.base import Completion
 from providers.errors import ProviderError
-from tests.providers.factories import FIXTURES, KEY, QUESTION, ask, load
+from tests.providers.factories import FIXTURES, KEY, REQUEST, complete, load_recording
 
 PROSE = "what the vendor has to say"
 
@@ -20,7 +20,7 @@ VENDORS = {
     for name in ("openai", "openrouter", "gemini")
 }
 
-EVERY = [load(path.stem) for path in sorted(FIXTURES.glob("*.json"))]
+EVERY = [load_recording(path.stem) for path in sorted(FIXTURES.glob("*.json"))]
 RECORDED = [answer for answer in EVERY if "body" in answer]
 
 
@@ -87,7 +87,7 @@ def check(vendor: str, answer: vendor_http.Answer) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vendor_http, "post", lambda *_, **__: answer)
         try:
-            completion = ask(VENDORS[vendor], QUESTION)
+            completion = complete(VENDORS[vendor], REQUEST)
         except ProviderError as error:
             check_error(error)
         else:

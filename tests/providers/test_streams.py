@@ -25,7 +25,15 @@ from providers.errors import (
     ProviderOverloaded,
     RequestRejected,
 )
-from tests.providers.factories import KEY, QUESTION, Failure, broken_off, load, pieces_of
+from tests.providers.factories import (
+    KEY,
+    REQUEST,
+    ErrorSummary,
+    load_recording,
+    read_failing_stream,
+    read_stream,
+    summarize,
+)
 from tests.stub_vendor import DONE, FINISH, SOON, StubVendor, chunk
 
 SSE = {"content-type": "text/event-stream"}
@@ -85,8 +93,8 @@ GEMINI = Dialect("gemini", _gemini, "")
 DIALECTS = [OPENAI, OPENROUTER, GEMINI]
 
 
-def made(name: str, vendor: StubVendor) -> Provider:
-    return build(name, {"api_key": KEY, "base_url": vendor.url, "model": "model-1"})
+def make_provider(name: str, stub_vendor: StubVendor) -> Provider:
+    return build(name, {"api_key": KEY, "base_url": stub_vendor.url, "model": "model-1"})
 
 
 @pytest.fixture(params=DIALECTS, ids=lambda dialect: dialect.name)
@@ -96,58 +104,50 @@ def dialect(request: pytest.FixtureRequest) -> Dialect:
 
 
 @pytest.fixture
-def provider(vendor: StubVendor, dialect: Dialect) -> Provider:
-    return made(dialect.name, vendor)
+def provider(stub_vendor: StubVendor, dialect: Dialect) -> Provider:
+    return make_provider(dialect.name, stub_vendor)
 
 
 @pytest.fixture
-def openai(vendor: StubVendor) -> Provider:
-    return made("openai", vendor)
-
-
-def failure(error: ProviderError) -> Failure:
-    return Failure(type(error), error.retry, error.retry_after)
+def openai(stub_vendor: StubVendor) -> Provider:
+    return make_provider("openai", stub_vendor)
 
 
 # --- A good stream --------------------------------------------------------------------------------
 
 
 def test_pieces_come_as_they_are_and_then_the_answer(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    vendor.stream(dialect.events("Hel", "lo", "."))
-    assert pieces_of(provider) == (["Hel", "lo", "."], replace(HELLO, usage=pieces_usage(dialect)))
+    stub_vendor.stream(dialect.events("Hel", "lo", "."))
+    assert read_stream(provider) == (["Hel", "lo", "."], HELLO)
 
 
-def pieces_usage(dialect: Dialect) -> Usage:
-    return HELLO.usage
-
-
-def test_a_stream_is_asked_for(vendor: StubVendor, openai: Provider):
-    vendor.stream(OPENAI.events("Hello."))
-    pieces_of(openai)
-    asked = vendor.requests[0]
+def test_a_stream_is_asked_for(stub_vendor: StubVendor, openai: Provider):
+    stub_vendor.stream(OPENAI.events("Hello."))
+    read_stream(openai)
+    asked = stub_vendor.requests[0]
     assert asked.json["stream"] is True
     assert asked.json["stream_options"] == {"include_usage": True}
     assert asked.headers["accept"] == "text/event-stream"
 
 
-def test_gemini_is_asked_for_events(vendor: StubVendor):
-    vendor.stream(GEMINI.events("Hello."))
-    pieces_of(made("gemini", vendor))
-    assert vendor.requests[0].path == "/models/model-1:streamGenerateContent?alt=sse"
+def test_gemini_is_asked_for_events(stub_vendor: StubVendor):
+    stub_vendor.stream(GEMINI.events("Hello."))
+    read_stream(make_provider("gemini", stub_vendor))
+    assert stub_vendor.requests[0].path == "/models/model-1:streamGenerateContent?alt=sse"
 
 
 def test_a_piece_is_there_before_the_next_one_is_sent(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     first, *rest = dialect.events("Hel", "lo.")
-    vendor.stream([first, *rest], gap=[0, 30, *[0] * len(rest)])
-    stream = provider.stream(QUESTION, Deadline(20))
+    stub_vendor.stream([first, *rest], gap=[0, 30, *[0] * len(rest)])
+    stream = provider.stream(REQUEST, Deadline(20))
     assert next(stream) == "Hel"
-    assert not vendor.client_disconnected.is_set()
+    assert not stub_vendor.client_disconnected.is_set()
     stream.close()  # type: ignore[attr-defined]
-    assert vendor.client_disconnected.wait(SOON)
+    assert stub_vendor.client_disconnected.wait(SOON)
 
 
 RECORDED = {
@@ -191,10 +191,12 @@ def split(data: bytes, size: int) -> list[bytes]:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 1000, 100_000])
 @pytest.mark.parametrize("name", RECORDED)
-def test_recorded_streams_are_read_in_pieces_of_any_size(vendor: StubVendor, name: str, size: int):
-    recorded = load(name)
-    vendor.stream(split(recorded["raw_sse"].encode(), size), headers=recorded["headers"])
-    _, completion = pieces_of(made(name.partition("_")[0], vendor))
+def test_recorded_streams_are_read_in_pieces_of_any_size(
+    stub_vendor: StubVendor, name: str, size: int
+):
+    recorded = load_recording(name)
+    stub_vendor.stream(split(recorded["raw_sse"].encode(), size), headers=recorded["headers"])
+    _, completion = read_stream(make_provider(name.partition("_")[0], stub_vendor))
     expected = RECORDED[name]
     cost = completion.usage.cost_usd if expected.usage.cost_usd is None else None
     assert completion == replace(
@@ -205,11 +207,11 @@ def test_recorded_streams_are_read_in_pieces_of_any_size(vendor: StubVendor, nam
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
 @pytest.mark.parametrize("size", [1, 2, 3, 100_000])
 def test_lines_may_end_in_any_way(
-    vendor: StubVendor, dialect: Dialect, provider: Provider, end: str, size: int
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, end: str, size: int
 ):
     data = "".join(dialect.events("Hel", "lo.")).replace("\n", end).encode()
-    vendor.stream(split(data, size))
-    assert pieces_of(provider)[1] == HELLO
+    stub_vendor.stream(split(data, size))
+    assert read_stream(provider)[1] == HELLO
 
 
 ODD = "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg 🦆"
@@ -222,46 +224,46 @@ def raw(event: str) -> str:
 
 
 def test_a_token_is_not_cut_where_only_python_sees_a_line_end(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     event = raw(dialect.event(ODD))
     assert "\u2028" in event
     for size in (1, 100_000):
-        vendor.clear()
-        vendor.stream([*split(event.encode(), size), *dialect.events()])
-        assert pieces_of(provider)[0] == [ODD]
+        stub_vendor.clear()
+        stub_vendor.stream([*split(event.encode(), size), *dialect.events()])
+        assert read_stream(provider)[0] == [ODD]
 
 
 def test_text_is_utf_8_whatever_the_header_says(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    vendor.stream(
+    stub_vendor.stream(
         [raw(dialect.event("é🦆")), *dialect.events()],
         headers={"content-type": "text/event-stream; charset=latin-1"},
     )
-    assert pieces_of(provider)[0] == ["é🦆"]
+    assert read_stream(provider)[0] == ["é🦆"]
 
 
 @pytest.mark.parametrize("size", [1, 100_000])
 def test_a_byte_order_mark_is_no_text(
-    vendor: StubVendor, dialect: Dialect, provider: Provider, size: int
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, size: int
 ):
     data = b"\xef\xbb\xbf" + "".join(dialect.events("Hello.")).encode()
-    vendor.stream(split(data, size))
-    assert pieces_of(provider)[1] == HELLO
+    stub_vendor.stream(split(data, size))
+    assert read_stream(provider)[1] == HELLO
 
 
 def test_comments_and_other_fields_are_no_data(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     first, *rest = dialect.events("Hello.")
     noise = [": waiting\n\n", ":\n\n", "retry: 10\n\n", "id: 7\n\n", "event: ping\n\n", "\n\n"]
-    vendor.stream([*noise, "id: 8\nevent: message\n", first, *noise, *rest, *noise])
-    assert pieces_of(provider)[1] == HELLO
+    stub_vendor.stream([*noise, "id: 8\nevent: message\n", first, *noise, *rest, *noise])
+    assert read_stream(provider)[1] == HELLO
 
 
 def test_the_data_of_an_event_may_have_several_lines(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     def spread(event: str) -> str:
         if not event.startswith("data: {"):
@@ -269,50 +271,50 @@ def test_the_data_of_an_event_may_have_several_lines(
         lines = json.dumps(json.loads(event.removeprefix("data: ")), indent=1).splitlines()
         return "".join(f"data:{line}\n" for line in lines) + "\n"
 
-    vendor.stream([spread(event) for event in dialect.events("Hel", "lo.")])
-    assert pieces_of(provider)[1] == HELLO
+    stub_vendor.stream([spread(event) for event in dialect.events("Hel", "lo.")])
+    assert read_stream(provider)[1] == HELLO
 
 
 def test_the_last_event_may_lack_its_blank_line(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     events = [event for event in dialect.events("Hello.") if event != dialect.end]
-    vendor.stream(["".join(events).rstrip()])
-    assert pieces_of(provider)[1] == HELLO
+    stub_vendor.stream(["".join(events).rstrip()])
+    assert read_stream(provider)[1] == HELLO
 
 
 @pytest.mark.parametrize("kind", ["Text/Event-Stream", "text/plain", ""])
 def test_a_stream_is_one_whatever_it_calls_itself(
-    vendor: StubVendor, dialect: Dialect, provider: Provider, kind: str
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, kind: str
 ):
-    vendor.stream(dialect.events("Hello."), headers={"content-type": kind})
-    assert pieces_of(provider)[1] == HELLO
+    stub_vendor.stream(dialect.events("Hello."), headers={"content-type": kind})
+    assert read_stream(provider)[1] == HELLO
 
 
 def test_counts_that_are_repeated_replace_and_never_add(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     events = [dialect.event("Hel", None, 2), dialect.event("lo.", None, 4)]
-    vendor.stream([*events, dialect.event(None, "stop", 5), dialect.event(), dialect.end])
-    assert pieces_of(provider)[1] == HELLO
+    stub_vendor.stream([*events, dialect.event(None, "stop", 5), dialect.event(), dialect.end])
+    assert read_stream(provider)[1] == HELLO
 
 
 def test_usage_may_come_after_the_end_with_a_second_finish(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     events = [dialect.event("Hello."), dialect.event(None, "stop")]
-    vendor.stream([*events, dialect.event(None, "stop", 5), dialect.end])
-    assert pieces_of(provider)[1] == HELLO
+    stub_vendor.stream([*events, dialect.event(None, "stop", 5), dialect.end])
+    assert read_stream(provider)[1] == HELLO
 
 
-def test_the_first_reason_to_finish_counts(vendor: StubVendor, openai: Provider):
-    vendor.stream([OPENAI.event("Hel"), OPENAI.event(None, "length"), *OPENAI.events()])
-    assert pieces_of(openai)[1].finish_reason == "length"
+def test_the_first_reason_to_finish_counts(stub_vendor: StubVendor, openai: Provider):
+    stub_vendor.stream([OPENAI.event("Hel"), OPENAI.event(None, "length"), *OPENAI.events()])
+    assert read_stream(openai)[1].finish_reason == "length"
 
 
-def test_without_usage_it_is_unknown(vendor: StubVendor, dialect: Dialect, provider: Provider):
-    vendor.stream([dialect.event("Hello."), dialect.event(None, "stop"), dialect.end])
-    assert pieces_of(provider)[1] == replace(HELLO, usage=Usage())
+def test_without_usage_it_is_unknown(stub_vendor: StubVendor, dialect: Dialect, provider: Provider):
+    stub_vendor.stream([dialect.event("Hello."), dialect.event(None, "stop"), dialect.end])
+    assert read_stream(provider)[1] == replace(HELLO, usage=Usage())
 
 
 @pytest.mark.parametrize(
@@ -334,56 +336,58 @@ def test_without_usage_it_is_unknown(vendor: StubVendor, dialect: Dialect, provi
     ids=json.dumps,
 )
 def test_events_without_text_are_passed_over(
-    vendor: StubVendor, dialect: Dialect, provider: Provider, nothing: dict[str, Any]
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, nothing: dict[str, Any]
 ):
     event = f"data: {json.dumps(nothing)}\n\n"
-    vendor.stream([event, *dialect.events("Hello."), event])
-    assert pieces_of(provider) == (["Hello."], HELLO)
+    stub_vendor.stream([event, *dialect.events("Hello."), event])
+    assert read_stream(provider) == (["Hello."], HELLO)
 
 
 @pytest.mark.parametrize("finish", ["length", "content_filter"])
 def test_a_stream_may_end_otherwise(
-    vendor: StubVendor, dialect: Dialect, provider: Provider, finish: str
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, finish: str
 ):
-    vendor.stream(dialect.events("Hel", finish=finish))
-    assert pieces_of(provider)[1] == replace(HELLO, text="Hel", finish_reason=finish)
+    stub_vendor.stream(dialect.events("Hel", finish=finish))
+    assert read_stream(provider)[1] == replace(HELLO, text="Hel", finish_reason=finish)
 
 
 def test_the_answer_may_be_empty_for_want_of_length(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    vendor.stream(dialect.events(finish="length"))
-    assert pieces_of(provider) == ([], replace(HELLO, text="", finish_reason="length"))
+    stub_vendor.stream(dialect.events(finish="length"))
+    assert read_stream(provider) == ([], replace(HELLO, text="", finish_reason="length"))
 
 
 def test_halves_of_surrogate_pairs_can_be_encoded(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    vendor.stream(dialect.events("a\ud800", "b"))
-    assert pieces_of(provider)[0] == ["a\ufffd", "b"]
+    stub_vendor.stream(dialect.events("a\ud800", "b"))
+    assert read_stream(provider)[0] == ["a\ufffd", "b"]
 
 
-def test_the_connection_is_used_again(vendor: StubVendor, dialect: Dialect, provider: Provider):
-    vendor.stream(dialect.events("Hello."))
+def test_the_connection_is_used_again(
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
+):
+    stub_vendor.stream(dialect.events("Hello."))
     with ThreadPoolExecutor(1) as thread:
         for _ in range(3):
-            assert thread.submit(pieces_of, provider).result()[1] == HELLO
-    assert (vendor.connections, len(vendor.requests)) == (1, 3)
+            assert thread.submit(read_stream, provider).result()[1] == HELLO
+    assert (stub_vendor.connections, len(stub_vendor.requests)) == (1, 3)
 
 
-def test_what_does_not_end_after_its_end_marker_is_left(vendor: StubVendor, openai: Provider):
-    vendor.stream([*OPENAI.events("Hello."), ": more"], gap=[0, 0, 0, 30])
-    assert pieces_of(openai)[1] == HELLO
-    assert vendor.client_disconnected.wait(SOON)
+def test_what_does_not_end_after_its_end_marker_is_left(stub_vendor: StubVendor, openai: Provider):
+    stub_vendor.stream([*OPENAI.events("Hello."), ": more"], gap=[0, 0, 0, 30])
+    assert read_stream(openai)[1] == HELLO
+    assert stub_vendor.client_disconnected.wait(SOON)
 
 
 def test_two_streams_in_one_thread_keep_their_deadlines(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    vendor.stream(dialect.events("Hel", "lo."))
-    first = provider.stream(QUESTION, Deadline(5))
+    stub_vendor.stream(dialect.events("Hel", "lo."))
+    first = provider.stream(REQUEST, Deadline(5))
     assert next(first) == "Hel"
-    assert pieces_of(provider)[1] == HELLO
+    assert read_stream(provider)[1] == HELLO
     assert list(first)[-1] == HELLO
 
 
@@ -401,31 +405,33 @@ def test_two_streams_in_one_thread_keep_their_deadlines(
     ],
 )
 def test_thoughts_are_not_shown_however_they_are_cut(
-    vendor: StubVendor, openai: Provider, text: str
+    stub_vendor: StubVendor, openai: Provider, text: str
 ):
     for size in (1, 2, 3, 7, 100):
         pieces = [text[start : start + size] for start in range(0, len(text), size)]
-        vendor.clear()
-        vendor.stream(OPENAI.events(*pieces))
-        assert pieces_of(openai)[1] == HELLO
+        stub_vendor.clear()
+        stub_vendor.stream(OPENAI.events(*pieces))
+        assert read_stream(openai)[1] == HELLO
 
 
 @pytest.mark.parametrize("text", ["<", "<thin", "<b>Hi", " \n Hi", "<<think>", "a <think> b"])
-def test_what_only_looks_like_thoughts_is_shown(vendor: StubVendor, openai: Provider, text: str):
-    vendor.stream(OPENAI.events(*text))
-    assert pieces_of(openai)[1].text == text
+def test_what_only_looks_like_thoughts_is_shown(
+    stub_vendor: StubVendor, openai: Provider, text: str
+):
+    stub_vendor.stream(OPENAI.events(*text))
+    assert read_stream(openai)[1].text == text
 
 
-def test_thoughts_alone_are_no_answer(vendor: StubVendor, openai: Provider):
-    vendor.stream(OPENAI.events("<think>", "I wonder"))
-    pieces, error = broken_off(openai)
-    assert (pieces, failure(error)) == ([], Failure(ProviderFailed))
+def test_thoughts_alone_are_no_answer(stub_vendor: StubVendor, openai: Provider):
+    stub_vendor.stream(OPENAI.events("<think>", "I wonder"))
+    pieces, error = read_failing_stream(openai)
+    assert (pieces, summarize(error)) == ([], ErrorSummary(ProviderFailed))
 
 
-def test_reasoning_beside_the_answer_is_not_shown(vendor: StubVendor, openai: Provider):
+def test_reasoning_beside_the_answer_is_not_shown(stub_vendor: StubVendor, openai: Provider):
     delta = {"reasoning": "Hm.", "reasoning_content": "Hm.", "reasoning_details": [{"text": "Hm."}]}
-    vendor.stream([chunk(choices=[{"delta": delta}]), *OPENAI.events("Hello.")])
-    assert pieces_of(openai)[0] == ["Hello."]
+    stub_vendor.stream([chunk(choices=[{"delta": delta}]), *OPENAI.events("Hello.")])
+    assert read_stream(openai)[0] == ["Hello."]
 
 
 def called(*calls: dict[str, Any]) -> str:
@@ -436,20 +442,22 @@ def call(id_: str, name: str, arguments: str) -> dict[str, Any]:
     return {"id": id_, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-WITH_TOOLS = replace(QUESTION, options={"tools": TOOLS})
+WITH_TOOLS = replace(REQUEST, options={"tools": TOOLS})
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100_000])
-def test_a_recorded_call_of_a_tool_is_put_together(vendor: StubVendor, openai: Provider, size: int):
-    recorded = load("openai_stream_tool_call")
-    vendor.stream(split(recorded["raw_sse"].encode(), size))
-    pieces, completion = pieces_of(openai, WITH_TOOLS)
+def test_a_recorded_call_of_a_tool_is_put_together(
+    stub_vendor: StubVendor, openai: Provider, size: int
+):
+    recorded = load_recording("openai_stream_tool_call")
+    stub_vendor.stream(split(recorded["raw_sse"].encode(), size))
+    pieces, completion = read_stream(openai, WITH_TOOLS)
     assert (pieces, completion.finish_reason) == ([], "tool_calls")
     assert completion.tool_calls == (call("call_a1", "get_weather", '{"city":"Łódź"}'),)
 
 
-def test_calls_are_told_apart_by_their_index(vendor: StubVendor, openai: Provider):
-    vendor.stream(
+def test_calls_are_told_apart_by_their_index(stub_vendor: StubVendor, openai: Provider):
+    stub_vendor.stream(
         [
             called({"index": 1, **call("b", "second", "")}, {"index": 0, **call("a", "first", "")}),
             called({"index": 0, "function": {"arguments": '{"n":'}}),
@@ -459,80 +467,84 @@ def test_calls_are_told_apart_by_their_index(vendor: StubVendor, openai: Provide
         ]
     )
     calls = (call("a", "first", '{"n":1}'), call("b", "second", '{"m":2}'))
-    assert pieces_of(openai, WITH_TOOLS)[1].tool_calls == calls
+    assert read_stream(openai, WITH_TOOLS)[1].tool_calls == calls
 
 
-def test_calls_without_an_index_are_whole(vendor: StubVendor, openai: Provider):
+def test_calls_without_an_index_are_whole(stub_vendor: StubVendor, openai: Provider):
     calls = (call("a", "first", '{"n":1}'), call("b", "second", '{"m":2}'))
-    vendor.stream([called(*calls), *OPENAI.events()])
-    assert pieces_of(openai, WITH_TOOLS)[1].tool_calls == calls
+    stub_vendor.stream([called(*calls), *OPENAI.events()])
+    assert read_stream(openai, WITH_TOOLS)[1].tool_calls == calls
 
 
 # --- Streams that go wrong ------------------------------------------------------------------------
 
 
 def test_an_end_marker_may_be_missing_after_a_reason_to_finish(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     for chunked in (True, False):
-        vendor.clear()
-        vendor.stream([dialect.event("Hello."), dialect.event(None, "stop", 5)], chunked=chunked)
-        assert pieces_of(provider)[1] == HELLO
+        stub_vendor.clear()
+        stub_vendor.stream(
+            [dialect.event("Hello."), dialect.event(None, "stop", 5)], chunked=chunked
+        )
+        assert read_stream(provider)[1] == HELLO
 
 
 def test_a_reason_to_finish_may_be_missing_before_an_end_marker(
-    vendor: StubVendor, openai: Provider
+    stub_vendor: StubVendor, openai: Provider
 ):
-    vendor.stream([OPENAI.event("Hello.", None, 5), DONE])
-    assert pieces_of(openai)[1] == HELLO
+    stub_vendor.stream([OPENAI.event("Hello.", None, 5), DONE])
+    assert read_stream(openai)[1] == HELLO
 
 
 @pytest.mark.parametrize("end", ["", ": bye\n\n", "data: ", 'data: {"choices": [{"del'])
 @pytest.mark.parametrize("chunked", [True, False])
 def test_a_body_that_ends_before_the_answer_is_broken_off(
-    vendor: StubVendor, dialect: Dialect, provider: Provider, end: str, chunked: bool
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, end: str, chunked: bool
 ):
-    vendor.stream([dialect.event("Hel"), end] if end else [dialect.event("Hel")], chunked=chunked)
-    pieces, error = broken_off(provider)
-    assert (pieces, failure(error)) == (["Hel"], Failure(ProviderFailed))
+    stub_vendor.stream(
+        [dialect.event("Hel"), end] if end else [dialect.event("Hel")], chunked=chunked
+    )
+    pieces, error = read_failing_stream(provider)
+    assert (pieces, summarize(error)) == (["Hel"], ErrorSummary(ProviderFailed))
     assert error.fallback
 
 
 def test_a_connection_that_is_cut_is_broken_off(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    vendor.stream([dialect.event("Hel"), dialect.event("lo")], cut=True)
-    pieces, error = broken_off(provider)
-    assert (pieces, failure(error)) == (["Hel", "lo"], Failure(ProviderFailed))
+    stub_vendor.stream([dialect.event("Hel"), dialect.event("lo")], cut=True)
+    pieces, error = read_failing_stream(provider)
+    assert (pieces, summarize(error)) == (["Hel", "lo"], ErrorSummary(ProviderFailed))
     assert str(error) == "The provider broke off its answer."
 
 
 def test_after_a_cut_the_next_request_is_answered(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    vendor.stream([dialect.event("Hel")], cut=True)
-    vendor.stream(dialect.events("Hello."))
-    broken_off(provider)
-    assert pieces_of(provider)[1] == HELLO
+    stub_vendor.stream([dialect.event("Hel")], cut=True)
+    stub_vendor.stream(dialect.events("Hello."))
+    read_failing_stream(provider)
+    assert read_stream(provider)[1] == HELLO
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100_000])
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("openrouter_stream_mid_error", "Partial answ", Failure(ProviderFailed, retry=True)),
-        ("gemini_stream_mid_error", "Partial", Failure(ProviderOverloaded, retry=True)),
-        ("compat_stream_error", "Par", Failure(ProviderFailed, retry=True)),
+        ("openrouter_stream_mid_error", "Partial answ", ErrorSummary(ProviderFailed, retry=True)),
+        ("gemini_stream_mid_error", "Partial", ErrorSummary(ProviderOverloaded, retry=True)),
+        ("compat_stream_error", "Par", ErrorSummary(ProviderFailed, retry=True)),
     ],
 )
 def test_recorded_errors_in_mid_stream_are_told(
-    vendor: StubVendor, name: str, text: str, expected: Failure, size: int
+    stub_vendor: StubVendor, name: str, text: str, expected: ErrorSummary, size: int
 ):
-    recorded = load(name)
-    vendor.stream(split(recorded["raw_sse"].encode(), size), headers=recorded["headers"])
+    recorded = load_recording(name)
+    stub_vendor.stream(split(recorded["raw_sse"].encode(), size), headers=recorded["headers"])
     vendor_name = name.partition("_")[0].replace("compat", "openai")
-    pieces, error = broken_off(made(vendor_name, vendor))
-    assert ("".join(pieces), failure(error)) == (text, expected)
+    pieces, error = read_failing_stream(make_provider(vendor_name, stub_vendor))
+    assert ("".join(pieces), summarize(error)) == (text, expected)
 
 
 OVERLOADED = {"error": {"code": 503, "message": "busy", "status": "UNAVAILABLE"}}
@@ -551,26 +563,28 @@ OVERLOADED = {"error": {"code": 503, "message": "busy", "status": "UNAVAILABLE"}
     ids=["event", "then done", "named", "list", "bare", "bare list"],
 )
 def test_an_error_is_told_in_any_form_before_and_after_the_first_piece(
-    vendor: StubVendor, dialect: Dialect, provider: Provider, event: str
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, event: str
 ):
     for texts in ([], ["Hel"]):
-        vendor.clear()
-        vendor.stream([*map(dialect.event, texts), event])
-        pieces, error = broken_off(provider)
-        assert (pieces, failure(error)) == (texts, Failure(ProviderOverloaded, retry=True))
+        stub_vendor.clear()
+        stub_vendor.stream([*map(dialect.event, texts), event])
+        pieces, error = read_failing_stream(provider)
+        assert (pieces, summarize(error)) == (texts, ErrorSummary(ProviderOverloaded, retry=True))
         assert error.reason.startswith("HTTP 503")
 
 
-def test_an_error_that_is_only_a_reason_to_finish_is_told(vendor: StubVendor, openai: Provider):
-    vendor.stream([OPENAI.event("Hel"), OPENAI.event(None, "error"), DONE])
-    pieces, error = broken_off(openai)
-    assert (pieces, failure(error)) == (["Hel"], Failure(ProviderFailed, retry=True))
+def test_an_error_that_is_only_a_reason_to_finish_is_told(
+    stub_vendor: StubVendor, openai: Provider
+):
+    stub_vendor.stream([OPENAI.event("Hel"), OPENAI.event(None, "error"), DONE])
+    pieces, error = read_failing_stream(openai)
+    assert (pieces, summarize(error)) == (["Hel"], ErrorSummary(ProviderFailed, retry=True))
 
 
-def test_an_error_inside_a_choice_is_told(vendor: StubVendor, openai: Provider):
+def test_an_error_inside_a_choice_is_told(stub_vendor: StubVendor, openai: Provider):
     broken = chunk(choices=[{"delta": {"content": ""}, "error": {"code": 429}}])
-    vendor.stream([OPENAI.event("Hel"), broken, DONE])
-    assert failure(broken_off(openai)[1]) == Failure(ProviderOverloaded, retry=True)
+    stub_vendor.stream([OPENAI.event("Hel"), broken, DONE])
+    assert summarize(read_failing_stream(openai)[1]) == ErrorSummary(ProviderOverloaded, retry=True)
 
 
 @pytest.mark.parametrize(
@@ -587,63 +601,65 @@ def test_an_error_inside_a_choice_is_told(vendor: StubVendor, openai: Provider):
     ],
 )
 def test_an_event_that_is_no_object_is_an_error(
-    vendor: StubVendor, dialect: Dialect, provider: Provider, data: str
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, data: str
 ):
-    vendor.stream([dialect.event("Hel"), f"data: {data}\n\n", *dialect.events("lo.")])
-    pieces, error = broken_off(provider)
-    assert (pieces, failure(error)) == (["Hel"], Failure(ProviderFailed))
+    stub_vendor.stream([dialect.event("Hel"), f"data: {data}\n\n", *dialect.events("lo.")])
+    pieces, error = read_failing_stream(provider)
+    assert (pieces, summarize(error)) == (["Hel"], ErrorSummary(ProviderFailed))
 
 
 def test_a_stream_without_text_is_no_answer(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    vendor.stream(dialect.events())
-    pieces, error = broken_off(provider)
-    assert (pieces, failure(error)) == ([], Failure(ProviderFailed))
+    stub_vendor.stream(dialect.events())
+    pieces, error = read_failing_stream(provider)
+    assert (pieces, summarize(error)) == ([], ErrorSummary(ProviderFailed))
 
 
 def test_a_filter_that_leaves_nothing_is_an_error(
-    vendor: StubVendor, dialect: Dialect, provider: Provider
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    vendor.stream(dialect.events(finish="content_filter"))
-    assert failure(broken_off(provider)[1]) == Failure(ContentFiltered)
+    stub_vendor.stream(dialect.events(finish="content_filter"))
+    assert summarize(read_failing_stream(provider)[1]) == ErrorSummary(ContentFiltered)
 
 
-def test_a_blocked_prompt_is_filtered(vendor: StubVendor):
+def test_a_blocked_prompt_is_filtered(stub_vendor: StubVendor):
     block = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 9}}
-    vendor.stream([f"data: {json.dumps(block)}\r\n\r\n"])
-    assert failure(broken_off(made("gemini", vendor))[1]) == Failure(ContentFiltered)
+    stub_vendor.stream([f"data: {json.dumps(block)}\r\n\r\n"])
+    assert summarize(read_failing_stream(make_provider("gemini", stub_vendor))[1]) == ErrorSummary(
+        ContentFiltered
+    )
 
 
-def test_a_refusal_without_text_is_filtered(vendor: StubVendor, openai: Provider):
-    vendor.stream([chunk(choices=[{"delta": {"refusal": "No."}}]), FINISH, DONE])
-    assert failure(broken_off(openai)[1]) == Failure(ContentFiltered)
+def test_a_refusal_without_text_is_filtered(stub_vendor: StubVendor, openai: Provider):
+    stub_vendor.stream([chunk(choices=[{"delta": {"refusal": "No."}}]), FINISH, DONE])
+    assert summarize(read_failing_stream(openai)[1]) == ErrorSummary(ContentFiltered)
 
 
 STATUSES = {
-    400: Failure(RequestRejected),
-    401: Failure(ProviderMisconfigured),
-    404: Failure(ModelUnavailable),
-    429: Failure(ProviderOverloaded, retry=True),
-    500: Failure(ProviderFailed, retry=True),
-    503: Failure(ProviderOverloaded, retry=True),
-    307: Failure(ProviderMisconfigured),
+    400: ErrorSummary(RequestRejected),
+    401: ErrorSummary(ProviderMisconfigured),
+    404: ErrorSummary(ModelUnavailable),
+    429: ErrorSummary(ProviderOverloaded, retry=True),
+    500: ErrorSummary(ProviderFailed, retry=True),
+    503: ErrorSummary(ProviderOverloaded, retry=True),
+    307: ErrorSummary(ProviderMisconfigured),
 }
 
 
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("headers", [{}, SSE], ids=["JSON", "event stream"])
 def test_a_status_before_the_stream_decides_who_is_asked_next(
-    vendor: StubVendor, provider: Provider, status: int, headers: dict[str, str]
+    stub_vendor: StubVendor, provider: Provider, status: int, headers: dict[str, str]
 ):
-    vendor.reply({"error": {"message": "no", "code": status}}, status=status, headers=headers)
-    pieces, error = broken_off(provider)
-    assert (pieces, failure(error)) == ([], STATUSES[status])
+    stub_vendor.reply({"error": {"message": "no", "code": status}}, status=status, headers=headers)
+    pieces, error = read_failing_stream(provider)
+    assert (pieces, summarize(error)) == ([], STATUSES[status])
 
 
-def test_the_hint_when_to_come_back_is_kept(vendor: StubVendor, provider: Provider):
-    vendor.reply({"error": {}}, status=429, headers={"Retry-After": "40"})
-    assert broken_off(provider)[1].retry_after == 40.0
+def test_the_hint_when_to_come_back_is_kept(stub_vendor: StubVendor, provider: Provider):
+    stub_vendor.reply({"error": {}}, status=429, headers={"Retry-After": "40"})
+    assert read_failing_stream(provider)[1].retry_after == 40.0
 
 
 @pytest.mark.parametrize(
@@ -657,11 +673,11 @@ def test_the_hint_when_to_come_back_is_kept(vendor: StubVendor, provider: Provid
     ],
 )
 def test_what_is_no_stream_goes_to_the_next_provider(
-    vendor: StubVendor, provider: Provider, body: str, kind: str
+    stub_vendor: StubVendor, provider: Provider, body: str, kind: str
 ):
-    vendor.reply(body, headers={"content-type": kind})
-    pieces, error = broken_off(provider)
-    assert (pieces, failure(error), error.fallback) == ([], Failure(ProviderFailed), True)
+    stub_vendor.reply(body, headers={"content-type": kind})
+    pieces, error = read_failing_stream(provider)
+    assert (pieces, summarize(error), error.fallback) == ([], ErrorSummary(ProviderFailed), True)
 
 
 PLAIN = {
@@ -674,29 +690,33 @@ PLAIN = {
 }
 
 
-def test_an_answer_may_come_at_once_whatever_was_asked(vendor: StubVendor, provider: Provider):
-    vendor.reply(PLAIN)
-    assert pieces_of(provider) == (["Hello."], HELLO)
+def test_an_answer_may_come_at_once_whatever_was_asked(stub_vendor: StubVendor, provider: Provider):
+    stub_vendor.reply(PLAIN)
+    assert read_stream(provider) == (["Hello."], HELLO)
 
 
-def test_an_error_may_come_at_once_as_a_success(vendor: StubVendor, provider: Provider):
-    vendor.reply(OVERLOADED)
-    assert failure(broken_off(provider)[1]) == Failure(ProviderOverloaded, retry=True)
+def test_an_error_may_come_at_once_as_a_success(stub_vendor: StubVendor, provider: Provider):
+    stub_vendor.reply(OVERLOADED)
+    assert summarize(read_failing_stream(provider)[1]) == ErrorSummary(
+        ProviderOverloaded, retry=True
+    )
 
 
 def test_a_connection_that_is_reset_before_the_answer_is_tried_again(
-    vendor: StubVendor, provider: Provider
+    stub_vendor: StubVendor, provider: Provider
 ):
-    vendor.reset()
-    assert failure(broken_off(provider)[1]) == Failure(ProviderFailed, retry=True)
+    stub_vendor.reset()
+    assert summarize(read_failing_stream(provider)[1]) == ErrorSummary(ProviderFailed, retry=True)
 
 
-def test_an_answer_has_a_largest_size(vendor: StubVendor, dialect: Dialect, provider: Provider):
+def test_an_answer_has_a_largest_size(
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
+):
     event = dialect.event("x" * 1_000_000)
-    vendor.stream([event] * 9)
-    pieces, error = broken_off(provider, seconds=30)
+    stub_vendor.stream([event] * 9)
+    pieces, error = read_failing_stream(provider, seconds=30)
     assert 1 < len(pieces) < 9
-    assert failure(error) == Failure(ProviderFailed)
+    assert summarize(error) == ErrorSummary(ProviderFailed)
 
 
 # --- The deadline, and a word to stop -------------------------------------------------------------
@@ -711,30 +731,32 @@ ENDLESS: dict[str, Callable[[Dialect], list[str]]] = {
 
 @pytest.mark.parametrize("what", ENDLESS)
 def test_the_deadline_holds_whatever_keeps_coming(
-    vendor: StubVendor, dialect: Dialect, provider: Provider, what: str
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, what: str
 ):
     events = ENDLESS[what](dialect)
-    vendor.stream([*events, ""], gap=[0, *[0.05] * (len(events) - 1), 30])
+    stub_vendor.stream([*events, ""], gap=[0, *[0.05] * (len(events) - 1), 30])
     started = time.monotonic()
-    pieces, error = broken_off(provider, seconds=1.0)  # in which the first piece has to come
-    assert failure(error) == Failure(DeadlineExceeded)
+    pieces, error = read_failing_stream(
+        provider, seconds=1.0
+    )  # in which the first piece has to come
+    assert summarize(error) == ErrorSummary(DeadlineExceeded)
     assert pieces[0] == "Hel"
     assert 0.99 < time.monotonic() - started < SOON
-    assert vendor.client_disconnected.wait(SOON)
+    assert stub_vendor.client_disconnected.wait(SOON)
 
 
 @pytest.mark.parametrize("what", ENDLESS)
 def test_another_thread_ends_the_call_to_the_vendor(
-    vendor: StubVendor, dialect: Dialect, provider: Provider, what: str
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, what: str
 ):
     events = ENDLESS[what](dialect)
-    vendor.stream([*events, ""], gap=[0, *[0.05] * (len(events) - 1), 30])
+    stub_vendor.stream([*events, ""], gap=[0, *[0.05] * (len(events) - 1), 30])
     deadline = Deadline(30)
     begun = threading.Event()
 
     def read() -> ProviderError | None:
         try:
-            for _ in provider.stream(QUESTION, deadline):
+            for _ in provider.stream(REQUEST, deadline):
                 begun.set()
         except ProviderError as exc:
             return exc
@@ -744,18 +766,18 @@ def test_another_thread_ends_the_call_to_the_vendor(
         reading = thread.submit(read)
         assert begun.wait(SOON)
         deadline.cancel()
-        assert vendor.client_disconnected.wait(SOON)
+        assert stub_vendor.client_disconnected.wait(SOON)
         assert isinstance(reading.result(), DeadlineExceeded)
 
 
 def test_another_thread_ends_the_wait_for_the_head_of_the_answer(
-    vendor: StubVendor, provider: Provider
+    stub_vendor: StubVendor, provider: Provider
 ):
-    vendor.reply(PLAIN, delay=30)
+    stub_vendor.reply(PLAIN, delay=30)
     deadline = Deadline(30)
     with ThreadPoolExecutor(1) as thread:
-        reading = thread.submit(list, provider.stream(QUESTION, deadline))
-        while not vendor.requests:
+        reading = thread.submit(list, provider.stream(REQUEST, deadline))
+        while not stub_vendor.requests:
             time.sleep(0.01)
         deadline.cancel()
         assert isinstance(reading.exception(timeout=SOON), DeadlineExceeded)
@@ -792,7 +814,7 @@ def read_bytes(name: str, pieces: list[bytes]) -> list[str | Completion]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(connections, "take", lambda origin, deadline: Wire())
-        return list(VENDORS[name].stream(QUESTION, Deadline(5)))
+        return list(VENDORS[name].stream(REQUEST, Deadline(5)))
 
 
 def cuts(data: bytes) -> st.SearchStrategy[list[bytes]]:
@@ -802,7 +824,7 @@ def cuts(data: bytes) -> st.SearchStrategy[list[bytes]]:
     )
 
 
-GOOD = {name.partition("_")[0]: str(load(name)["raw_sse"]) for name in RECORDED}
+GOOD = {name.partition("_")[0]: str(load_recording(name)["raw_sse"]) for name in RECORDED}
 
 
 @pytest.mark.parametrize("name", GOOD)

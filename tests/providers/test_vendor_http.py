@@ -29,44 +29,46 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_an_answer_is_given_whatever_its_status(vendor: StubVendor):
-    vendor.reply({"cost": 0.1}, status=418, headers={"x-b": "2"})
-    answer = post(f"{vendor.url}/v1/x")
+def test_an_answer_is_given_whatever_its_status(stub_vendor: StubVendor):
+    stub_vendor.reply({"cost": 0.1}, status=418, headers={"x-b": "2"})
+    answer = post(f"{stub_vendor.url}/v1/x")
     assert (answer.status, answer.headers["X-B"], answer.body) == (418, "2", b'{"cost": 0.1}')
     assert str(answer.json()) == "{'cost': Decimal('0.1')}"
 
 
-def test_a_question_is_sent_as_json(vendor: StubVendor):
-    post(f"{vendor.url}/v1/x")
-    [sent] = vendor.requests
+def test_a_question_is_sent_as_json(stub_vendor: StubVendor):
+    post(f"{stub_vendor.url}/v1/x")
+    [sent] = stub_vendor.requests
     assert (sent.method, sent.path, sent.headers["x-a"]) == ("POST", "/v1/x", "1")
     assert (sent.headers["content-type"], sent.body) == ("application/json", '{"q":"é"}'.encode())
 
 
-def test_the_proxy_of_the_machine_is_not_used(vendor: StubVendor, monkeypatch: pytest.MonkeyPatch):
+def test_the_proxy_of_the_machine_is_not_used(
+    stub_vendor: StubVendor, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
-    assert post(f"{vendor.url}/v1/x").status == 404
+    assert post(f"{stub_vendor.url}/v1/x").status == 404
 
 
-def test_an_answer_may_be_compressed_though_nobody_asked(vendor: StubVendor):
+def test_an_answer_may_be_compressed_though_nobody_asked(stub_vendor: StubVendor):
     body = gzip.compress(json.dumps({"a": 1}).encode())
-    vendor.reply(body, headers={"content-encoding": "gzip"})
-    assert post(vendor.url).json() == {"a": 1}
+    stub_vendor.reply(body, headers={"content-encoding": "gzip"})
+    assert post(stub_vendor.url).json() == {"a": 1}
 
 
-def test_an_answer_that_is_compressed_badly_is_broken_off(vendor: StubVendor):
-    vendor.reply(b"not gzip", headers={"content-encoding": "gzip"})
+def test_an_answer_that_is_compressed_badly_is_broken_off(stub_vendor: StubVendor):
+    stub_vendor.reply(b"not gzip", headers={"content-encoding": "gzip"})
     with pytest.raises(ProviderFailed) as caught:
-        post(vendor.url)
+        post(stub_vendor.url)
     assert (caught.value.retry, caught.value.reason) == (False, "DecodingError")
 
 
-def test_a_redirect_is_not_followed(vendor: StubVendor):
-    vendor.reply({}, status=302, headers={"location": f"{vendor.url}/elsewhere"})
+def test_a_redirect_is_not_followed(stub_vendor: StubVendor):
+    stub_vendor.reply({}, status=302, headers={"location": f"{stub_vendor.url}/elsewhere"})
     with pytest.raises(ProviderError) as caught:
-        post(vendor.url)
-    assert (caught.value.reason, len(vendor.requests)) == ("HTTP 302", 1)
+        post(stub_vendor.url)
+    assert (caught.value.reason, len(stub_vendor.requests)) == ("HTTP 302", 1)
 
 
 def test_the_deadline_holds_for_the_handshake():
@@ -118,20 +120,20 @@ def test_a_server_without_tls_cannot_be_reached_by_https():
     assert (caught.value.retry, caught.value.reason) == (True, "Unreachable")
 
 
-def test_threads_share_the_connections(vendor: StubVendor):
+def test_threads_share_the_connections(stub_vendor: StubVendor):
     for _ in range(3):
         with ThreadPoolExecutor(1) as thread:
-            assert thread.submit(post, vendor.url).result().status == 404
-    assert vendor.connections == 1
+            assert thread.submit(post, stub_vendor.url).result().status == 404
+    assert stub_vendor.connections == 1
 
 
-def test_a_connection_closed_while_idle_is_replaced(vendor: StubVendor):
-    vendor.reply({"a": 1})
+def test_a_connection_closed_while_idle_is_replaced(stub_vendor: StubVendor):
+    stub_vendor.reply({"a": 1})
     for _ in range(2):
-        assert post(vendor.url).json() == {"a": 1}
-        vendor.close_connections()
+        assert post(stub_vendor.url).json() == {"a": 1}
+        stub_vendor.close_connections()
         time.sleep(0.02)
-    assert vendor.connections == 2
+    assert stub_vendor.connections == 2
 
 
 def answered_by(
@@ -209,20 +211,20 @@ def test_what_is_no_answer_is_told(parts: list[bytes], reason: str):
 
 
 def test_connections_that_were_idle_for_long_are_closed(
-    vendor: StubVendor, monkeypatch: pytest.MonkeyPatch
+    stub_vendor: StubVendor, monkeypatch: pytest.MonkeyPatch
 ):
     hold = threading.Event()
-    vendor.reply({}, delay=hold)
+    stub_vendor.reply({}, delay=hold)
     with ThreadPoolExecutor(4) as threads:
-        asked = [threads.submit(post, vendor.url) for _ in range(4)]
-        until(lambda: len(vendor.requests) == 4)  # each on a connection of its own
+        asked = [threads.submit(post, stub_vendor.url) for _ in range(4)]
+        until(lambda: len(stub_vendor.requests) == 4)  # each on a connection of its own
         hold.set()
         assert [each.result().status for each in asked] == [200] * 4
-    assert vendor.open == 4
+    assert stub_vendor.open == 4
     monkeypatch.setattr("providers.connections.KEEP_ALIVE_SECONDS", 0.1)
     time.sleep(0.2)
-    post(vendor.url)
-    until(lambda: vendor.open == 1)
+    post(stub_vendor.url)
+    until(lambda: stub_vendor.open == 1)
 
 
 def test_an_answer_that_comes_before_the_whole_question_is_sent_is_read():
@@ -239,17 +241,17 @@ def test_an_answer_that_comes_before_the_whole_question_is_sent_is_read():
     assert (answer.status, answer.body) == (413, b"{}")
 
 
-def test_a_process_that_was_forked_has_connections_of_its_own(vendor: StubVendor):
-    assert post(vendor.url).status == 404
+def test_a_process_that_was_forked_has_connections_of_its_own(stub_vendor: StubVendor):
+    assert post(stub_vendor.url).status == 404
     context = multiprocessing.get_context("fork")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the threads of this process
-        child = context.Process(target=post, args=(vendor.url,))
+        child = context.Process(target=post, args=(stub_vendor.url,))
         child.start()
     child.join(30)
-    assert (child.exitcode, vendor.connections) == (0, 2)
-    assert post(vendor.url).status == 404
-    assert vendor.connections == 2
+    assert (child.exitcode, stub_vendor.connections) == (0, 2)
+    assert post(stub_vendor.url).status == 404
+    assert stub_vendor.connections == 2
 
 
 def test_trailers_are_no_headers():
