@@ -1,4 +1,4 @@
-"""Language models behind one interface, each vendor in a file of its own."""
+"""Language models behind one interface: each provider adapts one vendor, in one file."""
 
 import importlib
 from collections.abc import Mapping
@@ -14,11 +14,10 @@ _CLASSES = {
 
 
 def build(name: str, options: Mapping[str, str]) -> Provider:
-    """The provider of that name.
+    """Build a provider by its name. Raises KeyError for an unknown name.
 
     `options` are its keyword arguments: `api_key`, `base_url` and `model`; for the mock `model`
-    and `directives`. A vendor's module is imported here, so that an unused one costs nothing at
-    the start. Raises KeyError for a name nobody has.
+    and `directives`. The provider's module is imported here: unused ones cost no start-up time.
     """
     module, _, class_name = _CLASSES[name].rpartition(".")
     provider: Provider = getattr(importlib.import_module(module), class_name)(**options)

@@ -13,6 +13,8 @@ NEUTRAL_OPTIONS = {"frequency_penalty": 0, "presence_penalty": 0}
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
+COST_DECIMALS = 12
+
 # How often a deadline looks whether anybody still waits, and a call at its deadline.
 LOOK_SECONDS = 0.2
 
@@ -127,6 +129,7 @@ class Usage:
     """Tokens and US dollars. None means unknown, which is not zero.
 
     `prompt_tokens` include `cached_tokens`; `completion_tokens` include `reasoning_tokens`.
+    `cost_usd` has at most COST_DECIMALS decimals.
     """
 
     prompt_tokens: int | None = None

@@ -2,7 +2,7 @@
 
 https://ai.google.dev/api/generate-content describes the call, and
 https://ai.google.dev/gemini-api/docs/troubleshooting the errors. Answers are proto3 JSON, which
-leaves out whatever is zero, false or empty: any key may be missing.
+leaves out zero, false and empty values: any key may be missing.
 """
 
 import dataclasses
@@ -14,16 +14,17 @@ from typing import Any, ClassVar
 from providers import parsing, prices, vendor_http
 from providers.base import Completion, CompletionRequest, Deadline, FinishReason, Usage
 from providers.errors import ContentFiltered, ProviderError, RequestRejected
+from providers.parsing import as_list, as_str, get_path, identifier, token_count
 
-# These models ignore temperature and topP, and a coming generation is announced to refuse them.
+# These models ignore temperature and topP; Google has announced that later ones will refuse them.
 _WITHOUT_SAMPLING = re.compile(
     r"gemini-(3\.5-flash-lite|3\.([6-9]|[1-9][0-9])|[4-9]|[1-9][0-9]|flash(-lite)?-latest)"
 )
 
-# A model id becomes a part of the address. Names of other resources have a slash.
+# A model id becomes part of the URL. Names of other resources have a slash.
 _MODEL_ID = re.compile(r"[A-Za-z0-9._-]+")
 
-_FINISH: dict[str, FinishReason] = {
+_FINISH_REASONS: dict[str, FinishReason] = {
     "STOP": "stop",
     "MAX_TOKENS": "length",
     "CONTINUATION": "length",
@@ -45,10 +46,14 @@ _FINISH: dict[str, FinishReason] = {
     ),
 }
 
-# Ends that are as good as this status: a malformed answer may come out well the next time.
-_BROKEN = {"MALFORMED_FUNCTION_CALL": 502, "MALFORMED_RESPONSE": 502, "PUP_LIMITED_DISABLED": 403}
-_NO_ANSWER = {
-    "",  # cut off: the same as the next one, which JSON leaves out
+# Finish reasons that fail like this status. 502 is retried: the next answer may be well formed.
+_FAILED_FINISH_REASONS = {
+    "MALFORMED_FUNCTION_CALL": 502,
+    "MALFORMED_RESPONSE": 502,
+    "PUP_LIMITED_DISABLED": 403,
+}
+_UNUSABLE_FINISH_REASONS = {
+    "",  # proto3 JSON leaves out FINISH_REASON_UNSPECIFIED, the zero value
     "FINISH_REASON_UNSPECIFIED",
     "UNEXPECTED_TOOL_CALL",
     "TOO_MANY_TOOL_CALLS",
@@ -56,12 +61,12 @@ _NO_ANSWER = {
     "NO_IMAGE",
 }
 
-# Google says 400 to a wrong key, and to a project without billing in a country that needs it.
-_STATUS = {"API_KEY_INVALID": 401, "UNAUTHENTICATED": 401, "FAILED_PRECONDITION": 403}
+# The status that Google should send instead of 400, for a wrong key or a project without billing.
+_STATUS_BY_CODE = {"API_KEY_INVALID": 401, "UNAUTHENTICATED": 401, "FAILED_PRECONDITION": 403}
 
 _DURATION = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{1,9})?)(?P<unit>ms|s)")
 _RETRY_IN = re.compile(rf"retry in {_DURATION.pattern}")
-_DEPLETED = re.compile(r"\b(prepaid|prepayment|credits?)\b.{0,80}\bdepleted", re.DOTALL)
+_CREDIT_DEPLETED = re.compile(r"\b(prepaid|prepayment|credits?)\b.{0,80}\bdepleted", re.DOTALL)
 PER_MINUTE_SECONDS = 60.0
 
 
@@ -73,7 +78,7 @@ class Gemini:
     def __init__(self, *, api_key: str, base_url: str, model: str) -> None:
         self.model = model
         self._base_url = base_url
-        # Not in the URL, which logs and exceptions repeat.
+        # Not in the URL: logs and exceptions repeat URLs.
         self._headers = {"x-goog-api-key": api_key}
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
@@ -85,7 +90,7 @@ class Gemini:
             deadline=deadline,
         )
         if not 200 <= answer.status <= 299:
-            raise _failure(answer.status, answer.headers, answer.json())
+            raise _error(answer.status, answer.headers, answer.json())
         return _completion(parsing.json_object(answer), answer.headers, model)
 
     def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
@@ -97,53 +102,29 @@ class Gemini:
             deadline=deadline,
         ) as reply:
             if not reply.succeeded:
-                raise _failure(reply.status, reply.headers, reply.read().json())
+                raise _error(reply.status, reply.headers, reply.read().json())
             if not reply.streamed:
                 body = parsing.json_object(reply.read())
                 yield from parsing.finish_stream(_completion(body, reply.headers, model), "")
                 return
-            yield from _read(reply, model)
+            yield from _read_stream(reply, model)
 
     def check(self, deadline: Deadline) -> None:
         url = f"{self._base_url}/models/{_model_id(self.model)}"
         answer = vendor_http.get(url, headers=self._headers, deadline=deadline)
         if not 200 <= answer.status <= 299:
-            raise _failure(answer.status, answer.headers, answer.json())
+            raise _error(answer.status, answer.headers, answer.json())
+
+
+# The request
 
 
 def _model_id(name: str) -> str:
+    """Return a model id that is safe in a URL. Raises RequestRejected."""
     model = name.removeprefix("models/")
     if not _MODEL_ID.fullmatch(model):
         raise RequestRejected(parsing.PARAMETER.format("model"), reason="model_id")
     return model
-
-
-def _read(reply: vendor_http.Reply, model: str) -> Iterator[str | Completion]:
-    """The events of a stream, each of the shape of an answer, and then what they come to.
-
-    Counts are those of all so far: what repeats replaces. The end is the end of the body, and the
-    answer is whole if a reason to finish was among its events.
-    """
-    sent: list[str] = []
-    whole: dict[str, Any] = {}
-    finish = ""
-    for data in reply.events():
-        if data == vendor_http.DONE:  # not Google's, but of servers that stand in for it
-            break
-        chunk = parsing.event_object(data)
-        if chunk.get("error"):
-            raise _failure(200, reply.headers, chunk)
-        whole |= {name: value for name, value in chunk.items() if value}
-        candidate = parsing.get_path(chunk, "candidates", 0)
-        finish = parsing.as_str(parsing.get_path(candidate, "finishReason")) or finish
-        if text := parsing.clean_text(_text(candidate)):
-            sent.append(text)
-            yield text
-    if not finish and not parsing.get_path(whole, "promptFeedback", "blockReason"):
-        raise parsing.truncated_stream()
-    text = "".join(sent)
-    whole["candidates"] = [{"content": {"parts": [{"text": text}]}, "finishReason": finish}]
-    yield from parsing.finish_stream(_completion(whole, reply.headers, model), text)
 
 
 def _body(request: CompletionRequest, model: str) -> dict[str, Any]:
@@ -163,13 +144,13 @@ def _body(request: CompletionRequest, model: str) -> dict[str, Any]:
 
 
 def _contents(request: CompletionRequest) -> list[dict[str, Any]]:
-    """The turns, without the blank ones, which are refused: an answer may have been empty."""
+    """Return the messages without blank ones, such as empty answers, which Gemini refuses."""
     contents: list[dict[str, Any]] = []
     for message in request.messages:
-        role = "user" if message.role == "user" else "model"
-        part = {"text": message.text}
         if not message.text.strip():
             continue
+        role = "user" if message.role == "user" else "model"
+        part = {"text": message.text}
         if contents and contents[-1]["role"] == role:
             contents[-1]["parts"].append(part)
         else:
@@ -177,27 +158,56 @@ def _contents(request: CompletionRequest) -> list[dict[str, Any]]:
     return contents
 
 
+# The answer
+
+
+def _read_stream(reply: vendor_http.Reply, model: str) -> Iterator[str | Completion]:
+    """Yield the text of a stream's events, then the completion.
+
+    Each event has the shape of an answer; its counts replace those before. The stream ends with
+    the body, and is complete if one of its events had a finish reason.
+    """
+    pieces: list[str] = []
+    answer: dict[str, Any] = {}
+    finish = ""
+    for data in reply.events():
+        if data == vendor_http.DONE:  # sent by servers that imitate Gemini
+            break
+        chunk = parsing.event_object(data)
+        if chunk.get("error"):
+            raise _error(200, reply.headers, chunk)
+        answer |= {name: value for name, value in chunk.items() if value}
+        candidate = get_path(chunk, "candidates", 0)
+        finish = as_str(get_path(candidate, "finishReason")) or finish
+        if text := parsing.clean_text(_text(candidate)):
+            pieces.append(text)
+            yield text
+    if not finish and not get_path(answer, "promptFeedback", "blockReason"):
+        raise parsing.truncated_stream()
+    text = "".join(pieces)
+    answer["candidates"] = [{"content": {"parts": [{"text": text}]}, "finishReason": finish}]
+    yield from parsing.finish_stream(_completion(answer, reply.headers, model), text)
+
+
 def _completion(body: dict[str, Any], headers: Mapping[str, str], model: str) -> Completion:
-    """The answer in a body that came as a success, which does not make it one."""
+    """Return the completion in the body of a 200. Raises the error that it may hold instead."""
     if body.get("error"):
-        raise _failure(200, headers, body)
+        raise _error(200, headers, body)
     model = parsing.model_name(body.get("modelVersion"), model)
     usage = _usage(body.get("usageMetadata"))
     usage = dataclasses.replace(usage, cost_usd=prices.cost(model, usage, provider_id="google"))
-    if block := parsing.get_path(body, "promptFeedback", "blockReason"):
-        reason = parsing.reason("blockReason", block)
+    if block := get_path(body, "promptFeedback", "blockReason"):
+        reason = parsing.log_reason("blockReason", block)
         raise ContentFiltered(parsing.CONTENT_FILTERED, reason=reason, usage=usage)
-    candidate = parsing.get_path(body, "candidates", 0)
-    finish = parsing.as_str(parsing.get_path(candidate, "finishReason"))
-    if finish in _BROKEN:
-        raise parsing.error_for_status(
-            _BROKEN[finish], reason=parsing.reason("finishReason", finish)
-        )
-    if finish in _NO_ANSWER:
+    candidate = get_path(body, "candidates", 0)
+    finish = as_str(get_path(candidate, "finishReason"))
+    if status := _FAILED_FINISH_REASONS.get(finish):
+        raise parsing.error_for_status(status, reason=parsing.log_reason("finishReason", finish))
+    if finish in _UNUSABLE_FINISH_REASONS:
         raise parsing.unusable_answer("finishReason", finish)
     return parsing.build_completion(
         _text(candidate),
-        _FINISH.get(finish, "stop"),
+        _FINISH_REASONS.get(finish, "stop"),
         model=model,
         usage=usage,
         empty=parsing.unusable_answer("no_text", finish),
@@ -205,78 +215,78 @@ def _completion(body: dict[str, Any], headers: Mapping[str, str], model: str) ->
 
 
 def _text(candidate: Any) -> str:
-    """What a candidate shows: its parts without the model's thoughts."""
-    parts = parsing.as_list(parsing.get_path(candidate, "content", "parts"))
-    return "".join(
-        parsing.as_str(parsing.get_path(part, "text"))
-        for part in parts
-        if not parsing.get_path(part, "thought")
-    )
+    """Return the text of a candidate, without the model's thoughts."""
+    parts = as_list(get_path(candidate, "content", "parts"))
+    shown = [part for part in parts if not get_path(part, "thought")]
+    return "".join(as_str(get_path(part, "text")) for part in shown)
 
 
 def _usage(reported: Any) -> Usage:
-    """Google counts the thoughts beside the answer, and what tools read beside the prompt."""
+    """Return the usage. Google counts thoughts and tool use apart from answer and prompt."""
     prompt = _sum(reported, "promptTokenCount", "toolUsePromptTokenCount")
     answer = _sum(reported, "candidatesTokenCount", "thoughtsTokenCount")
-    total = parsing.token_count(parsing.get_path(reported, "totalTokenCount"))
+    total = token_count(get_path(reported, "totalTokenCount"))
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=answer,
-        total_tokens=parsing.total((prompt, answer)) if total is None else total,
-        cached_tokens=parsing.token_count(parsing.get_path(reported, "cachedContentTokenCount")),
-        reasoning_tokens=parsing.token_count(parsing.get_path(reported, "thoughtsTokenCount")),
+        total_tokens=parsing.sum_tokens((prompt, answer)) if total is None else total,
+        cached_tokens=token_count(get_path(reported, "cachedContentTokenCount")),
+        reasoning_tokens=token_count(get_path(reported, "thoughtsTokenCount")),
     )
 
 
 def _sum(reported: Any, *names: str) -> int | None:
-    """The counts that are there, since a zero is left out; None when none is."""
-    counts = [value for name in names if (value := parsing.get_path(reported, name)) is not None]
-    return parsing.total(map(parsing.token_count, counts)) if counts else None
+    """Return the sum of the counts that are present (a zero is left out); None without any."""
+    counts = [value for name in names if (value := get_path(reported, name)) is not None]
+    return parsing.sum_tokens(map(token_count, counts)) if counts else None
 
 
-def _failure(status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
-    if isinstance(body, list):  # an error may come as a stream of one
-        body = parsing.get_path(body, 0)
-    error = parsing.get_path(body, "error")
-    details = parsing.as_list(parsing.get_path(error, "details"))
-    message = parsing.message(parsing.get_path(error, "message"))
-    labels = [parsing.identifier(parsing.get_path(error, "status"))]
-    labels += [parsing.identifier(parsing.get_path(detail, "reason")) for detail in details]
-    quotas = _quotas(details)
+# Errors
+
+
+def _error(status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
+    if isinstance(body, list):  # a stream's error is an array of one
+        body = get_path(body, 0)
+    error = get_path(body, "error")
+    details = as_list(get_path(error, "details"))
+    message = parsing.error_message(get_path(error, "message"))
+    codes = [get_path(error, "status"), *(get_path(detail, "reason") for detail in details)]
+    codes = [identifier(code) for code in codes]
+    quotas = _exhausted_quotas(details)
     if status <= 299:
-        status = parsing.error_status(parsing.get_path(error, "code")) or 502
-    reason = parsing.reason("HTTP", status, *labels, *quotas)
+        status = parsing.error_status(get_path(error, "code")) or 502
+    reason = parsing.log_reason("HTTP", status, *codes, *quotas)
     if status == 400:
-        status = next((_STATUS[label] for label in labels if label in _STATUS), status)
+        status = next((_STATUS_BY_CODE[code] for code in codes if code in _STATUS_BY_CODE), 400)
     if status in (400, 422):
-        fields = (
-            parsing.identifier(parsing.get_path(d, "fieldViolations", 0, "field")) for d in details
-        )
-        return parsing.rejected(message, next(filter(None, fields), ""), reason=reason)
-    if status == 429 and (_DEPLETED.search(message) or any("PerDay" in quota for quota in quotas)):
-        # A daily quota names a delay too: some seconds, after which it is used up still.
+        return parsing.rejection(message, _rejected_field(details), reason=reason)
+    daily = any("PerDay" in quota for quota in quotas)
+    if status == 429 and (daily or _CREDIT_DEPLETED.search(message)):
+        # A daily quota also comes with a short delay, after which it is still exhausted.
         return parsing.error_for_status(429, reason=reason, retry=False)
-    wait = _wait(headers, details, message)
+    wait = _retry_delay(headers, details, message)
     if wait is None and any("PerMinute" in quota for quota in quotas):
         wait = PER_MINUTE_SECONDS
     return parsing.error_for_status(status, reason=reason, retry_after=wait)
 
 
-def _quotas(details: list[Any]) -> list[str]:
-    """The ids of the quotas that are used up."""
-    violations = [
-        item for d in details for item in parsing.as_list(parsing.get_path(d, "violations"))
-    ]
-    return [parsing.identifier(parsing.get_path(violation, "quotaId")) for violation in violations]
+def _rejected_field(details: list[Any]) -> str:
+    """Return the request's field that an error names; empty if it names none."""
+    fields = (identifier(get_path(detail, "fieldViolations", 0, "field")) for detail in details)
+    return next(filter(None, fields), "")
 
 
-def _wait(headers: Mapping[str, str], details: list[Any], message: str) -> float | None:
-    """Whole seconds; Google says them in RetryInfo, or in words, and hardly ever in a header."""
-    delays = [parsing.as_str(parsing.get_path(detail, "retryDelay")) for detail in details]
+def _exhausted_quotas(details: list[Any]) -> list[str]:
+    """Return the ids of the exhausted quotas."""
+    violations = [item for detail in details for item in as_list(get_path(detail, "violations"))]
+    return [identifier(get_path(violation, "quotaId")) for violation in violations]
+
+
+def _retry_delay(headers: Mapping[str, str], details: list[Any], message: str) -> float | None:
+    """Return the delay in whole seconds: from RetryInfo, the message, or (rarely) the header."""
+    delays = [as_str(get_path(detail, "retryDelay")) for detail in details]
     for match in (*map(_DURATION.fullmatch, delays), _RETRY_IN.search(message)):
         if match:
-            number = float(match["number"])
-            return parsing.wait_seconds(
-                math.ceil(number / 1000 if match["unit"] == "ms" else number)
-            )
+            seconds = float(match["number"]) / (1000 if match["unit"] == "ms" else 1)
+            return parsing.wait_seconds(math.ceil(seconds))
     return parsing.retry_after(headers.get("retry-after"))

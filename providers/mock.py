@@ -1,23 +1,22 @@
-"""A provider that needs no network and no key, answers the same every time, and fails on request.
+"""A provider without network or key, with predictable answers, that fails on request.
 
-It answers `You said: …` with the last prompt, counts words as tokens, and costs nothing. A prompt
-tells it to misbehave with directives, words of their own anywhere in the text:
+It answers `You said: …` with the last prompt, counts words as tokens, and costs nothing.
+Directives anywhere in the prompt, as separate words, change that:
 
-    mock:delay=2.5      answer after so many seconds, but never after the deadline
+    mock:delay=2.5      wait this many seconds, at most until the deadline
     mock:fail           fail like a vendor that answers 500
-    mock:fail=429       fail like a vendor that answers with that status, 400 to 599
-    mock:fail=timeout   fail like a vendor that was not done at the deadline, without the wait
-    mock:fail=garbled   fail like a vendor whose answer cannot be read
-    mock:empty          answer nothing, which is a failure
+    mock:fail=429       fail like a vendor that answers with this status, 400 to 599
+    mock:fail=timeout   fail like a vendor that misses the deadline, but at once
+    mock:fail=garbled   fail like a vendor whose answer cannot be parsed
+    mock:empty          fail like a vendor that sends an empty answer
     mock:filter         refuse the prompt like a safety filter
-    mock:length         use up the length before the first word: an empty answer
+    mock:length         answer with no text and finish reason `length`
     mock:ok             answer as usual
-    mock:pace=0.1       stream a word every so many seconds
+    mock:pace=0.1       stream one word every 0.1 seconds
     mock:break          break off in the middle of a stream
 
-The option `directives` takes the same words, for all calls; a prompt's own go before them. Of
-several delays, or of several outcomes, the last one counts. What is not exactly a directive is
-plain text.
+The option `directives` holds directives for all calls; the prompt's take precedence. The last
+delay, pace and outcome win. Anything else is plain text.
 """
 
 import re
@@ -50,67 +49,85 @@ class Mock:
         self._directives = directives
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
-        told = self._told(request)
-        _sleep(told.delay, deadline)
-        return self._answer(request, told.outcome)
-
-    def check(self, deadline: Deadline) -> None:
-        """It is always there."""
+        directives = self._directives_for(request)
+        _sleep(directives.delay, deadline)
+        return _answer(request, directives.outcome)
 
     def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
-        told = self._told(request)
-        _sleep(told.delay, deadline)
-        completion = self._answer(request, "ok" if told.outcome == "break" else told.outcome)
+        directives = self._directives_for(request)
+        breaks = directives.outcome == "break"
+        _sleep(directives.delay, deadline)
+        completion = _answer(request, "ok" if breaks else directives.outcome)
         words = _WORD.findall(completion.text)
         for number, word in enumerate(words):
-            if told.outcome == "break" and number == len(words) // 2:
+            if breaks and number == len(words) // 2:
                 raise _error("break")
             if number:
-                _sleep(told.pace, deadline)
+                _sleep(directives.pace, deadline)
             yield word
         yield completion
 
-    def _told(self, request: CompletionRequest) -> "_Told":
-        return _parse(f"{self._directives} {request.messages[-1].text}")
+    def check(self, deadline: Deadline) -> None:
+        """Do nothing: the mock is always available."""
 
-    def _answer(self, request: CompletionRequest, outcome: str) -> Completion:
-        prompt = request.messages[-1].text
-        if outcome == "length":
-            return _completion(request, "", "length")
-        if outcome != "ok":
-            raise _error(outcome)
-        text = f"You said: {prompt}"
-        words = text.split()
-        if request.max_tokens is not None and request.max_tokens < len(words):
-            return _completion(request, " ".join(words[: request.max_tokens]), "length")
-        return _completion(request, text, "stop")
+    def _directives_for(self, request: CompletionRequest) -> "_Directives":
+        return _parse(f"{self._directives} {request.messages[-1].text}")
 
 
 @dataclass
-class _Told:
-    """What directives ask for; times in seconds."""
+class _Directives:
+    """The parsed directives; times in seconds."""
 
     delay: float = 0.0
     pace: float = 0.0
     outcome: str = "ok"
 
 
-def _parse(text: str) -> _Told:
-    told = _Told()
+def _parse(text: str) -> _Directives:
+    directives = _Directives()
     for match in _DIRECTIVE.finditer(text):
         if match["delay"]:
-            told.delay = float(match["delay"])
+            directives.delay = float(match["delay"])
         elif match["pace"]:
-            told.pace = float(match["pace"])
+            directives.pace = float(match["pace"])
         else:
-            told.outcome = match["fail"] or match["outcome"]
-    return told
+            directives.outcome = match["fail"] or match["outcome"]
+    return directives
 
 
 def _sleep(delay: float, deadline: Deadline) -> None:
     deadline.sleep(delay)
     if deadline.reached:
         raise _error("timeout")
+
+
+def _answer(request: CompletionRequest, outcome: str) -> Completion:
+    if outcome == "length":
+        return _completion(request, "", "length")
+    if outcome != "ok":
+        raise _error(outcome)
+    text = f"You said: {request.messages[-1].text}"
+    words = text.split()
+    if request.max_tokens is not None and request.max_tokens < len(words):
+        return _completion(request, " ".join(words[: request.max_tokens]), "length")
+    return _completion(request, text, "stop")
+
+
+def _completion(request: CompletionRequest, text: str, finish_reason: FinishReason) -> Completion:
+    inputs = [request.system or "", *(message.text for message in request.messages)]
+    prompt_tokens = sum(len(given.split()) for given in inputs)
+    completion_tokens = len(text.split())
+    return Completion(
+        text=parsing.clean_text(text),
+        model=request.model,
+        finish_reason=finish_reason,
+        usage=Usage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=prompt_tokens + completion_tokens,
+            cost_usd=Decimal(0),
+        ),
+    )
 
 
 def _error(outcome: str) -> ProviderError:
@@ -124,20 +141,3 @@ def _error(outcome: str) -> ProviderError:
     if outcome in ("garbled", "empty"):
         return parsing.unusable_answer("mock", outcome)
     return parsing.error_for_status(500 if outcome == "fail" else int(outcome), reason=reason)
-
-
-def _completion(request: CompletionRequest, text: str, finish_reason: FinishReason) -> Completion:
-    asked = [request.system or "", *(message.text for message in request.messages)]
-    prompt_tokens = sum(len(turn.split()) for turn in asked)
-    completion_tokens = len(text.split())
-    return Completion(
-        text=parsing.clean_text(text),
-        model=request.model,
-        finish_reason=finish_reason,
-        usage=Usage(
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            total_tokens=prompt_tokens + completion_tokens,
-            cost_usd=Decimal(0),
-        ),
-    )

@@ -1,7 +1,7 @@
-"""Tolerant readers of what vendors send, and what an HTTP status of theirs means.
+"""Tolerant readers of vendors' JSON, and the errors for their HTTP statuses.
 
-A vendor's answer may be any JSON at all: these functions take every value and give None, or an
-empty text, for what is not there.
+A vendor may send any JSON value. The readers accept every value; for a missing or unusable one
+they return None or an empty string, list or iterable.
 """
 
 import email.utils
@@ -14,7 +14,7 @@ from datetime import UTC
 from decimal import Decimal
 from typing import Any
 
-from providers.base import Completion, FinishReason, Usage
+from providers.base import COST_DECIMALS, Completion, FinishReason, Usage
 from providers.errors import (
     ContentFiltered,
     ModelUnavailable,
@@ -26,18 +26,17 @@ from providers.errors import (
 )
 from providers.vendor_http import Answer
 
-MAX_COUNT = 2**53  # beyond it JSON numbers lose digits on their way through other programs
+MAX_COUNT = 2**53  # larger JSON numbers lose digits in other programs
 MAX_COST_USD = 1_000_000
-COST_DECIMALS = 12
-MAX_RETRY_AFTER = 86_400.0
+MAX_RETRY_AFTER = 86_400.0  # a day, in seconds
 MAX_MODEL_LENGTH = 256
 
-_LABEL = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
-# Vendors without a code for it say it in words only.
+# Some vendors have no error code for a context that is too long.
 _TOO_LONG = re.compile(r"context (length|window|size)|maximum context|token count", re.IGNORECASE)
 
-# Sentences for more than one place.
+# Sentences that several modules use.
 CONTENT_FILTERED = "The provider's safety filter refused the content."
 CREDENTIALS = "The provider refused the credentials."
 NO_MODEL = "The provider does not know the model, or its address is wrong."
@@ -46,8 +45,8 @@ REJECTED = "The provider rejected the request."
 TIMEOUT = "The provider timed out."
 TOO_LONG = "The provider rejected the request: the context is too long for the model."
 
-# What a status means (RFC 9110) where the body does not say it better. 524 and 529, "a timeout
-# occurred" and "site is overloaded", are in no standard but in use.
+# The error for a status (RFC 9110) when the body has no known error code. Vendors also use
+# 524 (timeout) and 529 (overloaded), which are in no standard.
 _BY_STATUS: dict[int, tuple[type[ProviderError], str]] = {
     400: (RequestRejected, REJECTED),
     401: (ProviderMisconfigured, CREDENTIALS),
@@ -68,7 +67,7 @@ _BY_STATUS: dict[int, tuple[type[ProviderError], str]] = {
 
 
 def get_path(value: Any, *path: str | int) -> Any:
-    """What lies at the end of `path` in a JSON value; None where a step leads nowhere."""
+    """Return the value at `path` inside a JSON value; None when a step is missing."""
     for step in path:
         if isinstance(step, str):
             value = value.get(step) if isinstance(value, dict) else None
@@ -78,42 +77,43 @@ def get_path(value: Any, *path: str | int) -> Any:
 
 
 def as_list(value: Any) -> list[Any]:
-    """The elements of a JSON array; none for anything else."""
+    """Return a JSON array; an empty list for any other value."""
     return value if isinstance(value, list) else []
 
 
 def as_items(value: Any) -> Iterable[tuple[str, Any]]:
-    """The members of a JSON object; none for anything else."""
+    """Return the members of a JSON object; none for any other value."""
     return value.items() if isinstance(value, dict) else ()
 
 
 def as_str(value: Any) -> str:
+    """Return a JSON string; an empty one for any other value."""
     return value if isinstance(value, str) else ""
 
 
-def message(value: Any) -> str:
-    """What a vendor says of an error, as much of it as is worth a search; shown to nobody."""
+def error_message(value: Any) -> str:
+    """Return the start of a vendor's error message, to search in. Never show it to a client."""
     return as_str(value)[:2000]
 
 
 def clean_text(value: str) -> str:
-    """Text that can be encoded and stored: U+FFFD for every half of a surrogate pair."""
+    """Replace lone surrogates by U+FFFD, so that the text can be encoded and stored."""
     return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def token_count(value: Any) -> int | None:
-    """A number of tokens; None for what cannot be one."""
+    """Return a number of tokens; None for any other value."""
     return value if type(value) is int and 0 <= value <= MAX_COUNT else None
 
 
-def total(parts: Iterable[int | None]) -> int | None:
-    """The sum of token counts; None when one of them is unknown."""
+def sum_tokens(parts: Iterable[int | None]) -> int | None:
+    """Return the sum of token counts; None when one of them is unknown."""
     known = list(parts)
     return None if None in known else token_count(sum(filter(None, known)))
 
 
 def usd(value: Any) -> Decimal | None:
-    """A cost in US dollars, to a millionth of a millionth; None for what cannot be one."""
+    """Return a cost in US dollars, rounded to COST_DECIMALS; None for any other value."""
     if type(value) is not int and not isinstance(value, Decimal):
         return None
     amount = Decimal(value)
@@ -121,35 +121,35 @@ def usd(value: Any) -> Decimal | None:
         return None
     if amount.as_tuple().exponent < -COST_DECIMALS:  # type: ignore[operator]  # it is finite
         amount = round(amount, COST_DECIMALS)
-    return abs(amount)  # there is a negative zero
+    return abs(amount)  # turns -0 into 0
 
 
 def model_name(value: Any, requested: str) -> str:
-    """The model that answered, which need not be the requested one; else the requested one."""
+    """Return the model that the vendor reports, or the requested one if it reports none."""
     name = as_str(value).strip()
     return name if 0 < len(name) <= MAX_MODEL_LENGTH and name.isprintable() else requested
 
 
 def identifier(value: Any) -> str:
-    """A vendor's identifier, such as an error code; empty for anything that may be prose."""
+    """Return an identifier such as an error code; an empty string for anything like prose."""
     text = str(value) if type(value) is int and abs(value) < MAX_COUNT else as_str(value)
-    return text if _LABEL.fullmatch(text) else ""
+    return text if _IDENTIFIER.fullmatch(text) else ""
 
 
 def error_status(value: Any) -> int | None:
-    """The HTTP status of a failure, which errors repeat as a number or as its digits."""
+    """Return the HTTP status (400 to 599) that an error body repeats, as a number or as digits."""
     text = identifier(value)
     status = int(text) if text.isdecimal() else 0
     return status if 400 <= status <= 599 else None
 
 
-def reason(*parts: Any) -> str:
-    """A line for the log, out of a vendor's identifiers and nothing else it said."""
+def log_reason(*parts: Any) -> str:
+    """Join a vendor's identifiers for the log, and drop everything else it sent."""
     return " ".join(dict.fromkeys(filter(None, map(identifier, parts))))
 
 
 def wait_seconds(value: Any) -> float | None:
-    """A time to wait, of whatever type it came in, clamped to a day; None for nonsense."""
+    """Return a delay in seconds, limited to 0 to MAX_RETRY_AFTER; None for an unusable value."""
     try:
         wait = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -158,25 +158,21 @@ def wait_seconds(value: Any) -> float | None:
 
 
 def retry_after(value: Any) -> float | None:
-    """The seconds in a Retry-After field, which holds a number or a date (RFC 9110, 10.2.3)."""
+    """Return the seconds of a Retry-After field: a number or a date (RFC 9110, 10.2.3)."""
     wait = wait_seconds(value)
     if wait is not None or not isinstance(value, str):
         return wait
     try:
-        moment = email.utils.parsedate_to_datetime(value)
+        date = email.utils.parsedate_to_datetime(value)
     except (TypeError, ValueError, OverflowError, IndexError):
         return None
-    return wait_seconds(
-        (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - time.time()
-    )
+    date = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return wait_seconds(date.timestamp() - time.time())
 
 
 def json_object(answer: Answer) -> dict[str, Any]:
-    """The body of a successful answer.
-
-    Raises ProviderFailed for anything but a JSON object. HTML is not even tried: it is the login
-    page or the error page of something that stands before the vendor.
-    """
+    """Return the body of a successful answer. Raises ProviderFailed unless it is a JSON object."""
+    # HTML is the login page or the error page of a proxy in front of the vendor.
     html = answer.headers.get("content-type", "").lower().startswith("text/html")
     body = None if html else answer.json()
     if not isinstance(body, dict):
@@ -185,15 +181,12 @@ def json_object(answer: Answer) -> dict[str, Any]:
 
 
 def event_object(data: str) -> dict[str, Any]:
-    """The data of an event of a stream, fractions as Decimal; an error may be a list of one.
-
-    Raises ProviderFailed.
-    """
+    """Parse the data of a stream's event, fractions as Decimal. Raises ProviderFailed."""
     try:
         body = json.loads(data, parse_float=Decimal)
     except (ValueError, ArithmeticError, RecursionError):
         body = None
-    if isinstance(body, list):
+    if isinstance(body, list):  # Gemini sends an error as an array of one
         body = get_path(body, 0)
     if not isinstance(body, dict):
         raise unusable_answer("not_json")
@@ -201,28 +194,28 @@ def event_object(data: str) -> dict[str, Any]:
 
 
 def truncated_stream() -> ProviderFailed:
-    """The error for a stream that ends before the answer does."""
+    """Return the error for a stream that ends before the answer is complete."""
     message = "The provider broke off its answer."
     return ProviderFailed(message, reason="unfinished", retry=False)
 
 
 def finish_stream(completion: Completion, sent: str) -> Iterator[str | Completion]:
-    """The end of a stream: what was not sent of the text, and the completion."""
+    """Yield the rest of the text after `sent`, then the completion."""
     if rest := completion.text.removeprefix(sent):
         yield rest
     yield completion
 
 
 def unusable_answer(*parts: Any) -> ProviderFailed:
-    """The error for an answer that is no answer. Asking for it again would give the same."""
+    """Return the error for an answer without usable content. It is not retried."""
     message = "The provider gave an answer that cannot be used."
-    return ProviderFailed(message, reason=reason(*parts), retry=False)
+    return ProviderFailed(message, reason=log_reason(*parts), retry=False)
 
 
 def error_for_status(
     status: int, *, reason: str, retry: bool | None = None, retry_after: float | None = None
 ) -> ProviderError:
-    """The error for a status that is no success."""
+    """Return the error for a status other than 2xx."""
     if entry := _BY_STATUS.get(status):
         kind, message = entry
         return kind(message, reason=reason, retry=retry, retry_after=retry_after)
@@ -233,10 +226,10 @@ def error_for_status(
     return ProviderFailed("The provider gave an unexpected answer.", reason=reason, retry=False)
 
 
-def rejected(message: str, parameter: str, *, reason: str) -> RequestRejected:
-    """The error for a refused request, with a hint in our words at what is wrong with it.
+def rejection(message: str, parameter: str, *, reason: str) -> RequestRejected:
+    """Return the error for a refused request, with our own sentence about the cause.
 
-    `message` is the vendor's: it is searched, and shown to nobody.
+    The vendor's `message` is only searched. `parameter` is an identifier, or empty if unknown.
     """
     if _TOO_LONG.search(message):
         return RequestRejected(TOO_LONG, reason=reason)
@@ -254,10 +247,11 @@ def build_completion(
     empty: ProviderError,
     tool_calls: tuple[dict[str, Any], ...] = (),
 ) -> Completion:
-    """The answer, or the error that an answer without text is.
+    """Return the completion. Raises an error if it has neither text nor tool calls.
 
-    A model that used up its length before the first word did answer, and so did one that wants a
-    tool called. `empty` is raised for any other empty answer that no filter explains.
+    An answer may be empty when `finish` is `length`: a model can spend all its tokens on
+    thinking. An empty answer is ContentFiltered when `finish` is `content_filter`; otherwise the
+    error is `empty`. Both carry the usage.
     """
     text = clean_text(text)
     if text or tool_calls or finish == "length":

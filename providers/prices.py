@@ -1,4 +1,4 @@
-"""What an answer cost, for vendors that do not say."""
+"""The list price of an answer, for vendors that report no cost."""
 
 import functools
 import ipaddress
@@ -16,17 +16,17 @@ def cost(
     provider_id: str | None = None,
     provider_api_url: str | None = None,
 ) -> Decimal | None:
-    """The list price in US dollars, from the prices that genai-prices carries with it.
+    """Return the list price in US dollars, from the prices bundled with genai-prices.
 
-    The vendor is told by its id there, or by its address. None, which is not zero, when the
-    vendor, the model, one of its prices or the number of tokens is unknown. Cached tokens have
-    their own price; reasoning tokens cost what the rest of the answer costs.
+    The vendor is `provider_id`, genai-prices' id for it, or is found by `provider_api_url`. The
+    result is None when the vendor, the model, one of its prices or a token count is unknown.
+    Cached tokens have their own price; reasoning tokens cost the same as other output tokens.
     """
     if usage.prompt_tokens is None or usage.completion_tokens is None:
         return None
-    if provider_api_url is not None and _has_no_list(provider_api_url):
+    if provider_api_url is not None and _is_private(provider_api_url):
         return None
-    import genai_prices  # an import of 100 ms, which a start does without
+    import genai_prices  # here, as the import takes 100 ms at start
 
     tokens = genai_prices.Usage(
         input_tokens=usage.prompt_tokens,
@@ -38,17 +38,17 @@ def cost(
             price = genai_prices.calc_price(tokens, model, provider_api_url=provider_api_url)
         else:
             price = genai_prices.calc_price(tokens, model, provider_id=provider_id)
-    except Exception:  # its own errors are of many types, and no answer is lost for want of a price
+    except Exception:  # any error of the library: an unknown price must not fail the answer
         return None
-    # A model without prices is listed too, and would be free.
+    # genai-prices lists some models without prices, and would return 0 for them.
     if price.model_price.input_mtok is None or price.model_price.output_mtok is None:
         return None
     return parsing.usd(price.total_price)
 
 
 @functools.cache
-def _has_no_list(url: str) -> bool:
-    """Whether a server is on one's own machine or network, where nobody keeps a price list."""
+def _is_private(url: str) -> bool:
+    """Return whether a server is on the local machine or network, and so has no list price."""
     host = urlsplit(url).hostname or ""
     try:
         return not ipaddress.ip_address(host).is_global

@@ -59,7 +59,7 @@ def test_a_label_is_an_identifier_and_no_prose(value: Any, label: str):
 
 
 def test_a_reason_says_each_thing_once():
-    assert parsing.reason("HTTP", 429, "429", None, "a b", "slow_down") == "HTTP 429 slow_down"
+    assert parsing.log_reason("HTTP", 429, "429", None, "a b", "slow_down") == "HTTP 429 slow_down"
 
 
 @given(st.decimals() | st.integers() | st.floats() | st.text() | st.booleans())

@@ -1,0 +1,311 @@
+"""The dialect of OpenAI-compatible vendors: chat completions.
+
+https://platform.openai.com/docs/api-reference/chat describes the call, and
+https://platform.openai.com/docs/guides/error-codes the errors. Compatible servers follow the
+first and vary the second. Any field of their answers may be missing.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from typing import Any, ClassVar
+
+from providers import parsing, prices, vendor_http
+from providers.assistant_message import StreamAccumulator, tool_calls, visible_text
+from providers.base import Completion, CompletionRequest, Deadline, FinishReason, Message, Usage
+from providers.errors import (
+    ContentFiltered,
+    ModelUnavailable,
+    ProviderError,
+    ProviderMisconfigured,
+    RequestRejected,
+)
+from providers.parsing import as_list, as_str, get_path, identifier, token_count
+
+_FINISH_REASONS: dict[str, FinishReason] = {
+    "length": "length",
+    "model_length": "length",  # Mistral: the model's own limit
+    "content_filter": "content_filter",
+}
+_FAILED_FINISH_REASONS = {"error", "insufficient_system_resource"}  # the second one is DeepSeek's
+
+# The error for an error code or type, whatever the HTTP status.
+_BY_CODE: dict[str, tuple[type[ProviderError], str]] = {
+    **dict.fromkeys(
+        ("content_filter", "content_policy_violation", "moderation_blocked", "refusal"),
+        (ContentFiltered, parsing.CONTENT_FILTERED),
+    ),
+    **dict.fromkeys(
+        ("model_not_found", "model_deprecated", "invalid_model", "wrong_endpoint"),
+        (ModelUnavailable, parsing.NO_MODEL),
+    ),
+    **dict.fromkeys(
+        ("context_length_exceeded", "token_limit_exceeded", "string_too_long"),
+        (RequestRejected, parsing.TOO_LONG),
+    ),
+    "max_tokens_exceeded": (RequestRejected, parsing.PARAMETER.format("max_tokens")),
+    "invalid_api_key": (ProviderMisconfigured, parsing.CREDENTIALS),
+}
+
+# The HTTP status for an error code inside a 200.
+_STATUS_BY_CODE = {
+    "invalid_request_error": 400,
+    "invalid_request": 400,
+    "invalid_prompt": 400,
+    "authentication": 401,
+    "payment_required": 402,
+    "permission_denied": 403,
+    "not_found": 404,
+    "payload_too_large": 413,
+    "unprocessable": 422,
+    "rate_limit_exceeded": 429,
+    "provider_overloaded": 503,
+    "timeout": 504,
+}
+
+# Some servers have no error code for an unknown model.
+_UNKNOWN_MODEL = re.compile(
+    r"not a valid model|\bmodel\b.{0,80}(not found|does not exist)", re.IGNORECASE
+)
+
+
+class ChatCompletionsProvider:
+    """Call `{base_url}/chat/completions`. Subclasses set `name` and adapt the differences."""
+
+    name: ClassVar[str]
+    is_remote: ClassVar[bool] = True
+    capabilities: ClassVar[frozenset[str]] = frozenset(
+        {
+            "tools",
+            "tool_choice",
+            "parallel_tool_calls",
+            "response_format",
+            "seed",
+            "frequency_penalty",
+            "presence_penalty",
+            "reasoning_effort",
+            "image_url",
+            "input_audio",
+            "file",
+        }
+    )
+
+    max_tokens_field: str = "max_tokens"
+    default_max_tokens: ClassVar[int | None] = None
+    # Where an error object keeps its codes, the most specific first.
+    error_code_paths: ClassVar[tuple[tuple[str, ...], ...]] = (("code",), ("type",))
+    # After these the account needs credit or another day: no retry.
+    quota_exhausted_codes: ClassVar[frozenset[str]] = frozenset(
+        {"insufficient_quota", "billing_hard_limit_reached"}
+    )
+
+    def __init__(self, *, api_key: str, base_url: str, model: str) -> None:
+        self.model = model
+        self._base_url = base_url
+        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+
+    def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
+        answer = vendor_http.post(
+            f"{self._base_url}/chat/completions",
+            headers=self._headers,
+            body=self._body(request),
+            deadline=deadline,
+        )
+        if not 200 <= answer.status <= 299:
+            raise self._error(answer.status, answer.headers, answer.json())
+        return self._completion(parsing.json_object(answer), answer.headers, request)
+
+    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
+        streaming = {"stream": True, "stream_options": {"include_usage": True}}
+        with vendor_http.opened(
+            f"{self._base_url}/chat/completions",
+            headers={**self._headers, "accept": "text/event-stream"},
+            body=self._body(request) | streaming,
+            deadline=deadline,
+        ) as reply:
+            if not reply.succeeded:
+                raise self._error(reply.status, reply.headers, reply.read().json())
+            if not reply.streamed:  # some servers do not stream, whatever the request says
+                body = parsing.json_object(reply.read())
+                yield from parsing.finish_stream(self._completion(body, reply.headers, request), "")
+                return
+            yield from self._read_stream(reply, request)
+
+    def check(self, deadline: Deadline) -> None:
+        entries = as_list(get_path(self._get("models", deadline), "data"))
+        listed = {as_str(get_path(entry, "id")) for entry in entries}
+        # Ollama lists `llama3` as `llama3:latest`.
+        if listed and listed.isdisjoint({self.model, f"{self.model}:latest"}):
+            raise ModelUnavailable("The vendor does not list the model.", reason=self.model)
+
+    def _get(self, path: str, deadline: Deadline) -> Any:
+        answer = vendor_http.get(
+            f"{self._base_url}/{path}", headers=self._headers, deadline=deadline
+        )
+        if not 200 <= answer.status <= 299:
+            raise self._error(answer.status, answer.headers, answer.json())
+        return answer.json()
+
+    # The request
+
+    def _body(self, request: CompletionRequest) -> dict[str, Any]:
+        system = [{"role": "system", "content": request.system}] if request.system else []
+        limit = self.default_max_tokens if request.max_tokens is None else request.max_tokens
+        body = {
+            "model": request.model,
+            "messages": system + [_message(message) for message in request.messages],
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            self.max_tokens_field: limit,
+            "stop": list(request.stop) or None,
+            "user": request.end_user,
+            **request.options,
+        }
+        return {name: value for name, value in body.items() if value is not None}
+
+    # The answer
+
+    def _read_stream(
+        self, reply: vendor_http.Reply, request: CompletionRequest
+    ) -> Iterator[str | Completion]:
+        """Yield the text of a stream's chunks, then the completion."""
+        accumulator = StreamAccumulator()
+        for data in reply.events():
+            if data == vendor_http.DONE:
+                accumulator.finished = True
+                break
+            chunk = parsing.event_object(data)
+            self._raise_error_inside(chunk, reply.headers)
+            if text := accumulator.add(chunk):
+                yield text
+        if not accumulator.finished:
+            raise parsing.truncated_stream()
+        completion = self._completion(accumulator.body(), reply.headers, request)
+        yield from parsing.finish_stream(completion, accumulator.text)
+
+    def _completion(
+        self, body: dict[str, Any], headers: Mapping[str, str], request: CompletionRequest
+    ) -> Completion:
+        """Return the completion in the body of a 200. Raises the error that it may hold instead."""
+        self._raise_error_inside(body, headers)
+        choice = get_path(body, "choices", 0)
+        finish = as_str(get_path(choice, "finish_reason"))
+        if finish in _FAILED_FINISH_REASONS:
+            raise parsing.error_for_status(502, reason=parsing.log_reason("finish_reason", finish))
+        text = visible_text(get_path(choice, "message", "content"))
+        calls = tool_calls(get_path(choice, "message", "tool_calls"))
+        calls = calls if "tools" in request.options else ()
+        model = parsing.model_name(body.get("model"), request.model)
+        usage = _usage(body.get("usage"))
+        cost = self._cost(body.get("usage"), model, usage)
+        usage = dataclasses.replace(usage, cost_usd=cost)
+        if not text and get_path(choice, "message", "refusal"):
+            raise ContentFiltered(parsing.CONTENT_FILTERED, reason="refusal", usage=usage)
+        return parsing.build_completion(
+            text,
+            "tool_calls" if calls and finish != "length" else _FINISH_REASONS.get(finish, "stop"),
+            model=model,
+            usage=usage,
+            empty=self._empty_answer_error(body.get("choices")),
+            tool_calls=calls,
+        )
+
+    def _cost(self, reported_usage: Any, model: str, usage: Usage) -> Decimal | None:
+        """Return the cost in US dollars: by default the list price of the tokens."""
+        return prices.cost(model, usage, provider_api_url=self._base_url)
+
+    # Errors
+
+    def _raise_error_inside(self, body: Any, headers: Mapping[str, str]) -> None:
+        """Raise the error inside a 200, which stands in the body or in its first choice."""
+        for envelope in (body, get_path(body, "choices", 0)):
+            if get_path(envelope, "error"):
+                raise self._error(200, headers, envelope)
+
+    def _empty_answer_error(self, choices: Any) -> ProviderError:
+        """Return the error for choices without text."""
+        return parsing.unusable_answer("no_text", get_path(choices, 0, "finish_reason"))
+
+    def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
+        """Return the error of a body: by its codes, then its message, then the status."""
+        error = _error_object(body)
+        codes = self._codes(error)
+        if status <= 299:
+            status = _status_for(codes)
+        reason = parsing.log_reason("HTTP", status, *codes)
+        for code in codes:
+            if code in _BY_CODE:
+                kind, sentence = _BY_CODE[code]
+                return kind(sentence, reason=reason)
+        if status in (400, 422):
+            message = parsing.error_message(error.get("message"))
+            if _UNKNOWN_MODEL.search(message):
+                return ModelUnavailable(parsing.NO_MODEL, reason=reason)
+            return parsing.rejection(message, _rejected_parameter(error), reason=reason)
+        return self._error_for_status(status, headers, error, reason)
+
+    def _error_for_status(
+        self, status: int, headers: Mapping[str, str], error: dict[str, Any], reason: str
+    ) -> ProviderError:
+        return parsing.error_for_status(
+            status,
+            reason=reason,
+            retry=False if self._quota_exhausted(error) else None,
+            retry_after=parsing.retry_after(headers.get("retry-after")),
+        )
+
+    def _codes(self, error: dict[str, Any]) -> list[str]:
+        return [identifier(get_path(error, *path)) for path in self.error_code_paths]
+
+    def _quota_exhausted(self, error: dict[str, Any]) -> bool:
+        return not self.quota_exhausted_codes.isdisjoint(self._codes(error))
+
+
+def _message(message: Message) -> dict[str, Any]:
+    names = ("tool_calls", "tool_call_id", "name")
+    given = {name: value for name in names if (value := getattr(message, name)) is not None}
+    content = None if message.tool_calls and not message.content else message.content
+    return {"role": message.role, "content": content, **given}
+
+
+def _usage(reported: Any) -> Usage:
+    prompt = token_count(get_path(reported, "prompt_tokens"))
+    answer = token_count(get_path(reported, "completion_tokens"))
+    total = token_count(get_path(reported, "total_tokens"))
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=answer,
+        total_tokens=parsing.sum_tokens((prompt, answer)) if total is None else total,
+        cached_tokens=token_count(get_path(reported, "prompt_tokens_details", "cached_tokens")),
+        reasoning_tokens=token_count(
+            get_path(reported, "completion_tokens_details", "reasoning_tokens")
+        ),
+    )
+
+
+def _error_object(body: Any) -> dict[str, Any]:
+    """Return the error object of a body, out of any envelope that servers put it in."""
+    if isinstance(body, list):
+        body = get_path(body, 0)
+    error = get_path(body, "error")
+    if isinstance(error, dict):
+        return error
+    if not isinstance(body, dict):
+        return {}
+    return body | {"message": error} if isinstance(error, str) else body
+
+
+def _status_for(codes: list[str]) -> int:
+    """Return the HTTP status for the codes of an error inside a 200; 502 when they are unknown."""
+    statuses = (_STATUS_BY_CODE.get(code) or parsing.error_status(code) for code in codes)
+    return next(filter(None, statuses), 502)
+
+
+def _rejected_parameter(error: dict[str, Any]) -> str:
+    """Return the request's parameter that an error names: OpenAI's `param`, or FastAPI's `loc`."""
+    if param := identifier(error.get("param")):
+        return param
+    details = get_path(error, "message", "detail") or error.get("detail")
+    steps = [identifier(step) for step in as_list(get_path(details, 0, "loc"))]
+    return identifier(".".join(step for step in steps if step != "body"))
