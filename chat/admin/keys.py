@@ -17,7 +17,7 @@ from django.urls import path, reverse
 from django.utils import timezone
 
 from chat import api_keys
-from chat.management import console
+from chat.management import arguments
 from chat.models import ApiKey, UsageCount
 from chat.service import router
 from chat.storage import key_store
@@ -69,7 +69,7 @@ def _known(names: str) -> list[str]:
 class KeyForm(ModelForm):
     owner = forms.CharField(
         initial="default",
-        validators=[_as(console.owner)],
+        validators=[_as(arguments.parse_owner)],
         help_text="For whom it acts. All keys of an owner see the same records.",
     )
     name = forms.CharField(
@@ -90,7 +90,7 @@ class KeyForm(ModelForm):
     )
     monthly_budget_usd = forms.DecimalField(
         required=False,
-        validators=[_as(console.dollars)],
+        validators=[_as(arguments.parse_dollars)],
         label="Monthly budget (USD)",
         help_text="Empty: none.",
     )

@@ -1,4 +1,4 @@
-"""Where long work stands, in a file, so that after any end the same command goes on from there."""
+"""The progress of a long command, in a file, so that the same command resumes after any end."""
 
 import json
 import os
@@ -8,13 +8,13 @@ from typing import Any
 
 
 class Checkpoint:
-    """What is saved is there whole, or as it was before, whatever happens meanwhile."""
+    """A JSON file that is replaced atomically: a crash leaves the old state or the new one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def load(self) -> dict[str, Any] | None:
-        """What was saved last; None where there is nothing, or nothing that could be read."""
+        """Return the last saved state; None if there is none, or it cannot be parsed."""
         try:
             saved = json.loads(self.path.read_bytes())
         except (FileNotFoundError, ValueError):

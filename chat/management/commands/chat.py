@@ -15,44 +15,44 @@ from django.core.management.base import CommandError
 from chat.api.authentication import Caller
 from chat.api.serializers import AnswerSerializer, ChatSerializer
 from chat.errors import Problem, log_and_convert
-from chat.management import console
-from chat.management.console import owner, printable, user
+from chat.management.arguments import parse_owner, parse_user
+from chat.management.console import INTERRUPTED, ConsoleCommand, printable
 from chat.service import ChatRequest, ChatResult, stream
 from providers.base import Deadline
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
-class Command(console.ConsoleCommand):
+class Command(ConsoleCommand):
     help = (
-        "Talk to a model, through the same service as clients do: each question leaves a record, "
-        "and the answer is written as it comes. On a terminal, Ctrl-C stops an answer, Ctrl-D or "
-        "/quit ends, and the arrows bring earlier lines back. Elsewhere all of standard input is "
-        "one question, the answer goes to standard output and the rest to standard error: echo Hi "
-        "| manage.py chat. It then ends with 1 if there is no answer. Keys and rate limits are "
-        "for clients and do not count here."
+        "Chat with a model through the same service as API clients: each question leaves a "
+        "record, and the answer is streamed. On a terminal, Ctrl-C stops an answer, Ctrl-D or "
+        "/quit ends, and the arrow keys recall earlier lines. In a pipe (echo Hi | manage.py "
+        "chat), standard input is one question, the answer goes to standard output and the rest "
+        "to standard error; the command exits with 1 if there is no answer. API keys and rate "
+        "limits do not apply."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--user", type=user, default="console", help="whose records (console)")
-        parser.add_argument("--owner", type=owner, default="default", help="for whom (default)")
+        parser.add_argument("--user", type=parse_user, default="console", help="user id (console)")
+        parser.add_argument("--owner", type=parse_owner, default="default", help="owner (default)")
         parser.add_argument("--model", help="an allowed model: its id, or provider:id")
-        parser.add_argument("--system", help="instructions that stand above the conversation")
-        parser.add_argument("--max-tokens", type=int, help="the longest answer")
+        parser.add_argument("--system", help="system instructions")
+        parser.add_argument("--max-tokens", type=int, help="maximum output tokens")
         parser.add_argument(
-            "--continue", dest="previous", metavar="ID", help="the interaction to go on from"
+            "--continue", dest="previous", metavar="ID", help="interaction to continue"
         )
         parser.add_argument(
             "--format",
             choices=["text", "json"],
             default="text",
-            help="json: each answer as a line of JSON, when it is complete",
+            help="json: one line of JSON for each complete answer",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         self._caller = Caller(owner=options["owner"], key_id="console")
-        self._asked: dict[str, Any] = {"userId": options["user"]}
-        self._asked |= {name: options[name] for name in ("model", "system", "max_tokens")}
+        self._fields: dict[str, Any] = {"userId": options["user"]}
+        self._fields |= {name: options[name] for name in ("model", "system", "max_tokens")}
         self._json = options["format"] == "json"
         self._dim = self.stderr.isatty() and not options["no_color"]
         self._previous: str | None = options["previous"]
@@ -60,36 +60,33 @@ class Command(console.ConsoleCommand):
             self._talk()
             return
         try:
-            answered = self._ask(sys.stdin.read().removesuffix("\n"))
+            complete = self._ask(sys.stdin.read().removesuffix("\n"))
         except Problem as exc:
-            raise CommandError(_said(exc)) from exc
-        if not answered:
-            raise CommandError("Stopped.", returncode=130)
+            raise CommandError(_describe_problem(exc)) from exc
+        if not complete:
+            raise CommandError("Stopped.", returncode=INTERRUPTED)
 
     def _talk(self) -> None:
-        """Questions and answers until the end of the input."""
-        import readline  # noqa: F401  (it gives input() a history)
+        """Ask the questions typed, until the end of input."""
+        import readline  # noqa: F401  # gives input() a history
 
         self._note("Ctrl-C stops an answer; Ctrl-D or /quit ends.")
         if not settings.STORE_CONTENT:
-            self._note("STORE_CONTENT is false: each question stands for itself.")
+            self._note("STORE_CONTENT is false: questions do not continue the conversation.")
         for prompt in _prompts():
             try:
                 if not self._ask(prompt):
                     self._note("(stopped)")
             except Problem as exc:
-                self.stderr.write(_said(exc))
+                self.stderr.write(_describe_problem(exc))
 
     def _ask(self, prompt: str) -> bool:
-        """Write the answer as it comes, and what it cost; False if it was stopped.
-
-        Raises Problem.
-        """
+        """Stream the answer and report its cost; return False if it was stopped. Raises Problem."""
         deadline = Deadline(settings.REQUEST_TIMEOUT_SECONDS)
         try:
-            with _stopped_by_interrupt(deadline):
-                answer = self._streamed(self._question(prompt), deadline)
-            self._told(answer)
+            with _cancel_on_interrupt(deadline):
+                answer = self._stream(self._chat_request(prompt), deadline)
+            self._report(answer)
         except BrokenPipeError:
             raise
         except Exception as exc:
@@ -97,7 +94,7 @@ class Command(console.ConsoleCommand):
                 raise log_and_convert(exc) from exc
         return not deadline.cancelled
 
-    def _streamed(self, question: ChatRequest, deadline: Deadline) -> ChatResult:
+    def _stream(self, question: ChatRequest, deadline: Deadline) -> ChatResult:
         answer: ChatResult | None = None
         begun = False
         try:
@@ -113,20 +110,20 @@ class Command(console.ConsoleCommand):
             if begun:
                 self._write("\n")
         if answer is None:
-            raise AssertionError("a stream ends with its answer")
+            raise AssertionError("the stream ended without a result")
         return answer
 
-    def _question(self, prompt: str) -> ChatRequest:
-        given = {**self._asked, "prompt": prompt, "previous_interaction_id": self._previous}
-        return ChatRequest(**ChatSerializer().run_validation(given))
+    def _chat_request(self, prompt: str) -> ChatRequest:
+        fields = {**self._fields, "prompt": prompt, "previous_interaction_id": self._previous}
+        return ChatRequest(**ChatSerializer().run_validation(fields))
 
-    def _told(self, answer: ChatResult) -> None:
+    def _report(self, answer: ChatResult) -> None:
         record = answer.record
         if settings.STORE_CONTENT and answer.recorded:
             self._previous = record.interaction_id
         if self._json:
-            whole = AnswerSerializer().to_representation(record)
-            self.stdout.write(json.dumps({**whole, "recorded": answer.recorded}))
+            body = AnswerSerializer().to_representation(record)
+            self.stdout.write(json.dumps({**body, "recorded": answer.recorded}))
             return
         cost = record.usage.cost_usd
         parts = (
@@ -146,12 +143,12 @@ class Command(console.ConsoleCommand):
         self.stdout.flush()
 
     def _note(self, text: str) -> None:
-        """A line beside the conversation, dim where that can be seen."""
+        """Write a line about the conversation, dimmed on a terminal."""
         self.stderr.write(f"{DIM}{text}{PLAIN}" if self._dim else text, style_func=str)
 
 
 def _prompts() -> Iterator[str]:
-    """The lines that are typed, but for empty ones."""
+    """Yield the lines typed, without empty ones."""
     while True:
         try:
             line = input("> ")
@@ -168,11 +165,11 @@ def _prompts() -> Iterator[str]:
 
 
 @contextmanager
-def _stopped_by_interrupt(deadline: Deadline) -> Iterator[None]:
-    """Ctrl-C ends the call to the vendor, so that the record is settled, and not the process."""
+def _cancel_on_interrupt(deadline: Deadline) -> Iterator[None]:
+    """On Ctrl-C, cancel the vendor call instead of the process, so that the record is settled."""
 
     def stop(*_: Any) -> None:
-        # In a thread, as this one may be holding the very lock that cancelling needs.
+        # In another thread: this one may hold the lock that cancel() needs.
         threading.Thread(target=deadline.cancel).start()
 
     before = signal.signal(signal.SIGINT, stop)
@@ -182,7 +179,7 @@ def _stopped_by_interrupt(deadline: Deadline) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _said(problem: Problem) -> str:
-    """The failure in words, with the fields at fault."""
-    faults = [f"{each['field']}: {each['detail']}" for each in problem.errors]
-    return f"{problem.title}. {'; '.join(faults) or problem.detail}"
+def _describe_problem(problem: Problem) -> str:
+    """Return the title, and the invalid fields or the detail."""
+    fields = [f"{each['field']}: {each['detail']}" for each in problem.errors]
+    return f"{problem.title}. {'; '.join(fields) or problem.detail}"

@@ -1,4 +1,4 @@
-"""Ask each configured vendor for a word."""
+"""Ask each configured vendor a one-word question."""
 
 import json
 import time
@@ -8,40 +8,33 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from chat.management import console, vendors
-from chat.management.console import printable, table
+from chat.management.arguments import add_format
+from chat.management.console import ConsoleCommand, printable, table
 from chat.management.progress import Progress
+from chat.management.provider_checks import describe_error, for_each_provider, hint
 from providers.base import Completion, CompletionRequest, Deadline, Message, Provider
 from providers.errors import ProviderError
 
 QUESTION = "Answer with one word: which animal says meow?"
 COLUMNS = ("provider", "model", "status", "latency_ms", "tokens", "cost_usd", "answer")
 SHOWN_CHARACTERS = 40
-# Enough for a model that thinks before it says a word, and an end for one that says too many.
+# Leaves room for some reasoning, and limits the cost of a talkative model.
 MAX_TOKENS = 64
 
 
-class Command(console.ConsoleCommand):
+class Command(ConsoleCommand):
     help = (
-        "Ask each configured vendor a question that takes one word, all at the same time, each "
-        "once: no retries, and no other vendor in its place. It tells the model that answered, the "
-        "time, the tokens and the cost, or why there is no answer and where to look. It ends with "
-        "1 if one fails. The calls are real and may cost a little; they leave no record in the "
-        "ledger and count for nobody."
+        "Ask each configured vendor a one-word question, all at once, without retries or "
+        "fallback. Shows the model that answered, the latency, the tokens and the cost, or the "
+        "error and a hint. Exits with 1 if one fails. The calls are real and may cost a little; "
+        "they leave no record and count towards no key or budget."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--format", choices=["table", "json"], default="table")
+        add_format(parser, "table")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        found = {}
-        with Progress(
-            self.stderr, "Asking", total=len(settings.PROVIDERS), unit="providers"
-        ) as progress:
-            for name, row in vendors.for_each_provider(_ask):
-                found[name] = row
-                progress.update(1)
-        rows = [found[name] for name in settings.PROVIDERS]
+        rows = self._rows()
         failed = [row for row in rows if row["error"]]
         if options["format"] == "json":
             self.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -52,9 +45,18 @@ class Command(console.ConsoleCommand):
         if failed:
             raise CommandError(f"{len(failed)} of {len(rows)} providers failed.")
 
+    def _rows(self) -> list[dict[str, Any]]:
+        """Return a row for each provider, in configured order."""
+        rows, total = {}, len(settings.PROVIDERS)
+        with Progress(self.stderr, "Asking", total=total, unit="providers") as progress:
+            for name, row in for_each_provider(_ask):
+                rows[name] = row
+                progress.update(1)
+        return [rows[name] for name in settings.PROVIDERS]
+
 
 def _ask(provider: Provider) -> dict[str, Any]:
-    """A row: what the vendor answered, or why it did not."""
+    """Return the row of one provider: its answer, or its error and a hint."""
     request = CompletionRequest(
         model=provider.model,
         messages=(Message(role="user", content=QUESTION),),
@@ -64,14 +66,17 @@ def _ask(provider: Provider) -> dict[str, Any]:
     started = time.monotonic()
     try:
         completion = provider.complete(request, Deadline(settings.REQUEST_TIMEOUT_SECONDS))
-        outcome = _answer(completion)
+        outcome = _describe_answer(completion)
     except ProviderError as exc:
-        hint = vendors.hint(provider.name, exc)
-        outcome = {"status": exc.code, "error": vendors.describe_error(exc), "hint": hint}
+        outcome = {
+            "status": exc.code,
+            "error": describe_error(exc),
+            "hint": hint(provider.name, exc),
+        }
     return {**row, **outcome, "latency_ms": round((time.monotonic() - started) * 1000)}
 
 
-def _answer(completion: Completion) -> dict[str, Any]:
+def _describe_answer(completion: Completion) -> dict[str, Any]:
     cost = completion.usage.cost_usd
     text = " ".join(printable(completion.text).split())
     return {

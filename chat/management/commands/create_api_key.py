@@ -1,59 +1,57 @@
-"""Make an API key."""
+"""Create an API key."""
 
 import json
 from argparse import ArgumentParser
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 from django.core.management.base import CommandError
 
 from chat import api_keys
-from chat.management.console import StorageCommand, dollars, duration, owner, told
+from chat.management.api_keys import describe_key
+from chat.management.arguments import add_format, parse_dollars, parse_duration, parse_owner
+from chat.management.console import ConsoleCommand
 from chat.service import router
 from providers.router import UnknownModel
 
 
-class Command(StorageCommand):
+class Command(ConsoleCommand):
     help = (
-        "Make an API key and show it, this once: only a keyed hash of it is kept. It is the one "
-        "line on standard output, so that a script can take it from there. Keys count where "
-        "REQUIRE_API_KEY is true. All keys of an owner see the same records."
+        "Create an API key and show it once: only a keyed hash is stored. The key is the only "
+        "line on standard output, for scripts. Keys are checked if REQUIRE_API_KEY is true. All "
+        "keys of an owner see the same records."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("name", help="what it is for, for people to read: 'mobile app'")
+        parser.add_argument("name", help="label for people: 'mobile app'")
         parser.add_argument(
-            "--owner", type=owner, default="default", help="for whom it acts (default: default)"
+            "--owner", type=parse_owner, default="default", help="owner it acts for (default)"
         )
-        parser.add_argument("--expires-in", type=duration, help="30m, 12h, 90d; default: never")
+        parser.add_argument(
+            "--expires-in", type=parse_duration, help="30m, 12h, 90d; default: never"
+        )
         parser.add_argument(
             "--rate-limit",
             type=int,
-            help="requests per minute for each of its users, instead of RATE_LIMIT_PER_MINUTE; "
-            "0: no limit",
+            help="requests per minute for each user, instead of RATE_LIMIT_PER_MINUTE; 0: no limit",
         )
         parser.add_argument(
             "--monthly-budget-usd",
-            type=dollars,
-            help="what it may spend in a month (UTC), as far as costs are known",
+            type=parse_dollars,
+            help="spending limit per month (UTC), as far as costs are known",
         )
         parser.add_argument(
             "--model",
             action="append",
             default=[],
-            help="a model that it may ask, and no other; may be repeated, the first is its default",
+            help="allowed model; may be repeated, the first is the default; without it: all models",
         )
-        parser.add_argument("--format", choices=["text", "json"], default="text")
+        add_format(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        now = datetime.now(UTC)
-        name = options["name"].strip()
-        if not 0 < len(name) <= 128 or not name.isprintable():
-            raise CommandError("A name has 1 to 128 printable characters.")
-        if not 0 <= (options["rate_limit"] or 0) <= 1_000_000:
-            raise CommandError("A rate limit is 0 to 1000000 requests per minute.")
-        for model in options["model"]:
-            _must_be_known(model)
+        now, name = datetime.now(UTC), options["name"].strip()
+        _validate(name, options["rate_limit"], options["model"])
         key, text = api_keys.create(
             owner=options["owner"],
             name=name,
@@ -63,14 +61,20 @@ class Command(StorageCommand):
             allowed_models=options["model"],
         )
         if options["format"] == "json":
-            self.stdout.write(json.dumps({"key": text, **told(key, now)}, indent=2))
+            self.stdout.write(json.dumps({"key": text, **describe_key(key, now)}, indent=2))
         else:
             self.stdout.write(text)
             self.stderr.write(f"A key of {key.owner}. It is not shown again.")
 
 
-def _must_be_known(model: str) -> None:
-    try:
-        router().routes(model)
-    except UnknownModel as exc:
-        raise CommandError(f"{model} may not be asked here; see ALLOWED_MODELS.") from exc
+def _validate(name: str, rate_limit: int | None, models: Iterable[str]) -> None:
+    """Raise CommandError for an invalid argument."""
+    if not 0 < len(name) <= 128 or not name.isprintable():
+        raise CommandError("A name has 1 to 128 printable characters.")
+    if not 0 <= (rate_limit or 0) <= 1_000_000:
+        raise CommandError("A rate limit is 0 to 1000000 requests per minute.")
+    for model in models:
+        try:
+            router().routes(model)
+        except UnknownModel as exc:
+            raise CommandError(f"{model} may not be asked here; see ALLOWED_MODELS.") from exc

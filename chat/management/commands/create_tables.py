@@ -1,4 +1,4 @@
-"""Create the tables on DynamoDB, or say in what those that are there differ."""
+"""Create the DynamoDB tables, or report how existing ones differ."""
 
 import time
 from argparse import ArgumentParser
@@ -11,23 +11,24 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 from pynamodb.exceptions import PynamoDBException
 
-from chat.management import console
+from chat.management.console import ConsoleCommand
 from chat.storage.dynamodb.client import client
 from chat.storage.dynamodb.tables import TABLES, Table
 
 WAIT_SECONDS = 300.0
 
 
-class Command(console.ConsoleCommand):
+class Command(ConsoleCommand):
     help = (
-        "Create the two tables on DynamoDB (TABLE_NAME and STATE_TABLE_NAME), billed on demand, "
-        "with their indexes and their expiry, and wait until they can be used. A table that is "
-        "there already is never changed: it is compared, and where it differs the command says in "
-        "what, and ends with 1. Further indexes are nobody's business. Run it as often as you like."
+        "Create the two DynamoDB tables (TABLE_NAME and STATE_TABLE_NAME), billed on demand, "
+        "with their indexes and expiry, and wait until they are active. An existing table is never "
+        "changed, except that an interrupted run's missing expiry is added: it is compared, and "
+        "the command lists the differences and exits with 1. Additional indexes are ignored. It "
+        "can be run any number of times."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--dry-run", action="store_true", help="only look, and say")
+        parser.add_argument("--dry-run", action="store_true", help="only compare")
 
     def handle(self, *args: Any, **options: Any) -> None:
         if settings.STORAGE != "dynamodb":
@@ -43,32 +44,32 @@ class Command(console.ConsoleCommand):
             raise CommandError("Not all tables are as they have to be.")
 
     def _look(self, model: type[Table]) -> bool:
-        """Whether there is nothing to be done, or only a table to be made."""
+        """Report the table's state; return False if it exists and differs."""
         if not model.exists():
             self.stdout.write(f"{model.Meta.table_name}: would be created")
             return True
-        return self._told(model, "found", differences(model))
+        return self._report(model, "found", differences(model))
 
     def _provide(self, model: type[Table]) -> bool:
-        """Whether the table, made now or found, is as it has to be."""
+        """Create the table if it is missing; return whether it is as wanted."""
         found = model.exists()
         if not found:
             model.create_table(wait=True)
         _wait(model)
-        amiss = differences(model)
-        if list(amiss) == ["expiry"]:  # what an interrupted run leaves
+        differing = differences(model)
+        if list(differing) == ["expiry"]:  # an interrupted run created the table without it
             model.update_ttl(ignore_update_ttl_errors=False)
-            amiss = differences(model)
-        return self._told(model, "found" if found else "created", amiss)
+            differing = differences(model)
+        return self._report(model, "found" if found else "created", differing)
 
-    def _told(self, model: type[Table], state: str, amiss: Mapping[str, str]) -> bool:
+    def _report(self, model: type[Table], state: str, differing: Mapping[str, str]) -> bool:
         self.stdout.write(f"{model.Meta.table_name}: {state}")
-        self.stdout.writelines(f"  {difference}\n" for difference in amiss.values())
-        return not amiss
+        self.stdout.writelines(f"  {difference}\n" for difference in differing.values())
+        return not differing
 
 
 def _wait(model: type[Table]) -> None:
-    """Wait for a table that somebody else is making or changing."""
+    """Wait until nobody, another process included, is creating or changing the table."""
     end = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < end:
         table = model.describe_table()
@@ -80,7 +81,7 @@ def _wait(model: type[Table]) -> None:
 
 
 def differences(model: type[Table]) -> dict[str, str]:
-    """By aspect, a sentence for each in which the table is not as it has to be."""
+    """Return a sentence for each aspect in which the table differs from its model."""
     have = _have(model)
     return {
         aspect: f"{aspect} is {have.get(aspect, 'missing')}, not {wanted}"
@@ -111,7 +112,7 @@ def _have(model: type[Table]) -> dict[str, str]:
     name = {"TableName": model.Meta.table_name}
     answer = client().call("DescribeTimeToLive", name)
     ttl = answer["TimeToLiveDescription"]
-    # It takes an hour until it is on, and there is nothing more to be done about it.
+    # Enabling takes up to an hour, and needs nothing more from us.
     state = ttl["TimeToLiveStatus"].replace("ENABLING", "ENABLED")
     return {
         "status": table["TableStatus"],
@@ -130,7 +131,7 @@ def _types(definitions: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def _key(schema: Iterable[Mapping[str, Any]], types: Mapping[str, str]) -> str:
-    """`interaction_id (S)`, or with a sort key `owner_user (S), created_at (S)`."""
+    """Return `interaction_id (S)`, or with a sort key `owner_user (S), created_at (S)`."""
     names = [each["AttributeName"] for each in sorted(schema, key=lambda each: each["KeyType"])]
     return ", ".join(f"{name} ({types[name]})" for name in names)
 

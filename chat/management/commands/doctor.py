@@ -1,4 +1,4 @@
-"""Look over the configuration, the storage, the keys and the vendors."""
+"""Check configuration, storage, API keys and vendors."""
 
 import json
 from argparse import ArgumentParser
@@ -18,19 +18,22 @@ from django.db.migrations.executor import MigrationExecutor
 from pynamodb.exceptions import PynamoDBException
 
 from chat.errors import StorageUnavailable
-from chat.management import console, vendors
+from chat.management.api_keys import key_label
+from chat.management.arguments import add_format
+from chat.management.console import ConsoleCommand
 from chat.management.progress import Progress
+from chat.management.provider_checks import describe_error, for_each_provider, hint
 from chat.storage import key_store, store
 from providers.base import Deadline, Provider
 from providers.errors import ModelUnavailable, ProviderError
 
-SOON = timedelta(days=14)
+EXPIRY_WARNING = timedelta(days=14)
 CHECK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at, `ok`, `warning` or `failed`, and what to do about it."""
+    """One line of the report; `status` is `ok`, `warning` or `failed`."""
 
     check: str
     status: str
@@ -38,20 +41,19 @@ class Finding:
     hint: str | None = None
 
 
-class Command(console.ConsoleCommand):
+class Command(ConsoleCommand):
     help = (
-        "Look whether this can serve: the configuration, the storage and its tables, the keys of "
-        "callers, and the vendors, of which each is asked whether it takes our key. No model is "
-        "asked, nothing is changed, and no secret is shown. Each line is ok, a warning or failed, "
-        "with a hint; it ends with 1 if one failed."
+        "Check configuration, storage, API keys and providers. Calls no model, changes nothing, "
+        "prints no secrets. Each line is ok, warning or failed, with a hint; exits with 1 if one "
+        "failed."
     )
-    requires_system_checks = ()  # they are among the findings
+    requires_system_checks = ()  # the report includes them
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--format", choices=["table", "json"], default="table")
+        add_format(parser, "table")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        findings = [*_configuration(), *_storage(), *_keys(), *self._vendors()]
+        findings = [*_configuration(), *_storage(), *_keys(), *self._providers()]
         if options["format"] == "json":
             rows = [asdict(finding) for finding in findings]
             self.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -61,16 +63,16 @@ class Command(console.ConsoleCommand):
         if failed:
             raise CommandError(f"{failed} of {len(findings)} failed.")
 
-    def _vendors(self) -> Iterator[Finding]:
+    def _providers(self) -> Iterator[Finding]:
         total = len(settings.PROVIDERS)
         with Progress(self.stderr, "Reaching", total=total, unit="providers") as progress:
-            for _, finding in vendors.for_each_provider(_reached):
+            for _, finding in for_each_provider(_check_provider):
                 progress.update(1)
                 yield finding
 
 
 def _lines(findings: list[Finding]) -> Iterator[str]:
-    """Each finding, and beneath it what to do."""
+    """Yield a line for each finding, and one for its hint."""
     width = max(len(finding.check) for finding in findings)
     for finding in findings:
         yield f"{finding.status:7}  {finding.check:{width}}  {finding.detail}"
@@ -91,7 +93,7 @@ def _configuration() -> Iterator[Finding]:
 
 
 def _risks() -> Iterator[Finding]:
-    """What can be used and may not be meant."""
+    """Yield a warning for each setting that is valid but probably not intended."""
     if not settings.REQUIRE_API_KEY and not settings.LISTENS_LOCALLY:
         detail = "Others can reach this server, and need no key."
         yield Finding("configuration", "warning", detail, "set REQUIRE_API_KEY=true")
@@ -101,43 +103,43 @@ def _risks() -> Iterator[Finding]:
     if settings.LLM_PROVIDER == "mock" and not settings.LISTENS_LOCALLY:
         detail = "No model is asked: a mock answers."
         yield Finding("configuration", "warning", detail, "give it the key of a vendor")
-    if settings.METRICS and (settings.LOG_FORMAT, settings.LOG_LEVEL) not in (
-        ("json", "INFO"),
-        ("json", "DEBUG"),
-    ):
+    logs_metrics = settings.LOG_FORMAT == "json" and settings.LOG_LEVEL in ("INFO", "DEBUG")
+    if settings.METRICS and not logs_metrics:
         detail = "METRICS is true, and the log lets no metrics through."
         yield Finding("configuration", "warning", detail, "set LOG_FORMAT=json and LOG_LEVEL=INFO")
 
 
 def _storage() -> Iterator[Finding]:
-    look = _migrations if settings.STORAGE == "sqlite" else _tables
+    find_problems = _missing_migrations if settings.STORAGE == "sqlite" else _differing_tables
     try:
-        problems = list(look())
+        problems = list(find_problems())
         if not problems:
             store().ping()
     except (StorageUnavailable, DatabaseError) as exc:
-        hint = "see DATABASE_PATH" if settings.STORAGE == "sqlite" else "see TABLE_NAME, AWS_REGION"
-        yield Finding("storage", "failed", f"It is unreachable ({_cause(exc)}).", hint)
+        advice = (
+            "see DATABASE_PATH" if settings.STORAGE == "sqlite" else "see TABLE_NAME, AWS_REGION"
+        )
+        yield Finding("storage", "failed", f"It is unreachable ({_cause(exc)}).", advice)
         return
-    for problem, hint in problems:
-        yield Finding("storage", "failed", problem, hint)
+    for problem, advice in problems:
+        yield Finding("storage", "failed", problem, advice)
     if not problems:
         yield Finding("storage", "ok", settings.STORAGE)
 
 
-def _migrations() -> Iterator[tuple[str, str]]:
-    hint = "run manage.py migrate (make run does)"
+def _missing_migrations() -> Iterator[tuple[str, str]]:
+    advice = "run manage.py migrate (make run does)"
     file = Path(connection.settings_dict["NAME"])
-    if not file.exists():  # to look into it would make it
-        yield f"There is no file {file} yet.", hint
+    if not file.exists():  # connecting would create it
+        yield f"There is no file {file} yet.", advice
         return
     executor = MigrationExecutor(connection)
     if plan := executor.migration_plan(executor.loader.graph.leaf_nodes()):
         names = ", ".join(f"{migration.app_label}.{migration.name}" for migration, _ in plan)
-        yield f"There are migrations to be run: {names}.", hint
+        yield f"There are migrations to be run: {names}.", advice
 
 
-def _tables() -> Iterator[tuple[str, str]]:
+def _differing_tables() -> Iterator[tuple[str, str]]:
     from chat.management.commands.create_tables import differences
     from chat.storage.dynamodb.tables import TABLES
 
@@ -161,37 +163,34 @@ def _keys() -> Iterator[Finding]:
     try:
         active = [key for key in key_store().all() if key.status_at(now) == "active"]
     except StorageUnavailable as exc:
-        hint = "see the storage above"
-        yield Finding("keys", "failed", f"They cannot be read ({_cause(exc)}).", hint)
+        detail = f"They cannot be read ({_cause(exc)})."
+        yield Finding("keys", "failed", detail, "see the storage above")
         return
-    ending = [key for key in active if key.expires_at and key.expires_at < now + SOON]
+    ending = [key for key in active if key.expires_at and key.expires_at < now + EXPIRY_WARNING]
     for key in ending:
-        detail = f"{key.prefix} ({key.name}, of {key.owner}) expires at {key.expires_at:%Y-%m-%d}."
+        detail = f"{key_label(key)} expires at {key.expires_at:%Y-%m-%d}."
         yield Finding("keys", "warning", detail, "make another with manage.py create_api_key")
     if not active and not settings.API_KEYS:
-        hint = "run manage.py create_api_key, or set API_KEYS"
-        yield Finding("keys", "failed", "A key is needed, and there is none.", hint)
+        advice = "run manage.py create_api_key, or set API_KEYS"
+        yield Finding("keys", "failed", "A key is needed, and there is none.", advice)
     elif not ending:
         detail = f"{len(active)} managed, {len(settings.API_KEYS)} of the environment"
         yield Finding("keys", "ok", detail)
 
 
-def _reached(provider: Provider) -> Finding:
+def _check_provider(provider: Provider) -> Finding:
     check = f"vendor {provider.name}"
     try:
         provider.check(Deadline(CHECK_SECONDS))
-    except ModelUnavailable as exc:  # servers without a list answer like this, too
-        hint = f"{vendors.hint(provider.name, exc)}; manage.py check_providers asks it"
-        return Finding(check, "warning", vendors.describe_error(exc), hint)
+    except ModelUnavailable as exc:  # also raised for a server without a list of models
+        advice = f"{hint(provider.name, exc)}; manage.py check_providers asks it"
+        return Finding(check, "warning", describe_error(exc), advice)
     except ProviderError as exc:
-        return Finding(
-            check, "failed", vendors.describe_error(exc), vendors.hint(provider.name, exc)
-        )
-    return Finding(
-        check, "ok", f"{provider.model} may be asked." if provider.is_remote else "a mock"
-    )
+        return Finding(check, "failed", describe_error(exc), hint(provider.name, exc))
+    detail = f"{provider.model} may be asked." if provider.is_remote else "a mock"
+    return Finding(check, "ok", detail)
 
 
 def _cause(exc: Exception) -> str:
-    """What lies behind it, by its name alone: its words may hold an address with a password."""
+    """Return the cause's class name; its message may contain a URL with a password."""
     return type(exc.__cause__ or exc).__name__

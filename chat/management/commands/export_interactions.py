@@ -1,4 +1,4 @@
-"""Export records into a file."""
+"""Export records to a file."""
 
 import fcntl
 import gzip
@@ -13,8 +13,10 @@ from typing import Any, BinaryIO
 
 from django.core.management.base import CommandError
 
-from chat.management.bulk import PAGE, BulkCommand, BulkJob, add_selection
+from chat.management.arguments import add_format, add_selection
+from chat.management.bulk_job import BulkJob, scan
 from chat.management.checkpoint import Checkpoint
+from chat.management.console import RESUMABLE, ConsoleCommand
 from chat.management.progress import Progress
 from chat.storage import bulk_store
 from chat.storage.bulk import Batch
@@ -24,62 +26,62 @@ SAVE_SECONDS = 1.0
 NEW: dict[str, Any] = {"cursor": None, "seen": 0, "bytes": 0, "records": 0}
 
 
-class Command(BulkCommand):
+class Command(ConsoleCommand):
     help = (
-        "Export the records as JSON Lines, one record a line, with nothing left out; from SQLite "
-        "in the order of their creation, from DynamoDB in none. A file whose name ends in .gz is "
-        "compressed. Until it is complete it is called FILE.part, and FILE.part.state has where "
-        "it stands: an export that was interrupted, by whatever, goes on when the same command is "
-        "given again. What is created while it lasts is left out."
+        "Export records as JSON Lines, one complete record per line; from SQLite in order of "
+        "creation, from DynamoDB in no order. A file name ending in .gz compresses. Until the "
+        "export is complete, the file is FILE.part, and FILE.part.state has its progress: the same "
+        "command resumes an interrupted export. Records created meanwhile are left out."
     )
+    interrupted = RESUMABLE
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        super().add_arguments(parser)
         add_selection(parser)
         parser.add_argument(
             "--output",
             default="-",
             metavar="FILE",
-            help="default: -, which is standard output, uncompressed; then nothing is resumed, and "
-            "the summary is on standard error",
+            help="default: -, standard output, uncompressed; cannot be resumed, and the summary "
+            "goes to standard error",
         )
+        add_format(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        began, task = time.monotonic(), BulkJob(options)
+        began, job = time.monotonic(), BulkJob(options)
         if options["output"] == "-":
-            self.interrupted = "Interrupted. What was written is not complete."
-            self.stderr.write(f"{self._to_stdout(task)} records exported.")
+            self.interrupted = "Interrupted. The output is incomplete."
+            self.stderr.write(f"{self._to_stdout(job)} records exported.")
             return
         path = Path(options["output"])
         try:
-            records = self._to_file(task, path)
+            records = self._to_file(job, path)
             size = path.stat().st_size
         except OSError as exc:
             raise CommandError(f"{path} cannot be written: {exc.strerror}.") from exc
         seconds = round(time.monotonic() - began, 1)
         text = f"{records} records exported into {path}, {size} bytes, in {seconds} s."
         report = {"file": str(path), "records": records, "bytes": size, "seconds": seconds}
-        self.finish(options, text, report)
+        self.write_report(options, text, report)
 
-    def _to_stdout(self, task: BulkJob) -> int:
+    def _to_stdout(self, job: BulkJob) -> int:
         records = 0
-        for batch in self._batches(task, NEW):
+        for batch in self._batches(job, NEW):
             self.stdout.write(_lines(batch).decode(), ending="")
             records += len(batch.records)
         return records
 
-    def _to_file(self, task: BulkJob, path: Path) -> int:
-        """Write into the draft, page by page, and give it its name when it is complete."""
+    def _to_file(self, job: BulkJob, path: Path) -> int:
+        """Append page by page to a draft, and rename it when it is complete."""
         if path.exists():
-            raise CommandError(f"{path} is there already; delete it, or name another file.")
-        # Each page is compressed for itself: such a file is whole wherever a page ends.
+            raise CommandError(f"{path} already exists; delete it, or name another file.")
+        # Each page is a gzip member of its own, so that the file can be cut after any page.
         compress = partial(gzip.compress, compresslevel=6) if path.suffix == ".gz" else bytes
         draft = path.with_name(f"{path.name}.part")
         checkpoint = Checkpoint(path.with_name(f"{path.name}.part.state"))
-        with _alone(draft) as file:
-            state = self._begin(task, checkpoint, file)
+        with _locked(draft) as file:
+            state = self._begin(job, checkpoint, file)
             records, seen, saved = state["records"], state["seen"], time.monotonic()
-            for batch in self._batches(task, state):
+            for batch in self._batches(job, state):
                 if batch.records or not file.tell():
                     file.write(compress(_lines(batch)))
                 records += len(batch.records)
@@ -87,47 +89,43 @@ class Command(BulkCommand):
                 if batch.cursor and time.monotonic() - saved >= SAVE_SECONDS:
                     _sync(file)
                     place = {"cursor": batch.cursor, "seen": seen, "bytes": file.tell()}
-                    checkpoint.save(task.state(**place, records=records))
+                    checkpoint.save(job.state(**place, records=records))
                     saved = time.monotonic()
             _sync(file)
             draft.rename(path)
         checkpoint.clear()
         return int(records)
 
-    def _begin(self, task: BulkJob, checkpoint: Checkpoint, file: BinaryIO) -> dict[str, Any]:
-        """Where to begin: where the draft was saved last, which it is cut back to."""
+    def _begin(self, job: BulkJob, checkpoint: Checkpoint, file: BinaryIO) -> dict[str, Any]:
+        """Return the last saved state, with the draft truncated to it."""
         state = checkpoint.load()
-        if state is not None and state["task"] != task.words:
+        if state is not None and state["task"] != job.words:
             raise CommandError(
-                f"{checkpoint.path} is of an export with other options: {_told(state['task'])}. "
-                "Give the same again, or delete it to begin anew."
+                f"{checkpoint.path} belongs to an export with other options: "
+                f"{_describe_options(state['task'])}. Use the same, or delete it to start over."
             )
         if state is None or file.seek(0, os.SEEK_END) < state["bytes"]:
             state = NEW
         else:
-            task.resume(state)
-            self.stderr.write(f"Going on after {state['records']} records.")
+            job.resume(state)
+            self.stderr.write(f"Resuming after {state['records']} records.")
         file.truncate(file.seek(state["bytes"]))
         return state
 
-    def _batches(self, task: BulkJob, state: dict[str, Any]) -> Iterator[Batch]:
-        store, chosen, cursor = bulk_store(), task.selection, state["cursor"]
-        total = store.expected(chosen)
+    def _batches(self, job: BulkJob, state: dict[str, Any]) -> Iterator[Batch]:
+        store, selection = bulk_store(), job.selection
+        total = store.expected(selection)
         with Progress(
             self.stderr, "Exporting", total=total, unit="records", done=state["seen"]
         ) as progress:
-            while True:
-                batch = store.scan(chosen, limit=PAGE, cursor=cursor)
+            for batch in scan(store, selection, cursor=state["cursor"]):
                 yield batch
                 progress.update(batch.seen)
-                cursor = batch.cursor
-                if cursor is None:
-                    return
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[BinaryIO]:
-    """The file, to be read and written by nobody else: neither another export nor another user."""
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    """Open the file for this user alone, locked against another export."""
     with open(path, "ab+", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,5 +143,5 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _told(words: dict[str, str | None]) -> str:
+def _describe_options(words: dict[str, str | None]) -> str:
     return " ".join(f"--{name} {value}" for name, value in words.items() if value) or "none"

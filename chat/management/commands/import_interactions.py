@@ -16,7 +16,9 @@ import orjson
 from django.core.management.base import CommandError
 
 from chat.errors import PayloadTooLarge
-from chat.management.bulk import PAGE, BulkCommand
+from chat.management.arguments import add_format
+from chat.management.bulk_job import PAGE
+from chat.management.console import RESUMABLE, ConsoleCommand
 from chat.management.progress import Progress
 from chat.storage import bulk_store
 from chat.storage.base import InteractionRecord
@@ -29,30 +31,31 @@ CHECKED = ("read", "expired", "bad_lines")
 
 
 class BadLine(Exception):
-    """Says which line is no record, and why."""
+    """A line that is not a record; the message has its number and the reason."""
 
 
 Page = Sequence[InteractionRecord | BadLine]
 Work = Callable[[Page, Counter[str]], None]
 
 
-class Command(BulkCommand):
+class Command(ConsoleCommand):
     help = (
-        "Import records that export_interactions wrote, compressed or not, and count those that "
-        "are settled as if that had been here. What is stored already is left as it is, save "
-        "claims whose outcome is in the file, so that a file may be imported any number of times. "
-        "What has expired is left out. At a line that is no record it ends with 1; what is before "
-        "that line is imported then."
+        "Import records written by export_interactions, compressed or not, and count settled ones "
+        "in the usage counters. Stored records stay as they are, except pending ones whose outcome "
+        "is in the file, so a file can be imported any number of times. Expired records are "
+        "skipped. A line that is not a record ends the import with 1; the lines before it are "
+        "imported."
     )
+    interrupted = RESUMABLE
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        super().add_arguments(parser)
-        parser.add_argument("file", type=Path, help="a file, or /dev/stdin")
+        parser.add_argument("file", type=Path, help="file, or /dev/stdin")
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help="write nothing, but read all of the file, and tell each line that is no record",
+            help="write nothing; read the whole file and report each line that is not a record",
         )
+        add_format(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         dry_run = options["dry_run"]
@@ -64,14 +67,14 @@ class Command(BulkCommand):
         except OSError as exc:
             raise CommandError(f"{options['file']} cannot be read: {exc.strerror or exc}.") from exc
         except (BadLine, PayloadTooLarge) as exc:
-            again = "Give the same command again when that is corrected."
-            raise CommandError(f"{exc} Until there: {_text(done)} {again}") from exc
-        self.finish(options, _text(done), done)
+            again = "Correct it and run the same command again."
+            raise CommandError(f"{exc} Before it: {_summary(done)} {again}") from exc
+        self.write_report(options, _summary(done), done)
         if done["bad_lines"]:
             raise CommandError("Not all lines are records.")
 
     def _read(self, file: BinaryIO, work: Work, done: Counter[str], *, keep_on: bool) -> None:
-        """Work on all of the file, a page at a time."""
+        """Pass the file to `work` page by page."""
         size = os.fstat(file.fileno()).st_size
         reached, lines = 0, _records(file, keep_on=keep_on)
         with Progress(self.stderr, "Importing", total=size or None, unit="bytes") as progress:
@@ -82,14 +85,14 @@ class Command(BulkCommand):
                 reached = position
 
     def _check(self, page: Page, done: Counter[str]) -> None:
-        records, expired, bad = _sorted(page)
+        records, expired, bad = _classify(page)
         done.update(read=len(records) + expired, expired=expired, bad_lines=len(bad))
         self.stderr.writelines(f"{line}\n" for line in bad)
 
 
 def _store(store: BulkStore, page: Page, done: Counter[str]) -> None:
-    """Store the records up to a line that is none, which is raised then."""
-    records, expired, bad = _sorted(page)
+    """Store the records, then raise the bad line that ended the page, if any."""
+    records, expired, bad = _classify(page)
     added = store.add(records)
     unchanged = len(records) - added.new - added.replaced
     done.update(read=len(records) + expired, new=added.new, replaced=added.replaced)
@@ -98,20 +101,20 @@ def _store(store: BulkStore, page: Page, done: Counter[str]) -> None:
         raise line
 
 
-def _sorted(page: Page) -> tuple[list[InteractionRecord], int, list[BadLine]]:
-    """The records that are still good, how many have expired, and the lines that are none."""
+def _classify(page: Page) -> tuple[list[InteractionRecord], int, list[BadLine]]:
+    """Return the live records, the number of expired ones, and the bad lines."""
     now = datetime.now(UTC)
     records = [each for each in page if isinstance(each, InteractionRecord)]
-    living = [each for each in records if each.expires_at is None or each.expires_at > now]
+    live = [each for each in records if each.expires_at is None or each.expires_at > now]
     bad = [each for each in page if isinstance(each, BadLine)]
-    return living, len(records) - len(living), bad
+    return live, len(records) - len(live), bad
 
 
 def _records(file: BinaryIO, *, keep_on: bool) -> Iterator[InteractionRecord | BadLine]:
-    """The records in a file, and the lines that are none; unless to keep on, up to the first."""
+    """Yield the records and bad lines of a file; stop at the first bad line unless `keep_on`."""
     number = 0
     try:
-        for number, line in enumerate(_opened(file), 1):
+        for number, line in enumerate(_decompressed(file), 1):
             try:
                 if line.strip():
                     yield from_json(orjson.loads(line))
@@ -120,14 +123,14 @@ def _records(file: BinaryIO, *, keep_on: bool) -> Iterator[InteractionRecord | B
                 if not keep_on:
                     return
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        yield BadLine(f"After line {number} the file is cut off, or damaged.")
+        yield BadLine(f"The file is truncated or damaged after line {number}.")
 
 
-def _opened(file: BinaryIO) -> Iterable[bytes]:
-    """The lines of a file that is compressed, or is not."""
+def _decompressed(file: BinaryIO) -> Iterable[bytes]:
+    """Return the lines of a file that may be compressed."""
     start = file.peek(len(GZIP))  # type: ignore[attr-defined]  # it is a BufferedReader
     return gzip.open(file) if start.startswith(GZIP) else file
 
 
-def _text(done: Counter[str]) -> str:
+def _summary(done: Counter[str]) -> str:
     return ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in done.items()) + "."

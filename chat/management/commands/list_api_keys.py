@@ -5,7 +5,9 @@ from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import Any
 
-from chat.management.console import StorageCommand, owner, table, told
+from chat.management.api_keys import describe_key
+from chat.management.arguments import add_format, parse_owner
+from chat.management.console import ConsoleCommand, table
 from chat.storage import key_store
 
 COLUMNS = (
@@ -22,19 +24,19 @@ COLUMNS = (
 )
 
 
-class Command(StorageCommand):
+class Command(ConsoleCommand):
     help = (
-        "List the managed API keys, the oldest first, revoked and expired ones too. When a key was "
-        "last used is known to the hour. Keys from API_KEY and API_KEYS are not among them."
+        "List the managed API keys, oldest first, with revoked and expired ones. The time of the "
+        "last use is exact to the hour. Keys from API_KEY and API_KEYS are not listed."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--owner", type=owner, help="only those of this owner")
-        parser.add_argument("--format", choices=["table", "json"], default="table")
+        parser.add_argument("--owner", type=parse_owner, help="only this owner")
+        add_format(parser, "table")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        now, wanted = datetime.now(UTC), options["owner"]
-        rows = [told(key, now) for key in key_store().all() if wanted in (None, key.owner)]
+        now, owner = datetime.now(UTC), options["owner"]
+        rows = [describe_key(key, now) for key in key_store().all() if owner in (None, key.owner)]
         if options["format"] == "json":
             self.stdout.write(json.dumps(rows, indent=2))
         elif rows:

@@ -12,15 +12,17 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 from django.db import connection
 
-from chat.management.bulk import PAGE, BulkCommand, BulkJob, add_selection
+from chat.management.arguments import add_format, add_selection
+from chat.management.bulk_job import BulkJob, scan
 from chat.management.checkpoint import Checkpoint
+from chat.management.console import RESUMABLE, ConsoleCommand
 from chat.management.progress import Progress
 from chat.storage import bulk_store
 from chat.storage.bulk import Batch, Selection
 
 
-class Pace:
-    """What was consumed, held to so many units a second."""
+class ReadLimiter:
+    """Count read units, and keep them below a mean rate; None: no limit."""
 
     def __init__(self, limit: float | None) -> None:
         self.units = 0.0
@@ -32,61 +34,62 @@ class Pace:
         return self.units / max(time.monotonic() - self._began, 0.001)
 
     def wait(self, units: float) -> None:
-        """Wait until these may have been consumed."""
+        """Add these units, and wait until the mean rate is within the limit."""
         self.units += units
         if self._limit is not None:
             time.sleep(max(0.0, self._began + self.units / self._limit - time.monotonic()))
 
 
-class Command(BulkCommand):
+class Command(ConsoleCommand):
     help = (
-        "Copy records from the DynamoDB table (TABLE_NAME, and AWS's variables) into the local "
-        "SQLite file, for the admin and for reports, and count those that are settled. Nothing is "
-        "written to DynamoDB. Records that are here already are left as they are, save those "
-        "that were still running when they were copied. A run that was interrupted goes on when "
-        "the same command is given again; what is created while it lasts is for the next one."
+        "Copy records from the DynamoDB table (TABLE_NAME and the AWS variables) into the local "
+        "SQLite file, for the admin and for reports, and count settled ones in the usage "
+        "counters. Writes nothing to DynamoDB. Local records stay as they are, except those that "
+        "were pending when they were copied. The same command resumes an interrupted run. Records "
+        "created meanwhile belong to the next run."
     )
+    interrupted = RESUMABLE
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        super().add_arguments(parser)
         add_selection(parser, since_required=True)
         parser.add_argument(
             "--max-rcu",
-            type=_units,
+            type=_parse_units,
             metavar="UNITS",
-            help="read units a second that it may consume, in the mean (a page of 1 MB takes 128 "
-            "at once, and then it waits); default: no limit",
+            help="mean read units per second (a page of 1 MB takes 128 at once, then it waits); "
+            "default: no limit",
         )
-        parser.add_argument("--dry-run", action="store_true", help="only read and count them")
+        parser.add_argument("--dry-run", action="store_true", help="only read and count records")
+        add_format(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         if settings.STORAGE != "sqlite":
-            raise CommandError("It copies into the local store: it needs STORAGE=sqlite.")
-        began, task = time.monotonic(), BulkJob(options, table=settings.TABLE_NAME)
-        pace = Pace(options["max_rcu"])
-        done = self._count(task, pace) if options["dry_run"] else self._pull(task, pace)
-        report = {**done, "read_units": round(pace.units, 1)}
+            raise CommandError("Records are copied into the local store: set STORAGE=sqlite.")
+        began, job = time.monotonic(), BulkJob(options, table=settings.TABLE_NAME)
+        limiter = ReadLimiter(options["max_rcu"])
+        done = self._count(job, limiter) if options["dry_run"] else self._pull(job, limiter)
+        report = {**done, "read_units": round(limiter.units, 1)}
         report["seconds"] = round(time.monotonic() - began, 1)
         counts = ", ".join(f"{count} {name}" for name, count in done.items())
         text = f"{counts}; {report['read_units']} read units in {report['seconds']} s."
-        self.finish(options, text, report)
+        self.write_report(options, text, report)
 
-    def _count(self, task: BulkJob, pace: Pace) -> Counter[str]:
-        batches = self._batches(task.selection, pace, None, 0)
+    def _count(self, job: BulkJob, limiter: ReadLimiter) -> Counter[str]:
+        batches = self._batches(job.selection, limiter, None, 0)
         return Counter(read=sum(len(batch.records) for batch in batches))
 
-    def _pull(self, task: BulkJob, pace: Pace) -> Counter[str]:
-        """Store page after page, and keep beside the database where that ended."""
+    def _pull(self, job: BulkJob, limiter: ReadLimiter) -> Counter[str]:
+        """Store page by page, with a checkpoint beside the database."""
         database = Path(connection.settings_dict["NAME"])
         checkpoint = Checkpoint(database.with_name(f"{database.name}.pull"))
         cursor, seen, done = None, 0, Counter(read=0, new=0, replaced=0, unchanged=0)
         state = checkpoint.load()
-        if state is not None and state["task"] == task.words:
-            task.resume(state)
+        if state is not None and state["task"] == job.words:
+            job.resume(state)
             cursor, seen, done = state["cursor"], state["seen"], Counter(state["done"])
-            self.stderr.write(f"Going on after {done['read']} records.")
+            self.stderr.write(f"Resuming after {done['read']} records.")
         target = bulk_store()
-        for batch in self._batches(task.selection, pace, cursor, seen):
+        for batch in self._batches(job.selection, limiter, cursor, seen):
             records = list(batch.records)
             added = target.add(records)
             unchanged = len(records) - added.new - added.replaced
@@ -94,34 +97,30 @@ class Command(BulkCommand):
             done.update(unchanged=unchanged)
             seen += batch.seen
             if batch.cursor:
-                checkpoint.save(task.state(cursor=batch.cursor, seen=seen, done=done))
+                checkpoint.save(job.state(cursor=batch.cursor, seen=seen, done=done))
         checkpoint.clear()
         return done
 
     def _batches(
-        self, chosen: Selection, pace: Pace, cursor: str | None, seen: int
+        self, selection: Selection, limiter: ReadLimiter, cursor: str | None, seen: int
     ) -> Iterator[Batch]:
         try:
             source = bulk_store("dynamodb")
         except ImproperlyConfigured as exc:
             raise CommandError(str(exc)) from exc
-        total = source.expected(chosen)
+        total = source.expected(selection)
         with Progress(self.stderr, "Pulling", total=total, unit="records", done=seen) as progress:
-            while True:
-                batch = source.scan(chosen, limit=PAGE, cursor=cursor)
+            for batch in scan(source, selection, cursor=cursor):
                 yield batch
-                pace.wait(batch.units)
-                progress.update(batch.seen, f"{pace.rate:.1f} units/s")
-                cursor = batch.cursor
-                if cursor is None:
-                    return
+                limiter.wait(batch.units)
+                progress.update(batch.seen, f"{limiter.rate:.1f} units/s")
 
 
-def _units(text: str) -> float:
+def _parse_units(text: str) -> float:
     try:
         units = float(text)
     except ValueError:
         units = 0.0
     if not 0 < units < 1_000_000:
-        raise ArgumentTypeError(f"{text!r} is no number of read units a second such as 25")
+        raise ArgumentTypeError(f"{text!r} is not a number of read units per second such as 25")
     return units

@@ -1,4 +1,4 @@
-"""Store the records that could not be written in their time."""
+"""Store records that were logged while the storage was unavailable."""
 
 import sys
 from argparse import ArgumentParser
@@ -11,23 +11,22 @@ import orjson
 from django.core.management.base import CommandError
 
 from chat.errors import StorageUnavailable
-from chat.management import console
+from chat.management.console import ConsoleCommand
 from chat.storage import store
 from chat.storage.base import InteractionRecord, Status
 from chat.storage.jsonl import from_json
 
 
-class Command(console.ConsoleCommand):
+class Command(ConsoleCommand):
     help = (
-        "Store records from the log. When the storage is out of reach, an answer that was given is "
-        "logged whole (logger chat.unrecorded). Give the log, or such lines of it: lines of other "
-        "kinds are passed over, and what is stored already is left as it is, so that a file may be "
-        "replayed any number of times."
+        "Store records from the log. If the storage is unavailable when an answer is ready, the "
+        "whole record is logged (logger chat.unrecorded). Other log lines are skipped, and stored "
+        "records stay as they are, so a file can be replayed any number of times."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("file", type=Path, help="a file of log lines")
-        parser.add_argument("--dry-run", action="store_true", help="only say what there is")
+        parser.add_argument("file", type=Path, help="file of log lines")
+        parser.add_argument("--dry-run", action="store_true", help="only count the records")
 
     def handle(self, *args: Any, **options: Any) -> None:
         done: Counter[str] = Counter()
@@ -40,18 +39,18 @@ class Command(console.ConsoleCommand):
         except OSError as exc:
             raise CommandError(f"{options['file']} cannot be read: {exc.strerror}.") from exc
         except StorageUnavailable as exc:
-            raise CommandError(f"{exc.title}. {_told(done)}; run it again.") from exc
-        self.stdout.write(f"{_told(done)}.")
+            raise CommandError(f"{exc.title}. {_summary(done)}; run it again.") from exc
+        self.stdout.write(f"{_summary(done)}.")
 
 
-def _told(done: Counter[str]) -> str:
+def _summary(done: Counter[str]) -> str:
     return f"{done['found']} records found, {done['stored']} stored"
 
 
 def _records(lines: Iterable[bytes]) -> Iterator[InteractionRecord]:
     for number, line in enumerate(lines, 1):
         try:
-            data = orjson.loads(line[line.find(b"{") :])  # what collects logs may put a prefix
+            data = orjson.loads(line[line.find(b"{") :])  # a log collector may add a prefix
         except orjson.JSONDecodeError:
             continue
         if isinstance(data, dict) and "record" in data:
@@ -62,7 +61,7 @@ def _records(lines: Iterable[bytes]) -> Iterator[InteractionRecord]:
 
 
 def _store(record: InteractionRecord) -> bool:
-    """Whether there was anything to do: an unknown record is written, its own claim settled."""
+    """Write a missing record or settle a pending one; return whether either was needed."""
     holder = store().claim(record)
     if holder is None:
         return True

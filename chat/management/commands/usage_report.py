@@ -1,4 +1,4 @@
-"""Report what was used."""
+"""Report usage from the counters."""
 
 import csv
 import json
@@ -9,7 +9,8 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from chat.management.console import StorageCommand, owner, table
+from chat.management.arguments import parse_owner
+from chat.management.console import ConsoleCommand, table
 from chat.storage import key_store, usage_store
 from chat.storage.api_keys import PREFIX
 from chat.storage.usage import CounterKind, UsageCounts
@@ -26,22 +27,25 @@ COLUMNS = (
 PAGE = 1000
 
 
-class Command(StorageCommand):
+class Command(ConsoleCommand):
     help = (
-        "Report requests, tokens and cost of the last days (UTC), from counters that are kept as "
-        "records are settled: it takes the same time however many records there are. Costs that "
-        "are not known count as nothing."
+        "Report requests, tokens and cost of the last days (UTC). Reads counters, so the time "
+        "does not depend on the number of records. Unknown costs count as 0."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--days", type=int, default=30, help="how many, with today (30)")
+        parser.add_argument(
+            "--days", type=int, default=30, help="how many days, including today (30)"
+        )
         parser.add_argument("--by", choices=list(GROUPS), default="day")
-        parser.add_argument("--owner", type=owner, help="only of this owner; default: of all")
+        parser.add_argument(
+            "--owner", type=parse_owner, help="only this owner; default: all owners"
+        )
         parser.add_argument("--format", choices=["table", "csv", "json"], default="table")
         parser.add_argument(
             "--plot",
             type=Path,
-            help="also draw requests and cost into this file (.svg, .png, .pdf); needs matplotlib",
+            help="also plot requests and cost to this file (.svg, .png, .pdf); needs matplotlib",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -68,14 +72,14 @@ class Command(StorageCommand):
 
 
 def _owners() -> list[str]:
-    """Those of the managed keys, and the one of all other callers."""
+    """Return the owners of managed keys, and the owner of all other callers."""
     return sorted({"default", *(key.owner for key in key_store().all())})
 
 
 def _daily(
     owners: Iterable[str], period: DateRange, by: CounterKind
 ) -> Iterator[tuple[str, str, str, UsageCounts]]:
-    """Owner, day, name and counts."""
+    """Yield owner, day, name and counts."""
     for each in owners:
         daily = usage_store().daily(each, by, period.first, period.last)
         for (day, name), counts in daily.items():
@@ -95,14 +99,14 @@ def _by_owner(owners: Sequence[str], period: DateRange) -> Iterator[tuple[str, U
 
 
 def _by_key(owners: Sequence[str], period: DateRange) -> Iterator[tuple[str, UsageCounts]]:
-    """Of managed keys; the others are not told apart."""
+    """Group by managed key; other usage is left out."""
     return (
         (f"{PREFIX}_{key}", counts) for _, _, key, counts in _daily(owners, period, CounterKind.KEY)
     )
 
 
 def _by_user(owners: Sequence[str], period: DateRange) -> Iterator[tuple[str, UsageCounts]]:
-    """Where there are several owners, users go by `owner/user`: two may have one of the same id."""
+    """Group by user; by `owner/user` for several owners, whose user ids may be equal."""
     for each in owners:
         prefix, after = f"{each}/" if len(owners) > 1 else "", ""
         while True:
@@ -129,7 +133,7 @@ def _numbers(counts: UsageCounts) -> dict[str, Any]:
 
 
 def _plot(file: Path, groups: dict[str, UsageCounts], title: str) -> None:
-    """Bars of the requests, those that failed in another colour, and of the cost."""
+    """Plot requests, with errors in another colour, above cost."""
     try:
         from matplotlib.figure import Figure
     except ImportError as exc:

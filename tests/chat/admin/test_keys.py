@@ -103,7 +103,7 @@ def test_a_key_has_the_terms_that_it_was_given(
         ("expires_at_0", "2020-01-01", "past"),
         ("rate_limit", "-1", "greater than or equal to 0"),
         ("rate_limit", "1000001", "less than or equal to 1000000"),
-        ("monthly_budget_usd", "-1", "no amount"),
+        ("monthly_budget_usd", "-1", "is not an amount"),
         ("monthly_budget_usd", "much", "Enter a number"),
         ("models", "gpt-0", "may not be asked here"),
     ],

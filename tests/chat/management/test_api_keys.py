@@ -76,11 +76,11 @@ def test_a_key_has_the_terms_that_it_was_given(
         (["app", "--owner", ".."], "neither . nor .."),
         (["app", "--rate-limit", "-1"], "A rate limit is"),
         (["app", "--rate-limit", "x"], "invalid int"),
-        (["app", "--expires-in", "90"], "no time such as"),
-        (["app", "--expires-in", "999999d"], "no time such as"),
-        (["app", "--monthly-budget-usd", "-1"], "no amount such as"),
-        (["app", "--monthly-budget-usd", "NaN"], "no amount such as"),
-        (["app", "--monthly-budget-usd", "0.0000000000001"], "no amount such as"),
+        (["app", "--expires-in", "90"], "is not a time such as"),
+        (["app", "--expires-in", "999999d"], "is not a time such as"),
+        (["app", "--monthly-budget-usd", "-1"], "is not an amount such as"),
+        (["app", "--monthly-budget-usd", "NaN"], "is not an amount such as"),
+        (["app", "--monthly-budget-usd", "0.0000000000001"], "is not an amount such as"),
         (["app", "--model", "unknown"], "unknown may not be asked here"),
         ([], "required: name"),
     ],
@@ -150,7 +150,7 @@ def test_what_is_no_longer_good_is_not_rotated(each_storage: str, words: list[st
 @pytest.mark.parametrize("command", ["revoke_api_key", "rotate_api_key"])
 @pytest.mark.parametrize("key", ["x", "sca_", "0" * 16, "a" * 3000])
 def test_there_must_be_a_key(each_storage: str, command: str, key: str) -> None:
-    assert refusal(command, key).startswith("There is no such key")
+    assert refusal(command, key).startswith("Unknown API key.")
 
 
 @pytest.mark.parametrize("command", ["revoke_api_key", "rotate_api_key"])

@@ -24,7 +24,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from chat import storage
-from chat.management.bulk import when
+from chat.management.arguments import parse_time
 from chat.storage import bulk_store, store, usage_store
 from chat.storage.base import InteractionRecord
 from chat.storage.bulk import Batch, Selection
@@ -109,8 +109,8 @@ class BreakingDynamo(Breaking, DynamoBulkStore):
 @pytest.fixture
 def broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next scan is broken off after two pages of four records."""
-    for command in ("export_interactions", "import_interactions", "pull_interactions"):
-        monkeypatch.setattr(f"{COMMANDS}.{command}.PAGE", 4)
+    monkeypatch.setattr("chat.management.bulk_job.PAGE", 4)
+    monkeypatch.setattr(f"{COMMANDS}.import_interactions.PAGE", 4)
     monkeypatch.setattr(f"{COMMANDS}.export_interactions.SAVE_SECONDS", 0)
     monkeypatch.setattr(Breaking, "pages", 0)
     monkeypatch.setitem(storage.BULK_STORES, "sqlite", f"{__name__}.BreakingOrm")
@@ -192,14 +192,14 @@ def test_an_interrupted_export_goes_on_without_loss_or_duplicates(
 ) -> None:
     path = tmp_path / "all.jsonl.gz"
     words = ("export_interactions", "--output", str(path))
-    assert interrupted(*words) == "Interrupted. Give the same command again to go on.\n"
+    assert interrupted(*words) == "Interrupted. Run the same command again to resume.\n"
     assert not path.exists()
     draft = tmp_path / "all.jsonl.gz.part"
     with draft.open("ab") as file:
         file.write(b"what was written after the last page")
     bulk_store().add(made(3, created_at=datetime.now(UTC)))
     out, err = run(*words)
-    assert err == "Going on after 8 records.\n"
+    assert err == "Resuming after 8 records.\n"
     assert "24 records exported" in out
     with gzip.open(path) as file:
         lines = file.readlines()
@@ -229,8 +229,8 @@ def test_an_export_with_other_options_does_not_go_on(
     interrupted("export_interactions", "--output", str(path), "--since", "2025-01-01")
     state = tmp_path / "all.jsonl.part.state"
     assert refusal("export_interactions", "--output", str(path)) == (
-        f"{state} is of an export with other options: --since 2025-01-01. "
-        "Give the same again, or delete it to begin anew."
+        f"{state} belongs to an export with other options: --since 2025-01-01. "
+        "Use the same, or delete it to start over."
     )
     state.unlink()
     run("export_interactions", "--output", str(path))
@@ -252,9 +252,10 @@ import os, signal, sys
 import django
 django.setup()
 from django.core.management import call_command
+from chat.management import bulk_job
 from chat.management.commands import export_interactions
 from chat.storage.orm.bulk import OrmBulkStore
-export_interactions.PAGE, export_interactions.SAVE_SECONDS = 4, 0
+bulk_job.PAGE, export_interactions.SAVE_SECONDS = 4, 0
 scan, pages = OrmBulkStore.scan, []
 def killed_at_the_third(self, chosen, **options):
     pages.append(chosen)
@@ -283,7 +284,7 @@ def test_an_export_that_was_killed_goes_on_in_another_process(
     assert ran.returncode == -signal.SIGKILL, ran.stderr
     assert not path.exists()
     _, err = run("export_interactions", "--output", str(path))
-    assert err == "Going on after 8 records.\n"
+    assert err == "Resuming after 8 records.\n"
     with gzip.open(path) as file:
         assert sorted(file.readlines()) == stored()
 
@@ -291,7 +292,7 @@ def test_an_export_that_was_killed_goes_on_in_another_process(
 def test_a_file_that_is_there_is_not_overwritten(each_storage: str, tmp_path: Path) -> None:
     path = tmp_path / "all.jsonl"
     path.write_text("kept")
-    assert "is there already" in refusal("export_interactions", "--output", str(path))
+    assert "already exists" in refusal("export_interactions", "--output", str(path))
     assert path.read_text() == "kept"
 
 
@@ -318,7 +319,7 @@ def test_an_import_stops_at_a_line_that_is_no_record(each_storage: str, tmp_path
     path.write_bytes(b"".join(lines))
     said = refusal("import_interactions", str(path))
     assert said.startswith("Line 5: this is not a record: ")
-    assert "Until there: 3 read, 3 new, 0 replaced, 0 unchanged, 0 expired." in said
+    assert "Before it: 3 read, 3 new, 0 replaced, 0 unchanged, 0 expired." in said
     assert stored() == sorted(lines[:3])
     path.write_bytes(b"".join(lines[:3] + lines[5:]))
     assert run("import_interactions", str(path))[0].startswith("6 read, 3 new")
@@ -349,7 +350,7 @@ def test_a_compressed_file_that_is_cut_off_is_said_to_be(
 ) -> None:
     path = tmp_path / "all.jsonl.gz"
     path.write_bytes(gzip.compress(b"".join(map(to_line, made(5))))[:cut])
-    assert "the file is cut off, or damaged" in refusal("import_interactions", str(path))
+    assert "The file is truncated or damaged" in refusal("import_interactions", str(path))
 
 
 def test_a_claim_is_settled_by_the_outcome_in_a_file(each_storage: str, tmp_path: Path) -> None:
@@ -487,11 +488,11 @@ def test_a_dry_run_of_a_pull_writes_nothing(remote: list[InteractionRecord]) -> 
 
 def test_an_interrupted_pull_goes_on(remote: list[InteractionRecord], broken_off: None) -> None:
     words = ("pull_interactions", "--since", "2026-01-01")
-    assert "Give the same command again" in interrupted(*words)
+    assert "Run the same command again" in interrupted(*words)
     assert len(stored()) == 8
     Breaking.pages = 3
     out, err = run(*words)
-    assert err == "Going on after 8 records.\n"
+    assert err == "Resuming after 8 records.\n"
     assert out.startswith("25 read, 25 new, 0 replaced, 0 unchanged; ")
     assert stored() == stored("dynamodb")
     assert requests() == 23
@@ -510,7 +511,7 @@ def test_a_pull_with_other_options_begins_anew(
 def test_what_a_pull_consumes_is_limited(
     remote: list[InteractionRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"{COMMANDS}.pull_interactions.PAGE", 5)
+    monkeypatch.setattr("chat.management.bulk_job.PAGE", 5)
     began = time.monotonic()
     words = ("pull_interactions", "--since", "2026-01-01", "--max-rcu", "10", "--format", "json")
     report = json.loads(run(*words)[0])
@@ -560,19 +561,19 @@ def test_a_storage_out_of_reach_is_said_with_the_reason(
     ],
 )
 def test_a_moment_is_a_day_or_a_time(text: str, moment: datetime) -> None:
-    assert when(text).moment == moment
+    assert parse_time(text).moment == moment
 
 
 def test_a_moment_may_be_so_long_ago() -> None:
-    moment = when("7d").moment
+    moment = parse_time("7d").moment
     ago = datetime.now(UTC) - moment
     assert timedelta(days=7) <= ago < timedelta(days=7, minutes=1)
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "7", "7w", "2026-13-01", "-1d"])
 def test_any_other_word_is_no_moment(text: str) -> None:
-    with pytest.raises(ArgumentTypeError, match="is no time such as 7d or 2026-01-31"):
-        when(text)
+    with pytest.raises(ArgumentTypeError, match="is not a time such as 7d or 2026-01-31"):
+        parse_time(text)
 
 
 WRONG = [

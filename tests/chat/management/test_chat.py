@@ -242,7 +242,7 @@ def test_people_talk_stop_and_leave(database: str) -> None:
 
 def test_where_nothing_is_kept_each_question_stands_for_itself(database: str) -> None:
     terminal = Terminal("chat", DATABASE_PATH=database, STORE_CONTENT="false")
-    terminal.until("each question stands for itself")
+    terminal.until("questions do not continue the conversation")
     for word in ("One?", "Two?"):
         terminal.until("> ")
         terminal.type(f"{word}\n")

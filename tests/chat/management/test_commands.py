@@ -75,7 +75,7 @@ def test_a_user_s_records_are_erased_and_no_others(records: None) -> None:
 
 
 def test_a_dry_run_counts(records: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chat.management.commands.erase_user.ERASED_AT_ONCE", 2)
+    monkeypatch.setattr("chat.management.bulk_job.PAGE", 2)
     assert run("erase_user", ALICE, "--dry-run") == (
         "3 records of user alice of owner default would be erased.\n"
     )
@@ -117,7 +117,8 @@ def test_where_nobody_can_be_asked_it_must_be_said(
 
 def test_without_the_storage_nothing_is_erased(unreachable_database: None) -> None:
     assert failed("erase_user", ALICE, "--yes")[1] == (
-        "The storage is unreachable. 0 records were erased; give the command again."
+        "The storage is unreachable. 0 records were erased; "
+        "run the command again to erase the rest."
     )
 
 

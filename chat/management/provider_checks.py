@@ -1,4 +1,4 @@
-"""What commands do with all configured vendors at once, and what they say of their failures."""
+"""Call all configured providers at once, and describe their failures."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -28,7 +28,7 @@ HINTS: tuple[tuple[type[ProviderError], str], ...] = (
 
 
 def for_each_provider(act: Callable[[Provider], T]) -> Iterator[tuple[str, T]]:
-    """What it comes to with each configured provider, as they are done, all at the same time."""
+    """Call `act` on all configured providers concurrently; yield name and result as each ends."""
     built = [providers.build(name, options) for name, options in settings.PROVIDERS.items()]
     with ThreadPoolExecutor(len(built)) as pool:
         running = {pool.submit(act, provider): provider.name for provider in built}
@@ -37,11 +37,11 @@ def for_each_provider(act: Callable[[Provider], T]) -> Iterator[tuple[str, T]]:
 
 
 def describe_error(error: ProviderError) -> str:
-    """The failure in words, with the vendor's own code for it."""
+    """Return the error's sentence, with the vendor's own code."""
     return f"{error} ({error.reason})" if error.reason else str(error)
 
 
 def hint(name: str, error: ProviderError) -> str:
-    """Where to look."""
-    words = next(words for kind, words in HINTS if isinstance(error, kind))
-    return words.format(name=name.upper())
+    """Return what the operator can do about the error of the provider `name`."""
+    text = next(text for kind, text in HINTS if isinstance(error, kind))
+    return text.format(name=name.upper())
