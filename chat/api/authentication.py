@@ -1,4 +1,4 @@
-"""API keys -> Caller."""
+"""Authentication by API key."""
 
 import functools
 import hashlib
@@ -13,7 +13,8 @@ from chat import api_keys
 from chat.errors import MissingApiKey
 from chat.storage.api_keys import ApiKey
 
-# Nothing else may be trimmed: a byte of a key in UTF-8 may be a space in Latin-1.
+# Optional whitespace around a header's value (RFC 9110). A plain `strip()` would also cut bytes of
+# UTF-8 keys: WSGI decodes headers as Latin-1, where 0xA0 is a space.
 OWS = " \t"
 
 
@@ -39,7 +40,10 @@ ANONYMOUS_CALLER = Caller(owner="default", key_id="anyone")
 
 
 class ApiKeyAuthentication(BaseAuthentication):
-    """`X-API-Key: …` or `Authorization: Bearer …`; with REQUIRE_API_KEY=false, keys are ignored."""
+    """Read the key from `X-API-Key: …` or `Authorization: Bearer …`.
+
+    With REQUIRE_API_KEY=false keys are ignored.
+    """
 
     def authenticate(self, request: Request) -> tuple[Caller, None]:
         if not settings.REQUIRE_API_KEY:
@@ -47,7 +51,7 @@ class ApiKeyAuthentication(BaseAuthentication):
         presented = _presented_key(request)
         if not presented:
             raise MissingApiKey
-        return _caller(presented), None
+        return _caller_with_key(presented), None
 
 
 def _presented_key(request: Request) -> str:
@@ -57,22 +61,18 @@ def _presented_key(request: Request) -> str:
     return token.strip(OWS) if scheme.lower() == "bearer" else ""
 
 
-def _caller(presented: str) -> Caller:
-    # Digests have one length, and each is compared: the time taken tells nothing about the keys.
-    # WSGI hands a header's bytes over as Latin-1.
+def _caller_with_key(presented: str) -> Caller:
+    """Return the caller of a configured or managed key. Raises InvalidApiKey."""
     digest = hashlib.sha256(presented.encode("latin-1", "replace")).digest()
-    matches = [
-        candidate
-        for key in settings.API_KEYS
-        if hmac.compare_digest(digest, candidate := _digest(key))
-    ]
+    # Digests have one length, and all are compared: the time reveals nothing about the keys.
+    configured = map(_configured_digest, settings.API_KEYS)
+    matches = [candidate for candidate in configured if hmac.compare_digest(digest, candidate)]
     if matches:
-        return Caller(owner="default", key_id=matches[0].hex()[:16])
+        return Caller(owner="default", key_id=digest.hex()[:16])
     key = api_keys.verify(presented)
     return Caller(owner=key.owner, key_id=key.key_id, key=key)
 
 
 @functools.cache
-def _digest(key: str) -> bytes:
-    """The digest of a configured key, made once."""
+def _configured_digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()

@@ -1,31 +1,37 @@
-"""The view that all others extend."""
+"""Base classes of the views."""
 
+import re
 from collections.abc import Callable
 from typing import Any, cast
 
 from django.conf import settings
+from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 from rest_framework.views import APIView
 
-from chat.api import ratelimit
+from chat import service
+from chat.api import ratelimit, streaming
 from chat.api.authentication import Caller
-from chat.errors import MalformedJson, RateLimited
+from chat.api.disconnect import disconnect_check
+from chat.api.server_context import remaining_seconds
+from chat.errors import MalformedJson, RateLimited, ValidationFailed
 from chat.telemetry.context import add_log_fields, server_timing
 from providers.base import Deadline
 
-# What Lambda must have left when the deadline comes, to write the outcome and to answer.
+# Lambda needs this long after the deadline to settle the record and to respond.
 SETTLE_SECONDS = 3.0
+IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
 
 
 class BaseAPIView(APIView):
-    """A view that authenticates before it looks at anything else, and counts when told to."""
+    """A view that authenticates first; it counts a request when it calls `check_rate_limit`."""
 
-    allowance: ratelimit.RateLimitStatus | None = None
+    rate_limit_status: ratelimit.RateLimitStatus | None = None
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        self.perform_authentication(request)
+        self.perform_authentication(request)  # DRF would negotiate the content type before
         super().initial(request, *args, **kwargs)
 
     def perform_authentication(self, request: Request) -> None:
@@ -37,37 +43,77 @@ class BaseAPIView(APIView):
     def caller(self) -> Caller:
         return cast(Caller, self.request.user)
 
-    def body(self, shape: Serializer[Any]) -> dict[str, Any]:
-        """The request's body in the given shape.
-
-        Raises MalformedJson, PayloadTooLarge, or DRF's own exceptions for what is not in it.
-        """
+    def validated_body(self, serializer: Serializer[Any]) -> dict[str, Any]:
+        """Parse and validate the body. Raises MalformedJson, PayloadTooLarge, DRF's exceptions."""
         if self.request.META.get("CONTENT_LENGTH", "") in ("", "0"):
             raise MalformedJson("The body is empty.")
-        validated: dict[str, Any] = shape.run_validation(self.request.data)
+        validated: dict[str, Any] = serializer.run_validation(self.request.data)
         return validated
 
     def deadline(self, abandoned: Callable[[], bool] | None = None) -> Deadline:
-        """When the request has to be done: on Lambda, in time to settle before it is stopped."""
+        """Start the request's deadline; `abandoned` tells whether the client has disconnected."""
         seconds = settings.REQUEST_TIMEOUT_SECONDS
-        if context := self.request.META.get("apig_wsgi.context"):
-            left = context.get_remaining_time_in_millis() / 1000 - SETTLE_SECONDS
-            seconds = min(seconds, left)
+        remaining = remaining_seconds(self.request.META)
+        if remaining is not None:
+            seconds = min(seconds, remaining - SETTLE_SECONDS)
         return Deadline(seconds, abandoned)
 
-    def count(self, user_id: str) -> None:
-        """Count the request against its limit. Raises RateLimited."""
+    def check_rate_limit(self, user_id: str) -> None:
+        """Count the request. Raises RateLimited, StorageUnavailable."""
         with server_timing("storage"):
-            self.allowance = ratelimit.check_rate_limit(self.request, self.caller, user_id)
-        if self.allowance and self.allowance.exceeded:
-            raise RateLimited(
-                f"No more than {self.allowance.limit} requests a minute.",
-                retry_after=self.allowance.reset,
-            )
+            status = ratelimit.check_rate_limit(self.request, self.caller, user_id)
+        self.rate_limit_status = status
+        if status and status.exceeded:
+            detail = f"No more than {status.limit} requests a minute."
+            raise RateLimited(detail, retry_after=status.reset)
 
     def finalize_response(
         self, request: Request, response: Response, *args: Any, **kwargs: Any
     ) -> Response:
-        if self.allowance:
-            self.headers = {**self.headers, **self.allowance.headers}
+        if self.rate_limit_status:
+            self.headers = {**self.headers, **self.rate_limit_status.headers}
         return super().finalize_response(request, response, *args, **kwargs)
+
+
+class BaseChatView(BaseAPIView):
+    """A view that calls a model."""
+
+    def run_chat(
+        self,
+        request: Request,
+        chat_request: service.ChatRequest,
+        render: Callable[[service.ChatResult], Any],
+        stream_format: streaming.StreamFormat | None,
+    ) -> HttpResponseBase:
+        """Return a stream in `stream_format`, or without one the result, written by `render`."""
+        deadline = self.deadline(disconnect_check(request.META))
+        self.check_rate_limit(chat_request.user_id)
+        arguments: dict[str, Any] = {
+            "caller": self.caller,
+            "question": chat_request,
+            "deadline": deadline,
+            "idempotency_key": _idempotency_key(request),
+            "use_cache": "no-cache" not in request.headers.get("Cache-Control", "").lower(),
+        }
+        if stream_format:
+            return streaming.respond(
+                service.stream(**arguments),
+                deadline=deadline,
+                shape=stream_format,
+                environ=request.META,
+            )
+        result = service.chat(**arguments)
+        headers = {"Idempotency-Replayed": "true"} if result.replayed else None
+        return Response(render(result), headers=headers)
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
+        error = {
+            "field": "Idempotency-Key",
+            "code": "invalid",
+            "detail": "1 to 255 printable ASCII characters.",
+        }
+        raise ValidationFailed(errors=[error])
+    return key

@@ -1,32 +1,39 @@
-"""What OpenAPI says of each operation.
+"""The OpenAPI document: what drf-spectacular cannot see in the views.
 
-The views know nothing of it: it is laid over them when the first document is generated, because
-drf-spectacular takes longer to import than all of the views.
+The first request for the document imports this module, through the setting
+DEFAULT_GENERATOR_CLASS. drf-spectacular takes longer to import than all views.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
+from copy import deepcopy
 from datetime import date
-from typing import Any
+from typing import Any, ClassVar
 
 from drf_spectacular import generators
-from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.extensions import (
+    OpenApiAuthenticationExtension,
+    OpenApiSerializerFieldExtension,
+    OpenApiViewExtension,
+)
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import (
+    Direction,
     OpenApiExample,
     OpenApiParameter,
     OpenApiResponse,
     extend_schema,
-    extend_schema_field,
     extend_schema_view,
 )
-from rest_framework.serializers import CharField, ChoiceField, Serializer
+from rest_framework.serializers import CharField, Serializer
+from rest_framework.views import APIView
 
 from chat import errors
-from chat.api import serializers, views
-from chat.api.openai import errors as openai_errors
-from chat.api.openai import views as openai
-from chat.api.openai.serializers import ROLES, CompletionSerializer, MessagesField, ToolChoiceField
+from chat.api import openapi_examples as examples
+from chat.api.fields import MAX_STOP_LENGTH, MAX_STOPS
+from chat.api.openai.errors import render_problem
+from chat.api.openai.fields import ROLES
+from chat.api.openai.serializers import CompletionSerializer
 from chat.api.serializers import (
     AnswerSerializer,
     ChatSerializer,
@@ -43,98 +50,16 @@ from chat.api.serializers import (
     UserQuerySerializer,
 )
 from chat.errors import Problem
-from chat.storage.base import Status
 from chat.usage import DEFAULT_DAYS, MAX_DAYS, UsageGroup
 
-QUESTION = {"userId": "user123", "prompt": "Olá!"}
-ANSWER = {
-    "interaction_id": "01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6e",
-    "userId": "user123",
-    "prompt": "Olá!",
-    "response": "Olá! Como posso ajudar?",
-    "model": "google/gemini-3.5-flash-lite",
-    "timestamp": "2026-01-01T12:00:00.000000Z",
-    "conversation_id": "01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6e",
-    "previous_interaction_id": None,
-    "provider": "openrouter",
-    "finish_reason": "stop",
-    "cached": False,
-    "latency_ms": 812,
-    "usage": {
-        "prompt_tokens": 9,
-        "completion_tokens": 41,
-        "total_tokens": 50,
-        "cached_tokens": None,
-        "reasoning_tokens": None,
-        "cost_usd": "0.000104",
-    },
-    "metadata": {},
-}
-RECORD = {
-    **ANSWER,
-    "status": "ok",
-    "error": None,
-    "attempts": [
-        {
-            "provider": "openrouter",
-            "model": "google/gemini-3.5-flash-lite",
-            "outcome": "ok",
-            "latency_ms": 805,
-        }
-    ],
-}
-
-EVENTS = 'event: delta\ndata: {"text":"Olá!"}\n\nevent: done\ndata: {"interaction_id": …}\n\n'
-COMPLETION_REQUEST = {"model": "default", "messages": [{"role": "user", "content": "Olá!"}]}
-COMPLETION = {
-    "id": "chatcmpl-01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6e",
-    "object": "chat.completion",
-    "created": 1767268800,
-    "system_fingerprint": None,
-    "model": "google/gemini-3.5-flash-lite",
-    "choices": [
-        {
-            "index": 0,
-            "message": {"role": "assistant", "content": "Olá!", "refusal": None},
-            "logprobs": None,
-            "finish_reason": "stop",
-        }
-    ],
-    "usage": {
-        "prompt_tokens": 9,
-        "completion_tokens": 41,
-        "total_tokens": 50,
-        "prompt_tokens_details": {"cached_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": 0},
-    },
-    "interaction_id": "01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6e",
-}
-MODEL = {
-    "id": "google/gemini-3.5-flash-lite",
-    "object": "model",
-    "created": 0,
-    "owned_by": "openrouter",
-}
-COUNTS = {
-    "requests": 12,
-    "errors": 1,
-    "prompt_tokens": 108,
-    "completion_tokens": 492,
-    "total_tokens": 600,
-    "cost_usd": "0.001248",
-}
-USAGE = {"items": [{"date": "2026-01-01", **COUNTS}], "total": COUNTS, "next_cursor": None}
-
-# What DRF answers of itself, with the codes that it gives.
-FRAMEWORK_ERRORS = {
-    405: ("method_not_allowed", "This address does not take that method."),
-    406: ("not_acceptable", "Only application/json is answered."),
-    415: ("unsupported_media_type", "Only application/json is read."),
-}
-KEY_ERRORS = (errors.MissingApiKey, errors.InvalidApiKey)
+Responses = dict[Any, OpenApiResponse]
 
 
-class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  # untyped hook
+class SchemaGenerator(generators.SchemaGenerator):
+    """drf-spectacular's generator. Naming it in the settings imports the extensions below."""
+
+
+class ApiKeyScheme(OpenApiAuthenticationExtension):
     """Either header carries the key."""
 
     target_class = "chat.api.authentication.ApiKeyAuthentication"
@@ -150,460 +75,29 @@ class ApiKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
         ]
 
 
-def _problems(problems: Sequence[type[Problem]], *framework: int) -> dict[Any, OpenApiResponse]:
-    """A response for each status, with an example for each code."""
-    examples: dict[int, list[OpenApiExample]] = {}
-    for problem in problems:
-        examples.setdefault(problem.status, []).append(
-            _example(problem.status, problem.code, problem.title, problem.default_detail)
-        )
-    for status in framework:
-        code, detail = FRAMEWORK_ERRORS[status]
-        examples[status] = [_example(status, code, code.replace("_", " ").capitalize(), detail)]
-    return {
-        (status, "application/problem+json"): OpenApiResponse(
-            ProblemSerializer,
-            description=", ".join(f"`{example.name}`" for example in of_status),
-            examples=of_status,
-        )
-        for status, of_status in examples.items()
-    }
+# --- Fields whose JSON is of several types ---------------------------------------------------
 
 
-def _example(status: int, code: str, title: str, detail: str) -> OpenApiExample:
-    value = {
-        "type": f"urn:problem:{code}",
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "code": code,
-        "request_id": "01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6e",
-        "errors": [],
-    }
-    return OpenApiExample(code, value, status_codes=[status])
+class FieldSchema(OpenApiSerializerFieldExtension):
+    """Gives `schema` for the field `target_class`."""
+
+    schema: ClassVar[dict[str, Any]]
+
+    def map_serializer_field(self, auto_schema: AutoSchema, direction: Direction) -> dict[str, Any]:
+        return deepcopy(self.schema)  # drf-spectacular adds to it
 
 
-def _answer(name: str, value: Any) -> OpenApiExample:
-    """An example of a success."""
-    return OpenApiExample(name, value, response_only=True, status_codes=[200])
+STOP = {"type": "string", "maxLength": MAX_STOP_LENGTH}
 
 
-def _header_out(name: str, kind: type, description: str, *statuses: int) -> OpenApiParameter:
-    return OpenApiParameter(
-        name,
-        kind,
-        OpenApiParameter.HEADER,
-        response=list(statuses) or True,
-        description=description,
-    )
+class StopFieldSchema(FieldSchema):
+    target_class = "chat.api.fields.StopField"
+    schema = {"oneOf": [STOP, {"type": "array", "items": STOP, "maxItems": MAX_STOPS}]}
 
 
-LIST_ERRORS = _problems(
-    (errors.ValidationFailed, *KEY_ERRORS, errors.InternalError, errors.StorageUnavailable),
-    405,
-    406,
-)
-REQUEST_ID = [
-    OpenApiParameter(
-        "X-Request-ID",
-        str,
-        OpenApiParameter.HEADER,
-        description="Your own id for the request: up to 128 of `A-Z a-z 0-9 . _ -`.",
-        pattern=r"^[A-Za-z0-9._-]{1,128}$",
-    ),
-    _header_out("X-Request-ID", str, "The id of the request, in our log too."),
-    _header_out("Server-Timing", str, "Milliseconds spent: total, provider, storage."),
-]
-IDEMPOTENCY = [
-    OpenApiParameter(
-        "Idempotency-Key",
-        str,
-        OpenApiParameter.HEADER,
-        description=(
-            "Your own key for this request, 1 to 255 printable ASCII characters. However often it "
-            "is sent, a model is asked once, and every answer is the first one. A request that "
-            "failed may be tried again with the same key."
-        ),
-        pattern=r"^[ -~]{1,255}$",
-    ),
-    _header_out("Idempotency-Replayed", str, "`true` when this answer was given before.", 200),
-]
-CACHE_CONTROL = OpenApiParameter(
-    "Cache-Control",
-    str,
-    OpenApiParameter.HEADER,
-    description="`no-cache` asks a model even if the server keeps answers.",
-)
-COUNTED = (200, 400, 402, 409, 422, 429, 500, 502, 503, 504)
-ALLOWANCE = [
-    _header_out("X-RateLimit-Limit", int, "Requests a minute.", *COUNTED),
-    _header_out("X-RateLimit-Remaining", int, "What is left of them.", *COUNTED),
-    _header_out("X-RateLimit-Reset", int, "Seconds until all are back.", *COUNTED),
-]
-RETRY_AFTER = _header_out("Retry-After", int, "Seconds to wait.", 409, 429, 503)
-
-chat = extend_schema(
-    operation_id="chat",
-    tags=["chat"],
-    summary="One prompt, one answer",
-    description=(
-        "Asks a model and records the interaction, whatever comes of it. With `stream`, the answer "
-        "is `text/event-stream`: `delta` events with a piece of the text each, then `done` with "
-        "the whole answer, or `error` with problem details."
-    ),
-    request=ChatSerializer,
-    parameters=[*REQUEST_ID, *IDEMPOTENCY, CACHE_CONTROL, *ALLOWANCE, RETRY_AFTER],
-    responses={
-        200: OpenApiResponse(
-            AnswerSerializer,
-            description="The answer.",
-            examples=[_answer("answer", ANSWER)],
-        ),
-        (200, "text/event-stream"): OpenApiResponse(
-            str,
-            description="The answer.",
-            examples=[_answer("events", EVENTS)],
-        ),
-        **_problems(
-            (
-                errors.MalformedJson,
-                errors.ValidationFailed,
-                errors.ProviderRejected,
-                *KEY_ERRORS,
-                errors.BudgetExceeded,
-                errors.NotFound,
-                errors.ConversationConflict,
-                errors.IdempotencyInFlight,
-                errors.AnswerNotStored,
-                errors.PayloadTooLarge,
-                errors.ContentFiltered,
-                errors.IdempotencyMismatch,
-                errors.RateLimited,
-                errors.InternalError,
-                errors.ProviderFailed,
-                errors.ProviderUnavailable,
-                errors.StorageUnavailable,
-                errors.ProviderTimeout,
-            ),
-            405,
-            406,
-            415,
-        ),
-    },
-    examples=[OpenApiExample("question", QUESTION, request_only=True)],
-)
-interaction = extend_schema(
-    operation_id="getInteraction",
-    tags=["history"],
-    summary="One record",
-    description="What was asked, what came back, or why nothing did.",
-    parameters=[
-        *REQUEST_ID,
-        OpenApiParameter("interaction_id", str, OpenApiParameter.PATH, description="Its UUID."),
-        _header_out("Retry-After", int, "Seconds to wait.", 503),
-    ],
-    responses={
-        200: OpenApiResponse(
-            RecordSerializer,
-            description="The record.",
-            examples=[_answer("record", RECORD)],
-        ),
-        **_problems(
-            (
-                *KEY_ERRORS,
-                errors.NotFound,
-                errors.InternalError,
-                errors.StorageUnavailable,
-            ),
-            405,
-            406,
-        ),
-    },
-)
-listed = extend_schema(
-    operation_id="listUserInteractions",
-    tags=["history"],
-    summary="A user's records",
-    description="The newest first, in pages.",
-    parameters=[
-        *REQUEST_ID,
-        OpenApiParameter("user_id", str, OpenApiParameter.PATH, description="The user's id."),
-        UserQuerySerializer,
-        _header_out("Retry-After", int, "Seconds to wait.", 503),
-    ],
-    responses={
-        200: OpenApiResponse(
-            PageSerializer,
-            description="The page.",
-            examples=[_answer("page", {"items": [RECORD], "next_cursor": None})],
-        ),
-        **LIST_ERRORS,
-    },
-)
-erased = extend_schema(
-    operation_id="eraseUserInteractions",
-    tags=["history"],
-    summary="Erase a user's records",
-    description=(
-        "All of them, for good. Where there are more than can be erased in the time of a request, "
-        "the answer is a 503, and the same request goes on: ask again until it is a 200."
-    ),
-    parameters=[
-        *REQUEST_ID,
-        OpenApiParameter("user_id", str, OpenApiParameter.PATH, description="The user's id."),
-        _header_out("Retry-After", int, "Seconds to wait.", 503),
-    ],
-    request=None,
-    responses={
-        200: OpenApiResponse(
-            DeletionSerializer,
-            description="How many were erased.",
-            examples=[_answer("deleted", {"deleted": 3})],
-        ),
-        **LIST_ERRORS,
-    },
-)
-conversation = extend_schema(
-    operation_id="getConversation",
-    tags=["history"],
-    summary="The turns of a conversation",
-    description="The oldest first, in pages.",
-    parameters=[
-        *REQUEST_ID,
-        OpenApiParameter("conversation_id", str, OpenApiParameter.PATH, description="Its UUID."),
-        PageQuerySerializer,
-        _header_out("Retry-After", int, "Seconds to wait.", 503),
-    ],
-    responses={
-        200: OpenApiResponse(
-            ConversationSerializer,
-            description="The turns.",
-            examples=[
-                _answer(
-                    "conversation",
-                    {
-                        "conversation_id": RECORD["conversation_id"],
-                        "items": [RECORD],
-                        "next_cursor": None,
-                    },
-                )
-            ],
-        ),
-        **_problems(
-            (
-                errors.ValidationFailed,
-                *KEY_ERRORS,
-                errors.NotFound,
-                errors.InternalError,
-                errors.StorageUnavailable,
-            ),
-            405,
-            406,
-        ),
-    },
-)
-
-
-class ErrorSerializer(Serializer[Any]):
-    """What went wrong, in OpenAI's words."""
-
-    message = CharField()
-    type = CharField()
-    param = CharField(allow_null=True)
-    code = CharField(allow_null=True)
-
-
-class OpenAIErrorSerializer(Serializer[Any]):
-    """An error in OpenAI's shape."""
-
-    error = ErrorSerializer()
-
-
-def _openai_errors(problems: Sequence[type[Problem]]) -> dict[Any, OpenApiResponse]:
-    """A response for each status, with an example for each problem."""
-    examples: dict[int, list[OpenApiExample]] = {}
-    for problem in problems:
-        status, body = openai_errors.rendered(problem())
-        examples.setdefault(status, []).append(
-            OpenApiExample(problem.code, body, response_only=True, status_codes=[status])
-        )
-    return {
-        status: OpenApiResponse(
-            OpenAIErrorSerializer,
-            description=", ".join(f"`{example.name}`" for example in of_status),
-            examples=of_status,
-        )
-        for status, of_status in examples.items()
-    }
-
-
-completions = extend_schema(
-    operation_id="createChatCompletion",
-    tags=["openai"],
-    summary="OpenAI's chat completions",
-    description=(
-        "The same service, ledger, keys and limits behind the interface that OpenAI's clients "
-        "speak. With `stream`, the answer is `text/event-stream` of its chunks."
-    ),
-    request=CompletionSerializer,
-    parameters=[*REQUEST_ID, *IDEMPOTENCY, CACHE_CONTROL, *ALLOWANCE, RETRY_AFTER],
-    responses={
-        200: OpenApiResponse(
-            OpenApiTypes.OBJECT,
-            description="The completion.",
-            examples=[_answer("completion", COMPLETION)],
-        ),
-        **_openai_errors(
-            (
-                errors.MalformedJson,
-                errors.ValidationFailed,
-                errors.ProviderRejected,
-                errors.ContentFiltered,
-                *KEY_ERRORS,
-                errors.BudgetExceeded,
-                errors.IdempotencyInFlight,
-                errors.AnswerNotStored,
-                errors.PayloadTooLarge,
-                errors.IdempotencyMismatch,
-                errors.RateLimited,
-                errors.InternalError,
-                errors.ProviderFailed,
-                errors.ProviderUnavailable,
-                errors.StorageUnavailable,
-                errors.ProviderTimeout,
-            )
-        ),
-    },
-    examples=[OpenApiExample("request", COMPLETION_REQUEST, request_only=True)],
-)
-models = extend_schema(
-    operation_id="listModels",
-    tags=["openai"],
-    summary="The models that may be named",
-    parameters=REQUEST_ID,
-    responses={
-        200: OpenApiResponse(
-            OpenApiTypes.OBJECT,
-            description="The list.",
-            examples=[_answer("models", {"object": "list", "data": [MODEL]})],
-        ),
-        **_openai_errors((*KEY_ERRORS, errors.InternalError)),
-    },
-)
-model = extend_schema(
-    operation_id="getModel",
-    tags=["openai"],
-    summary="One model",
-    parameters=[
-        *REQUEST_ID,
-        OpenApiParameter(
-            "model_id", str, OpenApiParameter.PATH, description="Its id, slashes and all."
-        ),
-    ],
-    responses={
-        200: OpenApiResponse(
-            OpenApiTypes.OBJECT,
-            description="The model.",
-            examples=[_answer("model", MODEL)],
-        ),
-        **_openai_errors((*KEY_ERRORS, errors.NotFound, errors.InternalError)),
-    },
-)
-usage = extend_schema(
-    operation_id="getUsage",
-    tags=["usage"],
-    summary="What was used",
-    description=(
-        "Requests, tokens and cost of the caller's owner, by date, model or user: sums over "
-        "settled records, counted as they are settled. Users come in pages; `total` is always of "
-        "the whole period. What was erased since is not among the users, but in all else."
-    ),
-    parameters=[
-        *REQUEST_ID,
-        OpenApiParameter(
-            "from", date, description=f"The first day, in UTC; default: {DEFAULT_DAYS} days in all."
-        ),
-        OpenApiParameter(
-            "to", date, description=f"The last day; default: today. No more than {MAX_DAYS} in all."
-        ),
-        OpenApiParameter(
-            "group_by", str, enum=[each.value for each in UsageGroup], default=UsageGroup.DATE.value
-        ),
-        OpenApiParameter(
-            "limit",
-            {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
-            description="Users on a page.",
-        ),
-        OpenApiParameter("cursor", str, description="The `next_cursor` of the page before."),
-        _header_out("Retry-After", int, "Seconds to wait.", 503),
-    ],
-    responses={
-        200: OpenApiResponse(
-            UsageReportSerializer,
-            description="The usage.",
-            examples=[_answer("usage", USAGE)],
-        ),
-        **LIST_ERRORS,
-    },
-)
-health = extend_schema(
-    operation_id="health",
-    tags=["service"],
-    summary="Is the process up?",
-    description="Touches nothing else: neither the storage nor a provider.",
-    auth=[],
-    parameters=REQUEST_ID,
-    responses={
-        200: OpenApiResponse(HealthSerializer, description="It is."),
-        **_problems((), 405, 406),
-    },
-)
-ready = extend_schema(
-    operation_id="ready",
-    tags=["service"],
-    summary="Can requests be served?",
-    description="Is the storage reachable, and a provider configured? Never calls a model.",
-    auth=[],
-    parameters=REQUEST_ID,
-    responses={
-        200: OpenApiResponse(ReadySerializer, description="Yes."),
-        503: OpenApiResponse(ReadySerializer, description="No; `checks` say why."),
-        **_problems((), 405, 406),
-    },
-)
-index = extend_schema(
-    operation_id="index",
-    tags=["service"],
-    summary="What this server is",
-    auth=[],
-    parameters=REQUEST_ID,
-    responses={
-        (200, "application/json"): OpenApiResponse(
-            IndexSerializer,
-            description="Name, version, links. Who asks for text/html gets the playground instead.",
-        ),
-        **_problems((), 405, 406),
-    },
-)
-
-extend_schema_view(post=chat)(views.ChatView)
-extend_schema_view(get=interaction)(views.InteractionView)
-extend_schema_view(get=listed, delete=erased)(views.UserInteractionsView)
-extend_schema_view(get=conversation)(views.ConversationView)
-extend_schema_view(post=completions)(openai.CompletionsView)
-extend_schema_view(get=models)(openai.ModelsView)
-extend_schema_view(get=model)(openai.ModelView)
-extend_schema_view(get=usage)(views.UsageView)
-extend_schema_view(get=health)(views.HealthView)
-extend_schema_view(get=ready)(views.ReadyView)
-extend_schema_view(get=index)(views.IndexView)
-
-STOP = {"type": "string", "maxLength": serializers.MAX_STOP_LENGTH}
-extend_schema_field(
-    {"oneOf": [STOP, {"type": "array", "items": STOP, "maxItems": serializers.MAX_STOPS}]}
-)(serializers.StopField)
-extend_schema_field(
-    {
+class MessagesFieldSchema(FieldSchema):
+    target_class = "chat.api.openai.fields.MessagesField"
+    schema = {
         "type": "array",
         "minItems": 1,
         "items": {
@@ -621,12 +115,444 @@ extend_schema_field(
             "required": ["role"],
         },
     }
-)(MessagesField)
-extend_schema_field({"oneOf": [{"type": "string"}, {"type": "object"}]})(ToolChoiceField)
-extend_schema_field(ChoiceField(choices=[status.value for status in Status]))(
-    RecordSerializer.get_status
+
+
+class ToolChoiceFieldSchema(FieldSchema):
+    target_class = "chat.api.openai.fields.ToolChoiceField"
+    schema = {"oneOf": [{"type": "string"}, {"type": "object"}]}
+
+
+# --- Errors ----------------------------------------------------------------------------------
+
+
+class MethodNotAllowed(Problem):
+    """DRF's 405, which has no class in `chat.errors`; likewise the next two."""
+
+    status = 405
+    code = "method_not_allowed"
+    title = "Method not allowed"
+    default_detail = "This address does not take that method."
+
+
+class NotAcceptable(Problem):
+    status = 406
+    code = "not_acceptable"
+    title = "Not acceptable"
+    default_detail = "Only application/json is answered."
+
+
+class UnsupportedMediaType(Problem):
+    status = 415
+    code = "unsupported_media_type"
+    title = "Unsupported media type"
+    default_detail = "Only application/json is read."
+
+
+class ErrorSerializer(Serializer[Any]):
+    """What went wrong, in OpenAI's words."""
+
+    message = CharField()
+    type = CharField()
+    param = CharField(allow_null=True)
+    code = CharField(allow_null=True)
+
+
+class OpenAIErrorSerializer(Serializer[Any]):
+    """An error in OpenAI's shape."""
+
+    error = ErrorSerializer()
+
+
+KEY_ERRORS = (errors.MissingApiKey, errors.InvalidApiKey)
+DRF_ERRORS = (MethodNotAllowed, NotAcceptable)
+READ_ERRORS = (*KEY_ERRORS, errors.InternalError, errors.StorageUnavailable, *DRF_ERRORS)
+MODEL_ERRORS = (
+    errors.MalformedJson,
+    errors.ValidationFailed,
+    errors.ProviderRejected,
+    errors.ContentFiltered,
+    *KEY_ERRORS,
+    errors.BudgetExceeded,
+    errors.IdempotencyInFlight,
+    errors.AnswerNotStored,
+    errors.PayloadTooLarge,
+    errors.IdempotencyMismatch,
+    errors.RateLimited,
+    errors.InternalError,
+    errors.ProviderFailed,
+    errors.ProviderUnavailable,
+    errors.StorageUnavailable,
+    errors.ProviderTimeout,
 )
 
 
-class SchemaGenerator(generators.SchemaGenerator):
-    """drf-spectacular's, which settings name, so that this module comes with it."""
+def _problems(*problems: type[Problem]) -> Responses:
+    """Document problem details: one response a status, one example a problem."""
+    rendered = [(problem.code, problem.status, problem().body(examples.ID)) for problem in problems]
+    return _error_responses(ProblemSerializer, "application/problem+json", rendered)
+
+
+def _openai_errors(*problems: type[Problem]) -> Responses:
+    """Document the same in OpenAI's shape."""
+    rendered = [(problem.code, *render_problem(problem())) for problem in problems]
+    return _error_responses(OpenAIErrorSerializer, "application/json", rendered)
+
+
+def _error_responses(
+    serializer: type[Serializer[Any]],
+    content_type: str,
+    rendered: Iterable[tuple[str, int, dict[str, Any]]],
+) -> Responses:
+    by_status: dict[int, list[OpenApiExample]] = {}
+    for code, status, body in rendered:
+        example = OpenApiExample(code, body, response_only=True, status_codes=[status])
+        by_status.setdefault(status, []).append(example)
+    return {
+        (status, content_type): OpenApiResponse(
+            serializer,
+            description=", ".join(f"`{example.name}`" for example in of_status),
+            examples=of_status,
+        )
+        for status, of_status in sorted(by_status.items())
+    }
+
+
+# --- Parameters and headers ------------------------------------------------------------------
+
+
+def _path(name: str, description: str) -> OpenApiParameter:
+    return OpenApiParameter(name, str, OpenApiParameter.PATH, description=description)
+
+
+def _request_header(name: str, description: str, pattern: str | None = None) -> OpenApiParameter:
+    return OpenApiParameter(
+        name, str, OpenApiParameter.HEADER, description=description, pattern=pattern
+    )
+
+
+def _response_header(name: str, kind: type, description: str, *statuses: int) -> OpenApiParameter:
+    """Document a header of the responses with these statuses; without any, of all responses."""
+    return OpenApiParameter(
+        name,
+        kind,
+        OpenApiParameter.HEADER,
+        response=list(statuses) or True,
+        description=description,
+    )
+
+
+REQUEST_ID = [
+    _request_header(
+        "X-Request-ID",
+        "Your own id for the request: up to 128 of `A-Z a-z 0-9 . _ -`.",
+        r"^[A-Za-z0-9._-]{1,128}$",
+    ),
+    _response_header("X-Request-ID", str, "The id of the request, in our log too."),
+    _response_header("Server-Timing", str, "Milliseconds spent: total, provider, storage."),
+]
+READ_HEADERS = [*REQUEST_ID, _response_header("Retry-After", int, "Seconds to wait.", 503)]
+# Statuses that may follow after a request was counted.
+COUNTED = (200, 400, 402, 409, 422, 429, 500, 502, 503, 504)
+MODEL_HEADERS = [
+    *REQUEST_ID,
+    _request_header(
+        "Idempotency-Key",
+        "Your own key for this request, 1 to 255 printable ASCII characters. Requests repeated "
+        "with the same key return the first answer; the model is called once. A request that "
+        "failed may be tried again with the same key.",
+        r"^[ -~]{1,255}$",
+    ),
+    _response_header("Idempotency-Replayed", str, "`true` when this answer was given before.", 200),
+    _request_header("Cache-Control", "`no-cache` asks a model even if the server keeps answers."),
+    _response_header("X-RateLimit-Limit", int, "Requests a minute.", *COUNTED),
+    _response_header("X-RateLimit-Remaining", int, "What is left of them.", *COUNTED),
+    _response_header("X-RateLimit-Reset", int, "Seconds until all are back.", *COUNTED),
+    _response_header("Retry-After", int, "Seconds to wait.", 409, 429, 503),
+]
+
+
+# --- Operations ------------------------------------------------------------------------------
+
+
+class ViewSchema(OpenApiViewExtension):
+    """Documents the operations of the view `target_class`, by method."""
+
+    operations: ClassVar[dict[str, Callable[[Any], Any]]]
+
+    def view_replacement(self) -> type[APIView]:
+        view = type(self.target.__name__, (self.target,), {})
+        return extend_schema_view(**self.operations)(view)
+
+
+def _success(serializer: Any, description: str, **samples: Any) -> OpenApiResponse:
+    """Document a response, with its examples by name."""
+    return OpenApiResponse(
+        serializer,
+        description=description,
+        examples=[
+            OpenApiExample(name, value, response_only=True, status_codes=[200])
+            for name, value in samples.items()
+        ],
+    )
+
+
+class ChatViewSchema(ViewSchema):
+    target_class = "chat.api.views.ChatView"
+    operations = {
+        "post": extend_schema(
+            operation_id="chat",
+            tags=["chat"],
+            summary="One prompt, one answer",
+            description=(
+                "Asks a model and records the interaction, whatever comes of it. With `stream`, "
+                "the answer is `text/event-stream`: `delta` events with a piece of the text each, "
+                "then `done` with the whole answer, or `error` with problem details."
+            ),
+            request=ChatSerializer,
+            parameters=MODEL_HEADERS,
+            responses={
+                200: _success(AnswerSerializer, "The answer.", answer=examples.CHAT_ANSWER),
+                (200, "text/event-stream"): _success(
+                    str, "The answer.", events=examples.CHAT_EVENTS
+                ),
+                **_problems(
+                    errors.NotFound,
+                    errors.ConversationConflict,
+                    *MODEL_ERRORS,
+                    *DRF_ERRORS,
+                    UnsupportedMediaType,
+                ),
+            },
+            examples=[OpenApiExample("question", examples.CHAT_REQUEST, request_only=True)],
+        )
+    }
+
+
+class InteractionViewSchema(ViewSchema):
+    target_class = "chat.api.views.InteractionView"
+    operations = {
+        "get": extend_schema(
+            operation_id="getInteraction",
+            tags=["history"],
+            summary="One record",
+            description="What was asked, what came back, or why nothing did.",
+            parameters=[*READ_HEADERS, _path("interaction_id", "Its UUID.")],
+            responses={
+                200: _success(RecordSerializer, "The record.", record=examples.RECORD),
+                **_problems(errors.NotFound, *READ_ERRORS),
+            },
+        )
+    }
+
+
+class UserInteractionsViewSchema(ViewSchema):
+    target_class = "chat.api.views.UserInteractionsView"
+    operations = {
+        "get": extend_schema(
+            operation_id="listUserInteractions",
+            tags=["history"],
+            summary="A user's records",
+            description="The newest first, in pages.",
+            parameters=[*READ_HEADERS, _path("user_id", "The user's id."), UserQuerySerializer],
+            responses={
+                200: _success(PageSerializer, "The page.", page=examples.PAGE),
+                **_problems(errors.ValidationFailed, *READ_ERRORS),
+            },
+        ),
+        "delete": extend_schema(
+            operation_id="eraseUserInteractions",
+            tags=["history"],
+            summary="Erase a user's records",
+            description=(
+                "All of them, for good. Where there are more than can be erased in the time of a "
+                "request, the answer is a 503, and the same request goes on: ask again until it "
+                "is a 200."
+            ),
+            parameters=[*READ_HEADERS, _path("user_id", "The user's id.")],
+            request=None,
+            responses={
+                200: _success(DeletionSerializer, "How many were erased.", deleted={"deleted": 3}),
+                **_problems(errors.ValidationFailed, *READ_ERRORS),
+            },
+        ),
+    }
+
+
+class ConversationViewSchema(ViewSchema):
+    target_class = "chat.api.views.ConversationView"
+    operations = {
+        "get": extend_schema(
+            operation_id="getConversation",
+            tags=["history"],
+            summary="The turns of a conversation",
+            description="The oldest first, in pages.",
+            parameters=[*READ_HEADERS, _path("conversation_id", "Its UUID."), PageQuerySerializer],
+            responses={
+                200: _success(
+                    ConversationSerializer, "The turns.", conversation=examples.CONVERSATION
+                ),
+                **_problems(errors.ValidationFailed, errors.NotFound, *READ_ERRORS),
+            },
+        )
+    }
+
+
+class CompletionsViewSchema(ViewSchema):
+    target_class = "chat.api.openai.views.CompletionsView"
+    operations = {
+        "post": extend_schema(
+            operation_id="createChatCompletion",
+            tags=["openai"],
+            summary="OpenAI's chat completions",
+            description=(
+                "The same service, ledger, keys and limits behind the interface that OpenAI's "
+                "clients speak. With `stream`, the answer is `text/event-stream` of its chunks."
+            ),
+            request=CompletionSerializer,
+            parameters=MODEL_HEADERS,
+            responses={
+                200: _success(
+                    OpenApiTypes.OBJECT, "The completion.", completion=examples.COMPLETION
+                ),
+                **_openai_errors(*MODEL_ERRORS),
+            },
+            examples=[OpenApiExample("request", examples.COMPLETION_REQUEST, request_only=True)],
+        )
+    }
+
+
+class ModelsViewSchema(ViewSchema):
+    target_class = "chat.api.openai.views.ModelsView"
+    operations = {
+        "get": extend_schema(
+            operation_id="listModels",
+            tags=["openai"],
+            summary="The models that may be named",
+            description="The models that this key may use.",
+            parameters=REQUEST_ID,
+            responses={
+                200: _success(OpenApiTypes.OBJECT, "The list.", models=examples.MODELS),
+                **_openai_errors(*KEY_ERRORS, errors.InternalError),
+            },
+        )
+    }
+
+
+class ModelViewSchema(ViewSchema):
+    target_class = "chat.api.openai.views.ModelView"
+    operations = {
+        "get": extend_schema(
+            operation_id="getModel",
+            tags=["openai"],
+            summary="One model",
+            description="One of the models that this key may use.",
+            parameters=[*REQUEST_ID, _path("model_id", "Its id, slashes and all.")],
+            responses={
+                200: _success(OpenApiTypes.OBJECT, "The model.", model=examples.MODEL),
+                **_openai_errors(*KEY_ERRORS, errors.NotFound, errors.InternalError),
+            },
+        )
+    }
+
+
+class UsageViewSchema(ViewSchema):
+    target_class = "chat.api.views.UsageView"
+    operations = {
+        "get": extend_schema(
+            operation_id="getUsage",
+            tags=["usage"],
+            summary="What was used",
+            description=(
+                "Requests, tokens and cost of the caller's owner, by date, model or user: sums "
+                "over settled records, counted as they are settled. Users come in pages; `total` "
+                "is always of the whole period. What was erased since is not among the users, but "
+                "in all else."
+            ),
+            parameters=[
+                *READ_HEADERS,
+                OpenApiParameter(
+                    "from",
+                    date,
+                    description=f"The first day, in UTC; default: {DEFAULT_DAYS} days in all.",
+                ),
+                OpenApiParameter(
+                    "to",
+                    date,
+                    description=f"The last day; default: today. No more than {MAX_DAYS} in all.",
+                ),
+                OpenApiParameter(
+                    "group_by",
+                    str,
+                    enum=[group.value for group in UsageGroup],
+                    default=UsageGroup.DATE.value,
+                ),
+                OpenApiParameter(
+                    "limit",
+                    {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+                    description="Users on a page.",
+                ),
+                OpenApiParameter(
+                    "cursor", str, description="The `next_cursor` of the page before."
+                ),
+            ],
+            responses={
+                200: _success(UsageReportSerializer, "The usage.", usage=examples.USAGE),
+                **_problems(errors.ValidationFailed, *READ_ERRORS),
+            },
+        )
+    }
+
+
+class HealthViewSchema(ViewSchema):
+    target_class = "chat.api.views.HealthView"
+    operations = {
+        "get": extend_schema(
+            operation_id="health",
+            tags=["service"],
+            summary="Is the process up?",
+            description="Touches nothing else: neither the storage nor a provider.",
+            auth=[],
+            parameters=REQUEST_ID,
+            responses={200: _success(HealthSerializer, "It is."), **_problems(*DRF_ERRORS)},
+        )
+    }
+
+
+class ReadyViewSchema(ViewSchema):
+    target_class = "chat.api.views.ReadyView"
+    operations = {
+        "get": extend_schema(
+            operation_id="ready",
+            tags=["service"],
+            summary="Can requests be served?",
+            description="Is the storage reachable, and a provider configured? Never calls a model.",
+            auth=[],
+            parameters=REQUEST_ID,
+            responses={
+                200: OpenApiResponse(ReadySerializer, description="Yes."),
+                503: OpenApiResponse(ReadySerializer, description="No; `checks` say why."),
+                **_problems(*DRF_ERRORS),
+            },
+        )
+    }
+
+
+class IndexViewSchema(ViewSchema):
+    target_class = "chat.api.views.IndexView"
+    operations = {
+        "get": extend_schema(
+            operation_id="index",
+            tags=["service"],
+            summary="What this server is",
+            description="JSON, or the playground for clients that accept HTML, as browsers do.",
+            auth=[],
+            parameters=REQUEST_ID,
+            responses={
+                (200, "application/json"): _success(
+                    IndexSerializer,
+                    "Name, version, links. Who asks for text/html gets the playground instead.",
+                ),
+                **_problems(*DRF_ERRORS),
+            },
+        )
+    }

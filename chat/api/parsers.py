@@ -1,4 +1,4 @@
-"""Reading JSON."""
+"""The parser of request bodies."""
 
 from collections.abc import Mapping
 from typing import IO, Any
@@ -11,7 +11,7 @@ from chat.errors import MalformedJson, PayloadTooLarge
 
 
 class StrictJSONParser(BaseParser):
-    """JSON as RFC 8259 has it: UTF-8, no NaN, no half surrogates; and not more than we want."""
+    """JSON as in RFC 8259 (UTF-8, no NaN, no lone surrogates), up to MAX_BODY_BYTES."""
 
     media_type = "application/json"
 

@@ -1,4 +1,4 @@
-"""Requests per minute, counted by django-ratelimit for each (key, userId)."""
+"""The rate limit: requests per minute and (key, userId), counted by django-ratelimit."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from chat.errors import StorageUnavailable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimitStatus:
-    """What is left of the present window, this request counted; `reset` is in seconds."""
+    """The current window after this request was counted; it ends in `reset` seconds."""
 
     limit: int
     remaining: int
@@ -28,7 +28,7 @@ class RateLimitStatus:
 
 
 def check_rate_limit(request: Request, caller: Caller, user_id: str) -> RateLimitStatus | None:
-    """Count this request; None when the caller's limit is 0, which is no limit."""
+    """Count the request. Return None if the caller has no limit (0). Raises StorageUnavailable."""
     limit = caller.rate_limit
     if not limit:
         return None
@@ -39,12 +39,12 @@ def check_rate_limit(request: Request, caller: Caller, user_id: str) -> RateLimi
         rate=f"{limit}/m",
         increment=True,
     )
-    if usage is None or usage["limit"] != limit:  # how django-ratelimit says that it cannot count
+    if usage is None or usage["limit"] != limit:  # django-ratelimit's sign of a failed counter
         raise StorageUnavailable
     return RateLimitStatus(
         limit=limit,
         remaining=max(0, limit - usage["count"]),
-        # The second in which a window of django-ratelimit ends is still a part of it.
+        # A window of django-ratelimit includes the second in which it ends.
         reset=max(0, usage["time_left"]) + 1,
         exceeded=usage["should_limit"],
     )

@@ -1,9 +1,10 @@
-"""Writing JSON, and whom it is written for."""
+"""Response renderers, and the choice among them by `Accept`."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
+from django.template.loader import render_to_string
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
@@ -23,8 +24,34 @@ class OrjsonRenderer(BaseRenderer):
         return b"" if data is None else orjson.dumps(data)
 
 
+class PlaygroundRenderer(BaseRenderer):
+    """A web page to try the API. Its files are in static/chat/playground."""
+
+    media_type = "text/html"
+    format = "html"
+    charset = "utf-8"
+
+    # Scripts, requests and images are limited to this server. Only DOMPurify turns text into HTML.
+    SECURITY_POLICY = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "trusted-types dompurify; require-trusted-types-for 'script'"
+    )
+
+    def render(
+        self,
+        data: Any,
+        accepted_media_type: str | None = None,
+        renderer_context: Mapping[str, Any] | None = None,
+    ) -> bytes:
+        return render_to_string("chat/playground.html", data).encode()
+
+
 class EventStreamNegotiation(DefaultContentNegotiation):
-    """Who accepts an event stream is answered, with one or, if none was asked for, with JSON."""
+    """Accept `text/event-stream`, which no renderer produces: the view streams by itself.
+
+    Without `"stream": true` the response is JSON.
+    """
 
     def select_renderer(
         self,
@@ -34,14 +61,14 @@ class EventStreamNegotiation(DefaultContentNegotiation):
     ) -> tuple[BaseRenderer, str]:
         if "text/event-stream" in request.headers.get("Accept", "").lower():
             return _first(renderers)
-        chosen: tuple[BaseRenderer, str] = super().select_renderer(
+        selected: tuple[BaseRenderer, str] = super().select_renderer(
             request, renderers, format_suffix
         )
-        return chosen
+        return selected
 
 
 class IgnoreClientContentNegotiation(DefaultContentNegotiation):
-    """JSON whatever is accepted, as clients made for OpenAI expect."""
+    """Ignore `Accept`: OpenAI's API does, and its clients rely on it."""
 
     def select_renderer(
         self,

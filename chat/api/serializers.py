@@ -1,152 +1,58 @@
-"""Shapes in and out. Requests are read strictly: a number is not a string, nor the reverse."""
+"""Serializers of requests and responses. Their docstrings and help texts appear in OpenAPI."""
 
-from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar, get_args
-from uuid import UUID
 
 from django.conf import settings
-from django.core.validators import MinValueValidator, RegexValidator
+from django.core.validators import MinValueValidator
 from django.utils import timezone
 from rest_framework import serializers
 
-from chat.storage.base import InteractionRecord
+from chat.api.fields import (
+    MAX_METADATA,
+    MAX_STOPS,
+    InteractionIdField,
+    MetadataField,
+    ModelIdField,
+    PromptField,
+    StopField,
+    StrictBooleanField,
+    StrictFloatField,
+    StrictIntegerField,
+    UserIdField,
+)
+from chat.storage.base import InteractionRecord, Status
 from chat.usage import DEFAULT_DAYS, MAX_DAYS, DateRange, UsageGroup
 from providers.base import FinishReason
 
 S = TypeVar("S", bound=serializers.Serializer[Any])
 
-MAX_STOPS = 4
-MAX_STOP_LENGTH = 256
-MAX_METADATA = 16
 MAX_PAGE = 100
 FINISH_REASONS = get_args(FinishReason)
-FROM_TO = ("from", "to")
 EARLIEST_DAY = date(2000, 1, 1)
 
 
-def build_once(kind: type[S]) -> S:
-    """An instance that serves all requests, with its fields, of which each instance has copies.
+def build_once(serializer_class: type[S]) -> S:
+    """Return an instance that serves all requests, with its fields built.
 
-    They are made now: the threads of the first requests would each make them.
+    DRF copies all fields for each instance; one per request would cost CPU on every call. Views
+    build theirs at import, so that threads do not do it at once during the first requests.
     """
-    made = kind()
-    for field in made.fields.values():
+    serializer = serializer_class()
+    for field in serializer.fields.values():
         inner = getattr(field, "child", field)
         if isinstance(inner, serializers.Serializer):
             list(inner.fields)
-    return made
-
-
-class StrictCharField(serializers.CharField):
-    """A string, kept as it came."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(trim_whitespace=False, **options)
-
-    def to_internal_value(self, data: Any) -> str:
-        if not isinstance(data, str):
-            self.fail("invalid")
-        return str(super().to_internal_value(data))
-
-
-class PromptField(StrictCharField):
-    """A string that says something."""
-
-    def to_internal_value(self, data: Any) -> str:
-        if isinstance(data, str) and not data.strip():
-            self.fail("blank")
-        return super().to_internal_value(data)
-
-
-class StrictFloatField(serializers.FloatField):
-    def to_internal_value(self, data: Any) -> float:
-        if not isinstance(data, int | float) or isinstance(data, bool):
-            self.fail("invalid")
-        return float(super().to_internal_value(data))
-
-
-class StrictIntegerField(serializers.IntegerField):
-    def to_internal_value(self, data: Any) -> int:
-        if not isinstance(data, int) or isinstance(data, bool):
-            self.fail("invalid")
-        return int(super().to_internal_value(data))
-
-
-class StrictBooleanField(serializers.BooleanField):
-    def to_internal_value(self, data: Any) -> bool:
-        if not isinstance(data, bool):
-            self.fail("invalid", input=data)
-        return data
-
-
-class UserIdField(StrictCharField):
-    """Who asks, in the client's application."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(
-            max_length=128,
-            validators=[
-                RegexValidator(
-                    r"\A(?!\.{1,2}\Z)[A-Za-z0-9._:@|+-]+\Z",
-                    "ASCII letters, digits and . _ : @ | + - only, and neither . nor ..",
-                )
-            ],
-            **options,
-        )
-
-
-class InteractionIdField(StrictCharField):
-    """A record's id as it is kept, however its UUID is spelled; any other text is of no record."""
-
-    def to_internal_value(self, data: Any) -> str:
-        text = super().to_internal_value(data)
-        with suppress(ValueError):
-            return str(UUID(text))
-        return text
-
-
-class ModelIdField(StrictCharField):
-    def __init__(self, **options: Any) -> None:
-        super().__init__(
-            max_length=256,
-            validators=[RegexValidator(r"\A[!-~]+\Z", "Printable ASCII without spaces only.")],
-            **options,
-        )
-
-
-class StopField(serializers.ListField):
-    """One string or a list of them."""
-
-    child = StrictCharField(max_length=MAX_STOP_LENGTH)
-
-    def to_internal_value(self, data: Any) -> list[str]:
-        return list(super().to_internal_value([data] if isinstance(data, str) else data))
-
-
-class MetadataField(serializers.DictField):
-    """A few strings of the client's own, kept with the record."""
-
-    child = StrictCharField(max_length=512, allow_blank=True)
-    default_error_messages = {
-        "max_length": f"No more than {MAX_METADATA} pairs.",
-        "key_length": "A key has 1 to 64 characters.",
-    }
-
-    def to_internal_value(self, data: Any) -> dict[str, str]:
-        value: dict[str, str] = super().to_internal_value(data)
-        if len(value) > MAX_METADATA:
-            self.fail("max_length")
-        if not all(0 < len(key) <= 64 and "\0" not in key for key in value):
-            self.fail("key_length")
-        return value
+    return serializer
 
 
 class ChatSerializer(serializers.Serializer[Any]):
-    """What a client asks."""
+    """A chat request."""
 
-    userId = UserIdField(source="user_id", help_text="Who asks, in your application: an opaque id.")
+    userId = UserIdField(
+        source="user_id", help_text="Your id for the end user. Opaque to this service."
+    )
     prompt = PromptField(
         max_length=settings.PROMPT_MAX_LENGTH, help_text="The question, kept as it came."
     )
@@ -174,7 +80,7 @@ class ChatSerializer(serializers.Serializer[Any]):
         allow_null=True,
         min_value=1,
         max_value=1_000_000,
-        help_text="The longest answer, in tokens, the model's thinking included.",
+        help_text="Maximum output tokens, including reasoning tokens.",
     )
     stop = StopField(
         required=False,
@@ -195,7 +101,7 @@ class ChatSerializer(serializers.Serializer[Any]):
 
 
 class UsageSerializer(serializers.Serializer[Any]):
-    """Tokens and cost; null is unknown."""
+    """Tokens and cost; null means unknown."""
 
     prompt_tokens = serializers.IntegerField(allow_null=True)
     completion_tokens = serializers.IntegerField(allow_null=True)
@@ -214,7 +120,7 @@ class UsageSerializer(serializers.Serializer[Any]):
 
 
 class InteractionSerializer(serializers.Serializer[InteractionRecord]):
-    """What an answer and a record have in common."""
+    """The fields that answers and records share."""
 
     interaction_id = serializers.UUIDField()
     userId = serializers.CharField(source="user_id")
@@ -232,7 +138,7 @@ class InteractionSerializer(serializers.Serializer[InteractionRecord]):
     metadata = serializers.DictField(child=serializers.CharField())
 
     def get_timestamp(self, record: InteractionRecord) -> str:
-        return utc(record.created_at)
+        return format_utc(record.created_at)
 
 
 class AnswerSerializer(InteractionSerializer):
@@ -247,7 +153,7 @@ class AnswerSerializer(InteractionSerializer):
 
 
 class FailureSerializer(serializers.Serializer[Any]):
-    """Why there is no answer, as the client was told."""
+    """The error that the client received instead of an answer."""
 
     code = serializers.CharField()
     detail = serializers.CharField()
@@ -263,7 +169,7 @@ class AttemptSerializer(serializers.Serializer[Any]):
 
 
 class RecordSerializer(InteractionSerializer):
-    """One interaction: the answer, or why there is none."""
+    """One interaction: the request, and its answer or error."""
 
     status = serializers.SerializerMethodField()
     error = FailureSerializer(allow_null=True)
@@ -274,8 +180,8 @@ class RecordSerializer(InteractionSerializer):
         help_text="Only where the model wants tools called, in OpenAI's terms.",
     )
 
-    def get_status(self, record: InteractionRecord) -> str:
-        return record.status_at(timezone.now()).value
+    def get_status(self, record: InteractionRecord) -> Status:
+        return record.status_at(timezone.now())
 
     def to_representation(self, record: InteractionRecord) -> dict[str, Any]:
         body: dict[str, Any] = super().to_representation(record)
@@ -285,7 +191,7 @@ class RecordSerializer(InteractionSerializer):
 
 
 class PageQuerySerializer(serializers.Serializer[Any]):
-    """Which part of a list."""
+    """The page of a list."""
 
     limit = serializers.IntegerField(
         min_value=1,
@@ -299,9 +205,10 @@ class PageQuerySerializer(serializers.Serializer[Any]):
 
 
 class UserQuerySerializer(PageQuerySerializer):
-    """Which part of a user's records."""
+    """The page of a user's records, and their period."""
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
+        # Declared here because `from` is a keyword in a class body.
         return {
             **super().get_fields(),
             "from": serializers.DateTimeField(
@@ -323,14 +230,14 @@ class UserIdSerializer(serializers.Serializer[Any]):
 
 
 class PageSerializer(serializers.Serializer[Any]):
-    """Records, the newest first."""
+    """Records, newest first."""
 
     items = RecordSerializer(many=True)
     next_cursor = serializers.CharField(allow_null=True, help_text="Null at the end.")
 
 
 class ConversationSerializer(serializers.Serializer[Any]):
-    """The turns of a conversation, the oldest first."""
+    """The turns of a conversation, oldest first."""
 
     conversation_id = serializers.UUIDField()
     items = RecordSerializer(many=True)
@@ -338,7 +245,7 @@ class ConversationSerializer(serializers.Serializer[Any]):
 
 
 class DeletionSerializer(serializers.Serializer[Any]):
-    """How many records were erased."""
+    """The number of erased records."""
 
     deleted = serializers.IntegerField()
 
@@ -352,14 +259,14 @@ class HealthSerializer(serializers.Serializer[Any]):
 
 
 class ChecksSerializer(serializers.Serializer[Any]):
-    """`ok`, or what is wrong."""
+    """`ok`, or the problem, for each dependency."""
 
     storage = serializers.CharField()
     provider = serializers.CharField()
 
 
 class ReadySerializer(serializers.Serializer[Any]):
-    """Whether requests can be served."""
+    """Readiness to serve requests."""
 
     status = serializers.ChoiceField(choices=["ready", "not_ready"])
     checks = ChecksSerializer()
@@ -367,7 +274,7 @@ class ReadySerializer(serializers.Serializer[Any]):
 
 
 class IndexSerializer(serializers.Serializer[Any]):
-    """What this server is, and where to go."""
+    """Name, version and links of this server."""
 
     name = serializers.CharField()
     version = serializers.CharField()
@@ -375,7 +282,7 @@ class IndexSerializer(serializers.Serializer[Any]):
 
 
 class UsageQuerySerializer(serializers.Serializer[Any]):
-    """Which usage is asked for; by default that of the last 30 days, by date."""
+    """Period, grouping and page of a usage report."""
 
     group_by = serializers.ChoiceField(choices=[each.value for each in UsageGroup], default="date")
     limit = serializers.IntegerField(min_value=1, max_value=1000, default=100)
@@ -386,10 +293,13 @@ class UsageQuerySerializer(serializers.Serializer[Any]):
     }
 
     def get_fields(self) -> dict[str, serializers.Field[Any, Any, Any, Any]]:
-        """`from` cannot be an attribute."""
-        after = [MinValueValidator(EARLIEST_DAY)]
-        days = {each: serializers.DateField(default=None, validators=after) for each in FROM_TO}
-        return {**days, **super().get_fields()}
+        # Declared here because `from` is a keyword in a class body.
+        not_before = [MinValueValidator(EARLIEST_DAY)]
+        return {
+            "from": serializers.DateField(default=None, validators=not_before),
+            "to": serializers.DateField(default=None, validators=not_before),
+            **super().get_fields(),
+        }
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         last = attrs.pop("to") or datetime.now(UTC).date()
@@ -403,7 +313,7 @@ class UsageQuerySerializer(serializers.Serializer[Any]):
 
 
 class UsageCountsSerializer(serializers.Serializer[Any]):
-    """Sums over settled records; what a record does not know adds nothing."""
+    """Sums over settled records. Unknown counts add nothing."""
 
     requests = serializers.IntegerField()
     errors = serializers.IntegerField(  # type: ignore[assignment]  # a field all the same
@@ -419,7 +329,7 @@ class UsageCountsSerializer(serializers.Serializer[Any]):
 
 
 class UsageGroupSerializer(UsageCountsSerializer):
-    """The counts of one date, model or user."""
+    """The sums of one date, model or user."""
 
     date = serializers.DateField(required=False)
     model = serializers.CharField(required=False)
@@ -427,7 +337,7 @@ class UsageGroupSerializer(UsageCountsSerializer):
 
 
 class UsageReportSerializer(serializers.Serializer[Any]):
-    """What was used, by group and as a whole."""
+    """Usage by group, and in total."""
 
     items = UsageGroupSerializer(many=True)
     total = UsageCountsSerializer()
@@ -437,7 +347,7 @@ class UsageReportSerializer(serializers.Serializer[Any]):
 
 
 class FieldErrorSerializer(serializers.Serializer[Any]):
-    """What is wrong with one field."""
+    """The error of one field."""
 
     field = serializers.CharField(allow_blank=True, help_text="Dotted path; empty: the whole body.")
     code = serializers.CharField()
@@ -456,6 +366,6 @@ class ProblemSerializer(serializers.Serializer[Any]):
     errors = FieldErrorSerializer(many=True)  # type: ignore[assignment]  # a field all the same
 
 
-def utc(moment: datetime) -> str:
-    """ISO 8601 of fixed width, which sorts as text."""
+def format_utc(moment: datetime) -> str:
+    """Return the moment in ISO 8601 with a fixed width: such strings sort by time."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -21,6 +21,7 @@ from django.conf import settings
 from django.db import close_old_connections
 from django.http import StreamingHttpResponse
 
+from chat.api.server_context import can_stream
 from chat.errors import ClientDisconnected, Problem, log_and_convert, problem_from_exception
 from chat.service import ChatResult, Delta
 from chat.telemetry.context import add_log_fields, current_request_id
@@ -80,7 +81,7 @@ class EventStream:
         self._deadline = deadline
         self._shape = shape
         # Lambda's bridge sends nothing before the end.
-        self._patience = math.inf if "apig_wsgi.context" in environ else HEARTBEAT_SECONDS
+        self._patience = HEARTBEAT_SECONDS if can_stream(environ) else math.inf
         self._request_id = current_request_id()
         self._items: SimpleQueue[Delta | ChatResult | Exception | None] = SimpleQueue()
         self._pump: Future[None] = _producer_pool().submit(copy_context().run, self._run, events)

@@ -3,7 +3,7 @@ from django.urls import path
 from chat.api import views
 from chat.api.openai import views as openai
 
-# What else of OpenAI's addresses its clients may ask for.
+# Other endpoints of OpenAI: their 404 has OpenAI's error shape, which its clients can read.
 UNSUPPORTED_OPENAI_PATHS = (
     *("audio", "batches", "chat/completions", "completions", "embeddings", "files", "fine_tuning"),
     *("images", "models", "moderations", "responses", "uploads", "vector_stores"),

@@ -1,7 +1,5 @@
-"""One thin view per operation: parse, call the service, respond."""
+"""The views: each parses the request, calls a service, and responds."""
 
-import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,11 +13,8 @@ from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
 from chat import service, usage
-from chat.api import streaming
-from chat.api.base import BaseAPIView
-from chat.api.disconnect import disconnect_check
-from chat.api.playground import PlaygroundRenderer
-from chat.api.renderers import EventStreamNegotiation
+from chat.api.base import BaseAPIView, BaseChatView
+from chat.api.renderers import EventStreamNegotiation, PlaygroundRenderer
 from chat.api.serializers import (
     AnswerSerializer,
     ChatSerializer,
@@ -30,64 +25,37 @@ from chat.api.serializers import (
     UserIdSerializer,
     UserQuerySerializer,
     build_once,
-    utc,
+    format_utc,
 )
-from chat.errors import StorageUnavailable, ValidationFailed
+from chat.api.streaming import ChatEventFormat
+from chat.errors import StorageUnavailable
 from chat.storage import store
 from chat.storage.base import Page
 
+# `build_once` says why they are shared, and built at import.
 CHAT_REQUEST = build_once(ChatSerializer)
 ANSWER = build_once(AnswerSerializer)
 RECORD = build_once(RecordSerializer)
 PAGE_QUERY = build_once(PageQuerySerializer)
-USER = build_once(UserIdSerializer)
+USER_ID = build_once(UserIdSerializer)
 USER_QUERY = build_once(UserQuerySerializer)
 USAGE_QUERY = build_once(UsageQuerySerializer)
-COUNTS = build_once(UsageCountsSerializer)
-
-IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
-
-
-class BaseChatView(BaseAPIView):
-    """A view that has a model asked."""
-
-    def ask(
-        self,
-        request: Request,
-        question: service.ChatRequest,
-        whole: Callable[[service.ChatResult], Any],
-        shape: streaming.StreamFormat | None,
-    ) -> HttpResponseBase:
-        """The answer, written by `whole`; or as it comes, if there is a `shape` for that."""
-        deadline = self.deadline(disconnect_check(request.META))
-        self.count(question.user_id)
-        asked: dict[str, Any] = {
-            "caller": self.caller,
-            "question": question,
-            "deadline": deadline,
-            "idempotency_key": _idempotency_key(request),
-            "use_cache": "no-cache" not in request.headers.get("Cache-Control", "").lower(),
-        }
-        if shape:
-            events = service.stream(**asked)
-            return streaming.respond(events, deadline=deadline, shape=shape, environ=request.META)
-        answer = service.chat(**asked)
-        headers = {"Idempotency-Replayed": "true"} if answer.replayed else None
-        return Response(whole(answer), headers=headers)
+USAGE_COUNTS = build_once(UsageCountsSerializer)
 
 
 class ChatView(BaseChatView):
     content_negotiation_class = EventStreamNegotiation
 
     def post(self, request: Request) -> HttpResponseBase:
-        given = self.body(CHAT_REQUEST)
-        shape = streaming.ChatEventFormat(_answer) if given.pop("stream", None) else None
-        return self.ask(request, service.ChatRequest(**given), _answer, shape)
+        fields = self.validated_body(CHAT_REQUEST)
+        stream_format = ChatEventFormat(_render_result) if fields.pop("stream", None) else None
+        chat_request = service.ChatRequest(**fields)
+        return self.run_chat(request, chat_request, _render_result, stream_format)
 
 
-def _answer(answer: service.ChatResult) -> dict[str, Any]:
-    body: dict[str, Any] = ANSWER.to_representation(answer.record)
-    return body if answer.recorded else {**body, "recorded": False}
+def _render_result(result: service.ChatResult) -> dict[str, Any]:
+    body: dict[str, Any] = ANSWER.to_representation(result.record)
+    return body if result.recorded else {**body, "recorded": False}
 
 
 class InteractionView(BaseAPIView):
@@ -99,12 +67,14 @@ class InteractionView(BaseAPIView):
 class UserInteractionsView(BaseAPIView):
     def get(self, request: Request, user_id: str) -> Response:
         query = USER_QUERY.run_validation(request.query_params.dict())
-        page = service.get_interactions(caller=self.caller, user_id=_user(user_id), **query)
-        return Response(_page(page))
+        page = service.get_interactions(
+            caller=self.caller, user_id=_validated_user_id(user_id), **query
+        )
+        return Response(_render_page(page))
 
     def delete(self, request: Request, user_id: str) -> Response:
         deleted = service.erase_user(
-            caller=self.caller, user_id=_user(user_id), deadline=self.deadline()
+            caller=self.caller, user_id=_validated_user_id(user_id), deadline=self.deadline()
         )
         return Response({"deleted": deleted})
 
@@ -114,32 +84,32 @@ class ConversationView(BaseAPIView):
         query = PAGE_QUERY.run_validation(request.query_params.dict())
         id_ = service.parse_interaction_id(conversation_id)
         page = service.get_conversation(caller=self.caller, conversation_id=id_, **query)
-        return Response({"conversation_id": id_, **_page(page)})
+        return Response({"conversation_id": id_, **_render_page(page)})
 
 
-def _user(user_id: str) -> str:
-    return str(USER.run_validation({"userId": user_id})["user_id"])
+def _validated_user_id(user_id: str) -> str:
+    return str(USER_ID.run_validation({"userId": user_id})["user_id"])
 
 
-def _page(page: Page) -> dict[str, Any]:
+def _render_page(page: Page) -> dict[str, Any]:
     items = [RECORD.to_representation(record) for record in page.records]
     return {"items": items, "next_cursor": page.next_cursor}
 
 
 class UsageView(BaseAPIView):
     def get(self, request: Request) -> Response:
-        asked = USAGE_QUERY.run_validation(request.query_params.dict())
-        report = usage.report(owner=self.caller.owner, **asked)
+        query = USAGE_QUERY.run_validation(request.query_params.dict())
+        report = usage.report(owner=self.caller.owner, **query)
         items = [
-            {asked["group_by"].value: name, **COUNTS.to_representation(counts)}
+            {query["group_by"].value: name, **USAGE_COUNTS.to_representation(counts)}
             for name, counts in report.groups.items()
         ]
-        total = COUNTS.to_representation(report.total)
+        total = USAGE_COUNTS.to_representation(report.total)
         return Response({"items": items, "total": total, "next_cursor": report.next_cursor})
 
 
 class PublicView(BaseAPIView):
-    """Open to all, keys or not."""
+    """A view that needs no API key."""
 
     authentication_classes = ()
 
@@ -151,6 +121,7 @@ class HealthView(PublicView):
 
 class ReadyView(PublicView):
     def get(self, request: Request) -> Response:
+        # `provider` is always ok: settings refuse to start without a configured one.
         checks = {"storage": "ok", "provider": "ok"}
         try:
             store().ping()
@@ -163,7 +134,7 @@ class ReadyView(PublicView):
 
 @method_decorator(conditional_page, "dispatch")
 class IndexView(PublicView):
-    """JSON for programs; for who asks for HTML, as browsers do, the playground."""
+    """JSON for programs, and the playground for clients that accept HTML, as browsers do."""
 
     def get_renderers(self) -> list[BaseRenderer]:
         renderers = super().get_renderers()
@@ -181,17 +152,5 @@ class IndexView(PublicView):
         )
 
 
-def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
-        error = {
-            "field": "Idempotency-Key",
-            "code": "invalid",
-            "detail": "1 to 255 printable ASCII characters.",
-        }
-        raise ValidationFailed(errors=[error])
-    return key
-
-
 def _now() -> str:
-    return utc(datetime.now(UTC))
+    return format_utc(datetime.now(UTC))

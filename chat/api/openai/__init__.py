@@ -1,4 +1,4 @@
-"""OpenAI's API in front of the same service: translation, and nothing else.
+"""OpenAI's API in front of the same service.
 
-https://platform.openai.com/docs/api-reference/chat describes what its clients send and expect.
+https://platform.openai.com/docs/api-reference/chat is the reference of requests and responses.
 """

@@ -1,20 +1,20 @@
-"""The service's answers in OpenAI's shapes."""
+"""Chat completions: the service's results in OpenAI's shapes."""
 
 from typing import Any
 
-from chat.api.openai.errors import rendered
+from chat.api.openai.errors import render_problem
 from chat.api.streaming import one_line
 from chat.errors import Problem
 from chat.service import ChatResult, Delta
 from chat.storage.base import InteractionRecord
 
 
-def render_result(answer: ChatResult) -> dict[str, Any]:
-    """A chat completion; `interaction_id` leads to its record."""
-    record = answer.record
-    calls = {"tool_calls": list(record.tool_calls)} if record.tool_calls else {}
+def render_result(result: ChatResult) -> dict[str, Any]:
+    """Return a chat completion; `interaction_id` names its record."""
+    record = result.record
+    tool_calls = {"tool_calls": list(record.tool_calls)} if record.tool_calls else {}
     content = record.response or (None if record.tool_calls else "")
-    message = {"role": "assistant", "content": content, "refusal": None, **calls}
+    message = {"role": "assistant", "content": content, "refusal": None, **tool_calls}
     choice = {
         "index": 0,
         "message": message,
@@ -27,73 +27,74 @@ def render_result(answer: ChatResult) -> dict[str, Any]:
         "choices": [choice],
         "usage": _usage(record),
         "interaction_id": record.interaction_id,
-        **({} if answer.recorded else {"recorded": False}),
+        **({} if result.recorded else {"recorded": False}),
     }
 
 
 class CompletionChunkFormat:
-    """The chunks of one streamed completion."""
+    """The chunks of one streamed completion (a `StreamFormat`).
+
+    OpenAI's first chunk has the role alone. All chunks name one model: that of the first delta.
+    """
 
     def __init__(self, *, include_usage: bool) -> None:
         self._usage: dict[str, Any] = {"usage": None} if include_usage else {}
-        self._model = ""
+        self._model = ""  # until the first chunk
 
     def delta(self, delta: Delta) -> bytes:
-        return self._begin(delta.record, delta.model) + self._chunk(
-            delta.record, {"content": delta.text}
-        )
+        first = self._first_chunk(delta.record, delta.model)
+        return first + self._chunk(delta.record, {"content": delta.text})
 
-    def done(self, answer: ChatResult) -> bytes:
-        record = answer.record
-        written = b""
+    def done(self, result: ChatResult) -> bytes:
+        record = result.record
+        chunks = b""
         if not self._model:
-            text = {"content": record.response} if record.response else None
-            written = self._begin(record, record.model)
-            written += self._chunk(record, text) if text else b""
+            chunks = self._first_chunk(record, record.model)
+            if record.response:
+                chunks += self._chunk(record, {"content": record.response})
         for index, call in enumerate(record.tool_calls):
-            written += self._chunk(record, {"tool_calls": [{"index": index, **call}]})
-        written += self._chunk(record, {}, record.finish_reason)
+            chunks += self._chunk(record, {"tool_calls": [{"index": index, **call}]})
+        chunks += self._chunk(record, {}, record.finish_reason)
         if self._usage:
-            last = {**self._head(record), "choices": [], "usage": _usage(record)}
-            written += _data(last)
-        return written + b"data: [DONE]\n\n"
+            chunks += _event({**self._head(record), "choices": [], "usage": _usage(record)})
+        return chunks + b"data: [DONE]\n\n"
 
     def error(self, problem: Problem, request_id: str) -> bytes:
-        return _data({**rendered(problem)[1], "request_id": request_id})
+        _, body = render_problem(problem)
+        return _event({**body, "request_id": request_id})
 
-    def _begin(self, record: InteractionRecord, model: str) -> bytes:
-        """The first chunk tells the role. All of them have the model of the first."""
+    def _first_chunk(self, record: InteractionRecord, model: str) -> bytes:
         if self._model:
             return b""
         self._model = model
         return self._chunk(record, {"role": "assistant", "content": "", "refusal": None})
 
     def _chunk(
-        self, record: InteractionRecord, delta: dict[str, Any], finish: str | None = None
+        self, record: InteractionRecord, delta: dict[str, Any], finish_reason: str | None = None
     ) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return _data({**self._head(record), "choices": [choice], **self._usage})
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return _event({**self._head(record), "choices": [choice], **self._usage})
 
     def _head(self, record: InteractionRecord) -> dict[str, Any]:
         return {**_head(record, "chat.completion.chunk"), "model": self._model}
 
 
-def model(id_: str, provider: str) -> dict[str, Any]:
-    """A model; when its vendor made it is unknown, and the field is needed."""
+def render_model(id_: str, provider: str) -> dict[str, Any]:
+    """Return a model object. `created` is required by OpenAI's clients, and unknown here."""
     return {"id": id_, "object": "model", "created": 0, "owned_by": provider}
 
 
-def _head(record: InteractionRecord, kind: str) -> dict[str, Any]:
+def _head(record: InteractionRecord, object_: str) -> dict[str, Any]:
     return {
         "id": f"chatcmpl-{record.interaction_id}",
-        "object": kind,
+        "object": object_,
         "created": int(record.created_at.timestamp()),
         "system_fingerprint": None,
     }
 
 
 def _usage(record: InteractionRecord) -> dict[str, Any] | None:
-    """Tokens; null when they are unknown, as these clients count with what is there."""
+    """Return the tokens, or None if they are unknown: clients would add up zeros."""
     usage = record.usage
     if usage.prompt_tokens is None or usage.completion_tokens is None:
         return None
@@ -106,5 +107,5 @@ def _usage(record: InteractionRecord) -> dict[str, Any] | None:
     }
 
 
-def _data(chunk: dict[str, Any]) -> bytes:
-    return b"data: %b\n\n" % one_line(chunk)
+def _event(data: dict[str, Any]) -> bytes:
+    return b"data: %b\n\n" % one_line(data)

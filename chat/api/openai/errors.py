@@ -1,4 +1,4 @@
-"""Problems in OpenAI's words: `{"error": {"message", "type", "param", "code"}}`."""
+"""Problems in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from providers.parsing import TOO_LONG
 INVALID = "invalid_request_error"
 SERVER = "server_error"
 
-# By our code: OpenAI's type, its code, and the status where it is another one.
+# Our code -> OpenAI's type, OpenAI's code, and OpenAI's status where it differs.
 TERMS: dict[str, tuple[str, str | None, int | None]] = {
     "missing_api_key": (INVALID, "invalid_api_key", None),
     "invalid_api_key": (INVALID, "invalid_api_key", None),
@@ -27,6 +27,7 @@ TERMS: dict[str, tuple[str, str | None, int | None]] = {
     "provider_timeout": (SERVER, "upstream_timeout", None),
     "internal_error": (SERVER, None, None),
 }
+# The code of a field's error -> OpenAI's code; any other is `invalid_value`.
 FIELD_CODES = {
     "required": "missing_required_parameter",
     "unsupported": "unsupported_parameter",
@@ -34,24 +35,17 @@ FIELD_CODES = {
     "not_a_dict": "invalid_type",
     "null": "invalid_type",
 }
-# The official clients try again after a 409 or a 5xx. Here it would come to the same, and they are
-# told so.
-FINAL = {"answer_not_kept", "provider_error", "provider_timeout"}
-
-
-def rendered(problem: Problem) -> tuple[int, dict[str, Any]]:
-    """The status and the body."""
-    error, status = _error(problem)
-    return status, {"error": error}
+# Official clients retry each 409 and 5xx. These would fail again: a header stops the clients.
+NOT_RETRYABLE = {"answer_not_kept", "provider_error", "provider_timeout"}
 
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse:
-    """What DRF is given for these views."""
+    """Turn an exception of a view into a response (DRF's hook)."""
     problem = log_and_convert(exc)
-    status, body = rendered(problem)
+    status, body = render_problem(problem)
     add_log_fields(code=problem.code)
     headers = dict(problem.headers)
-    if problem.code in FINAL:
+    if problem.code in NOT_RETRYABLE:
         headers["X-Should-Retry"] = "false"
     return HttpResponse(
         orjson.dumps(body),
@@ -61,10 +55,10 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse:
     )
 
 
-def _error(problem: Problem) -> tuple[dict[str, Any], int]:
-    """The error, and the status that goes with it."""
-    kind = INVALID if problem.status < 500 else SERVER
-    kind, code, status = TERMS.get(problem.code, (kind, problem.code, None))
+def render_problem(problem: Problem) -> tuple[int, dict[str, Any]]:
+    """Return the status and the body."""
+    default_type = INVALID if problem.status < 500 else SERVER
+    type_, code, status = TERMS.get(problem.code, (default_type, problem.code, None))
     message, param = problem.detail, None
     if isinstance(problem, ValidationFailed) and problem.errors:
         first = problem.errors[0]
@@ -76,5 +70,5 @@ def _error(problem: Problem) -> tuple[dict[str, Any], int]:
             code = FIELD_CODES.get(first["code"], "invalid_value")
     elif problem.detail == TOO_LONG:
         code = "context_length_exceeded"
-    error = {"message": message, "type": kind, "param": param, "code": code}
-    return error, status or problem.status
+    error = {"message": message, "type": type_, "param": param, "code": code}
+    return status or problem.status, {"error": error}

@@ -1,13 +1,12 @@
-"""A chat completion request -> the service's Question."""
+"""Serializers of OpenAI's requests: they validate to a `service.ChatRequest`."""
 
 from typing import Any
 
 import orjson
-from django.conf import settings
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
-from chat.api.serializers import (
+from chat.api.fields import (
     MAX_STOPS,
     MetadataField,
     ModelIdField,
@@ -18,13 +17,10 @@ from chat.api.serializers import (
     StrictIntegerField,
     UserIdField,
 )
+from chat.api.openai.fields import INSTRUCTION_ROLES, MessagesField, ToolChoiceField
 
 ANONYMOUS = "anonymous"
-ROLES = ("system", "developer", "user", "assistant", "tool")
-INSTRUCTING = ("system", "developer")
-# Parts that are texts, under the name of their type.
-SPOKEN = ("text", "refusal")
-PARTS = (*SPOKEN, "image_url", "input_audio", "file")
+# Parameters that are passed to the vendor unchanged.
 OPTIONS = (
     "tools",
     "tool_choice",
@@ -35,8 +31,8 @@ OPTIONS = (
     "presence_penalty",
     "reasoning_effort",
 )
-# What would change the answer, and is done by no provider here. Empty or off, it changes nothing;
-# only a search of the web is asked for by an empty object, too.
+# Parameters that would change the answer and that no provider supports. A false or empty value is
+# accepted, except for a web search: an empty object asks for one with default options.
 WEB_SEARCH = "web_search_options"
 UNSUPPORTED = (
     "audio",
@@ -49,92 +45,12 @@ UNSUPPORTED = (
 )
 
 
-class MessagesField(serializers.Field[Any, Any, Any, Any]):
-    """The conversation so far: system and developer messages apart from the others."""
-
-    default_error_messages = {
-        "not_a_list": "A list of messages, and not an empty one.",
-        "message": "Message {number}: {fault}",
-    }
-
-    def to_internal_value(self, data: Any) -> list[dict[str, Any]]:
-        if not isinstance(data, list) or not data:
-            self.fail("not_a_list")
-        return [self._message(number, message) for number, message in enumerate(data)]
-
-    def _message(self, number: int, data: Any) -> dict[str, Any]:
-        if not isinstance(data, dict) or data.get("role") not in ROLES:
-            self._refuse(number, f"an object with a role of {', '.join(ROLES)}.")
-        content = data.get("content")
-        if content is None and not data.get("tool_calls"):
-            content = data.get("refusal")  # that was all its model said
-            if not content:
-                self._refuse(number, "content is missing.")
-        message = {"role": data["role"], "content": self._content(number, content)}
-        if data["role"] in INSTRUCTING and not isinstance(message["content"], str):
-            self._refuse(number, "instructions are texts.")
-        if calls := data.get("tool_calls"):
-            if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-                self._refuse(number, "tool_calls is a list of objects.")
-            if data["role"] != "assistant":
-                self._refuse(number, "tool_calls are an assistant's.")
-            message["tool_calls"] = calls
-        if name := data.get("name"):
-            message["name"] = self._text(number, name)
-        if data["role"] == "tool":
-            if not isinstance(data.get("tool_call_id"), str):
-                self._refuse(number, "tool_call_id is missing.")
-            message["tool_call_id"] = data["tool_call_id"]
-        return message
-
-    def _content(self, number: int, content: Any) -> str | list[dict[str, Any]]:
-        """A text; or the parts, where there are others than texts."""
-        if content is None:
-            return ""
-        if isinstance(content, str):
-            return self._text(number, content)
-        if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
-            self._refuse(number, "content is a string or a list of parts.")
-        parts: list[dict[str, Any]] = content
-        for part in parts:
-            if part.get("type") not in PARTS:
-                self._refuse(number, f"a part has a type of {', '.join(PARTS)}.")
-            if part["type"] in SPOKEN:
-                self._text(number, part.get(part["type"]))
-            elif not isinstance(part.get(part["type"]), dict):
-                self._refuse(number, "a part has an object under the name of its type.")
-        if all(part["type"] in SPOKEN for part in parts):
-            return "\n".join(part[part["type"]] for part in parts)
-        return parts
-
-    def _text(self, number: int, text: Any) -> str:
-        if not isinstance(text, str) or "\0" in text:
-            self._refuse(number, "a text is a string without NUL.")
-        if len(text) > settings.PROMPT_MAX_LENGTH:
-            self._refuse(number, f"no more than {settings.PROMPT_MAX_LENGTH} characters.")
-        return str(text)
-
-    def _refuse(self, number: int, fault: str) -> None:
-        self.fail("message", number=number, fault=fault)
-
-
-class ToolChoiceField(serializers.Field[Any, Any, Any, Any]):
-    """A word, or an object that names a tool."""
-
-    default_error_messages = {"invalid": "A string or an object."}
-
-    def to_internal_value(self, data: Any) -> str | dict[str, Any]:
-        if not isinstance(data, str | dict):
-            self.fail("invalid")
-        return data
-
-
 class StreamOptionsSerializer(serializers.Serializer[Any]):
     include_usage = StrictBooleanField(required=False, allow_null=True)
 
 
 class CompletionSerializer(serializers.Serializer[Any]):
-    """What OpenAI's clients ask. Fields that nobody here knows are passed over."""
+    """A chat completion request. Unknown fields are ignored."""
 
     model = ModelIdField(help_text="A model's id, `provider:id`, or `default`.")
     messages = MessagesField(help_text="The conversation; the last message is to be answered.")
@@ -169,28 +85,20 @@ class CompletionSerializer(serializers.Serializer[Any]):
         if isinstance(data, dict):
             for name in UNSUPPORTED:
                 if data.get(name) or (name == WEB_SEARCH and data.get(name) is not None):
-                    raise _refused(name, "Not supported here.", "unsupported")
+                    raise _field_error(name, "Not supported here.", "unsupported")
             if data.get("modalities") not in (None, [], ["text"]):
-                raise _refused("modalities", "Only text is answered here.", "unsupported")
+                raise _field_error("modalities", "Only text is answered here.", "unsupported")
         return super().to_internal_value(data)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """The fields of a `service.Question`, with `stream` and `include_usage`."""
+        """Return the fields of a `service.ChatRequest`, and `stream` and `include_usage`."""
         if any(tool.get("type") == "custom" for tool in attrs.get("tools") or ()):
-            raise _refused("tools", "Custom tools are not supported here.", "unsupported")
-        options = {name: attrs[name] for name in OPTIONS if attrs.get(name) not in (None, [])}
-        if options.get("response_format") == {"type": "text"}:
-            del options["response_format"]
-        if "tools" not in options:
-            options.pop("tool_choice", None)
-            options.pop("parallel_tool_calls", None)
-        try:  # with room for what is put around them where they are kept, compared and sent
-            orjson.dumps([[[[[[[[options, attrs["messages"]]]]]]]]])
-        except orjson.JSONEncodeError as exc:
-            raise _refused("", "The body is nested too deeply.", "invalid") from exc
+            raise _field_error("tools", "Custom tools are not supported here.", "unsupported")
+        options = _options(attrs)
+        _check_nesting(options, attrs["messages"])
         limit = attrs.get("max_completion_tokens")
         return {
-            **_asked(attrs["messages"]),
+            **_split_messages(attrs["messages"]),
             "user_id": attrs.get("user") or ANONYMOUS,
             "model": attrs["model"],
             "temperature": attrs.get("temperature"),
@@ -204,28 +112,53 @@ class CompletionSerializer(serializers.Serializer[Any]):
         }
 
 
-def _asked(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    """`prompt`, `system` and `messages`: the last is left out where the others say it all."""
-    above = [m for m in messages if m["role"] in INSTRUCTING]
-    turns = [m for m in messages if m["role"] not in INSTRUCTING]
-    if not turns:  # instructions alone are a question too
-        above, turns = [], [{**message, "role": "user"} for message in above]
-    system = "\n\n".join(filter(None, (_text_of(message) for message in above)))
-    asked = [_text_of(message) for message in turns if message["role"] == "user"]
-    alone = len(turns) == 1 and turns[0] == {"role": "user", "content": _text_of(turns[0])}
+def _options(attrs: dict[str, Any]) -> dict[str, Any]:
+    """Return the OPTIONS of a request, without those that change nothing."""
+    options = {name: attrs[name] for name in OPTIONS if attrs.get(name) not in (None, [])}
+    if options.get("response_format") == {"type": "text"}:
+        del options["response_format"]
+    if "tools" not in options:
+        options.pop("tool_choice", None)
+        options.pop("parallel_tool_calls", None)
+    return options
+
+
+def _check_nesting(options: dict[str, Any], messages: list[dict[str, Any]]) -> None:
+    """Raise ValidationError for JSON that orjson could not write later.
+
+    The lists around it stand for the levels that records and vendor requests add.
+    """
+    try:
+        orjson.dumps([[[[[[[[options, messages]]]]]]]])
+    except orjson.JSONEncodeError as exc:
+        raise _field_error("", "The body is nested too deeply.", "invalid") from exc
+
+
+def _split_messages(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return `prompt`, `system` and `messages` of a `service.ChatRequest`.
+
+    `messages` is None if `prompt` and `system` say it all.
+    """
+    instructions = [m for m in messages if m["role"] in INSTRUCTION_ROLES]
+    turns = [m for m in messages if m["role"] not in INSTRUCTION_ROLES]
+    if not turns:  # a request of instructions alone: they are the prompt
+        instructions, turns = [], [{**message, "role": "user"} for message in instructions]
+    system = "\n\n".join(filter(None, map(_text_content, instructions)))
+    prompts = [_text_content(message) for message in turns if message["role"] == "user"]
+    is_plain_prompt = turns == [{"role": "user", "content": _text_content(turns[0])}]
     return {
-        "prompt": asked[-1] if asked else "",
+        "prompt": prompts[-1] if prompts else "",
         "system": system or None,
-        "messages": None if alone else turns,
+        "messages": None if is_plain_prompt else turns,
     }
 
 
-def _text_of(message: dict[str, Any]) -> str:
+def _text_content(message: dict[str, Any]) -> str:
     content = message["content"]
     if isinstance(content, str):
         return content
     return "\n".join(part["text"] for part in content if part["type"] == "text")
 
 
-def _refused(name: str, detail: str, code: str) -> serializers.ValidationError:
+def _field_error(name: str, detail: str, code: str) -> serializers.ValidationError:
     return serializers.ValidationError({name: [ErrorDetail(detail, code=code)]})

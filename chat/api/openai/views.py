@@ -1,4 +1,4 @@
-"""The operations of OpenAI's API that are served here."""
+"""OpenAI's operations that this service has."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,20 +8,19 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from chat import service
-from chat.api.base import BaseAPIView
-from chat.api.openai import chat_completions
+from chat.api.base import BaseAPIView, BaseChatView
+from chat.api.openai.chat_completions import CompletionChunkFormat, render_model, render_result
 from chat.api.openai.errors import exception_handler
 from chat.api.openai.serializers import CompletionSerializer
 from chat.api.renderers import IgnoreClientContentNegotiation
 from chat.api.serializers import build_once
-from chat.api.views import BaseChatView
 from chat.errors import NotFound
 
 COMPLETION_REQUEST = build_once(CompletionSerializer)
 
 
 class OpenAIView(BaseAPIView):
-    """A view that fails in OpenAI's words, and cares for no Accept."""
+    """A view with OpenAI's error shape and without content negotiation."""
 
     content_negotiation_class = IgnoreClientContentNegotiation
 
@@ -31,20 +30,14 @@ class OpenAIView(BaseAPIView):
 
 class CompletionsView(OpenAIView, BaseChatView):
     def post(self, request: Request) -> HttpResponseBase:
-        given = self.body(COMPLETION_REQUEST)
-        streamed, include_usage = given.pop("stream"), given.pop("include_usage")
-        shape = (
-            chat_completions.CompletionChunkFormat(include_usage=include_usage)
-            if streamed
-            else None
-        )
-        return self.ask(
-            request, service.ChatRequest(**given), chat_completions.render_result, shape
-        )
+        fields = self.validated_body(COMPLETION_REQUEST)
+        stream, include_usage = fields.pop("stream"), fields.pop("include_usage")
+        stream_format = CompletionChunkFormat(include_usage=include_usage) if stream else None
+        return self.run_chat(request, service.ChatRequest(**fields), render_result, stream_format)
 
 
 class UnsupportedEndpointView(OpenAIView):
-    """What OpenAI has at an address, and this service has not."""
+    """One of OpenAI's endpoints that this service lacks: 404, after authentication."""
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         super().initial(request, *args, **kwargs)
@@ -56,11 +49,11 @@ class ModelsView(OpenAIView):
         models = {}
         for route in service.list_models(self.caller):
             id_ = f"{route.provider.name}:{route.model}" if route.model in models else route.model
-            models[id_] = chat_completions.model(id_, route.provider.name)
+            models[id_] = render_model(id_, route.provider.name)
         return Response({"object": "list", "data": list(models.values())})
 
 
 class ModelView(OpenAIView):
     def get(self, request: Request, model_id: str) -> Response:
         route = service.routes_for(self.caller, model_id)[0]
-        return Response(chat_completions.model(model_id, route.provider.name))
+        return Response(render_model(model_id, route.provider.name))

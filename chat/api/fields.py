@@ -1,0 +1,117 @@
+"""Serializer fields that convert no types: a number is not a string, a string is not a number."""
+
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+from django.core.validators import RegexValidator
+from rest_framework import serializers
+
+MAX_STOPS = 4
+MAX_STOP_LENGTH = 256
+MAX_METADATA = 16
+MAX_METADATA_KEY_LENGTH = 64
+
+
+class StrictCharField(serializers.CharField):
+    """A string, not trimmed."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(trim_whitespace=False, **options)
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return str(super().to_internal_value(data))
+
+
+class PromptField(StrictCharField):
+    """A string with at least one character that is not whitespace."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if isinstance(data, str) and not data.strip():
+            self.fail("blank")
+        return super().to_internal_value(data)
+
+
+class StrictFloatField(serializers.FloatField):
+    def to_internal_value(self, data: Any) -> float:
+        if not isinstance(data, int | float) or isinstance(data, bool):
+            self.fail("invalid")
+        return float(super().to_internal_value(data))
+
+
+class StrictIntegerField(serializers.IntegerField):
+    def to_internal_value(self, data: Any) -> int:
+        if not isinstance(data, int) or isinstance(data, bool):
+            self.fail("invalid")
+        return int(super().to_internal_value(data))
+
+
+class StrictBooleanField(serializers.BooleanField):
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return data
+
+
+class UserIdField(StrictCharField):
+    """The client's id of its end user."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            max_length=128,
+            validators=[
+                RegexValidator(
+                    r"\A(?!\.{1,2}\Z)[A-Za-z0-9._:@|+-]+\Z",
+                    "ASCII letters, digits and . _ : @ | + - only, and neither . nor ..",
+                )
+            ],
+            **options,
+        )
+
+
+class InteractionIdField(StrictCharField):
+    """A UUID in any spelling, normalized. Other text passes unchanged: it matches no record."""
+
+    def to_internal_value(self, data: Any) -> str:
+        text = super().to_internal_value(data)
+        with suppress(ValueError):
+            return str(UUID(text))
+        return text
+
+
+class ModelIdField(StrictCharField):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            max_length=256,
+            validators=[RegexValidator(r"\A[!-~]+\Z", "Printable ASCII without spaces only.")],
+            **options,
+        )
+
+
+class StopField(serializers.ListField):
+    """A list of strings, or one string without a list."""
+
+    child = StrictCharField(max_length=MAX_STOP_LENGTH)
+
+    def to_internal_value(self, data: Any) -> list[str]:
+        return list(super().to_internal_value([data] if isinstance(data, str) else data))
+
+
+class MetadataField(serializers.DictField):
+    """String pairs that are kept with the record."""
+
+    child = StrictCharField(max_length=512, allow_blank=True)
+    default_error_messages = {
+        "max_length": f"No more than {MAX_METADATA} pairs.",
+        "key_length": f"A key has 1 to {MAX_METADATA_KEY_LENGTH} characters.",
+    }
+
+    def to_internal_value(self, data: Any) -> dict[str, str]:
+        value: dict[str, str] = super().to_internal_value(data)
+        if len(value) > MAX_METADATA:
+            self.fail("max_length")
+        if not all(0 < len(key) <= MAX_METADATA_KEY_LENGTH and "\0" not in key for key in value):
+            self.fail("key_length")
+        return value

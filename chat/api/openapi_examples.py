@@ -1,0 +1,89 @@
+"""Examples of the OpenAPI document: requests and responses."""
+
+ID = "01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6e"
+CHAT_REQUEST = {"userId": "user123", "prompt": "Olá!"}
+CHAT_ANSWER = {
+    "interaction_id": ID,
+    "userId": "user123",
+    "prompt": "Olá!",
+    "response": "Olá! Como posso ajudar?",
+    "model": "google/gemini-3.5-flash-lite",
+    "timestamp": "2026-01-01T12:00:00.000000Z",
+    "conversation_id": ID,
+    "previous_interaction_id": None,
+    "provider": "openrouter",
+    "finish_reason": "stop",
+    "cached": False,
+    "latency_ms": 812,
+    "usage": {
+        "prompt_tokens": 9,
+        "completion_tokens": 41,
+        "total_tokens": 50,
+        "cached_tokens": None,
+        "reasoning_tokens": None,
+        "cost_usd": "0.000104",
+    },
+    "metadata": {},
+}
+CHAT_EVENTS = 'event: delta\ndata: {"text":"Olá!"}\n\nevent: done\ndata: {"interaction_id": …}\n\n'
+RECORD = {
+    **CHAT_ANSWER,
+    "status": "ok",
+    "error": None,
+    "attempts": [
+        {
+            "provider": "openrouter",
+            "model": "google/gemini-3.5-flash-lite",
+            "outcome": "ok",
+            "latency_ms": 805,
+        }
+    ],
+}
+PAGE = {"items": [RECORD], "next_cursor": None}
+CONVERSATION = {"conversation_id": RECORD["conversation_id"], **PAGE}
+
+COMPLETION_REQUEST = {"model": "default", "messages": [{"role": "user", "content": "Olá!"}]}
+COMPLETION = {
+    "id": f"chatcmpl-{ID}",
+    "object": "chat.completion",
+    "created": 1767268800,
+    "system_fingerprint": None,
+    "model": "google/gemini-3.5-flash-lite",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Olá!", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ],
+    "usage": {
+        "prompt_tokens": 9,
+        "completion_tokens": 41,
+        "total_tokens": 50,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    },
+    "interaction_id": ID,
+}
+MODEL = {
+    "id": "google/gemini-3.5-flash-lite",
+    "object": "model",
+    "created": 0,
+    "owned_by": "openrouter",
+}
+MODELS = {"object": "list", "data": [MODEL]}
+
+USAGE_COUNTS = {
+    "requests": 12,
+    "errors": 1,
+    "prompt_tokens": 108,
+    "completion_tokens": 492,
+    "total_tokens": 600,
+    "cost_usd": "0.001248",
+}
+USAGE = {
+    "items": [{"date": "2026-01-01", **USAGE_COUNTS}],
+    "total": USAGE_COUNTS,
+    "next_cursor": None,
+}

@@ -1,0 +1,18 @@
+"""What the HTTP layer knows of its server, read from the WSGI environment."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# apig-wsgi puts Lambda's context object here; other servers have no such key.
+LAMBDA_CONTEXT = "apig_wsgi.context"
+
+
+def remaining_seconds(environ: Mapping[str, Any]) -> float | None:
+    """Return the seconds until Lambda stops this invocation; None without such a limit."""
+    context = environ.get(LAMBDA_CONTEXT)
+    return context.get_remaining_time_in_millis() / 1000 if context else None
+
+
+def can_stream(environ: Mapping[str, Any]) -> bool:
+    """Return whether parts of a response leave at once: apig-wsgi sends the body as a whole."""
+    return LAMBDA_CONTEXT not in environ
