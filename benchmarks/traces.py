@@ -68,7 +68,7 @@ def _probe(chats: int) -> int:
     call_command("migrate", verbosity=0)
     make = service.router.__wrapped__
     kinds = {True: (WSGIHandler(), make())}
-    settings.TRACES = False
+    settings.TRACING_ENABLED = False
     settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if "tracing" not in name]
     kinds[False] = (WSGIHandler(), make())
 

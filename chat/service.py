@@ -144,7 +144,7 @@ class Delta:
 def router() -> Router:
     """The configured providers, made once per process."""
     configured = [providers.build(name, options) for name, options in settings.PROVIDERS.items()]
-    if settings.TRACES:
+    if settings.TRACING_ENABLED:
         from chat.telemetry.traces import traced
 
         configured = [traced(provider) for provider in configured]

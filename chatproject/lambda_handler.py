@@ -31,7 +31,7 @@ from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings")
 
-from chatproject.settings import lambda_trace
+from chatproject.env import lambda_trace_id
 from chatproject.wsgi import application
 
 import_module("chatproject.urls")
@@ -95,7 +95,7 @@ def handler(event: Event, context: Any) -> dict[str, Any]:
 
 def _send_traces() -> None:
     """Now, as the process stands still until the next event."""
-    if settings.TRACES:
+    if settings.TRACING_ENABLED:
         from chat.telemetry.traces import flush
 
         flush(TRACES_SECONDS)
@@ -137,7 +137,7 @@ def _wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterab
         environ["REMOTE_ADDR"] = address
     if not environ.get("HTTP_HOST"):
         environ["HTTP_HOST"] = context.get("domainName") or "localhost"
-    environ.setdefault("HTTP_X_AMZN_TRACE_ID", lambda_trace())
+    environ.setdefault("HTTP_X_AMZN_TRACE_ID", lambda_trace_id())
     return application(environ, start_response)
 
 

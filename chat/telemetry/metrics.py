@@ -83,7 +83,7 @@ def emf_fields(line: Mapping[str, Any]) -> dict[str, Any]:
     failed = "code" in line or line["status"] >= HTTPStatus.BAD_REQUEST
     if not settings.METRICS or not (accepted or failed):
         return {}
-    members: dict[str, Any] = {"Service": settings.SERVICE, "Requests": 1}
+    members: dict[str, Any] = {"Service": settings.SERVICE_NAME, "Requests": 1}
     if failed:
         members |= {"Errors": 1, "Code": line.get("code") or f"http_{line['status']}"}
     if accepted:  # refusals take no time, and would hide how long answers take

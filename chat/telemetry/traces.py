@@ -61,7 +61,7 @@ def _provider() -> TracerProvider:
     """As OpenTelemetry's variables want it, which it reads itself."""
     resource = Resource.create({"service.version": settings.VERSION})
     if str(resource.attributes["service.name"]).startswith("unknown_service"):
-        resource = resource.merge(Resource({"service.name": settings.SERVICE}))
+        resource = resource.merge(Resource({"service.name": settings.SERVICE_NAME}))
     # At the end `flush` is called instead: its own end may take half a minute without an endpoint.
     made = TracerProvider(resource=resource, id_generator=XRayIdGenerator(), shutdown_on_exit=False)
     made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.TRACES_ENDPOINT)))

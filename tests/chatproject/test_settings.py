@@ -253,13 +253,13 @@ def test_an_empty_variable_counts_as_unset(load: Load, name: str, empty: str) ->
 )
 def test_an_endpoint_turns_traces_on(load: Load, variables: dict[str, str], endpoint: str) -> None:
     settings = load(**variables)
-    assert (settings["TRACES_ENDPOINT"], settings["TRACES"]) == (endpoint, bool(endpoint))
-    assert load(**variables, OTEL_SDK_DISABLED="true")["TRACES"] is False
+    assert (settings["TRACES_ENDPOINT"], settings["TRACING_ENABLED"]) == (endpoint, bool(endpoint))
+    assert load(**variables, OTEL_SDK_DISABLED="true")["TRACING_ENABLED"] is False
 
 
 def test_traces_that_cannot_be_sent_stop_the_start(load: Load) -> None:
     grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
-    assert load(**grpc)["TRACES"] is False
+    assert load(**grpc)["TRACING_ENABLED"] is False
     assert refusal(load, OTEL_EXPORTER_OTLP_ENDPOINT="http://host:4317", **grpc) == (
         "OTEL_EXPORTER_OTLP_PROTOCOL must be one of http/protobuf, not 'grpc'."
     )

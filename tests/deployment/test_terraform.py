@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from chat.storage.dynamodb.tables import TABLES, InteractionTable, StateTable
-from chatproject import settings
+from chatproject import env, settings
 from chatproject.lambda_handler import COMMANDS
 from tests.deployment.configuration import (
     ENVIRONMENTS,
@@ -63,15 +63,15 @@ def keys_of(block: dict[str, str]) -> dict[str, str]:
 
 
 def test_the_function_gets_only_variables_that_settings_read():
-    variables = Evaluated("dev", list(settings.SECRETS)).variables()
+    variables = Evaluated("dev", list(env.SECRETS)).variables()
     plain = {name for name in variables if not name.endswith("_SSM")}
     assert plain == {"TABLE_NAME", "STATE_TABLE_NAME", "REQUIRE_API_KEY"}
     assert plain <= variables_read()
-    assert {name.removesuffix("_SSM") for name in variables.keys() - plain} == set(settings.SECRETS)
+    assert {name.removesuffix("_SSM") for name in variables.keys() - plain} == set(env.SECRETS)
 
 
 def test_terraform_knows_the_secrets_that_settings_know():
-    assert local_values()["secret_names"] == list(settings.SECRETS)
+    assert local_values()["secret_names"] == list(env.SECRETS)
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
@@ -79,10 +79,10 @@ def test_the_file_of_an_environment_fits_the_variables(environment: str):
     values = parsed(f"environments/{environment}.tfvars")
     assert values.keys() <= blocks("variable").keys()
     assert values["environment"] == environment
-    assert values.get("settings", {}).keys() <= variables_read() - set(settings.SECRETS)
+    assert values.get("settings", {}).keys() <= variables_read() - set(env.SECRETS)
     backend = parsed(f"environments/{environment}.s3.tfbackend")
     assert backend["key"] == f"serverless-chat-api-{environment}.tfstate"
-    assert set(values["secrets"]) <= set(settings.SECRETS)
+    assert set(values["secrets"]) <= set(env.SECRETS)
 
 
 def test_prod_can_be_restored_and_not_be_deleted():

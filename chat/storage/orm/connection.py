@@ -48,7 +48,7 @@ class _Writing(_DatabaseErrors):
         # Whoever is in a transaction of Django's, as the admin is, has SQLite's own lock already,
         # for which the first in the queue waits.
         queued = not connections[DEFAULT_DB_ALIAS].in_atomic_block
-        if queued and not self._lock.acquire(timeout=settings.SQLITE_WAIT_SECONDS):
+        if queued and not self._lock.acquire(timeout=settings.SQLITE_BUSY_TIMEOUT):
             raise StorageUnavailable
         self._thread.queued = queued
 

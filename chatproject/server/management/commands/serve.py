@@ -127,7 +127,7 @@ def _bring_up_to_date() -> None:
 
 
 def _send_traces() -> None:
-    if settings.TRACES:
+    if settings.TRACING_ENABLED:
         from chat.telemetry.traces import flush
 
         flush(TRACES_SECONDS)

@@ -1,0 +1,185 @@
+"""Read environment variables for chatproject/settings.py, and check them.
+
+An empty variable means the default. An invalid value raises ImproperlyConfigured, with an error
+that names the variable.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+
+from chatproject import aws
+
+# Each can be given by name instead, in `<variable>_SSM` or `<variable>_SECRET`.
+SECRETS = (
+    "OPENROUTER_API_KEY",
+    "GEMINI_API_KEY",
+    "OPENAI_API_KEY",
+    "API_KEY",
+    "API_KEYS",
+    "SECRET_KEY",
+    "SECRET_KEY_FALLBACKS",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+)
+_secrets_in_aws: dict[str, str] = {}
+
+
+def load_env_file(default: Path) -> None:
+    """Set the variables of a file that the process does not set itself.
+
+    The file is the one named by ENV_FILE, which must exist, or `default`, which need not.
+    """
+    named = os.environ.get("ENV_FILE")
+    path = Path(named) if named else default
+    if path.exists():
+        from dotenv import load_dotenv  # not on a cold start
+
+        load_dotenv(path, override=False, interpolate=False)
+    elif named:
+        raise ImproperlyConfigured(f"ENV_FILE names {path}, which does not exist.")
+
+
+def load_secrets_from_aws(region: str, keys: aws.Keys) -> None:
+    """Read the secrets that are given as the name of an SSM parameter or of a secret."""
+    _secrets_in_aws.clear()
+    parameters = {name: where for name in SECRETS if (where := env_str(f"{name}_SSM"))}
+    names = {name: where for name in SECRETS if (where := env_str(f"{name}_SECRET"))}
+    if not parameters and not names:
+        return
+    from chatproject import aws_secrets  # not on a cold start without such secrets
+
+    fallback = env_str("AWS_ENDPOINT_URL")
+    endpoints = {
+        "ssm": env_str("AWS_ENDPOINT_URL_SSM", fallback),
+        "secretsmanager": env_str("AWS_ENDPOINT_URL_SECRETS_MANAGER", fallback),
+    }
+    found = aws_secrets.read(parameters, names, region=region, endpoints=endpoints, keys=keys)
+    _secrets_in_aws.update(found)
+
+
+def export_otel_headers() -> None:
+    """Set OTEL_EXPORTER_OTLP_HEADERS, which OpenTelemetry reads itself, if AWS has the value."""
+    if headers := env_secret("OTEL_EXPORTER_OTLP_HEADERS"):
+        os.environ["OTEL_EXPORTER_OTLP_HEADERS"] = headers
+
+
+def local_secret_key(path: Path) -> str:
+    """Return the key in a file, and create the file if there is none.
+
+    The key is kept so that sessions outlive a restart.
+    """
+    try:
+        if not path.exists():
+            draft = path.with_name(f"{path.name}.{os.getpid()}")
+            draft.touch(mode=0o600)
+            draft.write_text(secrets.token_urlsafe(50))
+            with contextlib.suppress(FileExistsError):  # another process was first
+                os.link(draft, path)
+            draft.unlink()
+        return path.read_text()
+    except OSError as exc:
+        raise ImproperlyConfigured(
+            f"Cannot write {path}: {exc.strerror}. Set SECRET_KEY, or make the folder writable."
+        ) from exc
+
+
+def lambda_trace_id() -> str:
+    """Return the X-Ray trace header of the current invocation, which differs for each."""
+    return env_str("_X_AMZN_TRACE_ID")
+
+
+# --- Types ----------------------------------------------------------------------------------------
+
+
+def env_str(name: str, default: str = "") -> str:
+    return os.environ.get(name, "").strip() or default
+
+
+def env_list(name: str) -> list[str]:
+    return split(env_str(name))
+
+
+def split(value: str) -> list[str]:
+    """Split a comma-separated list, and drop its empty entries."""
+    return [entry.strip() for entry in value.split(",") if entry.strip()]
+
+
+def env_float(name: str, default: float, *, low: float, high: float) -> float:
+    value = env_str(name, str(default))
+    try:
+        if low <= float(value) <= high:
+            return float(value)
+    except ValueError:
+        pass
+    raise ImproperlyConfigured(f"{name} must be a number from {low:g} to {high:g}, not {value!r}.")
+
+
+def env_int(name: str, default: int, *, low: int, high: int) -> int:
+    value = env_str(name, str(default))
+    if re.fullmatch("[0-9]{1,18}", value) and low <= int(value) <= high:
+        return int(value)
+    raise ImproperlyConfigured(
+        f"{name} must be a whole number from {low} to {high}, not {value!r}."
+    )
+
+
+def env_choice(name: str, default: str, options: Sequence[str]) -> str:
+    value = env_str(name, default)
+    if value in options:
+        return value
+    raise ImproperlyConfigured(f"{name} must be one of {', '.join(options)}, not {value!r}.")
+
+
+def env_bool(name: str, default: bool) -> bool:
+    value = env_str(name, str(default)).lower()
+    if value in ("true", "1", "yes", "on"):
+        return True
+    if value in ("false", "0", "no", "off"):
+        return False
+    raise ImproperlyConfigured(f"{name} must be true or false, not {value!r}.")
+
+
+def env_secret(name: str) -> str:
+    """Return a secret from the environment, or else from AWS."""
+    return env_str(name) or _secrets_in_aws.get(name, "")
+
+
+def env_header_secret(name: str) -> str:
+    """Return a secret that is sent in an HTTP header. The error does not show its value."""
+    value = env_secret(name)
+    if not all("!" <= character <= "~" for character in value):
+        raise ImproperlyConfigured(f"{name} must be printable ASCII without spaces.")
+    return value
+
+
+def env_url(name: str, default: str = "") -> str:
+    """Return a base URL, up to and including the API's version.
+
+    A trailing slash and the path of chat completions, as in vendors' examples, are removed.
+    """
+    value = env_str(name, default).rstrip("/").removesuffix("/chat/completions").rstrip("/")
+    if value:
+        try:
+            parts = urlsplit(value)
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+            (parts.hostname or "").encode("idna")
+        except ValueError:  # UnicodeError is one
+            usable = False
+        if not usable or re.search(r"[^!-~]|[?#@]", value):
+            raise ImproperlyConfigured(
+                f"{name} must be an http or https address, without a user, query or fragment."
+            )
+    return value
+
+
+def env_table_name(name: str, default: str) -> str:
+    value = env_str(name, default)
+    if not re.fullmatch(r"[A-Za-z0-9_.-]{3,255}", value):
+        raise ImproperlyConfigured(f"{name} must be 3 to 255 letters, digits, _ - or dots.")
+    return value
