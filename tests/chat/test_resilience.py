@@ -383,16 +383,18 @@ def test_all_slow_ends_at_the_deadline_with_nothing_left_running(
     assert (len(vendor.requests), len(fallback.requests)) == (1, 0)
 
 
-def test_a_provider_that_keeps_failing_is_left_alone_and_then_tried_by_one(
-    client, vendor, configure, clock
+def test_an_open_circuit_skips_the_provider_and_then_allows_one_trial(
+    client, vendor, configure, clock, log_lines
 ):
     configure(vendor, CIRCUIT_BREAKER_THRESHOLD=3, CIRCUIT_BREAKER_TIMEOUT=1.0)
     status(500)(vendor)
     assert ask(client).json()["code"] == "provider_error"
     assert len(vendor.requests) == 3
 
-    resting = ask(client)
-    assert (resting.status_code, resting.headers["Retry-After"]) == (503, "1")
+    skipped = ask(client)
+    assert (skipped.status_code, skipped.headers["Retry-After"]) == (503, "1")
+    assert skipped.json()["detail"].endswith("(circuit breaker open).")
+    assert log_lines()[-1]["reason"] == "circuit_open"
     assert len(vendor.requests) == 3
     assert Interaction.objects.count() == 2
     assert Interaction.objects.earliest("-created_at").attempts == []

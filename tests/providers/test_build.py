@@ -18,7 +18,7 @@ def test_the_mock_needs_nothing():
     assert build("mock", {}).model == "mock-1"
 
 
-def test_nobody_has_an_unknown_name():
+def test_unknown_provider_raises_key_error():
     with pytest.raises(KeyError):
         build("skynet", OPTIONS)
 

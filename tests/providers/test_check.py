@@ -1,4 +1,4 @@
-"""Whether a vendor is there and takes the key, without asking a model."""
+"""Provider.check: is the vendor reachable, does it accept the key and list the model?"""
 
 import pytest
 
@@ -27,7 +27,7 @@ def error_type(provider: Provider) -> type[ProviderError]:
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_a_vendor_that_takes_the_key_is_fine(name: str, stub_vendor: StubVendor) -> None:
+def test_check_passes_when_the_vendor_accepts_the_key(name: str, stub_vendor: StubVendor) -> None:
     path, header, key = PATHS[name]
     stub_vendor.reply({"data": [{"id": "model-1"}]})
     make_provider(name, stub_vendor).check(Deadline(5))
@@ -46,7 +46,7 @@ def test_a_vendor_that_takes_the_key_is_fine(name: str, stub_vendor: StubVendor)
         (302, ProviderMisconfigured),
     ],
 )
-def test_a_refusal_tells_why(
+def test_check_raises_the_error_for_the_status(
     name: str, status: int, kind: type[ProviderError], stub_vendor: StubVendor
 ) -> None:
     stub_vendor.reply({"error": {"message": KEY}}, status=status)
@@ -57,7 +57,7 @@ def test_a_refusal_tells_why(
     ("listed", "good"),
     [(["model-1"], True), (["model-1:latest"], True), ([], True), (["model-2"], False)],
 )
-def test_the_model_has_to_be_on_the_list_if_there_is_one(
+def test_check_requires_the_model_in_a_non_empty_list(
     listed: list[str], good: bool, stub_vendor: StubVendor
 ) -> None:
     stub_vendor.reply({"data": [{"id": name} for name in listed]})
@@ -68,7 +68,7 @@ def test_the_model_has_to_be_on_the_list_if_there_is_one(
 
 
 @pytest.mark.parametrize("body", ["<html>", "[]", '{"data": 7}', '{"data": [7, {"id": 7}]}'])
-def test_a_list_that_is_none_says_nothing(body: str, stub_vendor: StubVendor) -> None:
+def test_check_ignores_a_malformed_list(body: str, stub_vendor: StubVendor) -> None:
     stub_vendor.reply(body)
     if "id" in body:
         assert error_type(make_provider("openai", stub_vendor)) is ModelUnavailable
@@ -76,11 +76,11 @@ def test_a_list_that_is_none_says_nothing(body: str, stub_vendor: StubVendor) ->
         make_provider("openai", stub_vendor).check(Deadline(5))
 
 
-def test_a_vendor_that_is_not_there_is_said_to_be_away() -> None:
+def test_check_reports_an_unreachable_vendor() -> None:
     with StubVendor() as stub_vendor:
         gone = make_provider("openai", stub_vendor)
     assert error_type(gone) is ProviderFailed
 
 
-def test_the_mock_is_always_there() -> None:
+def test_check_of_the_mock_always_passes() -> None:
     build("mock", {}).check(Deadline(5))

@@ -1,4 +1,4 @@
-"""What all vendors have in common, whatever their dialect."""
+"""The contract of all providers, whatever the vendor's dialect."""
 
 import socket
 import time
@@ -115,7 +115,7 @@ def test_a_provider_knows_its_name_and_its_model(dialect: Dialect, provider: Pro
 
 def test_a_connection_is_used_again(stub_vendor: StubVendor, dialect: Dialect, provider: Provider):
     stub_vendor.reply(dialect.answer())
-    # A thread of its own, so that no other test's connection is in the pool.
+    # In a new thread: its pool has no connection of another test.
     with ThreadPoolExecutor(1) as thread:
         assert [thread.submit(complete, provider).result() for _ in range(3)] == [HELLO] * 3
     assert (stub_vendor.connections, len(stub_vendor.requests)) == (1, 3)
@@ -136,7 +136,7 @@ def test_a_total_that_is_missing_is_the_sum(
 
 
 @pytest.mark.parametrize("nonsense", [-1, 2**53 + 1, 1.5, True, "9", [], {}, 10**99])
-def test_a_count_that_cannot_be_one_is_unknown(
+def test_an_invalid_count_is_unknown(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, nonsense: Any
 ):
     stub_vendor.reply(dialect.answer(usage=(nonsense, 5, nonsense)))
@@ -144,21 +144,21 @@ def test_a_count_that_cannot_be_one_is_unknown(
 
 
 @pytest.mark.parametrize("model", ["", " ", "x" * 257, "a\nb", 7, None, ["m"], {"id": "m"}])
-def test_a_model_that_cannot_be_one_is_taken_to_be_the_requested_one(
+def test_an_invalid_model_name_means_the_requested_model(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, model: Any
 ):
     stub_vendor.reply(dialect.answer(model=model))
     assert complete(provider) == replace(HELLO, model="model-1")
 
 
-def test_text_can_be_encoded_whatever_comes(
+def test_lone_surrogates_in_an_answer_are_replaced(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.reply(dialect.answer("a\ud800 \udc00b \ud83e\udd86 \u2028 é"))
     assert complete(provider).text == "a\ufffd \ufffdb 🦆 \u2028 é"
 
 
-def test_an_answer_may_be_empty_for_want_of_length(
+def test_an_answer_that_ends_by_length_may_be_empty(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.reply(dialect.answer("", "length"))
@@ -172,14 +172,14 @@ def test_an_answer_may_end_by_its_length(
     assert complete(provider) == replace(HELLO, text="Hel", finish_reason="length")
 
 
-def test_a_filter_may_leave_some_text(
+def test_a_filtered_answer_with_text_is_an_answer(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.reply(dialect.answer("Hel", "content_filter"))
     assert complete(provider) == replace(HELLO, text="Hel", finish_reason="content_filter")
 
 
-def test_a_filter_that_leaves_nothing_is_an_error(
+def test_a_filtered_answer_without_text_is_an_error(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.reply(dialect.answer("", "content_filter"))
@@ -187,7 +187,7 @@ def test_a_filter_that_leaves_nothing_is_an_error(
 
 
 @pytest.mark.parametrize("text", ["", None, [], {}, 7])
-def test_an_empty_answer_goes_to_the_next_provider(
+def test_an_empty_answer_falls_back_without_retry(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, text: Any
 ):
     stub_vendor.reply(dialect.answer(text))
@@ -240,7 +240,7 @@ BODIES: list[Any] = [
 
 
 @pytest.mark.parametrize("status", STATUSES)
-def test_a_status_decides_who_is_asked_next(
+def test_the_status_decides_retry_and_fallback(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, status: int
 ):
     for body in (dialect.error(status, "no such luck"), *BODIES):
@@ -270,7 +270,7 @@ def test_a_status_decides_who_is_asked_next(
         ("Fri, 99 Foo 99999 99:99:99 GMT", None),
     ],
 )
-def test_the_vendors_hint_when_to_come_back_is_kept(
+def test_retry_after_is_kept(
     stub_vendor: StubVendor,
     dialect: Dialect,
     provider: Provider,
@@ -282,7 +282,7 @@ def test_the_vendors_hint_when_to_come_back_is_kept(
     assert raised_error(provider).retry_after == seconds
 
 
-def test_an_error_repeats_neither_the_prompt_nor_the_key_nor_the_vendor(
+def test_an_error_never_quotes_the_prompt_the_key_or_the_vendor(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     for status in STATUSES:
@@ -297,7 +297,7 @@ def test_an_error_repeats_neither_the_prompt_nor_the_key_nor_the_vendor(
         assert "swallow" not in shown
 
 
-def test_a_context_that_is_too_long_is_said_in_our_words(
+def test_a_context_that_is_too_long_has_our_own_sentence(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     for words in ("This model's maximum context length is 8192", "The input token count (9) …"):
@@ -333,14 +333,14 @@ GARBLED = ErrorSummary(ProviderFailed)
         b'{"choices": [null], "candidates": [null]}',
     ],
 )
-def test_a_body_that_is_no_answer_goes_to_the_next_provider(
+def test_an_unusable_body_falls_back_without_retry(
     stub_vendor: StubVendor, provider: Provider, body: bytes
 ):
     stub_vendor.reply(body)
     assert error_summary(provider) == GARBLED
 
 
-def test_html_is_not_read_even_when_it_parses(
+def test_html_is_refused_even_when_it_is_valid_json(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.reply(dialect.answer(), headers={"content-type": "Text/HTML; charset=utf-8"})
@@ -348,7 +348,7 @@ def test_html_is_not_read_even_when_it_parses(
 
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/octet-stream", ""])
-def test_a_good_body_is_read_whatever_it_calls_itself(
+def test_a_json_body_is_read_whatever_its_content_type(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, content_type: str
 ):
     stub_vendor.reply(dialect.answer(), headers={"content-type": content_type})
@@ -368,7 +368,7 @@ def test_an_error_inside_a_success_counts_by_its_own_status(
         assert error_summary(provider) == expected
 
 
-def test_an_error_of_no_kind_inside_a_success_is_the_vendors_failure(
+def test_an_unknown_error_inside_a_success_is_a_provider_failure(
     stub_vendor: StubVendor, provider: Provider
 ):
     for error in ("no", True, {"code": "server_error"}, {"code": 7}, ["no"]):
@@ -377,34 +377,36 @@ def test_an_error_of_no_kind_inside_a_success_is_the_vendors_failure(
         assert error_summary(provider) == ErrorSummary(ProviderFailed, retry=True)
 
 
-def test_nobody_listens(dialect: Dialect):
+def test_a_refused_connection_is_retried(dialect: Dialect):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     options = {"api_key": KEY, "base_url": f"http://127.0.0.1:{port}", "model": "model-1"}
     assert error_summary(build(dialect.name, options)) == ErrorSummary(ProviderFailed, retry=True)
 
 
-def test_a_connection_that_is_reset_before_the_answer_is_tried_again(
+def test_a_connection_reset_before_the_answer_is_retried(
     stub_vendor: StubVendor, provider: Provider
 ):
     stub_vendor.reset()
     assert error_summary(provider) == ErrorSummary(ProviderFailed, retry=True)
 
 
-def test_a_connection_that_is_closed_before_the_answer_is_tried_again(
+def test_a_connection_closed_before_the_answer_is_retried(
     stub_vendor: StubVendor, provider: Provider
 ):
     stub_vendor.send(b"")
     assert error_summary(provider) == ErrorSummary(ProviderFailed, retry=True)
 
 
-def test_what_is_not_http_goes_to_the_next_provider(stub_vendor: StubVendor, provider: Provider):
+def test_a_response_that_is_not_http_falls_back_without_retry(
+    stub_vendor: StubVendor, provider: Provider
+):
     stub_vendor.send(b"SSH-2.0-OpenSSH_9.9\r\n\r\n")
     assert error_summary(provider) == ErrorSummary(ProviderFailed)
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_half_an_answer_goes_to_the_next_provider(
+def test_a_truncated_answer_falls_back_without_retry(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, chunked: bool
 ):
     stub_vendor.reply(dialect.answer(), chunked=chunked, cut=20)
@@ -418,14 +420,14 @@ def test_a_chunked_answer_is_an_answer(
     assert complete(provider) == HELLO
 
 
-def test_an_answer_has_a_largest_size(
+def test_an_answer_over_the_size_limit_is_refused(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.reply(dialect.answer("x" * 9 * 1024 * 1024))
     assert error_summary(provider) == GARBLED
 
 
-def test_an_answer_that_comes_slowly_but_in_time_is_an_answer(
+def test_a_slow_answer_within_the_deadline_is_an_answer(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.reply(dialect.answer(), head_pace=(40, 0.01), body_pace=(40, 0.01))
@@ -472,9 +474,7 @@ def test_nothing_is_sent_after_the_deadline(stub_vendor: StubVendor, provider: P
     assert stub_vendor.requests == []
 
 
-def test_half_of_a_surrogate_pair_in_a_prompt_is_rejected(
-    stub_vendor: StubVendor, provider: Provider
-):
+def test_a_lone_surrogate_in_a_prompt_is_rejected(stub_vendor: StubVendor, provider: Provider):
     message = replace(REQUEST.messages[0], content="a\ud800b")
     assert error_summary(provider, replace(REQUEST, messages=(message,))) == ErrorSummary(
         RequestRejected

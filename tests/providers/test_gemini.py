@@ -57,9 +57,7 @@ def problem(status: int, name: str, *details: Any, message: str = "no") -> dict[
     return {"error": {"code": status, "message": message, "status": name, "details": list(details)}}
 
 
-def test_a_question_is_sent_with_the_key_in_its_header_alone(
-    stub_vendor: StubVendor, gemini: Gemini
-):
+def test_a_request_has_the_key_in_its_header_only(stub_vendor: StubVendor, gemini: Gemini):
     complete(gemini)
     [sent] = stub_vendor.requests
     assert (sent.method, sent.path) == ("POST", "/v1beta/models/model-1:generateContent")
@@ -86,7 +84,7 @@ def test_a_conversation_is_sent_with_all_its_parameters(stub_vendor: StubVendor,
     }
 
 
-def test_a_turn_without_text_is_left_out(stub_vendor: StubVendor, gemini: Gemini):
+def test_a_blank_message_is_left_out(stub_vendor: StubVendor, gemini: Gemini):
     first, second, third = CONVERSATION.messages
     complete(gemini, replace(REQUEST, messages=(first, replace(second, content=" "), third)))
     assert stub_vendor.requests[0].json == {
@@ -113,7 +111,7 @@ def test_a_turn_without_text_is_left_out(stub_vendor: StubVendor, gemini: Gemini
         ("gemini-flash-lite-latest", False),
     ],
 )
-def test_sampling_is_left_to_the_models_that_ignore_it(
+def test_sampling_parameters_are_not_sent_to_models_that_ignore_them(
     stub_vendor: StubVendor, gemini: Gemini, model: str, samples: bool
 ):
     complete(gemini, replace(REQUEST, model=model, temperature=1.0, top_p=0.9, max_tokens=5))
@@ -121,7 +119,7 @@ def test_sampling_is_left_to_the_models_that_ignore_it(
     assert stub_vendor.requests[0].json["generationConfig"] == {"maxOutputTokens": 5} | sampling
 
 
-def test_a_listed_name_is_a_model_id(stub_vendor: StubVendor, gemini: Gemini):
+def test_the_models_prefix_is_accepted(stub_vendor: StubVendor, gemini: Gemini):
     complete(gemini, replace(REQUEST, model="models/gemini-3.8-flash"))
     assert stub_vendor.requests[0].path == "/v1beta/models/gemini-3.8-flash:generateContent"
 
@@ -134,7 +132,7 @@ def test_a_model_id_cannot_change_the_address(stub_vendor: StubVendor, gemini: G
     assert stub_vendor.requests == []
 
 
-def test_thoughts_are_billed_and_not_shown(stub_vendor: StubVendor, gemini: Gemini):
+def test_thoughts_are_counted_but_not_shown(stub_vendor: StubVendor, gemini: Gemini):
     reply_with_recording(stub_vendor, "gemini_success")
     completion = complete(gemini)
     assert completion == Completion(
@@ -196,7 +194,7 @@ def test_thoughts_may_use_up_the_length(stub_vendor: StubVendor, gemini: Gemini)
         ("gemini_tool_call", ErrorSummary(ProviderFailed), "no_text STOP"),
     ],
 )
-def test_a_recorded_failure_is_understood(
+def test_recorded_errors_are_classified(
     stub_vendor: StubVendor, gemini: Gemini, fixture: str, expected: ErrorSummary, reason: str
 ):
     reply_with_recording(stub_vendor, fixture)
@@ -232,7 +230,7 @@ FILTERED = [
         *((finish, "content_filter") for finish in FILTERED),
     ],
 )
-def test_a_text_ends_in_one_of_three_ways(
+def test_finish_reasons_are_mapped_to_three(
     stub_vendor: StubVendor, gemini: Gemini, finish: str, meant: Any
 ):
     stub_vendor.reply(answer(finish))
@@ -254,7 +252,7 @@ def test_a_text_ends_in_one_of_three_ways(
         ([], ErrorSummary(ProviderFailed)),
     ],
 )
-def test_a_text_that_did_not_come_to_its_end_is_no_answer(
+def test_a_failed_finish_reason_is_an_error(
     stub_vendor: StubVendor, gemini: Gemini, finish: Any, expected: ErrorSummary
 ):
     stub_vendor.reply(answer(finish))
@@ -270,7 +268,7 @@ def test_a_text_that_did_not_come_to_its_end_is_no_answer(
         *((finish, ErrorSummary(ContentFiltered)) for finish in FILTERED),
     ],
 )
-def test_an_end_without_a_text_is_a_failure(
+def test_an_answer_without_text_is_an_error(
     stub_vendor: StubVendor, gemini: Gemini, finish: str, expected: ErrorSummary
 ):
     stub_vendor.reply({"candidates": [{"finishReason": finish}]})
@@ -281,26 +279,24 @@ def test_an_end_without_a_text_is_a_failure(
     "block",
     ["SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "SOMETHING_NEW", 7],
 )
-def test_a_blocked_prompt_is_filtered_whatever_the_block_is_called(
-    stub_vendor: StubVendor, gemini: Gemini, block: Any
-):
+def test_any_block_reason_is_content_filtered(stub_vendor: StubVendor, gemini: Gemini, block: Any):
     stub_vendor.reply({"promptFeedback": {"blockReason": block}})
     assert error_summary(gemini) == ErrorSummary(ContentFiltered)
 
 
-def test_the_tokens_of_a_blocked_prompt_are_known(stub_vendor: StubVendor, gemini: Gemini):
+def test_a_blocked_prompt_keeps_its_usage(stub_vendor: StubVendor, gemini: Gemini):
     counted = {"promptTokenCount": 9, "totalTokenCount": 9}
     stub_vendor.reply({"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": counted})
     usage = raised_error(gemini).usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens) == (9, None, 9)
 
 
-def test_feedback_without_a_block_is_none(stub_vendor: StubVendor, gemini: Gemini):
+def test_prompt_feedback_without_a_block_reason_is_ignored(stub_vendor: StubVendor, gemini: Gemini):
     stub_vendor.reply(answer(promptFeedback={"safetyRatings": []}))
     assert complete(gemini).text == "Hi."
 
 
-def test_all_the_parts_that_are_shown_are_the_text(stub_vendor: StubVendor, gemini: Gemini):
+def test_visible_parts_are_joined(stub_vendor: StubVendor, gemini: Gemini):
     parts = (
         {"text": "Hm.", "thought": True},
         {"text": "4"},
@@ -332,7 +328,7 @@ def test_all_the_parts_that_are_shown_are_the_text(stub_vendor: StubVendor, gemi
         ([7], Usage()),
     ],
 )
-def test_a_count_that_is_not_told_is_unknown(
+def test_a_missing_count_is_unknown(
     stub_vendor: StubVendor, gemini: Gemini, reported: Any, usage: Usage
 ):
     stub_vendor.reply(answer(usageMetadata=reported))
@@ -368,7 +364,7 @@ def quota(quota_id: str) -> dict[str, Any]:
         (200, {"error": {"status": "X"}}, ErrorSummary(ProviderFailed, retry=True)),
     ],
 )
-def test_an_error_means_what_its_status_and_its_details_say(
+def test_status_and_details_decide_the_error(
     stub_vendor: StubVendor, gemini: Gemini, status: int, body: Any, expected: ErrorSummary
 ):
     stub_vendor.reply(body, status=status)
@@ -404,7 +400,7 @@ def later(seconds: float | None) -> ErrorSummary:
         ("no", [], later(None)),
     ],
 )
-def test_a_quota_is_waited_for_unless_it_takes_a_day(
+def test_a_daily_quota_is_not_retried(
     stub_vendor: StubVendor,
     gemini: Gemini,
     message: str,

@@ -50,7 +50,7 @@ def test_the_mock_is_called_mock_1_unless_told_otherwise():
     assert (Mock().name, Mock().model, Mock(model="m").model) == ("mock", "mock-1", "m")
 
 
-def test_the_mock_keeps_to_the_limit():
+def test_the_mock_respects_max_tokens():
     request = replace(prompt("one two three"), max_tokens=3)
     assert complete(Mock(), request) == Completion(
         text="You said: one", model="mock-1", finish_reason="length", usage=bill(3, 3)
@@ -74,18 +74,18 @@ def test_the_mock_keeps_to_the_limit():
         ("mock:filter", ErrorSummary(ContentFiltered)),
     ],
 )
-def test_the_mock_fails_as_it_is_told(directive: str, expected: ErrorSummary):
+def test_directives_make_the_mock_fail(directive: str, expected: ErrorSummary):
     assert error_summary(Mock(), prompt(f"Please\n{directive} now")) == expected
     assert error_summary(Mock(directives=directive), prompt("Hi")) == expected
 
 
-def test_the_mock_uses_up_its_length():
+def test_the_length_directive_gives_an_empty_answer():
     assert complete(Mock(), prompt("mock:length")) == Completion(
         text="", model="mock-1", finish_reason="length", usage=bill(1, 0)
     )
 
 
-def test_a_prompts_directives_go_before_those_of_the_option():
+def test_directives_in_the_prompt_override_the_option():
     mock = Mock(directives="mock:fail mock:delay=9999")
     assert complete(mock, prompt("mock:ok mock:delay=0")).finish_reason == "stop"
     assert error_summary(mock, prompt("mock:filter mock:delay=0")) == ErrorSummary(ContentFiltered)
@@ -113,22 +113,22 @@ def test_a_prompts_directives_go_before_those_of_the_option():
         "MOCK:FAIL",
     ],
 )
-def test_what_is_not_exactly_a_directive_is_text(text: str):
+def test_malformed_directives_are_text(text: str):
     assert complete(Mock(), prompt(text)).text == f"You said: {text}"
 
 
-def test_the_mock_takes_its_time():
+def test_the_delay_directive_delays_the_answer():
     started = time.monotonic()
     assert complete(Mock(), prompt("mock:delay=0.1 Hi")).text == "You said: mock:delay=0.1 Hi"
     assert 0.1 <= time.monotonic() - started < 5.0
 
 
 @pytest.mark.parametrize("text", ["mock:delay=30", "mock:delay=30 mock:fail", "mock:delay=0.1"])
-def test_the_mock_is_not_done_after_the_deadline(text: str):
+def test_the_mock_respects_the_deadline(text: str):
     started = time.monotonic()
     assert error_summary(Mock(), prompt(text), seconds=0.05) == ErrorSummary(DeadlineExceeded)
     assert 0.05 <= time.monotonic() - started < 5.0
 
 
-def test_text_can_be_encoded():
+def test_lone_surrogates_are_replaced():
     assert complete(Mock(), prompt("a\ud800")).text == "You said: a\ufffd"

@@ -54,7 +54,7 @@ def answer(**choice: Any) -> dict[str, Any]:
     return {"choices": [{"message": {"content": "Hi."}, "finish_reason": "stop"} | choice]}
 
 
-def test_a_question_is_sent_with_the_key_and_without_what_was_not_asked(
+def test_a_request_has_the_key_and_only_the_given_parameters(
     stub_vendor: StubVendor, openai: OpenAI
 ):
     complete(openai)
@@ -86,12 +86,12 @@ def test_a_conversation_is_sent_with_all_its_parameters(stub_vendor: StubVendor,
     }
 
 
-def test_a_server_without_keys_is_sent_none(stub_vendor: StubVendor):
+def test_an_empty_key_sends_no_authorization_header(stub_vendor: StubVendor):
     complete(OpenAI(api_key="", base_url=stub_vendor.url, model="llama3"))
     assert "authorization" not in stub_vendor.requests[0].headers
 
 
-def test_openai_itself_has_its_own_name_for_the_limit_and_a_price_list(
+def test_openai_itself_gets_max_completion_tokens_and_list_prices(
     monkeypatch: pytest.MonkeyPatch,
 ):
     sent: list[tuple[str, dict[str, Any]]] = []
@@ -131,7 +131,7 @@ def test_openai_itself_has_its_own_name_for_the_limit_and_a_price_list(
     }
 
 
-def test_reasoning_stays_apart(stub_vendor: StubVendor, openai: OpenAI):
+def test_reasoning_content_is_not_part_of_the_text(stub_vendor: StubVendor, openai: OpenAI):
     reply_with_recording(stub_vendor, "compat_success_reasoning_content")
     assert complete(openai) == Completion(
         text="42",
@@ -158,14 +158,14 @@ def test_reasoning_stays_apart(stub_vendor: StubVendor, openai: OpenAI):
         ([{"type": "text", "text": 7}, {"type": "text", "text": "42"}, {"text": "?"}], "42"),
     ],
 )
-def test_the_text_is_what_the_message_shows(
+def test_thoughts_and_other_parts_are_not_part_of_the_text(
     stub_vendor: StubVendor, openai: OpenAI, content: Any, text: str
 ):
     stub_vendor.reply(answer(message={"content": content}))
     assert complete(openai) == Completion(text=text, model="model-1", finish_reason="stop")
 
 
-def test_thoughts_that_used_up_the_length_are_no_text(stub_vendor: StubVendor, openai: OpenAI):
+def test_unfinished_thoughts_leave_an_empty_text(stub_vendor: StubVendor, openai: OpenAI):
     stub_vendor.reply(answer(message={"content": "<think>Hm, let"}, finish_reason="length"))
     assert complete(openai) == Completion(text="", model="model-1", finish_reason="length")
 
@@ -184,7 +184,7 @@ def test_thoughts_that_used_up_the_length_are_no_text(stub_vendor: StubVendor, o
         ([], "stop"),
     ],
 )
-def test_a_finish_reason_is_one_of_three(
+def test_unknown_finish_reasons_mean_stop(
     stub_vendor: StubVendor, openai: OpenAI, finish: Any, meant: Any
 ):
     stub_vendor.reply(answer(finish_reason=finish))
@@ -192,16 +192,14 @@ def test_a_finish_reason_is_one_of_three(
 
 
 @pytest.mark.parametrize("finish", ["error", "insufficient_system_resource"])
-def test_an_answer_that_ends_in_an_error_is_none(
-    stub_vendor: StubVendor, openai: OpenAI, finish: str
-):
+def test_a_failed_finish_reason_is_an_error(stub_vendor: StubVendor, openai: OpenAI, finish: str):
     stub_vendor.reply(answer(finish_reason=finish))
     error = raised_error(openai)
     assert (type(error), error.retry) == (ProviderFailed, True)
     assert error.reason == f"finish_reason {finish}"
 
 
-def test_a_call_of_a_tool_is_no_answer(stub_vendor: StubVendor, openai: OpenAI):
+def test_unrequested_tool_calls_are_no_answer(stub_vendor: StubVendor, openai: OpenAI):
     call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     stub_vendor.reply(
         answer(message={"content": None, "tool_calls": [call]}, finish_reason="tool_calls")
@@ -209,7 +207,7 @@ def test_a_call_of_a_tool_is_no_answer(stub_vendor: StubVendor, openai: OpenAI):
     assert error_summary(openai) == ErrorSummary(ProviderFailed)
 
 
-def test_a_refusal_is_a_filter(stub_vendor: StubVendor, openai: OpenAI):
+def test_a_refusal_is_content_filtered(stub_vendor: StubVendor, openai: OpenAI):
     stub_vendor.reply(answer(message={"content": None, "refusal": "I'm sorry, I cannot."}))
     assert error_summary(openai) == ErrorSummary(ContentFiltered)
 
@@ -223,9 +221,7 @@ def test_a_refusal_is_a_filter(stub_vendor: StubVendor, openai: OpenAI):
     ],
     ids=["filtered", "refused", "empty"],
 )
-def test_what_was_counted_is_known_of_what_was_no_answer(
-    stub_vendor: StubVendor, openai: OpenAI, given: dict[str, Any]
-):
+def test_an_error_keeps_the_usage(stub_vendor: StubVendor, openai: OpenAI, given: dict[str, Any]):
     stub_vendor.reply(answer(**given) | {"usage": OPENAI_ANSWER["usage"]})
     counted = Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14)
     assert raised_error(openai).usage == counted
@@ -236,12 +232,12 @@ def test_an_error_beside_an_answer_is_an_error(stub_vendor: StubVendor, openai: 
     assert error_summary(openai) == ErrorSummary(ProviderOverloaded, retry=True)
 
 
-def test_a_local_model_has_none(stub_vendor: StubVendor, openai: OpenAI):
+def test_a_local_model_has_no_cost(stub_vendor: StubVendor, openai: OpenAI):
     stub_vendor.reply(OPENAI_ANSWER | {"model": "gpt-5-nano"})
     assert complete(openai).usage == Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14)
 
 
-def test_a_wrong_path_is_the_operators_trouble(stub_vendor: StubVendor, openai: OpenAI):
+def test_a_wrong_base_url_is_model_unavailable(stub_vendor: StubVendor, openai: OpenAI):
     reply_with_recording(stub_vendor, "compat_error_detail_fastapi")
     error = raised_error(openai)
     assert (type(error), error.retry, error.reason) == (ModelUnavailable, False, "HTTP 404")
@@ -291,7 +287,7 @@ def openai_error(code: Any, *, message: Any = "no", kind: Any = None, param: Any
         (200, openai_error("401"), ErrorSummary(ProviderMisconfigured)),
     ],
 )
-def test_an_error_means_what_it_says_before_what_its_status_says(
+def test_error_codes_take_precedence_over_the_status(
     stub_vendor: StubVendor, openai: OpenAI, status: int, body: Any, expected: ErrorSummary
 ):
     stub_vendor.reply(body, status=status)
@@ -322,14 +318,14 @@ def test_an_error_means_what_it_says_before_what_its_status_says(
         ({"detail": [{"loc": ["body", {}]}]}, "The provider rejected the request."),
     ],
 )
-def test_a_rejection_says_in_our_words_what_to_change(
+def test_a_rejection_names_its_cause_in_our_own_words(
     stub_vendor: StubVendor, openai: OpenAI, error: Any, sentence: str
 ):
     stub_vendor.reply(error, status=400)
     assert raised_error(openai).args == (sentence,)
 
 
-def test_the_log_is_told_the_status_and_the_identifiers(stub_vendor: StubVendor, openai: OpenAI):
+def test_the_reason_has_the_status_and_the_codes(stub_vendor: StubVendor, openai: OpenAI):
     stub_vendor.reply(
         openai_error("rate_limit_exceeded", kind="requests", message="prose"), status=429
     )

@@ -35,11 +35,11 @@ def openrouter(stub_vendor: StubVendor) -> OpenRouter:
 
 
 def soon(seconds: float) -> str:
-    """A point in time as OpenRouter writes it."""
+    """Return a point in time as OpenRouter writes it."""
     return str(round((time.time() + seconds) * 1000))
 
 
-def test_a_question_always_has_a_limit(stub_vendor: StubVendor, openrouter: OpenRouter):
+def test_max_tokens_is_always_sent(stub_vendor: StubVendor, openrouter: OpenRouter):
     complete(openrouter)
     complete(openrouter, replace(REQUEST, max_tokens=16, end_user="3f1c", system="Be brief."))
     first, second = stub_vendor.requests
@@ -55,7 +55,7 @@ def test_a_question_always_has_a_limit(stub_vendor: StubVendor, openrouter: Open
     }
 
 
-def test_an_answer_carries_its_price(stub_vendor: StubVendor, openrouter: OpenRouter):
+def test_an_answer_has_its_reported_cost(stub_vendor: StubVendor, openrouter: OpenRouter):
     reply_with_recording(stub_vendor, "openrouter_success_usage_cost")
     assert complete(openrouter) == Completion(
         text="Bonjour ! Comment puis-je vous aider ?",
@@ -107,7 +107,7 @@ def test_an_answer_carries_its_price(stub_vendor: StubVendor, openrouter: OpenRo
         (b"null", None),
     ],
 )
-def test_a_cost_is_a_sane_amount_or_unknown(
+def test_the_cost_is_the_final_price_or_unknown(
     stub_vendor: StubVendor, openrouter: OpenRouter, usage: bytes, cost: str | None
 ):
     stub_vendor.reply(b'{"choices": [{"message": {"content": "Hi."}}], "usage": %b}' % usage)
@@ -142,7 +142,7 @@ def test_a_cost_is_a_sane_amount_or_unknown(
         ),
     ],
 )
-def test_a_recorded_failure_is_understood(
+def test_recorded_errors_are_classified(
     stub_vendor: StubVendor,
     openrouter: OpenRouter,
     fixture: str,
@@ -155,7 +155,7 @@ def test_a_recorded_failure_is_understood(
     assert error.reason == reason
 
 
-def test_the_platforms_limit_ends_at_its_reset(stub_vendor: StubVendor, openrouter: OpenRouter):
+def test_a_rate_limit_ends_at_its_reset(stub_vendor: StubVendor, openrouter: OpenRouter):
     recorded = load_recording("openrouter_429_platform")
     headers = recorded["headers"] | {"x-ratelimit-reset": soon(30)}
     stub_vendor.reply(recorded["body"], status=429, headers=headers)
@@ -164,7 +164,7 @@ def test_the_platforms_limit_ends_at_its_reset(stub_vendor: StubVendor, openrout
     assert error.retry_after == pytest.approx(30, abs=5)
 
 
-def test_the_daily_limit_is_final_until_the_reset_that_only_the_body_tells(
+def test_a_daily_limit_is_not_retried_and_its_reset_is_read_from_the_body(
     stub_vendor: StubVendor, openrouter: OpenRouter
 ):
     recorded = load_recording("openrouter_429_free_daily")
@@ -179,7 +179,7 @@ def test_the_daily_limit_is_final_until_the_reset_that_only_the_body_tells(
 @pytest.mark.parametrize(
     ("reset", "seconds"), [("0", 0.0), ("9" * 20, 86400.0), ("9" * 400, None), ("soon", None)]
 )
-def test_a_reset_may_be_nonsense(
+def test_an_invalid_reset_is_ignored(
     stub_vendor: StubVendor, openrouter: OpenRouter, reset: str, seconds: float | None
 ):
     stub_vendor.reply({"error": {"code": 429}}, status=429, headers={"X-RateLimit-Reset": reset})
@@ -193,7 +193,7 @@ def problem(**error: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
     [
-        # Credit that running requests hold comes back.
+        # Credit that running requests hold becomes free again.
         (
             402,
             problem(metadata={"headers": {"Retry-After": "7"}}),
@@ -204,7 +204,7 @@ def problem(**error: Any) -> dict[str, Any]:
             problem(metadata={"headers": {"X-RateLimit-Reset": "1"}}),
             ErrorSummary(ProviderMisconfigured),
         ),
-        # 403: the content, the budget, or our rights.
+        # 403: the content, the budget, or missing permissions.
         (403, problem(metadata={"reasons": ["violence"]}), ErrorSummary(ContentFiltered)),
         (403, problem(metadata={"flagged_input": "…"}), ErrorSummary(ContentFiltered)),
         (403, problem(metadata={"patterns": ["…"]}), ErrorSummary(ContentFiltered)),
@@ -219,7 +219,7 @@ def problem(**error: Any) -> dict[str, Any]:
             ErrorSummary(ProviderMisconfigured),
         ),
         (403, problem(metadata=["reasons"]), ErrorSummary(ProviderMisconfigured)),
-        # The type of an error goes before its number.
+        # The error type takes precedence over the status.
         (
             400,
             problem(metadata={"error_type": "content_policy_violation"}),
@@ -252,7 +252,7 @@ def problem(**error: Any) -> dict[str, Any]:
             problem(code=403, metadata={"reasons": ["violence"]}),
             ErrorSummary(ContentFiltered),
         ),
-        # Waiting helps, or does not.
+        # Errors that a retry can or cannot help.
         (429, problem(message="limit_rpd/model"), ErrorSummary(ProviderOverloaded)),
         (429, problem(message="free-models-per-min"), ErrorSummary(ProviderOverloaded, retry=True)),
         (
@@ -273,14 +273,16 @@ def problem(**error: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_an_error_means_what_its_metadata_says(
+def test_metadata_decides_the_error(
     stub_vendor: StubVendor, openrouter: OpenRouter, status: int, body: Any, expected: ErrorSummary
 ):
     stub_vendor.reply(body, status=status)
     assert error_summary(openrouter) == expected
 
 
-def test_a_header_goes_before_its_copy_in_the_body(stub_vendor: StubVendor, openrouter: OpenRouter):
+def test_a_header_takes_precedence_over_its_copy_in_the_body(
+    stub_vendor: StubVendor, openrouter: OpenRouter
+):
     body = problem(metadata={"headers": {"Retry-After": "7"}})
     stub_vendor.reply(body, status=402, headers={"Retry-After": "3"})
     assert raised_error(openrouter).retry_after == 3.0
@@ -309,7 +311,7 @@ def choice(**values: Any) -> dict[str, Any]:
         (choice(message={"content": None, "tool_calls": [{}]}), ErrorSummary(ProviderFailed)),
     ],
 )
-def test_a_success_may_be_none(
+def test_an_error_inside_a_success_is_raised(
     stub_vendor: StubVendor, openrouter: OpenRouter, body: Any, expected: ErrorSummary
 ):
     stub_vendor.reply(body)

@@ -19,19 +19,19 @@ from providers import parsing
         (7, (), 7),
     ],
 )
-def test_digging_ends_where_a_step_leads_nowhere(value: Any, path: Any, found: Any):
+def test_get_path_returns_none_for_a_missing_step(value: Any, path: Any, found: Any):
     assert parsing.get_path(value, *path) == found
 
 
 @given(st.text(st.characters()))
-def test_clean_text_keeps_all_but_halves_of_pairs(text: str):
+def test_clean_text_replaces_only_lone_surrogates(text: str):
     clean = parsing.clean_text(text)
     assert clean.encode("utf-8").decode("utf-8") == clean
     if not any("\ud800" <= character <= "\udfff" for character in text):
         assert clean == text
 
 
-def test_halves_that_fit_are_joined():
+def test_surrogate_pairs_are_joined():
     assert parsing.clean_text("\ud83e\udd86 \udd86\ud83e") == "🦆 \ufffd\ufffd"
 
 
@@ -54,28 +54,28 @@ def test_halves_that_fit_are_joined():
         (["x"], ""),
     ],
 )
-def test_a_label_is_an_identifier_and_no_prose(value: Any, label: str):
+def test_prose_is_no_identifier(value: Any, label: str):
     assert parsing.identifier(value) == label
 
 
-def test_a_reason_says_each_thing_once():
+def test_a_log_reason_has_no_duplicates():
     assert parsing.log_reason("HTTP", 429, "429", None, "a b", "slow_down") == "HTTP 429 slow_down"
 
 
 @given(st.decimals() | st.integers() | st.floats() | st.text() | st.booleans())
-def test_money_is_an_amount_that_can_be_stored(value: Any):
+def test_usd_returns_storable_amounts(value: Any):
     amount = parsing.usd(value)
     assert amount is None or (
         0 <= amount <= parsing.MAX_COST_USD and amount == round(amount, 12) and amount.is_finite()
     )
 
 
-def test_money_keeps_the_amount():
+def test_usd_keeps_the_amount():
     assert parsing.usd(Decimal("0.000000000001")) == Decimal("0.000000000001")
     assert str(parsing.usd(Decimal("-0"))) == "0"
 
 
 @given(st.text(st.characters(codec="latin-1")) | st.integers() | st.floats() | st.none())
-def test_a_hint_is_a_time_within_a_day_or_none(value: Any):
+def test_retry_after_is_within_a_day_or_none(value: Any):
     wait = parsing.retry_after(value)
     assert wait is None or 0 <= wait <= 86_400

@@ -1,4 +1,4 @@
-"""Whatever a vendor sends, a provider gives a sane completion or a ProviderError."""
+"""Whatever a vendor sends, a provider returns a valid completion or raises a ProviderError."""
 
 import json
 from typing import Any
@@ -25,7 +25,7 @@ RECORDED = [answer for answer in EVERY if "body" in answer]
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The ways to everything inside a JSON value."""
+    """Return the paths to all values inside a JSON value."""
     inside = value.items() if isinstance(value, dict) else enumerate(value)
     found = [path]
     for key, item in inside:
@@ -58,7 +58,7 @@ values = st.recursive(
 
 @st.composite
 def damaged(draw: st.DrawFn) -> Any:
-    """A recorded body, with one to three things replaced or removed."""
+    """A recorded body with one to three values replaced or removed."""
     body = json.loads(json.dumps(draw(st.sampled_from(RECORDED))["body"]))
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(paths(body)))
@@ -118,20 +118,22 @@ def check_error(error: ProviderError) -> None:
 
 
 def told(status: int, fields: dict[str, str], body: bytes) -> vendor_http.Answer:
-    # Not every text is a header: bytes are.
+    # As bytes: httpx refuses some texts as header values.
     raw = [(name, value.encode("latin-1")) for name, value in fields.items()]
     return vendor_http.Answer(status, httpx.Headers([(n.encode(), v) for n, v in raw]), body)
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
 @given(status=statuses, fields=headers, body=values)
-def test_any_json_is_survived(vendor: str, status: int, fields: dict[str, str], body: Any):
+def test_any_json_gives_a_completion_or_a_provider_error(
+    vendor: str, status: int, fields: dict[str, str], body: Any
+):
     check(vendor, told(status, fields, json.dumps(body).encode()))
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
 @given(status=statuses, fields=headers, body=damaged())
-def test_any_damage_to_a_good_body_is_survived(
+def test_a_damaged_body_gives_a_completion_or_a_provider_error(
     vendor: str, status: int, fields: dict[str, str], body: Any
 ):
     check(vendor, told(status, fields, json.dumps(body).encode()))
@@ -139,5 +141,7 @@ def test_any_damage_to_a_good_body_is_survived(
 
 @pytest.mark.parametrize("vendor", VENDORS)
 @given(status=statuses, fields=headers, body=st.binary())
-def test_any_bytes_are_survived(vendor: str, status: int, fields: dict[str, str], body: bytes):
+def test_any_bytes_give_a_completion_or_a_provider_error(
+    vendor: str, status: int, fields: dict[str, str], body: bytes
+):
     check(vendor, told(status, fields, body))

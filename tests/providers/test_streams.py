@@ -1,4 +1,4 @@
-"""What the streams of all vendors have in common, and what each dialect has of its own."""
+"""The contract of all providers' streams, and what is special to each dialect."""
 
 import json
 import threading
@@ -71,7 +71,7 @@ def _gemini(text: str | None, finish: str | None, completion_tokens: int | None)
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a vendor says a piece of text, the reason to finish, and the tokens until now."""
+    """How a vendor writes a piece of text, the finish reason and the token counts."""
 
     name: str
     payload: Callable[[str | None, str | None, int | None], dict[str, Any]]
@@ -83,7 +83,7 @@ class Dialect:
         return f"data: {json.dumps(self.payload(text, finish, tokens))}\n\n"
 
     def events(self, *texts: str, finish: str = "stop") -> list[str]:
-        """A good stream of these pieces."""
+        """Return a complete stream of these pieces."""
         return [*map(self.event, texts), self.event(None, finish, 5), self.end]
 
 
@@ -113,17 +113,17 @@ def openai(stub_vendor: StubVendor) -> Provider:
     return make_provider("openai", stub_vendor)
 
 
-# --- A good stream --------------------------------------------------------------------------------
+# --- Complete streams -----------------------------------------------------------------------------
 
 
-def test_pieces_come_as_they_are_and_then_the_answer(
+def test_a_stream_yields_its_pieces_then_the_completion(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.stream(dialect.events("Hel", "lo", "."))
     assert read_stream(provider) == (["Hel", "lo", "."], HELLO)
 
 
-def test_a_stream_is_asked_for(stub_vendor: StubVendor, openai: Provider):
+def test_a_stream_is_requested_with_usage(stub_vendor: StubVendor, openai: Provider):
     stub_vendor.stream(OPENAI.events("Hello."))
     read_stream(openai)
     asked = stub_vendor.requests[0]
@@ -132,13 +132,13 @@ def test_a_stream_is_asked_for(stub_vendor: StubVendor, openai: Provider):
     assert asked.headers["accept"] == "text/event-stream"
 
 
-def test_gemini_is_asked_for_events(stub_vendor: StubVendor):
+def test_gemini_is_asked_for_server_sent_events(stub_vendor: StubVendor):
     stub_vendor.stream(GEMINI.events("Hello."))
     read_stream(make_provider("gemini", stub_vendor))
     assert stub_vendor.requests[0].path == "/models/model-1:streamGenerateContent?alt=sse"
 
 
-def test_a_piece_is_there_before_the_next_one_is_sent(
+def test_each_piece_is_yielded_before_the_next_one_arrives(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     first, *rest = dialect.events("Hel", "lo.")
@@ -218,7 +218,7 @@ ODD = "a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg 🦆"
 
 
 def raw(event: str) -> str:
-    """The event with its characters as they are, and not as escapes."""
+    """Return the event with its characters unescaped."""
     payload = json.loads(event.removeprefix("data: "))
     return f"data: {json.dumps(payload, ensure_ascii=False)}\n\n"
 
@@ -245,7 +245,7 @@ def test_text_is_utf_8_whatever_the_header_says(
 
 
 @pytest.mark.parametrize("size", [1, 100_000])
-def test_a_byte_order_mark_is_no_text(
+def test_a_byte_order_mark_is_ignored(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, size: int
 ):
     data = b"\xef\xbb\xbf" + "".join(dialect.events("Hello.")).encode()
@@ -253,7 +253,7 @@ def test_a_byte_order_mark_is_no_text(
     assert read_stream(provider)[1] == HELLO
 
 
-def test_comments_and_other_fields_are_no_data(
+def test_comments_and_other_fields_are_ignored(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     first, *rest = dialect.events("Hello.")
@@ -284,14 +284,14 @@ def test_the_last_event_may_lack_its_blank_line(
 
 
 @pytest.mark.parametrize("kind", ["Text/Event-Stream", "text/plain", ""])
-def test_a_stream_is_one_whatever_it_calls_itself(
+def test_a_stream_is_read_whatever_its_content_type(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, kind: str
 ):
     stub_vendor.stream(dialect.events("Hello."), headers={"content-type": kind})
     assert read_stream(provider)[1] == HELLO
 
 
-def test_counts_that_are_repeated_replace_and_never_add(
+def test_repeated_counts_replace_earlier_ones(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     events = [dialect.event("Hel", None, 2), dialect.event("lo.", None, 4)]
@@ -307,12 +307,14 @@ def test_usage_may_come_after_the_end_with_a_second_finish(
     assert read_stream(provider)[1] == HELLO
 
 
-def test_the_first_reason_to_finish_counts(stub_vendor: StubVendor, openai: Provider):
+def test_the_first_finish_reason_counts(stub_vendor: StubVendor, openai: Provider):
     stub_vendor.stream([OPENAI.event("Hel"), OPENAI.event(None, "length"), *OPENAI.events()])
     assert read_stream(openai)[1].finish_reason == "length"
 
 
-def test_without_usage_it_is_unknown(stub_vendor: StubVendor, dialect: Dialect, provider: Provider):
+def test_a_stream_without_usage_has_unknown_usage(
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider
+):
     stub_vendor.stream([dialect.event("Hello."), dialect.event(None, "stop"), dialect.end])
     assert read_stream(provider)[1] == replace(HELLO, usage=Usage())
 
@@ -335,7 +337,7 @@ def test_without_usage_it_is_unknown(stub_vendor: StubVendor, dialect: Dialect, 
     ],
     ids=json.dumps,
 )
-def test_events_without_text_are_passed_over(
+def test_events_without_text_yield_nothing(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, nothing: dict[str, Any]
 ):
     event = f"data: {json.dumps(nothing)}\n\n"
@@ -344,21 +346,21 @@ def test_events_without_text_are_passed_over(
 
 
 @pytest.mark.parametrize("finish", ["length", "content_filter"])
-def test_a_stream_may_end_otherwise(
+def test_other_finish_reasons_end_a_stream(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, finish: str
 ):
     stub_vendor.stream(dialect.events("Hel", finish=finish))
     assert read_stream(provider)[1] == replace(HELLO, text="Hel", finish_reason=finish)
 
 
-def test_the_answer_may_be_empty_for_want_of_length(
+def test_a_stream_that_ends_by_length_may_be_empty(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.stream(dialect.events(finish="length"))
     assert read_stream(provider) == ([], replace(HELLO, text="", finish_reason="length"))
 
 
-def test_halves_of_surrogate_pairs_can_be_encoded(
+def test_lone_surrogates_in_a_stream_are_replaced(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.stream(dialect.events("a\ud800", "b"))
@@ -375,7 +377,9 @@ def test_the_connection_is_used_again(
     assert (stub_vendor.connections, len(stub_vendor.requests)) == (1, 3)
 
 
-def test_what_does_not_end_after_its_end_marker_is_left(stub_vendor: StubVendor, openai: Provider):
+def test_a_stream_that_stays_open_after_its_end_marker_is_closed(
+    stub_vendor: StubVendor, openai: Provider
+):
     stub_vendor.stream([*OPENAI.events("Hello."), ": more"], gap=[0, 0, 0, 30])
     assert read_stream(openai)[1] == HELLO
     assert stub_vendor.client_disconnected.wait(SOON)
@@ -404,7 +408,7 @@ def test_two_streams_in_one_thread_keep_their_deadlines(
         "<think>One.</think><think>Two.</think>\n<think>\n</think>Hello.",
     ],
 )
-def test_thoughts_are_not_shown_however_they_are_cut(
+def test_thoughts_are_hidden_however_they_are_split(
     stub_vendor: StubVendor, openai: Provider, text: str
 ):
     for size in (1, 2, 3, 7, 100):
@@ -415,7 +419,7 @@ def test_thoughts_are_not_shown_however_they_are_cut(
 
 
 @pytest.mark.parametrize("text", ["<", "<thin", "<b>Hi", " \n Hi", "<<think>", "a <think> b"])
-def test_what_only_looks_like_thoughts_is_shown(
+def test_text_that_only_resembles_thoughts_is_shown(
     stub_vendor: StubVendor, openai: Provider, text: str
 ):
     stub_vendor.stream(OPENAI.events(*text))
@@ -428,7 +432,7 @@ def test_thoughts_alone_are_no_answer(stub_vendor: StubVendor, openai: Provider)
     assert (pieces, summarize(error)) == ([], ErrorSummary(ProviderFailed))
 
 
-def test_reasoning_beside_the_answer_is_not_shown(stub_vendor: StubVendor, openai: Provider):
+def test_reasoning_content_is_not_streamed(stub_vendor: StubVendor, openai: Provider):
     delta = {"reasoning": "Hm.", "reasoning_content": "Hm.", "reasoning_details": [{"text": "Hm."}]}
     stub_vendor.stream([chunk(choices=[{"delta": delta}]), *OPENAI.events("Hello.")])
     assert read_stream(openai)[0] == ["Hello."]
@@ -446,9 +450,7 @@ WITH_TOOLS = replace(REQUEST, options={"tools": TOOLS})
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100_000])
-def test_a_recorded_call_of_a_tool_is_put_together(
-    stub_vendor: StubVendor, openai: Provider, size: int
-):
+def test_a_recorded_tool_call_is_assembled(stub_vendor: StubVendor, openai: Provider, size: int):
     recorded = load_recording("openai_stream_tool_call")
     stub_vendor.stream(split(recorded["raw_sse"].encode(), size))
     pieces, completion = read_stream(openai, WITH_TOOLS)
@@ -456,7 +458,7 @@ def test_a_recorded_call_of_a_tool_is_put_together(
     assert completion.tool_calls == (call("call_a1", "get_weather", '{"city":"Łódź"}'),)
 
 
-def test_calls_are_told_apart_by_their_index(stub_vendor: StubVendor, openai: Provider):
+def test_tool_calls_are_separated_by_their_index(stub_vendor: StubVendor, openai: Provider):
     stub_vendor.stream(
         [
             called({"index": 1, **call("b", "second", "")}, {"index": 0, **call("a", "first", "")}),
@@ -470,16 +472,16 @@ def test_calls_are_told_apart_by_their_index(stub_vendor: StubVendor, openai: Pr
     assert read_stream(openai, WITH_TOOLS)[1].tool_calls == calls
 
 
-def test_calls_without_an_index_are_whole(stub_vendor: StubVendor, openai: Provider):
+def test_tool_calls_without_an_index_are_whole(stub_vendor: StubVendor, openai: Provider):
     calls = (call("a", "first", '{"n":1}'), call("b", "second", '{"m":2}'))
     stub_vendor.stream([called(*calls), *OPENAI.events()])
     assert read_stream(openai, WITH_TOOLS)[1].tool_calls == calls
 
 
-# --- Streams that go wrong ------------------------------------------------------------------------
+# --- Failing streams ------------------------------------------------------------------------------
 
 
-def test_an_end_marker_may_be_missing_after_a_reason_to_finish(
+def test_the_end_marker_may_be_missing_after_a_finish_reason(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     for chunked in (True, False):
@@ -490,7 +492,7 @@ def test_an_end_marker_may_be_missing_after_a_reason_to_finish(
         assert read_stream(provider)[1] == HELLO
 
 
-def test_a_reason_to_finish_may_be_missing_before_an_end_marker(
+def test_the_finish_reason_may_be_missing_before_the_end_marker(
     stub_vendor: StubVendor, openai: Provider
 ):
     stub_vendor.stream([OPENAI.event("Hello.", None, 5), DONE])
@@ -499,7 +501,7 @@ def test_a_reason_to_finish_may_be_missing_before_an_end_marker(
 
 @pytest.mark.parametrize("end", ["", ": bye\n\n", "data: ", 'data: {"choices": [{"del'])
 @pytest.mark.parametrize("chunked", [True, False])
-def test_a_body_that_ends_before_the_answer_is_broken_off(
+def test_a_body_that_ends_early_is_a_truncated_stream(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, end: str, chunked: bool
 ):
     stub_vendor.stream(
@@ -510,7 +512,7 @@ def test_a_body_that_ends_before_the_answer_is_broken_off(
     assert error.fallback
 
 
-def test_a_connection_that_is_cut_is_broken_off(
+def test_a_connection_that_closes_early_is_a_truncated_stream(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.stream([dialect.event("Hel"), dialect.event("lo")], cut=True)
@@ -537,7 +539,7 @@ def test_after_a_cut_the_next_request_is_answered(
         ("compat_stream_error", "Par", ErrorSummary(ProviderFailed, retry=True)),
     ],
 )
-def test_recorded_errors_in_mid_stream_are_told(
+def test_recorded_errors_in_mid_stream_are_raised(
     stub_vendor: StubVendor, name: str, text: str, expected: ErrorSummary, size: int
 ):
     recorded = load_recording(name)
@@ -562,7 +564,7 @@ OVERLOADED = {"error": {"code": 503, "message": "busy", "status": "UNAVAILABLE"}
     ],
     ids=["event", "then done", "named", "list", "bare", "bare list"],
 )
-def test_an_error_is_told_in_any_form_before_and_after_the_first_piece(
+def test_an_error_event_is_raised_before_and_after_the_first_piece(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, event: str
 ):
     for texts in ([], ["Hel"]):
@@ -573,15 +575,13 @@ def test_an_error_is_told_in_any_form_before_and_after_the_first_piece(
         assert error.reason.startswith("HTTP 503")
 
 
-def test_an_error_that_is_only_a_reason_to_finish_is_told(
-    stub_vendor: StubVendor, openai: Provider
-):
+def test_a_failed_finish_reason_in_a_stream_is_raised(stub_vendor: StubVendor, openai: Provider):
     stub_vendor.stream([OPENAI.event("Hel"), OPENAI.event(None, "error"), DONE])
     pieces, error = read_failing_stream(openai)
     assert (pieces, summarize(error)) == (["Hel"], ErrorSummary(ProviderFailed, retry=True))
 
 
-def test_an_error_inside_a_choice_is_told(stub_vendor: StubVendor, openai: Provider):
+def test_an_error_inside_a_choice_is_raised(stub_vendor: StubVendor, openai: Provider):
     broken = chunk(choices=[{"delta": {"content": ""}, "error": {"code": 429}}])
     stub_vendor.stream([OPENAI.event("Hel"), broken, DONE])
     assert summarize(read_failing_stream(openai)[1]) == ErrorSummary(ProviderOverloaded, retry=True)
@@ -616,7 +616,7 @@ def test_a_stream_without_text_is_no_answer(
     assert (pieces, summarize(error)) == ([], ErrorSummary(ProviderFailed))
 
 
-def test_a_filter_that_leaves_nothing_is_an_error(
+def test_a_filtered_answer_without_text_is_an_error(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.stream(dialect.events(finish="content_filter"))
@@ -649,7 +649,7 @@ STATUSES = {
 
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("headers", [{}, SSE], ids=["JSON", "event stream"])
-def test_a_status_before_the_stream_decides_who_is_asked_next(
+def test_the_status_of_a_stream_decides_retry_and_fallback(
     stub_vendor: StubVendor, provider: Provider, status: int, headers: dict[str, str]
 ):
     stub_vendor.reply({"error": {"message": "no", "code": status}}, status=status, headers=headers)
@@ -657,7 +657,7 @@ def test_a_status_before_the_stream_decides_who_is_asked_next(
     assert (pieces, summarize(error)) == ([], STATUSES[status])
 
 
-def test_the_hint_when_to_come_back_is_kept(stub_vendor: StubVendor, provider: Provider):
+def test_retry_after_of_a_stream_is_kept(stub_vendor: StubVendor, provider: Provider):
     stub_vendor.reply({"error": {}}, status=429, headers={"Retry-After": "40"})
     assert read_failing_stream(provider)[1].retry_after == 40.0
 
@@ -672,7 +672,7 @@ def test_the_hint_when_to_come_back_is_kept(stub_vendor: StubVendor, provider: P
         ("", "text/event-stream"),
     ],
 )
-def test_what_is_no_stream_goes_to_the_next_provider(
+def test_an_unusable_body_falls_back_without_retry(
     stub_vendor: StubVendor, provider: Provider, body: str, kind: str
 ):
     stub_vendor.reply(body, headers={"content-type": kind})
@@ -690,26 +690,26 @@ PLAIN = {
 }
 
 
-def test_an_answer_may_come_at_once_whatever_was_asked(stub_vendor: StubVendor, provider: Provider):
+def test_an_answer_that_is_not_streamed_is_accepted(stub_vendor: StubVendor, provider: Provider):
     stub_vendor.reply(PLAIN)
     assert read_stream(provider) == (["Hello."], HELLO)
 
 
-def test_an_error_may_come_at_once_as_a_success(stub_vendor: StubVendor, provider: Provider):
+def test_an_error_that_is_not_streamed_is_raised(stub_vendor: StubVendor, provider: Provider):
     stub_vendor.reply(OVERLOADED)
     assert summarize(read_failing_stream(provider)[1]) == ErrorSummary(
         ProviderOverloaded, retry=True
     )
 
 
-def test_a_connection_that_is_reset_before_the_answer_is_tried_again(
+def test_a_connection_reset_before_the_answer_is_retried(
     stub_vendor: StubVendor, provider: Provider
 ):
     stub_vendor.reset()
     assert summarize(read_failing_stream(provider)[1]) == ErrorSummary(ProviderFailed, retry=True)
 
 
-def test_an_answer_has_a_largest_size(
+def test_an_answer_over_the_size_limit_is_refused(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     event = dialect.event("x" * 1_000_000)
@@ -719,7 +719,7 @@ def test_an_answer_has_a_largest_size(
     assert summarize(error) == ErrorSummary(ProviderFailed)
 
 
-# --- The deadline, and a word to stop -------------------------------------------------------------
+# --- Deadline and cancellation --------------------------------------------------------------------
 
 ENDLESS: dict[str, Callable[[Dialect], list[str]]] = {
     "pieces": lambda dialect: [dialect.event("Hel")] * 200,
@@ -730,7 +730,7 @@ ENDLESS: dict[str, Callable[[Dialect], list[str]]] = {
 
 
 @pytest.mark.parametrize("what", ENDLESS)
-def test_the_deadline_holds_whatever_keeps_coming(
+def test_the_deadline_holds_while_pieces_keep_arriving(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, what: str
 ):
     events = ENDLESS[what](dialect)
@@ -783,7 +783,7 @@ def test_another_thread_ends_the_wait_for_the_head_of_the_answer(
         assert isinstance(reading.exception(timeout=SOON), DeadlineExceeded)
 
 
-# --- Anything at all ------------------------------------------------------------------------------
+# --- Any bytes ------------------------------------------------------------------------------------
 
 VENDORS = {
     name: build(name, {"api_key": KEY, "base_url": "http://localhost", "model": "model-1"})
@@ -792,7 +792,7 @@ VENDORS = {
 
 
 def read_bytes(name: str, pieces: list[bytes]) -> list[str | Completion]:
-    """What a provider makes of these bytes, as they come out of the socket."""
+    """Return what a provider reads from these bytes of a socket."""
 
     class Wire(connections.Connection):
         def __init__(self) -> None:
@@ -829,7 +829,7 @@ GOOD = {name.partition("_")[0]: str(load_recording(name)["raw_sse"]) for name in
 
 @pytest.mark.parametrize("name", GOOD)
 @given(data=st.data(), end=st.sampled_from(["\n", "\r\n", "\r"]), mark=st.booleans())
-def test_any_cut_of_a_good_stream_gives_the_same(
+def test_any_split_of_a_stream_gives_the_same_answer(
     name: str, data: st.DataObject, end: str, mark: bool
 ):
     text = GOOD[name].replace("\r\n", "\n").replace("\n", end)
@@ -846,7 +846,7 @@ lines = st.sampled_from(
 
 @pytest.mark.parametrize("name", VENDORS)
 @given(pieces=st.lists(lines | st.binary(max_size=20), max_size=12))
-def test_any_bytes_are_survived(name: str, pieces: list[bytes]):
+def test_any_bytes_give_a_completion_or_a_provider_error(name: str, pieces: list[bytes]):
     try:
         *texts, completion = read_bytes(name, pieces)
     except ProviderError:
@@ -871,7 +871,7 @@ payloads = st.recursive(
 
 @pytest.mark.parametrize("name", VENDORS)
 @given(events=st.lists(payloads, max_size=4))
-def test_any_json_is_survived(name: str, events: list[Any]):
+def test_any_json_gives_a_completion_or_a_provider_error(name: str, events: list[Any]):
     data = [f"data: {json.dumps(event)}\n\n".encode() for event in events]
     try:
         *texts, completion = read_bytes(name, data + [e.encode() for e in OPENAI.events("x")])
