@@ -1,4 +1,4 @@
-"""Django's admin, with the page of usage, and a policy of what may run in it."""
+"""Django's admin with the usage page and a Content-Security-Policy."""
 
 import functools
 from typing import Any
@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, URLResolver, path, reverse
 
-# Prompts and answers are anybody's text: what runs beside them is ours alone.
+# Prompts and answers are untrusted text: only our own scripts may run beside them.
 SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -19,10 +19,10 @@ SECURITY_POLICY = (
 class ChatAdminSite(admin.AdminSite):
     site_header = site_title = "Serverless Chat API"
     index_title = "Ledger"
-    enable_nav_sidebar = False  # there are few pages, and the lists are wide
+    enable_nav_sidebar = False  # few pages, wide lists
 
     def get_urls(self) -> list[URLResolver | URLPattern]:
-        from chat.admin.usage import usage_page  # models are not loaded before the site
+        from chat.admin.usage_view import usage_page  # the site is created before models load
 
         return [
             path("usage/", self.admin_view(usage_page), name="usage"),
@@ -30,7 +30,7 @@ class ChatAdminSite(admin.AdminSite):
         ]
 
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
-        """Django's list, with the page of usage among the models."""
+        """Add the usage page to Django's list of models."""
         listed: list[Any] = super().get_app_list(request, app_label)
         page = {
             "name": "Usage",

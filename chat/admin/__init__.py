@@ -1,9 +1,9 @@
-"""Django's admin on the local store: the ledger, the keys, and what was used.
+"""Django's admin for the local store: interactions, API keys and usage.
 
-Every page is to come in a fraction of a second with a million records. So nothing counts or sorts
-them all: see `lists`. What the pages cost the requests that write, and why, is in docs/admin.md.
+Each page must load in a fraction of a second with a million records, so none counts or sorts them
+all: see `changelist`. docs/admin.md has the cost of the indexes and the measurements.
 """
 
-from chat.admin import interactions, keys
+from chat.admin import api_keys, interactions
 
-__all__ = ["interactions", "keys"]
+__all__ = ["api_keys", "interactions"]

@@ -1,4 +1,4 @@
-"""A conversation as a page to read: its turns, the oldest first."""
+"""A conversation as a page, oldest turn first."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,10 +17,10 @@ TURNS = 50
 MAX_PAGES = 1000
 
 
-def page(
+def conversation_page(
     queryset: QuerySet[Interaction], conversation_id: str, query: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What the template shows of page `p`. Raises Http404."""
+    """Return the template's context for page `p`. Raises Http404."""
     number = query.get("p", "1")
     if not number.isdecimal() or not 1 <= int(number[:6]) <= MAX_PAGES:
         raise Http404
@@ -32,14 +32,14 @@ def page(
     turns = found[:TURNS]
     return {
         "conversation_id": conversation_id,
-        "turns": [_turn(start + place + 1, turn) for place, turn in enumerate(turns)],
+        "turns": [_turn(number, turn) for number, turn in enumerate(turns, start + 1)],
         "earlier_page": int(number) - 1,
         "later_page": int(number) + 1 if len(found) > TURNS else None,
     }
 
 
-def link_to(row: Interaction) -> str:
-    """The address of a turn on the page of its conversation that has it."""
+def turn_url(row: Interaction) -> str:
+    """Return the URL of a turn on its page of the conversation."""
     turns = Interaction.objects.filter(conversation_id=row.conversation_id)
     before = turns.filter(created_at__lt=row.created_at).count()
     address = reverse("admin:chat_interaction_conversation", args=[row.conversation_id])

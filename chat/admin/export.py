@@ -1,4 +1,4 @@
-"""A list of interactions as a file, written as it is read: of any size, in little memory."""
+"""Export a list of interactions as a stream, in constant memory."""
 
 import csv
 import re
@@ -12,21 +12,21 @@ from chat.models import Interaction
 from chat.storage import columns
 from chat.storage.jsonl import to_json
 
-# How many records are read at a time. Each time is a transaction of its own, so that a download
-# that takes hours does not keep SQLite from shortening its log.
+# Records read per transaction. One long transaction would keep SQLite from checkpointing its WAL.
 BATCH = 500
-# Where a spreadsheet would see a formula (OWASP, CSV injection), also one that separates by `;`.
+# The start of a cell that a spreadsheet would run as a formula (OWASP, CSV injection), also if it
+# separates cells by `;` or tabs.
 FORMULA = re.compile(r"(^|[;\t])(?=[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20])")
 
 
 def json_lines(queryset: QuerySet[Interaction]) -> Iterator[bytes]:
-    """One record a line, without loss, as `chat.storage.jsonl` has them."""
+    """Yield a JSON line for each record, as `chat.storage.jsonl` writes them."""
     for row in _newest_first(queryset):
         yield orjson.dumps(to_json(columns.from_columns(row)), option=orjson.OPT_APPEND_NEWLINE)
 
 
 def csv_lines(queryset: QuerySet[Interaction]) -> Iterator[str]:
-    """For spreadsheets: a column for each field, in UTF-8 that they recognise."""
+    """Yield CSV lines, a column for each field. The BOM makes spreadsheets read UTF-8."""
     writer = csv.writer(_Echo(), quoting=csv.QUOTE_ALL)
     names = [field.attname for field in Interaction._meta.concrete_fields]
     yield "\N{BYTE ORDER MARK}" + writer.writerow(names)
@@ -40,7 +40,7 @@ def _newest_first(queryset: QuerySet[Interaction]) -> Iterable[Interaction]:
     while batch:
         yield from batch
         last = batch[-1]
-        # The first condition lets SQLite seek in the index, which it would not for an OR.
+        # Two conditions, because SQLite would not seek in the index for an OR.
         after = rest.filter(created_at__lte=last.created_at)
         batch = list(after.exclude(created_at=last.created_at, pk__gte=last.pk)[:BATCH])
 
@@ -55,7 +55,7 @@ def _cell(value: Any) -> str:
 
 
 class _Echo:
-    """A file that gives back what is written to it."""
+    """A file whose write() returns the text, so that csv.writer does too."""
 
     def write(self, text: str) -> str:
         return text

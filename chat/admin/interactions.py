@@ -1,10 +1,9 @@
-"""The ledger: to be read, never to be changed."""
+"""The interactions in the admin, read-only."""
 
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from django.conf import settings
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.core.exceptions import PermissionDenied
@@ -17,101 +16,29 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from chat.admin import conversations, export, search
-from chat.admin.changelist import FROM, DayFilter, IndexFilter, InteractionChangeList
-from chat.errors import PROVIDER_PROBLEMS, InternalError
+from chat.admin.changelist import InteractionChangeList
+from chat.admin.filters import (
+    ALLOWED_LOOKUPS,
+    DayFilter,
+    ErrorFilter,
+    InteractionStatusFilter,
+    ModelFilter,
+    OwnerFilter,
+    ProviderFilter,
+    aborted_before,
+)
 from chat.models import Interaction
-from chat.storage.base import SETTLE_GRACE, Status
+from chat.storage.base import Status
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Interaction]
 else:
     ModelAdmin = admin.ModelAdmin
 
-MAX_CHOICES = 100
-CODES = (*PROVIDER_PROBLEMS, InternalError.code)
-LOOKUPS = {
-    *("created_at__gte", "created_at__lt", FROM),
-    *("status", "error_code", "model", "provider", "owner"),
-}
 EXPORTS: dict[str, tuple[Callable[[QuerySet[Interaction]], Any], str]] = {
     "csv": (export.csv_lines, "text/csv; charset=utf-8"),
     "jsonl": (export.json_lines, "application/x-ndjson"),
 }
-
-
-def _aborted_before() -> Any:
-    """Claims with an earlier deadline that are still pending were aborted."""
-    return timezone.now() - SETTLE_GRACE
-
-
-class StatusFilter(admin.SimpleListFilter):
-    """By the status that a reader sees, which is not always the one that is stored."""
-
-    title = "status"
-    parameter_name = "status"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(status.value, status.value) for status in Status]
-
-    def queryset(
-        self, request: HttpRequest, queryset: QuerySet[Interaction]
-    ) -> QuerySet[Interaction]:
-        match self.value():
-            case None:
-                return queryset
-            case Status.PENDING:
-                return queryset.filter(status=Status.PENDING, deadline_at__gte=_aborted_before())
-            case Status.ABORTED:
-                lapsed = queryset.filter(status=Status.PENDING, deadline_at__lt=_aborted_before())
-                return lapsed | queryset.filter(status=Status.ABORTED)
-            case stored:
-                return queryset.filter(status=stored)
-
-
-class ProviderFilter(admin.SimpleListFilter):
-    title = "provider"
-    parameter_name = "provider"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(name, name) for name in settings.PROVIDER_OPTIONS]
-
-    def queryset(
-        self, request: HttpRequest, queryset: QuerySet[Interaction]
-    ) -> QuerySet[Interaction]:
-        return queryset.filter(provider=self.value()) if self.value() else queryset
-
-
-class ModelFilter(IndexFilter):
-    title = "model"
-    parameter_name = "model"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return _choices(self.parameter_name)
-
-
-class OwnerFilter(IndexFilter):
-    title = "owner"
-    parameter_name = "owner"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return _choices(self.parameter_name)
-
-
-class ErrorFilter(IndexFilter):
-    title = "error"
-    parameter_name = "error_code"
-    ANY = "any"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(self.ANY, "any"), *((code, code) for code in CODES)]
-
-    def condition(self) -> dict[str, Any]:
-        return {"error_code__isnull": False} if self.value() == self.ANY else super().condition()
-
-
-def _choices(column: str) -> list[tuple[str, str]]:
-    values = search.distinct(Interaction, column)
-    return [(value, value) for value, _ in zip(values, range(MAX_CHOICES), strict=False)]
 
 
 @admin.register(Interaction)
@@ -131,7 +58,7 @@ class InteractionAdmin(ModelAdmin):
     list_per_page = 50
     list_filter = (
         ("created_at", DayFilter),
-        StatusFilter,
+        InteractionStatusFilter,
         ErrorFilter,
         ModelFilter,
         ProviderFilter,
@@ -198,14 +125,13 @@ class InteractionAdmin(ModelAdmin):
         ]
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """What the filters offer: any other condition might have all records read."""
-        return lookup in LOOKUPS
+        return lookup in ALLOWED_LOOKUPS
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[InteractionChangeList]:
         return InteractionChangeList
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Interaction]:
-        """All that have not expired; said in such a way that SQLite does not begin with them."""
+        """Leave out expired records; `exclude` keeps SQLite from using the index of expiry."""
         return super().get_queryset(request).exclude(expires_at__lte=timezone.now())
 
     def get_search_results(
@@ -226,21 +152,21 @@ class InteractionAdmin(ModelAdmin):
         return False
 
     def export_view(self, request: HttpRequest, kind: str) -> HttpResponseBase:
-        """Download all that the filters and the search of the list find."""
+        """Download all records that the list's filters and search find."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         if kind not in EXPORTS:
             raise Http404
         lines, content_type = EXPORTS[kind]
         try:
-            changes = self.get_changelist_instance(request)
+            changelist = self.get_changelist_instance(request)
         except IncorrectLookupParameters:
             raise Http404 from None
-        if request.GET.get("q", "").strip() and not changes.query:
-            raise Http404  # the list passes over words that it cannot search for, and says so
+        if request.GET.get("q", "").strip() and not changelist.query:
+            raise Http404  # the list ignores a query that it cannot search for, and says so
         day = timezone.now().date().isoformat()
         return StreamingHttpResponse(
-            lines(changes.queryset),
+            lines(changelist.queryset),
             content_type=content_type,
             headers={"Content-Disposition": f'attachment; filename="interactions-{day}.{kind}"'},
         )
@@ -248,7 +174,9 @@ class InteractionAdmin(ModelAdmin):
     def conversation_view(self, request: HttpRequest, conversation_id: str) -> TemplateResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
-        context = conversations.page(self.get_queryset(request), conversation_id, request.GET)
+        context = conversations.conversation_page(
+            self.get_queryset(request), conversation_id, request.GET
+        )
         return TemplateResponse(
             request,
             "admin/chat/interaction/conversation.html",
@@ -267,16 +195,16 @@ class InteractionAdmin(ModelAdmin):
 
     @admin.display(description="conversation")
     def conversation(self, row: Interaction) -> str:
-        return format_html('<a href="{}">Read it as a page</a>', conversations.link_to(row))
+        return format_html('<a href="{}">Read it as a page</a>', conversations.turn_url(row))
 
     @admin.display(description="prompt")
     def excerpt(self, row: Interaction) -> str | None:
-        prompt = row.prompt or None  # it may not have been kept
+        prompt = row.prompt or None  # empty with STORE_CONTENT=false
         return prompt if prompt is None or len(prompt) <= 60 else f"{prompt[:59]}…"
 
     @admin.display(description="status")
     def current_status(self, row: Interaction) -> str:
-        lapsed = row.status == Status.PENDING and row.deadline_at < _aborted_before()
+        lapsed = row.status == Status.PENDING and row.deadline_at < aborted_before()
         return Status.ABORTED if lapsed else row.status
 
     @admin.display(description="cost (USD)")

@@ -1,4 +1,4 @@
-"""What the admin needs around it, for the admin alone: the API has no sessions, users and forms."""
+"""Django's session, CSRF, user and message middleware, for the admin only: the API has none."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from django.utils.deprecation import MiddlewareMixin
 
 
 class AdminOnlyMixin(MiddlewareMixin):
-    """Passes all other requests on: with the four that follow, that takes 0.1 ms less of each."""
+    """Skip the middleware outside /admin: saves an API request 0.1 ms for the four below."""
 
     def __call__(self, request: HttpRequest) -> Any:
         if request.path_info.startswith("/admin"):

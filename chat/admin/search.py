@@ -1,4 +1,4 @@
-"""What is looked for: a record, a conversation, a request, a user, or words of a text."""
+"""The search of the admin: by id of a record, conversation, request or user, or by words."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,34 +10,34 @@ from chat.models import Interaction
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
-    """What a query was taken for, and what leads there by an index; words have no condition."""
+class Interpretation:
+    """What a query means, and the indexed condition that finds it; words have none."""
 
     kind: str
     condition: dict[str, Any] = field(default_factory=dict)
 
 
-WORDS = Meaning("words")
+WORDS = Interpretation("words")
 
 
-def interpret_query(query: str) -> Meaning:
-    """An id that there is, exactly; or else words, as are those in quotes."""
+def interpret_query(query: str) -> Interpretation:
+    """Take the query for an existing id, or else for words. Quotes always mean words."""
     if not query or query[0] in "\"'":
         return WORDS
     ids = {"conversation": "conversation_id", "interaction": "pk", "request": "request_id"}
     for kind, column in ids.items():
         if Interaction.objects.filter(**{column: query}).exists():
-            return Meaning(kind, {column: query})
-    owners = [owner for owner in distinct(Interaction, "owner") if _of_user(owner, query)]
-    return Meaning("user", {"owner__in": owners, "user_id": query}) if owners else WORDS
+            return Interpretation(kind, {column: query})
+    owners = [owner for owner in distinct_values(Interaction, "owner") if _has_user(owner, query)]
+    return Interpretation("user", {"owner__in": owners, "user_id": query}) if owners else WORDS
 
 
-def _of_user(owner: str, user_id: str) -> bool:
+def _has_user(owner: str, user_id: str) -> bool:
     return Interaction.objects.filter(owner=owner, user_id=user_id).exists()
 
 
-def distinct(model: type[Model], column: str) -> Iterator[str]:
-    """The values of a column that begins an index, by a seek for each: DISTINCT reads all rows."""
+def distinct_values(model: type[Model], column: str) -> Iterator[str]:
+    """Yield an indexed column's values, by a seek for each; DISTINCT would read all rows."""
     rows = model._default_manager.order_by(column).values_list(column, flat=True)
     value = rows.first()
     while value is not None:

@@ -1,8 +1,8 @@
-"""What the page of usage shows: counts from the counters, latencies and errors from the records.
+"""The data of the usage page: counters, and latencies and errors from the records.
 
-Requests, tokens and cost are counted as records are settled, and reading them does not depend on
-how many there are. Latencies and the codes of errors are read from two indexes that have all it
-takes; percentiles are exact, by nearest rank. A day is one in UTC.
+Requests, tokens and cost come from counters, in a time that does not depend on the number of
+records. Latencies and error codes are read from two covering indexes. Percentiles are exact, by
+nearest rank. Days are in UTC.
 """
 
 import itertools
@@ -18,7 +18,7 @@ import orjson
 from django.db import connection
 from django.db.models import Sum
 
-from chat.admin.search import distinct
+from chat.admin.search import distinct_values
 from chat.models import Interaction, UsageCount
 from chat.storage.usage import COUNT_FIELDS, CounterKind, UsageCounts
 from chat.usage import DateRange
@@ -30,7 +30,7 @@ LATENCIES = """
 ERRORS = """
     SELECT substr(created_at, 1, 10), error_code, count(*) FROM chat_interaction
     WHERE created_at >= %s AND created_at < %s AND error_code IS NOT NULL"""
-# A plus sign keeps SQLite from choosing an index by this column, which lacks the others.
+# The plus sign keeps SQLite from choosing this column's index, which does not cover the query.
 OF_OWNER = " AND +owner = %s"
 OF_MODEL = " AND +model = %s"
 
@@ -39,7 +39,7 @@ Cell = tuple[date, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageFilter:
-    """What is asked for; no owner or no model is all of them."""
+    """The period, owner and model to report; None: all owners, all models."""
 
     period: DateRange
     owner: str | None = None
@@ -52,8 +52,11 @@ class UsageFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """By day and model: counts, and sorted latencies in milliseconds; by day and code: errors."""
+class UsageData:
+    """Counts and sorted latencies (ms) by day and model, errors by day and code.
+
+    `models` has the most requested model first.
+    """
 
     counts: Mapping[Cell, UsageCounts]
     latencies: Mapping[Cell, list[int]]
@@ -61,20 +64,20 @@ class Figures:
     models: list[str]
 
 
-def figures(scope: UsageFilter) -> Figures:
-    counts = _counts(scope)
-    latencies = _latencies(scope)
+def load_usage(usage_filter: UsageFilter) -> UsageData:
+    counts = _load_counts(usage_filter)
+    latencies = _load_latencies(usage_filter)
     requests = Counter({model: 0 for _, model in (*counts, *latencies)})
     for (_, model), each in counts.items():
         requests[model] += each.requests
     models = [model for model, _ in requests.most_common()]
-    return Figures(counts, latencies, _errors(scope), models)
+    return UsageData(counts, latencies, _load_errors(usage_filter), models)
 
 
 def percentiles(lists: Sequence[Sequence[int]]) -> list[int | None]:
-    """The smallest values that so many percent of all the values in sorted lists do not exceed.
+    """Return the PERCENTILES of all values in sorted lists, each None if there are no values.
 
-    They are looked for by bisection: to merge the lists takes ten times as long.
+    Bisection over the values takes a tenth of the time of merging the lists.
     """
     filled = [each for each in lists if each]
     if not filled:
@@ -82,19 +85,23 @@ def percentiles(lists: Sequence[Sequence[int]]) -> list[int | None]:
     size = sum(map(len, filled))
     top = range(max(each[-1] for each in filled))
 
-    def up_to(value: int) -> int:
+    def count_up_to(value: int) -> int:
         return sum(bisect_right(each, value) for each in filled)
 
-    return [bisect_left(top, math.ceil(each * size / 100), key=up_to) for each in PERCENTILES]
+    return [bisect_left(top, math.ceil(each * size / 100), key=count_up_to) for each in PERCENTILES]
 
 
-def _counts(scope: UsageFilter) -> dict[Cell, UsageCounts]:
-    owners = [scope.owner] if scope.owner else list(distinct(UsageCount, "owner"))
-    rows = UsageCount.objects.filter(
-        owner__in=owners, by=CounterKind.MODEL, date__range=(scope.period.first, scope.period.last)
+def _load_counts(usage_filter: UsageFilter) -> dict[Cell, UsageCounts]:
+    owners = (
+        [usage_filter.owner] if usage_filter.owner else list(distinct_values(UsageCount, "owner"))
     )
-    if scope.model:
-        rows = rows.filter(name=scope.model)
+    rows = UsageCount.objects.filter(
+        owner__in=owners,
+        by=CounterKind.MODEL,
+        date__range=(usage_filter.period.first, usage_filter.period.last),
+    )
+    if usage_filter.model:
+        rows = rows.filter(name=usage_filter.model)
     sums = rows.values("date", "name").annotate(**{f"{name}_": Sum(name) for name in COUNT_FIELDS})
     found: Iterable[Mapping[str, Any]] = sums.order_by()
     return {
@@ -103,29 +110,29 @@ def _counts(scope: UsageFilter) -> dict[Cell, UsageCounts]:
     }
 
 
-def _latencies(scope: UsageFilter) -> dict[Cell, list[int]]:
-    """One query for each day and model: so each is read from the index as it lies there."""
-    models = [scope.model] if scope.model else distinct(Interaction, "model")
-    query = LATENCIES + (OF_OWNER if scope.owner else "")
-    owner = [scope.owner] if scope.owner else []
+def _load_latencies(usage_filter: UsageFilter) -> dict[Cell, list[int]]:
+    """Run one query per day and model: each reads one range of the index."""
+    models = [usage_filter.model] if usage_filter.model else distinct_values(Interaction, "model")
+    query = LATENCIES + (OF_OWNER if usage_filter.owner else "")
+    owner = [usage_filter.owner] if usage_filter.owner else []
     found: dict[Cell, list[int]] = {}
     with connection.cursor() as cursor:
-        for model, day in itertools.product(models, scope.days):
+        for model, day in itertools.product(models, usage_filter.days):
             cursor.execute(query, [*_between(day, day), model, *owner])
             if values := orjson.loads(cursor.fetchone()[0]):
                 found[day, model] = sorted(values)
     return found
 
 
-def _errors(scope: UsageFilter) -> dict[Cell, int]:
-    conditions = (OF_OWNER if scope.owner else "") + (OF_MODEL if scope.model else "")
-    names = [name for name in (scope.owner, scope.model) if name]
-    period = _between(scope.period.first, scope.period.last)
+def _load_errors(usage_filter: UsageFilter) -> dict[Cell, int]:
+    conditions = (OF_OWNER if usage_filter.owner else "") + (OF_MODEL if usage_filter.model else "")
+    names = [name for name in (usage_filter.owner, usage_filter.model) if name]
+    period = _between(usage_filter.period.first, usage_filter.period.last)
     with connection.cursor() as cursor:
         cursor.execute(f"{ERRORS}{conditions} GROUP BY 1, 2", [*period, *names])
         return {(date.fromisoformat(day), code): number for day, code, number in cursor.fetchall()}
 
 
 def _between(first: date, last: date) -> tuple[str, str]:
-    """From which time to before which, as SQLite's texts compare."""
+    """Return the period's start and end (exclusive) in the text format of SQLite's column."""
     return first.isoformat(), (last + timedelta(days=1)).isoformat()

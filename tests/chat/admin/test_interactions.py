@@ -219,7 +219,7 @@ def test_no_page_counts_the_records(admin: ApiClient) -> None:
 def test_no_page_reads_or_sorts_all_records(
     admin: ApiClient, monkeypatch: pytest.MonkeyPatch, query: str
 ) -> None:
-    monkeypatch.setattr(InteractionChangeList, "looked_through", 10)
+    monkeypatch.setattr(InteractionChangeList, "max_scanned", 10)
     made(20)
     with CaptureQueriesContext(connection) as queries:
         assert admin.get(f"{LIST}?{query}").status_code == 200
@@ -248,7 +248,7 @@ def test_after_the_last_page_number_the_list_goes_on_from_there(
 def test_a_rare_record_is_looked_for_step_by_step_and_the_page_says_so(
     admin: ApiClient, monkeypatch: pytest.MonkeyPatch, query: str
 ) -> None:
-    monkeypatch.setattr(InteractionChangeList, "looked_through", 10)
+    monkeypatch.setattr(InteractionChangeList, "max_scanned", 10)
     made(25)
     store_record(replace(FAILED, provider="gemini", prompt="this failed"))
     page = admin.get(f"{LIST}?{query}")
@@ -265,7 +265,7 @@ def test_a_rare_record_is_looked_for_step_by_step_and_the_page_says_so(
 def test_an_index_leads_to_what_is_rare_at_once(
     admin: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(InteractionChangeList, "looked_through", 10)
+    monkeypatch.setattr(InteractionChangeList, "max_scanned", 10)
     rare = replace(FAILED, prompt="rare", user_id="carol", owner="acme", model="rare")
     store_record(replace(rare, interaction_id=str(uuid4()), request_id="request-9"))
     made(25)

@@ -1,15 +1,11 @@
-"""Managed API keys: made and shown once, rotated, revoked; never edited, and never seen again."""
+"""The managed API keys in the admin: created and shown once, rotated and revoked, never edited."""
 
-from argparse import ArgumentTypeError
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from django import forms
 from django.contrib import admin, messages
-from django.contrib.admin.widgets import AdminSplitDateTime
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import PermissionDenied
 from django.db.models import OuterRef, QuerySet, Subquery, Sum
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
@@ -17,118 +13,20 @@ from django.urls import path, reverse
 from django.utils import timezone
 
 from chat import api_keys
-from chat.management import arguments
+from chat.admin.api_key_forms import KeyForm, RotateForm
 from chat.models import ApiKey, UsageCount
-from chat.service import router
 from chat.storage import key_store
 from chat.storage.api_keys import ApiKey as Key
 from chat.storage.orm.api_keys import key_of
 from chat.storage.usage import CounterKind, UsageCounts
-from providers.router import UnknownModel
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[ApiKey]
-    ModelForm = forms.ModelForm[ApiKey]
 else:
     ModelAdmin = admin.ModelAdmin
-    ModelForm = forms.ModelForm
-
-MAX_RATE = 1_000_000
-GRACES = {
-    "0": "at once",
-    "1": "for one more day",
-    "7": "for 7 more days",
-    "30": "for 30 more days",
-}
 
 
-def _as(parse: Callable[[str], Any]) -> Callable[[Any], None]:
-    """What the commands say of a value that they do not take, said by a form."""
-
-    def validate(value: Any) -> None:
-        try:
-            parse(str(value))
-        except ArgumentTypeError as exc:
-            raise ValidationError(str(exc)) from exc
-
-    return validate
-
-
-def _known(names: str) -> list[str]:
-    """The models of a comma-separated list. Raises ValidationError for one that is not known."""
-    models = [name for each in names.split(",") if (name := each.strip())]
-    for model in models:
-        try:
-            router().routes(model)
-        except UnknownModel as exc:
-            sentence = f"{model} may not be asked here; see ALLOWED_MODELS."
-            raise ValidationError(sentence) from exc
-    return models
-
-
-class KeyForm(ModelForm):
-    owner = forms.CharField(
-        initial="default",
-        validators=[_as(arguments.parse_owner)],
-        help_text="For whom it acts. All keys of an owner see the same records.",
-    )
-    name = forms.CharField(
-        max_length=128, help_text="What it is for, for people to read: “mobile app”."
-    )
-    expires_at = forms.SplitDateTimeField(
-        required=False,
-        widget=AdminSplitDateTime,
-        label="Expires",
-        help_text="In UTC. Empty: never.",
-    )
-    rate_limit = forms.IntegerField(
-        required=False,
-        min_value=0,
-        max_value=MAX_RATE,
-        label="Requests per minute",
-        help_text="For each of its users. Empty: as RATE_LIMIT_PER_MINUTE says; 0: no limit.",
-    )
-    monthly_budget_usd = forms.DecimalField(
-        required=False,
-        validators=[_as(arguments.parse_dollars)],
-        label="Monthly budget (USD)",
-        help_text="Empty: none.",
-    )
-    models = forms.CharField(
-        required=False,
-        help_text="The models that it may ask, separated by commas; the first is its default. "
-        "Empty: all.",
-    )
-
-    class Meta:
-        model = ApiKey
-        fields = ("owner", "name", "expires_at", "rate_limit", "monthly_budget_usd")
-
-    def clean_name(self) -> str:
-        name: str = self.cleaned_data["name"]
-        if not name.isprintable():
-            raise ValidationError("A name has 1 to 128 printable characters.")
-        return name
-
-    def clean_expires_at(self) -> datetime | None:
-        moment: datetime | None = self.cleaned_data["expires_at"]
-        if moment is not None and moment <= timezone.now():
-            raise ValidationError("That is past.")
-        return moment
-
-    def clean_models(self) -> list[str]:
-        return _known(self.cleaned_data["models"])
-
-
-class RotateForm(forms.Form):
-    grace = forms.ChoiceField(
-        choices=list(GRACES.items()),
-        initial="1",
-        label="The old secret works",
-    )
-
-
-class StatusFilter(admin.SimpleListFilter):
+class KeyStatusFilter(admin.SimpleListFilter):
     title = "status"
     parameter_name = "status"
 
@@ -154,7 +52,7 @@ class KeyAdmin(ModelAdmin):
         *("prefix", "owner", "name", "status", "expires_at", "last_used_at", "rate_limit"),
         *("budget", "spent"),
     )
-    list_filter = (StatusFilter,)
+    list_filter = (KeyStatusFilter,)
     search_fields = ("key_id", "owner", "name")
     ordering = ("-created_at",)
     actions = ("revoke",)
@@ -186,7 +84,7 @@ class KeyAdmin(ModelAdmin):
         return super().get_queryset(request).annotate(spent_cost=Subquery(sums))
 
     def has_change_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
-        """No key is edited; who may change them may rotate and revoke them."""
+        """Forbid editing: the change permission allows rotating and revoking."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
@@ -196,7 +94,7 @@ class KeyAdmin(ModelAdmin):
         return request.user.has_perm("chat.change_apikey")
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        """Make the key. Its text goes along to `response_add`, and nowhere else."""
+        """Create the key, and pass its text to `response_add` and nowhere else."""
         given = form.cleaned_data
         key, obj.text = api_keys.create(
             owner=given["owner"],
@@ -211,14 +109,14 @@ class KeyAdmin(ModelAdmin):
     def response_add(
         self, request: HttpRequest, obj: Any, post_url_continue: str | None = None
     ) -> HttpResponse:
-        return self._shown_once(request, obj, obj.text)
+        return self._show_once(request, obj, obj.text)
 
     def add_view(
         self, request: HttpRequest, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """A new key is looked at, and nothing else, before anything else is done."""
-        alone = {"show_save_and_add_another": False, "show_save_and_continue": False}
-        return super().add_view(request, form_url, {**alone, **(extra_context or {})})
+        """Offer only `Save`, so that the next page shows the new key."""
+        only_save = {"show_save_and_add_another": False, "show_save_and_continue": False}
+        return super().add_view(request, form_url, {**only_save, **(extra_context or {})})
 
     def change_view(
         self,
@@ -232,23 +130,23 @@ class KeyAdmin(ModelAdmin):
 
     @admin.action(description="Revoke the selected keys", permissions=["revoke"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> HttpResponse | None:
-        """Ask first; then revoke for good."""
-        chosen = [key_of(row) for row in queryset.filter(revoked_at=None)]
+        """Ask for confirmation, then revoke permanently."""
+        keys = [key_of(row) for row in queryset.filter(revoked_at=None)]
         if "confirmed" not in request.POST:
-            context = {"title": "Revoke keys", "keys": chosen, "opts": self.opts}
+            context = {"title": "Revoke keys", "keys": keys, "opts": self.opts}
             return self._page(request, "revoke", context)
-        for key in chosen:
+        for key in keys:
             try:
                 api_keys.revoke(key)
             except api_keys.KeyChanged:
-                self._say_changed(request, key)
+                self._warn_changed(request, key)
             else:
-                self._note(request, key, "Revoked.")
+                self._log(request, key, "Revoked.")
                 messages.success(request, f"Revoked: {key.prefix} ({key.name}).")
         return HttpResponseRedirect(reverse("admin:chat_apikey_changelist"))
 
     def rotate_view(self, request: HttpRequest, key_id: str) -> HttpResponse:
-        """Give a key a new secret, and show it once."""
+        """Give a key a new secret and show it once."""
         if not self.has_revoke_permission(request):
             raise PermissionDenied
         key = key_store().get(key_id)
@@ -263,10 +161,10 @@ class KeyAdmin(ModelAdmin):
                 key, grace=timedelta(days=int(form.cleaned_data["grace"]))
             )
         except api_keys.KeyChanged:
-            self._say_changed(request, key)
+            self._warn_changed(request, key)
             return HttpResponseRedirect(reverse("admin:chat_apikey_change", args=[key_id]))
-        self._note(request, rotated, "Rotated.")
-        return self._shown_once(request, rotated, text)
+        self._log(request, rotated, "Rotated.")
+        return self._show_once(request, rotated, text)
 
     @admin.display(description="key")
     def prefix(self, row: ApiKey) -> str:
@@ -288,8 +186,8 @@ class KeyAdmin(ModelAdmin):
     def models(self, row: ApiKey) -> str:
         return ", ".join(row.allowed_models) or "all"
 
-    def _shown_once(self, request: HttpRequest, key: Any, text: str) -> HttpResponse:
-        """The one page that has the text. It is kept by nothing: no session, no message, no log."""
+    def _show_once(self, request: HttpRequest, key: Any, text: str) -> HttpResponse:
+        """Show the key's text. Keep it out of sessions, messages and logs."""
         context = {"title": "The key is made", "key": key, "text": text, "opts": self.opts}
         return self._page(request, "shown_once", context)
 
@@ -297,11 +195,11 @@ class KeyAdmin(ModelAdmin):
         site = self.admin_site.each_context(request)
         return TemplateResponse(request, f"admin/chat/apikey/{name}.html", {**site, **context})
 
-    def _note(self, request: HttpRequest, key: Key, message: str) -> None:
+    def _log(self, request: HttpRequest, key: Key, message: str) -> None:
         row = ApiKey.objects.get(pk=key.key_id)
         self.log_change(request, row, message)
 
-    def _say_changed(self, request: HttpRequest, key: Key) -> None:
+    def _warn_changed(self, request: HttpRequest, key: Key) -> None:
         messages.error(request, f"Somebody changed {key.prefix} meanwhile; look again.")
 
 

@@ -1,4 +1,4 @@
-"""The page of usage: charts, and the same figures in tables."""
+"""The usage page: charts, and the same data in tables."""
 
 import functools
 from collections import defaultdict
@@ -13,17 +13,18 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 
-from chat.admin.search import distinct
-from chat.admin.usage_data import PERCENTILES, Cell, Figures, UsageFilter, figures, percentiles
+from chat.admin.search import distinct_values
+from chat.admin.usage_data import PERCENTILES, Cell, UsageData, UsageFilter, load_usage, percentiles
 from chat.models import Interaction, UsageCount
 from chat.storage.usage import UsageCounts
 from chat.usage import DEFAULT_DAYS, MAX_DAYS, DateRange, last_days
 
 Name = TypeVar("Name", bound=Hashable)
+Chart = dict[str, Any]
 
 PERIODS = (7, 30, 90)
-# So many models have a colour of their own; those that were asked less share one.
-OWN_COLOURS = 7
+# The most requested models have a colour each; the others share one.
+MAX_COLOURED = 7
 OTHERS = "others"
 NAMES = [f"p{each}" for each in PERCENTILES]
 HEADS = (
@@ -32,8 +33,8 @@ HEADS = (
 )
 
 
-class ScopeForm(forms.Form):
-    """From one day to another, or so many days until today; of an owner, of a model."""
+class UsageFilterForm(forms.Form):
+    """A period (first and last day, or a number of days until today), an owner and a model."""
 
     days = forms.IntegerField(
         required=False, min_value=1, max_value=MAX_DAYS, widget=forms.HiddenInput
@@ -46,7 +47,7 @@ class ScopeForm(forms.Form):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name, model in (("owner", UsageCount), ("model", Interaction)):
-            values = [(value, value) for value in distinct(model, name)]
+            values = [(value, value) for value in distinct_values(model, name)]
             cast(forms.ChoiceField, self.fields[name]).choices = [("", "all"), *values]
 
     def clean(self) -> dict[str, Any]:
@@ -62,8 +63,8 @@ class ScopeForm(forms.Form):
         return {**given, "period": period}
 
     @property
-    def scope(self) -> UsageFilter:
-        """What is asked for; where that is not valid, the usual."""
+    def usage_filter(self) -> UsageFilter:
+        """Return the filter; the default one if the form is invalid."""
         given = self.cleaned_data if self.is_valid() else {}
         return UsageFilter(
             period=given.get("period") or last_days(DEFAULT_DAYS),
@@ -73,8 +74,8 @@ class ScopeForm(forms.Form):
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of a table: counts, and the lists of sorted latencies that belong to them."""
+class UsageRow:
+    """A table row: counts, and sorted lists of latencies."""
 
     counts: UsageCounts
     latencies: Sequence[list[int]]
@@ -90,7 +91,6 @@ class Line:
 
     @property
     def cells(self) -> list[str]:
-        """As they are shown."""
         counts = self.counts
         return [
             f"{counts.requests:,}",
@@ -104,87 +104,94 @@ class Line:
 
 
 def usage_page(request: HttpRequest) -> TemplateResponse:
-    """Requests, tokens, cost, latencies and errors of a period. Needs the right to see counts."""
+    """Show requests, tokens, cost, latencies and errors. Needs the permission view_usagecount."""
     if not request.user.has_perm("chat.view_usagecount"):
         raise PermissionDenied
-    form = ScopeForm(request.GET)
-    scope = form.scope
-    found = figures(scope)
-    by_model = _lines(found, lambda cell: cell[1], found.models)
-    total = Line(sum(found.counts.values(), UsageCounts()), list(found.latencies.values()))
-    by_day = _lines(found, lambda cell: cell[0], scope.days)
+    form = UsageFilterForm(request.GET)
+    usage_filter = form.usage_filter
+    data = load_usage(usage_filter)
+    by_model = _rows(data, lambda cell: cell[1], data.models)
+    total = UsageRow(sum(data.counts.values(), UsageCounts()), list(data.latencies.values()))
+    by_day = _rows(data, lambda cell: cell[0], usage_filter.days)
     context = {
         **admin.site.each_context(request),
         "title": "Usage",
         "form": form,
-        "scope": scope,
+        "usage_filter": usage_filter,
         "periods": PERIODS,
         "heads": HEADS,
-        "charts": charts(scope, found, by_day),
+        "charts": charts(usage_filter.days, data, by_day),
         "total": zip(HEADS, total.cells, strict=True),
         "by_model": by_model,
         "by_day": dict(reversed(by_day.items())),
-        "by_code": _errors_by_code(found),
+        "by_code": _errors_by_code(data),
     }
     return TemplateResponse(request, "admin/usage.html", context)
 
 
-def charts(scope: UsageFilter, found: Figures, by_day: Mapping[date, Line]) -> list[dict[str, Any]]:
-    """What static/chat/admin/usage.js draws."""
-    own = found.models[:OWN_COLOURS]
-    codes = sorted({code for _, code in found.errors})
+def charts(days: Sequence[date], data: UsageData, by_day: Mapping[date, UsageRow]) -> list[Chart]:
+    """Return the charts that static/chat/admin/usage.js draws."""
+    models = data.models[:MAX_COLOURED]
+    codes = sorted({code for _, code in data.errors})
+    latencies = {day: row.percentiles for day, row in by_day.items()}
+    chart = functools.partial(_chart, days)
 
-    def stacked(measure: Callable[[UsageCounts], float]) -> list[dict[str, Any]]:
+    def stacked(title: str, measure: Callable[[UsageCounts], float], unit: str = "") -> Chart:
         sums: dict[Cell, float] = defaultdict(float)
-        for (day, model), counts in found.counts.items():
-            sums[day, model if model in own else OTHERS] += measure(counts)
-        names = [*own, OTHERS] if len(found.models) > len(own) else own
-        return _series(scope, names, lambda day, name: sums.get((day, name), 0))
+        for (day, model), counts in data.counts.items():
+            sums[day, model if model in models else OTHERS] += measure(counts)
+        names = [*models, OTHERS] if len(data.models) > len(models) else models
+        return chart(title, names, lambda *cell: sums.get(cell, 0), unit=unit)
 
-    by_code = _series(scope, codes, lambda day, code: found.errors.get((day, code), 0))
-    points = {day: by_day[day].percentiles if day in by_day else {} for day in scope.days}
-    overall = _series(scope, NAMES, lambda day, name: points[day].get(name))
-    by_model = _series(
-        scope, own, lambda day, model: percentiles([found.latencies.get((day, model), [])])[1]
-    )
-    labels = [day.isoformat() for day in scope.days]
-    drawn = [
-        ("Requests", "bar", "", stacked(lambda counts: counts.requests)),
-        ("Tokens", "bar", "", stacked(lambda counts: counts.total_tokens)),
-        ("Cost", "bar", "USD", stacked(lambda counts: float(counts.cost_usd))),
-        ("Errors by code", "bar", "", by_code),
-        ("Latency", "line", "ms", overall),
-        ("Latency by model, p95", "line", "ms", by_model),
-    ]
+    def p95(*cell: Any) -> int | None:
+        return percentiles([data.latencies.get(cell, [])])[1]
+
     return [
-        {"title": title, "kind": kind, "unit": unit, "labels": labels, "series": series}
-        for title, kind, unit, series in drawn
+        stacked("Requests", lambda counts: counts.requests),
+        stacked("Tokens", lambda counts: counts.total_tokens),
+        stacked("Cost", lambda counts: float(counts.cost_usd), "USD"),
+        chart("Errors by code", codes, lambda *cell: data.errors.get(cell, 0)),
+        chart("Latency", NAMES, lambda day, name: latencies.get(day, {}).get(name), unit="ms"),
+        chart("Latency by model, p95", models, p95, unit="ms"),
     ]
 
 
-def _series(
-    scope: UsageFilter, names: list[str], value: Callable[[date, str], float | None]
-) -> list[dict[str, Any]]:
-    return [{"name": name, "values": [value(day, name) for day in scope.days]} for name in names]
-
-
-def _lines(found: Figures, group: Callable[[Cell], Name], order: list[Name]) -> dict[Name, Line]:
-    counts = _grouped(found.counts, group)
-    latencies = _grouped(found.latencies, group)
+def _chart(
+    days: Sequence[date],
+    title: str,
+    names: Sequence[str],
+    value: Callable[[date, str], float | None],
+    unit: str = "",
+) -> Chart:
+    """Return a chart with a series for each name: lines for latencies, else stacked bars."""
     return {
-        name: Line(sum(counts.get(name, ()), UsageCounts()), latencies.get(name, ()))
+        "title": title,
+        "kind": "line" if unit == "ms" else "bar",
+        "unit": unit,
+        "labels": [day.isoformat() for day in days],
+        "series": [{"name": name, "values": [value(day, name) for day in days]} for name in names],
+    }
+
+
+def _rows(
+    data: UsageData, group: Callable[[Cell], Name], order: list[Name]
+) -> dict[Name, UsageRow]:
+    counts = _group_by(data.counts, group)
+    latencies = _group_by(data.latencies, group)
+    return {
+        name: UsageRow(sum(counts.get(name, ()), UsageCounts()), latencies.get(name, ()))
         for name in order
         if name in counts or name in latencies
     }
 
 
-def _errors_by_code(found: Figures) -> list[tuple[str, str]]:
-    codes = _grouped(found.errors, lambda cell: cell[1])
+def _errors_by_code(data: UsageData) -> list[tuple[str, str]]:
+    codes = _group_by(data.errors, lambda cell: cell[1])
     sums = sorted(((code, sum(each)) for code, each in codes.items()), key=lambda pair: -pair[1])
     return [(code, f"{number:,}") for code, number in sums]
 
 
-def _grouped(cells: Mapping[Cell, Any], group: Callable[[Cell], Name]) -> dict[Name, list[Any]]:
+def _group_by(cells: Mapping[Cell, Any], group: Callable[[Cell], Name]) -> dict[Name, list[Any]]:
     groups: dict[Name, list[Any]] = defaultdict(list)
     for cell, value in cells.items():
         groups[group(cell)].append(value)

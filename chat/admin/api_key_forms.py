@@ -1,0 +1,112 @@
+"""The forms of the admin that create and rotate API keys."""
+
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib.admin.widgets import AdminSplitDateTime
+from django.core.exceptions import ValidationError
+from django.utils import timezone
+
+from chat.management import arguments
+from chat.models import ApiKey
+from chat.service import router
+from providers.router import UnknownModel
+
+if TYPE_CHECKING:
+    ModelForm = forms.ModelForm[ApiKey]
+else:
+    ModelForm = forms.ModelForm
+
+MAX_RATE = 1_000_000
+GRACES = {
+    "0": "at once",
+    "1": "for one more day",
+    "7": "for 7 more days",
+    "30": "for 30 more days",
+}
+
+
+def _validator(parse: Callable[[str], Any]) -> Callable[[Any], None]:
+    """Turn a command-line argument's parser into a form's validator."""
+
+    def validate(value: Any) -> None:
+        try:
+            parse(str(value))
+        except ArgumentTypeError as exc:
+            raise ValidationError(str(exc)) from exc
+
+    return validate
+
+
+def _parse_models(names: str) -> list[str]:
+    """Return the models of a comma-separated list. Raises ValidationError for an unknown one."""
+    models = [name for each in names.split(",") if (name := each.strip())]
+    for model in models:
+        try:
+            router().routes(model)
+        except UnknownModel as exc:
+            message = f"{model} may not be asked here; see ALLOWED_MODELS."
+            raise ValidationError(message) from exc
+    return models
+
+
+class KeyForm(ModelForm):
+    owner = forms.CharField(
+        initial="default",
+        validators=[_validator(arguments.parse_owner)],
+        help_text="The owner it acts for. All keys of an owner see the same records.",
+    )
+    name = forms.CharField(max_length=128, help_text="A label for people: “mobile app”.")
+    expires_at = forms.SplitDateTimeField(
+        required=False,
+        widget=AdminSplitDateTime,
+        label="Expires",
+        help_text="In UTC. Empty: never.",
+    )
+    rate_limit = forms.IntegerField(
+        required=False,
+        min_value=0,
+        max_value=MAX_RATE,
+        label="Requests per minute",
+        help_text="For each of its users. Empty: RATE_LIMIT_PER_MINUTE; 0: no limit.",
+    )
+    monthly_budget_usd = forms.DecimalField(
+        required=False,
+        validators=[_validator(arguments.parse_dollars)],
+        label="Monthly budget (USD)",
+        help_text="Empty: none.",
+    )
+    models = forms.CharField(
+        required=False,
+        help_text="Allowed models, separated by commas; the first is the default. Empty: all.",
+    )
+
+    class Meta:
+        model = ApiKey
+        fields = ("owner", "name", "expires_at", "rate_limit", "monthly_budget_usd")
+
+    def clean_name(self) -> str:
+        name: str = self.cleaned_data["name"]
+        if not name.isprintable():
+            raise ValidationError("A name has 1 to 128 printable characters.")
+        return name
+
+    def clean_expires_at(self) -> datetime | None:
+        moment: datetime | None = self.cleaned_data["expires_at"]
+        if moment is not None and moment <= timezone.now():
+            raise ValidationError("The time is in the past.")
+        return moment
+
+    def clean_models(self) -> list[str]:
+        return _parse_models(self.cleaned_data["models"])
+
+
+class RotateForm(forms.Form):
+    grace = forms.ChoiceField(
+        choices=list(GRACES.items()),
+        initial="1",
+        label="The old secret works",
+    )
