@@ -20,13 +20,8 @@ if TYPE_CHECKING:
 else:
     ModelForm = forms.ModelForm
 
-MAX_RATE = 1_000_000
-GRACES = {
-    "0": "at once",
-    "1": "for one more day",
-    "7": "for 7 more days",
-    "30": "for 30 more days",
-}
+# Days for which the old secret stays valid.
+GRACES = [("0", "at once"), ("1", "after a day"), ("7", "after 7 days"), ("30", "after 30 days")]
 
 
 def _validator(parse: Callable[[str], Any]) -> Callable[[Any], None]:
@@ -69,7 +64,7 @@ class KeyForm(ModelForm):
     rate_limit = forms.IntegerField(
         required=False,
         min_value=0,
-        max_value=MAX_RATE,
+        max_value=1_000_000,
         label="Requests per minute",
         help_text="For each of its users. Empty: RATE_LIMIT_PER_MINUTE; 0: no limit.",
     )
@@ -105,8 +100,4 @@ class KeyForm(ModelForm):
 
 
 class RotateForm(forms.Form):
-    grace = forms.ChoiceField(
-        choices=list(GRACES.items()),
-        initial="1",
-        label="The old secret works",
-    )
+    grace = forms.ChoiceField(choices=GRACES, initial="1", label="The old secret ends")

@@ -69,9 +69,7 @@ class ProviderFilter(admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [(name, name) for name in settings.PROVIDER_OPTIONS]
 
-    def queryset(
-        self, request: HttpRequest, queryset: QuerySet[Interaction]
-    ) -> QuerySet[Interaction]:
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset.filter(provider=self.value()) if self.value() else queryset
 
 
@@ -84,9 +82,7 @@ class InteractionStatusFilter(admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [(status.value, status.value) for status in Status]
 
-    def queryset(
-        self, request: HttpRequest, queryset: QuerySet[Interaction]
-    ) -> QuerySet[Interaction]:
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         pending = queryset.filter(status=Status.PENDING)
         match self.value():
             case None:

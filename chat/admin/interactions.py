@@ -41,18 +41,15 @@ EXPORTS: dict[str, tuple[Callable[[QuerySet[Interaction]], Any], str]] = {
 }
 
 
+def _fieldset(title: str | None, *fields: str) -> tuple[str | None, Any]:
+    return title, {"fields": fields}
+
+
 @admin.register(Interaction)
 class InteractionAdmin(ModelAdmin):
     list_display = (
-        "time",
-        "user_id",
-        "excerpt",
-        "provider",
-        "model",
-        "current_status",
-        "total_tokens",
-        "cost",
-        "latency_ms",
+        *("time", "user_id", "excerpt", "provider", "model", "current_status"),
+        *("total_tokens", "cost", "latency_ms"),
     )
     sortable_by = ()
     list_per_page = 50
@@ -72,42 +69,23 @@ class InteractionAdmin(ModelAdmin):
     )
     readonly_fields = ("conversation",)
     fieldsets = (
-        (
+        _fieldset(
             None,
-            {
-                "fields": (
-                    *("prompt", "response", "current_status", "error_code", "error_detail"),
-                    "conversation",
-                )
-            },
+            *("prompt", "response", "current_status", "error_code", "error_detail"),
+            "conversation",
         ),
-        ("Who and when", {"fields": ("owner", "user_id", "time", "latency_ms")}),
-        ("Model", {"fields": ("provider", "model", "finish_reason", "cached", "pretty_attempts")}),
-        (
+        _fieldset("Who and when", "owner", "user_id", "time", "latency_ms"),
+        _fieldset("Model", "provider", "model", "finish_reason", "cached", "pretty_attempts"),
+        _fieldset(
             "Usage",
-            {
-                "fields": (
-                    "prompt_tokens",
-                    "cached_tokens",
-                    "completion_tokens",
-                    "reasoning_tokens",
-                    "total_tokens",
-                    "cost",
-                )
-            },
+            *("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"),
+            *("total_tokens", "cost"),
         ),
-        ("Request", {"fields": ("system", "pretty_parameters", "pretty_metadata")}),
-        (
+        _fieldset("Request", "system", "pretty_parameters", "pretty_metadata"),
+        _fieldset(
             "Ids",
-            {
-                "fields": (
-                    "interaction_id",
-                    "conversation_id",
-                    "previous_interaction_id",
-                    "request_id",
-                    "key_id",
-                )
-            },
+            *("interaction_id", "conversation_id", "previous_interaction_id", "request_id"),
+            "key_id",
         ),
     )
 

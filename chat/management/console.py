@@ -43,6 +43,15 @@ class ConsoleCommand(BaseCommand):
             raise CommandError(f"{exc.title}: {hint}{reason}") from exc
         return output
 
+    def confirm(self, question: str) -> None:
+        """Ask on the terminal. Raises CommandError without one, or for any answer but yes."""
+        if not sys.stdin.isatty():
+            raise CommandError("Without a terminal, this needs --yes (or try --dry-run).")
+        self.stderr.write(f"{question} Type yes to go on: ", ending="")
+        self.stderr.flush()
+        if sys.stdin.readline().strip().lower() != "yes":
+            raise CommandError("Cancelled. Nothing was changed.")
+
     def write_report(self, options: Mapping[str, Any], text: str, data: Mapping[str, Any]) -> None:
         """Write the outcome in the format chosen with --format: the text, or the data as JSON."""
         self.stdout.write(json.dumps(data) if options["format"] == "json" else text)

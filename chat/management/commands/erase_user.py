@@ -1,6 +1,5 @@
 """Erase all records of a user."""
 
-import sys
 from argparse import ArgumentParser
 from typing import Any
 
@@ -36,7 +35,7 @@ class Command(ConsoleCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         user, owner, dry_run = options["user"], options["owner"], options["dry_run"]
         if not dry_run and not options["yes"]:
-            _confirm(user, owner)
+            self.confirm(f"Erase all records of user {user} of owner {owner} permanently?")
         records = self._count(user, owner) if dry_run else self._erase(user, owner)
         done = "would be erased" if dry_run else "erased"
         text = f"{records} records of user {user} of owner {owner} {done}."
@@ -63,14 +62,6 @@ class Command(ConsoleCommand):
             except KeyboardInterrupt as exc:
                 raise _incomplete("Interrupted", records, returncode=INTERRUPTED) from exc
         return records
-
-
-def _confirm(user: str, owner: str) -> None:
-    if not sys.stdin.isatty():
-        raise CommandError("Without a terminal, erasing needs --yes (or try --dry-run).")
-    question = f"Erase all records of user {user} of owner {owner} for good? Type yes to go on: "
-    if input(question).strip().lower() != "yes":
-        raise CommandError("Nothing was erased.")
 
 
 def _incomplete(reason: str, records: int, returncode: int = 1) -> CommandError:

@@ -11,16 +11,8 @@ from chat.management.console import ConsoleCommand, table
 from chat.storage import key_store
 
 COLUMNS = (
-    "prefix",
-    "owner",
-    "name",
-    "status",
-    "created_at",
-    "expires_at",
-    "last_used_at",
-    "rate_limit",
-    "monthly_budget_usd",
-    "allowed_models",
+    *("prefix", "owner", "name", "status", "created_at", "expires_at", "last_used_at"),
+    *("rate_limit", "monthly_budget_usd", "allowed_models"),
 )
 
 

@@ -1,11 +1,8 @@
 """Delete old records."""
 
-import sys
 from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import Any
-
-from django.core.management.base import CommandError
 
 from chat.management.arguments import add_format, add_owner_and_user, parse_duration
 from chat.management.bulk_job import purge
@@ -37,23 +34,12 @@ class Command(ConsoleCommand):
         selection = Selection(before=before, owner=options["owner"], user=options["user"])
         dry_run = options["dry_run"]
         if not dry_run and not options["yes"]:
-            self._confirm(selection)
+            self.confirm(_question(selection))
         records = self._purge(selection, dry_run=dry_run)
         done = "would be deleted" if dry_run else "deleted"
         time = f"{before:%Y-%m-%dT%H:%M:%SZ}"
         text = f"{records} records of before {time} {done}."
         self.write_report(options, text, {"before": time, "records": records, "dry_run": dry_run})
-
-    def _confirm(self, selection: Selection) -> None:
-        if not sys.stdin.isatty():
-            raise CommandError("Without a terminal, deleting needs --yes (or try --dry-run).")
-        user = f"user {selection.user} of " if selection.user else ""
-        owner = f"owner {selection.owner}" if selection.owner else "all owners"
-        records = f"All records of {user}{owner} of before {selection.before:%Y-%m-%d %H:%M:%S} UTC"
-        self.stderr.write(f"{records} will be deleted for good. Type yes to go on: ", ending="")
-        self.stderr.flush()
-        if sys.stdin.readline().strip().lower() != "yes":
-            raise CommandError("Nothing was deleted.")
 
     def _purge(self, selection: Selection, *, dry_run: bool) -> int:
         store, records = bulk_store(), 0
@@ -63,3 +49,10 @@ class Command(ConsoleCommand):
                 records += page.records
                 progress.update(page.seen)
         return records
+
+
+def _question(selection: Selection) -> str:
+    user = f"user {selection.user} of " if selection.user else ""
+    owner = f"owner {selection.owner}" if selection.owner else "all owners"
+    before = f"{selection.before:%Y-%m-%d %H:%M:%S} UTC"
+    return f"All records of {user}{owner} of before {before} will be deleted permanently."

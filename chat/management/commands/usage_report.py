@@ -16,14 +16,9 @@ from chat.storage.api_keys import PREFIX
 from chat.storage.usage import CounterKind, UsageCounts
 from chat.usage import MAX_DAYS, DateRange, last_days, sum_by_name
 
-COLUMNS = (
-    "requests",
-    "errors",
-    "prompt_tokens",
-    "completion_tokens",
-    "total_tokens",
-    "cost_usd",
-)
+COUNTS = ("requests", "errors", "prompt_tokens", "completion_tokens", "total_tokens")
+COLUMNS = (*COUNTS, "cost_usd")
+GROUPS = ("day", "model", "user", "owner", "key")
 PAGE = 1000
 
 
@@ -37,7 +32,7 @@ class Command(ConsoleCommand):
         parser.add_argument(
             "--days", type=int, default=30, help="how many days, including today (30)"
         )
-        parser.add_argument("--by", choices=list(GROUPS), default="day")
+        parser.add_argument("--by", choices=GROUPS, default="day")
         parser.add_argument(
             "--owner", type=parse_owner, help="only this owner; default: all owners"
         )
@@ -53,7 +48,7 @@ class Command(ConsoleCommand):
             raise CommandError(f"--days is 1 to {MAX_DAYS}.")
         by, period = options["by"], last_days(options["days"])
         owners = [options["owner"]] if options["owner"] else _owners()
-        groups = sum_by_name(GROUPS[by](owners, period))
+        groups = sum_by_name(_users(owners, period) if by == "user" else _daily(owners, period, by))
         if options["plot"]:
             _plot(options["plot"], groups, f"{period.first} to {period.last}, by {by}")
         items = [{by: name, **_numbers(counts)} for name, counts in groups.items()]
@@ -77,59 +72,33 @@ def _owners() -> list[str]:
 
 
 def _daily(
-    owners: Iterable[str], period: DateRange, by: CounterKind
-) -> Iterator[tuple[str, str, str, UsageCounts]]:
-    """Yield owner, day, name and counts."""
-    for each in owners:
-        daily = usage_store().daily(each, by, period.first, period.last)
+    owners: Iterable[str], period: DateRange, group: str
+) -> Iterator[tuple[str, UsageCounts]]:
+    """Yield each day's counts under the name of their day, model, owner or managed key."""
+    kind = CounterKind.KEY if group == "key" else CounterKind.MODEL
+    for owner in owners:
+        daily = usage_store().daily(owner, kind, period.first, period.last)
         for (day, name), counts in daily.items():
-            yield each, day.isoformat(), name, counts
+            names = {"day": str(day), "model": name, "owner": owner, "key": f"{PREFIX}_{name}"}
+            yield names[group], counts
 
 
-def _by_day(owners: Sequence[str], period: DateRange) -> Iterator[tuple[str, UsageCounts]]:
-    return ((day, counts) for _, day, _, counts in _daily(owners, period, CounterKind.MODEL))
-
-
-def _by_model(owners: Sequence[str], period: DateRange) -> Iterator[tuple[str, UsageCounts]]:
-    return ((name, counts) for _, _, name, counts in _daily(owners, period, CounterKind.MODEL))
-
-
-def _by_owner(owners: Sequence[str], period: DateRange) -> Iterator[tuple[str, UsageCounts]]:
-    return ((each, counts) for each, _, _, counts in _daily(owners, period, CounterKind.MODEL))
-
-
-def _by_key(owners: Sequence[str], period: DateRange) -> Iterator[tuple[str, UsageCounts]]:
-    """Group by managed key; other usage is left out."""
-    return (
-        (f"{PREFIX}_{key}", counts) for _, _, key, counts in _daily(owners, period, CounterKind.KEY)
-    )
-
-
-def _by_user(owners: Sequence[str], period: DateRange) -> Iterator[tuple[str, UsageCounts]]:
-    """Group by user; by `owner/user` for several owners, whose user ids may be equal."""
-    for each in owners:
-        prefix, after = f"{each}/" if len(owners) > 1 else "", ""
+def _users(owners: Sequence[str], period: DateRange) -> Iterator[tuple[str, UsageCounts]]:
+    """Yield counts by user; by `owner/user` for several owners, whose user ids may be equal."""
+    for owner in owners:
+        prefix, after = f"{owner}/" if len(owners) > 1 else "", ""
         while True:
             first, last = period.first, period.last
-            page = usage_store().users(each, first, last, limit=PAGE, after=after)
+            page = usage_store().users(owner, first, last, limit=PAGE, after=after)
             yield from ((prefix + user, counts) for user, counts in page.users.items())
             if page.next_after is None:
                 break
             after = page.next_after
 
 
-GROUPS = {
-    "day": _by_day,
-    "model": _by_model,
-    "user": _by_user,
-    "owner": _by_owner,
-    "key": _by_key,
-}
-
-
 def _numbers(counts: UsageCounts) -> dict[str, Any]:
     cost = f"{counts.cost_usd.normalize():f}"
-    return {**{name: getattr(counts, name) for name in COLUMNS[:-1]}, "cost_usd": cost}
+    return {**{name: getattr(counts, name) for name in COUNTS}, "cost_usd": cost}
 
 
 def _plot(file: Path, groups: dict[str, UsageCounts], title: str) -> None:

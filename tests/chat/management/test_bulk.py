@@ -432,7 +432,7 @@ def test_purging_asks_on_a_terminal(
         _, err = run(*words)
         assert err.startswith(f"All records of user {ALICE} of owner default of before ")
     else:
-        assert refusal(*words) == "Nothing was deleted."
+        assert refusal(*words) == "Cancelled. Nothing was changed."
     assert len(stored()) == left
 
 

@@ -100,7 +100,7 @@ def test_a_terminal_is_asked(
     store_record(ANSWERED)
     answer_to(typed, monkeypatch)
     if count:
-        assert failed("erase_user", ALICE)[1] == "Nothing was erased."
+        assert failed("erase_user", ALICE)[1] == "Cancelled. Nothing was changed."
     else:
         run("erase_user", ALICE)
     assert len(all_records()) == count
