@@ -1,4 +1,4 @@
-"""API keys: who needs one, how it is presented, and that nobody else sees it."""
+"""API keys: when one is required, how it is sent, and that it never appears in output."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ RECORD = f"/v1/interactions/{ANSWERED.interaction_id}"
 @pytest.mark.parametrize(
     "headers", [{}, {"X-API-Key": "anything"}, {"Authorization": "Bearer anything"}]
 )
-def test_keys_are_ignored_where_none_is_needed(api: ApiClient, headers: dict[str, str]) -> None:
+def test_keys_are_ignored_unless_required(api: ApiClient, headers: dict[str, str]) -> None:
     assert api.chat(headers=headers).status_code == 200
     assert [record.owner for record in all_records()] == ["default"]
 
@@ -56,7 +56,7 @@ def test_a_key_may_come_in_either_header(
         {"Cookie": f"X-API-Key={KEY}"},
     ],
 )
-def test_without_a_key_there_is_no_answer(
+def test_a_missing_key_is_refused(
     api: ApiClient, require_api_key: list[str], headers: dict[str, str]
 ) -> None:
     response = api.chat(headers=headers)
@@ -105,23 +105,25 @@ def test_a_wrong_key_is_refused(
     assert all_records() == []
 
 
-def test_a_key_in_the_address_is_no_key(api: ApiClient, require_api_key: list[str]) -> None:
+def test_a_key_in_the_url_is_ignored(api: ApiClient, require_api_key: list[str]) -> None:
     response = api.post(f"/v1/chat?api_key={KEY}&X-API-Key={KEY}", {"userId": "a", "prompt": "b"})
     assert status_and_code(response) == (401, "missing_api_key")
 
 
-def test_nobody_gets_in_while_there_is_no_key(api: ApiClient, change_settings: Configure) -> None:
+def test_every_request_is_refused_if_no_key_exists(
+    api: ApiClient, change_settings: Configure
+) -> None:
     change_settings(REQUIRE_API_KEY=True, API_KEYS=[])
     assert status_and_code(api.chat(headers={"X-API-Key": ""})) == (401, "missing_api_key")
     assert status_and_code(api.chat(headers={"X-API-Key": KEY})) == (401, "invalid_api_key")
 
 
 @pytest.mark.parametrize("key", ["ключ", "chave-ção", "鍵", "🔑", "voilà", "Å", "naïve key"])
-def test_a_key_may_be_of_any_characters(
+def test_a_key_may_have_any_characters(
     api: ApiClient, change_settings: Configure, key: str
 ) -> None:
     change_settings(REQUIRE_API_KEY=True, API_KEYS=[KEY, key])
-    sent = key.encode().decode("latin-1")  # a server hands a header's bytes over as Latin-1
+    sent = key.encode().decode("latin-1")  # WSGI decodes headers as Latin-1
     assert api.chat(headers={"X-API-Key": sent}).status_code == 200
     assert api.chat(headers={"Authorization": f"Bearer {sent}"}).status_code == 200
 
@@ -151,7 +153,7 @@ LATER_FAULTS: dict[str, Callable[[ApiClient, dict[str, str]], Any]] = {
 
 
 @pytest.mark.parametrize("ask", LATER_FAULTS.values(), ids=LATER_FAULTS)
-def test_the_key_is_looked_at_before_anything_else(
+def test_authentication_comes_before_validation(
     api: ApiClient, require_api_key: list[str], ask: Callable[[ApiClient, dict[str, str]], Any]
 ) -> None:
     store_record(ANSWERED)
@@ -160,7 +162,7 @@ def test_the_key_is_looked_at_before_anything_else(
     assert ask(api, {"X-API-Key": KEY}).status_code != 401
 
 
-def test_the_key_is_looked_at_without_the_storage(
+def test_configured_keys_are_checked_without_storage(
     handler: Any, require_api_key: list[str], unreachable_database: None
 ) -> None:
     assert status_and_code(ApiClient(handler).chat()) == (401, "missing_api_key")
@@ -170,7 +172,7 @@ def test_the_key_is_looked_at_without_the_storage(
     "path", ["/", "/v1/health", "/v1/ready", "/docs", "/redoc", "/openapi.json"]
 )
 @pytest.mark.parametrize("headers", [{}, {"X-API-Key": "wrong"}, {"Authorization": "Bearer wrong"}])
-def test_some_pages_are_open_to_all(
+def test_public_pages_need_no_key(
     api: ApiClient, require_api_key: list[str], path: str, headers: dict[str, str]
 ) -> None:
     assert api.get(path, headers=headers).status_code == 200
@@ -179,7 +181,7 @@ def test_some_pages_are_open_to_all(
 # --- What becomes of a key ------------------------------------------------------------------------
 
 
-def test_no_key_is_ever_told_or_logged(
+def test_keys_appear_neither_in_responses_nor_in_logs(
     api: ApiClient, require_api_key: list[str], log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     wrong = "sk-wrong-key-5550123"

@@ -1,4 +1,4 @@
-"""Errors: the shape of each, and that none of them tells what is nobody's business."""
+"""Errors: their shape, and that they reveal no internals."""
 
 from collections.abc import Callable
 from typing import Any
@@ -50,7 +50,7 @@ def test_a_problem_has_the_documented_shape(api: ApiClient) -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_an_unknown_address_is_not_found(api: ApiClient, method: str, path: str) -> None:
+def test_an_unknown_path_is_not_found(api: ApiClient, method: str, path: str) -> None:
     assert status_and_code(api.request(method, path)) == (404, "not_found")
 
 
@@ -65,7 +65,7 @@ def test_an_unknown_address_is_not_found(api: ApiClient, method: str, path: str)
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "BREW"])
-def test_a_method_that_an_address_does_not_take_is_refused_and_the_others_are_named(
+def test_a_wrong_method_is_refused_and_the_allowed_ones_named(
     api: ApiClient, method: str, path: str, allowed: set[str]
 ) -> None:
     response = api.request(method, path)
@@ -79,7 +79,7 @@ def test_a_method_that_an_address_does_not_take_is_refused_and_the_others_are_na
 
 @pytest.mark.parametrize("path", ["/", "/v1/health", "/v1/ready", "/v1/interactions/x"])
 @pytest.mark.parametrize("accept", ["text/html", "text/event-stream", "application/xml", "*", "x"])
-def test_only_json_is_answered(
+def test_other_media_types_are_not_acceptable(
     api: ApiClient, change_settings: Callable[..., None], path: str, accept: str
 ) -> None:
     change_settings(ENABLE_PLAYGROUND=False)
@@ -89,13 +89,13 @@ def test_only_json_is_answered(
 @pytest.mark.parametrize(
     "accept", ["application/json", "application/*", "*/*", "text/html, */*;q=0.1"]
 )
-def test_whoever_takes_json_gets_json(api: ApiClient, accept: str) -> None:
+def test_clients_that_accept_json_get_json(api: ApiClient, accept: str) -> None:
     response = api.chat(headers={"Accept": accept})
     assert response.status_code == 200
     assert response["Content-Type"] == "application/json"
 
 
-def test_a_format_in_the_query_changes_nothing(api: ApiClient) -> None:
+def test_a_format_query_parameter_is_ignored(api: ApiClient) -> None:
     assert api.get("/v1/health?format=xml").status_code == 200
 
 
@@ -103,7 +103,7 @@ def test_a_format_in_the_query_changes_nothing(api: ApiClient) -> None:
     "host", ["evil.example", "localhost.evil.example", "a b", "[", "127.0.0.1:x", "\xe9", "a/b"]
 )
 @pytest.mark.parametrize("path", ["/v1/health", "/v1/chat", "/", "/docs", "/nowhere"])
-def test_a_host_that_is_not_ours_is_refused(api: ApiClient, path: str, host: str) -> None:
+def test_an_unknown_host_is_refused(api: ApiClient, path: str, host: str) -> None:
     response = api.get(path, headers={"Host": host})
     assert problem(response) == {
         "type": "urn:problem:validation_error",
@@ -116,7 +116,7 @@ def test_a_host_that_is_not_ours_is_refused(api: ApiClient, path: str, host: str
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000"])
-def test_the_names_of_this_machine_are_ours(api: ApiClient, host: str) -> None:
+def test_the_machine_s_own_names_are_accepted_hosts(api: ApiClient, host: str) -> None:
     assert api.get("/v1/health", headers={"Host": host}).status_code == 200
 
 
@@ -138,15 +138,13 @@ def test_a_failure_outside_the_api_is_a_problem_too(
     assert ["OperationalError" in line.get("exc_info", "") for line in log_lines()].count(True) == 1
 
 
-def test_what_is_not_there_in_the_admin_is_a_problem_too(
-    api: ApiClient, administrator: User
-) -> None:
+def test_a_404_in_the_admin_is_a_problem_too(api: ApiClient, administrator: User) -> None:
     api.http.force_login(administrator)
     assert status_and_code(api.get("/admin/chat/nowhere/")) == (404, "not_found")
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, KeyError, OSError, RecursionError, MemoryError])
-def test_any_exception_of_ours_is_the_same_problem(
+def test_all_unexpected_exceptions_give_the_same_problem(
     api: ApiClient, use_provider: Callable[[Any], None], kind: type[Exception]
 ) -> None:
     use_provider(FakeProvider(kind("/etc/passwd")))
@@ -155,6 +153,6 @@ def test_any_exception_of_ours_is_the_same_problem(
     assert "/etc/passwd" not in response.content.decode()
 
 
-def test_each_answer_s_request_id_is_its_own(api: ApiClient) -> None:
+def test_each_answer_has_its_own_request_id(api: ApiClient) -> None:
     ids = {api.get("/nowhere").json()["request_id"] for _ in range(5)}
     assert len(ids) == 5

@@ -1,4 +1,4 @@
-"""What `/` answers: an index for programs, the playground for browsers."""
+"""GET /: JSON for programs, the playground for browsers."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,9 @@ POLICY = {
 
 
 @pytest.mark.parametrize("headers", [HTML, BROWSER])
-def test_who_asks_for_html_gets_the_playground(api: ApiClient, headers: dict[str, str]) -> None:
+def test_clients_that_accept_html_get_the_playground(
+    api: ApiClient, headers: dict[str, str]
+) -> None:
     response = api.get("/", headers=headers)
     assert response.status_code == 200
     assert response["Content-Type"] == "text/html; charset=utf-8"
@@ -32,19 +34,19 @@ def test_who_asks_for_html_gets_the_playground(api: ApiClient, headers: dict[str
 
 
 @pytest.mark.parametrize("headers", [{}, {"Accept": "*/*"}, {"Accept": "application/json"}])
-def test_all_others_get_the_index(api: ApiClient, headers: dict[str, str]) -> None:
+def test_other_clients_get_the_json_index(api: ApiClient, headers: dict[str, str]) -> None:
     assert api.get("/", headers=headers).json()["name"] == "Serverless Chat API"
 
 
 @pytest.mark.parametrize("headers", [HTML, {}])
-def test_a_cache_keeps_them_apart_and_asks_again(api: ApiClient, headers: dict[str, str]) -> None:
+def test_caches_vary_by_accept_and_revalidate(api: ApiClient, headers: dict[str, str]) -> None:
     response = api.get("/", headers=headers)
     assert (response["Vary"], response["Cache-Control"]) == ("Accept", "no-cache")
     known = {**headers, "If-None-Match": response["ETag"]}
     assert api.get("/", headers=known).status_code == 304
 
 
-def test_the_playground_may_run_and_ask_nothing_but_ours(api: ApiClient) -> None:
+def test_the_playground_s_policy_allows_this_server_only(api: ApiClient) -> None:
     response = api.get("/", headers=HTML)
     assert set(response["Content-Security-Policy"].split("; ")) >= POLICY
     page = response.content.decode()
@@ -66,10 +68,10 @@ def test_the_playground_can_be_turned_off(
     assert status_and_code(api.get("/", headers=HTML)) == (406, "not_acceptable")
 
 
-def test_the_playground_s_files_are_found_under_each_name_of_a_function(
+def test_the_playground_s_files_are_found_behind_each_lambda_front(
     transactional_db: None, change_settings: Callable[..., None]
 ) -> None:
-    """One function may have an address with a stage in its path and one without."""
+    """A function can be reached at URLs with and without a stage in the path."""
     change_settings(ALLOWED_HOSTS=["*"])
     for path, stage, root in [("/prod/", "prod", "/prod/"), ("/", "$default", "/")]:
         event = v2(path=path, method="GET", stage=stage, headers={"accept": "text/html"})

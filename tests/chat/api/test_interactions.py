@@ -37,12 +37,12 @@ UNKNOWN_USAGE = {
 
 
 def pending(*, past: timedelta) -> InteractionRecord:
-    """A claim that nobody settled, whose deadline is so long ago."""
+    """Store an unsettled claim whose deadline passed this long ago."""
     now = datetime.now(UTC)
     return replace(PENDING, created_at=now - past - timedelta(25), deadline_at=now - past)
 
 
-def test_an_answer_can_be_looked_up_again(api: ApiClient) -> None:
+def test_an_answer_can_be_read_by_its_id(api: ApiClient) -> None:
     answer = api.chat("Olá!", metadata={"ticket": "7"}).json()
     response = api.get(f"/v1/interactions/{answer['interaction_id']}")
     assert response.status_code == 200
@@ -54,7 +54,7 @@ def test_an_answer_can_be_looked_up_again(api: ApiClient) -> None:
     }
 
 
-def test_a_record_has_all_that_is_known(api: ApiClient) -> None:
+def test_a_record_has_every_field(api: ApiClient) -> None:
     store_record(
         replace(ANSWERED, metadata={"ticket": "7"}, previous_interaction_id=ID, cached=True)
     )
@@ -97,7 +97,7 @@ def test_a_failure_s_record_says_why_there_is_no_answer(api: ApiClient) -> None:
     }
 
 
-def test_the_record_of_a_failed_request_can_be_looked_up_by_the_log_s_id(
+def test_a_failed_request_s_record_is_found_by_the_id_in_the_log(
     api: ApiClient, log_lines: Callable[[], list[dict[str, str]]]
 ) -> None:
     assert status_and_code(api.chat("mock:filter")) == (422, "content_filtered")
@@ -108,7 +108,7 @@ def test_the_record_of_a_failed_request_can_be_looked_up_by_the_log_s_id(
 @pytest.mark.parametrize(
     ("past", "status"), [(-20, "pending"), (0, "pending"), (4, "pending"), (6, "aborted")]
 )
-def test_a_claim_that_nobody_settled_was_aborted_five_seconds_after_its_deadline(
+def test_an_unsettled_claim_is_aborted_five_seconds_after_its_deadline(
     api: ApiClient, past: int, status: str
 ) -> None:
     record = store_record(pending(past=timedelta(seconds=past)))
@@ -125,14 +125,14 @@ def test_a_claim_that_nobody_settled_was_aborted_five_seconds_after_its_deadline
 
 
 @pytest.mark.parametrize("record", [ANSWERED, FAILED], ids=["ok", "error"])
-def test_what_was_settled_stays_so_after_its_deadline(
+def test_a_settled_record_keeps_its_status_after_its_deadline(
     api: ApiClient, record: InteractionRecord
 ) -> None:
     store_record(record)
     assert api.get(f"/v1/interactions/{ID}").json()["status"] == record.status
 
 
-def test_somebody_else_s_record_is_not_found(api: ApiClient) -> None:
+def test_another_owner_s_record_is_not_found(api: ApiClient) -> None:
     store_record(replace(ANSWERED, owner="somebody-else"))
     response = api.get(f"/v1/interactions/{ID}")
     assert status_and_code(response) == (404, "not_found")
@@ -172,7 +172,7 @@ NOTHING = {
 
 
 @pytest.mark.parametrize("interaction_id", NOTHING.values(), ids=NOTHING)
-def test_an_id_of_nothing_is_not_found(api: ApiClient, interaction_id: str) -> None:
+def test_an_unknown_id_is_not_found(api: ApiClient, interaction_id: str) -> None:
     store_record(ANSWERED)
     assert status_and_code(api.get(f"/v1/interactions/{interaction_id}")) == (404, "not_found")
 
@@ -182,12 +182,12 @@ def test_an_id_of_nothing_is_not_found(api: ApiClient, interaction_id: str) -> N
     [ID.upper(), ID.replace("-", ""), f"urn:uuid:{ID}", f"%7B{ID}%7D"],
     ids=["in capitals", "without hyphens", "as a URN", "in braces"],
 )
-def test_an_id_may_be_spelled_like_any_uuid(api: ApiClient, spelled: str) -> None:
+def test_any_spelling_of_a_uuid_is_accepted(api: ApiClient, spelled: str) -> None:
     store_record(ANSWERED)
     assert api.get(f"/v1/interactions/{spelled}").json()["interaction_id"] == ID
 
 
-def test_a_record_can_be_asked_for_without_its_body(api: ApiClient) -> None:
+def test_head_returns_no_body(api: ApiClient) -> None:
     store_record(ANSWERED)
     response = api.request("HEAD", f"/v1/interactions/{ID}")
     assert (response.status_code, response.content) == (200, b"")
@@ -222,7 +222,7 @@ def test_a_cost_is_shown_without_exponent_or_trailing_zeros(
         ("GET", f"conversations/{ID}"),
     ],
 )
-def test_there_are_no_records_while_the_storage_is_down(
+def test_unreachable_storage_is_a_503(
     handler: object, unreachable_database: None, method: str, path: str
 ) -> None:
     response = ApiClient(handler).request(method, f"/v1/{path}")
@@ -231,7 +231,9 @@ def test_there_are_no_records_while_the_storage_is_down(
     assert response["Retry-After"] == "5"
 
 
-def test_reading_is_not_counted(api: ApiClient, change_settings: Callable[..., None]) -> None:
+def test_reads_do_not_count_against_the_rate_limit(
+    api: ApiClient, change_settings: Callable[..., None]
+) -> None:
     change_settings(RATE_LIMIT_PER_MINUTE=1)
     store_record(ANSWERED)
     responses = [api.get(f"/v1/interactions/{ID}") for _ in range(3)]

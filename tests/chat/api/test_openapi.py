@@ -52,7 +52,7 @@ ERRORS: dict[tuple[str, str], dict[int, set[str]]] = {
     ("/v1/users/{user_id}/interactions", "get"): LISTS,
     ("/v1/users/{user_id}/interactions", "delete"): LISTS,
     ("/v1/conversations/{conversation_id}", "get"): {**LISTS, 404: {"not_found"}},
-    # In OpenAI's shape, which tests/chat/api/openai holds.
+    # These have OpenAI's error shape, which tests/chat/api/openai checks.
     ("/v1/chat/completions", "post"): {},
     ("/v1/models", "get"): {},
     ("/v1/models/{model_id}", "get"): {},
@@ -90,7 +90,7 @@ def check(document: dict[str, Any], schema: dict[str, Any], value: Any) -> None:
 
 
 def content_of(answer: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The content type of a documented answer in JSON, and what is said of it."""
+    """Return the content type and the media object of a documented JSON answer."""
     [(content_type, media)] = [
         (kind, media) for kind, media in answer["content"].items() if kind != "text/event-stream"
     ]
@@ -108,17 +108,17 @@ def test_the_document_is_json(api: ApiClient) -> None:
     assert api.get("/openapi.json", headers={"Accept": "application/json"}).status_code == 200
 
 
-def test_every_address_is_documented(document: dict[str, Any]) -> None:
+def test_every_url_is_documented(document: dict[str, Any]) -> None:
     routes = [pattern for pattern in urls.urlpatterns if isinstance(pattern, URLPattern)]
     assert len(routes) == len(urls.urlpatterns)
     assert document["paths"].keys() == {
         "/" + re.sub(r"<\w+:(\w+)>", r"{\1}", str(route.pattern))
         for route in routes
-        if route.name  # the others are those of what is not served here
+        if route.name  # unnamed routes are OpenAI's unsupported endpoints
     }
 
 
-def test_every_operation_has_a_name_and_says_what_it_does(document: dict[str, Any]) -> None:
+def test_every_operation_has_an_id_and_a_summary(document: dict[str, Any]) -> None:
     described = [operation for _, _, operation in operations(document)]
     assert all(operation["summary"] for operation in described)
     assert {operation["operationId"] for operation in described} == {
@@ -155,7 +155,7 @@ def test_every_error_that_an_operation_gives_is_documented_with_an_example(
     assert documented == ERRORS
 
 
-def test_every_example_of_an_answer_and_of_a_request_is_one(document: dict[str, Any]) -> None:
+def test_every_example_matches_its_schema(document: dict[str, Any]) -> None:
     media = [
         content_of(answer)[1]
         for _, _, operation in operations(document)
@@ -178,7 +178,7 @@ def test_either_header_carries_the_key(document: dict[str, Any]) -> None:
         "bearer": {"type": "http", "scheme": "bearer"},
     }
     needed = {path: operation.get("security") for path, _, operation in operations(document)}
-    either = [{"apiKey": []}, {"bearer": []}, {}]  # or neither, where none is required
+    either = [{"apiKey": []}, {"bearer": []}, {}]  # the last: no key, where none is required
     assert needed["/v1/chat"] == either
     assert needed["/v1/interactions/{interaction_id}"] == either
     assert not any(needed[path] for path in ("/", "/v1/health", "/v1/ready"))
@@ -217,7 +217,7 @@ def test_the_limits_of_a_request_are_documented(document: dict[str, Any]) -> Non
     ],
     ids=["least", "more", "one stop", "nulls"],
 )
-def test_what_is_accepted_is_documented(
+def test_accepted_requests_match_the_document(
     api: ApiClient, document: dict[str, Any], request_: dict[str, Any]
 ) -> None:
     assert api.post("/v1/chat", request_).status_code == 200
@@ -304,7 +304,7 @@ ANSWERS: dict[str, tuple[str, str, Callable[[ApiClient], Any]]] = {
 
 
 def is_documented(document: dict[str, Any], path: str, method: str, response: Any) -> bool:
-    """Whether an answer has the type, the headers and the shape that the document gives it."""
+    """Check the content type, headers and body of an answer against the document."""
     answer = document["paths"][path][method]["responses"][str(response.status_code)]
     content_type, media = content_of(answer)
     assert response["Content-Type"] == content_type
@@ -316,7 +316,7 @@ def is_documented(document: dict[str, Any], path: str, method: str, response: An
 
 
 @pytest.mark.parametrize(("path", "method", "ask"), ANSWERS.values(), ids=ANSWERS)
-def test_an_answer_is_as_documented(
+def test_answers_match_the_document(
     api: ApiClient,
     document: dict[str, Any],
     path: str,
@@ -327,13 +327,13 @@ def test_an_answer_is_as_documented(
     assert is_documented(document, path, method, ask(api))
 
 
-def test_the_record_of_a_failure_is_as_documented(api: ApiClient, document: dict[str, Any]) -> None:
+def test_a_failure_s_record_matches_the_document(api: ApiClient, document: dict[str, Any]) -> None:
     store_record(FAILED)
     response = api.get(RECORD)
     assert is_documented(document, "/v1/interactions/{interaction_id}", "get", response)
 
 
-def test_a_limited_request_s_answer_is_as_documented(
+def test_a_rate_limited_answer_matches_the_document(
     api: ApiClient, document: dict[str, Any], change_settings: Callable[..., None]
 ) -> None:
     change_settings(RATE_LIMIT_PER_MINUTE=1)
@@ -341,21 +341,21 @@ def test_a_limited_request_s_answer_is_as_documented(
     assert is_documented(document, "/v1/chat", "post", api.chat())
 
 
-def test_a_refused_key_s_answer_is_as_documented(
+def test_a_refused_key_s_answer_matches_the_document(
     api: ApiClient, document: dict[str, Any], require_api_key: list[str]
 ) -> None:
     assert is_documented(document, "/v1/chat", "post", api.chat())
     assert is_documented(document, "/v1/chat", "post", api.chat(headers={"X-API-Key": KEY.upper()}))
 
 
-def test_an_internal_error_is_as_documented(
+def test_an_internal_error_matches_the_document(
     api: ApiClient, document: dict[str, Any], use_provider: Callable[[Any], None]
 ) -> None:
     use_provider(FakeProvider(RuntimeError("boom")))
     assert is_documented(document, "/v1/chat", "post", api.chat())
 
 
-def test_answers_without_a_storage_are_as_documented(
+def test_answers_without_storage_match_the_document(
     handler: Any, unreachable_database: None
 ) -> None:
     api = ApiClient(handler)

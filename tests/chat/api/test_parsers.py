@@ -1,4 +1,4 @@
-"""Whatever is sent as a body, it is never the server's fault."""
+"""Request bodies: whatever is sent, the answer is never a 500."""
 
 import json
 from collections.abc import Callable
@@ -57,12 +57,12 @@ def test_a_body_that_is_not_json_is_refused(api: ApiClient, body: bytes) -> None
 
 
 @pytest.mark.parametrize("body", [None, [], [{"userId": ALICE}], "text", "", 7, 0.5, True])
-def test_json_that_is_no_object_is_refused_as_a_whole(api: ApiClient, body: Any) -> None:
+def test_json_that_is_not_an_object_is_refused(api: ApiClient, body: Any) -> None:
     [(field, _)] = field_errors(api.post("/v1/chat", body))
     assert field == ""
 
 
-def test_the_body_itself_is_at_fault_when_it_is_no_object(api: ApiClient) -> None:
+def test_a_non_object_body_names_no_field(api: ApiClient) -> None:
     assert problem(api.post("/v1/chat", [1]))["errors"] == [
         {
             "field": "",
@@ -72,12 +72,12 @@ def test_the_body_itself_is_at_fault_when_it_is_no_object(api: ApiClient) -> Non
     ]
 
 
-def test_an_escaped_pair_of_surrogates_is_one_character(api: ApiClient) -> None:
+def test_an_escaped_surrogate_pair_is_one_character(api: ApiClient) -> None:
     response = api.post("/v1/chat", rb'{"userId": "alice", "prompt": "\ud83d\ude00"}')
     assert response.json()["prompt"] == "😀"
 
 
-def test_of_two_fields_with_one_name_the_last_counts(api: ApiClient) -> None:
+def test_the_last_of_duplicate_fields_wins(api: ApiClient) -> None:
     body = b'{"prompt": "first", "userId": "alice", "prompt": "second", "prompt": "last"}'
     assert api.post("/v1/chat", body).json()["prompt"] == "last"
     body = b'{"userId": "alice", "prompt": "good", "prompt": 7}'
@@ -95,19 +95,19 @@ def test_of_two_fields_with_one_name_the_last_counts(api: ApiClient) -> None:
     ],
 )
 @pytest.mark.parametrize("field", ["temperature", "top_p"])
-def test_huge_numbers_are_numbers_out_of_range(
+def test_huge_numbers_are_out_of_range(
     api: ApiClient, field: str, number: bytes, code: str
 ) -> None:
     response = api.post(
         "/v1/chat", b'{"userId":"a","prompt":"b","%b":%b}' % (field.encode(), number)
     )
-    if len(number) == 400:  # more than a number can hold
+    if len(number) == 400:  # beyond a float's range
         assert status_and_code(response) == (400, "malformed_json")
     else:
         assert field_errors(response) == [(field, code)]
 
 
-def test_numbers_beyond_all_measure_are_refused(api: ApiClient) -> None:
+def test_numbers_beyond_float_range_are_refused(api: ApiClient) -> None:
     for number in (b"9" * 18, b"9" * 30, b"1e400", b"9" * 5000, b"-" + b"9" * 18):
         response = api.post("/v1/chat", b'{"userId":"a","prompt":"b","max_tokens":%b}' % number)
         assert response.status_code == 400
@@ -115,24 +115,24 @@ def test_numbers_beyond_all_measure_are_refused(api: ApiClient) -> None:
     assert all_records() == []
 
 
-def test_a_tiny_number_is_a_number(api: ApiClient) -> None:
+def test_a_tiny_number_is_accepted(api: ApiClient) -> None:
     body = b'{"userId": "alice", "prompt": "hi", "temperature": 1e-400}'
     assert api.post("/v1/chat", body).status_code == 200
 
 
-def test_depth_is_no_trouble_where_nobody_looks(api: ApiClient) -> None:
+def test_deep_nesting_in_an_unknown_field_is_ignored(api: ApiClient) -> None:
     deep = b'{"userId": "alice", "prompt": "hi", "unknown": %b}' % (b"[" * 900 + b"]" * 900)
     assert api.post("/v1/chat", deep).status_code == 200
     deep = b'{"userId": "alice", "prompt": %b}' % (b"[" * 900 + b"]" * 900)
     assert field_errors(api.post("/v1/chat", deep)) == [("prompt", "invalid")]
 
 
-def test_a_thousand_fields_at_fault_are_no_trouble(api: ApiClient) -> None:
+def test_a_thousand_invalid_fields_are_all_reported(api: ApiClient) -> None:
     errors = problem(api.chat(metadata=dict.fromkeys(map(str, range(1000)), 7)))["errors"]
     assert {error["field"] for error in errors} == {f"metadata.{n}" for n in range(1000)}
 
 
-def test_names_of_fields_are_quoted_as_they_came(api: ApiClient) -> None:
+def test_field_names_are_quoted_unchanged(api: ApiClient) -> None:
     for name in ("a.b", "<b>", "non_field_errors", "é🦆", '"', "0"):
         [(field, _)] = field_errors(api.chat(metadata={name: 7}))
         assert field in (f"metadata.{name}", "metadata")
@@ -150,7 +150,7 @@ def test_names_of_fields_are_quoted_as_they_came(api: ApiClient) -> None:
         "application/json;",
     ],
 )
-def test_json_is_read(api: ApiClient, content_type: str) -> None:
+def test_json_content_types_are_accepted(api: ApiClient, content_type: str) -> None:
     assert api.post("/v1/chat", GOOD, content_type=content_type).status_code == 200
 
 
@@ -173,18 +173,18 @@ def test_json_is_read(api: ApiClient, content_type: str) -> None:
         "a" * 5000,
     ],
 )
-def test_other_content_types_are_not_read(api: ApiClient, content_type: str) -> None:
+def test_other_content_types_are_refused(api: ApiClient, content_type: str) -> None:
     response = api.post("/v1/chat", GOOD, content_type=content_type)
     assert status_and_code(response) == (415, "unsupported_media_type")
     assert all_records() == []
 
 
-def test_a_form_is_not_read(api: ApiClient) -> None:
+def test_a_form_is_refused(api: ApiClient) -> None:
     response = api.http.post("/v1/chat", {"userId": ALICE, "prompt": "hi"})
     assert status_and_code(response) == (415, "unsupported_media_type")
 
 
-def test_json_in_latin_1_is_not_json_whatever_the_header_says(api: ApiClient) -> None:
+def test_latin_1_is_malformed_whatever_the_charset_says(api: ApiClient) -> None:
     body = '{"userId": "alice", "prompt": "olá"}'.encode("latin-1")
     response = api.post("/v1/chat", body, content_type="application/json; charset=latin-1")
     assert status_and_code(response) == (400, "malformed_json")
@@ -197,7 +197,7 @@ def padded(size: int) -> bytes:
     return GOOD + b" " * (size - len(GOOD))
 
 
-def test_a_body_of_the_greatest_size_is_read_and_a_larger_one_is_not(api: ApiClient) -> None:
+def test_a_body_of_the_maximum_size_is_accepted_and_a_larger_one_refused(api: ApiClient) -> None:
     assert api.post("/v1/chat", padded(1024 * 1024)).status_code == 200
     response = api.post("/v1/chat", padded(1024 * 1024 + 1))
     assert status_and_code(response) == (413, "payload_too_large")
@@ -206,18 +206,20 @@ def test_a_body_of_the_greatest_size_is_read_and_a_larger_one_is_not(api: ApiCli
 
 
 @pytest.mark.parametrize("size", [5_000_000, 20_000_000])
-def test_a_body_that_is_much_too_large_is_refused_all_the_same(api: ApiClient, size: int) -> None:
+def test_a_much_larger_body_is_refused(api: ApiClient, size: int) -> None:
     assert status_and_code(api.post("/v1/chat", b"x" * size)) == (413, "payload_too_large")
 
 
-def test_the_greatest_size_can_be_set(api: ApiClient, change_settings: Callable[..., None]) -> None:
+def test_the_maximum_size_is_configurable(
+    api: ApiClient, change_settings: Callable[..., None]
+) -> None:
     change_settings(MAX_BODY_BYTES=5_000_000)
     assert api.post("/v1/chat", padded(5_000_000)).status_code == 200
     assert status_and_code(api.post("/v1/chat", padded(5_000_001))) == (413, "payload_too_large")
 
 
 @pytest.mark.parametrize("length", ["-1", "abc", "1e3", " ", "٣"])
-def test_a_content_length_that_is_none_is_the_client_s_fault(api: ApiClient, length: str) -> None:
+def test_an_invalid_content_length_is_a_client_error(api: ApiClient, length: str) -> None:
     response = api.http.generic("POST", "/v1/chat", GOOD, "application/json", CONTENT_LENGTH=length)
     assert 400 <= response.status_code < 500
     assert problem(response)
@@ -233,7 +235,7 @@ anything = st.recursive(
 FIELDS = (
     "userId", "prompt", "system", "model", "temperature", "top_p", "max_tokens", "stop", "metadata"
 )  # fmt: skip
-# Like a request in some of its fields, which is what gets past the first checks.
+# Some valid fields, so that the body passes the first checks.
 requests = st.fixed_dictionaries(
     {"userId": st.just(ALICE) | anything, "prompt": st.just("hi") | st.text() | anything},
     optional={

@@ -26,15 +26,15 @@ NAMES = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 pytestmark = pytest.mark.usefixtures("frozen_rate_limit_clock")
 
 
-class Forgetful(DummyCache):
-    """A cache that has every key, until one asks for it."""
+class LossyCache(DummyCache):
+    """A cache that claims to have every key, and returns none."""
 
     def add(self, *args: Any, **options: Any) -> bool:
         return False
 
 
-def allowance(response: Any) -> tuple[int, int, int]:
-    """Limit, what remains of it, and the seconds until it starts anew."""
+def rate_limit_headers(response: Any) -> tuple[int, int, int]:
+    """Return limit, remaining requests, and seconds until the window ends."""
     limit, remaining, reset = (int(response[name]) for name in NAMES)
     assert 0 <= reset <= 60
     return limit, remaining, reset
@@ -44,19 +44,26 @@ def statuses(api: ApiClient, count: int, **options: Any) -> list[int]:
     return [api.chat(**options).status_code for _ in range(count)]
 
 
-def test_each_answer_says_what_is_left(api: ApiClient, change_settings: Configure) -> None:
+def test_each_answer_reports_the_remaining_requests(
+    api: ApiClient, change_settings: Configure
+) -> None:
     change_settings(RATE_LIMIT_PER_MINUTE=3)
     responses = [api.chat() for _ in range(4)]
     assert [response.status_code for response in responses] == [200, 200, 200, 429]
-    assert [allowance(response)[:2] for response in responses] == [(3, 2), (3, 1), (3, 0), (3, 0)]
-    assert len({allowance(response)[2] for response in responses}) == 1
+    assert [rate_limit_headers(response)[:2] for response in responses] == [
+        (3, 2),
+        (3, 1),
+        (3, 0),
+        (3, 0),
+    ]
+    assert len({rate_limit_headers(response)[2] for response in responses}) == 1
 
 
-def test_sixty_a_minute_is_what_is_allowed_by_default(api: ApiClient) -> None:
+def test_the_default_limit_is_sixty_a_minute(api: ApiClient) -> None:
     assert Counter(statuses(api, 62)) == {200: 60, 429: 2}
 
 
-def test_one_request_too_many_is_told_when_to_come_back(
+def test_a_limited_request_is_told_when_to_retry(
     api: ApiClient, change_settings: Configure
 ) -> None:
     change_settings(RATE_LIMIT_PER_MINUTE=1)
@@ -70,11 +77,11 @@ def test_one_request_too_many_is_told_when_to_come_back(
         "code": "rate_limited",
         "errors": [],
     }
-    assert int(response["Retry-After"]) == max(1, allowance(response)[2])
+    assert int(response["Retry-After"]) == max(1, rate_limit_headers(response)[2])
     assert len(all_records()) == 1
 
 
-def test_whoever_waits_as_long_as_he_is_told_is_let_in(
+def test_a_request_after_retry_after_is_accepted(
     api: ApiClient, change_settings: Configure, frozen_rate_limit_clock: Clock
 ) -> None:
     change_settings(RATE_LIMIT_PER_MINUTE=2)
@@ -86,17 +93,17 @@ def test_whoever_waits_as_long_as_he_is_told_is_let_in(
     frozen_rate_limit_clock.now += 1
     response = api.chat()
     assert response.status_code == 200
-    assert allowance(response) == (2, 1, 60)
+    assert rate_limit_headers(response) == (2, 1, 60)
     assert statuses(api, 2) == [200, 429]
 
 
-def test_users_are_counted_apart(api: ApiClient, change_settings: Configure) -> None:
+def test_users_are_counted_separately(api: ApiClient, change_settings: Configure) -> None:
     change_settings(RATE_LIMIT_PER_MINUTE=2)
     assert statuses(api, 3, user=ALICE) == [200, 200, 429]
     assert statuses(api, 3, user=BOB) == [200, 200, 429]
 
 
-def test_users_with_similar_names_are_counted_apart(
+def test_users_with_similar_names_are_counted_separately(
     api: ApiClient, change_settings: Configure
 ) -> None:
     change_settings(RATE_LIMIT_PER_MINUTE=1)
@@ -105,7 +112,7 @@ def test_users_with_similar_names_are_counted_apart(
     assert [api.chat(user=user).status_code for user in users] == [429] * len(users)
 
 
-def test_keys_are_counted_apart(
+def test_keys_are_counted_separately(
     api: ApiClient, require_api_key: list[str], change_settings: Configure
 ) -> None:
     change_settings(RATE_LIMIT_PER_MINUTE=1)
@@ -124,26 +131,24 @@ def test_keys_are_counted_apart(
         ("mock:fail=timeout", 504),
     ],
 )
-def test_failures_of_the_provider_are_counted_and_say_so(
+def test_provider_failures_are_counted(
     api: ApiClient, change_settings: Configure, prompt: str, status: int
 ) -> None:
     change_settings(RATE_LIMIT_PER_MINUTE=1)
     response = api.chat(prompt)
     assert response.status_code == status
-    assert allowance(response)[:2] == (1, 0)
+    assert rate_limit_headers(response)[:2] == (1, 0)
     assert status_and_code(api.chat()) == (429, "rate_limited")
 
 
-def test_failures_of_ours_are_counted_and_say_so(
-    api: ApiClient, use_provider: Callable[[Any], None]
-) -> None:
+def test_internal_errors_are_counted(api: ApiClient, use_provider: Callable[[Any], None]) -> None:
     use_provider(FakeProvider(RuntimeError("boom")))
     response = api.chat()
     assert response.status_code == 500
-    assert allowance(response)[:2] == (60, 59)
+    assert rate_limit_headers(response)[:2] == (60, 59)
 
 
-def test_what_is_no_request_is_not_counted(
+def test_invalid_requests_are_not_counted(
     api: ApiClient, require_api_key: list[str], change_settings: Configure
 ) -> None:
     change_settings(RATE_LIMIT_PER_MINUTE=1)
@@ -164,7 +169,7 @@ def test_what_is_no_request_is_not_counted(
     assert [name in response for response in refused for name in NAMES].count(True) == 0
     response = api.chat(headers=key)
     assert response.status_code == 200
-    assert allowance(response)[:2] == (1, 0)
+    assert rate_limit_headers(response)[:2] == (1, 0)
 
 
 @pytest.mark.parametrize("prompt", ["hi", "mock:fail"])
@@ -177,7 +182,7 @@ def test_a_limit_of_zero_is_no_limit(
     assert not any(name in response for response in responses for name in NAMES)
 
 
-def test_a_changed_limit_counts_from_the_start(api: ApiClient, change_settings: Configure) -> None:
+def test_a_changed_limit_restarts_the_count(api: ApiClient, change_settings: Configure) -> None:
     change_settings(RATE_LIMIT_PER_MINUTE=1)
     assert statuses(api, 2) == [200, 429]
     change_settings(RATE_LIMIT_PER_MINUTE=2)
@@ -185,20 +190,20 @@ def test_a_changed_limit_counts_from_the_start(api: ApiClient, change_settings: 
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_many_requests_at_once_exactly_as_many_pass_as_are_allowed(
+def test_concurrent_requests_never_exceed_the_limit(
     handler: Any, change_settings: Configure
 ) -> None:
     change_settings(RATE_LIMIT_PER_MINUTE=17)
     responses = run_concurrently(40, lambda number: ApiClient(handler).chat(f"request {number}"))
     assert Counter(response.status_code for response in responses) == {200: 17, 429: 23}
     passed = [response for response in responses if response.status_code == 200]
-    assert sorted(allowance(response)[1] for response in passed) == list(range(17))
+    assert sorted(rate_limit_headers(response)[1] for response in passed) == list(range(17))
     assert sorted(record.prompt for record in all_records()) == sorted(
         response.json()["prompt"] for response in passed
     )
 
 
-def test_nobody_passes_uncounted(
+def test_requests_are_refused_if_they_cannot_be_counted(
     handler: Any, change_settings: Configure, unreachable_database: None
 ) -> None:
     response = ApiClient(handler).chat()
@@ -206,9 +211,7 @@ def test_nobody_passes_uncounted(
     assert not any(name in response for name in NAMES)
 
 
-def test_a_counter_that_is_lost_refuses_rather_than_lets_everybody_pass(
-    api: ApiClient, change_settings: Configure
-) -> None:
-    change_settings(CACHES={"counters": {"BACKEND": "tests.chat.api.test_ratelimit.Forgetful"}})
+def test_a_lost_counter_refuses_requests(api: ApiClient, change_settings: Configure) -> None:
+    change_settings(CACHES={"counters": {"BACKEND": "tests.chat.api.test_ratelimit.LossyCache"}})
     assert status_and_code(api.chat()) == (503, "storage_unavailable")
     assert all_records() == []

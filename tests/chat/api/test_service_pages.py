@@ -1,4 +1,4 @@
-"""What is not the API proper: health, readiness, the index, the documentation; and what all say."""
+"""Health, readiness, index and documentation; headers that all answers have."""
 
 import re
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def test_health_touches_no_storage(handler: Any, forbid_database: None) -> None:
     assert ApiClient(handler).get("/v1/health").status_code == 200
 
 
-def test_health_is_not_the_storage_s(handler: Any, unreachable_database: None) -> None:
+def test_health_ignores_unreachable_storage(handler: Any, unreachable_database: None) -> None:
     assert ApiClient(handler).get("/v1/health").status_code == 200
 
 
@@ -66,12 +66,12 @@ def test_a_server_without_its_storage_is_not_ready(
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/health", "/v1/ready"])
-def test_a_page_can_be_asked_for_without_its_body(api: ApiClient, path: str) -> None:
+def test_head_is_answered_without_a_body(api: ApiClient, path: str) -> None:
     response = api.request("HEAD", path)
     assert (response.status_code, response.content) == (200, b"")
 
 
-def test_the_index_says_what_this_is_and_where_to_go(api: ApiClient) -> None:
+def test_the_index_has_name_version_and_links(api: ApiClient) -> None:
     response = api.get("/")
     assert response.json() == {
         "name": "Serverless Chat API",
@@ -90,7 +90,7 @@ def test_the_index_says_what_this_is_and_where_to_go(api: ApiClient) -> None:
 
 
 class Resources(HTMLParser):
-    """What a browser loads of itself for a page, and the text of its scripts."""
+    """The URLs that a browser loads for a page, and the text of its scripts."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Resources(HTMLParser):
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
-def test_the_documentation_is_a_page_that_shows_our_schema(api: ApiClient, path: str) -> None:
+def test_the_documentation_shows_the_schema(api: ApiClient, path: str) -> None:
     response = api.get(path)
     assert response.status_code == 200
     assert response["Content-Type"].startswith("text/html")
@@ -112,7 +112,7 @@ def test_the_documentation_is_a_page_that_shows_our_schema(api: ApiClient, path:
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
-def test_the_documentation_loads_nothing_from_anywhere_else(api: ApiClient, path: str) -> None:
+def test_the_documentation_loads_nothing_from_other_hosts(api: ApiClient, path: str) -> None:
     page = api.get(path).content.decode()
     addresses = Resources(page).found
     assert [address for address in addresses if re.match(r"(?i)(\w+:)?//", address)] == []
@@ -123,9 +123,7 @@ def test_the_documentation_loads_nothing_from_anywhere_else(api: ApiClient, path
     ("path", "kinds"),
     [("/docs", {"text/css", "text/javascript", "image/png"}), ("/redoc", {"text/javascript"})],
 )
-def test_what_the_documentation_loads_is_served_by_us(
-    api: ApiClient, path: str, kinds: set[str]
-) -> None:
+def test_the_documentation_s_assets_are_served(api: ApiClient, path: str, kinds: set[str]) -> None:
     addresses = Resources(api.get(path).content.decode()).found
     ours = [urljoin(path, each) for each in addresses if not re.match(r"(\w+:)?//", each)]
     assert ours
@@ -143,7 +141,7 @@ def test_what_the_documentation_loads_is_served_by_us(
 
 
 @pytest.mark.parametrize("given", ["a", "0" * 128, "A-Z.a_z-09", "01998a6e-6f4c", "..", "-"])
-def test_a_request_may_bring_its_id(api: ApiClient, given: str) -> None:
+def test_a_request_s_id_is_kept(api: ApiClient, given: str) -> None:
     assert api.get("/v1/health", headers={"X-Request-ID": given})["X-Request-ID"] == given
 
 
@@ -151,12 +149,12 @@ def test_a_request_may_bring_its_id(api: ApiClient, given: str) -> None:
     "given",
     ["", "0" * 129, "a b", "a/b", "a\n", "a\r\nSet-Cookie: x", "é", "a:b", "a,b", "\0", "<"],
 )
-def test_an_id_that_cannot_be_used_is_replaced(api: ApiClient, given: str) -> None:
+def test_an_invalid_request_id_is_replaced(api: ApiClient, given: str) -> None:
     response = api.get("/v1/health", headers={"X-Request-ID": given})
     assert re.fullmatch(UUID, response["X-Request-ID"])
 
 
-def test_a_request_without_an_id_is_given_one_of_its_own(api: ApiClient) -> None:
+def test_a_request_without_an_id_gets_a_new_one(api: ApiClient) -> None:
     ids = [api.get("/v1/health")["X-Request-ID"] for _ in range(5)]
     assert ids == sorted(set(ids))
 
@@ -175,7 +173,7 @@ EVERYTHING: dict[str, Callable[[ApiClient], Any]] = {
 
 
 @pytest.mark.parametrize("ask", EVERYTHING.values(), ids=EVERYTHING)
-def test_every_answer_has_its_id_and_its_time(
+def test_every_answer_has_a_request_id_and_server_timing(
     api: ApiClient, ask: Callable[[ApiClient], Any]
 ) -> None:
     response = ask(api)
@@ -191,7 +189,7 @@ def parts(response: Any) -> dict[str, float]:
     return {name: float(milliseconds) for name, milliseconds in timing}
 
 
-def test_an_answer_says_where_its_time_went(api: ApiClient) -> None:
+def test_server_timing_has_the_parts_of_an_answer(api: ApiClient) -> None:
     spent = parts(api.chat("mock:delay=0.05"))
     assert spent.keys() == {"storage", "provider", "total"}
     assert 50 <= spent["provider"] < 5000
@@ -200,18 +198,18 @@ def test_an_answer_says_where_its_time_went(api: ApiClient) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["mock:fail", "mock:filter"])
-def test_a_failure_says_where_its_time_went(api: ApiClient, prompt: str) -> None:
+def test_server_timing_has_the_parts_of_a_failure(api: ApiClient, prompt: str) -> None:
     assert parts(api.chat(prompt)).keys() == {"storage", "provider", "total"}
 
 
-def test_an_exception_says_where_its_time_went(
+def test_server_timing_has_the_parts_of_an_exception(
     api: ApiClient, use_provider: Callable[[Any], None]
 ) -> None:
     use_provider(FakeProvider(RuntimeError("boom")))
     assert parts(api.chat()).keys() == {"storage", "provider", "total"}
 
 
-def test_what_took_no_part_has_no_time(api: ApiClient) -> None:
+def test_server_timing_omits_unused_parts(api: ApiClient) -> None:
     assert parts(api.get("/v1/health")).keys() == {"total"}
     assert parts(api.chat(7)).keys() == {"total"}
 
@@ -219,20 +217,20 @@ def test_what_took_no_part_has_no_time(api: ApiClient) -> None:
 # --- Cross-site -----------------------------------------------------------------------------------
 
 
-def test_no_page_of_another_site_may_read_an_answer(api: ApiClient) -> None:
+def test_other_origins_may_not_read_answers(api: ApiClient) -> None:
     response = api.chat(headers={"Origin": "https://evil.example"})
     assert not any(name.lower().startswith("access-control-") for name in response.headers)
     assert response["X-Content-Type-Options"] == "nosniff"
     assert response["X-Frame-Options"] == "DENY"
 
 
-def test_no_cookie_is_set_and_none_is_needed(api: ApiClient) -> None:
+def test_no_cookies_are_set_or_needed(api: ApiClient) -> None:
     for response in (api.chat(), api.get("/v1/health"), api.get("/nowhere"), api.chat(7)):
         assert not response.cookies
 
 
-def test_a_page_of_another_site_cannot_make_a_browser_ask(api: ApiClient) -> None:
-    """A browser sends a form or plain text to another site without asking first."""
+def test_cross_site_forms_are_refused(api: ApiClient) -> None:
+    """Browsers send these content types to other origins without a preflight."""
     body = b'{"userId": "alice", "prompt": "hi"}'
     for content_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):
         response = api.post("/v1/chat", body, content_type=content_type)

@@ -1,4 +1,4 @@
-"""`"stream": true` on `/v1/chat`: what is written, what is on record, and how it fails."""
+"""`"stream": true` on `/v1/chat`: events, records and failures."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def body_of(response: HttpResponse) -> str:
 
 
 def events_of(response: HttpResponse) -> list[Event]:
-    """The events of a stream, in the one form in which we write them."""
+    """Parse the events of a stream; fail on any other form."""
     *blocks, rest = body_of(response).split("\n\n")
     assert rest == ""
     events = []
@@ -61,20 +61,22 @@ def only_record() -> InteractionRecord:
 
 
 @pytest.fixture
-def fallback() -> Any:
-    with StubVendor() as standin:
-        yield standin
+def fallback_vendor() -> Any:
+    with StubVendor() as stub:
+        yield stub
 
 
 @pytest.fixture
-def both(vendor: StubVendor, fallback: StubVendor, change_settings: Callable[..., None]) -> None:
-    """The second vendor is asked when the first one fails."""
+def both_vendors(
+    vendor: StubVendor, fallback_vendor: StubVendor, change_settings: Callable[..., None]
+) -> None:
+    """Configure two vendors: the second is the fallback of the first."""
     change_settings(
         PROVIDERS={
             name: {"api_key": "sk-of-the-vendor", "base_url": f"{asked.url}/v1", "model": model}
             for name, asked, model in (
                 ("openai", vendor, "model-1"),
-                ("openrouter", fallback, "model-2"),
+                ("openrouter", fallback_vendor, "model-2"),
             )
         }
     )
@@ -83,7 +85,7 @@ def both(vendor: StubVendor, fallback: StubVendor, change_settings: Callable[...
 # --- A stream -------------------------------------------------------------------------------------
 
 
-def test_pieces_come_and_then_the_whole_answer(api: ApiClient, vendor: StubVendor):
+def test_a_stream_has_deltas_and_then_the_whole_answer(api: ApiClient, vendor: StubVendor):
     vendor.stream(HELLO)
     events = events_of(ask(api))
     assert events == [
@@ -115,7 +117,7 @@ def test_pieces_come_and_then_the_whole_answer(api: ApiClient, vendor: StubVendo
     }
 
 
-def test_the_record_is_the_done_event(api: ApiClient, vendor: StubVendor):
+def test_the_done_event_equals_the_record(api: ApiClient, vendor: StubVendor):
     vendor.stream(HELLO)
     _, done = events_of(ask(api))[-1]
     record = api.get(f"/v1/interactions/{done['interaction_id']}").json()
@@ -123,7 +125,7 @@ def test_the_record_is_the_done_event(api: ApiClient, vendor: StubVendor):
     assert record == done | {"status": "ok", "error": None, "attempts": [attempt]}
 
 
-def test_the_done_event_is_what_a_plain_answer_would_have_been(api: ApiClient):
+def test_the_done_event_equals_a_plain_answer(api: ApiClient):
     _, done = events_of(ask(api, "two words", metadata={"a": "b"}, temperature=0.5))[-1]
     plain = api.chat("two words", metadata={"a": "b"}, temperature=0.5).json()
     own = {"interaction_id", "conversation_id", "timestamp", "latency_ms"}
@@ -133,7 +135,7 @@ def test_the_done_event_is_what_a_plain_answer_would_have_been(api: ApiClient):
     }
 
 
-def test_a_piece_is_given_as_soon_as_it_is_there(api: ApiClient, vendor: StubVendor):
+def test_a_delta_is_sent_at_once(api: ApiClient, vendor: StubVendor):
     vendor.stream([chunk("Hel"), *HELLO], gap=[0, 30, *[0] * 5])
     response = ask(api)
     assert next(iter(response.streaming_content)) == b'event: delta\ndata: {"text":"Hel"}\n\n'
@@ -142,7 +144,7 @@ def test_a_piece_is_given_as_soon_as_it_is_there(api: ApiClient, vendor: StubVen
     response.close()
 
 
-def test_an_event_is_one_line_in_the_eyes_of_every_reader(api: ApiClient):
+def test_unicode_line_separators_are_escaped(api: ApiClient):
     text = "a\nb\r\nc\u2028d\u2029e\u0085f 🦆"
     response = ask(api, text)
     body = body_of(response)
@@ -157,13 +159,13 @@ def test_an_event_stream_is_acceptable(api: ApiClient, accept: str):
     assert text_of(events) == "You said: Olá!"
 
 
-def test_who_accepts_a_stream_and_asks_for_none_is_given_json(api: ApiClient):
+def test_accepting_a_stream_without_asking_for_one_returns_json(api: ApiClient):
     response = api.chat(headers={"Accept": "text/event-stream"})
     assert response.json()["response"] == "You said: Olá!"
 
 
 @pytest.mark.parametrize("value", [False, None])
-def test_a_stream_that_is_not_wanted_is_none(api: ApiClient, value: bool | None):
+def test_stream_false_returns_json(api: ApiClient, value: bool | None):
     assert api.chat(stream=value).json()["response"] == "You said: Olá!"
 
 
@@ -178,7 +180,7 @@ def test_a_stream_has_the_headers_of_every_answer(api: ApiClient):
     body_of(response)
 
 
-def test_an_answer_may_be_empty_for_want_of_length(api: ApiClient):
+def test_an_answer_cut_by_length_may_be_empty(api: ApiClient):
     [(name, done)] = events_of(ask(api, "mock:length"))
     assert (name, done["response"], done["finish_reason"]) == ("done", "", "length")
 
@@ -197,7 +199,7 @@ def test_a_conversation_is_streamed(api: ApiClient, vendor: StubVendor):
 
 @pytest.mark.parametrize("again_streamed", [True, False])
 @pytest.mark.parametrize("first_streamed", [True, False])
-def test_a_replay_is_whole_however_the_first_was_read(
+def test_a_replay_is_the_same_plain_or_streamed(
     api: ApiClient, first_streamed: bool, again_streamed: bool
 ):
     def whole(response: HttpResponse, streamed: bool) -> dict[str, Any]:
@@ -226,7 +228,7 @@ def test_a_key_whose_stream_still_runs_is_in_flight(api: ApiClient, vendor: Stub
     running.close()
 
 
-def test_a_key_whose_stream_was_aborted_may_be_tried_again(api: ApiClient, vendor: StubVendor):
+def test_a_key_whose_stream_was_aborted_may_be_retried(api: ApiClient, vendor: StubVendor):
     vendor.stream([chunk("Hel"), chunk("lo")], gap=[0, 30])
     vendor.stream(HELLO)
     key = {"Idempotency-Key": "key-1"}
@@ -260,7 +262,7 @@ def test_a_cached_answer_is_streamed(api: ApiClient, vendor: StubVendor, setting
         ("mock:empty", (502, "provider_error")),
     ],
 )
-def test_a_failure_before_the_first_piece_has_its_own_status(
+def test_a_failure_before_the_first_delta_has_its_own_status(
     api: ApiClient, prompt: str, expected: tuple[int, str]
 ):
     response = ask(api, prompt)
@@ -271,7 +273,7 @@ def test_a_failure_before_the_first_piece_has_its_own_status(
     assert record.error.code == expected[1]
 
 
-def test_what_is_not_valid_has_its_own_status(api: ApiClient):
+def test_an_invalid_request_for_a_stream_is_a_400(api: ApiClient):
     assert status_and_code(ask(api, "")) == (400, "validation_error")
     assert status_and_code(ask(api, model="unknown")) == (400, "validation_error")
     assert status_and_code(api.chat(stream="perhaps")) == (400, "validation_error")
@@ -287,7 +289,7 @@ def test_a_vendor_that_stays_silent_is_a_timeout(
     assert only_record().status is Status.ERROR
 
 
-def test_a_failure_after_the_first_piece_is_an_event(
+def test_a_failure_after_the_first_delta_is_an_event(
     api: ApiClient, vendor: StubVendor, log_lines: Log
 ):
     vendor.stream([chunk("Hel"), chunk("lo"), BROKEN, DONE])
@@ -322,7 +324,7 @@ def test_a_stream_that_breaks_off_is_an_event(api: ApiClient):
 def test_the_deadline_in_mid_stream_is_an_event(
     api: ApiClient, vendor: StubVendor, settings: Settings
 ):
-    settings.REQUEST_TIMEOUT_SECONDS = 1.0  # in which the first piece has to come
+    settings.REQUEST_TIMEOUT_SECONDS = 1.0  # the first delta must arrive in time
     vendor.stream([chunk("Hel"), *[": waiting\n\n"] * 600], gap=[0, *[0.05] * 600])
     events = events_of(ask(api))
     assert [name for name, _ in events] == ["delta", "error"]
@@ -332,12 +334,12 @@ def test_the_deadline_in_mid_stream_is_an_event(
     assert vendor.client_disconnected.wait(SOON)
 
 
-@pytest.mark.usefixtures("both")
-def test_openai_s_chunks_name_the_model_that_gives_them(
-    api: ApiClient, vendor: StubVendor, fallback: StubVendor
+@pytest.mark.usefixtures("both_vendors")
+def test_openai_chunks_name_the_answering_model(
+    api: ApiClient, vendor: StubVendor, fallback_vendor: StubVendor
 ):
     vendor.stream([": waiting\n\n", 'data: {"choices": []}\n\n'])
-    fallback.stream(HELLO)
+    fallback_vendor.stream(HELLO)
     body = {"model": "default", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
     response = api.post("/v1/chat/completions", body)
     written = b"".join(response.streaming_content).decode()
@@ -345,47 +347,47 @@ def test_openai_s_chunks_name_the_model_that_gives_them(
     assert '"model":"model-1"' not in written
 
 
-@pytest.mark.usefixtures("both")
-def test_another_vendor_is_asked_before_the_first_piece(
-    api: ApiClient, vendor: StubVendor, fallback: StubVendor
+@pytest.mark.usefixtures("both_vendors")
+def test_fallback_happens_before_the_first_delta(
+    api: ApiClient, vendor: StubVendor, fallback_vendor: StubVendor
 ):
     vendor.stream([": waiting\n\n", 'data: {"choices": []}\n\n'])
-    fallback.stream(HELLO)
+    fallback_vendor.stream(HELLO)
     events = events_of(ask(api))
     assert (text_of(events), events[-1][1]["provider"]) == ("Hello there.", "openrouter")
-    assert (len(vendor.requests), len(fallback.requests)) == (1, 1)
+    assert (len(vendor.requests), len(fallback_vendor.requests)) == (1, 1)
     attempts = [(attempt.provider, attempt.outcome) for attempt in only_record().attempts]
     assert attempts == [("openai", "provider_error"), ("openrouter", "ok")]
 
 
-@pytest.mark.usefixtures("both")
-def test_no_other_vendor_is_asked_after_the_first_piece(
-    api: ApiClient, vendor: StubVendor, fallback: StubVendor
+@pytest.mark.usefixtures("both_vendors")
+def test_no_fallback_after_the_first_delta(
+    api: ApiClient, vendor: StubVendor, fallback_vendor: StubVendor
 ):
     vendor.stream([chunk("Hel")], cut=True)
     assert [name for name, _ in events_of(ask(api))] == ["delta", "error"]
-    assert (len(vendor.requests), len(fallback.requests)) == (1, 0)
+    assert (len(vendor.requests), len(fallback_vendor.requests)) == (1, 0)
 
 
-@pytest.mark.usefixtures("both")
-def test_half_an_answer_is_on_record_with_the_vendor_that_gave_it(
-    api: ApiClient, vendor: StubVendor, fallback: StubVendor
+@pytest.mark.usefixtures("both_vendors")
+def test_a_partial_answer_is_recorded_with_its_provider(
+    api: ApiClient, vendor: StubVendor, fallback_vendor: StubVendor
 ):
     vendor.reply({"error": {}}, status=401)
-    fallback.stream([chunk("Hel")], cut=True)
+    fallback_vendor.stream([chunk("Hel")], cut=True)
     events_of(ask(api))
     record = only_record()
     assert (record.provider, record.model, record.response) == ("openrouter", "model-2", "Hel")
 
 
-def test_the_same_vendor_is_asked_again_before_the_first_piece(api: ApiClient, vendor: StubVendor):
+def test_a_retry_happens_before_the_first_delta(api: ApiClient, vendor: StubVendor):
     vendor.reply({"error": {}}, status=503, headers={"Retry-After": "0"})
     vendor.stream(HELLO)
     assert text_of(events_of(ask(api))) == "Hello there."
     assert len(vendor.requests) == 2
 
 
-def test_a_vendor_that_keeps_breaking_its_streams_is_left_alone(
+def test_repeatedly_broken_streams_open_the_circuit(
     api: ApiClient, vendor: StubVendor, change_settings: Callable[..., None]
 ):
     change_settings(CIRCUIT_BREAKER_THRESHOLD=2)
@@ -396,7 +398,7 @@ def test_a_vendor_that_keeps_breaking_its_streams_is_left_alone(
     assert len(vendor.requests) == 2
 
 
-def test_long_answers_do_not_put_their_vendor_to_rest(
+def test_long_answers_do_not_open_the_circuit(
     api: ApiClient, vendor: StubVendor, change_settings: Callable[..., None]
 ):
     change_settings(CIRCUIT_BREAKER_THRESHOLD=2, REQUEST_TIMEOUT_SECONDS=1.0)
@@ -406,7 +408,7 @@ def test_long_answers_do_not_put_their_vendor_to_rest(
     assert len(vendor.requests) == 3
 
 
-def test_an_answer_that_cannot_be_recorded_is_given_and_says_so(
+def test_an_unrecorded_streamed_answer_says_so(
     api: ApiClient, vendor: StubVendor, use_store: Callable[[type], None], log_lines: Log
 ):
     use_store(FailingSettleStore)
@@ -418,7 +420,7 @@ def test_an_answer_that_cannot_be_recorded_is_given_and_says_so(
     assert lost["record"]["response"] == "Hello there."
 
 
-def test_an_answer_whose_record_was_erased_meanwhile_is_given(
+def test_an_answer_whose_record_was_erased_is_still_streamed(
     api: ApiClient, use_store: Callable[[type], None]
 ):
     use_store(VanishingStore)
@@ -433,7 +435,7 @@ class Broken(VanishingStore):
         raise RuntimeError("a bug")
 
 
-def test_what_nobody_foresaw_is_an_error_and_logged_once(
+def test_an_unexpected_exception_is_an_error_event_and_logged_once(
     api: ApiClient, use_store: Callable[[type], None], log_lines: Log
 ):
     use_store(Broken)
@@ -447,7 +449,7 @@ def test_what_nobody_foresaw_is_an_error_and_logged_once(
 # --- Who goes away, and who waits -----------------------------------------------------------------
 
 
-def test_what_came_until_the_client_left_is_settled_as_aborted(
+def test_a_disconnected_client_s_answer_is_settled_as_aborted(
     api: ApiClient, vendor: StubVendor, log_lines: Log
 ):
     vendor.stream([chunk("Hel"), chunk("lo "), chunk("there.")], gap=[0, 0, 30])
@@ -463,7 +465,7 @@ def test_what_came_until_the_client_left_is_settled_as_aborted(
     assert line["code"] == "aborted"
 
 
-def test_while_nothing_comes_the_connection_is_kept_alive(
+def test_heartbeats_keep_a_silent_stream_alive(
     api: ApiClient, vendor: StubVendor, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(streaming, "LOOK_SECONDS", 0.02)
@@ -479,7 +481,7 @@ def test_while_nothing_comes_the_connection_is_kept_alive(
     assert [item for item in stream if item != b": waiting\n\n"][-1].startswith(b"event: done\n")
 
 
-def test_comments_of_the_vendor_are_no_word_to_the_client(
+def test_vendor_comments_are_not_passed_on(
     api: ApiClient, vendor: StubVendor, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.1)
@@ -496,7 +498,7 @@ def test_a_failure_after_a_heartbeat_is_an_event(
     monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.1)
     hold = threading.Event()
     vendor.reply({"error": {}}, status=401, delay=hold)
-    response = ask(api)  # which begins with a heartbeat
+    response = ask(api)  # begins with a heartbeat
     hold.set()
     [(name, problem)] = events_of(response)
     assert (name, problem["status"], problem["code"]) == ("error", 502, "provider_error")
@@ -505,9 +507,7 @@ def test_a_failure_after_a_heartbeat_is_an_event(
 # --- The log --------------------------------------------------------------------------------------
 
 
-def test_a_stream_leaves_one_line_when_it_has_ended(
-    api: ApiClient, vendor: StubVendor, log_lines: Log
-):
+def test_a_stream_logs_one_line_at_its_end(api: ApiClient, vendor: StubVendor, log_lines: Log):
     vendor.stream(HELLO)
     response = ask(api, headers={"X-Request-ID": "mine"})
     assert log_lines() == []

@@ -1,4 +1,4 @@
-"""GET /v1/usage: what the caller's owner used, by day, model or user."""
+"""GET /v1/usage: the usage of the caller's owner, by date, model or user."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,7 +35,7 @@ FAILURE = {**NOTHING, "requests": 1, "errors": 1}
 BOTH = {**ONE, "requests": 2, "errors": 1}
 
 
-def settle(record: Any = ANSWERED, **changes: Any) -> None:
+def store_copy(record: Any = ANSWERED, **changes: Any) -> None:
     store_record(replace(record, interaction_id=str(uuid4()), **changes))
 
 
@@ -45,15 +45,15 @@ def usage(api: ApiClient, query: str = PERIOD, headers: dict[str, str] | None = 
     return answer.json()
 
 
-def test_nothing_was_used_at_first(api: ApiClient, each_storage: str) -> None:
+def test_usage_is_empty_at_first(api: ApiClient, each_storage: str) -> None:
     for group in ("date", "model", "user"):
         found = usage(api, f"group_by={group}")
         assert found == {"items": [], "total": NOTHING, "next_cursor": None}
 
 
-def test_usage_is_told_by_date_model_and_user(api: ApiClient, each_storage: str) -> None:
-    settle()
-    settle(FAILED, created_at=NOON + timedelta(days=1), user_id=BOB)
+def test_usage_is_grouped_by_date_model_or_user(api: ApiClient, each_storage: str) -> None:
+    store_copy()
+    store_copy(FAILED, created_at=NOON + timedelta(days=1), user_id=BOB)
     assert usage(api) == {
         "items": [{"date": "2026-01-01", **ONE}, {"date": "2026-01-02", **FAILURE}],
         "total": BOTH,
@@ -78,7 +78,7 @@ def test_a_chat_is_counted(api: ApiClient, each_storage: str) -> None:
     assert item["total_tokens"] == answer["usage"]["total_tokens"]
 
 
-def test_an_answer_from_the_cache_is_a_request_that_costs_nothing(
+def test_a_cached_answer_counts_as_a_request_at_no_cost(
     api: ApiClient, each_storage: str, change_settings: Callable[..., None]
 ) -> None:
     change_settings(ENABLE_CACHE=True)
@@ -86,16 +86,16 @@ def test_an_answer_from_the_cache_is_a_request_that_costs_nothing(
     assert usage(api, "")["total"]["requests"] == 2
 
 
-def test_a_replay_is_no_request(api: ApiClient, each_storage: str) -> None:
+def test_a_replay_does_not_count_as_a_request(api: ApiClient, each_storage: str) -> None:
     for _ in range(2):
         assert api.chat(headers={"Idempotency-Key": "1"}).status_code == 200
     assert usage(api, "")["total"]["requests"] == 1
 
 
-def test_the_period_is_that_of_the_last_thirty_days(api: ApiClient, each_storage: str) -> None:
+def test_the_default_period_is_the_last_thirty_days(api: ApiClient, each_storage: str) -> None:
     today = datetime.now(UTC)
     for days in (0, 29, 30):
-        settle(created_at=today - timedelta(days=days))
+        store_copy(created_at=today - timedelta(days=days))
     dates = [item["date"] for item in usage(api, "")["items"]]
     assert dates == [(today - timedelta(days=days)).date().isoformat() for days in (29, 0)]
 
@@ -109,19 +109,19 @@ def test_the_period_is_that_of_the_last_thirty_days(api: ApiClient, each_storage
         ("from=2025-02-01&to=2026-02-01", ["2026-01-01", "2026-01-02", "2026-01-03"]),
     ],
 )
-def test_a_period_may_be_asked_for(
+def test_a_period_can_be_given(
     api: ApiClient, each_storage: str, query: str, dates: list[str]
 ) -> None:
     for days in range(3):
-        settle(created_at=NOON + timedelta(days=days))
+        store_copy(created_at=NOON + timedelta(days=days))
     found = usage(api, query)
     assert [item["date"] for item in found["items"]] == dates
     assert found["total"]["requests"] == len(dates)
 
 
-def test_users_come_in_pages_and_the_total_is_of_all(api: ApiClient, each_storage: str) -> None:
+def test_users_are_paged_and_the_total_covers_all(api: ApiClient, each_storage: str) -> None:
     for user in "abcde":
-        settle(user_id=user)
+        store_copy(user_id=user)
     query, found = f"{PERIOD}&group_by=user&limit=2", []
     cursor = ""
     for _ in range(3):
@@ -133,23 +133,23 @@ def test_users_come_in_pages_and_the_total_is_of_all(api: ApiClient, each_storag
     assert page["next_cursor"] is None
 
 
-def test_a_caller_sees_what_its_owner_used(
+def test_a_caller_sees_its_owner_s_usage(
     api: ApiClient, each_storage: str, require_api_key: list[str]
 ) -> None:
     _, key = managed.create(owner="team:blue", name="app")
     _, stranger = managed.create(owner="team:red", name="app")
-    settle(owner="team:blue")
-    settle(FAILED)
+    store_copy(owner="team:blue")
+    store_copy(FAILED)
     assert usage(api, headers={"X-API-Key": key})["total"] == ONE
     assert usage(api, headers={"X-API-Key": stranger})["total"] == NOTHING
     assert usage(api, headers={"X-API-Key": KEY})["total"] == FAILURE
 
 
-def test_a_cursor_is_for_one_owner(
+def test_a_cursor_is_valid_for_one_owner(
     api: ApiClient, each_storage: str, require_api_key: list[str]
 ) -> None:
     for user in "ab":
-        settle(user_id=user)
+        store_copy(user_id=user)
     _, key = managed.create(owner="team:blue", name="app")
     query = f"{PERIOD}&group_by=user&limit=1"
     cursor = usage(api, query, {"X-API-Key": KEY})["next_cursor"]
@@ -157,7 +157,7 @@ def test_a_cursor_is_for_one_owner(
     assert field_errors(answer) == [("cursor", "invalid")]
 
 
-def test_a_key_is_needed(api: ApiClient, require_api_key: list[str]) -> None:
+def test_an_api_key_is_required(api: ApiClient, require_api_key: list[str]) -> None:
     assert status_and_code(api.get("/v1/usage")) == (401, "missing_api_key")
     assert status_and_code(api.get("/v1/usage?from=x")) == (401, "missing_api_key")
 
@@ -182,16 +182,16 @@ def test_a_key_is_needed(api: ApiClient, require_api_key: list[str]) -> None:
         ("group_by=user&cursor=%00", [("cursor", "null_characters_not_allowed")]),
     ],
 )
-def test_what_cannot_be_asked_is_a_fault_of_a_field(
+def test_an_invalid_query_names_the_field(
     api: ApiClient, query: str, faults: list[tuple[str, str]]
 ) -> None:
     assert field_errors(api.get(f"/v1/usage?{query}")) == faults
 
 
-def test_without_the_storage_there_is_no_usage(handler: Any, unreachable_database: None) -> None:
+def test_usage_without_storage_is_a_503(handler: Any, unreachable_database: None) -> None:
     assert status_and_code(ApiClient(handler).get("/v1/usage")) == (503, "storage_unavailable")
 
 
-def test_cost_is_told_as_people_write_it(api: ApiClient, each_storage: str) -> None:
-    settle(usage=Usage(cost_usd=Decimal("100")))
+def test_cost_is_written_as_a_plain_decimal(api: ApiClient, each_storage: str) -> None:
+    store_copy(usage=Usage(cost_usd=Decimal("100")))
     assert usage(api)["total"]["cost_usd"] == "100"
