@@ -44,7 +44,7 @@ class StreamAccumulator:
         self._model: Any = None
         self._usage: Any = None
         self._refused = False
-        self._calls: dict[int, dict[str, str]] = {}
+        self._calls: dict[int, dict[str, Any]] = {}
 
     def add(self, chunk: dict[str, Any]) -> str:
         """Add a chunk. Return its visible text, which may be empty.
@@ -72,14 +72,10 @@ class StreamAccumulator:
 
     def body(self) -> dict[str, Any]:
         """Return the chunks so far in the shape of an answer that was not streamed."""
-        calls = [
-            {"id": call["id"], "function": {"name": call["name"], "arguments": call["arguments"]}}
-            for _, call in sorted(self._calls.items())
-        ]
         message = {
             "content": self.text or self._buffer,
             "refusal": self._refused,
-            "tool_calls": calls,
+            "tool_calls": [call for _, call in sorted(self._calls.items())],
         }
         choice = {"message": message, "finish_reason": self._finish_reason}
         return {"model": self._model, "usage": self._usage, "choices": [choice]}
@@ -89,10 +85,11 @@ class StreamAccumulator:
         index = token_count(get_path(delta, "index"))
         if index is None:  # some servers send each call whole, without an index
             index = len(self._calls)
-        call = self._calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
+        call = self._calls.setdefault(index, {"id": "", "function": {"name": "", "arguments": ""}})
         call["id"] = as_str(get_path(delta, "id")) or call["id"]
-        call["name"] = as_str(get_path(delta, "function", "name")) or call["name"]
-        call["arguments"] += as_str(get_path(delta, "function", "arguments"))
+        function = call["function"]
+        function["name"] = as_str(get_path(delta, "function", "name")) or function["name"]
+        function["arguments"] += as_str(get_path(delta, "function", "arguments"))
 
     def _visible(self, piece: str) -> str:
         """Return the text to show now.

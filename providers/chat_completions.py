@@ -5,9 +5,9 @@ https://platform.openai.com/docs/guides/error-codes the errors. Compatible serve
 first and vary the second. Any field of their answers may be missing.
 """
 
-import dataclasses
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, ClassVar
 
@@ -32,18 +32,17 @@ _FAILED_FINISH_REASONS = {"error", "insufficient_system_resource"}  # the second
 
 # The error for an error code or type, whatever the HTTP status.
 _BY_CODE: dict[str, tuple[type[ProviderError], str]] = {
-    **dict.fromkeys(
-        ("content_filter", "content_policy_violation", "moderation_blocked", "refusal"),
-        (ContentFiltered, parsing.CONTENT_FILTERED),
-    ),
-    **dict.fromkeys(
-        ("model_not_found", "model_deprecated", "invalid_model", "wrong_endpoint"),
-        (ModelUnavailable, parsing.NO_MODEL),
-    ),
-    **dict.fromkeys(
-        ("context_length_exceeded", "token_limit_exceeded", "string_too_long"),
-        (RequestRejected, parsing.TOO_LONG),
-    ),
+    "content_filter": (ContentFiltered, parsing.CONTENT_FILTERED),
+    "content_policy_violation": (ContentFiltered, parsing.CONTENT_FILTERED),
+    "moderation_blocked": (ContentFiltered, parsing.CONTENT_FILTERED),
+    "refusal": (ContentFiltered, parsing.CONTENT_FILTERED),
+    "model_not_found": (ModelUnavailable, parsing.NO_MODEL),
+    "model_deprecated": (ModelUnavailable, parsing.NO_MODEL),
+    "invalid_model": (ModelUnavailable, parsing.NO_MODEL),
+    "wrong_endpoint": (ModelUnavailable, parsing.NO_MODEL),
+    "context_length_exceeded": (RequestRejected, parsing.TOO_LONG),
+    "token_limit_exceeded": (RequestRejected, parsing.TOO_LONG),
+    "string_too_long": (RequestRejected, parsing.TOO_LONG),
     "max_tokens_exceeded": (RequestRejected, parsing.PARAMETER.format("max_tokens")),
     "invalid_api_key": (ProviderMisconfigured, parsing.CREDENTIALS),
 }
@@ -126,11 +125,11 @@ class ChatCompletionsProvider:
         ) as reply:
             if not reply.succeeded:
                 raise self._error(reply.status, reply.headers, reply.read().json())
-            if not reply.streamed:  # some servers do not stream, whatever the request says
+            if reply.streamed:
+                yield from self._read_stream(reply, request)
+            else:  # some servers do not stream, whatever the request says
                 body = parsing.json_object(reply.read())
                 yield from parsing.finish_stream(self._completion(body, reply.headers, request), "")
-                return
-            yield from self._read_stream(reply, request)
 
     def check(self, deadline: Deadline) -> None:
         entries = as_list(get_path(self._get("models", deadline), "data"))
@@ -140,14 +139,11 @@ class ChatCompletionsProvider:
             raise ModelUnavailable("The vendor does not list the model.", reason=self.model)
 
     def _get(self, path: str, deadline: Deadline) -> Any:
-        answer = vendor_http.get(
-            f"{self._base_url}/{path}", headers=self._headers, deadline=deadline
-        )
+        url = f"{self._base_url}/{path}"
+        answer = vendor_http.get(url, headers=self._headers, deadline=deadline)
         if not 200 <= answer.status <= 299:
             raise self._error(answer.status, answer.headers, answer.json())
         return answer.json()
-
-    # The request
 
     def _body(self, request: CompletionRequest) -> dict[str, Any]:
         system = [{"role": "system", "content": request.system}] if request.system else []
@@ -163,8 +159,6 @@ class ChatCompletionsProvider:
             **request.options,
         }
         return {name: value for name, value in body.items() if value is not None}
-
-    # The answer
 
     def _read_stream(
         self, reply: vendor_http.Reply, request: CompletionRequest
@@ -194,12 +188,11 @@ class ChatCompletionsProvider:
         if finish in _FAILED_FINISH_REASONS:
             raise parsing.error_for_status(502, reason=parsing.log_reason("finish_reason", finish))
         text = visible_text(get_path(choice, "message", "content"))
-        calls = tool_calls(get_path(choice, "message", "tool_calls"))
-        calls = calls if "tools" in request.options else ()
+        reported_calls = get_path(choice, "message", "tool_calls")
+        calls = tool_calls(reported_calls) if "tools" in request.options else ()
         model = parsing.model_name(body.get("model"), request.model)
         usage = _usage(body.get("usage"))
-        cost = self._cost(body.get("usage"), model, usage)
-        usage = dataclasses.replace(usage, cost_usd=cost)
+        usage = replace(usage, cost_usd=self._cost(body.get("usage"), model, usage))
         if not text and get_path(choice, "message", "refusal"):
             raise ContentFiltered(parsing.CONTENT_FILTERED, reason="refusal", usage=usage)
         return parsing.build_completion(
@@ -214,8 +207,6 @@ class ChatCompletionsProvider:
     def _cost(self, reported_usage: Any, model: str, usage: Usage) -> Decimal | None:
         """Return the cost in US dollars: by default the list price of the tokens."""
         return prices.cost(model, usage, provider_api_url=self._base_url)
-
-    # Errors
 
     def _raise_error_inside(self, body: Any, headers: Mapping[str, str]) -> None:
         """Raise the error inside a 200, which stands in the body or in its first choice."""
@@ -248,6 +239,7 @@ class ChatCompletionsProvider:
     def _error_for_status(
         self, status: int, headers: Mapping[str, str], error: dict[str, Any], reason: str
     ) -> ProviderError:
+        """Return the error for a status whose body has no known code."""
         return parsing.error_for_status(
             status,
             reason=reason,

@@ -5,10 +5,10 @@ https://ai.google.dev/gemini-api/docs/troubleshooting the errors. Answers are pr
 leaves out zero, false and empty values: any key may be missing.
 """
 
-import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from providers import parsing, prices, vendor_http
@@ -24,26 +24,21 @@ _WITHOUT_SAMPLING = re.compile(
 # A model id becomes part of the URL. Names of other resources have a slash.
 _MODEL_ID = re.compile(r"[A-Za-z0-9._-]+")
 
+# Any other finish reason means `stop`.
 _FINISH_REASONS: dict[str, FinishReason] = {
-    "STOP": "stop",
     "MAX_TOKENS": "length",
     "CONTINUATION": "length",
-    **dict.fromkeys(
-        (
-            "SAFETY",
-            "RECITATION",
-            "LANGUAGE",
-            "BLOCKLIST",
-            "PROHIBITED_CONTENT",
-            "SPII",
-            "ESCALATION",
-            "MODEL_ARMOR",
-            "IMAGE_SAFETY",
-            "IMAGE_PROHIBITED_CONTENT",
-            "IMAGE_RECITATION",
-        ),
-        "content_filter",
-    ),
+    "SAFETY": "content_filter",
+    "RECITATION": "content_filter",
+    "LANGUAGE": "content_filter",
+    "BLOCKLIST": "content_filter",
+    "PROHIBITED_CONTENT": "content_filter",
+    "SPII": "content_filter",
+    "ESCALATION": "content_filter",
+    "MODEL_ARMOR": "content_filter",
+    "IMAGE_SAFETY": "content_filter",
+    "IMAGE_PROHIBITED_CONTENT": "content_filter",
+    "IMAGE_RECITATION": "content_filter",
 }
 
 # Finish reasons that fail like this status. 502 is retried: the next answer may be well formed.
@@ -103,20 +98,17 @@ class Gemini:
         ) as reply:
             if not reply.succeeded:
                 raise _error(reply.status, reply.headers, reply.read().json())
-            if not reply.streamed:
+            if reply.streamed:
+                yield from _read_stream(reply, model)
+            else:
                 body = parsing.json_object(reply.read())
                 yield from parsing.finish_stream(_completion(body, reply.headers, model), "")
-                return
-            yield from _read_stream(reply, model)
 
     def check(self, deadline: Deadline) -> None:
         url = f"{self._base_url}/models/{_model_id(self.model)}"
         answer = vendor_http.get(url, headers=self._headers, deadline=deadline)
         if not 200 <= answer.status <= 299:
             raise _error(answer.status, answer.headers, answer.json())
-
-
-# The request
 
 
 def _model_id(name: str) -> str:
@@ -158,9 +150,6 @@ def _contents(request: CompletionRequest) -> list[dict[str, Any]]:
     return contents
 
 
-# The answer
-
-
 def _read_stream(reply: vendor_http.Reply, model: str) -> Iterator[str | Completion]:
     """Yield the text of a stream's events, then the completion.
 
@@ -195,7 +184,7 @@ def _completion(body: dict[str, Any], headers: Mapping[str, str], model: str) ->
         raise _error(200, headers, body)
     model = parsing.model_name(body.get("modelVersion"), model)
     usage = _usage(body.get("usageMetadata"))
-    usage = dataclasses.replace(usage, cost_usd=prices.cost(model, usage, provider_id="google"))
+    usage = replace(usage, cost_usd=prices.cost(model, usage, provider_id="google"))
     if block := get_path(body, "promptFeedback", "blockReason"):
         reason = parsing.log_reason("blockReason", block)
         raise ContentFiltered(parsing.CONTENT_FILTERED, reason=reason, usage=usage)
@@ -239,9 +228,6 @@ def _sum(reported: Any, *names: str) -> int | None:
     """Return the sum of the counts that are present (a zero is left out); None without any."""
     counts = [value for name in names if (value := get_path(reported, name)) is not None]
     return parsing.sum_tokens(map(token_count, counts)) if counts else None
-
-
-# Errors
 
 
 def _error(status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
