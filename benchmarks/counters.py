@@ -98,13 +98,13 @@ def _settle_some(worker: int, count: int) -> None:
     import django
 
     django.setup()
-    from chat.storage import store
+    from chat.storage import backend
 
     chance = random.Random(worker)
     for _ in range(count):
         claim = _claim(chance)
-        _persistently(store().claim, claim, chance)
-        _persistently(store().settle, _outcome(claim, chance), chance)
+        _persistently(backend().interactions.claim, claim, chance)
+        _persistently(backend().interactions.settle, _outcome(claim, chance), chance)
 
 
 def _claim(chance: random.Random) -> "InteractionRecord":
@@ -145,7 +145,7 @@ def _persistently(
     write: Callable[["InteractionRecord"], Any], record: "InteractionRecord", chance: random.Random
 ) -> None:
     """Write as the service does, again after an outage."""
-    from chat.errors import StorageUnavailable
+    from chat.storage.errors import StorageUnavailable
 
     for _ in range(10):
         try:
@@ -162,8 +162,8 @@ def _compare(expected: int) -> int:
     from collections import Counter, defaultdict
     from datetime import date
 
-    from chat.storage import store, usage_store
-    from chat.storage.usage import CounterKind, UsageCounts, counters_for
+    from chat.storage import backend
+    from chat.storage.base import CounterKind, UsageCounts, counters_for
 
     sums: dict[tuple[str, CounterKind], dict[tuple[date, str], UsageCounts]] = defaultdict(
         lambda: defaultdict(UsageCounts)
@@ -173,7 +173,7 @@ def _compare(expected: int) -> int:
         for user in (f"user-{number}" for number in range(USERS)):
             cursor = None
             while True:
-                page = store().page(owner, user, limit=500, cursor=cursor)
+                page = backend().interactions.list_by_user(owner, user, limit=500, cursor=cursor)
                 for record in page.records:
                     found[record.status] += 1
                     for by, name in counters_for(record):
@@ -181,7 +181,7 @@ def _compare(expected: int) -> int:
                 if not (cursor := page.next_cursor):
                     break
     counts = {
-        pair: usage_store().daily(*pair, date(2026, 1, 1), date(2026, 12, 31)) for pair in sums
+        pair: backend().usage.daily(*pair, date(2026, 1, 1), date(2026, 12, 31)) for pair in sums
     }
     print(f"{found.total()} records, {sum(map(len, counts.values()))} counts")
     differing = [

@@ -11,9 +11,9 @@ import orjson
 from django.conf import settings
 from django.core.cache import cache
 
-from chat.errors import StorageUnavailable
-from chat.storage import store
+from chat.storage import backend
 from chat.storage.base import InteractionRecord, Status
+from chat.storage.errors import StorageUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def get(claim: InteractionRecord) -> InteractionRecord | None:
         return None
     try:
         interaction_id = cache.get(_key(claim))
-        record = store().get(interaction_id) if interaction_id else None
+        record = backend().interactions.get(interaction_id) if interaction_id else None
     except StorageUnavailable:
         return None  # a cache that cannot be read has no answer
     return record if record and record.status is Status.OK and not record.lacks_content else None

@@ -18,14 +18,15 @@ from django.conf import settings
 from django.core.cache import caches
 from django.utils.crypto import salted_hmac
 
-from chat.errors import InvalidApiKey, StorageUnavailable
-from chat.storage import key_store
-from chat.storage.api_keys import PREFIX, ApiKey
+from chat.errors import InvalidApiKey
+from chat.storage import backend
+from chat.storage.base import API_KEY_PREFIX, ApiKey
+from chat.storage.errors import StorageUnavailable
 from chat.telemetry.context import server_timing
 
 logger = logging.getLogger(__name__)
 
-FORMAT = re.compile(rf"{PREFIX}_([0-9a-f]{{16}})_[0-9a-f]{{64}}")
+FORMAT = re.compile(rf"{API_KEY_PREFIX}_([0-9a-f]{{16}})_[0-9a-f]{{64}}")
 # How exactly the time of the last use is known: a write for each request would be too dear.
 USE_NOTED_EVERY = timedelta(hours=1)
 
@@ -71,7 +72,7 @@ def create(
         monthly_budget_usd=monthly_budget_usd,
         allowed_models=tuple(allowed_models),
     )
-    if not key_store().add(key):
+    if not backend().api_keys.add(key):
         raise StorageUnavailable("The id of the new key is taken; try again.")
     return key, text
 
@@ -101,7 +102,7 @@ def revoke(key: ApiKey) -> ApiKey:
 
 
 def _replace(before: ApiKey, after: ApiKey) -> None:
-    if not key_store().replace(before, after):
+    if not backend().api_keys.replace(before, after):
         raise KeyChanged
 
 
@@ -111,7 +112,7 @@ def _read(key_id: str, digests: Sequence[str], now: datetime) -> ApiKey:
     if refused.get(digests[0]):
         raise InvalidApiKey
     with server_timing("storage"):
-        key = key_store().get(key_id)
+        key = backend().api_keys.get(key_id)
         if key is None or not _matches(key, digests, now):
             refused.set(digests[0], True)
             raise InvalidApiKey
@@ -125,14 +126,14 @@ def _used(key: ApiKey, now: datetime) -> ApiKey:
     if key.last_used_at and now - key.last_used_at < USE_NOTED_EVERY:
         return key
     try:
-        key_store().touch(key.key_id, now)
+        backend().api_keys.touch(key.key_id, now)
     except StorageUnavailable:
         logger.warning("the use of a key could not be noted")
     return replace(key, last_used_at=now)
 
 
 def _text(key_id: str) -> str:
-    return f"{PREFIX}_{key_id}_{secrets.token_hex(32)}"
+    return f"{API_KEY_PREFIX}_{key_id}_{secrets.token_hex(32)}"
 
 
 def _digests(text: str) -> list[str]:

@@ -19,9 +19,9 @@ Problem
  ├── InternalError        500
  ├── ProviderFailed       502
  ├── ProviderUnavailable  503  every provider is limited or overloaded
- ├── StorageUnavailable   503
+ ├── StorageFailed        503
  └── ProviderTimeout      504  the deadline was reached
-Django's and DRF's own exceptions (404, 405, 406, 415) are translated by `problem_of`.
+`problem_from_exception` translates the errors of providers, storage, Django and DRF.
 """
 
 import logging
@@ -36,6 +36,7 @@ from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
 from rest_framework import exceptions as drf
 from rest_framework.settings import api_settings
 
+from chat.storage.errors import InvalidCursor, RecordTooLarge, StorageUnavailable
 from chat.telemetry.context import add_log_fields, current_request_id
 from providers.errors import ProviderError
 
@@ -211,7 +212,7 @@ class ProviderUnavailable(Problem):
     default_retry_after = 10
 
 
-class StorageUnavailable(Problem):
+class StorageFailed(Problem):
     status = 503
     code = "storage_unavailable"
     title = "The storage is unreachable"
@@ -237,6 +238,12 @@ PROVIDER_PROBLEMS: dict[str, type[Problem]] = {
     )
 }
 
+INVALID_CURSOR = {
+    "field": "cursor",
+    "code": "invalid",
+    "detail": "Invalid cursor. Use `next_cursor` from the previous page of the same list.",
+}
+
 
 def problem_from_exception(exc: Exception) -> Problem:
     """The problem that a client is shown for any exception."""
@@ -245,6 +252,12 @@ def problem_from_exception(exc: Exception) -> Problem:
             return exc
         case ProviderError():
             return PROVIDER_PROBLEMS[exc.code](str(exc), retry_after=exc.retry_after)
+        case StorageUnavailable():
+            return StorageFailed(str(exc))
+        case RecordTooLarge():
+            return PayloadTooLarge(str(exc))
+        case InvalidCursor():
+            return ValidationFailed(errors=[INVALID_CURSOR])
         case drf.ValidationError():
             return ValidationFailed(errors=list(_field_errors(exc.detail, exc.get_codes())))
         case Http404():

@@ -20,7 +20,7 @@ from django.conf import settings
 from django.utils.crypto import salted_hmac
 
 import providers
-from chat import answer_cache, privacy, usage
+from chat import answer_cache, usage
 from chat.api.authentication import Caller
 from chat.errors import (
     AnswerNotStored,
@@ -29,13 +29,15 @@ from chat.errors import (
     IdempotencyInFlight,
     IdempotencyMismatch,
     NotFound,
-    StorageUnavailable,
+    StorageFailed,
     ValidationFailed,
     problem_from_exception,
 )
-from chat.storage import store
+from chat.storage import backend
 from chat.storage.base import ErrorInfo, InteractionRecord, Page, Status
+from chat.storage.errors import StorageUnavailable
 from chat.storage.jsonl import to_json
+from chat.storage.redaction import keyed_digest, redact
 from chat.telemetry import metrics
 from chat.telemetry.context import add_log_fields, current_request_id, server_timing
 from providers.base import Completion, CompletionRequest, Deadline, Message
@@ -258,7 +260,7 @@ def get_interaction(*, caller: Caller, interaction_id: str) -> InteractionRecord
     """One record of the caller's owner. Raises NotFound, StorageUnavailable."""
     id_ = parse_interaction_id(interaction_id)
     with server_timing("storage"):
-        record = store().get(id_)
+        record = backend().interactions.get(id_)
     if record is None or record.owner != caller.owner:
         raise NotFound
     return record
@@ -269,7 +271,9 @@ def get_conversation(
 ) -> Page:
     """Turns of a conversation of the caller's owner. Raises NotFound, and what stores raise."""
     with server_timing("storage"):
-        page = store().conversation(caller.owner, conversation_id, limit=limit, cursor=cursor)
+        page = backend().interactions.list_by_conversation(
+            caller.owner, conversation_id, limit=limit, cursor=cursor
+        )
     if not page.records and cursor is None:
         raise NotFound
     return page
@@ -284,22 +288,24 @@ def get_interactions(
     since: datetime | None = None,
     before: datetime | None = None,
 ) -> Page:
-    """A user's records, the newest first. Raises ValidationFailed, StorageUnavailable."""
+    """A user's records, the newest first. Raises InvalidCursor, StorageUnavailable."""
     with server_timing("storage"):
-        return store().page(
+        return backend().interactions.list_by_user(
             caller.owner, user_id, limit=limit, cursor=cursor, since=since, before=before
         )
 
 
 def erase_user(*, caller: Caller, user_id: str, deadline: Deadline) -> int:
-    """Delete all of a user's records; how many. Raises StorageUnavailable, also when time is up."""
+    """Delete all of a user's records; how many. Raises StorageFailed when time is up."""
     total = 0
     with server_timing("storage"):
-        while erased := store().erase(caller.owner, user_id, limit=ERASED_AT_ONCE):
+        while erased := backend().interactions.delete_by_user(
+            caller.owner, user_id, limit=ERASED_AT_ONCE
+        ):
             total += erased
             if deadline.reached:
                 detail = f"{total} records were erased; ask again until it is a 200."
-                raise StorageUnavailable(detail, retry_after=1)
+                raise StorageFailed(detail, retry_after=1)
     return total
 
 
@@ -389,7 +395,7 @@ def _history(
         return parent, []
     wanted = parent.ancestors[-settings.HISTORY_TURNS + 1 :] if settings.HISTORY_TURNS > 1 else ()
     with server_timing("storage"):
-        found = store().get_many(wanted) if wanted else {}
+        found = backend().interactions.get_many(wanted) if wanted else {}
     turns = [*(found[id_] for id_ in wanted if id_ in found), parent]
     return parent, _window(turns, settings.HISTORY_MAX_CHARACTERS - len(question.prompt))
 
@@ -416,9 +422,7 @@ def _pending(
     request_hash = None
     if idempotency_key is not None:
         interaction_id = str(uuid5(IDEMPOTENCY_NAMESPACE, f"{caller.owner}\n{idempotency_key}"))
-        request_hash = (
-            question.digest if settings.STORE_CONTENT else privacy.keyed_digest(question.digest)
-        )
+        request_hash = question.digest if settings.STORE_CONTENT else keyed_digest(question.digest)
     return InteractionRecord(
         interaction_id=interaction_id,
         owner=caller.owner,
@@ -450,7 +454,7 @@ def _claim(record: InteractionRecord) -> InteractionRecord | None:
     Raises IdempotencyMismatch, IdempotencyInFlight.
     """
     with server_timing("storage"):
-        holder = store().claim(record)
+        holder = backend().interactions.claim(record)
         if holder is None:
             return None
         if holder.request_hash is None or holder.request_hash != record.request_hash:
@@ -460,7 +464,7 @@ def _claim(record: InteractionRecord) -> InteractionRecord | None:
             raise AnswerNotStored
         if status is Status.OK:
             return holder
-        if status is Status.PENDING or not store().take_over(record, holder):
+        if status is Status.PENDING or not backend().interactions.take_over(record, holder):
             raise IdempotencyInFlight
         return None
 
@@ -589,7 +593,7 @@ def _settle(turn: InFlightChat, outcome: InteractionRecord) -> ChatResult:
     try:
         return ChatResult(record=record, recorded=_written(record, turn.deadline))
     except StorageUnavailable:
-        unrecorded.exception("not recorded", extra={"record": to_json(privacy.redact(record))})
+        unrecorded.exception("not recorded", extra={"record": to_json(redact(record))})
         return ChatResult(record=record, recorded=False)
 
 
@@ -598,7 +602,7 @@ def _written(record: InteractionRecord, deadline: Deadline) -> bool:
     for tries in itertools.count(1):
         try:
             with server_timing("storage"):
-                return store().settle(record)
+                return backend().interactions.settle(record)
         except StorageUnavailable:
             wait = random.uniform(0, 0.1 * 2**tries)  # noqa: S311  (no secret)
             if tries == MAX_SETTLE_TRIES or wait >= deadline.left_by_the_clock():

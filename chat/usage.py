@@ -8,9 +8,10 @@ from enum import StrEnum
 from django.core import signing
 
 from chat.api.authentication import Caller
-from chat.errors import BudgetExceeded, ValidationFailed
-from chat.storage import usage_store
-from chat.storage.usage import CounterKind, UsageCounts, UserPage
+from chat.errors import BudgetExceeded
+from chat.storage import backend
+from chat.storage.base import CounterKind, UsageCounts, UserPage
+from chat.storage.errors import InvalidCursor
 from chat.telemetry.context import server_timing
 
 DEFAULT_DAYS = 30
@@ -53,10 +54,10 @@ def report(
 ) -> Report:
     """What an owner used. Users come in pages of `limit`, from where the last one ended.
 
-    Raises ValidationFailed for a cursor that is none of this owner's, StorageUnavailable.
+    Raises InvalidCursor for a cursor that is none of this owner's, StorageUnavailable.
     """
     with server_timing("storage"):
-        daily = usage_store().daily(owner, CounterKind.MODEL, period.first, period.last)
+        daily = backend().usage.daily(owner, CounterKind.MODEL, period.first, period.last)
         total = sum(daily.values(), UsageCounts())
         if group_by is UsageGroup.USER:
             page = _users(owner, period, limit, cursor)
@@ -87,7 +88,7 @@ def enforce_budget(caller: Caller) -> None:
     if key is None or key.monthly_budget_usd is None:
         return
     with server_timing("storage"):
-        spent = usage_store().month(
+        spent = backend().usage.month(
             key.owner, CounterKind.KEY, key.key_id, datetime.now(UTC).date()
         )
     if spent.cost_usd >= key.monthly_budget_usd:
@@ -102,15 +103,14 @@ def last_days(days: int) -> DateRange:
 
 def _users(owner: str, period: DateRange, limit: int, cursor: str | None) -> UserPage:
     after = "" if cursor is None else _position(owner, cursor)
-    return usage_store().users(owner, period.first, period.last, limit=limit, after=after)
+    return backend().usage.users(owner, period.first, period.last, limit=limit, after=after)
 
 
 def _position(owner: str, cursor: str) -> str:
     try:
         return str(signing.loads(cursor, salt=_salt(owner)))
     except signing.BadSignature as exc:
-        error = {"field": "cursor", "code": "invalid", "detail": "This is no cursor of this list."}
-        raise ValidationFailed(errors=[error]) from exc
+        raise InvalidCursor from exc
 
 
 def _salt(owner: str) -> str:

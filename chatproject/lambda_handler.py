@@ -229,13 +229,13 @@ def _warm_up() -> None:
     from django.core.checks import Error, run_checks
 
     from chat.service import router
-    from chat.storage import store
+    from chat.storage import backend
 
     errors = [message for message in run_checks(tags=["chat"]) if message.level >= Error("").level]
     if errors:
         raise SystemExit("\n".join(f"{error.msg} {error.hint}" for error in errors))
     router()
-    store()
+    backend()
     if settings.MASK_PII:
         import chat.masking  # noqa: F401  (its libraries take their time)
     request = {

@@ -57,7 +57,7 @@ def change_settings(settings: Settings) -> Iterator[Callable[..., None]]:
             setattr(settings, name, value)
         # Another router may stand in the place of the configured ones.
         ROUTER.cache_clear()
-        storage.store.cache_clear()
+        storage.backend.cache_clear()
 
     yield change
     change()
@@ -109,7 +109,7 @@ def use_store(
     """Keep records in a store of this class."""
 
     def use(kind: type) -> None:
-        monkeypatch.setitem(storage.STORES, "sqlite", f"{kind.__module__}.{kind.__qualname__}")
+        monkeypatch.setattr("chat.storage.orm.OrmInteractionStore", kind)
         change_settings()
 
     return use

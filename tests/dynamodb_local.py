@@ -54,7 +54,6 @@ def dynamodb_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def tables(dynamodb_url: str) -> Iterator[str]:
     """The address of DynamoDB Local, on which our tables are."""
-    from chat.storage.dynamodb.client import client
     from chat.storage.dynamodb.tables import TABLES
 
     with pytest.MonkeyPatch.context() as patch:
@@ -64,7 +63,7 @@ def tables(dynamodb_url: str) -> Iterator[str]:
         yield dynamodb_url
         for table in TABLES:
             table.delete_table()
-    client.cache_clear()
+    _forget_clients()
 
 
 @pytest.fixture
@@ -81,11 +80,9 @@ def dynamodb(tables: str) -> Iterator[str]:
 @pytest.fixture
 def dynamodb_at() -> Iterator[Callable[[str], None]]:
     """Look for DynamoDB at another address."""
-    from chat.storage.dynamodb.client import client
-
     with pytest.MonkeyPatch.context() as patch:
         yield lambda url: _direct(patch, url)
-    client.cache_clear()
+    _forget_clients()
 
 
 def variables(url: str) -> dict[str, str]:
@@ -99,13 +96,19 @@ def variables(url: str) -> dict[str, str]:
 
 
 def _direct(patch: pytest.MonkeyPatch, url: str) -> None:
-    from chat.storage.dynamodb.client import client
-
     for name, value in variables(url).items():
         patch.setenv(name, value)
     patch.setattr(settings, "DYNAMODB_ENDPOINT", url)
     patch.setattr(settings, "AWS_REGION", "eu-west-1")
+    _forget_clients()
+
+
+def _forget_clients() -> None:
+    from chat.storage import backend
+    from chat.storage.dynamodb.client import client
+
     client.cache_clear()
+    backend.cache_clear()
 
 
 @contextlib.contextmanager

@@ -9,10 +9,10 @@ from typing import Any
 
 from django.db import connections
 
-from chat.errors import StorageUnavailable
 from chat.models import Interaction
-from chat.storage import store
+from chat.storage import backend
 from chat.storage.base import ErrorInfo, InteractionRecord, Status
+from chat.storage.errors import StorageUnavailable
 from chat.storage.orm.interactions import OrmInteractionStore
 from providers.base import Completion, CompletionRequest, Deadline, Usage
 from providers.router import Attempt
@@ -69,14 +69,14 @@ FAILED = replace(
 def all_records() -> list[InteractionRecord]:
     """All records, the oldest first."""
     ids = Interaction.objects.order_by("created_at").values_list("pk", flat=True)
-    return [record for id_ in ids if (record := store().get(id_))]
+    return [record for id_ in ids if (record := backend().interactions.get(id_))]
 
 
 def store_record(record: InteractionRecord) -> InteractionRecord:
     """Have the store keep a record, its outcome included."""
-    assert store().claim(replace(record, status=Status.PENDING)) is None
+    assert backend().interactions.claim(replace(record, status=Status.PENDING)) is None
     if record.status is not Status.PENDING:
-        assert store().settle(record)
+        assert backend().interactions.settle(record)
     return record
 
 

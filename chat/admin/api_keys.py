@@ -15,10 +15,10 @@ from django.utils import timezone
 from chat import api_keys
 from chat.admin.api_key_forms import KeyForm, RotateForm
 from chat.models import ApiKey, UsageCount
-from chat.storage import key_store
-from chat.storage.api_keys import ApiKey as Key
+from chat.storage import backend
+from chat.storage.base import ApiKey as Key
+from chat.storage.base import CounterKind, UsageCounts
 from chat.storage.orm.api_keys import key_of
-from chat.storage.usage import CounterKind, UsageCounts
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[ApiKey]
@@ -149,7 +149,7 @@ class KeyAdmin(ModelAdmin):
         """Give a key a new secret and show it once."""
         if not self.has_revoke_permission(request):
             raise PermissionDenied
-        key = key_store().get(key_id)
+        key = backend().api_keys.get(key_id)
         if key is None or key.status_at(datetime.now(UTC)) != "active":
             raise Http404
         form = RotateForm(request.POST or None)

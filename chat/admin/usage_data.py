@@ -20,7 +20,7 @@ from django.db.models import Sum
 
 from chat.admin.search import distinct_values
 from chat.models import Interaction, UsageCount
-from chat.storage.usage import COUNT_FIELDS, CounterKind, UsageCounts
+from chat.storage.base import COUNT_FIELDS, CounterKind, UsageCounts
 from chat.usage import DateRange
 
 PERCENTILES = (50, 95, 99)

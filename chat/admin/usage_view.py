@@ -16,7 +16,7 @@ from django.template.response import TemplateResponse
 from chat.admin.search import distinct_values
 from chat.admin.usage_data import PERCENTILES, Cell, UsageData, UsageFilter, load_usage, percentiles
 from chat.models import Interaction, UsageCount
-from chat.storage.usage import UsageCounts
+from chat.storage.base import UsageCounts
 from chat.usage import DEFAULT_DAYS, MAX_DAYS, DateRange, last_days
 
 Name = TypeVar("Name", bound=Hashable)

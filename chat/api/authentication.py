@@ -11,7 +11,7 @@ from rest_framework.request import Request
 
 from chat import api_keys
 from chat.errors import MissingApiKey
-from chat.storage.api_keys import ApiKey
+from chat.storage.base import ApiKey
 
 # Optional whitespace around a header's value (RFC 9110). A plain `strip()` would also cut bytes of
 # UTF-8 keys: WSGI decodes headers as Latin-1, where 0xA0 is a space.

@@ -7,6 +7,8 @@ from uuid import UUID
 from django.core.validators import RegexValidator
 from rest_framework import serializers
 
+from chat.storage.base import ID_PATTERN, MAX_ID_LENGTH
+
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
 MAX_METADATA = 16
@@ -60,10 +62,10 @@ class UserIdField(StrictCharField):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(
-            max_length=128,
+            max_length=MAX_ID_LENGTH,
             validators=[
                 RegexValidator(
-                    r"\A(?!\.{1,2}\Z)[A-Za-z0-9._:@|+-]+\Z",
+                    rf"\A{ID_PATTERN}\Z",
                     "ASCII letters, digits and . _ : @ | + - only, and neither . nor ..",
                 )
             ],

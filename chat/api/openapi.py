@@ -165,7 +165,7 @@ class OpenAIErrorSerializer(Serializer[Any]):
 
 KEY_ERRORS = (errors.MissingApiKey, errors.InvalidApiKey)
 DRF_ERRORS = (MethodNotAllowed, NotAcceptable)
-READ_ERRORS = (*KEY_ERRORS, errors.InternalError, errors.StorageUnavailable, *DRF_ERRORS)
+READ_ERRORS = (*KEY_ERRORS, errors.InternalError, errors.StorageFailed, *DRF_ERRORS)
 MODEL_ERRORS = (
     errors.MalformedJson,
     errors.ValidationFailed,
@@ -181,7 +181,7 @@ MODEL_ERRORS = (
     errors.InternalError,
     errors.ProviderFailed,
     errors.ProviderUnavailable,
-    errors.StorageUnavailable,
+    errors.StorageFailed,
     errors.ProviderTimeout,
 )
 

@@ -6,7 +6,7 @@ from django_ratelimit.core import get_usage
 from rest_framework.request import Request
 
 from chat.api.authentication import Caller
-from chat.errors import StorageUnavailable
+from chat.storage.errors import StorageUnavailable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from chat.api.fields import (
     StrictIntegerField,
     UserIdField,
 )
-from chat.storage.base import InteractionRecord, Status
+from chat.storage.base import TIMESTAMP_FORMAT, InteractionRecord, Status
 from chat.usage import DEFAULT_DAYS, MAX_DAYS, DateRange, UsageGroup
 from providers.base import FinishReason
 
@@ -368,4 +368,4 @@ class ProblemSerializer(serializers.Serializer[Any]):
 
 def format_utc(moment: datetime) -> str:
     """Return the moment in ISO 8601 with a fixed width: such strings sort by time."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).strftime(TIMESTAMP_FORMAT)

@@ -28,9 +28,10 @@ from chat.api.serializers import (
     format_utc,
 )
 from chat.api.streaming import ChatEventFormat
-from chat.errors import StorageUnavailable
-from chat.storage import store
+from chat.errors import StorageFailed
+from chat.storage import backend
 from chat.storage.base import Page
+from chat.storage.errors import StorageUnavailable
 
 # `build_once` says why they are shared, and built at import.
 CHAT_REQUEST = build_once(ChatSerializer)
@@ -124,9 +125,9 @@ class ReadyView(PublicView):
         # `provider` is always ok: settings refuse to start without a configured one.
         checks = {"storage": "ok", "provider": "ok"}
         try:
-            store().ping()
-        except StorageUnavailable as exc:
-            checks["storage"] = exc.title
+            backend().interactions.check()
+        except StorageUnavailable:
+            checks["storage"] = StorageFailed.title
         ready = set(checks.values()) == {"ok"}
         body = {"status": "ready" if ready else "not_ready", "checks": checks, "timestamp": _now()}
         return Response(body, status=200 if ready else 503)

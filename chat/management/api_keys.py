@@ -6,14 +6,14 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from chat.storage import key_store
-from chat.storage.api_keys import PREFIX, ApiKey
+from chat.storage import backend
+from chat.storage.base import API_KEY_PREFIX, ApiKey
 
 
 def find_key(text: str) -> ApiKey:
     """Return the key with this id, prefix or full text. Raises CommandError, StorageUnavailable."""
-    match = re.fullmatch(rf"(?:{PREFIX}_)?([0-9a-f]{{16}})(?:_[0-9a-f]*)?", text)
-    key = key_store().get(match[1]) if match else None
+    match = re.fullmatch(rf"(?:{API_KEY_PREFIX}_)?([0-9a-f]{{16}})(?:_[0-9a-f]*)?", text)
+    key = backend().api_keys.get(match[1]) if match else None
     if key is None:
         raise CommandError("Unknown API key. list_api_keys lists the existing ones.")
     return key

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 
-from chat.storage.jsonl import ID
+from chat.storage.jsonl import is_valid_id
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 MAX_DURATION = timedelta(days=36_500)
@@ -64,7 +64,7 @@ def parse_user(text: str) -> str:
 
 
 def _parse_id(text: str, kind: str) -> str:
-    if not ID.fullmatch(text):
+    if not is_valid_id(text):
         characters = "ASCII letters, digits and . _ : @ | + -"
         raise ArgumentTypeError(f"{kind} has 1 to 128 {characters}, and is neither . nor ..")
     return text

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from chat.storage.bulk import Batch, BulkStore, PurgeResult, Selection
+from chat.storage.base import Batch, BulkStore, PurgeResult, Selection
 
 PAGE = 500
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from chat.errors import StorageUnavailable
+from chat.errors import StorageFailed
+from chat.storage.errors import StorageUnavailable
 
 # Control characters except tabs and line ends, and characters that change the direction of text.
 UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -40,7 +41,7 @@ class ConsoleCommand(BaseCommand):
         except StorageUnavailable as exc:
             hint = "is it up, and are its tables there (migrate, create_tables)?"
             reason = f" ({exc.__cause__})" if exc.__cause__ else ""
-            raise CommandError(f"{exc.title}: {hint}{reason}") from exc
+            raise CommandError(f"{StorageFailed.title}: {hint}{reason}") from exc
         return output
 
     def confirm(self, question: str) -> None:

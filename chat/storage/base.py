@@ -1,16 +1,34 @@
-"""What is kept of an interaction, and what a store must do."""
+"""The interfaces of a storage backend, and their value types.
+
+`Backend` has four stores: interactions, API keys, usage counters, and records in bulk. Every
+method of a store raises `StorageUnavailable` when the storage cannot be reached. Times are aware
+and in UTC.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, fields
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol
 
-from providers.base import Usage
+from providers.base import COST_DECIMALS, Usage
 from providers.router import Attempt
 
-# A claim whose holder has not settled it this long after its own deadline never will be.
+# A claim that is not settled this long after its deadline counts as aborted.
 SETTLE_GRACE = timedelta(seconds=5)
+
+# ISO 8601 of fixed width, which sorts as text.
+TIMESTAMP_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
+
+# Owners and user ids. Clients and proxies resolve "." and ".." in a path.
+ID_PATTERN = r"(?!\.{1,2}\Z)[A-Za-z0-9._:@|+-]+"
+MAX_ID_LENGTH = 128
+
+API_KEY_PREFIX = "sca"
+
+
+# --- Interactions ---------------------------------------------------------------------------------
 
 
 class Status(StrEnum):
@@ -22,7 +40,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorInfo:
-    """Why an interaction has no answer, in the words that its client was given."""
+    """Why an interaction has no answer, as its client was told."""
 
     code: str
     detail: str
@@ -30,15 +48,15 @@ class ErrorInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InteractionRecord:
-    """One interaction: what was asked, what came back, from whom, at what cost, or why not.
+    """One interaction: request, answer or error, provider, usage and times.
 
-    A record is claimed as `pending` before a provider is asked. Until then `model` and `provider`
-    are those that will be asked; afterwards those that answered. Times are aware and in UTC;
-    `latency_ms` is from the acceptance of the request to the outcome. `request_hash`, where the
-    request had an idempotency key, tells whether another with the same key is the same request.
-    `ancestors` are the ids of the turns before this one that are sent along, the oldest first.
-    `key_id` names the managed key that the request came with.
-    From `expires_at` on, a whole second, there is no record; None is never.
+    A record is claimed as `pending` before a provider is called. `model` and `provider` are then
+    the first ones to call, and after settlement the ones that answered. `latency_ms` counts from
+    the acceptance of the request to its outcome. `request_hash` is set for requests with an
+    idempotency key and tells whether a repeated key belongs to the same request. `ancestors` are
+    the ids of the earlier turns that are sent along, oldest first. `key_id` is the managed API key
+    of the request. A record does not exist any more from `expires_at` on, a whole second; None
+    means never.
     """
 
     interaction_id: str
@@ -71,56 +89,64 @@ class InteractionRecord:
 
     @property
     def lacks_content(self) -> bool:
-        """Whether there was an answer, of which the accounting alone was kept."""
+        """Whether the answer was not stored (STORE_CONTENT=false)."""
         return self.status is Status.OK and self.response is None
 
     def status_at(self, now: datetime) -> Status:
-        """The status as a reader sees it: a claim that outlived its deadline was aborted."""
+        """Return the status; `aborted` for a claim that is past its deadline."""
         if self.status is Status.PENDING and now > self.deadline_at + SETTLE_GRACE:
             return Status.ABORTED
         return self.status
 
+    def supersedes(self, status: Status, deadline_at: datetime) -> bool:
+        """Return whether this record replaces one of the same id in an import.
+
+        An outcome replaces its claim, and a later attempt replaces a failed one. Attempts of one
+        idempotency key are ordered by their deadlines. An answer is never replaced.
+        """
+        if status is Status.OK:
+            return False
+        mine = (self.deadline_at, self.status is not Status.PENDING)
+        return mine > (deadline_at, status is not Status.PENDING)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Records in the order of their list, and the cursor of the next page; None is the end."""
+    """Records in list order. `next_cursor` is None on the last page."""
 
     records: tuple[InteractionRecord, ...]
     next_cursor: str | None = None
 
 
 class InteractionStore(Protocol):
-    """Where records live. Any method raises StorageUnavailable when the store is out of reach.
-
-    What has expired is not there, though it may take a while until it is deleted.
-    """
+    """Records by id, by user and by conversation. Expired records are never returned."""
 
     def claim(self, record: InteractionRecord) -> InteractionRecord | None:
-        """Write a new record; where its id is taken, write nothing and return the holder.
+        """Write a new record and return None; if its id is taken, return the stored record.
 
-        Raises PayloadTooLarge for a record that the store cannot keep.
+        Raises RecordTooLarge.
         """
 
     def take_over(self, record: InteractionRecord, holder: InteractionRecord) -> bool:
-        """Write a new record in the place of one that came to nothing.
+        """Replace `holder`, a failed or aborted record, with a new claim.
 
-        False, and nothing written, when `holder` is no longer what is stored: of several that try,
-        one succeeds.
+        Return False, without writing, if the stored record is no longer `holder`. Of several
+        concurrent calls one succeeds.
         """
 
     def settle(self, record: InteractionRecord) -> bool:
-        """Write the outcome of this very claim, once; False when it is not there to be settled.
+        """Write the outcome of a claim once, and count it; return False if the claim is gone.
 
-        A claim is known by its deadline: whoever took it over has set another one.
+        A claim is identified by its deadline, because a take-over sets another one.
         """
 
     def get(self, interaction_id: str) -> InteractionRecord | None:
-        """The record as last written, whoever owns it."""
+        """Return the record of any owner, by a consistent read."""
 
     def get_many(self, interaction_ids: Sequence[str]) -> dict[str, InteractionRecord]:
-        """Those of up to 100 records that there are, as last written, by their ids."""
+        """Return those of up to 100 records that exist, by id, by consistent reads."""
 
-    def page(
+    def list_by_user(
         self,
         owner: str,
         user_id: str,
@@ -130,19 +156,269 @@ class InteractionStore(Protocol):
         since: datetime | None = None,
         before: datetime | None = None,
     ) -> Page:
-        """Up to `limit` of a user's records, from the newest, or from where a page ended.
+        """Return up to `limit` of a user's records created in [since, before), newest first.
 
-        `since` and `before` limit the time of their creation. Raises ValidationFailed for a
-        cursor that is none of this user's.
+        Raises InvalidCursor for a cursor of another list.
         """
 
-    def conversation(
+    def list_by_conversation(
         self, owner: str, conversation_id: str, *, limit: int, cursor: str | None = None
     ) -> Page:
-        """Up to `limit` turns of a conversation, from the oldest, or from where a page ended."""
+        """Return up to `limit` turns of a conversation, oldest first. Raises InvalidCursor."""
 
-    def erase(self, owner: str, user_id: str, *, limit: int) -> int:
-        """Delete `limit` of a user's records, or a few more; how many. With 0, none is left."""
+    def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
+        """Delete about `limit` of a user's records and return how many; 0 when none was left."""
 
-    def ping(self) -> None:
-        """Do the least that proves that records can be read."""
+    def check(self) -> None:
+        """Read as little as proves that the storage works."""
+
+
+# --- API keys -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A managed API key, without its secret: only keyed digests are stored.
+
+    Requests with the key act for `owner`. After a rotation the previous secret stays valid until
+    `previous_until`. `rate_limit` is per minute: 0 is no limit, None the service's default.
+    `monthly_budget_usd` None is no budget. Empty `allowed_models` allow all models of the service.
+    `last_used_at` is written about once an hour.
+    """
+
+    key_id: str
+    owner: str
+    name: str
+    digest: str
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+    previous_digest: str | None = None
+    previous_until: datetime | None = None
+    rate_limit: int | None = None
+    monthly_budget_usd: Decimal | None = None
+    allowed_models: tuple[str, ...] = ()
+
+    @property
+    def prefix(self) -> str:
+        """The visible beginning of the key."""
+        return f"{API_KEY_PREFIX}_{self.key_id}"
+
+    def status_at(self, now: datetime) -> str:
+        """Return `active`, `revoked` or `expired`."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "expired" if self.expires_at is not None and self.expires_at <= now else "active"
+
+    def digests_at(self, now: datetime) -> tuple[str, ...]:
+        """Return the digests of the valid secrets."""
+        if self.previous_digest and self.previous_until and self.previous_until > now:
+            return self.digest, self.previous_digest
+        return (self.digest,)
+
+
+class ApiKeyStore(Protocol):
+    """Managed API keys."""
+
+    def add(self, key: ApiKey) -> bool:
+        """Write a new key; return False, without writing, if its id is taken."""
+
+    def get(self, key_id: str) -> ApiKey | None:
+        """Return a key by one consistent read."""
+
+    def replace(self, before: ApiKey, after: ApiKey) -> bool:
+        """Overwrite a key; return False if it was rotated or revoked since `before` was read."""
+
+    def touch(self, key_id: str, used_at: datetime) -> None:
+        """Write `last_used_at` of a key, if the key exists."""
+
+    def all(self) -> Sequence[ApiKey]:
+        """Return all keys, revoked and expired ones included, oldest first."""
+
+
+# --- Usage ----------------------------------------------------------------------------------------
+
+
+class CounterKind(StrEnum):
+    MODEL = "model"
+    USER = "user"
+    KEY = "key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageCounts:
+    """Sums over settled records. Unknown tokens and costs add nothing.
+
+    `cost` is in units of the last decimal of a record's cost: 10**-12 US dollars.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cost: int = 0
+
+    @classmethod
+    def of(cls, record: InteractionRecord) -> "UsageCounts":
+        usage = record.usage
+        return cls(
+            requests=1,
+            errors=int(record.status is Status.ERROR),
+            prompt_tokens=usage.prompt_tokens or 0,
+            completion_tokens=usage.completion_tokens or 0,
+            total_tokens=usage.total_tokens or 0,
+            cost=round((usage.cost_usd or Decimal(0)).scaleb(COST_DECIMALS)),
+        )
+
+    @property
+    def cost_usd(self) -> Decimal:
+        return Decimal(self.cost).scaleb(-COST_DECIMALS)
+
+    def __add__(self, other: "UsageCounts") -> "UsageCounts":
+        return UsageCounts(
+            **{name: getattr(self, name) + getattr(other, name) for name in COUNT_FIELDS}
+        )
+
+
+COUNT_FIELDS = tuple(field.name for field in fields(UsageCounts))
+
+
+def counters_for(record: InteractionRecord) -> list[tuple[CounterKind, str]]:
+    """Return the kinds and names of the counters that a record adds to."""
+    names = [(CounterKind.MODEL, record.model), (CounterKind.USER, record.user_id)]
+    return names if record.key_id is None else [*names, (CounterKind.KEY, record.key_id)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserPage:
+    """Counts by user. `next_after` is the last user of this page; None on the last page."""
+
+    users: Mapping[str, UsageCounts]
+    next_after: str | None = None
+
+
+class UsageStore(Protocol):
+    """Daily counters, each added to in the very write that settles a record.
+
+    A record counts on the day (UTC) of its acceptance, under its model, its user and its managed
+    key. Deleted and expired records stay counted, except by user. A failed request and a retry
+    under the same idempotency key are two requests. The cost of a read depends on the names and
+    days, not on the number of records. Days are inclusive.
+    """
+
+    def daily(
+        self, owner: str, by: CounterKind, first: date, last: date
+    ) -> dict[tuple[date, str], UsageCounts]:
+        """Return the counts by day and name. Use `users` for users, who may be many."""
+
+    def users(
+        self, owner: str, first: date, last: date, *, limit: int, after: str = ""
+    ) -> UserPage:
+        """Return the counts of up to `limit` users, ordered by id, from the first after `after`."""
+
+    def month(self, owner: str, by: CounterKind, name: str, day: date) -> UsageCounts:
+        """Return the counts of a name in the month of `day`, by consistent reads."""
+
+
+# --- Bulk -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Records created in [since, before), of an owner, of a user. None selects all."""
+
+    since: datetime | None = None
+    before: datetime | None = None
+    owner: str | None = None
+    user: str | None = None
+
+    @property
+    def of_one_user(self) -> bool:
+        """Whether an index lists the selected records."""
+        return self.owner is not None and self.user is not None
+
+    def matches(self, owner: str, user_id: str) -> bool:
+        return self.owner in (None, owner) and self.user in (None, user_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The selected ones of `scanned` records, and DynamoDB's read units that the scan consumed.
+
+    The cursor continues the scan, in another process too; None is the end.
+    """
+
+    records: tuple[InteractionRecord, ...]
+    scanned: int
+    read_units: float = 0.0
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PurgeResult:
+    """The number of records deleted, or that a dry run would delete; the rest as in `Batch`."""
+
+    records: int
+    scanned: int
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportResult:
+    """The numbers of new records, and of records that replaced a claim or an earlier attempt."""
+
+    new: int = 0
+    replaced: int = 0
+
+    def __add__(self, other: "ImportResult") -> "ImportResult":
+        return ImportResult(new=self.new + other.new, replaced=self.replaced + other.replaced)
+
+
+class BulkStore(Protocol):
+    """Many records at once, for the maintenance commands.
+
+    A record written during a scan may be missed; no record is returned twice.
+    """
+
+    def estimate(self, selection: Selection) -> int | None:
+        """Return about how many records a scan will look at; None if unknown."""
+
+    def scan(self, selection: Selection, *, limit: int, cursor: str | None = None) -> Batch:
+        """Look at up to `limit` records, from the beginning or from a cursor."""
+
+    def import_records(self, records: list[InteractionRecord]) -> ImportResult:
+        """Write records as they are, and count the settled ones in the same write.
+
+        A stored record stays unless the new one supersedes it, so that a repeated import changes
+        nothing. Raises RecordTooLarge, and writes none, if one of the records is too large.
+        """
+
+    def purge(
+        self, selection: Selection, *, limit: int, cursor: str | None = None, dry_run: bool = False
+    ) -> PurgeResult:
+        """Delete up to `limit` records, expired ones included; usage counters stay."""
+
+
+def newest_by_id(records: list[InteractionRecord]) -> dict[str, InteractionRecord]:
+    """Return, for each id, the record that supersedes the others."""
+    found: dict[str, InteractionRecord] = {}
+    for record in records:
+        other = found.get(record.interaction_id)
+        if other is None or record.supersedes(other.status, other.deadline_at):
+            found[record.interaction_id] = record
+    return found
+
+
+# --- Backend --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """The stores of one storage."""
+
+    interactions: InteractionStore
+    api_keys: ApiKeyStore
+    usage: UsageStore
+    bulk: BulkStore

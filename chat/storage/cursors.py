@@ -7,8 +7,8 @@ from itertools import accumulate
 import orjson
 from django.core import signing
 
-from chat.errors import ValidationFailed
 from chat.storage.base import InteractionRecord, Page
+from chat.storage.errors import InvalidCursor
 
 Position = tuple[datetime, str]
 
@@ -27,7 +27,7 @@ def conversation_list(owner: str, conversation_id: str) -> str:
     return f"{owner}#conversation#{conversation_id}"
 
 
-def build_page(found: Sequence[InteractionRecord], limit: int, list_name: str) -> Page:
+def build_page(found: Sequence[InteractionRecord], limit: int, scope: str) -> Page:
     """The page of what was found for it, which is one record more where there is more.
 
     It ends sooner where its texts come to PAGE_BYTES, but has one record at least.
@@ -38,16 +38,15 @@ def build_page(found: Sequence[InteractionRecord], limit: int, list_name: str) -
         return Page(records=records)
     last = records[-1]
     position = [last.created_at.isoformat(), last.interaction_id]
-    return Page(records=records, next_cursor=signing.dumps(position, salt=_salt(list_name)))
+    return Page(records=records, next_cursor=signing.dumps(position, salt=_salt(scope)))
 
 
-def decode_cursor(cursor: str, list_name: str) -> Position:
-    """The record that the cursor comes after. Raises ValidationFailed for any other text."""
+def decode_cursor(cursor: str, scope: str) -> Position:
+    """The record that the cursor comes after. Raises InvalidCursor for any other text."""
     try:
-        created_at, interaction_id = signing.loads(cursor, salt=_salt(list_name))
+        created_at, interaction_id = signing.loads(cursor, salt=_salt(scope))
     except signing.BadSignature as exc:
-        error = {"field": "cursor", "code": "invalid", "detail": "This is no cursor of this list."}
-        raise ValidationFailed(errors=[error]) from exc
+        raise InvalidCursor from exc
     return datetime.fromisoformat(created_at).astimezone(UTC), interaction_id
 
 
@@ -57,5 +56,5 @@ def _size(record: InteractionRecord) -> int:
     return len(orjson.dumps([*shown, record.tool_calls]))
 
 
-def _salt(list_name: str) -> str:
-    return f"cursor {list_name}"
+def _salt(scope: str) -> str:
+    return f"cursor {scope}"

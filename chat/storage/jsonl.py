@@ -13,12 +13,10 @@ from uuid import UUID
 
 import orjson
 
-from chat.storage.base import ErrorInfo, InteractionRecord
-from chat.storage.usage import COST_DECIMALS
-from providers.base import Usage
+from chat.storage.base import ID_PATTERN, MAX_ID_LENGTH, ErrorInfo, InteractionRecord
+from providers.base import COST_DECIMALS, Usage
 from providers.router import Attempt
 
-ID = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._:@|+-]{1,128}")
 MAX_INTEGER = 2**63 - 1
 MAX_COST_USD = Decimal(10**12)
 KINDS: tuple[type, ...] = (InteractionRecord, Usage, ErrorInfo, Attempt)
@@ -59,6 +57,11 @@ def from_json(data: Any) -> InteractionRecord:
     return record
 
 
+def is_valid_id(text: str) -> bool:
+    """Return whether `text` can be an owner or a user id."""
+    return len(text) <= MAX_ID_LENGTH and re.fullmatch(ID_PATTERN, text) is not None
+
+
 def _must_be_known(data: dict[str, Any] | None, kind: type) -> None:
     if unknown := (data or {}).keys() - NAMES[kind]:
         names = ", ".join(sorted(unknown))
@@ -84,7 +87,7 @@ def _must_be_storable(record: InteractionRecord) -> None:
         cost.is_finite() and 0 <= cost < MAX_COST_USD and cost == round(cost, COST_DECIMALS)
     ):
         raise ValueError("the cost is no amount of US dollars, down to 10**-12")
-    if not (ID.fullmatch(record.user_id) and ID.fullmatch(record.owner)):
+    if not (is_valid_id(record.user_id) and is_valid_id(record.owner)):
         raise ValueError("the owner or the user is none that there can be")
     if not record.conversation_id or (record.error and not record.error.code):
         raise ValueError("the conversation, or the code of the error, has no name")

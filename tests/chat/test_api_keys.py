@@ -16,10 +16,10 @@ from django.core.management import call_command
 from django.db import connection
 from pytest_django import Settings
 
-from chat import api_keys, storage
-from chat.errors import StorageUnavailable
-from chat.storage import key_store
-from chat.storage.api_keys import ApiKey
+from chat import api_keys
+from chat.storage import backend
+from chat.storage.base import ApiKey
+from chat.storage.errors import StorageUnavailable
 from chat.storage.orm import api_keys as orm_api_keys
 from providers.base import Completion, Usage
 from tests.client import ApiClient, field_errors, status_and_code
@@ -79,7 +79,7 @@ def prefix(key: str) -> str:
 
 
 def kept(key: str) -> ApiKey:
-    found = key_store().get(key.split("_")[1])
+    found = backend().api_keys.get(key.split("_")[1])
     assert found
     return found
 
@@ -371,12 +371,14 @@ class Down(orm_api_keys.OrmApiKeyStore):
 
 
 @pytest.fixture
-def lose_keys(monkeypatch: pytest.MonkeyPatch) -> Callable[[type], None]:
+def lose_keys(
+    monkeypatch: pytest.MonkeyPatch, change_settings: Callable[..., None]
+) -> Callable[[type], None]:
     """Look for keys in a store of this class from now on."""
 
     def use(kind: type) -> None:
-        name = f"{kind.__module__}.{kind.__qualname__}"
-        monkeypatch.setitem(storage.KEY_STORES, "sqlite", name)
+        monkeypatch.setattr("chat.storage.orm.OrmApiKeyStore", kind)
+        change_settings()
 
     return use
 

@@ -13,7 +13,7 @@ from django.core.checks import run_checks
 from django.db import connection
 
 from chat.models import Interaction
-from chat.storage import bulk_store, store
+from chat.storage import backend
 from chat.storage.base import ErrorInfo, InteractionRecord, Status
 from providers.base import Completion
 from providers.errors import ProviderFailed
@@ -72,7 +72,7 @@ def test_the_vendor_and_the_ledger_get_the_masked_question(
     assert body["prompt"] == MASKED
     assert body["metadata"] == {"note": MASKED, "id": "[CPF]"}
     assert [message["content"] for message in vendor.requests[0].json["messages"]] == [MASKED] * 2
-    record = store().get(body["interaction_id"])
+    record = backend().interactions.get(body["interaction_id"])
     assert record
     assert (record.prompt, record.system) == (MASKED, MASKED)
     assert record.metadata == body["metadata"]
@@ -101,7 +101,7 @@ def test_the_client_gets_the_answer_as_it_came_and_the_ledger_keeps_it_masked(
     response = api.chat(stream=stream)
     text = b"".join(response) if stream else response.content
     assert f"I know {EMAIL}.".encode() in text
-    [record] = store().page("default", ALICE, limit=2).records
+    [record] = backend().interactions.list_by_user("default", ALICE, limit=2).records
     assert record.response == "I know [EMAIL]."
 
 
@@ -116,7 +116,7 @@ def test_a_tool_s_call_is_kept_masked(
     completion = replace(TOLD, text="", finish_reason="tool_calls", tool_calls=(call,))
     use_provider(FakeProvider(completion))
     id_ = api.chat().json()["interaction_id"]
-    record = store().get(id_)
+    record = backend().interactions.get(id_)
     assert record
     assert record.tool_calls[0]["function"] == {"name": "find", "arguments": '{"cpf":"[CPF]"}'}
 
@@ -153,7 +153,7 @@ def test_nothing_is_masked_unless_it_is_asked_for(api: ApiClient, vendor: StubVe
 def test_what_masks_is_not_loaded_while_it_is_off() -> None:
     code = (
         "import sys, django; django.setup(); "
-        "import chat.api.views, chat.storage.orm.interactions, chat.privacy; "
+        "import chat.api.views, chat.storage.orm.interactions, chat.storage.redaction; "
         "print([name for name in ('stdnum', 'phonenumbers') if name in sys.modules])"
     )
     variables = {"DJANGO_SETTINGS_MODULE": "tests.settings"}
@@ -176,8 +176,8 @@ def elsewhere() -> InteractionRecord:
 
 
 def test_what_is_imported_is_masked(masking: str) -> None:
-    bulk_store().add([elsewhere()])
-    record = store().get(ANSWERED.interaction_id)
+    backend().bulk.import_records([elsewhere()])
+    record = backend().interactions.get(ANSWERED.interaction_id)
     assert record
     assert (record.prompt, record.system, record.response) == (MASKED,) * 3
     assert record.metadata == {"note": MASKED}
@@ -194,8 +194,8 @@ def accounting(each_storage: str, change_settings: Configure) -> str:
 
 
 def test_what_is_imported_is_the_accounting_alone(accounting: str) -> None:
-    bulk_store().add([elsewhere()])
-    record = store().get(ANSWERED.interaction_id)
+    backend().bulk.import_records([elsewhere()])
+    record = backend().interactions.get(ANSWERED.interaction_id)
     assert record
     assert (record.prompt, record.response, record.parameters) == ("", None, {"top_p": 0.5})
     assert EMAIL.encode() not in at_rest(accounting)
@@ -218,7 +218,7 @@ def test_the_client_gets_all_and_the_ledger_the_accounting_alone(
     empty = {"prompt": "", "response": None, "metadata": {}}
     assert {**answer, **empty} == {name: kept[name] for name in answer}
     assert (kept["status"], kept["error"]) == ("ok", None)
-    record = store().get(answer["interaction_id"])
+    record = backend().interactions.get(answer["interaction_id"])
     assert record
     assert record.parameters == {"temperature": 0.5}
     assert words_at_rest(accounting) == set()
@@ -246,7 +246,7 @@ def test_what_fails_leaves_no_content_either(
     vendor.reply({"error": {"message": "axolotl", "param": "tapir"}}, status=400)
     response = api.chat("quetzal", stream=stream)
     assert status_and_code(response)[1] == "provider_rejected"
-    [record] = store().page("default", ALICE, limit=2).records
+    [record] = backend().interactions.list_by_user("default", ALICE, limit=2).records
     assert record.error == ErrorInfo(code="provider_rejected", detail="")
     assert words_at_rest(accounting) == set()
     assert not any(word in json.dumps(log_lines()) for word in SECRETS)
@@ -262,7 +262,7 @@ def test_what_a_stream_gave_until_it_broke_is_not_kept(
 
     use_provider(Broken(TOLD))
     assert b"axolotl" in b"".join(api.chat("quetzal", stream=True))
-    [record] = store().page("default", ALICE, limit=2).records
+    [record] = backend().interactions.list_by_user("default", ALICE, limit=2).records
     assert (record.status, record.response) == (Status.ERROR, None)
     assert words_at_rest(accounting) == set()
 
@@ -306,7 +306,7 @@ def test_no_digest_of_a_question_can_be_guessed_from_the_ledger(
 ) -> None:
     def digest(key: str) -> str | None:
         id_ = api.chat("quetzal", headers={"Idempotency-Key": key}).json()["interaction_id"]
-        record = store().get(id_)
+        record = backend().interactions.get(id_)
         assert record
         return record.request_hash
 
@@ -333,7 +333,7 @@ def test_no_answer_is_given_again(
 
 
 def test_records_of_before_are_read_as_they_are(accounting: str, api: ApiClient) -> None:
-    configured = store()._store  # type: ignore[attr-defined]
+    configured = backend().interactions.store  # type: ignore[attr-defined]
     assert configured.claim(replace(ANSWERED, status=Status.PENDING)) is None
     assert configured.settle(ANSWERED)
     assert api.get(f"/v1/interactions/{ANSWERED.interaction_id}").json()["prompt"] == "Olá!"

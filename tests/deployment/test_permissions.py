@@ -32,15 +32,15 @@ from uuid import uuid4
 from chatproject.lambda_handler import handler
 answers = [handler(event, None) for event in json.loads(sys.stdin.readline())]
 if len(sys.argv) > 1:
-    from chat.storage import store
+    from chat.storage import backend
     from chat.storage.base import ErrorInfo, Status
-    record = store().get(json.loads(answers[0]["body"])["interaction_id"])
+    record = backend().interactions.get(json.loads(answers[0]["body"])["interaction_id"])
     claim = replace(record, interaction_id=str(uuid4()), status=Status.PENDING, response=None)
-    assert store().claim(claim) is None
+    assert backend().interactions.claim(claim) is None
     failure = ErrorInfo(code="internal_error", detail="")
     failed = replace(claim, status=Status.ERROR, response=os.urandom(450_000).hex(), error=failure)
-    assert store().settle(failed)
-    assert store().take_over(claim, failed)
+    assert backend().interactions.settle(failed)
+    assert backend().interactions.take_over(claim, failed)
 print(json.dumps(answers))
 """
 

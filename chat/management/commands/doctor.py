@@ -17,13 +17,13 @@ from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
 from pynamodb.exceptions import PynamoDBException
 
-from chat.errors import StorageUnavailable
 from chat.management.api_keys import key_label
 from chat.management.arguments import add_format
 from chat.management.console import ConsoleCommand
 from chat.management.progress import Progress
 from chat.management.provider_checks import describe_error, for_each_provider, hint
-from chat.storage import key_store, store
+from chat.storage import backend
+from chat.storage.errors import StorageUnavailable
 from providers.base import Deadline, Provider
 from providers.errors import ModelUnavailable, ProviderError
 
@@ -114,7 +114,7 @@ def _storage() -> Iterator[Finding]:
     try:
         problems = list(find_problems())
         if not problems:
-            store().ping()
+            backend().interactions.check()
     except (StorageUnavailable, DatabaseError) as exc:
         advice = (
             "see DATABASE_PATH" if settings.STORAGE == "sqlite" else "see TABLE_NAME, AWS_REGION"
@@ -161,7 +161,7 @@ def _keys() -> Iterator[Finding]:
         return
     now = datetime.now(UTC)
     try:
-        active = [key for key in key_store().all() if key.status_at(now) == "active"]
+        active = [key for key in backend().api_keys.all() if key.status_at(now) == "active"]
     except StorageUnavailable as exc:
         detail = f"They cannot be read ({_cause(exc)})."
         yield Finding("keys", "failed", detail, "see the storage above")

@@ -5,14 +5,15 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from chat.errors import StorageUnavailable
+from chat.errors import StorageFailed
 from chat.management.arguments import add_format, parse_owner, parse_user
 from chat.management.bulk_job import purge
 from chat.management.console import INTERRUPTED, ConsoleCommand
 from chat.management.progress import Progress
 from chat.service import ERASED_AT_ONCE
-from chat.storage import bulk_store, store
-from chat.storage.bulk import Selection
+from chat.storage import backend
+from chat.storage.base import Selection
+from chat.storage.errors import StorageUnavailable
 
 
 class Command(ConsoleCommand):
@@ -45,7 +46,7 @@ class Command(ConsoleCommand):
     def _count(self, user: str, owner: str) -> int:
         selection, records = Selection(owner=owner, user=user), 0
         with Progress(self.stderr, "Counting", total=None, unit="records") as progress:
-            for page in purge(bulk_store(), selection, dry_run=True):
+            for page in purge(backend().bulk, selection, dry_run=True):
                 records += page.records
                 progress.update(page.records)
         return records
@@ -54,11 +55,13 @@ class Command(ConsoleCommand):
         records = 0
         with Progress(self.stderr, "Erasing", total=None, unit="records") as progress:
             try:
-                while erased := store().erase(owner, user, limit=ERASED_AT_ONCE):
+                while erased := backend().interactions.delete_by_user(
+                    owner, user, limit=ERASED_AT_ONCE
+                ):
                     records += erased
                     progress.update(erased)
             except StorageUnavailable as exc:
-                raise _incomplete(exc.title, records) from exc
+                raise _incomplete(StorageFailed.title, records) from exc
             except KeyboardInterrupt as exc:
                 raise _incomplete("Interrupted", records, returncode=INTERRUPTED) from exc
         return records

@@ -18,8 +18,8 @@ from chat.management.bulk_job import BulkJob, scan
 from chat.management.checkpoint import Checkpoint
 from chat.management.console import RESUMABLE, ConsoleCommand
 from chat.management.progress import Progress
-from chat.storage import bulk_store
-from chat.storage.bulk import Batch
+from chat.storage import backend
+from chat.storage.base import Batch
 from chat.storage.jsonl import to_line
 
 SAVE_SECONDS = 1.0
@@ -85,7 +85,7 @@ class Command(ConsoleCommand):
                 if batch.records or not file.tell():
                     file.write(compress(_lines(batch)))
                 records += len(batch.records)
-                seen += batch.seen
+                seen += batch.scanned
                 if batch.cursor and time.monotonic() - saved >= SAVE_SECONDS:
                     _sync(file)
                     place = {"cursor": batch.cursor, "seen": seen, "bytes": file.tell()}
@@ -113,14 +113,14 @@ class Command(ConsoleCommand):
         return state
 
     def _batches(self, job: BulkJob, state: dict[str, Any]) -> Iterator[Batch]:
-        store, selection = bulk_store(), job.selection
-        total = store.expected(selection)
+        store, selection = backend().bulk, job.selection
+        total = store.estimate(selection)
         with Progress(
             self.stderr, "Exporting", total=total, unit="records", done=state["seen"]
         ) as progress:
             for batch in scan(store, selection, cursor=state["cursor"]):
                 yield batch
-                progress.update(batch.seen)
+                progress.update(batch.scanned)
 
 
 @contextmanager

@@ -15,14 +15,13 @@ from typing import Any, BinaryIO
 import orjson
 from django.core.management.base import CommandError
 
-from chat.errors import PayloadTooLarge
 from chat.management.arguments import add_format
 from chat.management.bulk_job import PAGE
 from chat.management.console import RESUMABLE, ConsoleCommand
 from chat.management.progress import Progress
-from chat.storage import bulk_store
-from chat.storage.base import InteractionRecord
-from chat.storage.bulk import BulkStore
+from chat.storage import backend
+from chat.storage.base import BulkStore, InteractionRecord
+from chat.storage.errors import RecordTooLarge
 from chat.storage.jsonl import from_json
 
 GZIP = b"\x1f\x8b"
@@ -60,13 +59,13 @@ class Command(ConsoleCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         dry_run = options["dry_run"]
         done = Counter(dict.fromkeys(CHECKED if dry_run else STORED, 0))
-        work = self._check if dry_run else partial(_store, bulk_store())
+        work = self._check if dry_run else partial(_store, backend().bulk)
         try:
             with options["file"].open("rb") as file:
                 self._read(file, work, done, keep_on=dry_run)
         except OSError as exc:
             raise CommandError(f"{options['file']} cannot be read: {exc.strerror or exc}.") from exc
-        except (BadLine, PayloadTooLarge) as exc:
+        except (BadLine, RecordTooLarge) as exc:
             again = "Correct it and run the same command again."
             raise CommandError(f"{exc} Before it: {_summary(done)} {again}") from exc
         self.write_report(options, _summary(done), done)
@@ -93,7 +92,7 @@ class Command(ConsoleCommand):
 def _store(store: BulkStore, page: Page, done: Counter[str]) -> None:
     """Store the records, then raise the bad line that ended the page, if any."""
     records, expired, bad = _classify(page)
-    added = store.add(records)
+    added = store.import_records(records)
     unchanged = len(records) - added.new - added.replaced
     done.update(read=len(records) + expired, new=added.new, replaced=added.replaced)
     done.update(unchanged=unchanged, expired=expired)

@@ -8,7 +8,7 @@ from typing import Any
 from chat.management.api_keys import describe_key
 from chat.management.arguments import add_format, parse_owner
 from chat.management.console import ConsoleCommand, table
-from chat.storage import key_store
+from chat.storage import backend
 
 COLUMNS = (
     *("prefix", "owner", "name", "status", "created_at", "expires_at", "last_used_at"),
@@ -28,7 +28,9 @@ class Command(ConsoleCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         now, owner = datetime.now(UTC), options["owner"]
-        rows = [describe_key(key, now) for key in key_store().all() if owner in (None, key.owner)]
+        rows = [
+            describe_key(key, now) for key in backend().api_keys.all() if owner in (None, key.owner)
+        ]
         if options["format"] == "json":
             self.stdout.write(json.dumps(rows, indent=2))
         elif rows:

@@ -17,8 +17,8 @@ from chat.management.bulk_job import BulkJob, scan
 from chat.management.checkpoint import Checkpoint
 from chat.management.console import RESUMABLE, ConsoleCommand
 from chat.management.progress import Progress
-from chat.storage import bulk_store
-from chat.storage.bulk import Batch, Selection
+from chat.storage import backend
+from chat.storage.base import Batch, Selection
 
 
 class ReadLimiter:
@@ -88,14 +88,14 @@ class Command(ConsoleCommand):
             job.resume(state)
             cursor, seen, done = state["cursor"], state["seen"], Counter(state["done"])
             self.stderr.write(f"Resuming after {done['read']} records.")
-        target = bulk_store()
+        target = backend().bulk
         for batch in self._batches(job.selection, limiter, cursor, seen):
             records = list(batch.records)
-            added = target.add(records)
+            added = target.import_records(records)
             unchanged = len(records) - added.new - added.replaced
             done.update(read=len(records), new=added.new, replaced=added.replaced)
             done.update(unchanged=unchanged)
-            seen += batch.seen
+            seen += batch.scanned
             if batch.cursor:
                 checkpoint.save(job.state(cursor=batch.cursor, seen=seen, done=done))
         checkpoint.clear()
@@ -105,15 +105,15 @@ class Command(ConsoleCommand):
         self, selection: Selection, limiter: ReadLimiter, cursor: str | None, seen: int
     ) -> Iterator[Batch]:
         try:
-            source = bulk_store("dynamodb")
+            source = backend("dynamodb").bulk
         except ImproperlyConfigured as exc:
             raise CommandError(str(exc)) from exc
-        total = source.expected(selection)
+        total = source.estimate(selection)
         with Progress(self.stderr, "Pulling", total=total, unit="records", done=seen) as progress:
             for batch in scan(source, selection, cursor=cursor):
                 yield batch
-                limiter.wait(batch.units)
-                progress.update(batch.seen, f"{limiter.rate:.1f} units/s")
+                limiter.wait(batch.read_units)
+                progress.update(batch.scanned, f"{limiter.rate:.1f} units/s")
 
 
 def _parse_units(text: str) -> float:

@@ -8,8 +8,8 @@ from chat.management.arguments import add_format, add_owner_and_user, parse_dura
 from chat.management.bulk_job import purge
 from chat.management.console import ConsoleCommand
 from chat.management.progress import Progress
-from chat.storage import bulk_store
-from chat.storage.bulk import Selection
+from chat.storage import backend
+from chat.storage.base import Selection
 
 
 class Command(ConsoleCommand):
@@ -42,12 +42,12 @@ class Command(ConsoleCommand):
         self.write_report(options, text, {"before": time, "records": records, "dry_run": dry_run})
 
     def _purge(self, selection: Selection, *, dry_run: bool) -> int:
-        store, records = bulk_store(), 0
-        total, task = store.expected(selection), "Counting" if dry_run else "Deleting"
+        store, records = backend().bulk, 0
+        total, task = store.estimate(selection), "Counting" if dry_run else "Deleting"
         with Progress(self.stderr, task, total=total, unit="records") as progress:
             for page in purge(store, selection, dry_run=dry_run):
                 records += page.records
-                progress.update(page.seen)
+                progress.update(page.scanned)
         return records
 
 

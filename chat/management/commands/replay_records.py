@@ -10,10 +10,11 @@ from typing import Any
 import orjson
 from django.core.management.base import CommandError
 
-from chat.errors import StorageUnavailable
+from chat.errors import StorageFailed
 from chat.management.console import ConsoleCommand
-from chat.storage import store
+from chat.storage import backend
 from chat.storage.base import InteractionRecord, Status
+from chat.storage.errors import StorageUnavailable
 from chat.storage.jsonl import from_json
 
 
@@ -39,7 +40,7 @@ class Command(ConsoleCommand):
         except OSError as exc:
             raise CommandError(f"{options['file']} cannot be read: {exc.strerror}.") from exc
         except StorageUnavailable as exc:
-            raise CommandError(f"{exc.title}. {_summary(done)}; run it again.") from exc
+            raise CommandError(f"{StorageFailed.title}. {_summary(done)}; run it again.") from exc
         self.stdout.write(f"{_summary(done)}.")
 
 
@@ -62,7 +63,7 @@ def _records(lines: Iterable[bytes]) -> Iterator[InteractionRecord]:
 
 def _store(record: InteractionRecord) -> bool:
     """Write a missing record or settle a pending one; return whether either was needed."""
-    holder = store().claim(record)
+    holder = backend().interactions.claim(record)
     if holder is None:
         return True
-    return holder.status is Status.PENDING and store().settle(record)
+    return holder.status is Status.PENDING and backend().interactions.settle(record)

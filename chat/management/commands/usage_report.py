@@ -11,9 +11,8 @@ from django.core.management.base import CommandError
 
 from chat.management.arguments import parse_owner
 from chat.management.console import ConsoleCommand, table
-from chat.storage import key_store, usage_store
-from chat.storage.api_keys import PREFIX
-from chat.storage.usage import CounterKind, UsageCounts
+from chat.storage import backend
+from chat.storage.base import API_KEY_PREFIX, CounterKind, UsageCounts
 from chat.usage import MAX_DAYS, DateRange, last_days, sum_by_name
 
 COUNTS = ("requests", "errors", "prompt_tokens", "completion_tokens", "total_tokens")
@@ -68,7 +67,7 @@ class Command(ConsoleCommand):
 
 def _owners() -> list[str]:
     """Return the owners of managed keys, and the owner of all other callers."""
-    return sorted({"default", *(key.owner for key in key_store().all())})
+    return sorted({"default", *(key.owner for key in backend().api_keys.all())})
 
 
 def _daily(
@@ -77,9 +76,14 @@ def _daily(
     """Yield each day's counts under the name of their day, model, owner or managed key."""
     kind = CounterKind.KEY if group == "key" else CounterKind.MODEL
     for owner in owners:
-        daily = usage_store().daily(owner, kind, period.first, period.last)
+        daily = backend().usage.daily(owner, kind, period.first, period.last)
         for (day, name), counts in daily.items():
-            names = {"day": str(day), "model": name, "owner": owner, "key": f"{PREFIX}_{name}"}
+            names = {
+                "day": str(day),
+                "model": name,
+                "owner": owner,
+                "key": f"{API_KEY_PREFIX}_{name}",
+            }
             yield names[group], counts
 
 
@@ -89,7 +93,7 @@ def _users(owners: Sequence[str], period: DateRange) -> Iterator[tuple[str, Usag
         prefix, after = f"{owner}/" if len(owners) > 1 else "", ""
         while True:
             first, last = period.first, period.last
-            page = usage_store().users(owner, first, last, limit=PAGE, after=after)
+            page = backend().usage.users(owner, first, last, limit=PAGE, after=after)
             yield from ((prefix + user, counts) for user, counts in page.users.items())
             if page.next_after is None:
                 break

@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from pynamodb.attributes import UnicodeAttribute
 
-from chat.storage.api_keys import ApiKey
+from chat.storage.base import ApiKey
 from chat.storage.dynamodb.attributes import (
     IntegerAttribute,
     JsonAttribute,
@@ -46,7 +46,7 @@ COLUMNS = [field.name for field in fields(ApiKey)]
 
 
 class DynamoApiKeyStore:
-    """See `KeyStore`. Each write is one call."""
+    """See `ApiKeyStore`. Each write is one call."""
 
     def add(self, key: ApiKey) -> bool:
         return _put(key, {"ConditionExpression": "attribute_not_exists(pk)"})
@@ -60,8 +60,8 @@ class DynamoApiKeyStore:
         unchanged, values = "digest = :digest AND attribute_not_exists(revoked_at)", {}
         if before.revoked_at:
             unchanged = "digest = :digest AND revoked_at = :revoked_at"
-            values = KeyItem.written({"revoked_at": before.revoked_at})
-        values |= KeyItem.written({"digest": before.digest})
+            values = KeyItem.to_item({"revoked_at": before.revoked_at})
+        values |= KeyItem.to_item({"digest": before.digest})
         return _put(after, _condition(unchanged, values))
 
     def touch(self, key_id: str, used_at: datetime) -> None:
@@ -69,7 +69,7 @@ class DynamoApiKeyStore:
             "TableName": settings.STATE_TABLE_NAME,
             "Key": _pk(key_id),
             "UpdateExpression": "SET last_used_at = :last_used_at",
-            **_condition("attribute_exists(pk)", KeyItem.written({"last_used_at": used_at})),
+            **_condition("attribute_exists(pk)", KeyItem.to_item({"last_used_at": used_at})),
         }
         condition_held(lambda: client().call("UpdateItem", request))
 
@@ -94,7 +94,7 @@ def _pk(key_id: str) -> Item:
 
 def _put(key: ApiKey, condition: dict[str, Any]) -> bool:
     columns = {**asdict(key), "allowed_models": list(key.allowed_models)}
-    item = {**_pk(key.key_id), **KeyItem.written({"listed_in": LIST, **columns})}
+    item = {**_pk(key.key_id), **KeyItem.to_item({"listed_in": LIST, **columns})}
     request = {"TableName": settings.STATE_TABLE_NAME, "Item": item, **condition}
     if condition_held(lambda: client().call("PutItem", request)):
         return True
@@ -109,6 +109,6 @@ def _condition(expression: str, values: Item) -> dict[str, Any]:
 
 
 def _key(item: Item) -> ApiKey:
-    row = KeyItem.read(item)
+    row = KeyItem.from_item(item)
     columns: dict[str, Any] = {name: getattr(row, name) for name in COLUMNS}
     return ApiKey(**{**columns, "allowed_models": tuple(row.allowed_models or ())})

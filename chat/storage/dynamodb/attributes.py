@@ -16,9 +16,7 @@ from pynamodb.attributes import (
 )
 from pynamodb.constants import BINARY, STRING
 
-from chat.storage.base import Status
-
-MOMENT = "%Y-%m-%dT%H:%M:%S.%fZ"
+from chat.storage.base import TIMESTAMP_FORMAT, Status
 
 
 class LenientAttribute(Attribute[Any]):
@@ -82,7 +80,7 @@ class MomentAttribute(LenientAttribute, Attribute[datetime]):
     attr_type = STRING
 
     def serialize(self, value: datetime) -> str:
-        return value.astimezone(UTC).strftime(MOMENT)
+        return value.astimezone(UTC).strftime(TIMESTAMP_FORMAT)
 
     def read(self, value: dict[str, Any]) -> datetime:
         return datetime.fromisoformat(value[STRING]).astimezone(UTC)

@@ -1,16 +1,17 @@
 """Records in bulk on DynamoDB.
 
-Reading is eventually consistent, at half the price: what was written within the last second may be
-missed. The records of one user are found by the index and read by their keys; any others by looking
-at all of the table, in no order that means anything, and paying for all of it.
+Reads are eventually consistent, at half the price: records of the last second may be missed. The
+records of one user are found by the index. Any other selection reads, and pays for, the whole
+table, in no useful order.
 
-Writing is in transactions: so many records, and the counters that they raise, all or nothing. That
-costs twice the write units of each record, but one raise of a counter for many.
+Writes are transactions of several records and the counters they add to. A transaction costs twice
+the write units of its records, but one write of a counter serves many records.
 """
 
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
@@ -18,13 +19,24 @@ import orjson
 from botocore.exceptions import ClientError
 from django.conf import settings
 from django.utils import timezone
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from chat.errors import PayloadTooLarge, StorageUnavailable
-from chat.storage.base import InteractionRecord, Status
-from chat.storage.bulk import Batch, ImportResult, PurgeResult, Selection, newest_by_id, supersedes
+from chat.storage.base import (
+    Batch,
+    ImportResult,
+    InteractionRecord,
+    PurgeResult,
+    Selection,
+    Status,
+    newest_by_id,
+)
 from chat.storage.columns import from_columns
-from chat.storage.dynamodb.client import TRANSIENT, new_client, reason_of, translate_errors
+from chat.storage.dynamodb.client import (
+    TRANSIENT,
+    DynamoDBClient,
+    new_client,
+    reason_of,
+    translate_errors,
+)
 from chat.storage.dynamodb.items import (
     MAX_ITEM_BYTES,
     MAX_TRANSACTION_BYTES,
@@ -47,15 +59,16 @@ from chat.storage.dynamodb.queries import (
     get_items,
 )
 from chat.storage.dynamodb.usage import counter_updates, shards
+from chat.storage.errors import RecordTooLarge, StorageUnavailable
 
-# A page has up to 1 MB, and the way may be long.
+# A page has up to 1 MB, and may come over a slow network.
 TRY_SECONDS = 30.0
-# What is refused for its rate is tried for about a minute.
+# A throttled call is repeated for about a minute.
 TRIES = 10
 MAX_WAIT_SECONDS = 15.0
-# Of a transaction: DynamoDB takes 4 MB, but not always in time.
+# DynamoDB accepts transactions of 4 MB, but does not always finish them in time.
 MAX_ACTIONS = 100
-CHUNK_BYTES = 1_000_000
+TRANSACTION_BYTES = 1_000_000
 KEYS = "interaction_id, response_parts"
 
 
@@ -64,13 +77,13 @@ class _Found:
     """A page of items."""
 
     items: Sequence[Item]
-    seen: int
+    scanned: int
     cursor: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Write:
-    """A record and what it takes to write it."""
+    """A record and the actions that write it."""
 
     record: InteractionRecord
     actions: Sequence[dict[str, Any]]
@@ -79,8 +92,8 @@ class _Write:
 
 
 @dataclass(slots=True)
-class _Chunk:
-    """The records of one transaction."""
+class _Transaction:
+    """The writes of one transaction."""
 
     writes: list[_Write] = field(default_factory=list)
     size: int = 0
@@ -95,167 +108,138 @@ class _Chunk:
         return [action for write in self.writes for action in write.actions]
 
 
+class _PatientClient:
+    """Repeats throttled calls for about a minute, and adds up their read units."""
+
+    def __init__(self, client: DynamoDBClient) -> None:
+        self._client = client
+        self.read_units = 0.0
+
+    def call(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        # It takes long to import, and a request needs this module's class only.
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt
+        from tenacity import wait_random_exponential as random_wait
+
+        measured = {} if operation == "DescribeTable" else {"ReturnConsumedCapacity": "TOTAL"}
+        retrying = Retrying(
+            retry=retry_if_exception(_is_throttling),
+            wait=random_wait(multiplier=0.1, max=MAX_WAIT_SECONDS),
+            stop=stop_after_attempt(TRIES),
+            reraise=True,
+        )
+        answer: dict[str, Any] = retrying(self._client.call, operation, arguments | measured)
+        consumed = answer.get("ConsumedCapacity", [])
+        for each in consumed if isinstance(consumed, list) else [consumed]:
+            self.read_units += each.get("CapacityUnits", 0.0)
+        return answer
+
+
 class DynamoBulkStore:
     """See `BulkStore`."""
 
-    def __init__(self) -> None:
-        self._client = new_client(try_seconds=TRY_SECONDS)
-        self._table = settings.TABLE_NAME
-        self._units = 0.0
+    @cached_property
+    def _client(self) -> DynamoDBClient:
+        return new_client(try_seconds=TRY_SECONDS)
 
     @translate_errors()
-    def expected(self, chosen: Selection) -> int | None:
-        """As DynamoDB counted them, which it does every six hours."""
-        if chosen.of_one_user:
+    def estimate(self, selection: Selection) -> int | None:
+        """Return DynamoDB's own count, which it updates every six hours."""
+        if selection.of_one_user:
             return None
-        table = self._call("DescribeTable", {"TableName": self._table})["Table"]
+        request = {"TableName": settings.TABLE_NAME}
+        table = _PatientClient(self._client).call("DescribeTable", request)["Table"]
         return table["ItemCount"] or None
 
     @translate_errors()
-    def scan(self, chosen: Selection, *, limit: int, cursor: str | None = None) -> Batch:
-        self._units = 0.0
-        found = self._find(chosen, limit, cursor)
-        parts = self._parts(found.items)
+    def scan(self, selection: Selection, *, limit: int, cursor: str | None = None) -> Batch:
+        client = _PatientClient(self._client)
+        found = _find(client, selection, limit, cursor)
+        parts = _response_parts(client, found.items)
         now = timezone.now()
         records = tuple(
             record
             for record in (_record(item, parts) for item in found.items)
-            if chosen.takes(record.owner, record.user_id)
+            if selection.matches(record.owner, record.user_id)
             and (record.expires_at is None or record.expires_at > now)
         )
-        return Batch(records=records, seen=found.seen, units=self._units, cursor=found.cursor)
+        return Batch(
+            records=records,
+            scanned=found.scanned,
+            read_units=client.read_units,
+            cursor=found.cursor,
+        )
 
     @translate_errors()
-    def add(self, records: list[InteractionRecord]) -> ImportResult:
-        left, added = newest_by_id(records), ImportResult()
+    def import_records(self, records: list[InteractionRecord]) -> ImportResult:
+        """Write in transactions; plan a record again that changed in the meantime."""
+        client = _PatientClient(self._client)
+        left, result = newest_by_id(records), ImportResult()
         for _ in range(TRIES):
-            writes = self._planned(left)
+            writes = _plan_all(client, left)
             left = {write.record.interaction_id: write.record for write in writes}
-            for chunk in _chunks(writes):
-                if self._written(chunk):
-                    replaced = sum(write.replaces for write in chunk.writes)
-                    added += ImportResult(new=len(chunk.writes) - replaced, replaced=replaced)
-                    for write in chunk.writes:
+            for transaction in _transactions(writes):
+                if _commit(client, transaction):
+                    replaced = sum(write.replaces for write in transaction.writes)
+                    new = len(transaction.writes) - replaced
+                    result += ImportResult(new=new, replaced=replaced)
+                    for write in transaction.writes:
                         del left[write.record.interaction_id]
             if not left:
-                return added
+                return result
         raise StorageUnavailable
 
     @translate_errors()
     def purge(
-        self, chosen: Selection, *, limit: int, cursor: str | None = None, dry_run: bool = False
+        self, selection: Selection, *, limit: int, cursor: str | None = None, dry_run: bool = False
     ) -> PurgeResult:
-        """A record that is asked anew in the moment between the two calls is deleted as well."""
-        found = self._find(chosen, limit, cursor, KEYS)
+        """Delete a page. A record that is taken over between the two calls is deleted too."""
+        found = _find(_PatientClient(self._client), selection, limit, cursor, KEYS)
         if not dry_run:
             parts = [key for item in found.items for key in part_keys(item)]
-            delete_items(self._table, [*parts, *map(key_of, found.items)])
-        return PurgeResult(records=len(found.items), seen=found.seen, cursor=found.cursor)
-
-    # --- Reading ----------------------------------------------------------------------------------
-
-    def _find(
-        self, chosen: Selection, limit: int, cursor: str | None, attributes: str = ""
-    ) -> _Found:
-        """A page of items, of which those that are parts of answers are none."""
-        start = {} if cursor is None else {"ExclusiveStartKey": orjson.loads(cursor)}
-        if chosen.of_one_user:
-            key = f"{chosen.owner}#{chosen.user}"
-            listed = IndexQuery(USER_INDEX, key, since=chosen.since, before=chosen.before)
-            page = {"Limit": min(limit, BATCH_GET), **start}
-            answer = self._call("Query", listed.query() | page)
-            keys = [key_of(item) for item in answer["Items"]]
-            items = get_items(self._table, keys, attributes, consistent=False, call=self._call)
-            order = {id_of(key): place for place, key in enumerate(keys)}
-            items.sort(key=lambda item: order[id_of(item)])
-        else:
-            projection = {"ProjectionExpression": attributes} if attributes else {}
-            page = {"Limit": limit, **start, **projection, **_filter(chosen)}
-            answer = self._call("Scan", {"TableName": self._table, **page})
-            items = answer["Items"]
-        last = answer.get("LastEvaluatedKey")
-        return _Found(items, answer["ScannedCount"], orjson.dumps(last).decode() if last else None)
-
-    def _parts(self, items: Sequence[Item]) -> dict[str, bytes]:
-        """The parts of long answers, by their ids."""
-        keys = [key for item in items for key in part_keys(item)]
-        found = get_items(self._table, keys, consistent=False, call=self._call)
-        return {id_of(part): part["part"]["B"] for part in found}
-
-    # --- Writing ----------------------------------------------------------------------------------
-
-    def _planned(self, records: dict[str, InteractionRecord]) -> list[_Write]:
-        """What is to be written, as things are now."""
-        keys = [{"interaction_id": {"S": id_}} for id_ in records]
-        held = {id_of(item): item for item in get_items(self._table, keys, call=self._call)}
-        planned = (self._plan(record, held.get(id_)) for id_, record in records.items())
-        return [write for write in planned if write]
-
-    def _plan(self, record: InteractionRecord, held: Item | None) -> _Write | None:
-        holder = None if held is None else _living(held)
-        if holder and not supersedes(record, holder.status, holder.deadline_at):
-            return None
-        item = item_of(record)
-        parts = split_response(item)
-        size = size_of(item) + sum(map(size_of, parts))
-        if size_of(item) > MAX_ITEM_BYTES or size > MAX_TRANSACTION_BYTES:
-            raise PayloadTooLarge(f"{record.interaction_id} is too long to be kept in DynamoDB.")
-        kept = {id_of(part) for part in parts}
-        stale = [key for key in (part_keys(held) if held else ()) if id_of(key) not in kept]
-        table = {"TableName": self._table}
-        actions = [
-            {"Put": table | {"Item": item} | _unchanged(held)},
-            *({"Put": table | {"Item": part}} for part in parts),
-            *({"Delete": table | {"Key": key}} for key in stale),
-        ]
-        return _Write(record, actions, size, replaces=holder is not None)
-
-    def _written(self, chunk: _Chunk) -> bool:
-        """Whether it was written; False when one of its records is not there as it was."""
-        for shard in shards():
-            actions = [*chunk.actions, *counter_updates(chunk.settled, shard)]
-            # By the token DynamoDB knows a transaction that is sent again as an answer was lost.
-            request = {"TransactItems": actions, "ClientRequestToken": uuid4().hex}
-            try:
-                self._call("TransactWriteItems", request)
-            except ClientError as exc:
-                reasons = _reasons(exc)
-                if "ConditionalCheckFailed" in reasons:
-                    return False
-                if "TransactionConflict" not in reasons:
-                    raise
-            else:
-                return True
-        raise StorageUnavailable
-
-    # --- Calls ------------------------------------------------------------------------------------
-
-    def _call(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Call DynamoDB, with the patience of a long task, and add up what it consumed."""
-        counted = {} if operation == "DescribeTable" else {"ReturnConsumedCapacity": "TOTAL"}
-        patiently = Retrying(
-            retry=retry_if_exception(_is_throttling),
-            wait=wait_random_exponential(multiplier=0.1, max=MAX_WAIT_SECONDS),
-            stop=stop_after_attempt(TRIES),
-            reraise=True,
-        )
-        answer: dict[str, Any] = patiently(self._client.call, operation, arguments | counted)
-        consumed = answer.get("ConsumedCapacity", [])
-        for each in consumed if isinstance(consumed, list) else [consumed]:
-            self._units += each.get("CapacityUnits", 0.0)
-        return answer
+            delete_items(settings.TABLE_NAME, [*parts, *map(key_of, found.items)])
+        return PurgeResult(records=len(found.items), scanned=found.scanned, cursor=found.cursor)
 
 
-def _filter(chosen: Selection) -> dict[str, Any]:
-    """The part of a scan that leaves out parts of answers, and what was not asked for."""
+# --- Reading --------------------------------------------------------------------------------------
+
+
+def _find(
+    client: _PatientClient,
+    selection: Selection,
+    limit: int,
+    cursor: str | None,
+    attributes: str = "",
+) -> _Found:
+    """Return a page of records' items, without those of response parts."""
+    start = {} if cursor is None else {"ExclusiveStartKey": orjson.loads(cursor)}
+    if selection.of_one_user:
+        key = f"{selection.owner}#{selection.user}"
+        query = IndexQuery(USER_INDEX, key, since=selection.since, before=selection.before)
+        page = {"Limit": min(limit, BATCH_GET), **start}
+        answer = client.call("Query", query.request() | page)
+        keys = [key_of(item) for item in answer["Items"]]
+        items = get_items(settings.TABLE_NAME, keys, attributes, consistent=False, call=client.call)
+        order = {id_of(key): place for place, key in enumerate(keys)}
+        items.sort(key=lambda item: order[id_of(item)])
+    else:
+        projection = {"ProjectionExpression": attributes} if attributes else {}
+        page = {"Limit": limit, **start, **projection, **_filter(selection)}
+        answer = client.call("Scan", {"TableName": settings.TABLE_NAME, **page})
+        items = answer["Items"]
+    last = answer.get("LastEvaluatedKey")
+    return _Found(items, answer["ScannedCount"], orjson.dumps(last).decode() if last else None)
+
+
+def _filter(selection: Selection) -> dict[str, Any]:
+    """Return the filter of a scan: selected records, no response parts."""
     conditions, values = ["attribute_not_exists(part)"], Item()
-    if chosen.since or chosen.before:
+    if selection.since or selection.before:
         conditions.append(CREATED)
-        values |= created(chosen.since, chosen.before)
-    names = {"#owner": "owner"} if chosen.owner is not None else {}
+        values |= created(selection.since, selection.before)
+    names = {"#owner": "owner"} if selection.owner is not None else {}
     for name, operand, value in (
-        ("#owner", ":owner", chosen.owner),
-        ("user_id", ":user", chosen.user),
+        ("#owner", ":owner", selection.owner),
+        ("user_id", ":user", selection.user),
     ):
         if value is not None:
             conditions.append(f"{name} = {operand}")
@@ -267,50 +251,108 @@ def _filter(chosen: Selection) -> dict[str, Any]:
     }
 
 
+def _response_parts(client: _PatientClient, items: Sequence[Item]) -> dict[str, bytes]:
+    """Return the parts of long responses by their ids."""
+    keys = [key for item in items for key in part_keys(item)]
+    found = get_items(settings.TABLE_NAME, keys, consistent=False, call=client.call)
+    return {id_of(part): part["part"]["B"] for part in found}
+
+
 def _record(item: Item, parts: dict[str, bytes]) -> InteractionRecord:
     ids = [id_of(key) for key in part_keys(item)]
-    read = InteractionItem.read(item)
+    row = InteractionItem.from_item(item)
     if ids and all(id_ in parts for id_ in ids):
-        read.response = zlib.decompress(b"".join(parts[id_] for id_ in ids)).decode()
-    return from_columns(read)
+        row.response = zlib.decompress(b"".join(parts[id_] for id_ in ids)).decode()
+    return from_columns(row)
 
 
-def _chunks(writes: Sequence[_Write]) -> Iterator[_Chunk]:
-    """What one transaction can carry, and be done in time."""
-    chunk, counters = _Chunk(), set[str]()
-    for write in writes:
-        settled = [] if write.record.status is Status.PENDING else [write.record]
-        names = {action["Update"]["Key"]["pk"]["S"] for action in counter_updates(settled, 0)}
-        actions = len(chunk.actions) + len(write.actions) + len(counters | names)
-        if chunk.writes and (actions > MAX_ACTIONS or chunk.size + write.size > CHUNK_BYTES):
-            yield chunk
-            chunk, counters = _Chunk(), set()
-        chunk.writes.append(write)
-        chunk.size += write.size
-        counters |= names
-    if chunk.writes:
-        yield chunk
-
-
-def _living(item: Item) -> InteractionRecord | None:
-    record = from_columns(InteractionItem.read(item))
+def _unexpired(item: Item) -> InteractionRecord | None:
+    record = from_columns(InteractionItem.from_item(item))
     return record if record.expires_at is None or record.expires_at > timezone.now() else None
 
 
-def _unchanged(held: Item | None) -> dict[str, Any]:
-    """The condition that there is what was seen: nothing, or what that very write wrote."""
-    if held is None:
+# --- Writing --------------------------------------------------------------------------------------
+
+
+def _plan_all(client: _PatientClient, records: dict[str, InteractionRecord]) -> list[_Write]:
+    """Return the writes that are due, given what is stored now."""
+    keys = [{"interaction_id": {"S": id_}} for id_ in records]
+    stored = {id_of(item): item for item in get_items(settings.TABLE_NAME, keys, call=client.call)}
+    planned = (_plan(record, stored.get(id_)) for id_, record in records.items())
+    return [write for write in planned if write]
+
+
+def _plan(record: InteractionRecord, stored: Item | None) -> _Write | None:
+    holder = None if stored is None else _unexpired(stored)
+    if holder and not record.supersedes(holder.status, holder.deadline_at):
+        return None
+    item = item_of(record)
+    parts = split_response(item)
+    size = size_of(item) + sum(map(size_of, parts))
+    if size_of(item) > MAX_ITEM_BYTES or size > MAX_TRANSACTION_BYTES:
+        raise RecordTooLarge(f"{record.interaction_id} is too long to be kept in DynamoDB.")
+    kept = {id_of(part) for part in parts}
+    stale = [key for key in (part_keys(stored) if stored else ()) if id_of(key) not in kept]
+    table = {"TableName": settings.TABLE_NAME}
+    actions = [
+        {"Put": table | {"Item": item} | _if_as_read(stored)},
+        *({"Put": table | {"Item": part}} for part in parts),
+        *({"Delete": table | {"Key": key}} for key in stale),
+    ]
+    return _Write(record, actions, size, replaces=holder is not None)
+
+
+def _if_as_read(stored: Item | None) -> dict[str, Any]:
+    """Return the condition that the stored item is still the one that was read, or absent."""
+    if stored is None:
         return {"ConditionExpression": "attribute_not_exists(interaction_id)"}
-    if "write_id" not in held:
+    if "write_id" not in stored:
         return {"ConditionExpression": "attribute_not_exists(write_id)"}
     return {
-        "ConditionExpression": "write_id = :seen",
-        "ExpressionAttributeValues": {":seen": held["write_id"]},
+        "ConditionExpression": "write_id = :write_id",
+        "ExpressionAttributeValues": {":write_id": stored["write_id"]},
     }
 
 
+def _transactions(writes: Sequence[_Write]) -> Iterator[_Transaction]:
+    """Group writes into transactions within DynamoDB's limits."""
+    transaction, counters = _Transaction(), set[str]()
+    for write in writes:
+        settled = [] if write.record.status is Status.PENDING else [write.record]
+        names = {action["Update"]["Key"]["pk"]["S"] for action in counter_updates(settled, 0)}
+        actions = len(transaction.actions) + len(write.actions) + len(counters | names)
+        size = transaction.size + write.size
+        if transaction.writes and (actions > MAX_ACTIONS or size > TRANSACTION_BYTES):
+            yield transaction
+            transaction, counters = _Transaction(), set()
+        transaction.writes.append(write)
+        transaction.size += write.size
+        counters |= names
+    if transaction.writes:
+        yield transaction
+
+
+def _commit(client: _PatientClient, transaction: _Transaction) -> bool:
+    """Write and count; return False if a stored record changed since it was read."""
+    for shard in shards():
+        actions = [*transaction.actions, *counter_updates(transaction.settled, shard)]
+        # The token makes a retry after a lost response safe.
+        request = {"TransactItems": actions, "ClientRequestToken": uuid4().hex}
+        try:
+            client.call("TransactWriteItems", request)
+        except ClientError as exc:
+            reasons = _reasons(exc)
+            if "ConditionalCheckFailed" in reasons:
+                return False
+            if "TransactionConflict" not in reasons:
+                raise
+        else:
+            return True
+    raise StorageUnavailable
+
+
 def _reasons(exc: ClientError) -> set[str]:
-    """Why a transaction was cancelled."""
+    """Return why a transaction was cancelled."""
     response: dict[str, Any] = exc.response
     return {reason.get("Code", "None") for reason in response.get("CancellationReasons", ())}
 

@@ -96,7 +96,7 @@ class DynamoCache(BaseCache):
     def _find(self, key: Any, version: int | None) -> Any:
         with translate_errors():
             item = get_item(settings.STATE_TABLE_NAME, self._key(key, version))
-        state = CacheItem.read(item or {})
+        state = CacheItem.from_item(item or {})
         expired = state.expires_at and state.expires_at.timestamp() <= time.time()
         return None if item is None or expired else state
 
@@ -134,7 +134,7 @@ class DynamoCache(BaseCache):
         column = {"counter": value} if type(value) is int else {"value": pickle.dumps(value)}
         expiry = self._expiry(timeout)
         expires_at = {} if expiry is None else {"expires_at": {"N": str(expiry)}}
-        return {**self._key(key, version), **CacheItem.written(column), **expires_at}
+        return {**self._key(key, version), **CacheItem.to_item(column), **expires_at}
 
     def _expiry(self, timeout: float | None = DEFAULT_TIMEOUT) -> int | None:
         at = self.get_backend_timeout(timeout)

@@ -23,7 +23,7 @@ from botocore.exceptions import (
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from chat.errors import StorageUnavailable
+from chat.storage.errors import StorageUnavailable
 from chat.telemetry.context import add_log_fields
 from chatproject import aws
 from providers.base import Deadline

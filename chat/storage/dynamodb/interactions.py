@@ -23,7 +23,6 @@ from typing import Any, Literal, cast
 from botocore.exceptions import ClientError
 from django.conf import settings
 
-from chat.errors import PayloadTooLarge, StorageUnavailable
 from chat.storage.base import InteractionRecord, Page, Status
 from chat.storage.columns import from_columns, outcome_columns
 from chat.storage.cursors import build_page, conversation_list, decode_cursor, user_list
@@ -53,6 +52,7 @@ from chat.storage.dynamodb.queries import (
     query,
 )
 from chat.storage.dynamodb.usage import counter_updates, delete_user_counters, shards
+from chat.storage.errors import RecordTooLarge, StorageUnavailable
 
 # What the outcome may add to a claim, the answer apart: mostly attempts, and the vendors' names.
 OUTCOME_BYTES = 40 * 1024
@@ -70,7 +70,7 @@ class DynamoInteractionStore:
     """
 
     def __init__(self) -> None:
-        client()
+        client()  # a configuration that cannot work fails at start, not at the first request
 
     @translate_errors()
     def claim(self, record: InteractionRecord) -> InteractionRecord | None:
@@ -122,7 +122,7 @@ class DynamoInteractionStore:
         return {record.interaction_id: record for record in _records(keys)}
 
     @translate_errors()
-    def page(
+    def list_by_user(
         self,
         owner: str,
         user_id: str,
@@ -138,14 +138,14 @@ class DynamoInteractionStore:
         return _page(listed, owner, user_list(owner, user_id), limit, cursor)
 
     @translate_errors()
-    def conversation(
+    def list_by_conversation(
         self, owner: str, conversation_id: str, *, limit: int, cursor: str | None = None
     ) -> Page:
         listed = IndexQuery(CONVERSATION_INDEX, conversation_id)
         return _page(listed, owner, conversation_list(owner, conversation_id), limit, cursor)
 
     @translate_errors()
-    def erase(self, owner: str, user_id: str, *, limit: int) -> int:
+    def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
         erased = 0
         listed = IndexQuery(USER_INDEX, f"{owner}#{user_id}", newest_first=True)
         for keys in _keys(listed, None, min(limit, BATCH_GET)):
@@ -159,7 +159,7 @@ class DynamoInteractionStore:
         return erased
 
     @translate_errors()
-    def ping(self) -> None:
+    def check(self) -> None:
         """Of both tables: without its counters no request is answered either."""
         get_item(settings.TABLE_NAME, {"interaction_id": {"S": "ping"}})
         get_item(settings.STATE_TABLE_NAME, {"pk": {"S": "ping"}})
@@ -177,11 +177,11 @@ def _living(item: Item) -> InteractionRecord | None:
 # --- Many items -----------------------------------------------------------------------------------
 
 
-def _page(listed: IndexQuery, owner: str, list_name: str, limit: int, cursor: str | None) -> Page:
+def _page(listed: IndexQuery, owner: str, scope: str, limit: int, cursor: str | None) -> Page:
     """The index tells the keys; the records are read, consistently, from the table."""
     start = None
     if cursor is not None:
-        (created_at, last_id), (first, last) = decode_cursor(cursor, list_name), listed.span
+        (created_at, last_id), (first, last) = decode_cursor(cursor, scope), listed.span
         # DynamoDB starts at no entry outside of the time that is asked for. Lists that can be of a
         # time have the newest first: what is older ends them, and what is newer comes before them.
         if created_at < first:
@@ -197,7 +197,7 @@ def _page(listed: IndexQuery, owner: str, list_name: str, limit: int, cursor: st
         found += [record for record in _records(keys) if record.owner == owner]
         if len(found) > limit:
             break
-    return build_page(found, limit, list_name)
+    return build_page(found, limit, scope)
 
 
 def _records(keys: Sequence[Item]) -> list[InteractionRecord]:
@@ -210,7 +210,7 @@ def _records(keys: Sequence[Item]) -> list[InteractionRecord]:
 def _keys(listed: IndexQuery, start: Item | None, size: int) -> Iterator[list[Item]]:
     """The keys of what is listed, so many at a time."""
     more = {"ExclusiveStartKey": start} if start else {}
-    for items in query({**listed.query(), "Limit": size, **more}):
+    for items in query({**listed.request(), "Limit": size, **more}):
         yield [key_of(item) for item in items]
 
 
@@ -231,12 +231,12 @@ def _claim(record: InteractionRecord) -> Item:
     item, later = item_of(record), outcome_columns(record)
     question = {name: value for name, value in item.items() if name not in later}
     if size_of(question) > MAX_ITEM_BYTES - OUTCOME_BYTES:
-        raise PayloadTooLarge("The prompt and what comes with it are too long to be kept.")
+        raise RecordTooLarge("The prompt and what comes with it are too long to be kept.")
     return item
 
 
 def _record(item: Item) -> InteractionRecord:
-    row = InteractionItem.read(item)
+    row = InteractionItem.from_item(item)
     if row.response_parts:
         row.response = _joined(row)
     return from_columns(row)
@@ -245,7 +245,7 @@ def _record(item: Item) -> InteractionRecord:
 def _joined(row: Any) -> str | None:
     """The answer that was split; None where a part of it is gone."""
     ids = (part_id(row.interaction_id, number) for number in range(row.response_parts))
-    parts = [InteractionItem.read(part).part for part in map(_find, ids) if part]
+    parts = [InteractionItem.from_item(part).part for part in map(_find, ids) if part]
     complete = len(parts) == row.response_parts
     return zlib.decompress(b"".join(parts)).decode() if complete else None
 

@@ -41,7 +41,7 @@ class ItemSchema(AttributeContainer):
     """The attributes of an item, by the names of its columns."""
 
     @classmethod
-    def written(cls, columns: dict[str, Any]) -> Item:
+    def to_item(cls, columns: dict[str, Any]) -> Item:
         """The item of these columns; None is not there."""
         attributes = cls.get_attributes()
         return {
@@ -53,7 +53,7 @@ class ItemSchema(AttributeContainer):
         }
 
     @classmethod
-    def read(cls, item: Item) -> SimpleNamespace:
+    def from_item(cls, item: Item) -> SimpleNamespace:
         """All columns of an item; what is not there is None, and what nobody knows is left out."""
         return SimpleNamespace(
             **{
@@ -131,7 +131,7 @@ def item_of(record: InteractionRecord) -> Item:
         "write_id": uuid4().hex,
         "owner_user": f"{record.owner}#{record.user_id}",
     }
-    item = InteractionItem.written(columns)
+    item = InteractionItem.to_item(columns)
     for name in PACKED:
         if name in item:
             item[name] = _packed(item[name])

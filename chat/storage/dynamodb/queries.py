@@ -8,10 +8,10 @@ from typing import Any
 
 from django.conf import settings
 
-from chat.errors import StorageUnavailable
 from chat.storage.columns import EPOCH
 from chat.storage.dynamodb.client import client
 from chat.storage.dynamodb.items import COLUMNS, Item
+from chat.storage.errors import StorageUnavailable
 
 Call = Callable[[str, dict[str, Any]], dict[str, Any]]
 
@@ -137,7 +137,7 @@ class IndexQuery:
         limited = self.since or self.before
         return span(self.since, self.before) if limited else (EARLIEST, LATEST)
 
-    def query(self) -> dict[str, Any]:
+    def request(self) -> dict[str, Any]:
         condition, values = f"{self.index.key} = :key", {":key": {"S": self.key}}
         if self.since or self.before:
             condition += f" AND {CREATED}"

@@ -21,11 +21,17 @@ from typing import Any
 
 from django.conf import settings
 
-from chat.storage.base import InteractionRecord
+from chat.storage.base import (
+    COUNT_FIELDS,
+    CounterKind,
+    InteractionRecord,
+    UsageCounts,
+    UserPage,
+    counters_for,
+)
 from chat.storage.dynamodb.client import translate_errors
 from chat.storage.dynamodb.items import Item
 from chat.storage.dynamodb.queries import delete_items, get_items, query
-from chat.storage.usage import COUNT_FIELDS, CounterKind, UsageCounts, UserPage, counters_for
 
 MAX_SHARDS = 8
 CONFLICT_TRIES = 4

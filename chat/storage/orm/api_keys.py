@@ -7,14 +7,14 @@ from typing import Any
 from django.db import IntegrityError
 
 from chat import models
-from chat.storage.api_keys import ApiKey
+from chat.storage.base import ApiKey
 from chat.storage.orm.connection import translate_errors, writing
 
 COLUMNS = [field.name for field in fields(ApiKey)]
 
 
 class OrmApiKeyStore:
-    """See `KeyStore`. Each write is one statement, and so atomic."""
+    """See `ApiKeyStore`. Each write is one statement, and so atomic."""
 
     @writing
     def add(self, key: ApiKey) -> bool:

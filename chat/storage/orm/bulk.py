@@ -9,8 +9,15 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from chat.models import Interaction
-from chat.storage.base import InteractionRecord, Status
-from chat.storage.bulk import Batch, ImportResult, PurgeResult, Selection, newest_by_id, supersedes
+from chat.storage.base import (
+    Batch,
+    ImportResult,
+    InteractionRecord,
+    PurgeResult,
+    Selection,
+    Status,
+    newest_by_id,
+)
 from chat.storage.columns import from_columns
 from chat.storage.orm.connection import translate_errors, writing
 from chat.storage.orm.sql import insert_many
@@ -27,23 +34,23 @@ class OrmBulkStore:
     """
 
     @translate_errors
-    def expected(self, chosen: Selection) -> int | None:
-        return _rows(chosen).count()
+    def estimate(self, selection: Selection) -> int | None:
+        return _rows(selection).count()
 
     @translate_errors
-    def scan(self, chosen: Selection, *, limit: int, cursor: str | None = None) -> Batch:
-        rows = list(_after(chosen, cursor).values_list(*COLUMNS, named=True)[:limit])
+    def scan(self, selection: Selection, *, limit: int, cursor: str | None = None) -> Batch:
+        rows = list(_after(selection, cursor).values_list(*COLUMNS, named=True)[:limit])
         now = timezone.now()
         found = (
             from_columns(row)
             for row in rows
-            if chosen.takes(row.owner, row.user_id)
+            if selection.matches(row.owner, row.user_id)
             and (row.expires_at is None or row.expires_at > now)
         )
-        return Batch(records=tuple(found), seen=len(rows), cursor=_cursor(rows, limit))
+        return Batch(records=tuple(found), scanned=len(rows), cursor=_cursor(rows, limit))
 
     @writing
-    def add(self, records: list[InteractionRecord]) -> ImportResult:
+    def import_records(self, records: list[InteractionRecord]) -> ImportResult:
         wanted = newest_by_id(records)
         with transaction.atomic():
             held = Interaction.objects.filter(pk__in=wanted).order_by()
@@ -51,7 +58,7 @@ class OrmBulkStore:
             now, gone, replaced = timezone.now(), [], 0
             for id_, status, deadline_at, expires_at in held.values_list(*columns):
                 expired = expires_at is not None and expires_at <= now
-                if expired or supersedes(wanted[id_], Status(status), deadline_at):
+                if expired or wanted[id_].supersedes(Status(status), deadline_at):
                     gone.append(id_)
                     replaced += not expired
                 else:
@@ -64,29 +71,29 @@ class OrmBulkStore:
 
     @writing
     def purge(
-        self, chosen: Selection, *, limit: int, cursor: str | None = None, dry_run: bool = False
+        self, selection: Selection, *, limit: int, cursor: str | None = None, dry_run: bool = False
     ) -> PurgeResult:
         columns = ("interaction_id", "created_at", "owner", "user_id")
-        rows = list(_after(chosen, cursor).values_list(*columns, named=True)[:limit])
-        ids = [row.interaction_id for row in rows if chosen.takes(row.owner, row.user_id)]
+        rows = list(_after(selection, cursor).values_list(*columns, named=True)[:limit])
+        ids = [row.interaction_id for row in rows if selection.matches(row.owner, row.user_id)]
         # What was asked anew meanwhile, under the same id, is not as old any more.
-        records = len(ids) if dry_run else _rows(chosen).filter(pk__in=ids).delete()[0]
-        return PurgeResult(records=records, seen=len(rows), cursor=_cursor(rows, limit))
+        records = len(ids) if dry_run else _rows(selection).filter(pk__in=ids).delete()[0]
+        return PurgeResult(records=records, scanned=len(rows), cursor=_cursor(rows, limit))
 
 
-def _rows(chosen: Selection) -> QuerySet[Interaction]:
+def _rows(selection: Selection) -> QuerySet[Interaction]:
     rows = Interaction.objects.order_by("created_at", "pk")
-    if chosen.of_one_user:
-        rows = rows.filter(owner=chosen.owner, user_id=chosen.user)
-    if chosen.since is not None:
-        rows = rows.filter(created_at__gte=chosen.since)
-    if chosen.before is not None:
-        rows = rows.filter(created_at__lt=chosen.before)
+    if selection.of_one_user:
+        rows = rows.filter(owner=selection.owner, user_id=selection.user)
+    if selection.since is not None:
+        rows = rows.filter(created_at__gte=selection.since)
+    if selection.before is not None:
+        rows = rows.filter(created_at__lt=selection.before)
     return rows
 
 
-def _after(chosen: Selection, cursor: str | None) -> QuerySet[Interaction]:
-    rows = _rows(chosen)
+def _after(selection: Selection, cursor: str | None) -> QuerySet[Interaction]:
+    rows = _rows(selection)
     if cursor is None:
         return rows
     # The first condition lets SQLite seek in the index, which it would not for an OR.

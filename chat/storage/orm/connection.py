@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from chat.errors import StorageUnavailable
+from chat.storage.errors import StorageUnavailable
 
 DATABASE_ERRORS = (DatabaseError, sqlite3.Error)
 

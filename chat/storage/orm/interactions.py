@@ -8,11 +8,11 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from chat.errors import StorageUnavailable
 from chat.models import Interaction
 from chat.storage.base import InteractionRecord, Page
 from chat.storage.columns import from_columns, to_columns
 from chat.storage.cursors import build_page, conversation_list, decode_cursor, user_list
+from chat.storage.errors import StorageUnavailable
 from chat.storage.orm.connection import immediate_transaction, translate_errors, writing
 from chat.storage.orm.sql import insert, update
 from chat.storage.orm.usage import count, expired_counts, user_counts
@@ -62,7 +62,7 @@ class OrmInteractionStore:
         return {row.interaction_id: from_columns(row) for row in found.order_by()}
 
     @translate_errors
-    def page(
+    def list_by_user(
         self,
         owner: str,
         user_id: str,
@@ -72,7 +72,7 @@ class OrmInteractionStore:
         since: datetime | None = None,
         before: datetime | None = None,
     ) -> Page:
-        rows, list_name = (
+        rows, scope = (
             _unexpired().filter(owner=owner, user_id=user_id),
             user_list(owner, user_id),
         )
@@ -82,36 +82,36 @@ class OrmInteractionStore:
             rows = rows.filter(created_at__lt=before)
         if cursor is not None:
             # The first condition lets SQLite seek in the index, which it would not for an OR.
-            created_at, last = decode_cursor(cursor, list_name)
+            created_at, last = decode_cursor(cursor, scope)
             rows = rows.filter(created_at__lte=created_at).exclude(
                 created_at=created_at, interaction_id__gte=last
             )
         found = [from_columns(row) for row in rows.order_by("-created_at", "-pk")[: limit + 1]]
-        return build_page(found, limit, list_name)
+        return build_page(found, limit, scope)
 
     @translate_errors
-    def conversation(
+    def list_by_conversation(
         self, owner: str, conversation_id: str, *, limit: int, cursor: str | None = None
     ) -> Page:
         rows = _unexpired().filter(owner=owner, conversation_id=conversation_id)
-        list_name = conversation_list(owner, conversation_id)
+        scope = conversation_list(owner, conversation_id)
         if cursor is not None:
-            created_at, last = decode_cursor(cursor, list_name)
+            created_at, last = decode_cursor(cursor, scope)
             rows = rows.filter(created_at__gte=created_at).exclude(
                 created_at=created_at, interaction_id__lte=last
             )
         found = [from_columns(row) for row in rows.order_by("created_at", "pk")[: limit + 1]]
-        return build_page(found, limit, list_name)
+        return build_page(found, limit, scope)
 
     @writing
-    def erase(self, owner: str, user_id: str, *, limit: int) -> int:
+    def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
         first = Interaction.objects.filter(owner=owner, user_id=user_id).order_by("-created_at")
         with transaction.atomic():
             user_counts(owner, user_id).delete()
             return Interaction.objects.filter(pk__in=first.values("pk")[:limit]).delete()[0]
 
     @translate_errors
-    def ping(self) -> None:
+    def check(self) -> None:
         Interaction.objects.order_by().values_list("pk").first()
 
     def _sweep(self) -> None:

@@ -9,9 +9,15 @@ from django.db.models import Q, QuerySet, Sum
 from django.utils import timezone
 
 from chat.models import UsageCount
-from chat.storage.base import InteractionRecord
+from chat.storage.base import (
+    COUNT_FIELDS,
+    CounterKind,
+    InteractionRecord,
+    UsageCounts,
+    UserPage,
+    counters_for,
+)
 from chat.storage.orm.connection import executemany, translate_errors
-from chat.storage.usage import COUNT_FIELDS, CounterKind, UsageCounts, UserPage, counters_for
 
 COLUMNS = ("owner", "by", "name", "date", "expires_at", *COUNT_FIELDS)
 RAISED = ", ".join(f"{field} = {field} + excluded.{field}" for field in COUNT_FIELDS)

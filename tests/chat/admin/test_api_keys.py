@@ -14,8 +14,8 @@ from django.core.cache import caches
 
 from chat import api_keys
 from chat.errors import InvalidApiKey
-from chat.storage import key_store
-from chat.storage.api_keys import ApiKey
+from chat.storage import backend
+from chat.storage.base import ApiKey
 from providers.base import Usage
 from tests.client import ApiClient
 from tests.factories import store_record
@@ -37,7 +37,7 @@ def shown(page: Any) -> str:
 
 
 def the_key() -> ApiKey:
-    [key] = key_store().all()
+    [key] = backend().api_keys.all()
     return key
 
 
@@ -114,7 +114,7 @@ def test_terms_that_cannot_be_are_refused_with_the_reason(
     form = {**TERMS, "expires_at_1": "00:00:00" if field == "expires_at_0" else "", field: value}
     found = errors(admin.http.post(ADD, form))
     assert any(said in error for error in found), found
-    assert key_store().all() == []
+    assert backend().api_keys.all() == []
 
 
 def test_the_list_tells_what_may_be_told(admin: ApiClient) -> None:
@@ -144,7 +144,7 @@ def test_a_key_is_revoked_after_a_question(admin: ApiClient) -> None:
     assert other.prefix not in question
     assert api_keys.verify(text)
     assert revoke(admin, key.key_id, confirmed="yes").status_code == 302
-    revoked = key_store().get(key.key_id)
+    revoked = backend().api_keys.get(key.key_id)
     assert revoked
     assert revoked.revoked_at
     assert f"Revoked: {key.prefix} (batch)." in text_of(admin.get(LIST))

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from chat.storage import store
+from chat.storage import backend
 from chat.storage.base import Status
 from providers.base import Completion, CompletionRequest, Deadline, Usage
 from tests.client import ApiClient, field_errors, problem, status_and_code
@@ -161,7 +161,7 @@ def test_naming_an_older_turn_branches(api: ApiClient, stored: str, model: Remem
 def test_a_turn_that_was_erased_is_left_out(api: ApiClient, model: Remembers) -> None:
     first = turn(api, "one")
     second = turn(api, "two", first)
-    store().erase("default", ALICE, limit=10)
+    backend().interactions.delete_by_user("default", ALICE, limit=10)
     store_record(
         replace(
             ANSWERED,

@@ -10,15 +10,15 @@ import pytest
 from django.core.management import call_command
 
 from chat import api_keys
-from chat.storage import key_store
-from chat.storage.api_keys import ApiKey
+from chat.storage import backend
+from chat.storage.base import ApiKey
 from tests.commands import refusal, run
 
 Configure = Callable[..., None]
 
 
 def the_key() -> ApiKey:
-    [key] = key_store().all()
+    [key] = backend().api_keys.all()
     return key
 
 
@@ -87,14 +87,14 @@ def test_a_key_has_the_terms_that_it_was_given(
 )
 def test_what_is_no_key_is_not_made(db: None, words: list[str], reason: str) -> None:
     assert reason in refusal("create_api_key", *words)
-    assert list(key_store().all()) == []
+    assert list(backend().api_keys.all()) == []
 
 
 def test_keys_are_listed_in_a_table(each_storage: str) -> None:
     assert run("list_api_keys") == ("", "There are no keys; create_api_key makes one.\n")
     run("create_api_key", "first", "--rate-limit", "5")
     run("create_api_key", "second", "--owner", "team:blue", "--monthly-budget-usd", "7")
-    first, second = key_store().all()
+    first, second = backend().api_keys.all()
     run("revoke_api_key", first.prefix)
     head, *lines = run("list_api_keys")[0].splitlines()
     assert head.split()[:4] == ["prefix", "owner", "name", "status"]

@@ -23,16 +23,13 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from chat import storage
 from chat.management.arguments import parse_time
-from chat.storage import bulk_store, store, usage_store
-from chat.storage.base import InteractionRecord
-from chat.storage.bulk import Batch, Selection
+from chat.storage import backend
+from chat.storage.base import Batch, CounterKind, InteractionRecord, Selection
 from chat.storage.dynamodb.bulk import DynamoBulkStore
 from chat.storage.dynamodb.tables import InteractionTable, StateTable
 from chat.storage.jsonl import to_line
 from chat.storage.orm.bulk import OrmBulkStore
-from chat.storage.usage import CounterKind
 from tests.chat.storage.contract import FULL_ANSWER, YESTERDAY
 from tests.commands import refusal, run
 from tests.deployment.iam_proxy import needed
@@ -66,7 +63,7 @@ def stored(name: str = "") -> list[bytes]:
     found: list[InteractionRecord] = []
     cursor = None
     while True:
-        batch = bulk_store(name).scan(Selection(), limit=100, cursor=cursor)
+        batch = backend(name).bulk.scan(Selection(), limit=100, cursor=cursor)
         found += batch.records
         cursor = batch.cursor
         if cursor is None:
@@ -74,15 +71,14 @@ def stored(name: str = "") -> list[bytes]:
 
 
 def requests(name: str = "") -> int:
-    usage = storage._made(storage.USAGE_STORES[name]) if name else usage_store()
-    daily = usage.daily(
+    daily = backend(name).usage.daily(
         "default", CounterKind.MODEL, NOON.date(), (TODAY + timedelta(days=1)).date()
     )
     return sum(counts.requests for counts in daily.values())
 
 
 def empty() -> None:
-    bulk_store().purge(Selection(), limit=1000)
+    backend().bulk.purge(Selection(), limit=1000)
 
 
 class Breaking:
@@ -107,14 +103,15 @@ class BreakingDynamo(Breaking, DynamoBulkStore):
 
 
 @pytest.fixture
-def broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def broken_off(monkeypatch: pytest.MonkeyPatch, change_settings: Configure) -> None:
     """The next scan is broken off after two pages of four records."""
     monkeypatch.setattr("chat.management.bulk_job.PAGE", 4)
     monkeypatch.setattr(f"{COMMANDS}.import_interactions.PAGE", 4)
     monkeypatch.setattr(f"{COMMANDS}.export_interactions.SAVE_SECONDS", 0)
     monkeypatch.setattr(Breaking, "pages", 0)
-    monkeypatch.setitem(storage.BULK_STORES, "sqlite", f"{__name__}.BreakingOrm")
-    monkeypatch.setitem(storage.BULK_STORES, "dynamodb", f"{__name__}.BreakingDynamo")
+    monkeypatch.setattr("chat.storage.orm.OrmBulkStore", BreakingOrm)
+    monkeypatch.setattr("chat.storage.dynamodb.DynamoBulkStore", BreakingDynamo)
+    change_settings()
 
 
 def interrupted(*words: str) -> str:
@@ -132,7 +129,7 @@ def interrupted(*words: str) -> str:
 @pytest.fixture
 def records(each_storage: str) -> list[InteractionRecord]:
     records = [*made(20), *made(2, FAILED), *made(1, PENDING), *made(1, FULL_ANSWER)]
-    bulk_store().add(records)
+    backend().bulk.import_records(records)
     return records
 
 
@@ -177,7 +174,7 @@ def test_a_part_may_be_exported(records: list[InteractionRecord]) -> None:
     def exported(*words: str) -> int:
         return len(run("export_interactions", *words)[0].splitlines())
 
-    bulk_store().add(made(3, user_id=BOB))
+    backend().bulk.import_records(made(3, user_id=BOB))
     assert exported("--owner", "default") == 26
     assert exported("--owner", "default", "--user", BOB) == 3
     assert exported("--user", BOB) == 3
@@ -197,7 +194,7 @@ def test_an_interrupted_export_goes_on_without_loss_or_duplicates(
     draft = tmp_path / "all.jsonl.gz.part"
     with draft.open("ab") as file:
         file.write(b"what was written after the last page")
-    bulk_store().add(made(3, created_at=datetime.now(UTC)))
+    backend().bulk.import_records(made(3, created_at=datetime.now(UTC)))
     out, err = run(*words)
     assert err == "Resuming after 8 records.\n"
     assert "24 records exported" in out
@@ -270,7 +267,7 @@ call_command("export_interactions", "--output", sys.argv[1])
 def test_an_export_that_was_killed_goes_on_in_another_process(
     transactional_db: None, tmp_path: Path
 ) -> None:
-    bulk_store().add(made(20))
+    backend().bulk.import_records(made(20))
     path = tmp_path / "all.jsonl.gz"
     environment = {
         **inherited(),
@@ -354,11 +351,11 @@ def test_a_compressed_file_that_is_cut_off_is_said_to_be(
 
 
 def test_a_claim_is_settled_by_the_outcome_in_a_file(each_storage: str, tmp_path: Path) -> None:
-    store().claim(PENDING)
+    backend().interactions.claim(PENDING)
     path = tmp_path / "all.jsonl"
     path.write_bytes(to_line(ANSWERED))
     assert "1 replaced" in run("import_interactions", str(path))[0]
-    assert store().get(ANSWERED.interaction_id) == ANSWERED
+    assert backend().interactions.get(ANSWERED.interaction_id) == ANSWERED
 
 
 def test_what_dynamodb_cannot_keep_is_named(
@@ -404,7 +401,7 @@ def test_a_log_has_a_line_from_time_to_time(
 
 
 def test_old_records_are_purged_and_stay_counted(each_storage: str) -> None:
-    bulk_store().add([*made(5), *made(4, created_at=TODAY - timedelta(days=9))])
+    backend().bulk.import_records([*made(5), *made(4, created_at=TODAY - timedelta(days=9))])
     out, _ = run("purge_interactions", "--older-than", "10d", "--dry-run", "--format", "json")
     report = json.loads(out)
     assert (report["records"], report["dry_run"]) == (5, True)
@@ -416,7 +413,7 @@ def test_old_records_are_purged_and_stay_counted(each_storage: str) -> None:
 
 
 def test_purging_needs_a_yes_where_nobody_can_be_asked(each_storage: str) -> None:
-    bulk_store().add(made(1))
+    backend().bulk.import_records(made(1))
     assert "needs --yes" in refusal("purge_interactions", "--older-than", "1d")
     assert len(stored()) == 1
 
@@ -425,7 +422,7 @@ def test_purging_needs_a_yes_where_nobody_can_be_asked(each_storage: str) -> Non
 def test_purging_asks_on_a_terminal(
     each_storage: str, monkeypatch: pytest.MonkeyPatch, answer: str, left: int
 ) -> None:
-    bulk_store().add([*made(2), *made(1, user_id=BOB)])
+    backend().bulk.import_records([*made(2), *made(1, user_id=BOB)])
     monkeypatch.setattr(sys, "stdin", Terminal(f"{answer}\n"))
     words = ("purge_interactions", "--older-than", "1d", "--owner", "default", "--user", ALICE)
     if left == 1:
@@ -444,7 +441,7 @@ def remote(dynamodb: str, transactional_db: None) -> list[InteractionRecord]:
     """What is on DynamoDB, while the local store is empty; and no run that goes on."""
     Path(f"{connection.settings_dict['NAME']}.pull").unlink(missing_ok=True)
     records = [*made(20), *made(2, PENDING), *made(3, user_id=BOB)]
-    bulk_store("dynamodb").add(records)
+    backend("dynamodb").bulk.import_records(records)
     return records
 
 
@@ -466,7 +463,7 @@ def test_a_pulled_claim_is_settled_by_the_next_pull(remote: list[InteractionReco
     run("pull_interactions", "--since", "2026-01-01")
     claim = next(each for each in remote if each.status is PENDING.status)
     answer = replace(ANSWERED, **{n: getattr(claim, n) for n in ("interaction_id", "created_at")})
-    assert storage._made("chat.storage.dynamodb.interactions.DynamoInteractionStore").settle(answer)
+    assert backend("dynamodb").interactions.settle(answer)
     assert "1 replaced" in run("pull_interactions", "--since", "2026-01-01")[0]
     assert stored() == stored("dynamodb")
     assert requests() == 24

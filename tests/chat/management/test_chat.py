@@ -18,7 +18,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from chat.storage import store
+from chat.storage import backend
 from chat.storage.base import Status
 from providers.base import Completion, CompletionRequest, Deadline
 from providers.errors import DeadlineExceeded
@@ -54,7 +54,7 @@ def test_all_of_the_input_is_one_question(
         "Hi,\nyou there!\n", "--user", ALICE, "--system", "Be brief.", monkeypatch=monkeypatch
     )
     assert out == "You said: Hi,\nyou there!\n"
-    [record] = store().page("default", ALICE, limit=2).records
+    [record] = backend().interactions.list_by_user("default", ALICE, limit=2).records
     assert (record.prompt, record.user_id, record.system) == ("Hi,\nyou there!", ALICE, "Be brief.")
     assert re.fullmatch(rf"mock-1 · 10 tokens · 0 USD · \d+ ms · {record.interaction_id}\n", err)
 

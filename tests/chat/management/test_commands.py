@@ -13,7 +13,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from chat import api_keys
-from chat.storage import store
+from chat.storage import backend
 from chat.storage.orm.interactions import OrmInteractionStore
 from tests.factories import ALICE, ANSWERED, BOB, all_records, store_record
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
@@ -60,7 +60,9 @@ def records(each_storage: str) -> None:
 
 def left() -> dict[tuple[str, str], int]:
     whose = [("default", ALICE), ("default", BOB), ("team:blue", ALICE)]
-    return {each: len(store().page(*each, limit=10).records) for each in whose}
+    return {
+        each: len(backend().interactions.list_by_user(*each, limit=10).records) for each in whose
+    }
 
 
 def test_a_user_s_records_are_erased_and_no_others(records: None) -> None:
@@ -137,10 +139,10 @@ def test_an_interrupted_run_says_how_far_it_came(
 class Interrupted(OrmInteractionStore):
     """A store at whose second erasure somebody presses Ctrl-C."""
 
-    def erase(self, owner: str, user_id: str, *, limit: int) -> int:
+    def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
         if len(all_records()) == 1:
             raise KeyboardInterrupt
-        return super().erase(owner, user_id, limit=limit)
+        return super().delete_by_user(owner, user_id, limit=limit)
 
 
 @pytest.mark.parametrize("word", ["", "a b", "x" * 129, ".."])

@@ -17,8 +17,8 @@ from uuid import uuid4
 
 import pytest
 
-from chat.errors import StorageUnavailable, ValidationFailed
 from chat.storage.base import ErrorInfo, InteractionRecord, InteractionStore, Page, Status
+from chat.storage.errors import InvalidCursor, StorageUnavailable
 from providers.base import Usage
 from providers.router import Attempt
 from tests.factories import ALICE, ANSWERED, FAILED, NOON, PENDING, run_concurrently
@@ -347,7 +347,7 @@ class InteractionStoreContract:
         assert store.get(interaction_id) is None
 
     def test_a_store_without_records_answers_a_ping(self, store: InteractionStore) -> None:
-        store.ping()
+        store.check()
 
     # --- Out of reach -----------------------------------------------------------------------------
 
@@ -358,7 +358,7 @@ class InteractionStoreContract:
             lambda store: store.take_over(LATER, FAILED),
             lambda store: store.settle(ANSWERED),
             lambda store: store.get(ID),
-            lambda store: store.ping(),
+            lambda store: store.check(),
         ],
         ids=["claim", "take over", "settle", "get", "ping"],
     )
@@ -390,14 +390,14 @@ class InteractionStoreContract:
     ) -> list[list[InteractionRecord]]:
         pages, cursor = [], None
         while True:
-            page = store.page("default", user, limit=limit, cursor=cursor)
+            page = store.list_by_user("default", user, limit=limit, cursor=cursor)
             pages.append(list(page.records))
             cursor = page.next_cursor
             if cursor is None:
                 return pages
 
     def test_a_user_without_records_has_an_empty_page(self, store: InteractionStore) -> None:
-        assert store.page("default", ALICE, limit=10) == Page(records=())
+        assert store.list_by_user("default", ALICE, limit=10) == Page(records=())
 
     @pytest.mark.parametrize(
         ("count", "limit", "sizes"), [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (3, 5, [3])]
@@ -418,7 +418,7 @@ class InteractionStoreContract:
     def test_a_page_has_whole_records(self, store: InteractionStore) -> None:
         store.claim(FULL)
         store.settle(FULL_ANSWER)
-        assert store.page(FULL.owner, FULL.user_id, limit=1).records == (FULL_ANSWER,)
+        assert store.list_by_user(FULL.owner, FULL.user_id, limit=1).records == (FULL_ANSWER,)
 
     @pytest.mark.parametrize(
         ("text", "sizes"),
@@ -432,8 +432,8 @@ class InteractionStoreContract:
         pages = self.all_pages(store, ALICE, 9)
         assert [len(page) for page in pages] == sizes
         assert {record.interaction_id for page in pages for record in page} == set(ids)
-        first = store.conversation("default", "talk", limit=9)
-        rest = store.conversation("default", "talk", limit=9, cursor=first.next_cursor)
+        first = store.list_by_conversation("default", "talk", limit=9)
+        rest = store.list_by_conversation("default", "talk", limit=9, cursor=first.next_cursor)
         turns = {turn.interaction_id for page in (first, rest) for turn in page.records}
         assert [len(page.records) for page in (first, rest)] == sizes[:2]
         assert len(turns) == sum(sizes[:2])
@@ -455,12 +455,12 @@ class InteractionStoreContract:
             claim = store.get(id_)
             assert claim
             store.settle(replace(claim, status=Status.ERROR, **changes))
-        assert len(store.page("default", ALICE, limit=9).records) == 7
+        assert len(store.list_by_user("default", ALICE, limit=9).records) == 7
 
     def test_what_is_not_shown_makes_no_page_shorter(self, store: InteractionStore) -> None:
         text = "問" * 400_000
         self.fill(store, 3, system=text, parameters={"stop": [text]})
-        assert len(store.page("default", ALICE, limit=9).records) == 3
+        assert len(store.list_by_user("default", ALICE, limit=9).records) == 3
 
     def test_what_has_expired_is_on_no_page(self, store: InteractionStore) -> None:
         past = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=5)
@@ -475,40 +475,40 @@ class InteractionStoreContract:
         self, store: InteractionStore, change: Callable[[str], str]
     ) -> None:
         self.fill(store, 3)
-        cursor = store.page("default", ALICE, limit=1).next_cursor
+        cursor = store.list_by_user("default", ALICE, limit=1).next_cursor
         assert cursor
-        with pytest.raises(ValidationFailed):
-            store.page("default", ALICE, limit=1, cursor=change(cursor))
+        with pytest.raises(InvalidCursor):
+            store.list_by_user("default", ALICE, limit=1, cursor=change(cursor))
 
     @pytest.mark.parametrize(("owner", "user"), [("default", "bob"), ("other", ALICE)])
     def test_a_cursor_is_for_one_user(self, store: InteractionStore, owner: str, user: str) -> None:
         self.fill(store, 3)
-        cursor = store.page("default", ALICE, limit=1).next_cursor
-        with pytest.raises(ValidationFailed):
-            store.page(owner, user, limit=1, cursor=cursor)
+        cursor = store.list_by_user("default", ALICE, limit=1).next_cursor
+        with pytest.raises(InvalidCursor):
+            store.list_by_user(owner, user, limit=1, cursor=cursor)
 
     def test_erasing_takes_all_of_a_user_and_nothing_else(self, store: InteractionStore) -> None:
         self.fill(store, 130)
         others = [*self.fill(store, 2, user_id="somebody"), *self.fill(store, 2, owner="somebody")]
-        assert store.erase("default", ALICE, limit=10) >= 10
-        assert store.page("default", ALICE, limit=10).records
-        while store.erase("default", ALICE, limit=1000):
+        assert store.delete_by_user("default", ALICE, limit=10) >= 10
+        assert store.list_by_user("default", ALICE, limit=10).records
+        while store.delete_by_user("default", ALICE, limit=1000):
             pass
-        assert store.page("default", ALICE, limit=10) == Page(records=())
+        assert store.list_by_user("default", ALICE, limit=10) == Page(records=())
         assert all(store.get(each) for each in others)
-        assert store.erase("default", ALICE, limit=10) == 0
+        assert store.delete_by_user("default", ALICE, limit=10) == 0
 
     def test_a_page_can_be_of_a_time(self, store: InteractionStore) -> None:
         self.fill(store, 8)  # two a second
         since, before = NOON + timedelta(seconds=1), NOON + timedelta(seconds=3)
-        first = store.page("default", ALICE, limit=3, since=since, before=before)
-        rest = store.page(
+        first = store.list_by_user("default", ALICE, limit=3, since=since, before=before)
+        rest = store.list_by_user(
             "default", ALICE, limit=3, since=since, before=before, cursor=first.next_cursor
         )
         seconds = [(r.created_at - NOON).seconds for r in (*first.records, *rest.records)]
         assert (seconds, rest.next_cursor) == ([2, 2, 1, 1], None)
-        assert len(store.page("default", ALICE, limit=9, since=since).records) == 6
-        assert len(store.page("default", ALICE, limit=9, before=since).records) == 2
+        assert len(store.list_by_user("default", ALICE, limit=9, since=since).records) == 6
+        assert len(store.list_by_user("default", ALICE, limit=9, before=since).records) == 2
 
     @pytest.mark.parametrize(
         ("since", "before", "expected"),
@@ -536,10 +536,10 @@ class InteractionStoreContract:
         self.fill(store, 8)  # two a second
         last, limits = NOON + 2 * SECOND, {"since": since, "before": before}
         time = {name: last + each for name, each in limits.items() if each is not None}
-        cursor = store.page("default", ALICE, limit=3).next_cursor
+        cursor = store.list_by_user("default", ALICE, limit=3).next_cursor
         found: list[int] = []
         while cursor:
-            page = store.page("default", ALICE, limit=3, cursor=cursor, **time)
+            page = store.list_by_user("default", ALICE, limit=3, cursor=cursor, **time)
             found += [(record.created_at - NOON).seconds for record in page.records]
             cursor = page.next_cursor
         assert found == expected
@@ -561,9 +561,9 @@ class InteractionStoreContract:
         counts: list[int],
     ) -> None:
         self.fill(store, 8)
-        cursors = [None, store.page("default", ALICE, limit=3).next_cursor]
+        cursors = [None, store.list_by_user("default", ALICE, limit=3).next_cursor]
         pages = [
-            store.page("default", ALICE, limit=9, cursor=cursor, since=since, before=before)
+            store.list_by_user("default", ALICE, limit=9, cursor=cursor, since=since, before=before)
             for cursor in cursors
         ]
         assert [len(page.records) for page in pages] == counts
@@ -574,15 +574,15 @@ class InteractionStoreContract:
         ids = self.fill(store, 5, conversation_id="talk")[::-1]
         self.fill(store, 2, conversation_id="talk", owner="somebody")
         self.fill(store, 2)
-        first = store.conversation("default", "talk", limit=3)
-        rest = store.conversation("default", "talk", limit=3, cursor=first.next_cursor)
+        first = store.list_by_conversation("default", "talk", limit=3)
+        rest = store.list_by_conversation("default", "talk", limit=3, cursor=first.next_cursor)
         turns = [*first.records, *rest.records]
         assert {turn.interaction_id for turn in turns} == set(ids)
         assert len(turns) == 5
         assert [turn.created_at for turn in turns] == sorted(turn.created_at for turn in turns)
         assert rest.next_cursor is None
-        with pytest.raises(ValidationFailed):
-            store.page("default", ALICE, limit=3, cursor=first.next_cursor)
+        with pytest.raises(InvalidCursor):
+            store.list_by_user("default", ALICE, limit=3, cursor=first.next_cursor)
 
     def test_many_are_read_at_once(self, store: InteractionStore) -> None:
         ids = self.fill(store, 100)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from chat.errors import StorageUnavailable
-from chat.storage import key_store
-from chat.storage.api_keys import ApiKey
+from chat.storage import backend
+from chat.storage.base import ApiKey
+from chat.storage.errors import StorageUnavailable
 from tests.dynamodb_local import Calls
 from tests.factories import NOON, run_concurrently
 
@@ -39,78 +39,78 @@ FULL = ApiKey(
 
 @pytest.mark.parametrize("key", [LEAST, FULL], ids=["least", "full"])
 def test_a_key_is_kept_whole(each_storage: str, key: ApiKey) -> None:
-    assert key_store().add(key) is True
-    assert key_store().get(ID) == key
+    assert backend().api_keys.add(key) is True
+    assert backend().api_keys.get(ID) == key
 
 
 def test_a_key_that_has_expired_is_still_there(each_storage: str) -> None:
-    key_store().add(replace(LEAST, expires_at=NOON))
-    assert key_store().get(ID) == replace(LEAST, expires_at=NOON)
+    backend().api_keys.add(replace(LEAST, expires_at=NOON))
+    assert backend().api_keys.get(ID) == replace(LEAST, expires_at=NOON)
 
 
 def test_an_id_is_given_once(each_storage: str) -> None:
-    key_store().add(LEAST)
-    assert key_store().add(FULL) is False
-    assert key_store().get(ID) == LEAST
+    backend().api_keys.add(LEAST)
+    assert backend().api_keys.add(FULL) is False
+    assert backend().api_keys.get(ID) == LEAST
 
 
 def test_there_is_no_key_of_an_unknown_id(each_storage: str) -> None:
-    assert key_store().get("f" * 16) is None
+    assert backend().api_keys.get("f" * 16) is None
 
 
 @pytest.mark.parametrize("before", [LEAST, FULL], ids=["least", "full"])
 def test_a_key_is_replaced_by_itself(each_storage: str, before: ApiKey) -> None:
-    key_store().add(before)
+    backend().api_keys.add(before)
     after = replace(before, revoked_at=NOON, previous_digest="a" * 64)
-    assert key_store().replace(before, after) is True
-    assert key_store().get(ID) == after
+    assert backend().api_keys.replace(before, after) is True
+    assert backend().api_keys.get(ID) == after
 
 
 @pytest.mark.parametrize("change", [{"digest": "a" * 64}, {"revoked_at": NOON}])
 def test_what_was_changed_meanwhile_is_not_replaced(
     each_storage: str, change: dict[str, Any]
 ) -> None:
-    key_store().add(LEAST)
+    backend().api_keys.add(LEAST)
     changed = replace(LEAST, **change)
-    key_store().replace(LEAST, changed)
-    assert key_store().replace(LEAST, replace(LEAST, name="another")) is False
-    assert key_store().get(ID) == changed
+    backend().api_keys.replace(LEAST, changed)
+    assert backend().api_keys.replace(LEAST, replace(LEAST, name="another")) is False
+    assert backend().api_keys.get(ID) == changed
 
 
 def test_of_many_that_replace_a_key_at_once_one_succeeds(each_storage: str) -> None:
-    key_store().add(LEAST)
+    backend().api_keys.add(LEAST)
     rotated = [replace(LEAST, digest=f"{number:064x}") for number in range(8)]
-    done = run_concurrently(8, lambda number: key_store().replace(LEAST, rotated[number]))
+    done = run_concurrently(8, lambda number: backend().api_keys.replace(LEAST, rotated[number]))
     assert sorted(done) == [False] * 7 + [True]
-    assert key_store().get(ID) == rotated[done.index(True)]
+    assert backend().api_keys.get(ID) == rotated[done.index(True)]
 
 
 def test_what_is_not_there_is_not_replaced(each_storage: str) -> None:
-    assert key_store().replace(LEAST, FULL) is False
-    assert key_store().get(ID) is None
+    assert backend().api_keys.replace(LEAST, FULL) is False
+    assert backend().api_keys.get(ID) is None
 
 
 def test_the_last_use_is_noted_and_nothing_else(each_storage: str) -> None:
     used_at = datetime.now(UTC)
-    key_store().add(FULL)
-    key_store().touch(ID, used_at)
-    assert key_store().get(ID) == replace(FULL, last_used_at=used_at)
+    backend().api_keys.add(FULL)
+    backend().api_keys.touch(ID, used_at)
+    assert backend().api_keys.get(ID) == replace(FULL, last_used_at=used_at)
 
 
 def test_the_use_of_no_key_makes_none(each_storage: str) -> None:
-    key_store().touch(ID, NOON)
-    assert key_store().get(ID) is None
+    backend().api_keys.touch(ID, NOON)
+    assert backend().api_keys.get(ID) is None
 
 
 def test_all_keys_are_listed_the_oldest_first(each_storage: str) -> None:
-    assert list(key_store().all()) == []
+    assert list(backend().api_keys.all()) == []
     keys = [
         replace(FULL, key_id=f"{number:016x}", created_at=NOON - timedelta(days=number))
         for number in range(3)
     ]
     for key in keys:
-        key_store().add(key)
-    assert list(key_store().all()) == keys[::-1]
+        backend().api_keys.add(key)
+    assert list(backend().api_keys.all()) == keys[::-1]
 
 
 CALLS: list[Callable[[Any], Any]] = [
@@ -127,7 +127,7 @@ def test_a_database_out_of_reach_is_said_to_be(
     unreachable_database: None, call: Callable[[Any], Any]
 ) -> None:
     with pytest.raises(StorageUnavailable):
-        call(key_store())
+        call(backend().api_keys)
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -139,14 +139,14 @@ def test_a_dynamodb_out_of_reach_is_said_to_be(
     change_settings(STORAGE="dynamodb")
     dynamodb_at(NOBODY_LISTENS)
     with pytest.raises(StorageUnavailable):
-        call(key_store())
+        call(backend().api_keys)
 
 
 def test_a_key_is_found_by_one_consistent_read(
     dynamodb: str, change_settings: Callable[..., None], calls: Calls
 ) -> None:
     change_settings(STORAGE="dynamodb")
-    key_store().get(ID)
+    backend().api_keys.get(ID)
     [(operation, arguments)] = calls
     assert (operation, arguments["ConsistentRead"]) == ("GetItem", True)
 
@@ -158,7 +158,7 @@ def test_no_key_has_the_attribute_by_which_dynamodb_deletes(
     from tests.dynamodb_local import botocore_client
 
     change_settings(STORAGE="dynamodb")
-    key_store().add(FULL)
+    backend().api_keys.add(FULL)
     [item] = botocore_client().scan(TableName=StateTable.Meta.table_name)["Items"]
     assert "expires_at" not in item
 
@@ -186,10 +186,10 @@ def test_a_write_whose_answer_was_lost_is_known_again(
         return answer
 
     monkeypatch.setattr(DynamoDBClient, "_exchange", lose)
-    assert key_store().add(LEAST) is True
+    assert backend().api_keys.add(LEAST) is True
     lost.clear()
-    assert key_store().replace(LEAST, after) is True
-    assert key_store().get(ID) == after
+    assert backend().api_keys.replace(LEAST, after) is True
+    assert backend().api_keys.get(ID) == after
 
 
 def test_who_is_in_a_transaction_does_not_queue(transactional_db: None) -> None:
@@ -207,6 +207,6 @@ def test_who_is_in_a_transaction_does_not_queue(transactional_db: None) -> None:
         holding = thread.submit(hold)
         assert queued.wait(5)
         with transaction.atomic():
-            assert key_store().add(LEAST) is True
+            assert backend().api_keys.add(LEAST) is True
             assert not holding.done()
         done.set()

@@ -10,12 +10,17 @@ from uuid import uuid4
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from chat.errors import PayloadTooLarge, StorageUnavailable
-from chat.storage import bulk_store, store, usage_store
-from chat.storage.base import InteractionRecord, Status
-from chat.storage.bulk import ImportResult, Selection
+from chat.storage import backend
+from chat.storage.base import (
+    CounterKind,
+    ImportResult,
+    InteractionRecord,
+    Selection,
+    Status,
+    UsageCounts,
+)
 from chat.storage.dynamodb.client import DynamoDBClient
-from chat.storage.usage import CounterKind, UsageCounts
+from chat.storage.errors import RecordTooLarge, StorageUnavailable
 from tests.chat.storage.contract import FULL, FULL_ANSWER, LATER, YESTERDAY
 from tests.dynamodb_local import Calls, botocore_client
 from tests.factories import ALICE, ANSWERED, BOB, FAILED, NOON, PENDING, store_record
@@ -45,7 +50,7 @@ def scanned(limit: int = 100, **chosen: Any) -> list[InteractionRecord]:
     cursor = None
     while True:
         # Another process goes on from a cursor: it knows no more than that.
-        batch = bulk_store().scan(Selection(**chosen), limit=limit, cursor=cursor)
+        batch = backend().bulk.scan(Selection(**chosen), limit=limit, cursor=cursor)
         found += batch.records
         cursor = batch.cursor
         if cursor is None:
@@ -57,7 +62,7 @@ def ids(records: Any) -> list[str]:
 
 
 def requests(owner: str = "default", by: CounterKind = CounterKind.MODEL) -> int:
-    daily = usage_store().daily(owner, by, date(2000, 1, 1), date(2100, 1, 1))
+    daily = backend().usage.daily(owner, by, date(2000, 1, 1), date(2100, 1, 1))
     return sum(counts.requests for counts in daily.values())
 
 
@@ -67,13 +72,13 @@ def requests(owner: str = "default", by: CounterKind = CounterKind.MODEL) -> int
 @pytest.mark.parametrize("limit", [1, 7, 25, 26, 100])
 def test_all_records_are_found_once_whatever_the_pages(each_storage: str, limit: int) -> None:
     records = made(25)
-    bulk_store().add(records)
+    backend().bulk.import_records(records)
     assert ids(scanned(limit)) == ids(records)
 
 
 def test_records_of_the_same_moment_are_found_once(each_storage: str) -> None:
     records = [replace(each, created_at=NOON) for each in made(9)]
-    bulk_store().add(records)
+    backend().bulk.import_records(records)
     assert ids(scanned(2)) == ids(records)
     assert ids(scanned(2, owner="default", user=ALICE)) == ids(records)
 
@@ -81,7 +86,7 @@ def test_records_of_the_same_moment_are_found_once(each_storage: str) -> None:
 def test_records_come_as_they_were_written(each_storage: str) -> None:
     answer = replace(FULL_ANSWER, interaction_id=str(uuid4()))
     records = [FULL, answer, *made(1, FAILED), *made(1, PENDING)]
-    bulk_store().add(records)
+    backend().bulk.import_records(records)
     found = {record.interaction_id: record for record in scanned()}
     assert found == {record.interaction_id: record for record in records}
 
@@ -89,7 +94,7 @@ def test_records_come_as_they_were_written(each_storage: str) -> None:
 def test_a_selection_is_of_a_time_an_owner_and_a_user(each_storage: str) -> None:
     records = made(10)
     others = [*made(3, user_id=BOB), *made(3, owner="team:blue"), *made(1, owner="team:blue")]
-    bulk_store().add([*records, *others])
+    backend().bulk.import_records([*records, *others])
     since, before = NOON + timedelta(minutes=2), NOON + timedelta(minutes=5)
     assert ids(scanned(2, owner="default", user=ALICE)) == ids(records)
     assert len(scanned(3, owner="team:blue")) == 4
@@ -107,9 +112,9 @@ def test_what_has_expired_is_not_found(each_storage: str) -> None:
 
 
 def test_how_many_there_are_is_expected(each_storage: str) -> None:
-    assert not bulk_store().expected(Selection())
-    bulk_store().add(made(12))
-    assert bulk_store().expected(Selection()) == 12
+    assert not backend().bulk.estimate(Selection())
+    backend().bulk.import_records(made(12))
+    assert backend().bulk.estimate(Selection()) == 12
 
 
 # --- Adding ---------------------------------------------------------------------------------------
@@ -117,16 +122,16 @@ def test_how_many_there_are_is_expected(each_storage: str) -> None:
 
 def test_adding_again_changes_nothing(each_storage: str) -> None:
     records = [*made(30), *made(3, PENDING), *made(3, FAILED, key_id=KEY_ID)]
-    assert bulk_store().add(records) == ImportResult(new=36)
+    assert backend().bulk.import_records(records) == ImportResult(new=36)
     counted = requests()
-    assert bulk_store().add(records[::-1]) == ImportResult()
-    assert bulk_store().add([*records, *made(2)]) == ImportResult(new=2)
+    assert backend().bulk.import_records(records[::-1]) == ImportResult()
+    assert backend().bulk.import_records([*records, *made(2)]) == ImportResult(new=2)
     assert (counted, requests()) == (33, 35)
     assert len(scanned()) == 38
 
 
 def test_nothing_is_added_of_nothing(each_storage: str) -> None:
-    assert bulk_store().add([]) == ImportResult()
+    assert backend().bulk.import_records([]) == ImportResult()
 
 
 def test_what_is_added_is_counted_as_what_is_settled(each_storage: str) -> None:
@@ -142,66 +147,68 @@ def test_what_is_added_is_counted_as_what_is_settled(each_storage: str) -> None:
         )
         for each in [*made(80), *made(10, FAILED)]
     ]
-    bulk_store().add([*records, *made(5, PENDING)])
+    backend().bulk.import_records([*records, *made(5, PENDING)])
     for owner in ("default", "team:blue"):
         sums: dict[tuple[date, str], UsageCounts] = {}
         for record in records:
             if record.owner == owner:
                 key = (record.created_at.date(), record.model)
                 sums[key] = sums.get(key, UsageCounts()) + UsageCounts.of(record)
-        assert usage_store().daily(owner, CounterKind.MODEL, NOON.date(), date(2027, 1, 1)) == sums
-        page = usage_store().users(owner, NOON.date(), date(2027, 1, 1), limit=100)
+        assert (
+            backend().usage.daily(owner, CounterKind.MODEL, NOON.date(), date(2027, 1, 1)) == sums
+        )
+        page = backend().usage.users(owner, NOON.date(), date(2027, 1, 1), limit=100)
         assert len(page.users) == len({each.user_id for each in records if each.owner == owner})
         mine = [each for each in records if each.owner == owner and each.key_id]
         assert requests(owner, CounterKind.KEY) == len(mine)
 
 
 def test_a_claim_makes_way_for_its_outcome(each_storage: str) -> None:
-    store().claim(PENDING)
-    assert bulk_store().add([ANSWERED]) == ImportResult(replaced=1)
-    assert store().get(PENDING.interaction_id) == ANSWERED
-    assert bulk_store().add([PENDING]) == ImportResult()
-    assert store().get(PENDING.interaction_id) == ANSWERED
+    backend().interactions.claim(PENDING)
+    assert backend().bulk.import_records([ANSWERED]) == ImportResult(replaced=1)
+    assert backend().interactions.get(PENDING.interaction_id) == ANSWERED
+    assert backend().bulk.import_records([PENDING]) == ImportResult()
+    assert backend().interactions.get(PENDING.interaction_id) == ANSWERED
     assert requests() == 1
 
 
 def test_an_answer_is_not_replaced(each_storage: str) -> None:
     store_record(ANSWERED)
     later = replace(ANSWERED, deadline_at=NOON + timedelta(hours=1), response="another")
-    assert bulk_store().add([later]) == ImportResult()
-    assert store().get(ANSWERED.interaction_id) == ANSWERED
+    assert backend().bulk.import_records([later]) == ImportResult()
+    assert backend().interactions.get(ANSWERED.interaction_id) == ANSWERED
 
 
 def test_what_came_to_nothing_makes_way_for_the_next_try(each_storage: str) -> None:
     store_record(FAILED)
     answer = replace(LATER, status=Status.OK, response="Olá!")
-    assert bulk_store().add([answer]) == ImportResult(replaced=1)
-    assert bulk_store().add([FAILED]) == ImportResult()
-    assert store().get(FAILED.interaction_id) == answer
+    assert backend().bulk.import_records([answer]) == ImportResult(replaced=1)
+    assert backend().bulk.import_records([FAILED]) == ImportResult()
+    assert backend().interactions.get(FAILED.interaction_id) == answer
     assert requests() == 2
 
 
 def test_a_claim_of_a_later_try_is_left_alone(each_storage: str) -> None:
-    store().claim(LATER)
-    assert bulk_store().add([FAILED]) == ImportResult()
-    assert store().get(LATER.interaction_id) == LATER
+    backend().interactions.claim(LATER)
+    assert backend().bulk.import_records([FAILED]) == ImportResult()
+    assert backend().interactions.get(LATER.interaction_id) == LATER
     assert requests() == 0
 
 
 def test_of_one_id_given_twice_the_outcome_is_added(each_storage: str) -> None:
-    assert bulk_store().add([PENDING, ANSWERED, PENDING]) == ImportResult(new=1)
+    assert backend().bulk.import_records([PENDING, ANSWERED, PENDING]) == ImportResult(new=1)
     assert scanned() == [ANSWERED]
 
 
 def test_an_id_whose_holder_has_expired_is_free(each_storage: str) -> None:
     store_record(replace(ANSWERED, expires_at=YESTERDAY))
-    assert bulk_store().add([FAILED]) == ImportResult(new=1)
-    assert store().get(FAILED.interaction_id) == FAILED
+    assert backend().bulk.import_records([FAILED]) == ImportResult(new=1)
+    assert backend().interactions.get(FAILED.interaction_id) == FAILED
 
 
 def test_a_record_lives_as_long_as_it_says(each_storage: str) -> None:
     expires_at = YESTERDAY + timedelta(days=9)
-    bulk_store().add([replace(ANSWERED, expires_at=expires_at)])
+    backend().bulk.import_records([replace(ANSWERED, expires_at=expires_at)])
     [record] = scanned()
     assert record.expires_at == expires_at
 
@@ -213,7 +220,7 @@ def purged(limit: int = 100, *, dry_run: bool = False, **chosen: Any) -> int:
     records, cursor = 0, None
     while True:
         selection = Selection(**chosen)
-        done = bulk_store().purge(selection, limit=limit, cursor=cursor, dry_run=dry_run)
+        done = backend().bulk.purge(selection, limit=limit, cursor=cursor, dry_run=dry_run)
         records += done.records
         cursor = done.cursor
         if cursor is None:
@@ -223,7 +230,7 @@ def purged(limit: int = 100, *, dry_run: bool = False, **chosen: Any) -> int:
 @pytest.mark.parametrize("limit", [1, 3, 100])
 def test_what_is_old_is_deleted_and_stays_counted(each_storage: str, limit: int) -> None:
     records = [*made(8), *made(2, PENDING, user_id=BOB)]
-    bulk_store().add(records)
+    backend().bulk.import_records(records)
     before = NOON + timedelta(minutes=3)
     assert purged(limit, before=before, dry_run=True) == 5
     assert len(scanned()) == 10
@@ -234,7 +241,7 @@ def test_what_is_old_is_deleted_and_stays_counted(each_storage: str, limit: int)
 
 
 def test_purging_may_be_of_an_owner_or_a_user(each_storage: str) -> None:
-    bulk_store().add([*made(4), *made(2, user_id=BOB), *made(2, owner="team:blue")])
+    backend().bulk.import_records([*made(4), *made(2, user_id=BOB), *made(2, owner="team:blue")])
     before = NOON + timedelta(days=1)
     assert purged(3, before=before, owner="team:blue") == 2
     assert purged(3, before=before, owner="default", user=BOB) == 2
@@ -244,10 +251,10 @@ def test_purging_may_be_of_an_owner_or_a_user(each_storage: str) -> None:
 # --- Out of reach ---------------------------------------------------------------------------------
 
 CALLS: list[Callable[[], Any]] = [
-    lambda: bulk_store().expected(Selection()),
-    lambda: bulk_store().scan(Selection(), limit=1),
-    lambda: bulk_store().add([ANSWERED]),
-    lambda: bulk_store().purge(Selection(), limit=1),
+    lambda: backend().bulk.estimate(Selection()),
+    lambda: backend().bulk.scan(Selection(), limit=1),
+    lambda: backend().bulk.import_records([ANSWERED]),
+    lambda: backend().bulk.purge(Selection(), limit=1),
 ]
 
 
@@ -274,7 +281,7 @@ def test_a_dynamodb_out_of_reach_is_said_to_be(
 
 def test_records_of_the_local_store_come_in_the_order_of_their_creation(db: None) -> None:
     records = made(9)
-    bulk_store().add(records[::-1])
+    backend().bulk.import_records(records[::-1])
     assert scanned(2) == records
 
 
@@ -296,7 +303,7 @@ def test_long_answers_are_found_and_added_whole(on_dynamodb: None) -> None:
         replace(each, response=noise(size))
         for each, size in zip(made(5), [600_000, 1_500_000, 7, 2_500_000, 900_000], strict=True)
     ]
-    assert bulk_store().add(records) == ImportResult(new=5)
+    assert backend().bulk.import_records(records) == ImportResult(new=5)
     found = {record.interaction_id: record for record in scanned(2)}
     assert found == {record.interaction_id: record for record in records}
     assert requests() == 5
@@ -304,8 +311,8 @@ def test_long_answers_are_found_and_added_whole(on_dynamodb: None) -> None:
 
 def test_parts_go_with_what_is_replaced_or_purged(on_dynamodb: None) -> None:
     store_record(replace(FAILED, response=noise(1_000_000)))
-    bulk_store().add([replace(LATER, status=Status.OK, response=noise(1_500_000))])
-    bulk_store().add(made(1, response=noise(1_000_000)))
+    backend().bulk.import_records([replace(LATER, status=Status.OK, response=noise(1_500_000))])
+    backend().bulk.import_records(made(1, response=noise(1_000_000)))
     assert purged(before=datetime.now(UTC)) == 2
     assert scan_raw() == []
 
@@ -319,28 +326,28 @@ def scan_raw() -> list[Any]:
 
 def test_a_record_that_does_not_fit_is_named_and_nothing_is_written(on_dynamodb: None) -> None:
     records = [*made(2), *made(1, prompt=noise(900_000))]
-    with pytest.raises(PayloadTooLarge, match=records[2].interaction_id):
-        bulk_store().add(records)
+    with pytest.raises(RecordTooLarge, match=records[2].interaction_id):
+        backend().bulk.import_records(records)
     assert scanned() == []
 
 
 def test_what_reading_consumed_is_told(on_dynamodb: None) -> None:
-    bulk_store().add(made(20))
-    whole = bulk_store().scan(Selection(), limit=100)
-    listed = bulk_store().scan(Selection(owner="default", user=ALICE), limit=100)
-    assert whole.units > 0
-    assert listed.units >= 20 * 0.5
+    backend().bulk.import_records(made(20))
+    whole = backend().bulk.scan(Selection(), limit=100)
+    listed = backend().bulk.scan(Selection(owner="default", user=ALICE), limit=100)
+    assert whole.read_units > 0
+    assert listed.read_units >= 20 * 0.5
 
 
 def test_a_user_is_read_by_the_index(on_dynamodb: None, calls: Calls) -> None:
-    bulk_store().add(made(3))
+    backend().bulk.import_records(made(3))
     calls.clear()
-    bulk_store().scan(Selection(owner="default", user=ALICE), limit=100)
+    backend().bulk.scan(Selection(owner="default", user=ALICE), limit=100)
     assert [operation for operation, _ in calls] == ["Query", "BatchGetItem"]
 
 
 def test_many_records_are_written_in_few_calls(on_dynamodb: None, calls: Calls) -> None:
-    bulk_store().add(made(200))
+    backend().bulk.import_records(made(200))
     made_calls = [operation for operation, _ in calls]
     assert made_calls.count("TransactWriteItems") == 3
     assert requests() == 200
@@ -349,12 +356,12 @@ def test_many_records_are_written_in_few_calls(on_dynamodb: None, calls: Calls) 
 def test_an_item_without_a_write_id_is_replaced_too(on_dynamodb: None) -> None:
     from chat.storage.dynamodb.tables import InteractionTable
 
-    store().claim(PENDING)
+    backend().interactions.claim(PENDING)
     key = {"interaction_id": {"S": PENDING.interaction_id}}
     botocore_client().update_item(
         TableName=InteractionTable.Meta.table_name, Key=key, UpdateExpression="REMOVE write_id"
     )
-    assert bulk_store().add([ANSWERED]) == ImportResult(replaced=1)
+    assert backend().bulk.import_records([ANSWERED]) == ImportResult(replaced=1)
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, times: int, code: str, reason: str = "") -> None:
@@ -388,7 +395,7 @@ def test_what_is_refused_for_a_moment_is_tried_again(
     on_dynamodb: None, monkeypatch: pytest.MonkeyPatch, code: str, reason: str
 ) -> None:
     failing(monkeypatch, 2, code, reason)
-    assert bulk_store().add(made(3)) == ImportResult(new=3)
+    assert backend().bulk.import_records(made(3)) == ImportResult(new=3)
     assert (len(scanned()), requests()) == (3, 3)
 
 
@@ -398,7 +405,7 @@ def test_what_is_refused_for_good_is_an_outage(
 ) -> None:
     failing(monkeypatch, 1000, "TransactionCanceledException", reason)
     with pytest.raises(StorageUnavailable):
-        bulk_store().add(made(3))
+        backend().bulk.import_records(made(3))
     assert (scanned(), requests()) == ([], 0)
 
 
@@ -418,7 +425,7 @@ def test_a_lost_answer_counts_nothing_twice(
 
     with monkeypatch.context() as patch:
         patch.setattr(DynamoDBClient, "_exchange", lose_one)
-        assert bulk_store().add(made(5)) == ImportResult(new=5)
+        assert backend().bulk.import_records(made(5)) == ImportResult(new=5)
     assert lost
     assert (len(scanned()), requests()) == (5, 5)
 
@@ -428,18 +435,18 @@ def test_what_another_wrote_meanwhile_is_looked_at_again(
 ) -> None:
     """Between the look and the write a request settles its claim itself."""
     call, settled = DynamoDBClient.call, []
-    store().claim(PENDING)
+    backend().interactions.claim(PENDING)
 
     def settle_first(self: DynamoDBClient, operation: str, arguments: Any) -> dict[str, Any]:
         if operation == "TransactWriteItems" and not settled:
             settled.append(True)
-            assert store().settle(ANSWERED)
+            assert backend().interactions.settle(ANSWERED)
         return call(self, operation, arguments)
 
     monkeypatch.setattr(DynamoDBClient, "call", settle_first)
     other = made(1)
-    assert bulk_store().add([replace(ANSWERED, response="as imported"), *other]) == ImportResult(
-        new=1
-    )
-    assert store().get(PENDING.interaction_id) == ANSWERED
+    assert backend().bulk.import_records(
+        [replace(ANSWERED, response="as imported"), *other]
+    ) == ImportResult(new=1)
+    assert backend().interactions.get(PENDING.interaction_id) == ANSWERED
     assert requests() == 2

@@ -15,11 +15,11 @@ from django.http import HttpRequest
 from django.test import RequestFactory
 from django_ratelimit.core import get_usage
 
-from chat.errors import StorageUnavailable
 from chat.models import CacheEntry
 from chat.storage.dynamodb import cache as dynamodb_cache
 from chat.storage.dynamodb.cache import DynamoCache, DynamoCounters
 from chat.storage.dynamodb.tables import StateTable
+from chat.storage.errors import StorageUnavailable
 from chat.storage.orm import cache as orm_cache
 from chat.storage.orm.cache import OrmCache, OrmCounters
 from tests.dynamodb_local import Calls, variables

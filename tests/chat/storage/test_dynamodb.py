@@ -20,11 +20,11 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from pytest_django import Settings
 
-from chat.errors import PayloadTooLarge, StorageUnavailable
 from chat.storage.base import InteractionRecord, InteractionStore, Status
 from chat.storage.dynamodb.client import DynamoDBClient
 from chat.storage.dynamodb.interactions import DynamoInteractionStore
 from chat.storage.dynamodb.tables import InteractionTable
+from chat.storage.errors import RecordTooLarge, StorageUnavailable
 from chatproject.aws import Keys
 from tests.chat.storage.contract import (
     FULL,
@@ -246,14 +246,14 @@ def test_a_question_that_leaves_no_room_for_the_outcome_is_refused(
     def fits(size: int) -> bool:
         try:
             assert store.claim(replace(PENDING, prompt=noise(size))) is None
-        except PayloadTooLarge:
+        except RecordTooLarge:
             return False
         forget()
         return True
 
     fitting = last(500_000, 900_000, fits)
     assert fitting > 600_000
-    with pytest.raises(PayloadTooLarge):
+    with pytest.raises(RecordTooLarge):
         store.claim(replace(PENDING, prompt=noise(fitting + 1)))
     assert store.get(ID) is None
 
@@ -344,7 +344,7 @@ CALLS: list[Callable[[DynamoInteractionStore], Any]] = [
     lambda store: store.take_over(LATER, FAILED),
     lambda store: store.settle(ANSWERED),
     lambda store: store.get(ID),
-    lambda store: store.ping(),
+    lambda store: store.check(),
 ]
 IDS = ["claim", "take over", "settle", "get", "ping"]
 
@@ -426,7 +426,7 @@ def test_a_table_that_is_missing_is_an_unavailable_storage(
 
 def test_without_the_table_of_counters_nothing_is_ready(dynamodb: str, settings: Settings) -> None:
     settings.STATE_TABLE_NAME = "tests-no-such-table"
-    refuses(DynamoInteractionStore(), lambda store: store.ping())
+    refuses(DynamoInteractionStore(), lambda store: store.check())
 
 
 def test_without_a_region_there_is_no_store(
@@ -512,9 +512,9 @@ def test_it_recovers_by_itself(dynamodb: str, dynamodb_at: Callable[[str], None]
 IMPORTED = """
 import sys, django
 django.setup()
-from chat.storage import store
+from chat.storage import backend
 from django.core.cache import caches
-store(), caches["counters"]
+backend().interactions, caches["counters"]
 print(*sorted(sys.modules))
 """
 
@@ -550,7 +550,7 @@ def test_erasing_takes_the_parts_of_long_answers_too(store: DynamoInteractionSto
     noise = random.Random(7).randbytes(600_000).hex()
     assert store.settle(replace(ANSWERED, response=noise))
     assert len(botocore_client().scan(TableName=InteractionTable.Meta.table_name)["Items"]) > 1
-    assert store.erase(PENDING.owner, PENDING.user_id, limit=9) == 1
+    assert store.delete_by_user(PENDING.owner, PENDING.user_id, limit=9) == 1
     assert botocore_client().scan(TableName=InteractionTable.Meta.table_name)["Items"] == []
 
 
@@ -569,9 +569,9 @@ def test_what_a_batch_left_over_is_asked_for_again(
         return call(self, operation, arguments)
 
     monkeypatch.setattr(DynamoDBClient, "call", reluctant)
-    assert store.erase(PENDING.owner, PENDING.user_id, limit=30) == 30
+    assert store.delete_by_user(PENDING.owner, PENDING.user_id, limit=30) == 30
     assert refused == {"BatchGetItem", "BatchWriteItem"}
-    assert store.page(PENDING.owner, PENDING.user_id, limit=5).records == ()
+    assert store.list_by_user(PENDING.owner, PENDING.user_id, limit=5).records == ()
 
 
 def test_a_batch_that_never_ends_is_an_unavailable_storage(
@@ -587,4 +587,4 @@ def test_a_batch_that_never_ends_is_an_unavailable_storage(
 
     monkeypatch.setattr(DynamoDBClient, "call", stubborn)
     with pytest.raises(StorageUnavailable):
-        store.erase(PENDING.owner, PENDING.user_id, limit=9)
+        store.delete_by_user(PENDING.owner, PENDING.user_id, limit=9)

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chat.storage import bulk_store
-from chat.storage.base import ErrorInfo, InteractionRecord, Status
-from chat.storage.bulk import Selection
+from chat.storage import backend
+from chat.storage.base import ErrorInfo, InteractionRecord, Selection, Status
 from chat.storage.jsonl import from_json, to_json, to_line
 from providers.base import Usage
 from providers.router import Attempt
@@ -174,16 +173,16 @@ def test_any_record_goes_from_store_to_store_whole(
 ) -> None:
     """SQLite, a file, DynamoDB, a file: the same lines. Counts are not summed beyond 2**63."""
     records = [replace(each, usage=replace(each.usage, prompt_tokens=7)) for each in records]
-    bulk_store("sqlite").add(records)
+    backend("sqlite").bulk.import_records(records)
     first = lines_of("sqlite")
-    bulk_store("dynamodb").add([from_json(orjson.loads(each)) for each in first])
+    backend("dynamodb").bulk.import_records([from_json(orjson.loads(each)) for each in first])
     assert lines_of("dynamodb") == first
     by_id = {each.interaction_id: each for each in records}
     found = [from_json(orjson.loads(each)) for each in first]
     assert {each.interaction_id: each for each in found} == by_id
     for name in ("sqlite", "dynamodb"):
-        bulk_store(name).purge(Selection(), limit=100)
+        backend(name).bulk.purge(Selection(), limit=100)
 
 
 def lines_of(storage: str) -> list[bytes]:
-    return sorted(map(to_line, bulk_store(storage).scan(Selection(), limit=100).records))
+    return sorted(map(to_line, backend(storage).bulk.scan(Selection(), limit=100).records))

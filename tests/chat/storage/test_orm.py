@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from django.db import connection, transaction
 
-from chat.errors import StorageUnavailable
 from chat.models import Interaction
 from chat.storage.base import InteractionStore
+from chat.storage.errors import StorageUnavailable
 from chat.storage.orm import interactions
 from chat.storage.orm.connection import execute, writing
 from chat.storage.orm.interactions import OrmInteractionStore
@@ -32,7 +32,7 @@ def test_a_database_without_tables_is_unavailable(
     unreachable_database: None, tmp_path: Path
 ) -> None:
     connection.settings_dict["NAME"] = str(tmp_path / "empty.db")
-    for call in (OrmInteractionStore().ping, lambda: OrmInteractionStore().claim(PENDING)):
+    for call in (OrmInteractionStore().check, lambda: OrmInteractionStore().claim(PENDING)):
         with pytest.raises(StorageUnavailable):
             call()
 
@@ -45,7 +45,7 @@ def test_a_file_that_is_no_database_is_unavailable(
     (tmp_path / "letter.db").write_text("Dear Sir or Madam, " * 100)
     connection.settings_dict["NAME"] = str(tmp_path / "letter.db")
     with pytest.raises(StorageUnavailable):
-        OrmInteractionStore().ping()
+        OrmInteractionStore().check()
     gc.collect()
 
 

@@ -14,11 +14,10 @@ from uuid import uuid4
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
-from chat.errors import StorageUnavailable
-from chat.storage import store, usage_store
-from chat.storage.base import InteractionRecord, Status
+from chat.storage import backend
+from chat.storage.base import CounterKind, InteractionRecord, Status, UsageCounts, UserPage
 from chat.storage.dynamodb.client import DynamoDBClient
-from chat.storage.usage import CounterKind, UsageCounts, UserPage
+from chat.storage.errors import StorageUnavailable
 from providers.base import Usage
 from tests.dynamodb_local import Calls, botocore_client
 from tests.factories import (
@@ -48,11 +47,11 @@ def again(record: InteractionRecord = ANSWERED, **changes: Any) -> InteractionRe
 
 
 def daily(by: CounterKind = CounterKind.MODEL, owner: str = "default", days: int = 0) -> Any:
-    return usage_store().daily(owner, by, DAY - timedelta(days), DAY + timedelta(days))
+    return backend().usage.daily(owner, by, DAY - timedelta(days), DAY + timedelta(days))
 
 
 def users(**options: Any) -> UserPage:
-    return usage_store().users("default", DAY, DAY, **{"limit": 100, **options})
+    return backend().usage.users("default", DAY, DAY, **{"limit": 100, **options})
 
 
 # --- What is counted ------------------------------------------------------------------------------
@@ -61,7 +60,7 @@ def users(**options: Any) -> UserPage:
 def test_nothing_was_used_at_first(each_storage: str) -> None:
     assert daily() == daily(CounterKind.KEY) == {}
     assert users() == UserPage(users={})
-    assert usage_store().month("default", CounterKind.KEY, KEY_ID, DAY) == UsageCounts()
+    assert backend().usage.month("default", CounterKind.KEY, KEY_ID, DAY) == UsageCounts()
 
 
 def test_a_settled_record_is_counted_by_model_user_and_key(each_storage: str) -> None:
@@ -69,7 +68,7 @@ def test_a_settled_record_is_counted_by_model_user_and_key(each_storage: str) ->
     assert daily() == {(DAY, MODEL): ONE}
     assert daily(CounterKind.KEY) == {(DAY, KEY_ID): ONE}
     assert users() == UserPage(users={ALICE: ONE})
-    assert usage_store().month("default", CounterKind.KEY, KEY_ID, DAY) == ONE
+    assert backend().usage.month("default", CounterKind.KEY, KEY_ID, DAY) == ONE
 
 
 def test_who_had_no_managed_key_is_counted_by_none(each_storage: str) -> None:
@@ -78,7 +77,7 @@ def test_who_had_no_managed_key_is_counted_by_none(each_storage: str) -> None:
 
 
 def test_a_claim_is_not_counted_until_it_is_settled(each_storage: str) -> None:
-    store().claim(PENDING)
+    backend().interactions.claim(PENDING)
     assert daily() == {}
 
 
@@ -100,16 +99,16 @@ def test_what_was_broken_off_is_a_request_with_what_it_took(each_storage: str) -
 
 def test_a_settle_that_comes_too_late_is_not_counted(each_storage: str) -> None:
     store_record(ANSWERED)
-    assert store().settle(ANSWERED) is False
-    assert store().settle(replace(ANSWERED, interaction_id=str(uuid4()))) is False
+    assert backend().interactions.settle(ANSWERED) is False
+    assert backend().interactions.settle(replace(ANSWERED, interaction_id=str(uuid4()))) is False
     assert daily() == {(DAY, MODEL): ONE}
 
 
 def test_a_try_that_failed_and_the_next_one_are_two_requests(each_storage: str) -> None:
     store_record(replace(FAILED, usage=Usage(total_tokens=5)))
     later = replace(PENDING, deadline_at=NOON + timedelta(hours=1))
-    assert store().take_over(later, FAILED)
-    assert store().settle(replace(ANSWERED, deadline_at=later.deadline_at))
+    assert backend().interactions.take_over(later, FAILED)
+    assert backend().interactions.settle(replace(ANSWERED, deadline_at=later.deadline_at))
     counts = sum(daily().values(), UsageCounts())
     assert counts == ONE + UsageCounts(requests=1, errors=1, total_tokens=5)
 
@@ -132,9 +131,9 @@ def test_days_are_apart_and_the_period_is_inclusive(each_storage: str) -> None:
     days = [date(2025, 12, 31), date(2026, 1, 1), date(2026, 1, 31), date(2026, 2, 1)]
     for day in days:
         again(created_at=datetime(day.year, day.month, day.day, tzinfo=UTC), key_id=KEY_ID)
-    found = usage_store().daily("default", CounterKind.MODEL, days[1], days[2])
+    found = backend().usage.daily("default", CounterKind.MODEL, days[1], days[2])
     assert found == {(days[1], MODEL): ONE, (days[2], MODEL): ONE}
-    assert usage_store().month("default", CounterKind.KEY, KEY_ID, days[2]) == ONE + ONE
+    assert backend().usage.month("default", CounterKind.KEY, KEY_ID, days[2]) == ONE + ONE
 
 
 @pytest.mark.parametrize("model", ["vendor/model#7", "#", "#2026-01#0", "modèle 🦆 " * 25])
@@ -150,7 +149,7 @@ def test_owners_are_apart(each_storage: str) -> None:
     assert daily(owner="team:blue") == {(DAY, MODEL): ONE}
     assert daily(owner="team") == {}
     assert users() == UserPage(users={ALICE: ONE})
-    assert usage_store().month("default", CounterKind.KEY, KEY_ID, DAY) == UsageCounts()
+    assert backend().usage.month("default", CounterKind.KEY, KEY_ID, DAY) == UsageCounts()
 
 
 # --- Users ----------------------------------------------------------------------------------------
@@ -183,12 +182,12 @@ def test_erasing_a_user_forgets_what_was_counted_of_him(each_storage: str) -> No
         again(user_id=user)
         again(user_id=user, created_at=NOON + timedelta(days=40))
     again(owner="team:blue")
-    assert store().erase("default", ALICE, limit=9) == 2
+    assert backend().interactions.delete_by_user("default", ALICE, limit=9) == 2
     assert set(users().users) == {BOB, "alice2"}
     later = DAY + timedelta(days=40)
-    page = usage_store().users("default", later, later, limit=9)
+    page = backend().usage.users("default", later, later, limit=9)
     assert set(page.users) == {BOB, "alice2"}
-    assert set(usage_store().users("team:blue", DAY, DAY, limit=9).users) == {ALICE}
+    assert set(backend().usage.users("team:blue", DAY, DAY, limit=9).users) == {ALICE}
     assert daily()[DAY, MODEL].requests == 3
 
 
@@ -245,7 +244,7 @@ def test_processes_that_settle_at_once_are_all_counted(storage: str, dynamodb_ur
 CALLS: list[Callable[[], Any]] = [
     daily,
     users,
-    lambda: usage_store().month("default", CounterKind.KEY, KEY_ID, DAY),
+    lambda: backend().usage.month("default", CounterKind.KEY, KEY_ID, DAY),
 ]
 
 
@@ -304,26 +303,26 @@ def test_who_meets_another_counts_elsewhere(
     again()
     assert daily() == {(DAY, MODEL): ONE + ONE}
     assert users().users == {ALICE: ONE + ONE}
-    assert store().erase("default", ALICE, limit=9) == 2
+    assert backend().interactions.delete_by_user("default", ALICE, limit=9) == 2
     assert users().users == {}
 
 
 def test_a_crowd_that_does_not_end_is_an_outage_and_nothing_is_counted(
     on_dynamodb: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store().claim(PENDING)
+    backend().interactions.claim(PENDING)
     crowded(monkeypatch, 5)
     with pytest.raises(StorageUnavailable):
-        store().settle(ANSWERED)
+        backend().interactions.settle(ANSWERED)
     assert daily() == {}
-    assert store().settle(ANSWERED) is True
+    assert backend().interactions.settle(ANSWERED) is True
     assert daily() == {(DAY, MODEL): ONE}
 
 
 def test_a_lost_answer_is_not_counted_twice(
     on_dynamodb: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store().claim(PENDING)
+    backend().interactions.claim(PENDING)
     exchange, lost = DynamoDBClient._exchange, []
 
     def lose_the_first(self: DynamoDBClient, *request: Any) -> tuple[int, bytes]:
@@ -335,7 +334,7 @@ def test_a_lost_answer_is_not_counted_twice(
 
     with monkeypatch.context() as patch:
         patch.setattr(DynamoDBClient, "_exchange", lose_the_first)
-        assert store().settle(ANSWERED) is True
+        assert backend().interactions.settle(ANSWERED) is True
     assert lost
     assert daily() == {(DAY, MODEL): ONE}
 

@@ -76,11 +76,11 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         from django.core.cache import caches
 
         from chat.service import router
-        from chat.storage import store
+        from chat.storage import backend
         from chatproject.wsgi import application
 
         router()
-        store()
+        backend()
         caches.all()  # imports them; each thread makes its own
         gc.collect()
         gc.freeze()  # what is imported stays, and need not be looked through again and again
