@@ -99,7 +99,7 @@ class BaseChatView(BaseAPIView):
             return streaming.respond(
                 service.stream(**arguments),
                 deadline=deadline,
-                shape=stream_format,
+                stream_format=stream_format,
                 environ=request.META,
             )
         result = service.chat(**arguments)

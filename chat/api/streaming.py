@@ -41,26 +41,26 @@ Events = Iterator[Delta | ChatResult]
 
 
 class StreamFormat(Protocol):
-    """How the events of one request are written."""
+    """The wire format of one request's events."""
 
     def delta(self, delta: Delta) -> bytes:
-        """A piece of the text."""
+        """Write a piece of the text."""
 
-    def done(self, answer: ChatResult) -> bytes:
-        """The whole answer. If no piece came before, none of its text was written."""
+    def done(self, result: ChatResult) -> bytes:
+        """Write the end of the answer, and its text if no delta came before (a replay)."""
 
     def error(self, problem: Problem, request_id: str) -> bytes:
-        """Why there is no more."""
+        """Write the error that ends the stream."""
 
 
 def respond(
-    events: Events, *, deadline: Deadline, shape: StreamFormat, environ: dict[str, Any]
+    events: Events, *, deadline: Deadline, stream_format: StreamFormat, environ: dict[str, Any]
 ) -> StreamingHttpResponse:
-    """The response that writes the events as they come; it begins with the first of them.
+    """Return a response that streams the events, after the first of them has come.
 
-    Raises Problem for what fails before.
+    Raises the exception that comes instead of a first event.
     """
-    stream = EventStream(events, deadline, shape, environ)
+    stream = EventStream(events, deadline, stream_format, environ)
     return StreamingHttpResponse(
         stream,
         content_type="text/event-stream; charset=utf-8",
@@ -76,10 +76,14 @@ class EventStream:
     """The body of the response."""
 
     def __init__(
-        self, events: Events, deadline: Deadline, shape: StreamFormat, environ: dict[str, Any]
+        self,
+        events: Events,
+        deadline: Deadline,
+        stream_format: StreamFormat,
+        environ: dict[str, Any],
     ) -> None:
         self._deadline = deadline
-        self._shape = shape
+        self._format = stream_format
         # Lambda's bridge sends nothing before the end.
         self._patience = HEARTBEAT_SECONDS if can_stream(environ) else math.inf
         self._request_id = current_request_id()
@@ -98,11 +102,11 @@ class EventStream:
         while item is not None:
             match item:
                 case Delta():
-                    yield self._shape.delta(item)
+                    yield self._format.delta(item)
                 case ChatResult():
-                    yield self._shape.done(item)
+                    yield self._format.done(item)
                 case Exception():
-                    yield self._shape.error(log_and_convert(item), self._request_id)
+                    yield self._format.error(log_and_convert(item), self._request_id)
                 case Heartbeat():
                     yield HEARTBEAT
             item = self._wait()
@@ -153,20 +157,20 @@ def _producer_pool() -> ThreadPoolExecutor:
 
 
 class ChatEventFormat:
-    """The events of `/v1/chat`: `delta`, and then `done` or `error`."""
+    """The events of `/v1/chat`: `delta` events, then `done` or `error`."""
 
-    def __init__(self, whole: Callable[[ChatResult], Any]) -> None:
-        self._whole = whole
-        self._begun = False
+    def __init__(self, render: Callable[[ChatResult], Any]) -> None:
+        self._render = render
+        self._has_delta = False
 
     def delta(self, delta: Delta) -> bytes:
-        self._begun = True
+        self._has_delta = True
         return event("delta", {"text": delta.text})
 
-    def done(self, answer: ChatResult) -> bytes:
-        text = answer.record.response
-        missing = event("delta", {"text": text}) if text and not self._begun else b""
-        return missing + event("done", self._whole(answer))
+    def done(self, result: ChatResult) -> bytes:
+        text = result.record.response
+        delta = event("delta", {"text": text}) if text and not self._has_delta else b""
+        return delta + event("done", self._render(result))
 
     def error(self, problem: Problem, request_id: str) -> bytes:
         return event("error", problem.body(request_id))
@@ -177,10 +181,10 @@ def event(name: str, data: Any) -> bytes:
 
 
 def one_line(data: Any) -> bytes:
-    """JSON without the line ends that only some readers know (U+0085, U+2028, U+2029)."""
-    written = orjson.dumps(data)
+    """Return JSON with U+0085, U+2028 and U+2029 escaped: some clients split lines there."""
+    encoded = orjson.dumps(data)
     for character in (b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9"):
-        if character in written:
-            code = f"\\u{ord(character.decode()):04x}".encode()
-            written = written.replace(character, code)
-    return written
+        if character in encoded:
+            escape = f"\\u{ord(character.decode()):04x}".encode()
+            encoded = encoded.replace(character, escape)
+    return encoded
