@@ -63,10 +63,10 @@ def _probe(chats: int) -> int:
     from django.core.handlers.wsgi import WSGIHandler
     from django.core.management import call_command
 
-    from chat import service
+    from chat import model_catalog
 
     call_command("migrate", verbosity=0)
-    make = service.router.__wrapped__
+    make = model_catalog.router.__wrapped__
     kinds = {True: (WSGIHandler(), make())}
     settings.TRACING_ENABLED = False
     settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if "tracing" not in name]
@@ -75,7 +75,7 @@ def _probe(chats: int) -> int:
     def answer(traced: bool) -> float:
         """Microseconds of this thread."""
         application, router = kinds[traced]
-        service.router = lambda: router
+        model_catalog.router = lambda: router
         started = time.thread_time()
         _chat(application)
         return (time.thread_time() - started) * 1e6

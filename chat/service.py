@@ -1,132 +1,52 @@
-"""The story of one chat request, and of looking it up again."""
+"""The story of one chat request: accept it, claim its record, ask a provider, settle the record."""
 
-import functools
-import hashlib
 import itertools
 import logging
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 from uuid import UUID, uuid5
 
-import orjson
 import uuid_utils
 from django.conf import settings
-from django.utils.crypto import salted_hmac
 
-import providers
-from chat import answer_cache, usage
-from chat.api.authentication import Caller
+from chat import answer_cache, model_catalog
+from chat.budgets import enforce_budget
+from chat.callers import Caller
+from chat.conversation import ChatRequest, History, build_completion_request, load_history
 from chat.errors import (
     AnswerNotStored,
     ClientDisconnected,
-    ConversationConflict,
     IdempotencyInFlight,
     IdempotencyMismatch,
-    NotFound,
-    StorageFailed,
-    ValidationFailed,
     problem_from_exception,
 )
 from chat.storage import backend
-from chat.storage.base import ErrorInfo, InteractionRecord, Page, Status
+from chat.storage.base import ErrorInfo, InteractionRecord, Status
 from chat.storage.errors import StorageUnavailable
 from chat.storage.jsonl import to_json
 from chat.storage.redaction import keyed_digest, redact
 from chat.telemetry import metrics
 from chat.telemetry.context import add_log_fields, current_request_id, server_timing
-from providers.base import Completion, CompletionRequest, Deadline, Message
+from providers.base import Completion, CompletionRequest, Deadline, Usage
 from providers.errors import DeadlineExceeded, ProviderError
-from providers.router import Attempt, Route, Router, UnknownModel
+from providers.router import Attempt, Route
 
-# Here go, whole, the records that could not be written.
+# Records that could not be written are logged here, whole.
 unrecorded = logging.getLogger("chat.unrecorded")
 
-# What stands for the configured model where a client has to name one.
-DEFAULT_MODEL_ALIAS = "default"
 MAX_SETTLE_TRIES = 3
-ERASED_AT_ONCE = 500
-CONTENT_NOT_STORED = (
-    "The turn before cannot be continued: this service keeps no content. "
-    "Send the turns as messages, to /v1/chat/completions."
-)
-TURN_HAS_TOOL_CALLS = (
-    "The turn before ended in calls of tools. "
-    "Send the turns as messages, with the tools' results, to /v1/chat/completions."
-)
-
-# The namespace of the ids that follow from idempotency keys.
+# The namespace of record ids derived from idempotency keys.
 IDEMPOTENCY_NAMESPACE = UUID("6b4e0f0e-6c63-5a5b-9d0c-6f1f3b0d7c52")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChatRequest:
-    """A valid request. What is None is left to the model's vendor, `model` to the configuration.
-
-    `previous_interaction_id` names the turn before this one. A client that keeps the conversation
-    itself sends it as `messages` instead, of which `prompt` is the last thing its user said.
-    `options` are further parameters, and both are in OpenAI's terms.
-    """
-
-    user_id: str
-    prompt: str
-    system: str | None = None
-    model: str | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-    stop: list[str] | None = None
-    metadata: Mapping[str, str] | None = None
-    previous_interaction_id: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    options: Mapping[str, Any] | None = None
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """What is said of how to answer."""
-        given = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": self.max_tokens,
-            "stop": self.stop,
-            "options": self.options or None,
-            "messages": self.messages,
-        }
-        return {name: value for name, value in given.items() if value is not None}
-
-    @property
-    def digest(self) -> str:
-        """The same for the same question; what was not given does not count."""
-        given = {
-            name: value
-            for name in CHAT_REQUEST_FIELDS
-            if (value := getattr(self, name)) is not None
-        }
-        return hashlib.sha256(orjson.dumps(given, option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-    def masked(self) -> "ChatRequest":
-        """The same question without the addresses and numbers of people (MASK_PII)."""
-        from chat.masking import mask_text, mask_value
-
-        texts = ("prompt", "system", "stop", "messages", "options")
-        metadata = {
-            mask_text(name): mask_text(value) for name, value in (self.metadata or {}).items()
-        }
-        given = {name: mask_value(getattr(self, name)) for name in texts}
-        return replace(self, **given, metadata=metadata or None)
-
-
-CHAT_REQUEST_FIELDS = [field.name for field in fields(ChatRequest)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ChatResult:
-    """A settled record, whether the ledger has it, and whether it had it before."""
+    """A settled record. `recorded`: storage has it. `replayed`: an earlier request made it."""
 
     record: InteractionRecord
     recorded: bool = True
@@ -135,183 +55,78 @@ class ChatResult:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of the text of an answer, its claim, and the model that gives it."""
+    """A piece of an answer's text, with the claimed record and the model that answers."""
 
     record: InteractionRecord
     model: str
     text: str
 
 
-@functools.cache
-def router() -> Router:
-    """The configured providers, made once per process."""
-    configured = [providers.build(name, options) for name, options in settings.PROVIDERS.items()]
-    if settings.TRACING_ENABLED:
-        from chat.telemetry.traces import traced
-
-        configured = [traced(provider) for provider in configured]
-    return Router(
-        configured,
-        settings.ALLOWED_MODELS,
-        fallback=settings.LLM_FALLBACK,
-        threshold=settings.CIRCUIT_BREAKER_THRESHOLD,
-        rest_seconds=settings.CIRCUIT_BREAKER_TIMEOUT,
-    )
-
-
 def chat(
     *,
     caller: Caller,
-    question: ChatRequest,
+    request: ChatRequest,
     deadline: Deadline,
     idempotency_key: str | None = None,
     use_cache: bool = True,
 ) -> ChatResult:
-    """Ask a model, and leave exactly one record of it.
+    """Answer a request, and leave exactly one record of it.
 
-    1. Look up the turn before, if there is one.
-    2. Claim: the record is written as pending, so that nothing is asked that is not on record.
-       With an idempotency key its id follows from the key, and the claim is the lock: whoever
-       comes second is given the first one's answer.
-    3. Ask the providers, or the cache.
-    4. Settle: the outcome is written, once. An answer that cannot be written is still given.
+    1. Accept: check model and budget, and load the turns before.
+    2. Claim: write the record as pending before any provider is asked. An idempotency key
+       determines the record's id, so the claim is also the lock: a repeated request gets the first
+       one's answer.
+    3. Ask the cache, then the providers.
+    4. Settle: write the outcome, once. The client gets its answer even if this fails.
 
     Raises Problem.
     """
-    turn = _accept(caller, question, deadline, idempotency_key)
-    if turn.earlier:
-        return ChatResult(record=turn.earlier, replayed=True)
-    with _settle_on_error(turn):
-        cached = answer_cache.get(turn.record) if use_cache else None
-        if cached:
-            return _settle(turn, _record_from_cache(turn.record, cached))
-        with _time_provider_call():
-            completion = router().ask(turn.routes, turn.request, deadline, turn.attempts)
-    return _record_completion(turn, completion)
+    in_flight = _accept(caller, request, deadline, idempotency_key)
+    if result := _stored_answer(in_flight, use_cache):
+        return result
+    with _settle_on_error(in_flight), _time_provider_call():
+        completion = model_catalog.router().ask(
+            in_flight.routes, in_flight.request, deadline, in_flight.attempts
+        )
+    return _record_completion(in_flight, completion)
 
 
 def stream(
     *,
     caller: Caller,
-    question: ChatRequest,
+    request: ChatRequest,
     deadline: Deadline,
     idempotency_key: str | None = None,
     use_cache: bool = True,
 ) -> Iterator[Delta | ChatResult]:
-    """The same steps: the text in pieces as they come, and then the answer.
+    """Take the same steps as `chat`: yield the text in pieces as they come, then the result.
 
-    An answer that was there already comes at once and alone. When `deadline` is cancelled, what
-    came so far is settled as aborted. Raises Problem.
+    A stored answer is yielded at once, without pieces. If `deadline` is cancelled or the iterator
+    closed, the pieces so far are settled as aborted. Raises Problem.
     """
-    turn = _accept(caller, question, deadline, idempotency_key)
-    if turn.earlier:
-        yield ChatResult(record=turn.earlier, replayed=True)
+    in_flight = _accept(caller, request, deadline, idempotency_key)
+    if result := _stored_answer(in_flight, use_cache):
+        yield result
         return
-    with _settle_on_error(turn):
-        cached = answer_cache.get(turn.record) if use_cache else None
-        if cached:
-            yield _settle(turn, _record_from_cache(turn.record, cached))
-            return
-        with _time_provider_call():
-            for event in router().stream(turn.routes, turn.request, deadline, turn.attempts):
-                if isinstance(event, Completion):
-                    completion = event
-                else:
-                    turn.text.append(event)
-                    yield Delta(turn.record, turn.attempts[-1].model, event)
-    yield _record_completion(turn, completion)
-
-
-def routes_for(caller: Caller, model: str | None) -> list[Route]:
-    """Who is asked for a model; a key that is for some models has the first of them as default."""
-    allowed = _allowed_models(caller)
-    try:
-        named = None if model == DEFAULT_MODEL_ALIAS else model
-        found = router().routes(named or next(iter(allowed), None))
-    except UnknownModel:
-        found = []
-    if allowed:
-        found = [route for route in found if not route.names.isdisjoint(allowed)]
-    if not found:
-        error = {"field": "model", "code": "unknown", "detail": "This model may not be asked."}
-        raise ValidationFailed(errors=[error])
-    return found
-
-
-def list_models(caller: Caller) -> list[Route]:
-    """The models that the caller may name, as far as they are known."""
-    allowed = _allowed_models(caller)
-    return [route for route in router().known if not allowed or not route.names.isdisjoint(allowed)]
-
-
-def _allowed_models(caller: Caller) -> Sequence[str]:
-    return caller.key.allowed_models if caller.key else ()
-
-
-def parse_interaction_id(id_: str) -> str:
-    """An id as it is kept, however its UUID is spelled. Raises NotFound for what is none."""
-    try:
-        return str(UUID(id_))
-    except ValueError:
-        raise NotFound from None
-
-
-def get_interaction(*, caller: Caller, interaction_id: str) -> InteractionRecord:
-    """One record of the caller's owner. Raises NotFound, StorageUnavailable."""
-    id_ = parse_interaction_id(interaction_id)
-    with server_timing("storage"):
-        record = backend().interactions.get(id_)
-    if record is None or record.owner != caller.owner:
-        raise NotFound
-    return record
-
-
-def get_conversation(
-    *, caller: Caller, conversation_id: str, limit: int, cursor: str | None
-) -> Page:
-    """Turns of a conversation of the caller's owner. Raises NotFound, and what stores raise."""
-    with server_timing("storage"):
-        page = backend().interactions.list_by_conversation(
-            caller.owner, conversation_id, limit=limit, cursor=cursor
+    with _settle_on_error(in_flight), _time_provider_call():
+        events = model_catalog.router().stream(
+            in_flight.routes, in_flight.request, deadline, in_flight.attempts
         )
-    if not page.records and cursor is None:
-        raise NotFound
-    return page
-
-
-def get_interactions(
-    *,
-    caller: Caller,
-    user_id: str,
-    limit: int,
-    cursor: str | None = None,
-    since: datetime | None = None,
-    before: datetime | None = None,
-) -> Page:
-    """A user's records, the newest first. Raises InvalidCursor, StorageUnavailable."""
-    with server_timing("storage"):
-        return backend().interactions.list_by_user(
-            caller.owner, user_id, limit=limit, cursor=cursor, since=since, before=before
-        )
-
-
-def erase_user(*, caller: Caller, user_id: str, deadline: Deadline) -> int:
-    """Delete all of a user's records; how many. Raises StorageFailed when time is up."""
-    total = 0
-    with server_timing("storage"):
-        while erased := backend().interactions.delete_by_user(
-            caller.owner, user_id, limit=ERASED_AT_ONCE
-        ):
-            total += erased
-            if deadline.reached:
-                detail = f"{total} records were erased; ask again until it is a 200."
-                raise StorageFailed(detail, retry_after=1)
-    return total
+        for event in events:
+            if isinstance(event, Completion):
+                completion = event
+            else:
+                in_flight.text.append(event)
+                yield Delta(in_flight.record, in_flight.attempts[-1].model, event)
+    yield _record_completion(in_flight, completion)
 
 
 @dataclass(slots=True, kw_only=True)
 class InFlightChat:
-    """One request on its way: its claim, who is asked what, and what came of it so far."""
+    """A claimed request: what is asked, on which routes, and what came back so far.
+
+    `earlier` is the stored answer if the request was answered before.
+    """
 
     record: InteractionRecord
     request: CompletionRequest
@@ -324,95 +139,39 @@ class InFlightChat:
 
 
 def _accept(
-    caller: Caller, question: ChatRequest, deadline: Deadline, idempotency_key: str | None
+    caller: Caller, request: ChatRequest, deadline: Deadline, idempotency_key: str | None
 ) -> InFlightChat:
-    """Claim the request. `earlier` is the answer that it was given before, if it was."""
+    """Check the request, build the provider's request from it, and claim its record."""
     started = time.monotonic()
     if settings.MASK_PII:
-        question = question.masked()
-    asked = routes_for(caller, question.model)
-    usage.enforce_budget(caller)
-    parent, history = _history(caller, question)
-    record = _pending(caller, question, asked[0], deadline, idempotency_key)
-    if parent:
-        record = replace(
-            record,
-            conversation_id=parent.conversation_id,
-            previous_interaction_id=parent.interaction_id,
-            ancestors=tuple(turn.interaction_id for turn in history),
-            system=record.system or parent.system,
-        )
-    request = _request(record, history)
-    turn = InFlightChat(
+        request = request.masked()
+    routes = model_catalog.routes_for(caller, request.model)
+    enforce_budget(caller)
+    history = load_history(caller, request)
+    record = _pending_record(caller, request, history, routes[0], deadline, idempotency_key)
+    completion_request = build_completion_request(
+        request,
+        history,
+        owner=caller.owner,
+        conversation_id=record.conversation_id,
+        model=record.model,
+    )
+    in_flight = InFlightChat(
         record=record,
-        request=request,
-        routes=_supporting(asked, request),
+        request=completion_request,
+        routes=model_catalog.supporting(routes, completion_request),
         deadline=deadline,
         started=started,
     )
     add_log_fields(interaction_id=record.interaction_id)
-    turn.earlier = _claim(record)
-    return turn
+    in_flight.earlier = _claim(record)
+    return in_flight
 
 
-def _supporting(routes: list[Route], request: CompletionRequest) -> list[Route]:
-    """Those of the routes that take all that is in the request."""
-    required = request.required_capabilities
-    capable = [route for route in routes if required <= route.provider.capabilities]
-    if not capable:
-        detail = f"The provider {routes[0].provider.name} does not take it."
-        lacking = sorted(required - routes[0].provider.capabilities)
-        raise ValidationFailed(
-            errors=[{"field": name, "code": "unsupported", "detail": detail} for name in lacking]
-        )
-    return capable
-
-
-def _history(
-    caller: Caller, question: ChatRequest
-) -> tuple[InteractionRecord | None, list[InteractionRecord]]:
-    """The turn before, and those of the turns up to it that are sent along, the oldest first.
-
-    One read for the turn before and one for all that came before it, both consistent.
-    """
-    if question.previous_interaction_id is None:
-        return None, []
-    try:
-        parent = get_interaction(caller=caller, interaction_id=question.previous_interaction_id)
-    except NotFound:
-        raise NotFound("There is no such previous_interaction_id.") from None
-    if parent.user_id != question.user_id:
-        raise NotFound("There is no such previous_interaction_id.")
-    status = parent.status_at(datetime.now(UTC))
-    if status is not Status.OK:
-        state = "still running" if status is Status.PENDING else "without an answer"
-        raise ConversationConflict(f"The turn before is {state}, and cannot be continued.")
-    if parent.lacks_content:
-        raise ConversationConflict(CONTENT_NOT_STORED)
-    if parent.tool_calls:
-        raise ConversationConflict(TURN_HAS_TOOL_CALLS)
-    if not settings.HISTORY_TURNS:
-        return parent, []
-    wanted = parent.ancestors[-settings.HISTORY_TURNS + 1 :] if settings.HISTORY_TURNS > 1 else ()
-    with server_timing("storage"):
-        found = backend().interactions.get_many(wanted) if wanted else {}
-    turns = [*(found[id_] for id_ in wanted if id_ in found), parent]
-    return parent, _window(turns, settings.HISTORY_MAX_CHARACTERS - len(question.prompt))
-
-
-def _window(turns: list[InteractionRecord], characters: int) -> list[InteractionRecord]:
-    """The newest of the turns, as many as have so many characters in all."""
-    for number, turn in enumerate(reversed(turns)):
-        characters -= sum(len(message.text) for message in _messages_of(turn))
-        characters -= len(turn.response or "")
-        if characters < 0:
-            return turns[len(turns) - number :]
-    return turns
-
-
-def _pending(
+def _pending_record(
     caller: Caller,
-    question: ChatRequest,
+    request: ChatRequest,
+    history: History,
     route: Route,
     deadline: Deadline,
     idempotency_key: str | None,
@@ -422,19 +181,22 @@ def _pending(
     request_hash = None
     if idempotency_key is not None:
         interaction_id = str(uuid5(IDEMPOTENCY_NAMESPACE, f"{caller.owner}\n{idempotency_key}"))
-        request_hash = question.digest if settings.STORE_CONTENT else keyed_digest(question.digest)
+        request_hash = request.digest if settings.STORE_CONTENT else keyed_digest(request.digest)
+    parent = history.parent
     return InteractionRecord(
         interaction_id=interaction_id,
         owner=caller.owner,
-        user_id=question.user_id,
-        prompt=question.prompt,
-        system=question.system,
-        parameters=question.parameters,
-        metadata=question.metadata or {},
+        user_id=request.user_id,
+        prompt=request.prompt,
+        system=request.system or history.system,
+        parameters=request.parameters,
+        metadata=request.metadata or {},
         created_at=now,
         deadline_at=now + timedelta(seconds=deadline.remaining()),
         expires_at=_expiry(now),
-        conversation_id=interaction_id,
+        conversation_id=parent.conversation_id if parent else interaction_id,
+        previous_interaction_id=parent.interaction_id if parent else None,
+        ancestors=tuple(turn.interaction_id for turn in history.turns),
         request_id=current_request_id(),
         request_hash=request_hash,
         key_id=caller.key.key_id if caller.key else None,
@@ -449,9 +211,9 @@ def _expiry(now: datetime) -> datetime | None:
 
 
 def _claim(record: InteractionRecord) -> InteractionRecord | None:
-    """Write the claim; or else return the answer that the same request was given before.
+    """Write the pending record; or return the answered record of the same request.
 
-    Raises IdempotencyMismatch, IdempotencyInFlight.
+    Raises IdempotencyMismatch, IdempotencyInFlight, AnswerNotStored.
     """
     with server_timing("storage"):
         holder = backend().interactions.claim(record)
@@ -469,38 +231,26 @@ def _claim(record: InteractionRecord) -> InteractionRecord | None:
         return None
 
 
-@contextmanager
-def _settle_on_error(turn: InFlightChat) -> Iterator[None]:
-    """Settle what fails: nothing that was accepted stays pending."""
-    try:
-        yield
-    except GeneratorExit:
-        _settle(turn, _aborted(turn))
-        raise
-    except Exception as exc:
-        problem = problem_from_exception(exc)
-        failure = ErrorInfo(code=problem.code, detail=problem.detail)
-        failed = replace(_unfinished(turn), status=Status.ERROR, error=failure)
-        if isinstance(exc, ProviderError):
-            failed = replace(failed, usage=exc.usage)
-        if isinstance(exc, DeadlineExceeded) and turn.deadline.cancelled:
-            failed, problem = _aborted(turn), ClientDisconnected()
-        _settle(turn, failed)
-        raise problem from exc
+def _stored_answer(in_flight: InFlightChat, use_cache: bool) -> ChatResult | None:
+    """Return the answer that needs no provider: a replayed or a cached one."""
+    if in_flight.earlier:
+        return ChatResult(record=in_flight.earlier, replayed=True)
+    with _settle_on_error(in_flight):
+        cached = answer_cache.get(in_flight.record) if use_cache else None
+        return _settle(in_flight, _record_from_cache(in_flight.record, cached)) if cached else None
 
 
-def _aborted(turn: InFlightChat) -> InteractionRecord:
-    """The record of a request whose client went away, with what came until then."""
-    return replace(_unfinished(turn), status=Status.ABORTED)
-
-
-def _unfinished(turn: InFlightChat) -> InteractionRecord:
-    """The record with what came until now, and whom it came from."""
-    if not turn.text:
-        return turn.record
-    last = turn.attempts[-1]
+def _record_from_cache(record: InteractionRecord, cached: InteractionRecord) -> InteractionRecord:
+    """Return the record with a cached answer, which costs nothing this time."""
     return replace(
-        turn.record, provider=last.provider, model=last.model, response="".join(turn.text)
+        record,
+        status=Status.OK,
+        provider=cached.provider,
+        model=cached.model,
+        response=cached.response,
+        finish_reason=cached.finish_reason,
+        usage=replace(cached.usage, cost_usd=Decimal(0)),
+        cached=True,
     )
 
 
@@ -515,90 +265,84 @@ def _time_provider_call() -> Iterator[None]:
         raise
 
 
-def _record_completion(turn: InFlightChat, completion: Completion) -> ChatResult:
-    """Settle the record with a provider's answer."""
+def _record_completion(in_flight: InFlightChat, completion: Completion) -> ChatResult:
+    """Settle the record with a provider's answer, and cache the answer."""
     outcome = replace(
-        turn.record,
+        in_flight.record,
         status=Status.OK,
-        provider=turn.attempts[-1].provider,
+        provider=in_flight.attempts[-1].provider,
         model=completion.model,
         response=completion.text,
         tool_calls=completion.tool_calls,
         finish_reason=completion.finish_reason,
         usage=completion.usage,
     )
-    answer = _settle(turn, outcome)
-    if answer.recorded:
-        answer_cache.put(turn.record, answer.record)
-    return answer
+    result = _settle(in_flight, outcome)
+    if result.recorded:
+        answer_cache.put(in_flight.record, result.record)
+    return result
 
 
-def _record_from_cache(record: InteractionRecord, earlier: InteractionRecord) -> InteractionRecord:
-    """The record with the answer of an earlier one, which costs nothing this time."""
+@contextmanager
+def _settle_on_error(in_flight: InFlightChat) -> Iterator[None]:
+    """Settle the record of a request that fails or is aborted: no claim stays pending."""
+    try:
+        yield
+    except GeneratorExit:
+        _settle(in_flight, replace(_unfinished(in_flight), status=Status.ABORTED))
+        raise
+    except Exception as exc:
+        if isinstance(exc, DeadlineExceeded) and in_flight.deadline.cancelled:
+            _settle(in_flight, replace(_unfinished(in_flight), status=Status.ABORTED))
+            raise ClientDisconnected from exc
+        problem = problem_from_exception(exc)
+        failed = replace(
+            _unfinished(in_flight),
+            status=Status.ERROR,
+            error=ErrorInfo(code=problem.code, detail=problem.detail),
+            usage=exc.usage if isinstance(exc, ProviderError) else Usage(),
+        )
+        _settle(in_flight, failed)
+        raise problem from exc
+
+
+def _unfinished(in_flight: InFlightChat) -> InteractionRecord:
+    """Return the record with the text so far, and the route it came from."""
+    if not in_flight.text:
+        return in_flight.record
+    last = in_flight.attempts[-1]
     return replace(
-        record,
-        status=Status.OK,
-        provider=earlier.provider,
-        model=earlier.model,
-        response=earlier.response,
-        finish_reason=earlier.finish_reason,
-        usage=replace(earlier.usage, cost_usd=Decimal(0)),
-        cached=True,
+        in_flight.record,
+        provider=last.provider,
+        model=last.model,
+        response="".join(in_flight.text),
     )
 
 
-def _request(record: InteractionRecord, history: Sequence[InteractionRecord]) -> CompletionRequest:
-    end_user = salted_hmac("chat.end_user", f"{record.owner} {record.user_id}").hexdigest()
-    return CompletionRequest(
-        model=record.model,
-        messages=tuple(_messages(record, history)),
-        system=record.system,
-        temperature=record.parameters.get("temperature"),
-        top_p=record.parameters.get("top_p"),
-        max_tokens=record.parameters.get("max_tokens"),
-        stop=tuple(record.parameters.get("stop", ())),
-        end_user=end_user,
-        conversation_id=record.conversation_id,
-        options=record.parameters.get("options", {}),
-    )
-
-
-def _messages(record: InteractionRecord, history: Sequence[InteractionRecord]) -> Iterator[Message]:
-    for turn in history:
-        yield from _messages_of(turn)
-        yield Message(role="assistant", content=turn.response or "")
-    yield from _messages_of(record)
-
-
-def _messages_of(turn: InteractionRecord) -> list[Message]:
-    """What a turn asked: its prompt, or all that its client sent of a conversation."""
-    messages = turn.parameters.get("messages")
-    if messages is None:
-        return [Message(role="user", content=turn.prompt)]
-    return [Message(**message) for message in messages]
-
-
-def _settle(turn: InFlightChat, outcome: InteractionRecord) -> ChatResult:
-    """Write the outcome. What cannot be written is logged whole, for `replay_records`."""
-    elapsed = round((time.monotonic() - turn.started) * 1000)
-    record = replace(outcome, latency_ms=elapsed, attempts=tuple(turn.attempts))
+def _settle(in_flight: InFlightChat, outcome: InteractionRecord) -> ChatResult:
+    """Write the outcome. If storage fails, log the whole record for `replay_records`."""
+    elapsed = round((time.monotonic() - in_flight.started) * 1000)
+    record = replace(outcome, latency_ms=elapsed, attempts=tuple(in_flight.attempts))
+    preferred = in_flight.routes[0].provider.name
     add_log_fields(
         provider=record.provider,
         model=record.model,
         prompt_tokens=record.usage.prompt_tokens,
         completion_tokens=record.usage.completion_tokens,
-        **metrics.outcome_metrics(record.usage, record.attempts, turn.routes[0].provider.name),
+        **metrics.outcome_metrics(record.usage, record.attempts, preferred),
     )
-
     try:
-        return ChatResult(record=record, recorded=_written(record, turn.deadline))
+        return ChatResult(record=record, recorded=_write_outcome(record, in_flight.deadline))
     except StorageUnavailable:
         unrecorded.exception("not recorded", extra={"record": to_json(redact(record))})
         return ChatResult(record=record, recorded=False)
 
 
-def _written(record: InteractionRecord, deadline: Deadline) -> bool:
-    """Settle persistently. Raises StorageUnavailable when that does not help, or time is up."""
+def _write_outcome(record: InteractionRecord, deadline: Deadline) -> bool:
+    """Settle the record, with retries within the deadline; False if its claim is gone.
+
+    Raises StorageUnavailable.
+    """
     for tries in itertools.count(1):
         try:
             with server_timing("storage"):

@@ -1,4 +1,4 @@
-"""What was used: reports of it, and budgets that end with it."""
+"""Usage reports: requests, tokens and cost of an owner, by day, model or user."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,8 +7,6 @@ from enum import StrEnum
 
 from django.core import signing
 
-from chat.api.authentication import Caller
-from chat.errors import BudgetExceeded
 from chat.storage import backend
 from chat.storage.base import CounterKind, UsageCounts, UserPage
 from chat.storage.errors import InvalidCursor
@@ -77,22 +75,6 @@ def sum_by_name(pairs: Iterable[tuple[str, UsageCounts]]) -> dict[str, UsageCoun
     for name, counts in pairs:
         sums[name] = sums.get(name, UsageCounts()) + counts
     return dict(sorted(sums.items()))
-
-
-def enforce_budget(caller: Caller) -> None:
-    """Let a key spend its budget and no more; what is still being answered is not known yet.
-
-    Raises BudgetExceeded, StorageUnavailable.
-    """
-    key = caller.key
-    if key is None or key.monthly_budget_usd is None:
-        return
-    with server_timing("storage"):
-        spent = backend().usage.month(
-            key.owner, CounterKind.KEY, key.key_id, datetime.now(UTC).date()
-        )
-    if spent.cost_usd >= key.monthly_budget_usd:
-        raise BudgetExceeded
 
 
 def last_days(days: int) -> DateRange:

@@ -228,7 +228,7 @@ def _warm_up() -> None:
     from django.conf import settings
     from django.core.checks import Error, run_checks
 
-    from chat.service import router
+    from chat.model_catalog import router
     from chat.storage import backend
 
     errors = [message for message in run_checks(tags=["chat"]) if message.level >= Error("").level]

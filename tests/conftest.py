@@ -11,7 +11,7 @@ from django.db import connection
 from django.test.client import ClientHandler
 from pytest_django import DjangoDbBlocker, Settings
 
-from chat import service, storage
+from chat import model_catalog, storage
 from chat.storage.orm.connection import writing
 from chat.telemetry.logs import JsonFormatter
 from providers.base import Provider
@@ -24,7 +24,7 @@ pytest_plugins = ["tests.browser", "tests.dynamodb_local"]
 from tests.client import ApiClient  # noqa: E402
 from tests.factories import KEY, OTHER_KEY, Clock  # noqa: E402
 
-ROUTER = service.router
+ROUTER = model_catalog.router
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +97,7 @@ def use_provider() -> Iterator[Callable[[Provider], None]]:
 
         def use(provider: Provider) -> None:
             router = Router([provider])
-            patch.setattr(service, "router", lambda: router)
+            patch.setattr(model_catalog, "router", lambda: router)
 
         yield use
 

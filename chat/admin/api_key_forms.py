@@ -11,8 +11,8 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from chat.management import arguments
+from chat.model_catalog import router
 from chat.models import ApiKey
-from chat.service import router
 from providers.router import UnknownModel
 
 if TYPE_CHECKING:

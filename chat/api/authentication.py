@@ -3,40 +3,18 @@
 import functools
 import hashlib
 import hmac
-from dataclasses import dataclass
 
 from django.conf import settings
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
 from chat import api_keys
+from chat.callers import ANONYMOUS_CALLER, Caller
 from chat.errors import MissingApiKey
-from chat.storage.base import ApiKey
 
 # Optional whitespace around a header's value (RFC 9110). A plain `strip()` would also cut bytes of
 # UTF-8 keys: WSGI decodes headers as Latin-1, where 0xA0 is a space.
 OWS = " \t"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """Who asks. Records belong to the owner; requests are counted by key.
-
-    `key` is there for a managed one, with what it may.
-    """
-
-    owner: str
-    key_id: str
-    key: ApiKey | None = None
-
-    @property
-    def rate_limit(self) -> int:
-        """Requests per minute; 0 is no limit."""
-        own = self.key.rate_limit if self.key else None
-        return settings.RATE_LIMIT_PER_MINUTE if own is None else own
-
-
-ANONYMOUS_CALLER = Caller(owner="default", key_id="anyone")
 
 
 class ApiKeyAuthentication(BaseAuthentication):

@@ -13,9 +13,10 @@ from rest_framework.views import APIView
 
 from chat import service
 from chat.api import ratelimit, streaming
-from chat.api.authentication import Caller
 from chat.api.disconnect import disconnect_check
 from chat.api.server_context import remaining_seconds
+from chat.callers import Caller
+from chat.conversation import ChatRequest
 from chat.errors import MalformedJson, RateLimited, ValidationFailed
 from chat.telemetry.context import add_log_fields, server_timing
 from providers.base import Deadline
@@ -81,7 +82,7 @@ class BaseChatView(BaseAPIView):
     def run_chat(
         self,
         request: Request,
-        chat_request: service.ChatRequest,
+        chat_request: ChatRequest,
         render: Callable[[service.ChatResult], Any],
         stream_format: streaming.StreamFormat | None,
     ) -> HttpResponseBase:
@@ -90,7 +91,7 @@ class BaseChatView(BaseAPIView):
         self.check_rate_limit(chat_request.user_id)
         arguments: dict[str, Any] = {
             "caller": self.caller,
-            "question": chat_request,
+            "request": chat_request,
             "deadline": deadline,
             "idempotency_key": _idempotency_key(request),
             "use_cache": "no-cache" not in request.headers.get("Cache-Control", "").lower(),

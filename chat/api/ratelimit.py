@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from django_ratelimit.core import get_usage
 from rest_framework.request import Request
 
-from chat.api.authentication import Caller
+from chat.callers import Caller
 from chat.storage.errors import StorageUnavailable
 
 

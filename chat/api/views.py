@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
-from chat import service, usage
+from chat import history, service, usage
 from chat.api.base import BaseAPIView, BaseChatView
 from chat.api.renderers import EventStreamNegotiation, PlaygroundRenderer
 from chat.api.serializers import (
@@ -28,6 +28,7 @@ from chat.api.serializers import (
     format_utc,
 )
 from chat.api.streaming import ChatEventFormat
+from chat.conversation import ChatRequest
 from chat.errors import StorageFailed
 from chat.storage import backend
 from chat.storage.base import Page
@@ -50,7 +51,7 @@ class ChatView(BaseChatView):
     def post(self, request: Request) -> HttpResponseBase:
         fields = self.validated_body(CHAT_REQUEST)
         stream_format = ChatEventFormat(_render_result) if fields.pop("stream", None) else None
-        chat_request = service.ChatRequest(**fields)
+        chat_request = ChatRequest(**fields)
         return self.run_chat(request, chat_request, _render_result, stream_format)
 
 
@@ -61,20 +62,20 @@ def _render_result(result: service.ChatResult) -> dict[str, Any]:
 
 class InteractionView(BaseAPIView):
     def get(self, request: Request, interaction_id: str) -> Response:
-        record = service.get_interaction(caller=self.caller, interaction_id=interaction_id)
+        record = history.get_interaction(caller=self.caller, interaction_id=interaction_id)
         return Response(RECORD.to_representation(record))
 
 
 class UserInteractionsView(BaseAPIView):
     def get(self, request: Request, user_id: str) -> Response:
         query = USER_QUERY.run_validation(request.query_params.dict())
-        page = service.get_interactions(
+        page = history.get_interactions(
             caller=self.caller, user_id=_validated_user_id(user_id), **query
         )
         return Response(_render_page(page))
 
     def delete(self, request: Request, user_id: str) -> Response:
-        deleted = service.erase_user(
+        deleted = history.erase_user(
             caller=self.caller, user_id=_validated_user_id(user_id), deadline=self.deadline()
         )
         return Response({"deleted": deleted})
@@ -83,8 +84,8 @@ class UserInteractionsView(BaseAPIView):
 class ConversationView(BaseAPIView):
     def get(self, request: Request, conversation_id: str) -> Response:
         query = PAGE_QUERY.run_validation(request.query_params.dict())
-        id_ = service.parse_interaction_id(conversation_id)
-        page = service.get_conversation(caller=self.caller, conversation_id=id_, **query)
+        id_ = history.parse_interaction_id(conversation_id)
+        page = history.get_conversation(caller=self.caller, conversation_id=id_, **query)
         return Response({"conversation_id": id_, **_render_page(page)})
 
 

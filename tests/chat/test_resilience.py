@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 from django.test import Client
 
-from chat import service
+from chat import model_catalog
 from chat.models import Interaction
 from providers.circuit_breaker import CircuitBreaker
 from tests.factories import Clock
@@ -278,10 +278,10 @@ def configure(settings) -> Iterator[Callable[..., None]]:
         settings.REQUEST_TIMEOUT_SECONDS = deadline
         for name, value in overrides.items():
             setattr(settings, name, value)
-        service.router.cache_clear()
+        model_catalog.router.cache_clear()
 
     yield point
-    service.router.cache_clear()
+    model_catalog.router.cache_clear()
 
 
 def ask(client: Client, **headers: str):
@@ -417,13 +417,13 @@ def test_a_resting_provider_is_skipped_for_the_fallback(client, vendor, fallback
 
 
 def test_the_mock_is_asked_again_however_often_it_was_told_to_fail(client, settings):
-    service.router.cache_clear()
+    model_catalog.router.cache_clear()
     settings.CIRCUIT_BREAKER_THRESHOLD = 1
     body = {"userId": "user123", "prompt": "mock:fail=401"}
     answers = [client.post("/v1/chat", body, content_type="application/json") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [502, 502, 502]
     assert ask(client).status_code == 200
-    service.router.cache_clear()
+    model_catalog.router.cache_clear()
 
 
 def test_whoever_names_a_model_gets_that_model_or_none(client, vendor, fallback, configure):

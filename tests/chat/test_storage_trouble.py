@@ -10,7 +10,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connection
 
-from chat import service
+from chat import model_catalog, service
 from chat.models import Interaction
 from chat.storage.jsonl import from_json, to_json
 from chat.storage.orm.interactions import OrmInteractionStore
@@ -91,9 +91,9 @@ class Leaves(FakeProvider):
 
 @pytest.fixture
 def rebuilt():
-    service.router.cache_clear()
+    model_catalog.router.cache_clear()
     yield
-    service.router.cache_clear()
+    model_catalog.router.cache_clear()
 
 
 def test_an_answer_that_cannot_be_settled_is_given_and_logged_whole(client, log):

@@ -1,4 +1,4 @@
-"""Serializers of OpenAI's requests: they validate to a `service.ChatRequest`."""
+"""Serializers of OpenAI's requests: they validate to a `ChatRequest`."""
 
 from typing import Any
 
@@ -91,7 +91,7 @@ class CompletionSerializer(serializers.Serializer[Any]):
         return super().to_internal_value(data)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        """Return the fields of a `service.ChatRequest`, and `stream` and `include_usage`."""
+        """Return the fields of a `ChatRequest`, and `stream` and `include_usage`."""
         if any(tool.get("type") == "custom" for tool in attrs.get("tools") or ()):
             raise _field_error("tools", "Custom tools are not supported here.", "unsupported")
         options = _options(attrs)
@@ -135,7 +135,7 @@ def _check_nesting(options: dict[str, Any], messages: list[dict[str, Any]]) -> N
 
 
 def _split_messages(messages: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return `prompt`, `system` and `messages` of a `service.ChatRequest`.
+    """Return `prompt`, `system` and `messages` of a `ChatRequest`.
 
     `messages` is None if `prompt` and `system` say it all.
     """

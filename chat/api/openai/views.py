@@ -7,13 +7,14 @@ from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from chat import service
+from chat import model_catalog
 from chat.api.base import BaseAPIView, BaseChatView
 from chat.api.openai.chat_completions import CompletionChunkFormat, render_model, render_result
 from chat.api.openai.errors import exception_handler
 from chat.api.openai.serializers import CompletionSerializer
 from chat.api.renderers import IgnoreClientContentNegotiation
 from chat.api.serializers import build_once
+from chat.conversation import ChatRequest
 from chat.errors import NotFound
 
 COMPLETION_REQUEST = build_once(CompletionSerializer)
@@ -33,7 +34,7 @@ class CompletionsView(OpenAIView, BaseChatView):
         fields = self.validated_body(COMPLETION_REQUEST)
         stream, include_usage = fields.pop("stream"), fields.pop("include_usage")
         stream_format = CompletionChunkFormat(include_usage=include_usage) if stream else None
-        return self.run_chat(request, service.ChatRequest(**fields), render_result, stream_format)
+        return self.run_chat(request, ChatRequest(**fields), render_result, stream_format)
 
 
 class UnsupportedEndpointView(OpenAIView):
@@ -47,7 +48,7 @@ class UnsupportedEndpointView(OpenAIView):
 class ModelsView(OpenAIView):
     def get(self, request: Request) -> Response:
         models = {}
-        for route in service.list_models(self.caller):
+        for route in model_catalog.list_models(self.caller):
             id_ = f"{route.provider.name}:{route.model}" if route.model in models else route.model
             models[id_] = render_model(id_, route.provider.name)
         return Response({"object": "list", "data": list(models.values())})
@@ -55,5 +56,5 @@ class ModelsView(OpenAIView):
 
 class ModelView(OpenAIView):
     def get(self, request: Request, model_id: str) -> Response:
-        route = service.routes_for(self.caller, model_id)[0]
+        route = model_catalog.routes_for(self.caller, model_id)[0]
         return Response(render_model(model_id, route.provider.name))

@@ -12,12 +12,13 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandError
 
-from chat.api.authentication import Caller
 from chat.api.serializers import AnswerSerializer, ChatSerializer
+from chat.callers import Caller
+from chat.conversation import ChatRequest
 from chat.errors import Problem, log_and_convert
 from chat.management.arguments import parse_owner, parse_user
 from chat.management.console import INTERRUPTED, ConsoleCommand, printable
-from chat.service import ChatRequest, ChatResult, stream
+from chat.service import ChatResult, stream
 from providers.base import Deadline
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
@@ -98,7 +99,7 @@ class Command(ConsoleCommand):
         answer: ChatResult | None = None
         begun = False
         try:
-            for event in stream(caller=self._caller, question=question, deadline=deadline):
+            for event in stream(caller=self._caller, request=question, deadline=deadline):
                 if isinstance(event, ChatResult):
                     answer = event
                     text = "" if begun else event.record.response or ""

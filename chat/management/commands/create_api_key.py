@@ -12,7 +12,7 @@ from chat import api_keys
 from chat.management.api_keys import describe_key
 from chat.management.arguments import add_format, parse_dollars, parse_duration, parse_owner
 from chat.management.console import ConsoleCommand
-from chat.service import router
+from chat.model_catalog import router
 from providers.router import UnknownModel
 
 

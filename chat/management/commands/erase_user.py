@@ -6,11 +6,11 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from chat.errors import StorageFailed
+from chat.history import ERASED_AT_ONCE
 from chat.management.arguments import add_format, parse_owner, parse_user
 from chat.management.bulk_job import purge
 from chat.management.console import INTERRUPTED, ConsoleCommand
 from chat.management.progress import Progress
-from chat.service import ERASED_AT_ONCE
 from chat.storage import backend
 from chat.storage.base import Selection
 from chat.storage.errors import StorageUnavailable

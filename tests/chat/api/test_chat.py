@@ -11,8 +11,10 @@ from unittest.mock import ANY
 
 import pytest
 
-from chat.api.authentication import Caller
-from chat.service import ChatRequest, chat, get_interaction
+from chat.callers import Caller
+from chat.conversation import ChatRequest
+from chat.history import get_interaction
+from chat.service import chat
 from chat.storage.base import ErrorInfo, InteractionRecord, Status
 from providers.base import Completion, Deadline, Usage
 from providers.router import Attempt
@@ -490,7 +492,11 @@ def test_a_model_is_asked_of_the_provider_that_has_it(
 def test_a_model_that_nobody_allowed_is_refused_and_named(api: ApiClient, model: str) -> None:
     response = api.chat(model=model)
     assert problem(response)["errors"] == [
-        {"field": "model", "code": "unknown", "detail": "This model may not be asked."}
+        {
+            "field": "model",
+            "code": "unknown",
+            "detail": "Unknown model, or not allowed for this key; see GET /v1/models.",
+        }
     ]
     assert response.status_code == 400
     assert all_records() == []
@@ -541,7 +547,7 @@ def test_allowed_models_widen_the_choice(
 def test_a_question_may_be_asked_without_a_request(db: None) -> None:
     caller = Caller(owner="team:blue", key_id="none")
     question = ChatRequest(user_id=ALICE, prompt="Olá!")
-    answer = Context().run(chat, caller=caller, question=question, deadline=Deadline(5))
+    answer = Context().run(chat, caller=caller, request=question, deadline=Deadline(5))
     assert answer.recorded
     assert all_records() == [answer.record]
     assert (answer.record.owner, answer.record.request_id) == ("team:blue", "")

@@ -329,7 +329,7 @@ def test_an_erasure_that_runs_out_of_time_says_so_and_can_be_continued(
 ) -> None:
     for number in range(3):
         store_record(replace(ANSWERED, interaction_id=str(uuid4()), request_id=str(number)))
-    monkeypatch.setattr("chat.service.ERASED_AT_ONCE", 1)
+    monkeypatch.setattr("chat.history.ERASED_AT_ONCE", 1)
     change_settings(REQUEST_TIMEOUT_SECONDS=0.0)
     address = f"/v1/users/{ALICE}/interactions"
     for _ in range(3):  # until none is left, though it is not known yet

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from chat import service
-from chat.api.authentication import Caller
+from chat.callers import Caller
+from chat.conversation import ChatRequest
 from chat.models import Interaction
 from providers.base import Deadline
 from tests.server_process import Server
@@ -60,11 +61,11 @@ class TestOneProcess:
         assert ask(client, foo=1, temperature=None).json() == first.json()
 
     def test_owners_do_not_share_keys(self):
-        question = service.ChatRequest(user_id="user123", prompt="Olá!")
+        question = ChatRequest(user_id="user123", prompt="Olá!")
         ids = {
             service.chat(
                 caller=Caller(owner=owner, key_id="k"),
-                question=question,
+                request=question,
                 deadline=Deadline(5),
                 idempotency_key="key-1",
             ).record.interaction_id

@@ -86,7 +86,11 @@ def test_a_conversation_is_gone_on_with(
     ("text", "words", "reason"),
     [
         ("", [], "prompt: This field may not be blank."),
-        ("Hi", ["--model", "unknown"], "model: This model may not be asked."),
+        (
+            "Hi",
+            ["--model", "unknown"],
+            "model: Unknown model, or not allowed for this key; see GET /v1/models.",
+        ),
         ("Hi", ["--max-tokens", "0"], "max_tokens: Ensure this value"),
         ("Hi", ["--continue", "unknown"], "There is no such previous_interaction_id."),
         ("Hi", ["--user", "a b"], "a user id has"),

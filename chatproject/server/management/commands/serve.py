@@ -75,7 +75,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         """The application, with what its first request would make; the processes share it."""
         from django.core.cache import caches
 
-        from chat.service import router
+        from chat.model_catalog import router
         from chat.storage import backend
         from chatproject.wsgi import application
 

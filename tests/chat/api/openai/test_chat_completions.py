@@ -664,7 +664,10 @@ class TestWhatIsAsked:
         response = complete(api, stream=stream, **fields)
         wanted = (400, "invalid_request_error", "unsupported_parameter", param)
         assert failure(response) == wanted
-        assert error(response)["message"] == f"{param}: The provider {provider} does not take it."
+        assert (
+            error(response)["message"]
+            == f"{param}: Provider {provider} does not support this field."
+        )
         assert all_records() == []
 
 

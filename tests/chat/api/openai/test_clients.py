@@ -265,7 +265,9 @@ class TestOpenAIErrors:
         )
 
     def test_tools_that_the_provider_does_not_take_are_a_bad_request(self, client: OpenAI) -> None:
-        with pytest.raises(openai.BadRequestError, match="mock does not take it") as caught:
+        with pytest.raises(
+            openai.BadRequestError, match="mock does not support this field"
+        ) as caught:
             client.chat.completions.create(model="mock-1", messages=HELLO, tools=TOOLS)
         assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "tools")
 

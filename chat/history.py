@@ -1,0 +1,83 @@
+"""Look up and delete stored interactions on behalf of a caller."""
+
+from datetime import datetime
+from uuid import UUID
+
+from chat.callers import Caller
+from chat.errors import NotFound, StorageFailed
+from chat.storage import backend
+from chat.storage.base import InteractionRecord, Page
+from chat.telemetry.context import server_timing
+from providers.base import Deadline
+
+ERASED_AT_ONCE = 500
+
+
+def parse_interaction_id(id_: str) -> str:
+    """Return the stored spelling of a UUID. Raises NotFound for anything else."""
+    try:
+        return str(UUID(id_))
+    except ValueError:
+        raise NotFound from None
+
+
+def get_interaction(*, caller: Caller, interaction_id: str) -> InteractionRecord:
+    """Return a record of the caller's owner. Raises NotFound, StorageUnavailable."""
+    id_ = parse_interaction_id(interaction_id)
+    with server_timing("storage"):
+        record = backend().interactions.get(id_)
+    if record is None or record.owner != caller.owner:
+        raise NotFound
+    return record
+
+
+def get_conversation(
+    *, caller: Caller, conversation_id: str, limit: int, cursor: str | None
+) -> Page:
+    """Return a page of a conversation's turns, the oldest first.
+
+    Raises NotFound, InvalidCursor, StorageUnavailable.
+    """
+    with server_timing("storage"):
+        page = backend().interactions.list_by_conversation(
+            caller.owner, conversation_id, limit=limit, cursor=cursor
+        )
+    if not page.records and cursor is None:
+        raise NotFound
+    return page
+
+
+def get_interactions(
+    *,
+    caller: Caller,
+    user_id: str,
+    limit: int,
+    cursor: str | None = None,
+    since: datetime | None = None,
+    before: datetime | None = None,
+) -> Page:
+    """Return a page of a user's records, the newest first.
+
+    Raises InvalidCursor, StorageUnavailable.
+    """
+    with server_timing("storage"):
+        return backend().interactions.list_by_user(
+            caller.owner, user_id, limit=limit, cursor=cursor, since=since, before=before
+        )
+
+
+def erase_user(*, caller: Caller, user_id: str, deadline: Deadline) -> int:
+    """Delete all records of a user, and return their number.
+
+    Raises StorageUnavailable, or StorageFailed if the deadline passes before all are deleted.
+    """
+    total = 0
+    with server_timing("storage"):
+        while erased := backend().interactions.delete_by_user(
+            caller.owner, user_id, limit=ERASED_AT_ONCE
+        ):
+            total += erased
+            if deadline.reached:
+                detail = f"{total} records were erased; ask again until it is a 200."
+                raise StorageFailed(detail, retry_after=1)
+    return total

@@ -1,0 +1,81 @@
+"""The models that callers may name, and the routes (provider and model) that serve them."""
+
+import functools
+from collections.abc import Sequence
+
+from django.conf import settings
+
+import providers
+from chat.callers import Caller
+from chat.errors import ValidationFailed
+from providers.base import CompletionRequest
+from providers.router import Route, Router, UnknownModel
+
+# Alias for the configured default model, for clients that must name one.
+DEFAULT_MODEL_ALIAS = "default"
+
+
+@functools.cache
+def router() -> Router:
+    """Return the router over the configured providers, built once per process."""
+    configured = [providers.build(name, options) for name, options in settings.PROVIDERS.items()]
+    if settings.TRACING_ENABLED:
+        from chat.telemetry.traces import traced
+
+        configured = [traced(provider) for provider in configured]
+    return Router(
+        configured,
+        settings.ALLOWED_MODELS,
+        fallback=settings.LLM_FALLBACK,
+        threshold=settings.CIRCUIT_BREAKER_THRESHOLD,
+        rest_seconds=settings.CIRCUIT_BREAKER_TIMEOUT,
+    )
+
+
+def routes_for(caller: Caller, model: str | None) -> list[Route]:
+    """Return the routes that serve a model, in the order in which they are tried.
+
+    Without a model, a key restricted to some models gets the first of them. Raises
+    ValidationFailed for a model that is unknown or not allowed.
+    """
+    allowed = _allowed_models(caller)
+    try:
+        named = None if model == DEFAULT_MODEL_ALIAS else model
+        routes = router().routes(named or next(iter(allowed), None))
+    except UnknownModel:
+        routes = []
+    if allowed:
+        routes = [route for route in routes if not route.names.isdisjoint(allowed)]
+    if not routes:
+        detail = "Unknown model, or not allowed for this key; see GET /v1/models."
+        error = {"field": "model", "code": "unknown", "detail": detail}
+        raise ValidationFailed(errors=[error])
+    return routes
+
+
+def list_models(caller: Caller) -> list[Route]:
+    """Return the routes of all models that the caller may name, the default first."""
+    allowed = _allowed_models(caller)
+    return [route for route in router().known if not allowed or not route.names.isdisjoint(allowed)]
+
+
+def _allowed_models(caller: Caller) -> Sequence[str]:
+    """Return the models that the caller's key is restricted to; empty means no restriction."""
+    return caller.key.allowed_models if caller.key else ()
+
+
+def supporting(routes: Sequence[Route], request: CompletionRequest) -> list[Route]:
+    """Return the routes whose provider supports everything in the request.
+
+    Raises ValidationFailed if there is none, with the fields that the first one lacks.
+    """
+    required = request.required_capabilities
+    found = [route for route in routes if required <= route.provider.capabilities]
+    if not found:
+        first = routes[0].provider
+        detail = f"Provider {first.name} does not support this field."
+        lacking = sorted(required - first.capabilities)
+        raise ValidationFailed(
+            errors=[{"field": name, "code": "unsupported", "detail": detail} for name in lacking]
+        )
+    return found
