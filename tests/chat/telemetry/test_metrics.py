@@ -108,7 +108,7 @@ def extracted(line: dict[str, Any]) -> Found:
 @pytest.fixture
 def metered(change_settings: Callable[..., None], log_lines: Log) -> Callable[[], Found]:
     """The metrics of the only line that is logged from now on. Cold starts are a process's own."""
-    change_settings(METRICS=True, SERVICE="function-1")
+    change_settings(METRICS=True, SERVICE_NAME="function-1")
 
     def only() -> Found:
         [line] = log_lines()
@@ -229,7 +229,7 @@ def test_a_refusal_has_no_latency(api: ApiClient, metered: Callable[[], Found]):
 def test_an_answer_that_is_given_again_costs_nothing(
     api: ApiClient, change_settings: Callable[..., None], log_lines: Log
 ):
-    change_settings(METRICS=True, SERVICE="function-1")
+    change_settings(METRICS=True, SERVICE_NAME="function-1")
     for _ in range(2):
         api.chat(headers={"Idempotency-Key": "key-1"})
     assert extracted(log_lines()[1]) == {("function-1",): {"Requests": 1, "Latency": ANY}}
