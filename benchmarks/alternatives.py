@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks import load, processes, server, vendor
 from benchmarks.load import Outcome
 from benchmarks.report import Options, Row, Table, progress, publish
-from tests.server_process import Server, free_port, inherited
+from tests.server_process import Server, base_environment, free_port
 
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".cache" / "alternatives"
@@ -168,7 +168,7 @@ def _run(*command: str | Path, cwd: Path = ROOT) -> None:
 @contextmanager
 def _running(command: Sequence[str | Path], port: int, **variables: str) -> Iterator[int]:
     """A process that listens on the port; its output goes to a file beside the environments."""
-    environment = {**inherited(), **variables}
+    environment = {**base_environment(), **variables}
     with (HOME / "output.log").open("ab") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True

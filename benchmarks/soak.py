@@ -29,8 +29,8 @@ DEADLINE_SECONDS = 2.0
 MAX_GROWTH_MB = 5.0
 
 
-class Moody(StubVendor):
-    """A stand-in whose behaviour is drawn anew for each call."""
+class UnreliableVendor(StubVendor):
+    """A stub vendor that fails at random."""
 
     def plan(self, seed: int, calls: int) -> None:
         draw = random.Random(seed)
@@ -50,9 +50,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("chats", type=int, nargs="?", default=10_000)
     chats = parser.parse_args().chats
-    with tempfile.TemporaryDirectory() as name, Moody() as vendor:
+    with tempfile.TemporaryDirectory() as name, UnreliableVendor() as vendor:
         vendor.plan(seed=1, calls=3 * chats)
-        vendor.remember = 3 * chats
+        vendor.max_requests = 3 * chats
         folder = Path(name)
         settings = {
             "OPENAI_BASE_URL": vendor.url,

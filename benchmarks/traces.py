@@ -38,7 +38,7 @@ def main() -> int:
     if options.probe:
         return _probe(options.chats)
     with tempfile.TemporaryDirectory() as folder, Collector() as collector:
-        collector.keep = False
+        collector.store_spans = False
         environment = {
             "PATH": os.environ["PATH"],
             "ENV_FILE": os.devnull,

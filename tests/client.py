@@ -10,7 +10,7 @@ from tests.factories import ALICE
 
 
 class ApiClient:
-    """A client of the API. What it posts is JSON, unless it is bytes already."""
+    """A client of the API. It posts bytes as they are, and anything else as JSON."""
 
     def __init__(self, handler: Any) -> None:
         self.http = Client()
@@ -48,7 +48,7 @@ class ApiClient:
 
 
 def problem(response: HttpResponse) -> dict[str, Any]:
-    """The answer, which must be a problem in the documented shape, without its request id."""
+    """Check that the response is a documented problem; return it without its request id."""
     assert response["Content-Type"] == "application/problem+json"
     body: dict[str, Any] = json.loads(response.content)
     assert body.keys() == {"type", "title", "status", "detail", "code", "request_id", "errors"}
@@ -63,11 +63,11 @@ def problem(response: HttpResponse) -> dict[str, Any]:
 
 
 def status_and_code(response: HttpResponse) -> tuple[int, str]:
-    """The status and the code of an answer that must be a problem."""
+    """Return the status and code of a problem response."""
     return response.status_code, problem(response)["code"]
 
 
 def field_errors(response: HttpResponse) -> list[tuple[str, str]]:
-    """Which fields an answer finds fault with, and why."""
+    """Return the invalid fields of a validation error, with their codes."""
     assert status_and_code(response) == (400, "validation_error")
     return [(error["field"], error["code"]) for error in problem(response)["errors"]]

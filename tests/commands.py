@@ -1,4 +1,4 @@
-"""Management commands, as they are run and refused."""
+"""Run management commands in tests."""
 
 import io
 
@@ -7,13 +7,14 @@ from django.core.management import CommandError, call_command
 
 
 def run(*words: str) -> tuple[str, str]:
-    """What a command writes on standard output, and on standard error."""
+    """Run a command; return its standard output and standard error."""
     out, err = io.StringIO(), io.StringIO()
     call_command(*words, stdout=out, stderr=err, no_color=True)
     return out.getvalue(), err.getvalue()
 
 
 def refusal(*words: str) -> str:
+    """Run a command that must fail; return its error."""
     with pytest.raises(CommandError) as excinfo:
         run(*words)
     assert excinfo.value.returncode == 1

@@ -19,7 +19,10 @@ from providers.router import Router
 from tests.stub_vendor import StubVendor
 
 pytest.register_assert_rewrite("tests.client", "tests.factories", "tests.chat.storage.contract")
-pytest_plugins = ["tests.browser", "tests.dynamodb_local"]
+pytest_plugins = [
+    *("tests.not_run", "tests.browser", "tests.dynamodb_local"),
+    "tests.chat.resilience_report",
+]
 
 from tests.client import ApiClient  # noqa: E402
 from tests.factories import KEY, OTHER_KEY, Clock  # noqa: E402
@@ -29,15 +32,15 @@ ROUTER = model_catalog.router
 
 @pytest.fixture(scope="session")
 def handler() -> WSGIHandler:
-    """The application, made once: its middleware looks through all static files."""
-    made = ClientHandler(enforce_csrf_checks=False)
-    made.load_middleware()
-    return made
+    """The application, built once: its middleware scans all static files."""
+    handler = ClientHandler(enforce_csrf_checks=False)
+    handler.load_middleware()
+    return handler
 
 
 @pytest.fixture
 def frozen_rate_limit_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The time by which requests are counted stands still: no test runs over a minute's end."""
+    """Freeze the rate limit's clock, so that no test crosses the end of a window."""
     clock = Clock(1_800_000_000)
     monkeypatch.setattr("django_ratelimit.core.time", clock)
     return clock
@@ -50,12 +53,12 @@ def api(handler: WSGIHandler, db: None, frozen_rate_limit_clock: Clock) -> ApiCl
 
 @pytest.fixture
 def change_settings(settings: Settings) -> Iterator[Callable[..., None]]:
-    """Change settings, and forget what was made of the old ones."""
+    """A function that changes settings, and clears what was built from the old ones."""
 
     def change(**values: Any) -> None:
         for name, value in values.items():
             setattr(settings, name, value)
-        # Another router may stand in the place of the configured ones.
+        # ROUTER, because use_provider replaces service.router.
         ROUTER.cache_clear()
         storage.backend.cache_clear()
 
@@ -67,7 +70,7 @@ def change_settings(settings: Settings) -> Iterator[Callable[..., None]]:
 def each_storage(
     request: pytest.FixtureRequest, transactional_db: None, change_settings: Callable[..., None]
 ) -> str:
-    """Keep everything in this storage, which is empty, but count requests in SQLite."""
+    """Use this storage, empty; rate limits are counted in SQLite."""
     if request.param == "dynamodb":
         request.getfixturevalue("dynamodb")
     change_settings(STORAGE=request.param)
@@ -76,23 +79,23 @@ def each_storage(
 
 @pytest.fixture
 def require_api_key(change_settings: Callable[..., None]) -> list[str]:
-    """The keys, one of which is needed from now on."""
+    """Require one of these API keys."""
     change_settings(REQUIRE_API_KEY=True, API_KEYS=[KEY, OTHER_KEY])
     return [KEY, OTHER_KEY]
 
 
 @pytest.fixture
 def vendor(change_settings: Callable[..., None]) -> Iterator[StubVendor]:
-    """The stand-in of an OpenAI-compatible vendor, which is asked from now on."""
-    with StubVendor() as standin:
-        options = {"api_key": "sk-of-the-vendor", "base_url": f"{standin.url}/v1"}
+    """A stub of an OpenAI-compatible vendor, configured as the only provider."""
+    with StubVendor() as stub:
+        options = {"api_key": "sk-of-the-vendor", "base_url": f"{stub.url}/v1"}
         change_settings(PROVIDERS={"openai": {**options, "model": "model-1"}})
-        yield standin
+        yield stub
 
 
 @pytest.fixture
 def use_provider() -> Iterator[Callable[[Provider], None]]:
-    """Have this provider asked, and no other."""
+    """A function that makes this provider the only one."""
     with pytest.MonkeyPatch.context() as patch:
 
         def use(provider: Provider) -> None:
@@ -106,7 +109,7 @@ def use_provider() -> Iterator[Callable[[Provider], None]]:
 def use_store(
     monkeypatch: pytest.MonkeyPatch, change_settings: Callable[..., None]
 ) -> Callable[[type], None]:
-    """Keep records in a store of this class."""
+    """A function that stores records in a store of this class."""
 
     def use(kind: type) -> None:
         monkeypatch.setattr("chat.storage.orm.OrmInteractionStore", kind)
@@ -119,7 +122,7 @@ def use_store(
 def unreachable_database(
     transactional_db: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
-    """The database's file is where there is no folder."""
+    """Point the database at a file in a missing folder."""
 
     def move(name: str) -> None:
         connection.close()
@@ -134,7 +137,7 @@ def unreachable_database(
 
 @pytest.fixture
 def forbid_database(django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
-    """Whoever touches the database fails the test."""
+    """Fail the test on any access to the database."""
     with django_db_blocker.block():
         yield
 
@@ -146,14 +149,14 @@ def administrator(db: None) -> User:
 
 @pytest.fixture
 def admin(api: ApiClient, administrator: User) -> ApiClient:
-    """A client that an administrator has logged in with."""
+    """A client logged in as an administrator."""
     api.http.force_login(administrator)
     return api
 
 
 @pytest.fixture
 def log_lines() -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """What is logged from now on, as it is written: each line parsed."""
+    """A function that returns the log lines since the start of the test, parsed."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
@@ -163,16 +166,3 @@ def log_lines() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     for logger in loggers:
         logger.removeHandler(handler)
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print the table of what came of each vendor in trouble."""
-    reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
-    properties = (pair for report in reports for pair in report.user_properties)
-    rows = sorted(row for name, row in properties if name == "resilience")
-    if rows:
-        head = f"{'what it does':34} {'calls':>5} {'status':>6} {'code':21} {'time':15}"
-        terminalreporter.section("a vendor in trouble")
-        terminalreporter.write_line(f"{head}  record: attempts")
-        for row in rows:
-            terminalreporter.write_line(row)

@@ -1,9 +1,8 @@
-"""The real DynamoDB Local: installed by the tests themselves, and run while any of them needs it.
+"""The real DynamoDB Local, installed by the tests and run while any of them needs it.
 
-It comes from npm, goes to `.cache/`, and needs Java 17. All processes that test at the same time
-share one server, on a free port; it keeps everything in memory, and each process has tables of its
-own (tests/settings.py). The last process to leave stops it. Where it cannot run, the tests that
-need it are skipped, which is said at the end, or fail if the variable CI is set.
+It comes from npm, goes to `.cache/`, and needs Java 17. All concurrent test processes share one
+in-memory server on a free port; each has its own tables (tests/settings.py). The last process to
+leave stops it.
 """
 
 import contextlib
@@ -28,6 +27,8 @@ import pytest
 from botocore.session import Session
 from django.conf import settings
 
+from tests.not_run import fail_or_skip
+
 Calls = list[tuple[str, Mapping[str, Any]]]
 
 PACKAGE = "amplify-dynamodb-simulator@2.9.30"
@@ -36,24 +37,20 @@ HOME = Path(__file__).parent.parent / ".cache" / "dynamodb-local"
 EMULATOR = HOME / "package" / "emulator"
 STATE = HOME / "server.json"
 START_SECONDS = 60.0
-NOT_RUN = "the tests on DynamoDB were not run"
 
 
 @pytest.fixture(scope="session")
 def dynamodb_url() -> Iterator[str]:
     """The address of DynamoDB Local."""
     if absent := missing():
-        sentence = f"{NOT_RUN}: {absent}."
-        if os.environ.get("CI"):
-            pytest.fail(sentence)
-        pytest.skip(sentence)
+        fail_or_skip(absent)
     with running() as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def tables(dynamodb_url: str) -> Iterator[str]:
-    """The address of DynamoDB Local, on which our tables are."""
+    """The address of DynamoDB Local, with our tables."""
     from chat.storage.dynamodb.tables import TABLES
 
     with pytest.MonkeyPatch.context() as patch:
@@ -68,7 +65,7 @@ def tables(dynamodb_url: str) -> Iterator[str]:
 
 @pytest.fixture
 def dynamodb(tables: str) -> Iterator[str]:
-    """The address of DynamoDB Local, on which our tables are, and empty."""
+    """The address of DynamoDB Local, with our tables, empty."""
     from chat.storage.dynamodb.tables import TABLES
 
     yield tables
@@ -79,14 +76,14 @@ def dynamodb(tables: str) -> Iterator[str]:
 
 @pytest.fixture
 def dynamodb_at() -> Iterator[Callable[[str], None]]:
-    """Look for DynamoDB at another address."""
+    """A function that points the product at another DynamoDB."""
     with pytest.MonkeyPatch.context() as patch:
         yield lambda url: _direct(patch, url)
     _forget_clients()
 
 
 def variables(url: str) -> dict[str, str]:
-    """What leads a process to DynamoDB at this address."""
+    """Return the environment of a process that uses DynamoDB at this address."""
     return {
         "AWS_ENDPOINT_URL_DYNAMODB": url,
         "AWS_ACCESS_KEY_ID": "test",
@@ -113,7 +110,7 @@ def _forget_clients() -> None:
 
 @contextlib.contextmanager
 def running() -> Iterator[str]:
-    """The address of the server, which runs at least until the block ends."""
+    """Run the server at least until the block ends; yield its address."""
     with _locked():
         _install()
         server = _server() or _start()
@@ -126,22 +123,10 @@ def running() -> Iterator[str]:
 
 
 def missing() -> str:
-    """Which program is missing, as a sentence; empty when all are there."""
+    """Return a sentence on the missing programs; empty if there are none."""
     needed = ["java"] if EMULATOR.exists() else ["java", "npm"]
     absent = [program for program in needed if not shutil.which(program)]
     return f"{' and '.join(absent)} must be installed for DynamoDB Local" if absent else ""
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say plainly what was not run."""
-    skipped = [
-        report
-        for report in terminalreporter.stats.get("skipped", [])
-        if NOT_RUN in str(report.longrepr)
-    ]
-    if skipped:
-        terminalreporter.section("NOT RUN", red=True)
-        terminalreporter.line(f"{len(skipped)} tests on DynamoDB: {missing()}.")
 
 
 @contextlib.contextmanager
@@ -159,7 +144,7 @@ def _install() -> None:
     name = subprocess.run(pack, cwd=HOME, check=True, stdout=subprocess.PIPE, text=True).stdout
     archive = HOME / name.strip()
     if hashlib.sha256(archive.read_bytes()).hexdigest() != SHA256:
-        raise RuntimeError(f"{PACKAGE} is not what it was")
+        raise RuntimeError(f"{PACKAGE}: the checksum differs")
     draft = HOME / "draft"
     shutil.rmtree(draft, ignore_errors=True)
     with tarfile.open(archive) as tar:
@@ -170,7 +155,7 @@ def _install() -> None:
 
 
 def _server() -> dict[str, int] | None:
-    """The one that runs, if it answers."""
+    """Return the running server, if it answers."""
     try:
         server: dict[str, int] = json.loads(STATE.read_text())["server"]
     except (OSError, ValueError):
@@ -185,7 +170,7 @@ def _start() -> dict[str, int]:
     java = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx512m"]
     library = [f"-Djava.library.path={EMULATOR}/DynamoDBLocal_lib"]
     jar = ["-jar", f"{EMULATOR}/DynamoDBLocal.jar", "-inMemory", "-sharedDb", "-port", str(port)]
-    # It may outlive this process: others may use it still. It leaves a file where it was started.
+    # Spawned, because it may outlive this process. It writes a file into its working directory.
     pid = os.posix_spawnp(
         "sh",
         ["sh", "-c", 'cd "$0" && exec "$@"', str(HOME), *java, *library, *jar],
@@ -217,15 +202,15 @@ def _answers(port: int) -> bool:
 
 
 def _others() -> list[int]:
-    """The other processes that use the server, those that have died left out."""
+    """Return the other live processes that use the server."""
     try:
         users = json.loads(STATE.read_text())["users"]
     except (OSError, ValueError):
         return []
-    return [pid for pid in users if pid != os.getpid() and _lives(pid)]
+    return [pid for pid in users if pid != os.getpid() and _is_alive(pid)]
 
 
-def _lives(pid: int) -> bool:
+def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except OSError as error:
@@ -247,7 +232,7 @@ def _leave(server: dict[str, int]) -> None:
 
 
 def botocore_client() -> Any:
-    """botocore's own client, to see what the tables really hold."""
+    """Return botocore's own client, to look into the tables."""
     return _botocore_client(settings.DYNAMODB_ENDPOINT)
 
 
@@ -258,16 +243,18 @@ def _botocore_client(url: str) -> Any:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """The calls to DynamoDB from now on: operations and their arguments."""
+    """Record the calls to DynamoDB: operations and arguments."""
     from chat.storage.dynamodb.client import DynamoDBClient
 
     made: Calls = []
     call = DynamoDBClient.call
 
-    def note(self: DynamoDBClient, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def record(
+        self: DynamoDBClient, operation: str, arguments: Mapping[str, Any]
+    ) -> dict[str, Any]:
         made.append((operation, arguments))
         return call(self, operation, arguments)
 
-    monkeypatch.setattr(DynamoDBClient, "call", note)
-    monkeypatch.setattr(DynamoDBClient, "_make_api_call", note)
+    monkeypatch.setattr(DynamoDBClient, "call", record)
+    monkeypatch.setattr(DynamoDBClient, "_make_api_call", record)
     return made

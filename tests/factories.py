@@ -1,4 +1,4 @@
-"""What the tests of the API share: who asks, what is kept, a client, and the ways to fail."""
+"""Shared by the tests: records, stores that fail, a fake provider and a clock."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ TIMESTAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
 
 NOON = datetime(2026, 1, 1, 12, 0, 0, 123456, UTC)
 
-# What was accepted and not answered yet.
+# Accepted, not answered yet.
 PENDING = InteractionRecord(
     interaction_id="01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6e",
     owner="default",
@@ -67,13 +67,13 @@ FAILED = replace(
 
 
 def all_records() -> list[InteractionRecord]:
-    """All records, the oldest first."""
+    """Return all records, oldest first."""
     ids = Interaction.objects.order_by("created_at").values_list("pk", flat=True)
     return [record for id_ in ids if (record := backend().interactions.get(id_))]
 
 
 def store_record(record: InteractionRecord) -> InteractionRecord:
-    """Have the store keep a record, its outcome included."""
+    """Store a record with its outcome."""
     assert backend().interactions.claim(replace(record, status=Status.PENDING)) is None
     if record.status is not Status.PENDING:
         assert backend().interactions.settle(record)
@@ -81,10 +81,7 @@ def store_record(record: InteractionRecord) -> InteractionRecord:
 
 
 def run_concurrently(count: int, act: Callable[[int], Any]) -> list[Any]:
-    """What `act` returns for 0, 1, 2, …, each called in a thread of its own, all at the same time.
-
-    An exception counts as what was returned.
-    """
+    """Call `act` with 0, 1, 2, … in concurrent threads; return the results or exceptions."""
     results: list[Any] = [None] * count
     barrier = threading.Barrier(count)
 
@@ -106,14 +103,14 @@ def run_concurrently(count: int, act: Callable[[int], Any]) -> list[Any]:
 
 
 class FailingSettleStore(OrmInteractionStore):
-    """A store that is lost while the model answers."""
+    """A store that becomes unavailable while the model answers."""
 
     def settle(self, record: InteractionRecord) -> bool:
         raise StorageUnavailable
 
 
 class VanishingStore(OrmInteractionStore):
-    """A store whose record is gone when the model has answered."""
+    """A store whose record is deleted while the model answers."""
 
     def settle(self, record: InteractionRecord) -> bool:
         Interaction.objects.all().delete()
@@ -121,7 +118,7 @@ class VanishingStore(OrmInteractionStore):
 
 
 class FakeProvider:
-    """A provider that does what it is told, and remembers what it was asked."""
+    """A provider with a fixed outcome, which records its requests."""
 
     name = "mock"
     is_remote = False
@@ -130,10 +127,10 @@ class FakeProvider:
 
     def __init__(self, outcome: Completion | Exception) -> None:
         self.outcome = outcome
-        self.asked: list[CompletionRequest] = []
+        self.requests: list[CompletionRequest] = []
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
-        self.asked.append(request)
+        self.requests.append(request)
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
@@ -145,7 +142,7 @@ class FakeProvider:
 
 
 class Clock:
-    """Stands in for the module `time` where a test decides what time it is."""
+    """A replacement for the module `time`, with a time that the test sets."""
 
     def __init__(self, now: float) -> None:
         self.now = now

@@ -1,4 +1,4 @@
-"""A collector of OpenTelemetry's spans: OTLP over HTTP, protobuf over real sockets."""
+"""A collector of OpenTelemetry spans: OTLP as protobuf over HTTP, on a real socket."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from typing import Any, Self
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
-SECONDS = 30
+WAIT_SECONDS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,11 @@ class Span:
 
 
 class Collector:
-    """Collects while the context lasts. While it is `held`, it answers nobody."""
+    """Collects spans while its context lasts. While `paused` is set, it does not respond."""
 
     def __init__(self) -> None:
-        self.held = threading.Event()
-        self.keep = True
+        self.paused = threading.Event()
+        self.store_spans = True
         self.bodies: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         self._arrived = threading.Condition()
@@ -48,24 +48,24 @@ class Collector:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.held.clear()
+        self.paused.clear()
         self._server.shutdown()
         self._server.server_close()
 
     @property
     def spans(self) -> list[Span]:
-        """All that have come, by the time when they began."""
+        """All spans received, by start time."""
         found = [span for body in self.bodies for span in _spans(body)]
         return sorted(found, key=lambda span: span.started)
 
     def trace(self, trace_id: str, count: int) -> list[Span]:
-        """The spans of a trace, once there are so many."""
+        """Wait for a trace to have `count` spans, and return them."""
 
         def found() -> list[Span]:
             return [span for span in self.spans if span.trace_id == trace_id]
 
         with self._arrived:
-            assert self._arrived.wait_for(lambda: len(found()) >= count, SECONDS), self.spans
+            assert self._arrived.wait_for(lambda: len(found()) >= count, WAIT_SECONDS), self.spans
         assert len(found()) == count
         return found()
 
@@ -78,10 +78,10 @@ class Collector:
             def do_POST(self) -> None:
                 assert self.path == "/v1/traces"
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                while collector.held.is_set():
+                while collector.paused.is_set():
                     time.sleep(0.01)
                 with collector._arrived:
-                    if collector.keep:
+                    if collector.store_spans:
                         collector.bodies.append(body)
                         collector.headers.append({k.lower(): v for k, v in self.headers.items()})
                     collector._arrived.notify_all()
@@ -109,10 +109,10 @@ def _spans(body: bytes) -> list[Span]:
             attributes=_attributes(span.attributes),
             status=span.status.StatusCode.Name(span.status.code).removeprefix("STATUS_CODE_"),
             message=span.status.message,
-            service=_attributes(of_service.resource.attributes),
+            service=_attributes(group.resource.attributes),
         )
-        for of_service in request.resource_spans
-        for scope in of_service.scope_spans
+        for group in request.resource_spans
+        for scope in group.scope_spans
         for span in scope.spans
     ]
 

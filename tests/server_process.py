@@ -1,4 +1,4 @@
-"""The product's server as a user runs it: `manage.py serve` in a process of its own."""
+"""The product's server as a user runs it: `manage.py serve` in its own process."""
 
 import os
 import signal
@@ -15,8 +15,8 @@ from django_ratelimit.core import _get_window
 ROOT = Path(__file__).parent.parent
 
 
-def inherited() -> dict[str, str]:
-    """What a process of ours needs of our environment; coverage goes on measuring in it."""
+def base_environment() -> dict[str, str]:
+    """Return what a child process needs of our environment, with coverage's variables."""
     return {
         name: value
         for name, value in os.environ.items()
@@ -24,15 +24,15 @@ def inherited() -> dict[str, str]:
     }
 
 
-def held_port() -> socket.socket:
-    """A socket that has a port, and does not listen: who connects is refused.
+def reserve_port() -> socket.socket:
+    """Return a socket bound to a free port, which does not listen: connections are refused.
 
-    While it is open no other process is given the port, but a server that names it may listen.
+    While it is open, no other process gets the port as a free one, but a server may listen on it.
     """
-    held = socket.socket()
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    held.bind(("127.0.0.1", 0))
-    return held
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
 
 
 def free_port() -> int:
@@ -40,21 +40,21 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def user_whose_minute_begins(key_id: str = "anyone") -> str:
-    """A user who is counted anew in a minute: each has an edge of its own."""
+def user_in_fresh_window(key_id: str = "anyone") -> str:
+    """Return a user whose rate-limit window lasts almost a minute more: users have own windows."""
     names = (f"user-{number}" for number in range(1000))
     return max(names, key=lambda name: _get_window(f"{key_id} {name}", 60))
 
 
 class Server:
-    """Serves on a free port while the context lasts; `variables` are its environment."""
+    """A server on a free port, in a context manager; `variables` are its environment."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
-        self._held = held_port()
-        self.port = int(self._held.getsockname()[1])
+        self._reserved = reserve_port()
+        self.port = int(self._reserved.getsockname()[1])
         self.log = folder / "server.log"
         self._environment = {
-            **inherited(),
+            **base_environment(),
             "ENV_FILE": os.devnull,
             "DATABASE_PATH": str(folder / "server.db"),
             "API_PORT": str(self.port),
@@ -76,7 +76,7 @@ class Server:
         try:
             self._wait()
         except BaseException:
-            # What it leaves open would fail the tests that follow.
+            # Resources left open would fail the next tests.
             if self.process.poll() is None:
                 self.signal(signal.SIGKILL, group=True)
             self.__exit__()
@@ -85,20 +85,20 @@ class Server:
 
     def __exit__(self, *exc: object) -> None:
         self.client.close()
-        self._held.close()
+        self._reserved.close()
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
             self.process.wait(timeout=60)
 
     def signal(self, number: int, *, group: bool = False) -> None:
-        """Send a signal to the server, or to all its processes."""
+        """Signal the server, or with `group` all its processes."""
         if group:
             os.killpg(self.process.pid, number)
         else:
             self.process.send_signal(number)
 
     def chat(self, prompt: str = "Olá!", user: str = "user123", **options: Any) -> httpx.Response:
-        """One request on a connection of its own, so that many threads may send one."""
+        """Send one request on a new connection, so that threads can call this concurrently."""
         headers = options.pop("headers", {})
         body = {"userId": user, "prompt": prompt, **options}
         url = f"http://127.0.0.1:{self.port}/v1/chat"

@@ -1,17 +1,17 @@
-"""A vendor that does as it is told, over real sockets: HTTP/1.1, keep-alive, a thread a connection.
+"""A scripted vendor over real sockets: HTTP/1.1, keep-alive, a thread per connection.
 
-    with StandIn() as vendor:
-        vendor.reply({"choices": []})                 # what comes first
-        vendor.reply("busy", status=503, delay=0.1)   # what comes then, and from then on
+    with StubVendor() as vendor:
+        vendor.reply({"choices": []})                 # the first response
+        vendor.reply("busy", status=503, delay=0.1)   # the second, and all after it
         ...                                           # call vendor.url
         assert vendor.requests[0].json == {...}
 
-A stream is a list of pieces, which come one after the other:
+A stream is a list of pieces, sent one after the other:
 
         vendor.stream([chunk("Hel"), chunk("lo."), FINISH, DONE], gap=0.1)
-        assert vendor.client_disconnected.wait(SOON)  # by a client that leaves in the middle of it
+        assert vendor.client_disconnected.wait(SOON)  # the client left during the stream
 
-A delay or a gap is a number of seconds, or an event that the test sets when it has seen enough.
+A delay or a gap is a number of seconds, or an event that the test sets.
 
 Without a script it answers every chat completion and every generateContent.
 """
@@ -53,9 +53,9 @@ GEMINI_ANSWER: dict[str, Any] = {
     "modelVersion": "stand-in-1",
 }
 Wait = float | threading.Event
-# What follows at once, at the latest: so long may a machine be busy with other things.
+# The longest wait for something immediate, on a machine that is busy with other tests.
 SOON = 10.0
-NOT_FOUND: dict[str, Any] = {"error": {"message": "nobody scripted this path"}}
+NOT_FOUND: dict[str, Any] = {"error": {"message": "no script for this path"}}
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,10 @@ class Received:
 
 @dataclass(frozen=True, kw_only=True)
 class ScriptedResponse:
-    """What happens to one request: `head` and `body` are sent, then the connection stays or goes.
+    """The response to one request: `head`, `body` and `pieces`, each piece after its gap.
 
-    `pace` is (bytes, seconds): that much of what it is for is sent at a time. Of `pieces`, each
-    comes after its `gap`, and each is a chunk of its own.
+    A pace is (bytes, seconds): send so many bytes at a time, with this pause after each. `reset`
+    resets the connection instead, and `close` closes it afterwards.
     """
 
     head: bytes = b""
@@ -91,8 +91,8 @@ class ScriptedResponse:
 
 @dataclass
 class StubVendor:
-    delay: float = 0.0  # of the answers that nobody scripted
-    remember: int = 10_000
+    delay: float = 0.0  # of unscripted answers
+    max_requests: int = 10_000  # stored in `requests`
 
     client_disconnected: threading.Event = field(default_factory=threading.Event, init=False)
     requests: list[Received] = field(default_factory=list, init=False)
@@ -111,12 +111,12 @@ class StubVendor:
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self.serve, daemon=True).start()
+        threading.Thread(target=self._accept, daemon=True).start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._closing.set()
-        _hang_up(self._listener)
+        _shut_down(self._listener)
         self._listener.close()
         self.close_connections()
 
@@ -132,10 +132,10 @@ class StubVendor:
         chunked: bool = False,
         cut: int = 0,
     ) -> None:
-        """Answer with bytes or text as they are, and anything else as JSON.
+        """Respond with bytes or text as they are, and anything else as JSON.
 
-        `delay` comes before the status line. With a `cut` the connection is closed so many bytes
-        before the end that was announced.
+        `delay` comes before the status line. `cut` closes the connection this many bytes before
+        the announced end.
         """
         raw = body.encode() if isinstance(body, str) else body
         data = raw if isinstance(raw, bytes) else json.dumps(body).encode()
@@ -166,29 +166,29 @@ class StubVendor:
         cut: bool = False,
         chunked: bool = True,
     ) -> None:
-        """Send the pieces as they are, each after its gap. With a `cut` the end is not marked.
+        """Send the pieces as they are, each after its gap. `cut` omits the final chunk.
 
         A body that is not chunked ends with its connection.
         """
         raw = [piece.encode() if isinstance(piece, str) else piece for piece in pieces]
         gaps: list[Wait] = [gap] * len(raw) if isinstance(gap, int | float) else list(gap)
-        self.script(_streamed(raw, gaps, headers or {}, cut=cut, chunked=chunked))
+        self.script(_stream_response(raw, gaps, headers or {}, cut=cut, chunked=chunked))
 
     def send(self, data: bytes, *, delay: float = 0.0) -> None:
-        """Send bytes that need not be HTTP, and close."""
+        """Send bytes, HTTP or not, and close."""
         self.script(ScriptedResponse(head=data, delay=delay, close=True))
 
     def reset(self, *, delay: float = 0.0) -> None:
         """Reset the connection before the first byte."""
         self.script(ScriptedResponse(delay=delay, reset=True))
 
-    def script(self, behaviour: ScriptedResponse) -> None:
-        """Add to the script, whose last behaviour repeats."""
+    def script(self, response: ScriptedResponse) -> None:
+        """Append to the script, whose last response repeats."""
         with self._lock:
-            self._script.append(behaviour)
+            self._script.append(response)
 
     def clear(self) -> None:
-        """Forget the script and the requests."""
+        """Clear the script and the requests."""
         with self._lock:
             self._script.clear()
             self.requests.clear()
@@ -196,69 +196,69 @@ class StubVendor:
 
     @property
     def open(self) -> int:
-        """How many connections there are now."""
+        """The number of open connections."""
         return len(self._live)
 
     def close_connections(self) -> None:
-        """Close all the connections, as vendors do with idle ones."""
+        """Close all connections, as vendors do with idle ones."""
         with self._lock:
             for connection in self._live:
-                _hang_up(connection)
+                _shut_down(connection)
 
-    def serve(self) -> None:
-        """Accept connections until closed."""
+    def _accept(self) -> None:
+        """Accept connections until the context ends."""
         while not self._closing.is_set():
             try:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
-    def _converse(self, connection: socket.socket) -> None:
+    def _serve(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             self.connections += 1
             self._live.add(connection)
         with connection, contextlib.suppress(OSError), connection.makefile("rb") as stream:
             while received := _read(stream.readline, stream.read):
-                if not self._perform(connection, self._next(received)):
+                if not self._respond(connection, self._next(received)):
                     break
         with self._lock:
             self._live.discard(connection)
 
     def _next(self, received: Received) -> ScriptedResponse:
         with self._lock:
-            if len(self.requests) < self.remember:
+            if len(self.requests) < self.max_requests:
                 self.requests.append(received)
             if len(self._script) > 1:
                 return self._script.popleft()
             if self._script:
                 return self._script[0]
         if received.path.endswith("/chat/completions") and received.json.get("stream"):
-            return _streamed(TOKENS, [self.delay, *[0.0] * (len(TOKENS) - 1)])
-        return _unscripted(received.path, self.delay)
+            return _stream_response(TOKENS, [self.delay, *[0.0] * (len(TOKENS) - 1)])
+        return _default_response(received.path, self.delay)
 
-    def _perform(self, connection: socket.socket, behaviour: ScriptedResponse) -> bool:
-        """Do it; whether the connection is still open."""
-        if isinstance(behaviour.delay, threading.Event):
-            while not behaviour.delay.wait(0.01) and not self._closing.is_set():
+    def _respond(self, connection: socket.socket, response: ScriptedResponse) -> bool:
+        """Send the response; return whether the connection stays open."""
+        if isinstance(response.delay, threading.Event):
+            while not response.delay.wait(0.01) and not self._closing.is_set():
                 pass
         else:
-            self._closing.wait(behaviour.delay)
-        if behaviour.reset:
+            self._closing.wait(response.delay)
+        if response.reset:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             return False
-        if behaviour.head_pace is None and behaviour.body_pace is None:
-            connection.sendall(behaviour.head + behaviour.body)
+        if response.head_pace is None and response.body_pace is None:
+            connection.sendall(response.head + response.body)
         else:
-            self._trickle(connection, behaviour.head, behaviour.head_pace)
-            self._trickle(connection, behaviour.body, behaviour.body_pace)
-        for piece, gap in zip(behaviour.pieces, behaviour.gaps, strict=False):
-            if _has_left(connection, gap):
+            self._trickle(connection, response.head, response.head_pace)
+            self._trickle(connection, response.body, response.body_pace)
+        for piece, gap in zip(response.pieces, response.gaps, strict=False):
+            if _disconnects(connection, gap):
                 self.client_disconnected.set()
                 return False
             connection.sendall(piece)
-        return not behaviour.close
+        return not response.close
 
     def _trickle(
         self, connection: socket.socket, data: bytes, pace: tuple[int, float] | None
@@ -270,7 +270,7 @@ class StubVendor:
 
 
 def _read(readline: Callable[[], bytes], read: Callable[[int], bytes]) -> Received | None:
-    """The next request; None when the client has hung up."""
+    """Return the next request; None if the client has disconnected."""
     words = readline().decode("latin-1").split()
     if len(words) != 3:
         return None
@@ -281,7 +281,7 @@ def _read(readline: Callable[[], bytes], read: Callable[[int], bytes]) -> Receiv
     return Received(words[0], words[1], headers, read(int(headers.get("content-length", 0))))
 
 
-def _unscripted(path: str, delay: float) -> ScriptedResponse:
+def _default_response(path: str, delay: float) -> ScriptedResponse:
     if path.endswith("/chat/completions"):
         status, answer = b"200 OK", OPENAI_ANSWER
     elif path.endswith(":generateContent"):
@@ -293,7 +293,7 @@ def _unscripted(path: str, delay: float) -> ScriptedResponse:
     return ScriptedResponse(head=head % (status, len(body)), body=body, delay=delay)
 
 
-def _streamed(
+def _stream_response(
     pieces: Sequence[bytes],
     gaps: Sequence[Wait],
     headers: Mapping[str, str] | None = None,
@@ -313,7 +313,7 @@ def _streamed(
 
 
 def chunk(content: str | None = None, **fields: Any) -> str:
-    """An event of a chat completion's stream, with this much of the text."""
+    """Return an event of a chat completion's stream with this text."""
     choice = {"index": 0, "delta": {"content": content}, "finish_reason": None}
     body = {"object": "chat.completion.chunk", "model": "stand-in-1", "choices": [choice]}
     return f"data: {json.dumps(body | fields)}\n\n"
@@ -323,15 +323,15 @@ FINISH = chunk(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}])
 USAGE = chunk(choices=[], usage=OPENAI_ANSWER["usage"])
 DONE = "data: [DONE]\n\n"
 
-# The stream that nobody scripted.
+# The unscripted stream.
 TOKENS = [
     *(chunk(f"token {number} ").encode() for number in range(1, 5)),
     "".join([chunk("end"), FINISH, USAGE, DONE]).encode(),
 ]
 
 
-def _has_left(connection: socket.socket, gap: Wait) -> bool:
-    """Wait; whether the client hangs up meanwhile. A request that waits its turn is no end."""
+def _disconnects(connection: socket.socket, gap: Wait) -> bool:
+    """Wait for the gap; return whether the client disconnects meanwhile (pipelining does not)."""
     begun = time.monotonic()
 
     def remaining() -> float:
@@ -349,7 +349,7 @@ def _has_left(connection: socket.socket, gap: Wait) -> bool:
     return False
 
 
-def _hang_up(sock: socket.socket) -> None:
-    """Wake the thread that waits for the socket, which closes it."""
+def _shut_down(sock: socket.socket) -> None:
+    """Wake the thread that reads from the socket, so that it closes it."""
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)

@@ -200,7 +200,7 @@ def test_a_key_spends_its_budget_and_no_more(
     answers = [ask(api, key) for _ in range(5)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 402, 402]
     assert status_and_code(answers[-1]) == (402, "budget_exceeded")
-    assert len(priced.asked) == 3
+    assert len(priced.requests) == 3
     assert [ask(api, other).status_code for _ in range(2)] == [200, 402]
     assert ask(api, create()).status_code == 200
     assert ask(api, KEY).status_code == 200
@@ -234,7 +234,7 @@ def test_requests_in_flight_are_all_that_a_budget_does_not_know(
 ) -> None:
     key = create("--monthly-budget-usd", "0.20")
     run_concurrently(4, lambda _: ask(ApiClient(handler), key))
-    assert 2 <= len(priced.asked) <= 4
+    assert 2 <= len(priced.requests) <= 4
     assert ask(ApiClient(handler), key).status_code == 402
 
 

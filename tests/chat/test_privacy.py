@@ -20,7 +20,7 @@ from providers.errors import ProviderFailed
 from tests.client import ApiClient, problem, status_and_code
 from tests.dynamodb_local import botocore_client
 from tests.factories import ALICE, ANSWERED, FailingSettleStore, FakeProvider, store_record
-from tests.server_process import ROOT, inherited
+from tests.server_process import ROOT, base_environment
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
 Configure = Callable[..., None]
@@ -160,7 +160,7 @@ def test_what_masks_is_not_loaded_while_it_is_off() -> None:
     ran = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
-        env={**inherited(), **variables},
+        env={**base_environment(), **variables},
         capture_output=True,
         text=True,
         check=True,

@@ -255,15 +255,15 @@ def fallback() -> Iterator[StubVendor]:
 
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
-    """The time by which providers rest stands still."""
+    """Freeze the circuit breaker's clock."""
     clock = Clock(1000.0)
     monkeypatch.setattr("providers.circuit_breaker.time", clock)
     return clock
 
 
 @pytest.fixture
-def configure(settings) -> Iterator[Callable[..., None]]:
-    """Point the product at stand-ins, the first of them to be asked first."""
+def configure_providers(settings) -> Iterator[Callable[..., None]]:
+    """A function that configures these stub vendors as providers, in order of priority."""
 
     def point(
         *vendors: StubVendor,
@@ -290,8 +290,8 @@ def ask(client: Client, **headers: str):
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_a_vendor_in_trouble(scenario, client, vendor, configure, record_property):
-    configure(vendor, names=(scenario.provider,), deadline=scenario.deadline)
+def test_a_vendor_in_trouble(scenario, client, vendor, configure_providers, record_property):
+    configure_providers(vendor, names=(scenario.provider,), deadline=scenario.deadline)
     scenario.script(vendor)
 
     started = time.monotonic()
@@ -319,8 +319,10 @@ def attempts(row: Interaction) -> list[tuple[str, str]]:
     return [(attempt["provider"], attempt["outcome"]) for attempt in row.attempts]
 
 
-def test_the_fallback_answers_when_the_primary_is_down(client, vendor, fallback, configure):
-    configure(vendor, fallback)
+def test_the_fallback_answers_when_the_primary_is_down(
+    client, vendor, fallback, configure_providers
+):
+    configure_providers(vendor, fallback)
     status(500)(vendor)
     response = ask(client)
     assert response.status_code == 200
@@ -331,29 +333,33 @@ def test_the_fallback_answers_when_the_primary_is_down(client, vendor, fallback,
     ]
 
 
-def test_garbled_answers_go_to_the_fallback_at_once(client, vendor, fallback, configure):
-    configure(vendor, fallback)
+def test_garbled_answers_go_to_the_fallback_at_once(client, vendor, fallback, configure_providers):
+    configure_providers(vendor, fallback)
     half_a_body(vendor)
     assert ask(client).json()["provider"] == "openrouter"
     assert (len(vendor.requests), len(fallback.requests)) == (1, 1)
 
 
-def test_a_rejected_request_is_not_offered_to_the_fallback(client, vendor, fallback, configure):
-    configure(vendor, fallback)
+def test_a_rejected_request_is_not_offered_to_the_fallback(
+    client, vendor, fallback, configure_providers
+):
+    configure_providers(vendor, fallback)
     status(400)(vendor)
     assert ask(client).json()["code"] == "provider_rejected"
     assert len(fallback.requests) == 0
 
 
-def test_without_fallback_only_the_primary_is_asked(client, vendor, fallback, configure):
-    configure(vendor, fallback, LLM_FALLBACK=False)
+def test_without_fallback_only_the_primary_is_asked(client, vendor, fallback, configure_providers):
+    configure_providers(vendor, fallback, LLM_FALLBACK=False)
     status(401)(vendor)
     assert ask(client).status_code == 502
     assert len(fallback.requests) == 0
 
 
-def test_never_more_calls_than_retries_and_providers_allow(client, vendor, fallback, configure):
-    configure(vendor, fallback)
+def test_never_more_calls_than_retries_and_providers_allow(
+    client, vendor, fallback, configure_providers
+):
+    configure_providers(vendor, fallback)
     status(500)(vendor)
     status(503)(fallback)
     response = ask(client)
@@ -361,8 +367,10 @@ def test_never_more_calls_than_retries_and_providers_allow(client, vendor, fallb
     assert (len(vendor.requests), len(fallback.requests)) == (3, 3)
 
 
-def test_all_overloaded_is_told_with_the_shortest_wait(client, vendor, fallback, configure):
-    configure(vendor, fallback)
+def test_all_overloaded_is_told_with_the_shortest_wait(
+    client, vendor, fallback, configure_providers
+):
+    configure_providers(vendor, fallback)
     status(429, Retry_After="60")(vendor)
     status(429, Retry_After="30")(fallback)
     response = ask(client)
@@ -371,9 +379,9 @@ def test_all_overloaded_is_told_with_the_shortest_wait(client, vendor, fallback,
 
 
 def test_all_slow_ends_at_the_deadline_with_nothing_left_running(
-    client, vendor, fallback, configure
+    client, vendor, fallback, configure_providers
 ):
-    configure(vendor, fallback, deadline=0.5)
+    configure_providers(vendor, fallback, deadline=0.5)
     slow(vendor)
     slow(fallback)
     started = time.monotonic()
@@ -384,9 +392,9 @@ def test_all_slow_ends_at_the_deadline_with_nothing_left_running(
 
 
 def test_an_open_circuit_skips_the_provider_and_then_allows_one_trial(
-    client, vendor, configure, clock, log_lines
+    client, vendor, configure_providers, clock, log_lines
 ):
-    configure(vendor, CIRCUIT_BREAKER_THRESHOLD=3, CIRCUIT_BREAKER_TIMEOUT=1.0)
+    configure_providers(vendor, CIRCUIT_BREAKER_THRESHOLD=3, CIRCUIT_BREAKER_TIMEOUT=1.0)
     status(500)(vendor)
     assert ask(client).json()["code"] == "provider_error"
     assert len(vendor.requests) == 3
@@ -409,8 +417,10 @@ def test_an_open_circuit_skips_the_provider_and_then_allows_one_trial(
     assert [ask(client).status_code for _ in range(2)] == [200, 200]
 
 
-def test_a_resting_provider_is_skipped_for_the_fallback(client, vendor, fallback, configure):
-    configure(vendor, fallback, CIRCUIT_BREAKER_THRESHOLD=1)
+def test_a_resting_provider_is_skipped_for_the_fallback(
+    client, vendor, fallback, configure_providers
+):
+    configure_providers(vendor, fallback, CIRCUIT_BREAKER_THRESHOLD=1)
     status(401)(vendor)
     assert [ask(client).status_code for _ in range(3)] == [200, 200, 200]
     assert (len(vendor.requests), len(fallback.requests)) == (1, 3)
@@ -426,8 +436,10 @@ def test_the_mock_is_asked_again_however_often_it_was_told_to_fail(client, setti
     model_catalog.router.cache_clear()
 
 
-def test_whoever_names_a_model_gets_that_model_or_none(client, vendor, fallback, configure):
-    configure(vendor, fallback)
+def test_whoever_names_a_model_gets_that_model_or_none(
+    client, vendor, fallback, configure_providers
+):
+    configure_providers(vendor, fallback)
     status(401)(vendor)
     body = {"userId": "user123", "prompt": "Olá!", "model": "openai-model"}
     response = client.post("/v1/chat", body, content_type="application/json")
@@ -439,9 +451,9 @@ def test_whoever_names_a_model_gets_that_model_or_none(client, vendor, fallback,
     "first", [b"HTTP/1.1 200 OK\r\ncontent-type: app", b"no HTTP at all\r\n\r\n"]
 )
 def test_after_the_first_byte_the_same_vendor_is_not_asked_again(
-    client, vendor, fallback, configure, first
+    client, vendor, fallback, configure_providers, first
 ):
-    configure(vendor, fallback)
+    configure_providers(vendor, fallback)
     vendor.send(first)
     assert ask(client).json()["provider"] == "openrouter"
     assert (len(vendor.requests), len(fallback.requests)) == (1, 1)
@@ -449,9 +461,9 @@ def test_after_the_first_byte_the_same_vendor_is_not_asked_again(
 
 @pytest.mark.parametrize("script", [status(404), empty_answer])
 def test_what_a_client_can_bring_about_does_not_put_a_provider_to_rest(
-    client, vendor, configure, script
+    client, vendor, configure_providers, script
 ):
-    configure(vendor, CIRCUIT_BREAKER_THRESHOLD=2)
+    configure_providers(vendor, CIRCUIT_BREAKER_THRESHOLD=2)
     script(vendor)
     assert [ask(client).status_code for _ in range(4)] == [502] * 4
     assert len(vendor.requests) == 4

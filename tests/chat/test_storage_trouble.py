@@ -42,8 +42,8 @@ def failing(operation):
 
 
 @pytest.fixture
-def log(tmp_path):
-    """The lines that the logger of unrecorded answers writes."""
+def unrecorded_log(tmp_path):
+    """The file that the logger of unrecorded answers writes to."""
     path = tmp_path / "log.jsonl"
     handler = logging.FileHandler(path)
     handler.setFormatter(JsonFormatter())
@@ -96,12 +96,12 @@ def rebuilt():
     model_catalog.router.cache_clear()
 
 
-def test_an_answer_that_cannot_be_settled_is_given_and_logged_whole(client, log):
+def test_an_answer_that_cannot_be_settled_is_given_and_logged_whole(client, unrecorded_log):
     with failing("UPDATE"):
         response = ask(client, metadata={"page": "2"})
     assert response.status_code == 200
     assert response.json()["recorded"] is False
-    (line,) = map(orjson.loads, log.read_bytes().splitlines())
+    (line,) = map(orjson.loads, unrecorded_log.read_bytes().splitlines())
     assert line["level"] == "ERROR"
     record = from_json(line["record"])
     assert record.response == response.json()["response"]
@@ -109,7 +109,7 @@ def test_an_answer_that_cannot_be_settled_is_given_and_logged_whole(client, log)
     assert from_json(to_json(record)) == record
 
 
-def test_a_short_trouble_is_outlived(client, log, monkeypatch):
+def test_a_short_trouble_is_outlived(client, unrecorded_log, monkeypatch):
     waits = []
 
     def repaired(seconds):
@@ -124,18 +124,18 @@ def test_a_short_trouble_is_outlived(client, log, monkeypatch):
     assert len(waits) == service.MAX_SETTLE_TRIES - 1
     assert response.json().get("recorded") is None
     assert Interaction.objects.get().status == "ok"
-    assert log.read_bytes() == b""
+    assert unrecorded_log.read_bytes() == b""
 
 
 def test_an_answer_is_recorded_as_persistently_for_a_client_that_has_gone(
-    client, log, monkeypatch, use_provider
+    client, unrecorded_log, monkeypatch, use_provider
 ):
     use_provider(Leaves(HELLO))
     monkeypatch.setattr(service.time, "sleep", lambda seconds: execute("DROP TRIGGER broken"))
     with failing("UPDATE"):
         ask(client)
     assert Interaction.objects.get().status == "ok"
-    assert log.read_bytes() == b""
+    assert unrecorded_log.read_bytes() == b""
 
 
 @pytest.mark.parametrize(
@@ -168,32 +168,32 @@ def test_the_client_is_not_kept_waiting_past_the_deadline_for_the_ledger(
     assert time.monotonic() - started < 10
 
 
-def test_an_error_that_cannot_be_settled_is_logged_too(client, log):
+def test_an_error_that_cannot_be_settled_is_logged_too(client, unrecorded_log):
     with failing("UPDATE"):
         response = ask(client, prompt="mock:fail=401")
     assert response.status_code == 502
-    (line,) = map(orjson.loads, log.read_bytes().splitlines())
+    (line,) = map(orjson.loads, unrecorded_log.read_bytes().splitlines())
     assert line["record"]["error"]["code"] == "provider_error"
 
 
-def test_replaying_the_log_settles_what_was_not_and_only_once(client, log):
+def test_replaying_the_log_settles_what_was_not_and_only_once(client, unrecorded_log):
     with failing("UPDATE"):
         answer = ask(client).json()
     assert Interaction.objects.get().status == "pending"
-    with log.open("ab") as file:
+    with unrecorded_log.open("ab") as file:
         file.write(b'not json\n{"message": "something else"}\n{"record": {"half": 1}}\n')
 
-    assert replay(log, "--dry-run") == "1 records found, 0 stored."
+    assert replay(unrecorded_log, "--dry-run") == "1 records found, 0 stored."
     assert Interaction.objects.get().status == "pending"
-    assert replay(log) == "1 records found, 1 stored."
+    assert replay(unrecorded_log) == "1 records found, 1 stored."
     stored = OrmInteractionStore().get(answer["interaction_id"])
-    assert stored == from_json(orjson.loads(log.read_bytes().splitlines()[0])["record"])
-    assert replay(log) == "1 records found, 0 stored."
+    assert stored == from_json(orjson.loads(unrecorded_log.read_bytes().splitlines()[0])["record"])
+    assert replay(unrecorded_log) == "1 records found, 0 stored."
 
 
-def test_replaying_stores_a_record_whose_claim_is_gone(client, log):
+def test_replaying_stores_a_record_whose_claim_is_gone(client, unrecorded_log):
     with failing("UPDATE"):
         answer = ask(client).json()
     Interaction.objects.all().delete()
-    assert replay(log) == "1 records found, 1 stored."
+    assert replay(unrecorded_log) == "1 records found, 1 stored."
     assert Interaction.objects.get().response == answer["response"]

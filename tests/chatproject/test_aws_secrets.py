@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server_process import inherited
+from tests.server_process import base_environment
 from tests.stub_vendor import StubVendor
 
 ROOT = Path(__file__).parent.parent.parent
@@ -36,7 +36,7 @@ def aws():
 def settings(aws, **variables):
     """What settings make of the variables, in a process of their own."""
     environment = {
-        **inherited(),
+        **base_environment(),
         "ENV_FILE": os.devnull,
         "AWS_ENDPOINT_URL": aws.url,
         "AWS_REGION": "eu-west-1",

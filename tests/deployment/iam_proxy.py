@@ -1,7 +1,7 @@
-"""DynamoDB Local and a parameter store, behind a door that lets through what a policy allows.
+"""A proxy that enforces an IAM policy in front of DynamoDB Local and a parameter store.
 
-What a call needs, by AWS's service authorization reference: a transaction needs the rights of its
-parts, a batch its own on each of its tables, a query of an index the right on the index.
+The permissions of a call follow AWS's service authorization reference: a transaction needs those of
+its parts, a batch its own on each table, and a query of an index the permission on the index.
 """
 
 import fnmatch
@@ -15,29 +15,29 @@ from typing import Any, Self
 
 from tests.deployment.configuration import ACCOUNT, REGION
 
-Need = tuple[str, str]  # an action and a resource
+Permission = tuple[str, str]  # an action and a resource
 Statement = Mapping[str, Sequence[str]]
 
 
 class IamProxy:
-    """Answers at `url` while the context lasts; `used` is what the calls so far needed."""
+    """Serves at `url` while its context lasts; `used` has the permissions that calls needed."""
 
     def __init__(
         self, policy: Iterable[Statement], *, dynamodb: str, parameters: Mapping[str, str]
     ) -> None:
         self.policy = list(policy)
-        self.used: set[Need] = set()
-        self.refused: set[Need] = set()
+        self.used: set[Permission] = set()
+        self.refused: set[Permission] = set()
         self._dynamodb = dynamodb
         self._parameters = parameters
-        guard = self
+        proxy = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                status, answer = guard.answer(self.headers["x-amz-target"], body, self.headers)
+                status, answer = proxy.answer(self.headers["x-amz-target"], body, self.headers)
                 self.send_response(status)
                 self.send_header("content-type", "application/x-amz-json-1.0")
                 self.send_header("content-length", str(len(answer)))
@@ -61,26 +61,26 @@ class IamProxy:
 
     def answer(self, target: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
         service, _, operation = target.partition(".")
-        needs = set(needed(service, operation, json.loads(body)))
-        assert needs, target
-        self.used |= needs
-        if refused := {need for need in needs if not self._allowed(need)}:
+        permissions = set(required_permissions(service, operation, json.loads(body)))
+        assert permissions, target
+        self.used |= permissions
+        if refused := {each for each in permissions if not self._allowed(each)}:
             self.refused |= refused
             kind = "com.amazon.coral.service#AccessDeniedException"
             return 400, json.dumps({"__type": kind, "message": f"not allowed: {refused}"}).encode()
         if service == "AmazonSSM":
-            return 200, self._values(json.loads(body)["Names"])
+            return 200, self._read_parameters(json.loads(body)["Names"])
         return self._forward(body, headers)
 
-    def _allowed(self, need: Need) -> bool:
-        action, resource = need
+    def _allowed(self, permission: Permission) -> bool:
+        action, resource = permission
         return any(
             any(fnmatch.fnmatchcase(action, pattern) for pattern in statement["actions"])
             and any(fnmatch.fnmatchcase(resource, pattern) for pattern in statement["resources"])
             for statement in self.policy
         )
 
-    def _values(self, names: list[str]) -> bytes:
+    def _read_parameters(self, names: list[str]) -> bytes:
         found = [
             {"Name": name, "ARN": parameter(name), "Value": self._parameters[name]}
             for name in names
@@ -89,19 +89,21 @@ class IamProxy:
         return json.dumps({"Parameters": found, "InvalidParameters": []}).encode()
 
     def _forward(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        kept = ("authorization", "content-type", "x-amz-date", "x-amz-target")
-        passed = {name: headers[name] for name in kept}
+        names = ("authorization", "content-type", "x-amz-date", "x-amz-target")
+        forwarded = {name: headers[name] for name in names}
         try:
             with urllib.request.urlopen(
-                urllib.request.Request(self._dynamodb, body, passed), timeout=30
+                urllib.request.Request(self._dynamodb, body, forwarded), timeout=30
             ) as response:
                 return response.status, response.read()
         except urllib.error.HTTPError as exc:
             return exc.code, exc.read()
 
 
-def needed(service: str, operation: str, request: dict[str, Any]) -> Iterable[Need]:
-    """Each right that a call needs."""
+def required_permissions(
+    service: str, operation: str, request: dict[str, Any]
+) -> Iterable[Permission]:
+    """Return the permissions that a call needs."""
     if service == "AmazonSSM":
         return [(f"ssm:{operation}", parameter(name)) for name in request["Names"]]
     if operation == "TransactWriteItems":

@@ -15,7 +15,7 @@ from tests.deployment.configuration import REGION, Evaluated, blocks
 from tests.deployment.iam_proxy import IamProxy
 from tests.dynamodb_local import variables
 from tests.lambda_events import v2
-from tests.server_process import ROOT, inherited
+from tests.server_process import ROOT, base_environment
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
 SECRETS = ["SECRET_KEY", "API_KEYS", "OPENAI_API_KEY"]
@@ -118,7 +118,7 @@ def run(
 ) -> list[tuple[int, Any]]:
     """Have the events answered by the function, and more done by its store."""
     environment = {
-        **inherited(),
+        **base_environment(),
         **variables(guard.url),
         **deployed.variables(),
         "AWS_ENDPOINT_URL": guard.url,

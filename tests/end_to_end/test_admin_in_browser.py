@@ -16,7 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.browser import Playground
-from tests.server_process import ROOT, Server, inherited
+from tests.server_process import ROOT, Server, base_environment
 
 PASSWORD = "only for this test"
 EVIL = "<img src=x onerror=alert(1)>"
@@ -32,7 +32,7 @@ def admin(visit: Callable[..., Playground], server: Server) -> Page:
         "DJANGO_SUPERUSER_PASSWORD": PASSWORD,
     }
     options = ["--username=root", "--email=root@example.org"]
-    subprocess.run([*command, *options], env={**inherited(), **variables}, check=True)
+    subprocess.run([*command, *options], env={**base_environment(), **variables}, check=True)
     first = server.chat("What is a ledger?").json()
     server.chat(f"And {EVIL}?", previous_interaction_id=first["interaction_id"])
     server.chat("mock:fail=429", user="bob")

@@ -11,7 +11,7 @@ import pytest
 
 from chat.storage.dynamodb.tables import InteractionTable, StateTable
 from tests.dynamodb_local import botocore_client, variables
-from tests.server_process import user_whose_minute_begins
+from tests.server_process import user_in_fresh_window
 
 ASK = """
 import json, sys, django
@@ -100,7 +100,7 @@ def test_a_request_that_is_sent_again_is_answered_once(ask: Callable[..., list[A
 
 def test_requests_are_counted_and_limited(ask: Callable[..., list[Any]]) -> None:
     # Processes begin slowly, and over the end of a minute counting would begin anew.
-    request = ["POST", "/v1/chat", {**QUESTION, "userId": user_whose_minute_begins()}, {}]
+    request = ["POST", "/v1/chat", {**QUESTION, "userId": user_in_fresh_window()}, {}]
     (first,) = ask(request, RATE_LIMIT_PER_MINUTE="3")
     answers = ask(*[request] * 3, RATE_LIMIT_PER_MINUTE="3")
     assert [answer[0] for answer in [first, *answers]] == [200, 200, 200, 429]

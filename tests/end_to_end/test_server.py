@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server_process import held_port, inherited, user_whose_minute_begins
+from tests.server_process import base_environment, reserve_port, user_in_fresh_window
 
 ROOT = Path(__file__).parents[2]
 MANY = 100
@@ -106,9 +106,9 @@ RUN = "import runpy; runpy.run_path('manage.py', run_name='__main__')"
 def spawn(folder: Path, setup: str = "", **variables: str) -> Server:
     """A server that begins; `setup` is what Python is to do before."""
     program = ["-c", f"{setup}\n{RUN}"] if setup else ["manage.py"]
-    held = held_port()
+    held = reserve_port()
     environment = {
-        **inherited(),
+        **base_environment(),
         "ENV_FILE": os.devnull,
         "SECRET_KEY": "secret",
         "LLM_PROVIDER": "mock",
@@ -383,7 +383,7 @@ def test_connections_are_shared_out_among_the_processes(serve: Serve, reloaded: 
 
 
 def test_of_many_requests_of_a_user_at_once_exactly_sixty_pass(server: Server) -> None:
-    user = user_whose_minute_begins()
+    user = user_in_fresh_window()
     responses = server.chats_at_once(MANY, lambda number: user)
     assert Counter(response.status_code for response in responses) == {200: 60, 429: 40}
     assert len(server.records(f"user_id = '{user}'")) == 60
@@ -468,7 +468,7 @@ def test_calls_that_die_with_the_server_read_as_aborted_later(serve: Serve) -> N
 
 
 def test_a_restart_keeps_records_counts_and_sessions(serve: Serve) -> None:
-    user = user_whose_minute_begins()
+    user = user_in_fresh_window()
     server = serve(SECRET_KEY="")
     interaction_id = server.chat(user=user).json()["interaction_id"]
     key = (server.folder / ".secret_key").read_text()

@@ -17,7 +17,7 @@ import pytest
 
 from tests.lambda_events import v2
 from tests.otlp_collector import Collector, Span
-from tests.server_process import ROOT, Server, held_port, inherited
+from tests.server_process import ROOT, Server, base_environment, reserve_port
 from tests.stub_vendor import DONE, FINISH, USAGE, StubVendor, chunk
 
 AT_ONCE = {"OTEL_BSP_SCHEDULE_DELAY": "20"}
@@ -269,7 +269,7 @@ def test_an_endpoint_that_is_down_is_said_once_and_holds_nothing_up(tmp_path: Pa
         **AT_ONCE,
     }
     with (
-        held_port() as down,
+        reserve_port() as down,
         Server(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=address(down), **variables) as server,
     ):
         for _ in range(3):
@@ -314,7 +314,7 @@ class Function:
 
     def __init__(self, folder: Path, **variables: str) -> None:
         environment = {
-            **inherited(),
+            **base_environment(),
             "ENV_FILE": os.devnull,
             "DJANGO_SETTINGS_MODULE": "chatproject.settings",
             "AWS_LAMBDA_FUNCTION_NAME": "serverless-chat-api-dev",
@@ -370,16 +370,16 @@ def test_on_lambda_an_endpoint_that_hangs_holds_nothing_up_and_nothing_is_lost(
         Collector() as collector,
         Function(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, **patient) as function,
     ):
-        collector.held.set()
+        collector.paused.set()
         assert [function.chat() for _ in range(3)] == [200, 200, 200]
         assert collector.spans == []
-        collector.held.clear()
+        collector.paused.clear()
         assert len(collector.trace(TRACE[2:].replace("-", ""), 6)) == 6
 
 
 def test_on_lambda_an_endpoint_that_is_down_fails_nothing(tmp_path: Path) -> None:
     with (
-        held_port() as down,
+        reserve_port() as down,
         Function(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=address(down)) as function,
     ):
         assert [function.chat() for _ in range(2)] == [200, 200]
@@ -409,7 +409,7 @@ def test_without_an_endpoint_nothing_of_it_is_imported(
     tmp_path: Path, variables: dict[str, str]
 ) -> None:
     environment = {
-        **inherited(),
+        **base_environment(),
         "ENV_FILE": os.devnull,
         "DJANGO_SETTINGS_MODULE": "chatproject.settings",
         "DATABASE_PATH": str(tmp_path / "chat.db"),

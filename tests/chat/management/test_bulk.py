@@ -32,10 +32,10 @@ from chat.storage.jsonl import to_line
 from chat.storage.orm.bulk import OrmBulkStore
 from tests.chat.storage.contract import FULL_ANSWER, YESTERDAY
 from tests.commands import refusal, run
-from tests.deployment.iam_proxy import needed
+from tests.deployment.iam_proxy import required_permissions
 from tests.dynamodb_local import Calls
 from tests.factories import ALICE, ANSWERED, BOB, FAILED, NOON, PENDING
-from tests.server_process import ROOT, inherited
+from tests.server_process import ROOT, base_environment
 
 Configure = Callable[..., None]
 COMMANDS = "chat.management.commands"
@@ -270,7 +270,7 @@ def test_an_export_that_was_killed_goes_on_in_another_process(
     backend().bulk.import_records(made(20))
     path = tmp_path / "all.jsonl.gz"
     environment = {
-        **inherited(),
+        **base_environment(),
         "DJANGO_SETTINGS_MODULE": "chatproject.settings",
         "ENV_FILE": os.devnull,
         "DATABASE_PATH": str(connection.settings_dict["NAME"]),
@@ -649,7 +649,9 @@ def granted() -> dict[str, set[str]]:
 def used(calls: Calls) -> set[str]:
     """What the calls so far needed, of which nothing is kept."""
     needs = {
-        need for operation, request in calls for need in needed("DynamoDB", operation, request)
+        need
+        for operation, request in calls
+        for need in required_permissions("DynamoDB", operation, request)
     }
     calls.clear()
     places = {StateTable.Meta.table_name: "state", InteractionTable.Meta.table_name: "records"}

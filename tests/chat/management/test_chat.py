@@ -23,7 +23,7 @@ from chat.storage.base import Status
 from providers.base import Completion, CompletionRequest, Deadline
 from providers.errors import DeadlineExceeded
 from tests.factories import ALICE, FailingSettleStore, FakeProvider, all_records
-from tests.server_process import ROOT, inherited
+from tests.server_process import ROOT, base_environment
 
 WAIT_SECONDS = 60.0
 HELLO = Completion(text="Hello.", model="mock-1", finish_reason="stop")
@@ -167,7 +167,7 @@ class Terminal:
         self._file, theirs = pty.openpty()
         self._process = subprocess.Popen(
             [sys.executable, "-c", CONTROLLED, str(ROOT / "manage.py"), *words],
-            env={**inherited(), "ENV_FILE": os.devnull, "TERM": "dumb", **variables},
+            env={**base_environment(), "ENV_FILE": os.devnull, "TERM": "dumb", **variables},
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,

@@ -30,7 +30,7 @@ from tests.factories import (
     run_concurrently,
     store_record,
 )
-from tests.server_process import ROOT, inherited
+from tests.server_process import ROOT, base_environment
 
 Configure = Callable[..., None]
 DAY = NOON.date()
@@ -231,7 +231,7 @@ def test_the_counts_are_the_sums_over_the_records(each_storage: str) -> None:
 def test_processes_that_settle_at_once_are_all_counted(storage: str, dynamodb_url: str) -> None:
     command = [sys.executable, "-m", "benchmarks.counters", storage]
     sizes = ["--processes", "4", "--interactions", "100"]
-    environment = {**inherited(), "AWS_ENDPOINT_URL_DYNAMODB": dynamodb_url}
+    environment = {**base_environment(), "AWS_ENDPOINT_URL_DYNAMODB": dynamodb_url}
     ran = subprocess.run(
         [*command, *sizes], env=environment, cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -22,7 +22,7 @@ from tests.client import ApiClient
 from tests.deployment.configuration import local_values
 from tests.factories import ANSWERED, KEY, FakeProvider, store_record
 from tests.lambda_events import v2
-from tests.server_process import ROOT, inherited
+from tests.server_process import ROOT, base_environment
 from tests.stub_vendor import DONE, FINISH, OPENAI_ANSWER, USAGE, StubVendor, chunk
 
 # A stream is asked for in a thread of its own, which has to see what is in the database.
@@ -366,7 +366,7 @@ OTHER_TRACE = "1-67891234-abcdef012345678912345678"
 def on_lambda(folder: Path, *events: dict[str, Any], **variables: str) -> list[str]:
     """What the function logs of the events."""
     environment = {
-        **inherited(),
+        **base_environment(),
         "ENV_FILE": os.devnull,
         "DJANGO_SETTINGS_MODULE": "chatproject.settings",
         "AWS_LAMBDA_FUNCTION_NAME": "serverless-chat-api-dev",
