@@ -12,7 +12,7 @@ from django.test.client import ClientHandler
 from pytest_django import DjangoDbBlocker, Settings
 
 from chat import model_catalog, storage
-from chat.storage.orm.connection import writing
+from chat.storage.orm.connection import disconnect_writer
 from chat.telemetry.logs import JsonFormatter
 from providers.base import Provider
 from providers.router import Router
@@ -126,7 +126,7 @@ def unreachable_database(
 
     def move(name: str) -> None:
         connection.close()
-        writing.disconnect()
+        disconnect_writer()
         connection.settings_dict["NAME"] = name
 
     name = connection.settings_dict["NAME"]

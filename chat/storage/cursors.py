@@ -1,4 +1,4 @@
-"""Where the next page begins: opaque to clients, and of use for the list alone it was made for."""
+"""Signed cursors of lists: opaque to clients, and valid for one list only."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,25 +12,25 @@ from chat.storage.errors import InvalidCursor
 
 Position = tuple[datetime, str]
 
-# Lambda takes back 6 MB of JSON in ASCII, in which an answer is a string, and a byte of it up to
-# three. What else there is of a hundred records needs some room.
+# A Lambda response may have 6 MB. It carries the body as an ASCII JSON string, which can triple its
+# bytes, and the other fields of a hundred records need room.
 PAGE_BYTES = 1_900_000
 
 
-def user_list(owner: str, user_id: str) -> str:
-    """The name of the list of a user's records."""
+def user_scope(owner: str, user_id: str) -> str:
+    """Return the scope of the list of a user's records."""
     return f"{owner}#{user_id}"
 
 
-def conversation_list(owner: str, conversation_id: str) -> str:
-    """The name of the list of a conversation's turns."""
+def conversation_scope(owner: str, conversation_id: str) -> str:
+    """Return the scope of the list of a conversation's turns."""
     return f"{owner}#conversation#{conversation_id}"
 
 
 def build_page(found: Sequence[InteractionRecord], limit: int, scope: str) -> Page:
-    """The page of what was found for it, which is one record more where there is more.
+    """Return a page of at most `limit` records and PAGE_BYTES, but of one record at least.
 
-    It ends sooner where its texts come to PAGE_BYTES, but has one record at least.
+    `found` has one record more than `limit` if the list goes on.
     """
     sizes = accumulate(map(_size, found[:limit]))
     records = tuple(found[: max(1, sum(size <= PAGE_BYTES for size in sizes))])
@@ -42,7 +42,7 @@ def build_page(found: Sequence[InteractionRecord], limit: int, scope: str) -> Pa
 
 
 def decode_cursor(cursor: str, scope: str) -> Position:
-    """The record that the cursor comes after. Raises InvalidCursor for any other text."""
+    """Return the position of the last record before the cursor. Raises InvalidCursor."""
     try:
         created_at, interaction_id = signing.loads(cursor, salt=_salt(scope))
     except signing.BadSignature as exc:
@@ -51,7 +51,7 @@ def decode_cursor(cursor: str, scope: str) -> Position:
 
 
 def _size(record: InteractionRecord) -> int:
-    """The bytes in JSON of what is shown of a record, and may be long."""
+    """Return the size in JSON of the long fields that a list shows."""
     shown = (record.prompt, record.response, record.metadata, record.error, record.attempts)
     return len(orjson.dumps([*shown, record.tool_calls]))
 

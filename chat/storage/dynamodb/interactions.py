@@ -25,7 +25,7 @@ from django.conf import settings
 
 from chat.storage.base import InteractionRecord, Page, Status
 from chat.storage.columns import from_columns, outcome_columns
-from chat.storage.cursors import build_page, conversation_list, decode_cursor, user_list
+from chat.storage.cursors import build_page, conversation_scope, decode_cursor, user_scope
 from chat.storage.dynamodb.client import CONDITION_FAILED, client, translate_errors
 from chat.storage.dynamodb.items import (
     COLUMNS,
@@ -135,14 +135,14 @@ class DynamoInteractionStore:
         listed = IndexQuery(
             USER_INDEX, f"{owner}#{user_id}", newest_first=True, since=since, before=before
         )
-        return _page(listed, owner, user_list(owner, user_id), limit, cursor)
+        return _page(listed, owner, user_scope(owner, user_id), limit, cursor)
 
     @translate_errors()
     def list_by_conversation(
         self, owner: str, conversation_id: str, *, limit: int, cursor: str | None = None
     ) -> Page:
         listed = IndexQuery(CONVERSATION_INDEX, conversation_id)
-        return _page(listed, owner, conversation_list(owner, conversation_id), limit, cursor)
+        return _page(listed, owner, conversation_scope(owner, conversation_id), limit, cursor)
 
     @translate_errors()
     def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:

@@ -1,10 +1,9 @@
-"""Records in bulk on the local store."""
+"""Records in bulk on Django's ORM: SQLite."""
 
 import json
 from datetime import UTC, datetime
 from typing import Any
 
-from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
@@ -19,8 +18,8 @@ from chat.storage.base import (
     newest_by_id,
 )
 from chat.storage.columns import from_columns
-from chat.storage.orm.connection import translate_errors, writing
-from chat.storage.orm.sql import insert_many
+from chat.storage.orm.connection import immediate_transaction, translate_errors, write_queue
+from chat.storage.orm.sql import delete_many, insert_many
 from chat.storage.orm.usage import count
 
 COLUMNS = [field.attname for field in Interaction._meta.concrete_fields]
@@ -29,15 +28,15 @@ COLUMNS = [field.attname for field in Interaction._meta.concrete_fields]
 class OrmBulkStore:
     """See `BulkStore`. Records come in the order of their creation, then of their ids.
 
-    What SQL does not select by the index that gives the order is left out here: given the choice,
-    SQLite would take another index, and sort all of the table for each batch.
+    SQL selects only by the index that gives this order, and Python does the rest: given a choice,
+    SQLite takes another index and sorts the whole table for each batch.
     """
 
-    @translate_errors
+    @translate_errors()
     def estimate(self, selection: Selection) -> int | None:
         return _rows(selection).count()
 
-    @translate_errors
+    @translate_errors()
     def scan(self, selection: Selection, *, limit: int, cursor: str | None = None) -> Batch:
         rows = list(_after(selection, cursor).values_list(*COLUMNS, named=True)[:limit])
         now = timezone.now()
@@ -49,35 +48,34 @@ class OrmBulkStore:
         )
         return Batch(records=tuple(found), scanned=len(rows), cursor=_cursor(rows, limit))
 
-    @writing
     def import_records(self, records: list[InteractionRecord]) -> ImportResult:
-        wanted = newest_by_id(records)
-        with transaction.atomic():
-            held = Interaction.objects.filter(pk__in=wanted).order_by()
+        new = newest_by_id(records)
+        with write_queue() as connection, immediate_transaction(connection):
+            stored = Interaction.objects.filter(pk__in=new).order_by()
             columns = ("pk", "status", "deadline_at", "expires_at")
             now, gone, replaced = timezone.now(), [], 0
-            for id_, status, deadline_at, expires_at in held.values_list(*columns):
+            for id_, status, deadline_at, expires_at in stored.values_list(*columns):
                 expired = expires_at is not None and expires_at <= now
-                if expired or wanted[id_].supersedes(Status(status), deadline_at):
+                if expired or new[id_].supersedes(Status(status), deadline_at):
                     gone.append(id_)
                     replaced += not expired
                 else:
-                    del wanted[id_]
-            Interaction.objects.filter(pk__in=gone).delete()
-            written = wanted.values()
-            insert_many(written)
-            count(*(record for record in written if record.status is not Status.PENDING))
-        return ImportResult(new=len(written) - replaced, replaced=replaced)
+                    del new[id_]
+            delete_many(connection, gone)
+            insert_many(connection, new.values())
+            settled = [record for record in new.values() if record.status is not Status.PENDING]
+            count(connection, settled)
+        return ImportResult(new=len(new) - replaced, replaced=replaced)
 
-    @writing
     def purge(
         self, selection: Selection, *, limit: int, cursor: str | None = None, dry_run: bool = False
     ) -> PurgeResult:
         columns = ("interaction_id", "created_at", "owner", "user_id")
-        rows = list(_after(selection, cursor).values_list(*columns, named=True)[:limit])
-        ids = [row.interaction_id for row in rows if selection.matches(row.owner, row.user_id)]
-        # What was asked anew meanwhile, under the same id, is not as old any more.
-        records = len(ids) if dry_run else _rows(selection).filter(pk__in=ids).delete()[0]
+        with write_queue():
+            rows = list(_after(selection, cursor).values_list(*columns, named=True)[:limit])
+            ids = [row.interaction_id for row in rows if selection.matches(row.owner, row.user_id)]
+            # Another process may have taken a record over: it is as new as its claim then.
+            records = len(ids) if dry_run else _rows(selection).filter(pk__in=ids).delete()[0]
         return PurgeResult(records=records, scanned=len(rows), cursor=_cursor(rows, limit))
 
 
@@ -97,9 +95,9 @@ def _after(selection: Selection, cursor: str | None) -> QuerySet[Interaction]:
     if cursor is None:
         return rows
     # The first condition lets SQLite seek in the index, which it would not for an OR.
-    created_at, last = json.loads(cursor)
-    moment = datetime.fromisoformat(created_at)
-    return rows.filter(created_at__gte=moment).exclude(created_at=moment, pk__lte=last)
+    timestamp, last = json.loads(cursor)
+    created_at = datetime.fromisoformat(timestamp)
+    return rows.filter(created_at__gte=created_at).exclude(created_at=created_at, pk__lte=last)
 
 
 def _cursor(rows: list[Any], limit: int) -> str | None:

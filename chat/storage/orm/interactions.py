@@ -1,4 +1,4 @@
-"""The store on Django's ORM: SQLite on a laptop."""
+"""Interactions on Django's ORM: SQLite."""
 
 import time
 from collections.abc import Sequence
@@ -11,57 +11,56 @@ from django.utils import timezone
 from chat.models import Interaction
 from chat.storage.base import InteractionRecord, Page
 from chat.storage.columns import from_columns, to_columns
-from chat.storage.cursors import build_page, conversation_list, decode_cursor, user_list
+from chat.storage.cursors import build_page, conversation_scope, decode_cursor, user_scope
 from chat.storage.errors import StorageUnavailable
-from chat.storage.orm.connection import immediate_transaction, translate_errors, writing
+from chat.storage.orm.connection import immediate_transaction, translate_errors, write_queue
 from chat.storage.orm.sql import insert, update
 from chat.storage.orm.usage import count, expired_counts, user_counts
 
 SWEEP_SECONDS = 60.0
-# The holder of an id may expire, or be erased, while it is looked at.
+# A taken id may expire or be deleted before its record is read.
 CLAIM_TRIES = 3
 
 
 class OrmInteractionStore:
-    """See `InteractionStore`. Each write is one statement or one transaction, and so atomic."""
+    """See `InteractionStore`. Each write is one statement or one transaction."""
 
     def __init__(self) -> None:
         self._swept_at = time.monotonic()
 
-    @writing
     def claim(self, record: InteractionRecord) -> InteractionRecord | None:
-        self._sweep()
-        for _ in range(CLAIM_TRIES):
-            if insert(record):
-                return None
-            if holder := self.get(record.interaction_id):
-                return holder
-            _expired().filter(interaction_id=record.interaction_id).delete()
+        with write_queue() as connection:
+            self._sweep()
+            for _ in range(CLAIM_TRIES):
+                if insert(connection, record):
+                    return None
+                if holder := self.get(record.interaction_id):
+                    return holder
+                _expired().filter(interaction_id=record.interaction_id).delete()
         raise StorageUnavailable
 
-    @writing
     def take_over(self, record: InteractionRecord, holder: InteractionRecord) -> bool:
-        return _as_read(holder).update(**to_columns(record)) == 1
+        with write_queue():
+            return _as_read(holder).update(**to_columns(record)) == 1
 
-    @writing
     def settle(self, record: InteractionRecord) -> bool:
-        with immediate_transaction():
-            settled = update(record)
+        with write_queue() as connection, immediate_transaction(connection):
+            settled = update(connection, record)
             if settled:
-                count(record)
+                count(connection, [record])
         return settled
 
-    @translate_errors
+    @translate_errors()
     def get(self, interaction_id: str) -> InteractionRecord | None:
         found = _unexpired().filter(interaction_id=interaction_id).first()
         return None if found is None else from_columns(found)
 
-    @translate_errors
+    @translate_errors()
     def get_many(self, interaction_ids: Sequence[str]) -> dict[str, InteractionRecord]:
         found = _unexpired().filter(interaction_id__in=interaction_ids)
         return {row.interaction_id: from_columns(row) for row in found.order_by()}
 
-    @translate_errors
+    @translate_errors()
     def list_by_user(
         self,
         owner: str,
@@ -72,10 +71,8 @@ class OrmInteractionStore:
         since: datetime | None = None,
         before: datetime | None = None,
     ) -> Page:
-        rows, scope = (
-            _unexpired().filter(owner=owner, user_id=user_id),
-            user_list(owner, user_id),
-        )
+        rows = _unexpired().filter(owner=owner, user_id=user_id)
+        scope = user_scope(owner, user_id)
         if since is not None:
             rows = rows.filter(created_at__gte=since)
         if before is not None:
@@ -89,12 +86,12 @@ class OrmInteractionStore:
         found = [from_columns(row) for row in rows.order_by("-created_at", "-pk")[: limit + 1]]
         return build_page(found, limit, scope)
 
-    @translate_errors
+    @translate_errors()
     def list_by_conversation(
         self, owner: str, conversation_id: str, *, limit: int, cursor: str | None = None
     ) -> Page:
         rows = _unexpired().filter(owner=owner, conversation_id=conversation_id)
-        scope = conversation_list(owner, conversation_id)
+        scope = conversation_scope(owner, conversation_id)
         if cursor is not None:
             created_at, last = decode_cursor(cursor, scope)
             rows = rows.filter(created_at__gte=created_at).exclude(
@@ -103,19 +100,18 @@ class OrmInteractionStore:
         found = [from_columns(row) for row in rows.order_by("created_at", "pk")[: limit + 1]]
         return build_page(found, limit, scope)
 
-    @writing
     def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
-        first = Interaction.objects.filter(owner=owner, user_id=user_id).order_by("-created_at")
-        with transaction.atomic():
+        newest = Interaction.objects.filter(owner=owner, user_id=user_id).order_by("-created_at")
+        with write_queue(), transaction.atomic():
             user_counts(owner, user_id).delete()
-            return Interaction.objects.filter(pk__in=first.values("pk")[:limit]).delete()[0]
+            return Interaction.objects.filter(pk__in=newest.values("pk")[:limit]).delete()[0]
 
-    @translate_errors
+    @translate_errors()
     def check(self) -> None:
         Interaction.objects.order_by().values_list("pk").first()
 
     def _sweep(self) -> None:
-        """Delete what has expired, at most once a minute in each process."""
+        """Delete expired records, at most once a minute in each process."""
         now = time.monotonic()
         if now - self._swept_at > SWEEP_SECONDS:
             self._swept_at = now
@@ -132,6 +128,7 @@ def _expired() -> QuerySet[Interaction]:
 
 
 def _as_read(record: InteractionRecord) -> QuerySet[Interaction]:
+    """Select the stored record if it has not changed since it was read."""
     return Interaction.objects.filter(
         interaction_id=record.interaction_id, status=record.status, deadline_at=record.deadline_at
     )

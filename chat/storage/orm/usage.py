@@ -1,10 +1,11 @@
-"""The counts on the local store: a row for each day and name, raised by one statement."""
+"""Usage counters on Django's ORM: a row for each day and name, added to by one statement."""
 
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
 
-from django.db import connection
+from django.db import connection as django_connection
 from django.db.models import Q, QuerySet, Sum
 from django.utils import timezone
 
@@ -17,20 +18,20 @@ from chat.storage.base import (
     UserPage,
     counters_for,
 )
-from chat.storage.orm.connection import executemany, translate_errors
+from chat.storage.orm.connection import translate_errors
 
 COLUMNS = ("owner", "by", "name", "date", "expires_at", *COUNT_FIELDS)
-RAISED = ", ".join(f"{field} = {field} + excluded.{field}" for field in COUNT_FIELDS)
+INCREMENTS = ", ".join(f"{field} = {field} + excluded.{field}" for field in COUNT_FIELDS)
 COUNT = f"""
     INSERT INTO chat_usagecount ({", ".join(f'"{column}"' for column in COLUMNS)})
     VALUES ({", ".join(["?"] * len(COLUMNS))})
     ON CONFLICT (owner, "by", name, date)
-    DO UPDATE SET {RAISED}, expires_at = excluded.expires_at"""
+    DO UPDATE SET {INCREMENTS}, expires_at = excluded.expires_at"""
 SUMS = {field: Sum(field) for field in COUNT_FIELDS}
 
 
-def count(*records: InteractionRecord) -> None:
-    """Count records, within the transaction that settles them."""
+def count(connection: sqlite3.Connection, records: Iterable[InteractionRecord]) -> None:
+    """Count records, in the transaction that settles them."""
     sums: dict[tuple[str, CounterKind, str, str], UsageCounts] = {}
     expiries: dict[tuple[str, CounterKind, str, str], datetime | None] = {}
     for record in records:
@@ -39,12 +40,12 @@ def count(*records: InteractionRecord) -> None:
             key = (record.owner, by, name, day)
             sums[key] = sums[key] + counts if key in sums else counts
             expiries[key] = record.expires_at if by is CounterKind.USER else None
-    adapted = connection.ops.adapt_datetimefield_value
+    adapted = django_connection.ops.adapt_datetimefield_value
     rows = [
         (*key, adapted(expiries[key]), *(getattr(counts, field) for field in COUNT_FIELDS))
         for key, counts in sums.items()
     ]
-    executemany(COUNT, rows)
+    connection.executemany(COUNT, rows)
 
 
 def user_counts(owner: str, user_id: str) -> QuerySet[UsageCount]:
@@ -58,13 +59,13 @@ def expired_counts() -> QuerySet[UsageCount]:
 class OrmUsageStore:
     """See `UsageStore`."""
 
-    @translate_errors
+    @translate_errors()
     def daily(
         self, owner: str, by: CounterKind, first: date, last: date
     ) -> dict[tuple[date, str], UsageCounts]:
         return {(row.date, row.name): _counts(vars(row)) for row in _rows(owner, by, first, last)}
 
-    @translate_errors
+    @translate_errors()
     def users(
         self, owner: str, first: date, last: date, *, limit: int, after: str = ""
     ) -> UserPage:
@@ -77,7 +78,7 @@ class OrmUsageStore:
             next_after=names[-1] if len(found) > limit else None,
         )
 
-    @translate_errors
+    @translate_errors()
     def month(self, owner: str, by: CounterKind, name: str, day: date) -> UsageCounts:
         rows = UsageCount.objects.filter(
             owner=owner, by=by, name=name, date__year=day.year, date__month=day.month
@@ -86,8 +87,8 @@ class OrmUsageStore:
 
 
 def _rows(owner: str, by: CounterKind, first: date, last: date) -> QuerySet[UsageCount]:
-    alive = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
-    return UsageCount.objects.filter(alive, owner=owner, by=by, date__range=(first, last))
+    unexpired = Q(expires_at=None) | Q(expires_at__gt=timezone.now())
+    return UsageCount.objects.filter(unexpired, owner=owner, by=by, date__range=(first, last))
 
 
 def _counts(row: Mapping[str, Any]) -> UsageCounts:

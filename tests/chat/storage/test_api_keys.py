@@ -194,12 +194,12 @@ def test_a_write_whose_answer_was_lost_is_known_again(
 
 def test_who_is_in_a_transaction_does_not_queue(transactional_db: None) -> None:
     """The first in the queue waits for SQLite's lock, which the transaction has."""
-    from chat.storage.orm.connection import writing
+    from chat.storage.orm.connection import write_queue
 
     queued, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with writing:
+        with write_queue():
             queued.set()
             done.wait(10)
 

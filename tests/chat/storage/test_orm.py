@@ -12,7 +12,7 @@ from chat.models import Interaction
 from chat.storage.base import InteractionStore
 from chat.storage.errors import StorageUnavailable
 from chat.storage.orm import interactions
-from chat.storage.orm.connection import execute, writing
+from chat.storage.orm.connection import write_queue
 from chat.storage.orm.interactions import OrmInteractionStore
 from tests.chat.storage.contract import OTHER_ID, YESTERDAY, InteractionStoreContract
 from tests.factories import PENDING, Clock
@@ -71,8 +71,8 @@ def test_who_is_in_a_transaction_writes_within_it(transactional_db: None) -> Non
 def test_after_a_failure_the_next_writer_connects_anew(transactional_db: None) -> None:
     store = OrmInteractionStore()
     store.claim(PENDING)
-    with writing:
-        execute("PRAGMA query_only = true")
+    with write_queue() as writer:
+        writer.execute("PRAGMA query_only = true")
     with pytest.raises(StorageUnavailable):
         store.claim(replace(PENDING, interaction_id=OTHER_ID))
     assert store.claim(replace(PENDING, interaction_id=OTHER_ID)) is None
