@@ -1,7 +1,7 @@
-"""The admin in a real browser, on the product's server: from the login to a new key.
+"""The admin in a real browser, on the product's server, from the login to a new key.
 
-Nothing may be wrong in the browser's console on the way, and nothing asked of another host
-(tests/browser.py): so the pages hold their own security policy.
+tests/browser.py fails a test on console errors and requests to other hosts: so the pages comply
+with their Content-Security-Policy.
 """
 
 import os
@@ -45,7 +45,7 @@ def admin(visit: Callable[..., Playground], server: Server) -> Page:
 
 
 def accessible(page: Page) -> None:
-    """Nothing in our part of the page that keeps somebody from using it."""
+    """Check our part of the page for serious accessibility problems."""
     found = Axe().run(page, context="#content-main")
     serious = [
         each for each in found.response["violations"] if each["impact"] in ("serious", "critical")
@@ -97,7 +97,7 @@ def test_support_finds_a_record_reads_on_and_makes_a_key(admin: Page) -> None:
 
 
 def wait_until_painted(page: Page, count: int) -> None:
-    """Wait until so many charts have something drawn on them, for which their script has to run."""
+    """Wait until this many charts are drawn, which their script does."""
     end = time.monotonic() + 15
     while (found := painted(page)) != count:
         assert time.monotonic() < end, found

@@ -1,4 +1,4 @@
-"""Managed API keys in the admin: made and shown once, rotated, revoked."""
+"""Managed API keys in the admin: created and shown once, rotated, revoked."""
 
 import re
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def text_of(page: Any) -> str:
 
 
 def shown(page: Any) -> str:
-    """The key that a page shows."""
+    """Return the key that a page shows."""
     [text] = re.findall(r"sca_[0-9a-f]{16}_[0-9a-f]{64}", text_of(page))
     return str(text)
 
@@ -50,7 +50,7 @@ def revoke(admin: ApiClient, *chosen: str, **form: str) -> Any:
 
 
 def may(api: ApiClient, *codenames: str) -> None:
-    """Log somebody in who may do no more than this."""
+    """Log in a user with this permission only."""
     user = User.objects.create(username="clerk", is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
     api.http.force_login(user)
@@ -167,7 +167,7 @@ def test_a_rotated_key_is_shown_once_and_the_old_secret_has_its_time(admin: ApiC
     assert api_keys.verify(newest)
 
 
-def test_what_is_no_active_key_is_not_rotated(admin: ApiClient) -> None:
+def test_an_inactive_key_is_not_rotated(admin: ApiClient) -> None:
     key, _ = api_keys.create(owner="default", name="batch")
     api_keys.revoke(key)
     for key_id in (key.key_id, "nothing"):
@@ -182,7 +182,7 @@ def test_a_key_is_neither_edited_nor_deleted(admin: ApiClient) -> None:
     assert the_key() == key
 
 
-def test_who_may_see_keys_may_not_change_them(api: ApiClient) -> None:
+def test_the_view_permission_does_not_allow_changing_keys(api: ApiClient) -> None:
     key, _ = api_keys.create(owner="default", name="batch")
     may(api, "view_apikey")
     page = text_of(api.get(f"{LIST}{key.key_id}/change/"))
@@ -194,7 +194,7 @@ def test_who_may_see_keys_may_not_change_them(api: ApiClient) -> None:
     assert the_key() == key
 
 
-def test_who_may_do_nothing_sees_no_keys(api: ApiClient) -> None:
+def test_keys_are_hidden_without_permissions(api: ApiClient) -> None:
     assert api.get(LIST).status_code == 302
     may(api, "view_interaction")
     assert api.get(LIST).status_code == 403

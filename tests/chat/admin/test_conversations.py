@@ -1,4 +1,4 @@
-"""A conversation in the admin, as a page to read."""
+"""The conversation page of the admin."""
 
 import re
 from dataclasses import replace
@@ -45,7 +45,7 @@ def test_a_failure_is_shown_with_its_reason(admin: ApiClient) -> None:
     assert "<strong>provider_error</strong> The provider failed." in text
 
 
-def test_what_was_said_is_shown_as_text(admin: ApiClient) -> None:
+def test_texts_are_escaped(admin: ApiClient) -> None:
     evil = "<script>alert(1)</script>"
     call = {"function": {"name": evil, "arguments": evil}}
     turn(1, prompt=evil, response=evil, system=evil, model=evil, tool_calls=(call,))
@@ -75,12 +75,12 @@ def test_a_long_conversation_comes_in_pages_and_a_record_leads_to_its_own(admin:
 
 
 @pytest.mark.parametrize("address", ["nothing/", f"{ID}/?p=2", f"{ID}/?p=0", f"{ID}/?p=x"])
-def test_what_is_not_there_is_not_found(admin: ApiClient, address: str) -> None:
+def test_an_unknown_conversation_is_not_found(admin: ApiClient, address: str) -> None:
     turn(1)
     assert admin.get(f"{LIST}conversation/{address}").status_code == 404
 
 
-def test_it_is_for_those_who_may_see_records(api: ApiClient) -> None:
+def test_a_conversation_needs_the_permission_to_view_records(api: ApiClient) -> None:
     turn(1)
     address = f"{LIST}conversation/{ID}/"
     assert api.get(address).status_code == 302

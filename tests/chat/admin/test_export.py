@@ -1,4 +1,4 @@
-"""The list of the admin as a file."""
+"""Exports of the admin's list of interactions."""
 
 import csv
 import io
@@ -67,7 +67,7 @@ def test_no_cell_of_the_csv_is_a_formula(admin: ApiClient, start: str) -> None:
 
 
 def test_no_part_of_a_cell_is_one_either(admin: ApiClient) -> None:
-    """Spreadsheets of some languages separate by `;`."""
+    """Spreadsheets separate by `;` in some languages."""
     store_record(replace(ANSWERED, prompt='say "x";=1+1'))
     assert b'"say ""x"";\'=1+1"' in b"".join(admin.get(f"{EXPORT}csv/").streaming_content)
 
@@ -76,7 +76,7 @@ def test_words_that_cannot_be_searched_for_are_not_passed_over(admin: ApiClient)
     assert admin.get(f"{EXPORT}csv/?q=a%00b").status_code == 404
 
 
-def test_all_that_the_filters_find_is_exported_on_however_many_pages(admin: ApiClient) -> None:
+def test_filtered_records_of_all_pages_are_exported(admin: ApiClient) -> None:
     same = [replace(ANSWERED, interaction_id=str(uuid4()), user_id="bob") for _ in range(700)]
     others = [
         replace(ANSWERED, interaction_id=str(uuid4()), created_at=NOON + timedelta(seconds=each))
@@ -108,7 +108,7 @@ def test_an_odd_query_is_not_found(admin: ApiClient) -> None:
     assert admin.get(f"{EXPORT}csv/?created_at__gte=soon").status_code == 404
 
 
-def test_it_is_for_those_who_may_see_records(api: ApiClient) -> None:
+def test_an_export_needs_the_permission_to_view_records(api: ApiClient) -> None:
     assert api.get(f"{EXPORT}csv/").status_code == 302
     api.http.force_login(User.objects.create(username="staff", is_staff=True))
     assert api.get(f"{EXPORT}csv/").status_code == 403

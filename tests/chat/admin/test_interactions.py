@@ -1,4 +1,4 @@
-"""The ledger in the admin: to be read, never to be changed."""
+"""The interactions in the admin, read-only."""
 
 import html
 import re
@@ -41,7 +41,7 @@ def records(db: None) -> dict[str, InteractionRecord]:
 
 
 def listed(page: Any) -> set[str]:
-    """The prompts of the listed records."""
+    """Return the prompts of the listed records."""
     assert page.status_code == 200
     return set(re.findall(r'class="field-excerpt">([^<]*)<', page.content.decode()))
 
@@ -156,7 +156,7 @@ def test_an_odd_query_is_no_trouble(
 
 
 def made(count: int, **fields: Any) -> list[InteractionRecord]:
-    """Records of as many minutes, the oldest first."""
+    """Store a record a minute, oldest first."""
     records = [
         replace(
             ANSWERED,
@@ -295,7 +295,7 @@ def test_the_filters_offer_what_there_is(admin: ApiClient) -> None:
         assert re.search(rf'<a href="\?[^"]*">\s*{offered}</a>', text), offered
 
 
-def test_what_has_expired_is_not_there(admin: ApiClient) -> None:
+def test_expired_records_are_not_listed(admin: ApiClient) -> None:
     record = store_record(replace(ANSWERED, expires_at=datetime(2026, 1, 2, tzinfo=UTC)))
     assert listed(admin.get(LIST)) == set()
     assert admin.get(f"{LIST}{record.interaction_id}/change/").status_code == 302
@@ -384,7 +384,7 @@ def test_unknown_usage_is_not_zero(admin: ApiClient) -> None:
         assert re.search(rf'class="field-{name}">-<', text)
 
 
-def test_what_was_said_is_shown_as_text(admin: ApiClient) -> None:
+def test_texts_are_escaped(admin: ApiClient) -> None:
     evil = "<script>alert(1)</script>"
     record = store_record(
         replace(ANSWERED, prompt=evil, response=evil, metadata={"a": evil}, model=evil)
@@ -395,7 +395,7 @@ def test_what_was_said_is_shown_as_text(admin: ApiClient) -> None:
         assert "&lt;script&gt;alert(1)" in text
 
 
-def test_nothing_can_be_added_changed_or_deleted(admin: ApiClient) -> None:
+def test_records_cannot_be_added_changed_or_deleted(admin: ApiClient) -> None:
     record = store_record(ANSWERED)
     before = all_records()
     page = f"{LIST}{record.interaction_id}"
@@ -412,14 +412,14 @@ def test_nothing_can_be_added_changed_or_deleted(admin: ApiClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/admin/", LIST, f"{LIST}{ANSWERED.interaction_id}/change/"])
-def test_who_is_not_logged_in_is_sent_to_the_login(api: ApiClient, path: str) -> None:
+def test_anonymous_visitors_are_redirected_to_the_login(api: ApiClient, path: str) -> None:
     store_record(ANSWERED)
     response = api.get(path)
     assert response.status_code == 302
     assert response["Location"] == f"/admin/login/?next={path}"
 
 
-def test_a_user_who_is_no_administrator_sees_no_records(api: ApiClient) -> None:
+def test_a_user_without_staff_status_sees_no_records(api: ApiClient) -> None:
     api.http.force_login(User.objects.create(username="clerk"))
     assert api.get(LIST).status_code == 302
     api.http.force_login(User.objects.create(username="staff", is_staff=True))

@@ -1,4 +1,4 @@
-"""The page of usage in the admin."""
+"""The usage page of the admin."""
 
 import json
 import re
@@ -23,7 +23,7 @@ TODAY = YESTERDAY = ""
 
 @pytest.fixture(autouse=True)
 def now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The day of the test: that on which the run began may be over."""
+    """The current day: a run may cross midnight."""
     noon = datetime.now(UTC).replace(hour=12)
     monkeypatch.setattr(f"{__name__}.NOW", noon)
     monkeypatch.setattr(f"{__name__}.TODAY", noon.date().isoformat())
@@ -50,7 +50,7 @@ def text_of(page: Any) -> str:
 
 
 def charts(page: Any) -> dict[str, dict[str, dict[str, Any]]]:
-    """By title, series and day: what is drawn."""
+    """Return the charts' values by title, series and day."""
     [data] = re.findall(
         r'<script id="charts" type="application/json">(.*?)</script>', text_of(page)
     )
@@ -64,7 +64,7 @@ def charts(page: Any) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def table(page: Any, head: str) -> dict[str, list[str]]:
-    """By the first column: the others of a table."""
+    """Return a table's rows by their first column."""
     rows = re.findall(
         r"<tr>\s*<th scope=\"row\">(.*?)</th>(.*?)</tr>", _part(page, head), re.DOTALL
     )
@@ -153,7 +153,7 @@ def test_an_odd_query_is_no_trouble(admin: ApiClient, records: None, query: str)
     assert text_of(admin.get(f"{PAGE}?{query}"))
 
 
-def test_nothing_used_is_an_empty_page(admin: ApiClient) -> None:
+def test_the_page_without_usage_is_empty(admin: ApiClient) -> None:
     page = admin.get(PAGE)
     assert "<dt>Requests</dt><dd>0</dd>" in text_of(page)
     assert charts(page)["Requests"] == {}
@@ -169,7 +169,7 @@ def test_the_index_leads_to_it(admin: ApiClient) -> None:
     assert f'href="{PAGE}"' in text_of(admin.get("/admin/"))
 
 
-def test_it_is_for_those_who_may_see_counts(api: ApiClient) -> None:
+def test_the_usage_page_needs_the_permission_to_view_counts(api: ApiClient) -> None:
     assert api.get(PAGE).status_code == 302
     user = User.objects.create(username="staff", is_staff=True)
     api.http.force_login(user)

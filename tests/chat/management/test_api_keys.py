@@ -85,7 +85,7 @@ def test_a_key_has_the_terms_that_it_was_given(
         ([], "required: name"),
     ],
 )
-def test_what_is_no_key_is_not_made(db: None, words: list[str], reason: str) -> None:
+def test_an_invalid_key_is_not_created(db: None, words: list[str], reason: str) -> None:
     assert reason in refusal("create_api_key", *words)
     assert list(backend().api_keys.all()) == []
 
@@ -139,7 +139,7 @@ def test_a_key_is_rotated(each_storage: str) -> None:
 
 
 @pytest.mark.parametrize("words", [["--expires-in", "0m"], []], ids=["expired", "revoked"])
-def test_what_is_no_longer_good_is_not_rotated(each_storage: str, words: list[str]) -> None:
+def test_an_inactive_key_is_not_rotated(each_storage: str, words: list[str]) -> None:
     run("create_api_key", "app", *words)
     if not words:
         run("revoke_api_key", the_key().prefix)

@@ -45,7 +45,7 @@ TODAY = datetime.now(UTC).replace(microsecond=0)
 def made(
     count: int, record: InteractionRecord = ANSWERED, **changes: Any
 ) -> list[InteractionRecord]:
-    """So many records, a second apart."""
+    """Return `count` records, a second apart."""
     began = changes.pop("created_at", record.created_at)
     return [
         replace(
@@ -59,7 +59,7 @@ def made(
 
 
 def stored(name: str = "") -> list[bytes]:
-    """The lines of all records that are stored, in the order of their ids."""
+    """Return all stored records as lines, ordered by id."""
     found: list[InteractionRecord] = []
     cursor = None
     while True:
@@ -82,7 +82,7 @@ def empty() -> None:
 
 
 class Breaking:
-    """Breaks off before the third page, and before it only."""
+    """A store that is interrupted once, before the third page."""
 
     pages = 0
 
@@ -104,7 +104,7 @@ class BreakingDynamo(Breaking, DynamoBulkStore):
 
 @pytest.fixture
 def broken_off(monkeypatch: pytest.MonkeyPatch, change_settings: Configure) -> None:
-    """The next scan is broken off after two pages of four records."""
+    """Interrupt the next scan after two pages of four records."""
     monkeypatch.setattr("chat.management.bulk_job.PAGE", 4)
     monkeypatch.setattr(f"{COMMANDS}.import_interactions.PAGE", 4)
     monkeypatch.setattr(f"{COMMANDS}.export_interactions.SAVE_SECONDS", 0)
@@ -115,7 +115,7 @@ def broken_off(monkeypatch: pytest.MonkeyPatch, change_settings: Configure) -> N
 
 
 def interrupted(*words: str) -> str:
-    """What is said at an interruption, which ends with 130."""
+    """Run a command that must exit with 130; return its standard error."""
     out, err = io.StringIO(), io.StringIO()
     with pytest.raises(SystemExit) as excinfo:
         call_command(*words, stdout=out, stderr=err, no_color=True)
@@ -134,7 +134,7 @@ def records(each_storage: str) -> list[InteractionRecord]:
 
 
 @pytest.mark.parametrize("name", ["all.jsonl", "all.jsonl.gz"])
-def test_what_was_exported_is_imported_elsewhere_whole(
+def test_an_export_is_imported_whole_into_another_store(
     records: list[InteractionRecord], tmp_path: Path, name: str
 ) -> None:
     path, before, counted = tmp_path / name, stored(), requests()
@@ -161,7 +161,7 @@ def test_an_export_goes_to_standard_output(records: list[InteractionRecord]) -> 
     assert err == "24 records exported.\n"
 
 
-def test_nothing_is_an_empty_file(each_storage: str, tmp_path: Path) -> None:
+def test_an_export_without_records_is_an_empty_file(each_storage: str, tmp_path: Path) -> None:
     for name in ("none.jsonl", "none.jsonl.gz"):
         path = tmp_path / name
         out, _ = run("export_interactions", "--output", str(path), "--format", "json")
@@ -204,7 +204,7 @@ def test_an_interrupted_export_goes_on_without_loss_or_duplicates(
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_relative_time_means_what_it_meant_when_the_export_began(
+def test_a_resumed_export_keeps_its_relative_time(
     records: list[InteractionRecord], broken_off: None, tmp_path: Path
 ) -> None:
     days = (TODAY - NOON).days + 2  # some of which the tests before may have taken
@@ -334,7 +334,7 @@ def test_a_dry_run_tells_each_line_that_is_no_record(each_storage: str, tmp_path
     assert stored() == []
 
 
-def test_what_has_expired_is_not_imported(each_storage: str, tmp_path: Path) -> None:
+def test_expired_records_are_not_imported(each_storage: str, tmp_path: Path) -> None:
     path = tmp_path / "all.jsonl"
     path.write_bytes(to_line(replace(ANSWERED, expires_at=YESTERDAY)))
     assert "0 new" in run("import_interactions", str(path))[0]
@@ -358,7 +358,7 @@ def test_a_claim_is_settled_by_the_outcome_in_a_file(each_storage: str, tmp_path
     assert backend().interactions.get(ANSWERED.interaction_id) == ANSWERED
 
 
-def test_what_dynamodb_cannot_keep_is_named(
+def test_a_record_too_large_for_dynamodb_is_named(
     dynamodb: str, change_settings: Configure, tmp_path: Path
 ) -> None:
     change_settings(STORAGE="dynamodb")
@@ -412,7 +412,7 @@ def test_old_records_are_purged_and_stay_counted(each_storage: str) -> None:
     assert (len(stored()), requests()) == (4, 9)
 
 
-def test_purging_needs_a_yes_where_nobody_can_be_asked(each_storage: str) -> None:
+def test_purging_needs_yes_without_a_terminal(each_storage: str) -> None:
     backend().bulk.import_records(made(1))
     assert "needs --yes" in refusal("purge_interactions", "--older-than", "1d")
     assert len(stored()) == 1
@@ -438,7 +438,7 @@ def test_purging_asks_on_a_terminal(
 
 @pytest.fixture
 def remote(dynamodb: str, transactional_db: None) -> list[InteractionRecord]:
-    """What is on DynamoDB, while the local store is empty; and no run that goes on."""
+    """Records on DynamoDB; the local store is empty, and there is no checkpoint."""
     Path(f"{connection.settings_dict['NAME']}.pull").unlink(missing_ok=True)
     records = [*made(20), *made(2, PENDING), *made(3, user_id=BOB)]
     backend("dynamodb").bulk.import_records(records)
@@ -505,7 +505,7 @@ def test_a_pull_with_other_options_begins_anew(
     assert out.startswith("25 read, 17 new, 0 replaced, 8 unchanged; ")
 
 
-def test_what_a_pull_consumes_is_limited(
+def test_the_read_units_of_a_pull_are_limited(
     remote: list[InteractionRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("chat.management.bulk_job.PAGE", 5)
@@ -609,7 +609,7 @@ def test_help_explains_and_has_the_exit_codes(
 
 
 def documented() -> list[tuple[list[str], str]]:
-    """The commands in docs/commands.md, those that are tested here, and what they print."""
+    """Return the examples of docs/commands.md that are tested here: commands and output."""
     document = (ROOT / "docs/commands.md").read_text()
     consoles = re.findall(r"```console\n(.*?)```", document, re.DOTALL)
     entries = [entry for console in consoles for entry in console.split("$ manage.py ")[1:]]
@@ -632,7 +632,7 @@ def test_the_commands_print_what_the_documents_say(
 
 
 def granted() -> dict[str, set[str]]:
-    """What docs/operations.md says that a command needs: `Scan of the records`, …"""
+    """Return the permissions docs/operations.md lists for a command: `Scan of the records`, …"""
     section = (ROOT / "docs/operations.md").read_text().split("## What the maintenance commands")[1]
     rows = [row.split("|")[1:-1] for row in section.splitlines() if row.startswith("| `")]
     return {
@@ -647,7 +647,7 @@ def granted() -> dict[str, set[str]]:
 
 
 def used(calls: Calls) -> set[str]:
-    """What the calls so far needed, of which nothing is kept."""
+    """Return the permissions that the recorded calls needed, and clear the record."""
     needs = {
         need
         for operation, request in calls

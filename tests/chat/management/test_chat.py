@@ -1,4 +1,4 @@
-"""manage.py chat, at a terminal and in a pipe."""
+"""manage.py chat, on a terminal and in a pipe."""
 
 import io
 import json
@@ -30,7 +30,7 @@ HELLO = Completion(text="Hello.", model="mock-1", finish_reason="stop")
 
 
 def piped(text: str, *words: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    """What comes on standard output, and on standard error."""
+    """Return standard output and standard error."""
     out, err = io.StringIO(), io.StringIO()
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
     call_command("chat", *words, stdout=out, stderr=err)
@@ -98,7 +98,7 @@ def test_a_conversation_is_gone_on_with(
         ("mock:break a b", [], "The provider broke off its answer."),
     ],
 )
-def test_what_has_no_answer_ends_with_the_reason(
+def test_a_failed_chat_ends_with_the_reason(
     transactional_db: None,
     monkeypatch: pytest.MonkeyPatch,
     text: str,
@@ -109,7 +109,7 @@ def test_what_has_no_answer_ends_with_the_reason(
 
 
 class Interrupted(FakeProvider):
-    """A provider at whose first word somebody presses Ctrl-C."""
+    """A provider that is interrupted (Ctrl-C) at its first word."""
 
     def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
         yield "An "
@@ -159,7 +159,7 @@ CONTROLLED = (
 
 
 class Terminal:
-    """A process of the command, at a terminal of its own."""
+    """A process of the command on its own terminal."""
 
     def __init__(self, *words: str, **variables: str) -> None:
         self.screen = ""
@@ -176,7 +176,7 @@ class Terminal:
         os.close(theirs)
 
     def until(self, text: str) -> None:
-        """Wait for a text that was not waited for before."""
+        """Wait for a text after those waited for before."""
         end = time.monotonic() + WAIT_SECONDS
         while (found := self.screen.find(text, self._read)) < 0:
             ready, _, _ = select.select([self._file], [], [], max(0, end - time.monotonic()))
@@ -185,9 +185,9 @@ class Terminal:
         self._read = found + len(text)
 
     def waits(self) -> None:
-        """Wait until it waits: Python does not see a signal that comes just before it does again.
+        """Wait until the process sleeps: Python may miss a signal that comes just before.
 
-        What it has echoed says nothing of that: a busy machine may have stopped it there.
+        Its echo is no proof: on a busy machine the process may be preempted right after it.
         """
         time.sleep(0.2)
         stat = Path(f"/proc/{self._process.pid}/stat")
@@ -244,7 +244,7 @@ def test_people_talk_stop_and_leave(database: str) -> None:
     assert two.previous_interaction_id == one.interaction_id
 
 
-def test_where_nothing_is_kept_each_question_stands_for_itself(database: str) -> None:
+def test_without_stored_content_questions_stand_alone(database: str) -> None:
     terminal = Terminal("chat", DATABASE_PATH=database, STORE_CONTENT="false")
     terminal.until("questions do not continue the conversation")
     for word in ("One?", "Two?"):

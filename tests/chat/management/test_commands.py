@@ -26,14 +26,14 @@ LISTED = (
 
 
 def run(*words: str) -> str:
-    """What a command writes on standard output."""
+    """Return a command's standard output."""
     out = io.StringIO()
     call_command(*words, stdout=out, stderr=io.StringIO(), no_color=True)
     return out.getvalue()
 
 
 def failed(*words: str) -> tuple[str, str]:
-    """What a command that ends with 1 writes, and the reason it gives."""
+    """Run a command that must fail with 1; return its output and error."""
     out = io.StringIO()
     with pytest.raises(CommandError) as excinfo:
         call_command(*words, stdout=out, stderr=io.StringIO(), no_color=True)
@@ -42,7 +42,7 @@ def failed(*words: str) -> tuple[str, str]:
 
 
 def answer_to(question: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal, at which this is typed."""
+    """Type this on the terminal."""
     terminal = io.StringIO(f"{question}\n")
     terminal.isatty = lambda: True  # type: ignore[method-assign]
     monkeypatch.setattr("sys.stdin", terminal)
@@ -53,7 +53,7 @@ def answer_to(question: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def records(each_storage: str) -> None:
-    """Three of a user, one of another, and one of the same name with another owner."""
+    """Store three records of a user, one of another, and one of the same id and another owner."""
     for changes in ({}, {}, {}, {"user_id": BOB}, {"owner": "team:blue"}):
         store_record(replace(ANSWERED, interaction_id=str(uuid4()), **changes))
 
@@ -108,9 +108,7 @@ def test_a_terminal_is_asked(
     assert len(all_records()) == count
 
 
-def test_where_nobody_can_be_asked_it_must_be_said(
-    db: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_erasing_needs_yes_without_a_terminal(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
     store_record(ANSWERED)
     monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
     assert "needs --yes" in failed("erase_user", ALICE)[1]
@@ -124,7 +122,7 @@ def test_without_the_storage_nothing_is_erased(unreachable_database: None) -> No
     )
 
 
-def test_an_interrupted_run_says_how_far_it_came(
+def test_an_interrupted_run_reports_its_progress(
     db: None, monkeypatch: pytest.MonkeyPatch, use_store: Callable[[type], None]
 ) -> None:
     use_store(Interrupted)
@@ -137,7 +135,7 @@ def test_an_interrupted_run_says_how_far_it_came(
 
 
 class Interrupted(OrmInteractionStore):
-    """A store at whose second erasure somebody presses Ctrl-C."""
+    """A store that is interrupted (Ctrl-C) at its second erasure."""
 
     def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
         if len(all_records()) == 1:
@@ -194,7 +192,7 @@ def test_the_answers_are_told_as_json(vendor: StubVendor) -> None:
     ]
 
 
-def test_who_fails_is_told_with_a_hint_and_without_the_key(two_vendors: Any) -> None:
+def test_a_failing_provider_is_shown_with_a_hint_and_without_its_key(two_vendors: Any) -> None:
     two_vendors[0].reply({"error": {"message": "sk-secret", "code": "invalid_api_key"}}, status=401)
     out, reason = failed("check_providers")
     assert reason == "1 of 2 providers failed."
@@ -211,7 +209,7 @@ def test_who_fails_is_told_with_a_hint_and_without_the_key(two_vendors: Any) -> 
 
 
 def findings(*words: str) -> dict[str, list[tuple[str, str]]]:
-    """What was found, by what was looked at, and the hints."""
+    """Return status and detail by check, and the hints."""
     found: dict[str, list[tuple[str, str]]] = {}
     out = io.StringIO()
     try:
@@ -227,7 +225,7 @@ def findings(*words: str) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def test_where_all_is_well_each_line_is_ok(each_storage: str, vendor: StubVendor) -> None:
+def test_without_problems_each_line_is_ok(each_storage: str, vendor: StubVendor) -> None:
     vendor.reply(MODELS)
     assert findings() == {
         "configuration": [("ok", f"{each_storage}, openai")],

@@ -15,7 +15,7 @@ from tests.dynamodb_local import botocore_client
 
 @pytest.fixture
 def names(tables: str, settings: Settings) -> Iterator[tuple[str, str]]:
-    """Names of tables that are not there yet."""
+    """Names of tables that do not exist yet."""
     settings.STORAGE = "dynamodb"
     names = (f"tests-{uuid4().hex}", f"tests-{uuid4().hex}")
     with pytest.MonkeyPatch.context() as patch:
@@ -36,7 +36,7 @@ def create_tables(*words: str) -> list[str]:
     return out.getvalue().splitlines()
 
 
-def test_it_makes_what_is_missing_and_finds_it_again(names: tuple[str, str]) -> None:
+def test_missing_tables_are_created_and_then_found(names: tuple[str, str]) -> None:
     assert create_tables() == [f"{name}: created" for name in names]
     assert create_tables() == [f"{name}: found" for name in names]
 
@@ -78,7 +78,7 @@ def test_the_tables_are_as_the_design_has_them(names: tuple[str, str]) -> None:
 def make(
     name: str, key: str, *, indexes: tuple[tuple[str, str, str], ...] = (), **options: Any
 ) -> None:
-    """A table with an index for each (name, key, projection)."""
+    """Create a table with an index for each (name, key, projection)."""
     attributes = {key, "created_at"} if indexes else {key}
     attributes |= {index_key for _, index_key, _ in indexes}
     if indexes:

@@ -1,4 +1,4 @@
-"""manage.py usage_report"""
+"""manage.py usage_report."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ COLUMNS = ["requests", "errors", "prompt_tokens", "completion_tokens", "total_to
 
 @pytest.fixture(autouse=True)
 def today(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The day of the test: that on which the run began may be over."""
+    """The current day: a run may cross midnight."""
     noon = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
     monkeypatch.setattr(f"{__name__}.TODAY", noon)
 
@@ -41,7 +41,7 @@ def settle(record: Any = ANSWERED, **changes: Any) -> None:
 
 @pytest.fixture
 def used(today: None, each_storage: str) -> str:
-    """Two owners; the id of the key of one of them."""
+    """Store usage of two owners; return the id of one owner's key."""
     key, _ = api_keys.create(owner="team:blue", name="app")
     settle()
     settle(created_at=TODAY - timedelta(days=1))
@@ -103,7 +103,7 @@ def test_json_has_the_period_and_the_total(used: str) -> None:
     assert found["total"] == dict(zip(COLUMNS, [4, 1, 27, 123, 150, "0.000312"], strict=True))
 
 
-def test_nothing_used_is_a_table_of_zeros(each_storage: str) -> None:
+def test_a_report_without_usage_has_zeros(each_storage: str) -> None:
     assert report().splitlines()[1].split() == ["total", "0", "0", "0", "0", "0", "0"]
 
 
@@ -120,7 +120,7 @@ def test_a_chart_is_drawn(used: str, tmp_path: Path, name: str, start: bytes) ->
 
 
 @pytest.mark.parametrize("name", ["no/folder.svg", "usage.unknown"])
-def test_what_cannot_be_drawn_is_said(used: str, tmp_path: Path, name: str) -> None:
+def test_an_unwritable_plot_is_an_error(used: str, tmp_path: Path, name: str) -> None:
     with pytest.raises(CommandError, match="cannot be written"):
         report("--plot", str(tmp_path / name))
 
