@@ -38,7 +38,7 @@ OURS = {
     "chat.storage.dynamodb.cache:DynamoCounters.incr": "storage",
     "chat.storage.dynamodb.interactions:DynamoInteractionStore.claim": "storage",
     "chat.storage.dynamodb.interactions:DynamoInteractionStore.settle": "storage",
-    "providers.router:Router.ask": "provider client",
+    "providers.router:Router.complete": "provider client",
 }
 BARE = {
     "benchmarks.bare_handler:_dynamodb": "storage",

@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -85,8 +85,8 @@ def chat(
     if result := _stored_answer(in_flight, use_cache):
         return result
     with _settle_on_error(in_flight), _time_provider_call():
-        completion = model_catalog.router().ask(
-            in_flight.routes, in_flight.request, deadline, in_flight.attempts
+        in_flight.route, completion = model_catalog.router().complete(
+            in_flight.routes, in_flight.request, deadline, in_flight.attempts.append
         )
     return _record_completion(in_flight, completion)
 
@@ -110,14 +110,16 @@ def stream(
         return
     with _settle_on_error(in_flight), _time_provider_call():
         events = model_catalog.router().stream(
-            in_flight.routes, in_flight.request, deadline, in_flight.attempts
+            in_flight.routes, in_flight.request, deadline, in_flight.attempts.append
         )
-        for event in events:
-            if isinstance(event, Completion):
-                completion = event
-            else:
-                in_flight.text.append(event)
-                yield Delta(in_flight.record, in_flight.attempts[-1].model, event)
+        with closing(events):  # ends the attempt before the record is settled
+            for route, event in events:
+                in_flight.route = route
+                if isinstance(event, Completion):
+                    completion = event
+                else:
+                    in_flight.text.append(event)
+                    yield Delta(in_flight.record, route.model, event)
     yield _record_completion(in_flight, completion)
 
 
@@ -125,12 +127,14 @@ def stream(
 class InFlightChat:
     """A claimed request: what is asked, on which routes, and what came back so far.
 
-    `earlier` is the stored answer if the request was answered before.
+    `route` is the preferred one until one answers. `earlier` is the stored answer if the request
+    was answered before.
     """
 
     record: InteractionRecord
     request: CompletionRequest
     routes: list[Route]
+    route: Route
     deadline: Deadline
     started: float
     earlier: InteractionRecord | None = None
@@ -156,10 +160,12 @@ def _accept(
         conversation_id=record.conversation_id,
         model=record.model,
     )
+    routes = model_catalog.supporting(routes, completion_request)
     in_flight = InFlightChat(
         record=record,
         request=completion_request,
-        routes=model_catalog.supporting(routes, completion_request),
+        routes=routes,
+        route=routes[0],
         deadline=deadline,
         started=started,
     )
@@ -270,7 +276,7 @@ def _record_completion(in_flight: InFlightChat, completion: Completion) -> ChatR
     outcome = replace(
         in_flight.record,
         status=Status.OK,
-        provider=in_flight.attempts[-1].provider,
+        provider=in_flight.route.provider.name,
         model=completion.model,
         response=completion.text,
         tool_calls=completion.tool_calls,
@@ -310,11 +316,10 @@ def _unfinished(in_flight: InFlightChat) -> InteractionRecord:
     """Return the record with the text so far, and the route it came from."""
     if not in_flight.text:
         return in_flight.record
-    last = in_flight.attempts[-1]
     return replace(
         in_flight.record,
-        provider=last.provider,
-        model=last.model,
+        provider=in_flight.route.provider.name,
+        model=in_flight.route.model,
         response="".join(in_flight.text),
     )
 

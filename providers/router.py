@@ -1,11 +1,13 @@
-"""Which provider is asked for which model, how often, and what each attempt came to."""
+"""Route a model's requests to providers, with retries, fallback and circuit breakers."""
 
 import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import TypeVar
 
 from providers.base import Completion, CompletionRequest, Deadline, Provider
@@ -23,16 +25,16 @@ from providers.errors import (
 ANY_MODEL = "*"
 MAX_RETRIES = 2
 MAX_BACKOFF_SECONDS = 8.0
-OPEN_CIRCUIT = "The provider is disabled for now after repeated failures (circuit breaker open)."
-# Who had less time than this to answer is not blamed for it.
+# A timeout shorter than this does not count against the provider's circuit breaker.
 MIN_FAIR_TIMEOUT = 0.3
+OPEN_CIRCUIT = "The provider is disabled for now after repeated failures (circuit breaker open)."
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One call to a provider. `outcome` is `ok`, the code of its error, or `aborted`."""
+    """One ended call to a provider. `outcome` is `ok`, the code of its error, or `aborted`."""
 
     provider: str
     model: str
@@ -40,27 +42,33 @@ class Attempt:
     latency_ms: int
 
 
+# Receives each attempt when it has ended, the failed ones included.
+OnAttempt = Callable[[Attempt], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
+    """A model at a provider."""
+
     provider: Provider
     model: str
 
     @property
     def names(self) -> frozenset[str]:
-        """What a model may be called: its id, or `provider:id`."""
+        """The names by which clients may ask for the model: its id, and `provider:id`."""
         return frozenset((self.model, f"{self.provider.name}:{self.model}"))
 
 
 class UnknownModel(ValueError):
-    """The model is none of those that may be asked."""
+    """The model is not configured, and not allowed."""
 
 
 class Router:
-    """The configured providers, the first of them the one that is asked unless told otherwise.
+    """The configured providers, the default one first.
 
-    Clients may name the providers' own models and those in `allowed`: model ids, `provider:id`
-    for a given provider, or `*` for any. With `fallback`, the other providers are asked when the
-    first one fails. A remote provider that failed `threshold` times in a row rests `rest_seconds`.
+    `allowed` lists the models that clients may name besides the providers' own: a model id,
+    `provider:id`, or `*` for any. With `fallback`, a failed request goes on to the next route.
+    After `threshold` failures in a row, a remote provider is skipped for `rest_seconds`.
     """
 
     def __init__(
@@ -79,7 +87,7 @@ class Router:
         listed = [self._parse(model) for model in allowed if model != ANY_MODEL]
         self._known = list(dict.fromkeys(self._defaults + listed))
         self._fallback = fallback
-        self._cooldowns = {
+        self._breakers = {
             provider.name: CircuitBreaker(
                 threshold if provider.is_remote else math.inf, reset_timeout=rest_seconds
             )
@@ -88,10 +96,10 @@ class Router:
         self._backoff_seconds = backoff_seconds
 
     def routes(self, model: str | None) -> list[Route]:
-        """Who is asked, in order, for a model: a bare id, `provider:id`, or None for the default.
+        """Return the routes for a model (an id, `provider:id`, or None for the default), in order.
 
-        Whoever names a model gets that model: only providers that have it stand in for each other.
-        Raises UnknownModel.
+        A named model is never replaced by another: only providers that have it are routes. Raises
+        UnknownModel.
         """
         if model is None:
             routes = self._defaults
@@ -105,174 +113,199 @@ class Router:
 
     @property
     def known(self) -> list[Route]:
-        """The models that may be named, the one that is asked by default at the head."""
+        """The routes of all models that clients may name, the default one first."""
         return list(self._known)
 
-    def ask(
+    def complete(
         self,
         routes: Sequence[Route],
         request: CompletionRequest,
         deadline: Deadline,
-        attempts: list[Attempt],
-    ) -> Completion:
-        """The first answer that one of the routes gives before the deadline.
+        on_attempt: OnAttempt,
+    ) -> tuple[Route, Completion]:
+        """Return the first completion that a route gives, and that route. Raises ProviderError."""
 
-        Each call is added to `attempts`, the one that answered last. Raises ProviderError.
-        """
-        completion = self._first(routes, request, deadline, attempts, _complete)
-        self._cooldowns[attempts[-1].provider].record_success()
-        return completion
+        def attempt(route: Route, request: CompletionRequest) -> Completion:
+            with self._attempt(route, deadline, on_attempt):
+                return route.provider.complete(request, deadline)
+
+        return self._try_routes(routes, request, deadline, attempt)
 
     def stream(
         self,
         routes: Sequence[Route],
         request: CompletionRequest,
         deadline: Deadline,
-        attempts: list[Attempt],
-    ) -> Iterator[str | Completion]:
-        """Likewise, the text in pieces as they come, and then the whole answer.
+        on_attempt: OnAttempt,
+    ) -> Generator[tuple[Route, str | Completion]]:
+        """Yield the text in pieces as they come, then the completion, each with its route.
 
-        Others are asked only as long as no piece has come. Raises ProviderError.
+        All come from one route: after the first piece, an error is final. Closing the generator
+        ends the call to the vendor. Raises ProviderError.
         """
-        events = self._first(routes, request, deadline, attempts, _open)
-        started, begun = time.monotonic(), attempts[-1]
-        outcome = "aborted"
-        cooldown = self._cooldowns[begun.provider]
-        try:
-            yield from events
-            outcome = "ok"
-            cooldown.record_success()
-        except DeadlineExceeded as exc:
-            outcome = "aborted" if deadline.cancelled else exc.code
-            cooldown.record_success()  # its answer was too long, or is not wanted any more
-            raise
-        except ProviderError as exc:
-            outcome = exc.code
-            if _counts_against_breaker(exc, MIN_FAIR_TIMEOUT):
-                cooldown.record_failure()
-            raise
-        finally:
-            elapsed = begun.latency_ms + round((time.monotonic() - started) * 1000)
-            attempts[-1] = replace(begun, outcome=outcome, latency_ms=elapsed)
 
-    def _first(
+        def attempt(route: Route, request: CompletionRequest) -> tuple[Events, str | Completion]:
+            events = self._stream_attempt(route, request, deadline, on_attempt)
+            return events, next(events)
+
+        route, (events, first) = self._try_routes(routes, request, deadline, attempt)
+        with closing(events):
+            yield route, first
+            for event in events:
+                yield route, event
+
+    def _try_routes(
         self,
         routes: Sequence[Route],
         request: CompletionRequest,
         deadline: Deadline,
-        attempts: list[Attempt],
-        ask: "Ask[T]",
-    ) -> T:
+        attempt: "AttemptFunction[T]",
+    ) -> tuple[Route, T]:
+        """Try the routes in order until one succeeds or its error rules out a fallback."""
         errors: list[ProviderError] = []
         for route in routes:
             asked = replace(request, model=route.model)
             try:
-                return self._persist(route, asked, deadline, attempts, ask)
+                return route, self._try_with_retries(route, asked, deadline, attempt)
             except ProviderError as exc:
                 if not exc.fallback:
                     raise
                 errors.append(exc)
         raise _combined_error(errors)
 
-    def _persist(
+    def _try_with_retries(
         self,
         route: Route,
         request: CompletionRequest,
         deadline: Deadline,
-        attempts: list[Attempt],
-        ask: "Ask[T]",
+        attempt: "AttemptFunction[T]",
     ) -> T:
-        """Ask one provider, again when that may help and the wait fits what is left."""
-        cooldown = self._cooldowns[route.provider.name]
+        """Try one route, with retries while they may help and their wait fits the deadline."""
+        breaker = self._breakers[route.provider.name]
         for retries in itertools.count():
             try:
-                return self._call(route, request, deadline, attempts, ask)
+                return attempt(route, request)
             except ProviderError as exc:
-                wait = self._wait(exc, retries)
-                fits = wait < deadline.remaining() and cooldown.remaining() <= 0
+                wait = self._wait_seconds(exc, retries)
+                fits = wait < deadline.remaining() and breaker.remaining() <= 0
                 if not exc.retry or retries == MAX_RETRIES or not fits:
                     raise
             deadline.sleep(wait)
         raise AssertionError("the last retry returns or raises")
 
-    def _wait(self, error: ProviderError, retries: int) -> float:
-        """The vendor's own hint, or else full jitter under an exponential ceiling, in seconds."""
+    def _wait_seconds(self, error: ProviderError, retries: int) -> float:
+        """Return the vendor's `Retry-After`, else an exponential backoff with full jitter."""
         if error.retry_after is not None:
             return error.retry_after
         ceiling = min(self._backoff_seconds * 2**retries, MAX_BACKOFF_SECONDS)
         return random.uniform(0, ceiling)  # noqa: S311  (no secret)
 
-    def _call(
-        self,
-        route: Route,
-        request: CompletionRequest,
-        deadline: Deadline,
-        attempts: list[Attempt],
-        ask: "Ask[T]",
-    ) -> T:
-        if deadline.reached:
-            raise DeadlineExceeded("No provider answered in time.")
-        cooldown = self._cooldowns[route.provider.name]
-        given = deadline.remaining()
-        if not cooldown.allow(given):
-            raise ProviderOverloaded(
-                OPEN_CIRCUIT,
-                reason="circuit_open",
-                retry=False,
-                retry_after=cooldown.remaining(),
-            )
-        started = time.monotonic()
-        outcome = "internal_error"
-        try:
-            answer = ask(route.provider, request, deadline)
-            outcome = "ok"
-        except ProviderError as exc:
-            outcome = "aborted" if deadline.cancelled else exc.code
-            if isinstance(exc, RequestRejected | ContentFiltered):
-                cooldown.record_success()  # what it said no to was the request
-            elif _counts_against_breaker(exc, given) and not deadline.cancelled:
-                cooldown.record_failure()
-            raise
-        finally:
-            elapsed = round((time.monotonic() - started) * 1000)
-            name = route.provider.name
-            attempts.append(
-                Attempt(provider=name, model=route.model, outcome=outcome, latency_ms=elapsed)
-            )
-        return answer
+    def _stream_attempt(
+        self, route: Route, request: CompletionRequest, deadline: Deadline, on_attempt: OnAttempt
+    ) -> "Events":
+        """Stream from one route. The attempt lasts until the generator ends or is closed."""
+        with self._attempt(route, deadline, on_attempt) as running:
+            events = route.provider.stream(request, deadline)
+            yield next(events)
+            running.begun = True
+            yield from events
+
+    def _attempt(
+        self, route: Route, deadline: Deadline, on_attempt: OnAttempt
+    ) -> "_RunningAttempt":
+        return _RunningAttempt(route, deadline, self._breakers[route.provider.name], on_attempt)
 
     def _parse(self, model: str) -> Route:
-        """Ids may hold colons themselves (`llama3:8b`): only a provider's name is a prefix."""
+        """Parse `provider:id` or a bare id, which may itself hold colons (`llama3:8b`)."""
         prefix, colon, rest = model.partition(":")
         if colon and rest and prefix in self._providers:
             return Route(self._providers[prefix], rest)
         return Route(self._defaults[0].provider, model)
 
 
-Ask = Callable[[Provider, CompletionRequest, Deadline], T]
+Events = Generator[str | Completion]
+AttemptFunction = Callable[[Route, CompletionRequest], T]
 
 
-def _complete(provider: Provider, request: CompletionRequest, deadline: Deadline) -> Completion:
-    return provider.complete(request, deadline)
+class _RunningAttempt:
+    """A call to a provider: enter only if the circuit allows it; on exit, report its outcome.
+
+    `begun` is set once the first piece of a stream has come.
+    """
+
+    begun = False
+
+    def __init__(
+        self, route: Route, deadline: Deadline, breaker: CircuitBreaker, on_attempt: OnAttempt
+    ) -> None:
+        self._route = route
+        self._deadline = deadline
+        self._breaker = breaker
+        self._on_attempt = on_attempt
+
+    def __enter__(self) -> "_RunningAttempt":
+        if self._deadline.reached:
+            raise DeadlineExceeded("No provider answered in time.")
+        self._timeout = self._deadline.remaining()
+        if not self._breaker.allow(self._timeout):
+            raise ProviderOverloaded(
+                OPEN_CIRCUIT,
+                reason="circuit_open",
+                retry=False,
+                retry_after=self._breaker.remaining(),
+            )
+        self._started = time.monotonic()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        elapsed = round((time.monotonic() - self._started) * 1000)
+        self._report_health(error)
+        self._on_attempt(
+            Attempt(
+                provider=self._route.provider.name,
+                model=self._route.model,
+                outcome=self._outcome(error),
+                latency_ms=elapsed,
+            )
+        )
+
+    def _outcome(self, error: BaseException | None) -> str:
+        match error:
+            case None:
+                return "ok"
+            case ProviderError() if not self._deadline.cancelled:
+                return error.code
+            case ProviderError() | GeneratorExit():
+                return "aborted"
+            case _:
+                return "internal_error"
+
+    def _report_health(self, error: BaseException | None) -> None:
+        """Tell the circuit breaker what the outcome says about the provider's health, if any."""
+        match error:
+            case None | RequestRejected() | ContentFiltered():
+                self._breaker.record_success()
+            case DeadlineExceeded() if self.begun:  # it answered, if at too great a length
+                self._breaker.record_success()
+            case ProviderError() if not self._deadline.cancelled:
+                if _counts_against_breaker(error, self._timeout):
+                    self._breaker.record_failure()
 
 
-def _open(
-    provider: Provider, request: CompletionRequest, deadline: Deadline
-) -> Iterator[str | Completion]:
-    """The provider's stream once its first piece is there: until then it may fail like a call."""
-    events = provider.stream(request, deadline)
-    return itertools.chain([next(events)], events)
+def _counts_against_breaker(error: ProviderError, timeout: float) -> bool:
+    """Return whether a failure is the provider's, and not of one request.
 
-
-def _counts_against_breaker(error: ProviderError, given: float) -> bool:
-    """Whether a failure tells of the provider's health, and not of one request.
-
-    A client can ask for a model that is not there, for an empty answer, or with no time left, and
-    must not put the provider to rest for all others by it. `given` is in seconds.
+    A client can cause failures, and must not disable the provider for others: by an unknown model,
+    by a prompt for an empty answer, or by leaving the provider no time. `timeout` is in seconds.
     """
     match error:
         case DeadlineExceeded():
-            return given >= MIN_FAIR_TIMEOUT
+            return timeout >= MIN_FAIR_TIMEOUT
         case ProviderFailed():
             return error.retry
         case _:
@@ -280,7 +313,7 @@ def _counts_against_breaker(error: ProviderError, given: float) -> bool:
 
 
 def _combined_error(errors: Sequence[ProviderError]) -> ProviderError:
-    """What the failure of all comes to: overloaded only if each of them is."""
+    """Return the error of a request whose routes all failed: overloaded only if all are."""
     for error in errors:
         if not isinstance(error, ProviderOverloaded):
             return error
