@@ -84,9 +84,9 @@ def chat(
     in_flight = _accept(caller, request, deadline, idempotency_key)
     if result := _stored_answer(in_flight, use_cache):
         return result
-    with _settle_on_error(in_flight), _time_provider_call():
+    with _settle_on_error(in_flight), server_timing("provider"):
         in_flight.route, completion = model_catalog.router().complete(
-            in_flight.routes, in_flight.request, deadline, in_flight.attempts.append
+            in_flight.routes, in_flight.completion_request, deadline, in_flight.attempts.append
         )
     return _record_completion(in_flight, completion)
 
@@ -108,9 +108,9 @@ def stream(
     if result := _stored_answer(in_flight, use_cache):
         yield result
         return
-    with _settle_on_error(in_flight), _time_provider_call():
+    with _settle_on_error(in_flight), server_timing("provider"):
         events = model_catalog.router().stream(
-            in_flight.routes, in_flight.request, deadline, in_flight.attempts.append
+            in_flight.routes, in_flight.completion_request, deadline, in_flight.attempts.append
         )
         with closing(events):  # ends the attempt before the record is settled
             for route, event in events:
@@ -132,7 +132,7 @@ class InFlightChat:
     """
 
     record: InteractionRecord
-    request: CompletionRequest
+    completion_request: CompletionRequest
     routes: list[Route]
     route: Route
     deadline: Deadline
@@ -163,7 +163,7 @@ def _accept(
     routes = model_catalog.supporting(routes, completion_request)
     in_flight = InFlightChat(
         record=record,
-        request=completion_request,
+        completion_request=completion_request,
         routes=routes,
         route=routes[0],
         deadline=deadline,
@@ -260,17 +260,6 @@ def _record_from_cache(record: InteractionRecord, cached: InteractionRecord) -> 
     )
 
 
-@contextmanager
-def _time_provider_call() -> Iterator[None]:
-    """Time the call to the providers, and log why it failed."""
-    try:
-        with server_timing("provider"):
-            yield
-    except ProviderError as exc:
-        add_log_fields(reason=exc.reason)
-        raise
-
-
 def _record_completion(in_flight: InFlightChat, completion: Completion) -> ChatResult:
     """Settle the record with a provider's answer, and cache the answer."""
     outcome = replace(
@@ -298,16 +287,16 @@ def _settle_on_error(in_flight: InFlightChat) -> Iterator[None]:
         _settle(in_flight, replace(_unfinished(in_flight), status=Status.ABORTED))
         raise
     except Exception as exc:
+        usage = Usage()
+        if isinstance(exc, ProviderError):
+            usage = exc.usage
+            add_log_fields(reason=exc.reason)
         if isinstance(exc, DeadlineExceeded) and in_flight.deadline.cancelled:
             _settle(in_flight, replace(_unfinished(in_flight), status=Status.ABORTED))
             raise ClientDisconnected from exc
         problem = problem_from_exception(exc)
-        failed = replace(
-            _unfinished(in_flight),
-            status=Status.ERROR,
-            error=ErrorInfo(code=problem.code, detail=problem.detail),
-            usage=exc.usage if isinstance(exc, ProviderError) else Usage(),
-        )
+        error = ErrorInfo(code=problem.code, detail=problem.detail)
+        failed = replace(_unfinished(in_flight), status=Status.ERROR, error=error, usage=usage)
         _settle(in_flight, failed)
         raise problem from exc
 
