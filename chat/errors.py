@@ -1,4 +1,4 @@
-"""Every failure a client can see, and the one place that renders it (RFC 9457 problem details).
+"""Every failure a client can see, as problem details (RFC 9457).
 
 Problem
  ├── MalformedJson        400  the body is not JSON
@@ -21,23 +21,17 @@ Problem
  ├── ProviderUnavailable  503  every provider is limited or overloaded
  ├── StorageFailed        503
  └── ProviderTimeout      504  the deadline was reached
-`problem_from_exception` translates the errors of providers, storage, Django and DRF.
+`problem_from_exception` translates the errors of providers and storage, `convert_exception` in
+chat/api/exceptions.py those of Django and DRF.
 """
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar
 
-import orjson
-from django.core.exceptions import BadRequest, SuspiciousOperation
-from django.http import Http404, HttpRequest, HttpResponse, UnreadablePostError
-from rest_framework import exceptions as drf
-from rest_framework.settings import api_settings
-
 from chat.storage.errors import InvalidCursor, RecordTooLarge, StorageUnavailable
-from chat.telemetry.context import add_log_fields, current_request_id
 from providers.errors import ProviderError
 
 logger = logging.getLogger(__name__)
@@ -258,51 +252,8 @@ def problem_from_exception(exc: Exception) -> Problem:
             return PayloadTooLarge(str(exc))
         case InvalidCursor():
             return ValidationFailed(errors=[INVALID_CURSOR])
-        case drf.ValidationError():
-            return ValidationFailed(errors=list(_field_errors(exc.detail, exc.get_codes())))
-        case Http404():
-            return NotFound()
-        case drf.APIException():
-            return _problem_from_drf(exc)
-        case UnreadablePostError():
-            return MalformedJson("The body broke off.")
-        case SuspiciousOperation() | BadRequest():
-            return ValidationFailed("The request is malformed, or not for this host.")
         case _:
             return InternalError()
-
-
-def _problem_from_drf(exc: drf.APIException) -> Problem:
-    """DRF's own exceptions (405, 406, 415 and their like) have the codes that we document."""
-    problem = Problem(str(exc.detail))
-    problem.status = exc.status_code
-    problem.code = str(exc.get_codes())
-    problem.title = HTTPStatus(exc.status_code).phrase
-    return problem
-
-
-def _field_errors(detail: Any, codes: Any, path: str = "") -> Iterator[dict[str, str]]:
-    """Flatten DRF's nested details and codes (dicts, lists, leaves) into dotted paths."""
-    if isinstance(detail, Mapping):
-        for key in detail:
-            name = "" if key == api_settings.NON_FIELD_ERRORS_KEY else str(key)
-            yield from _field_errors(detail[key], codes[key], ".".join(filter(None, (path, name))))
-    elif isinstance(detail, list):
-        for part, code in zip(detail, codes, strict=True):
-            yield from _field_errors(part, code, path)
-    else:
-        yield {"field": path, "code": str(codes), "detail": str(detail)}
-
-
-def problem_response(problem: Problem) -> HttpResponse:
-    """The problem as an HTTP answer."""
-    add_log_fields(code=problem.code)
-    return HttpResponse(
-        orjson.dumps(problem.body(current_request_id())),
-        status=problem.status,
-        content_type="application/problem+json",
-        headers=problem.headers,
-    )
 
 
 def log_and_convert(exc: Exception) -> Problem:
@@ -311,23 +262,3 @@ def log_and_convert(exc: Exception) -> Problem:
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("unhandled %s", type(exc.__cause__ or exc).__name__, exc_info=exc)
     return problem
-
-
-def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse:
-    """DRF's hook: each exception in a view ends here."""
-    return problem_response(log_and_convert(exc))
-
-
-def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """Django's handler400: what fails before a view is found, an unknown host for instance."""
-    return problem_response(problem_from_exception(exception))
-
-
-def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """Django's handler404."""
-    return problem_response(NotFound())
-
-
-def server_error(request: HttpRequest) -> HttpResponse:
-    """Django's handler500, for what fails outside DRF."""
-    return problem_response(InternalError())

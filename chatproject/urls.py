@@ -60,6 +60,6 @@ if apps.is_installed("django.contrib.admin"):
 if settings.ON_LAMBDA:
     urlpatterns.append(path("static/<path:path>", static))
 
-handler400 = "chat.errors.bad_request"
-handler404 = "chat.errors.not_found"
-handler500 = "chat.errors.server_error"
+handler400 = "chat.api.exceptions.bad_request"
+handler404 = "chat.api.exceptions.not_found"
+handler500 = "chat.api.exceptions.server_error"

@@ -25,7 +25,8 @@ from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseExc
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from chat.errors import InternalError, Problem, ValidationFailed, problem_response
+from chat.api.exceptions import problem_response
+from chat.errors import InternalError, Problem, ValidationFailed
 
 # How long a client may keep a thread waiting for its next bytes, or for taking ours.
 CLIENT_SECONDS = 10.0

@@ -5,7 +5,8 @@ from typing import Any
 import orjson
 from django.http import HttpResponse
 
-from chat.errors import Problem, ValidationFailed, log_and_convert
+from chat.api.exceptions import convert_exception
+from chat.errors import Problem, ValidationFailed
 from chat.telemetry.context import add_log_fields
 from providers.parsing import TOO_LONG
 
@@ -41,7 +42,7 @@ NOT_RETRYABLE = {"answer_not_kept", "provider_error", "provider_timeout"}
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse:
     """Turn an exception of a view into a response (DRF's hook)."""
-    problem = log_and_convert(exc)
+    problem = convert_exception(exc)
     status, body = render_problem(problem)
     add_log_fields(code=problem.code)
     headers = dict(problem.headers)

@@ -12,10 +12,11 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandError
 
+from chat.api.exceptions import convert_exception
 from chat.api.serializers import AnswerSerializer, ChatSerializer
 from chat.callers import Caller
 from chat.conversation import ChatRequest
-from chat.errors import Problem, log_and_convert
+from chat.errors import Problem
 from chat.management.arguments import parse_owner, parse_user
 from chat.management.console import INTERRUPTED, ConsoleCommand, printable
 from chat.service import ChatResult, stream
@@ -92,7 +93,7 @@ class Command(ConsoleCommand):
             raise
         except Exception as exc:
             if not deadline.cancelled:
-                raise log_and_convert(exc) from exc
+                raise convert_exception(exc) from exc
         return not deadline.cancelled
 
     def _stream(self, question: ChatRequest, deadline: Deadline) -> ChatResult:
