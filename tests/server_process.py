@@ -40,10 +40,15 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def rate_limit_window_end(user: str, key_id: str = "anyone") -> int:
+    """Return when the user's current window of a minute ends: users' windows are staggered."""
+    return int(_get_window(f"{key_id} {user}", 60))
+
+
 def user_in_fresh_window(key_id: str = "anyone") -> str:
-    """Return a user whose rate-limit window lasts almost a minute more: users have own windows."""
+    """Return a user whose rate-limit window lasts almost a minute more."""
     names = (f"user-{number}" for number in range(1000))
-    return max(names, key=lambda name: _get_window(f"{key_id} {name}", 60))
+    return max(names, key=lambda name: rate_limit_window_end(name, key_id))
 
 
 class Server:

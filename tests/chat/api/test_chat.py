@@ -38,7 +38,7 @@ HELLO = Completion(text="Hello.", model="mock-1", finish_reason="stop")
 MOCK_ATTEMPT = Attempt(provider="mock", model="mock-1", outcome="ok", latency_ms=ANY)
 
 
-def test_an_answer_has_all_that_a_client_may_want_to_know(api: ApiClient) -> None:
+def test_an_answer_has_every_field(api: ApiClient) -> None:
     response = api.chat("Olá!", ALICE, metadata={"ticket": "7"})
     body = response.json()
     assert response.status_code == 200
@@ -93,7 +93,7 @@ def test_the_latency_of_an_answer_includes_the_model_s_time(api: ApiClient) -> N
     assert 50 <= api.chat("mock:delay=0.05").json()["latency_ms"] < 5000
 
 
-def test_each_answer_has_an_id_of_its_own_and_later_ones_sort_later(api: ApiClient) -> None:
+def test_ids_are_unique_and_sort_by_time(api: ApiClient) -> None:
     ids = [api.chat().json()["interaction_id"] for _ in range(5)]
     assert ids == sorted(set(ids))
 
@@ -161,11 +161,11 @@ def test_a_vendor_s_answer_comes_back_whole(api: ApiClient, vendor: StubVendor) 
         "total_tokens": 50,
         "cached_tokens": 4,
         "reasoning_tokens": 30,
-        "cost_usd": None,  # nobody knows what this vendor charges
+        "cost_usd": None,  # this vendor's prices are unknown
     }
 
 
-def test_whatever_a_vendor_says_can_be_kept(api: ApiClient, vendor: StubVendor) -> None:
+def test_any_text_of_a_vendor_can_be_stored(api: ApiClient, vendor: StubVendor) -> None:
     message = {"role": "assistant", "content": " a\0b \ud800 🦆 \u202e\x1b[31m\n"}
     vendor.reply({"choices": [{"message": message, "finish_reason": "stop"}], "model": "m\0"})
     body = api.chat().json()
@@ -205,7 +205,7 @@ def test_every_optional_field_reaches_the_vendor(api: ApiClient, vendor: StubVen
     }
 
 
-def test_what_is_not_asked_for_is_left_to_the_vendor(api: ApiClient, vendor: StubVendor) -> None:
+def test_absent_parameters_are_not_sent_to_the_vendor(api: ApiClient, vendor: StubVendor) -> None:
     api.chat("Olá!")
     assert vendor.requests[0].json == {
         "model": "model-1",
@@ -223,21 +223,19 @@ def test_optional_fields_that_are_null_are_absent(api: ApiClient, vendor: StubVe
     assert (record.system, record.parameters, record.metadata) == (None, {}, {})
 
 
-def test_a_zero_is_not_an_absent_number(api: ApiClient, vendor: StubVendor) -> None:
+def test_zero_differs_from_an_absent_number(api: ApiClient, vendor: StubVendor) -> None:
     api.chat("Olá!", temperature=0, top_p=0)
     assert vendor.requests[0].json["temperature"] == 0
     assert vendor.requests[0].json["top_p"] == 0
     assert all_records()[0].parameters == {"temperature": 0, "top_p": 0}
 
 
-def test_a_single_stop_may_stand_without_a_list(api: ApiClient, vendor: StubVendor) -> None:
+def test_a_single_stop_needs_no_list(api: ApiClient, vendor: StubVendor) -> None:
     api.chat("Olá!", stop="END")
     assert vendor.requests[0].json["stop"] == ["END"]
 
 
-def test_a_user_is_the_same_opaque_id_to_the_vendor_each_time(
-    api: ApiClient, vendor: StubVendor
-) -> None:
+def test_the_vendor_sees_a_stable_opaque_user_id(api: ApiClient, vendor: StubVendor) -> None:
     for user in (ALICE, ALICE, BOB):
         api.chat(user=user)
     first, second, other = (request.json["user"] for request in vendor.requests)
@@ -271,7 +269,7 @@ PROMPTS = [
 
 
 @pytest.mark.parametrize("prompt", PROMPTS, ids=range(len(PROMPTS)))
-def test_a_prompt_is_asked_kept_and_returned_as_it_came(
+def test_a_prompt_is_sent_stored_and_returned_unchanged(
     api: ApiClient, vendor: StubVendor, prompt: str
 ) -> None:
     body = api.chat(prompt).json()
@@ -280,7 +278,7 @@ def test_a_prompt_is_asked_kept_and_returned_as_it_came(
     assert api.get(f"/v1/interactions/{body['interaction_id']}").json()["prompt"] == prompt
 
 
-def test_a_prompt_of_32000_characters_of_any_size_is_kept_whole(api: ApiClient) -> None:
+def test_a_prompt_of_32000_characters_of_any_width_is_stored_whole(api: ApiClient) -> None:
     prompt = "🦆" * 31_999 + "é"
     body = api.chat(prompt).json()
     assert body["prompt"] == prompt
@@ -294,7 +292,7 @@ USERS = ["a", "a" * 128, "...", ".a", "A-Z.a_z:0@9|+-", "user@example.org", "-",
 
 
 @pytest.mark.parametrize("user", USERS)
-def test_these_are_user_ids(api: ApiClient, user: str) -> None:
+def test_valid_user_ids_are_accepted(api: ApiClient, user: str) -> None:
     response = api.chat(user=user)
     assert response.status_code == 200
     assert response.json()["userId"] == user
@@ -324,7 +322,7 @@ NO_USERS = {
 
 
 @pytest.mark.parametrize(("user", "code"), NO_USERS.values(), ids=NO_USERS)
-def test_these_are_not_user_ids(api: ApiClient, user: Any, code: str) -> None:
+def test_invalid_user_ids_are_refused(api: ApiClient, user: Any, code: str) -> None:
     assert field_errors(api.chat(user=user)) == [("userId", code)]
 
 
@@ -348,11 +346,11 @@ NO_PROMPTS = {
 
 
 @pytest.mark.parametrize(("prompt", "code"), NO_PROMPTS.values(), ids=NO_PROMPTS)
-def test_these_are_not_prompts(api: ApiClient, prompt: Any, code: str) -> None:
+def test_invalid_prompts_are_refused(api: ApiClient, prompt: Any, code: str) -> None:
     assert field_errors(api.chat(prompt)) == [("prompt", code)]
 
 
-def test_all_fields_at_fault_are_named_at_once(api: ApiClient) -> None:
+def test_all_invalid_fields_are_named_at_once(api: ApiClient) -> None:
     response = api.post("/v1/chat", {"temperature": 3})
     assert problem(response) == {
         "type": "urn:problem:validation_error",
@@ -393,7 +391,7 @@ ACCEPTED: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("name", "value"), ACCEPTED)
-def test_these_values_are_accepted(api: ApiClient, name: str, value: Any) -> None:
+def test_valid_values_are_accepted(api: ApiClient, name: str, value: Any) -> None:
     assert api.chat(**{name: value}).status_code == 200
 
 
@@ -439,7 +437,7 @@ REFUSED: list[tuple[str, Any, str, str]] = [
 
 
 @pytest.mark.parametrize(("name", "value", "field", "code"), REFUSED)
-def test_these_values_are_refused(
+def test_invalid_values_are_refused(
     api: ApiClient, name: str, value: Any, field: str, code: str
 ) -> None:
     assert field_errors(api.chat(**{name: value})) == [(field, code)]
@@ -451,7 +449,7 @@ OPENAI = {"api_key": "", "base_url": "http://127.0.0.1:9/v1", "model": "llama3:8
 
 
 @pytest.mark.parametrize("model", [None, "mock-1", "mock:mock-1"])
-def test_the_configured_model_is_asked_by_default_and_by_its_name(
+def test_the_configured_model_answers_by_default_and_by_name(
     api: ApiClient, model: str | None
 ) -> None:
     body = api.chat(model=model).json()
@@ -467,7 +465,7 @@ def test_the_configured_model_is_asked_by_default_and_by_its_name(
         ("mock-1", "mock", "mock-1"),
     ],
 )
-def test_a_model_is_asked_of_the_provider_that_has_it(
+def test_a_model_is_routed_to_its_provider(
     api: ApiClient,
     vendor: StubVendor,
     change_settings: Configure,
@@ -489,7 +487,7 @@ def test_a_model_is_asked_of_the_provider_that_has_it(
     "model",
     ["mock-2", "openai:mock-1", "mock:", ":mock-1", "MOCK-1", "*"],
 )
-def test_a_model_that_nobody_allowed_is_refused_and_named(api: ApiClient, model: str) -> None:
+def test_a_model_that_is_not_allowed_is_refused(api: ApiClient, model: str) -> None:
     response = api.chat(model=model)
     assert problem(response)["errors"] == [
         {
@@ -503,16 +501,14 @@ def test_a_model_that_nobody_allowed_is_refused_and_named(api: ApiClient, model:
 
 
 @pytest.mark.parametrize("model", ["mock-1 ", "a b", "a\nb", "é", "\x1b[31m"])
-def test_a_model_is_named_in_printable_ascii(api: ApiClient, model: str) -> None:
+def test_a_model_s_name_is_printable_ascii(api: ApiClient, model: str) -> None:
     assert field_errors(api.chat(model=model)) == [("model", "invalid")]
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("stream", 1), ("stream", "yes"), ("previous_interaction_id", 7)]
 )
-def test_what_chooses_the_way_of_answering_has_its_type(
-    api: ApiClient, name: str, value: Any
-) -> None:
+def test_stream_and_model_fields_are_type_checked(api: ApiClient, name: str, value: Any) -> None:
     assert field_errors(api.chat(**{name: value})) == [(name, "invalid")]
     assert api.chat(**{name: None}).status_code == 200
 
@@ -544,7 +540,7 @@ def test_allowed_models_widen_the_choice(
 # --- Without HTTP ---------------------------------------------------------------------------------
 
 
-def test_a_question_may_be_asked_without_a_request(db: None) -> None:
+def test_the_service_works_without_an_http_request(db: None) -> None:
     caller = Caller(owner="team:blue", key_id="none")
     question = ChatRequest(user_id=ALICE, prompt="Olá!")
     answer = Context().run(chat, caller=caller, request=question, deadline=Deadline(5))
@@ -589,7 +585,7 @@ RETRIED = {"mock:fail"} | {f"mock:fail={status}" for status in (408, 429, 500, 5
     [(prompt, *expected) for prompt, expected in FAILURES.items()],
     ids=FAILURES,
 )
-def test_a_provider_s_failure_is_told_and_recorded(
+def test_a_provider_s_failure_is_reported_and_recorded(
     api: ApiClient, prompt: str, status: int, code: str, retry_after: str | None
 ) -> None:
     response = api.chat(prompt)
@@ -613,16 +609,14 @@ def test_a_provider_s_failure_is_told_and_recorded(
     assert record.latency_ms is not None
 
 
-def test_the_vendor_s_own_hint_when_to_try_again_is_passed_on(
-    api: ApiClient, vendor: StubVendor
-) -> None:
+def test_the_vendor_s_retry_after_is_passed_on(api: ApiClient, vendor: StubVendor) -> None:
     vendor.reply({"error": {"code": 429}}, status=429, headers={"retry-after": "116.2"})
     response = api.chat()
     assert status_and_code(response) == (503, "provider_unavailable")
     assert response["Retry-After"] == "117"
 
 
-def test_a_vendor_s_words_are_shown_to_nobody(api: ApiClient, vendor: StubVendor) -> None:
+def test_a_vendor_s_error_text_is_not_shown(api: ApiClient, vendor: StubVendor) -> None:
     vendor.reply({"error": {"message": "account 4711 of ACME is closed"}}, status=403)
     response = api.chat()
     assert status_and_code(response) == (502, "provider_error")
@@ -647,9 +641,9 @@ def test_an_answer_that_a_filter_cut_short_is_an_answer(api: ApiClient, vendor: 
     assert set(body["usage"].values()) == {None}
 
 
-@pytest.mark.django_db(transaction=True)  # streams are written by other threads
+@pytest.mark.django_db(transaction=True)  # streams are written by another thread
 @pytest.mark.parametrize("streamed", [False, True])
-def test_what_a_refused_question_cost_is_on_record(
+def test_the_cost_of_a_filtered_request_is_recorded(
     api: ApiClient, vendor: StubVendor, streamed: bool
 ) -> None:
     choice = {"message": {"content": None}, "finish_reason": "content_filter"}
@@ -663,7 +657,7 @@ def test_what_a_refused_question_cost_is_on_record(
     assert (total["requests"], total["errors"], total["total_tokens"]) == (1, 1, 12)
 
 
-def test_a_provider_that_cannot_be_reached_is_a_provider_that_failed(
+def test_an_unreachable_provider_is_a_provider_error(
     api: ApiClient, change_settings: Configure
 ) -> None:
     with StubVendor() as gone:
@@ -698,7 +692,7 @@ def test_an_answer_just_before_the_deadline_counts(
     assert api.chat("mock:delay=0.2").status_code == 200
 
 
-def test_an_unexpected_exception_is_a_500_that_tells_nothing(
+def test_an_unexpected_exception_is_a_500_without_details(
     api: ApiClient, use_provider: AskInstead
 ) -> None:
     use_provider(FakeProvider(RuntimeError("the password is swordfish")))
@@ -723,7 +717,7 @@ def test_an_unexpected_exception_is_a_500_that_tells_nothing(
 # --- Refused requests leave no trace --------------------------------------------------------------
 
 
-def test_a_refused_request_is_not_recorded_and_no_vendor_hears_of_it(
+def test_an_invalid_request_is_neither_recorded_nor_sent(
     api: ApiClient, vendor: StubVendor, change_settings: Configure
 ) -> None:
     change_settings(RATE_LIMIT_PER_MINUTE=1)
@@ -754,7 +748,7 @@ def test_a_request_without_a_key_is_not_recorded(
 
 
 @pytest.mark.parametrize("limit", [0, 60])
-def test_nothing_is_asked_that_cannot_be_recorded(
+def test_no_model_is_called_if_the_claim_cannot_be_written(
     handler: Any,
     vendor: StubVendor,
     change_settings: Configure,
@@ -802,7 +796,7 @@ UNRECORDED = {
 }
 
 
-def test_an_answer_is_given_though_it_cannot_be_recorded(
+def test_an_answer_that_cannot_be_recorded_is_still_returned(
     api: ApiClient, use_store: Callable[[type], None], log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     use_store(FailingSettleStore)
@@ -827,7 +821,7 @@ def test_an_answer_is_given_though_it_cannot_be_recorded(
     )
 
 
-def test_a_failure_that_cannot_be_recorded_is_told_and_logged(
+def test_a_failure_that_cannot_be_recorded_is_returned_and_logged(
     api: ApiClient, use_store: Callable[[type], None], log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     use_store(FailingSettleStore)
@@ -837,7 +831,7 @@ def test_a_failure_that_cannot_be_recorded_is_told_and_logged(
     assert line["record"]["error"]["code"] == "content_filtered"
 
 
-def test_an_answer_whose_record_is_gone_says_so(
+def test_an_answer_whose_record_vanished_says_so(
     api: ApiClient, use_store: Callable[[type], None]
 ) -> None:
     use_store(VanishingStore)
@@ -846,7 +840,7 @@ def test_an_answer_whose_record_is_gone_says_so(
     assert body["recorded"] is False
 
 
-def test_a_recorded_answer_does_not_mention_it(api: ApiClient) -> None:
+def test_a_recorded_answer_has_no_recorded_field(api: ApiClient) -> None:
     assert "recorded" not in api.chat().json()
 
 

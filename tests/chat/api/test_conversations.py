@@ -21,8 +21,8 @@ ID = ANSWERED.interaction_id
 
 
 @pytest.fixture(params=["sqlite", "dynamodb"])
-def stored(request: pytest.FixtureRequest, change_settings: Callable[..., None]) -> str:
-    """Records are kept in each of the stores."""
+def storage(request: pytest.FixtureRequest, change_settings: Callable[..., None]) -> str:
+    """Run the test on each store."""
     name: str = request.param
     if name == "dynamodb":
         request.getfixturevalue("dynamodb")
@@ -30,8 +30,8 @@ def stored(request: pytest.FixtureRequest, change_settings: Callable[..., None])
     return name
 
 
-class Remembers:
-    """A model that knows what it was told in the messages it is sent."""
+class RecallingProvider:
+    """A provider that recalls a name from the messages it receives."""
 
     name = "mock"
     is_remote = False
@@ -58,13 +58,13 @@ class Remembers:
 
 
 @pytest.fixture
-def model(use_provider: Callable[[Any], None]) -> Remembers:
-    provider = Remembers()
+def recaller(use_provider: Callable[[Any], None]) -> RecallingProvider:
+    provider = RecallingProvider()
     use_provider(provider)
     return provider
 
 
-def said(request: CompletionRequest) -> list[tuple[str, str]]:
+def texts_of(request: CompletionRequest) -> list[tuple[str, str]]:
     return [(message.role, message.text) for message in request.messages]
 
 
@@ -75,60 +75,65 @@ def turn(api: ApiClient, prompt: str, after: dict[str, Any] | None = None, **opt
     return response.json()
 
 
-def test_a_turn_is_sent_with_those_before_it(api: ApiClient, stored: str, model: Remembers) -> None:
+def test_a_turn_is_sent_with_the_earlier_turns(
+    api: ApiClient, storage: str, recaller: RecallingProvider
+) -> None:
     first = turn(api, "my name is Ada", system="Be brief.")
     second = turn(api, "and my age is 36", first)
     third = turn(api, "who am I?", second)
     assert third["response"] == "Ada"
-    assert said(model.asked[-1]) == [
+    assert texts_of(recaller.asked[-1]) == [
         ("user", "my name is Ada"),
         ("assistant", "Ada"),
         ("user", "and my age is 36"),
         ("assistant", "Ada"),
         ("user", "who am I?"),
     ]
-    assert model.asked[-1].system == "Be brief."
+    assert recaller.asked[-1].system == "Be brief."
     assert [t["conversation_id"] for t in (second, third)] == [first["interaction_id"]] * 2
     assert third["previous_interaction_id"] == second["interaction_id"]
 
 
 def test_the_answer_of_the_thirtieth_turn_may_depend_on_the_first(
-    api: ApiClient, stored: str, model: Remembers
+    api: ApiClient, storage: str, recaller: RecallingProvider
 ) -> None:
     last = turn(api, "my name is Ada")
     for number in range(2, 30):
         last = turn(api, f"this is turn {number}", last)
     assert turn(api, "who am I?", last)["response"] == "Ada"
-    assert len(model.asked[-1].messages) == 59
+    assert len(recaller.asked[-1].messages) == 59
 
 
-def test_a_turn_always_sees_the_one_that_was_just_answered(
-    api: ApiClient, stored: str, model: Remembers
+def test_a_turn_sees_the_turn_answered_just_before(
+    api: ApiClient, storage: str, recaller: RecallingProvider
 ) -> None:
     last = turn(api, "my name is Ada")
     for number in range(200):
         last = turn(api, f"my name is N{number}", last)
-        assert said(model.asked[-1])[-2] == ("assistant", f"N{number - 1}" if number else "Ada")
+        assert texts_of(recaller.asked[-1])[-2] == (
+            "assistant",
+            f"N{number - 1}" if number else "Ada",
+        )
 
 
 def test_the_window_drops_the_oldest_turns_and_keeps_the_system_prompt(
-    api: ApiClient, stored: str, model: Remembers, change_settings: Callable[..., None]
+    api: ApiClient, storage: str, recaller: RecallingProvider, change_settings: Callable[..., None]
 ) -> None:
-    change_settings(STORAGE=stored, HISTORY_TURNS=2)
+    change_settings(STORAGE=storage, HISTORY_TURNS=2)
     last = turn(api, "my name is Ada", system="Be brief.")
     for prompt in ("two", "three", "who am I?"):
         last = turn(api, prompt, last)
-    assert said(model.asked[-1])[0] == ("user", "two")
-    assert len(model.asked[-1].messages) == 5
+    assert texts_of(recaller.asked[-1])[0] == ("user", "two")
+    assert len(recaller.asked[-1].messages) == 5
     assert last["response"] == "I do not know."
-    assert model.asked[-1].system == "Be brief."
+    assert recaller.asked[-1].system == "Be brief."
 
 
 @pytest.mark.parametrize(("characters", "turns"), [(10_000, 3), (4_000, 2), (2_000, 1), (500, 0)])
-def test_the_window_is_of_characters_too(
+def test_the_window_is_limited_by_characters(
     api: ApiClient,
-    stored: str,
-    model: Remembers,
+    storage: str,
+    recaller: RecallingProvider,
     change_settings: Callable[..., None],
     characters: int,
     turns: int,
@@ -136,29 +141,31 @@ def test_the_window_is_of_characters_too(
     last = None
     for _ in range(3):
         last = turn(api, "x" * 1_500, last)
-    change_settings(STORAGE=stored, HISTORY_MAX_CHARACTERS=characters)
+    change_settings(STORAGE=storage, HISTORY_MAX_CHARACTERS=characters)
     turn(api, "y", last)
-    assert len(model.asked[-1].messages) == 2 * turns + 1
+    assert len(recaller.asked[-1].messages) == 2 * turns + 1
 
 
-def test_without_a_window_a_turn_stands_alone(
-    api: ApiClient, model: Remembers, change_settings: Callable[..., None]
+def test_without_a_window_no_earlier_turn_is_sent(
+    api: ApiClient, recaller: RecallingProvider, change_settings: Callable[..., None]
 ) -> None:
     change_settings(HISTORY_TURNS=0)
     second = turn(api, "two", first := turn(api, "one"))
-    assert said(model.asked[-1]) == [("user", "two")]
+    assert texts_of(recaller.asked[-1]) == [("user", "two")]
     assert second["conversation_id"] == first["conversation_id"]
 
 
-def test_naming_an_older_turn_branches(api: ApiClient, stored: str, model: Remembers) -> None:
+def test_naming_an_older_turn_branches(
+    api: ApiClient, storage: str, recaller: RecallingProvider
+) -> None:
     root = turn(api, "my name is Ada")
     left, right = turn(api, "left", root), turn(api, "right", root)
     turn(api, "further right", right)
-    assert ("user", "left") not in said(model.asked[-1])
+    assert ("user", "left") not in texts_of(recaller.asked[-1])
     assert left["conversation_id"] == right["conversation_id"]
 
 
-def test_a_turn_that_was_erased_is_left_out(api: ApiClient, model: Remembers) -> None:
+def test_a_turn_that_was_erased_is_left_out(api: ApiClient, recaller: RecallingProvider) -> None:
     first = turn(api, "one")
     second = turn(api, "two", first)
     backend().interactions.delete_by_user("default", ALICE, limit=10)
@@ -171,20 +178,21 @@ def test_a_turn_that_was_erased_is_left_out(api: ApiClient, model: Remembers) ->
         )
     )
     turn(api, "three", second)
-    assert [text for role, text in said(model.asked[-1]) if role == "user"] == ["two", "three"]
+    assert [text for role, text in texts_of(recaller.asked[-1]) if role == "user"] == [
+        "two",
+        "three",
+    ]
 
 
 @pytest.mark.parametrize("after", ["x", ANSWERED.interaction_id])
-def test_a_turn_that_is_not_there_cannot_be_continued(
-    api: ApiClient, stored: str, after: str
-) -> None:
+def test_an_unknown_turn_cannot_be_continued(api: ApiClient, storage: str, after: str) -> None:
     assert status_and_code(api.chat(previous_interaction_id=after)) == (404, "not_found")
     assert api.get(f"/v1/users/{ALICE}/interactions").json()["items"] == []
 
 
 @pytest.mark.parametrize("whose", [{"owner": "somebody"}, {"user_id": BOB}])
-def test_somebody_else_s_turn_is_not_there(
-    api: ApiClient, stored: str, whose: dict[str, str]
+def test_another_owner_s_turn_is_not_found(
+    api: ApiClient, storage: str, whose: dict[str, str]
 ) -> None:
     other = store_record(replace(ANSWERED, **whose))
     answer = api.chat(previous_interaction_id=other.interaction_id)
@@ -193,7 +201,7 @@ def test_somebody_else_s_turn_is_not_there(
 
 @pytest.mark.parametrize("status", [Status.PENDING, Status.ERROR, Status.ABORTED])
 def test_a_turn_without_an_answer_cannot_be_continued(
-    api: ApiClient, stored: str, status: Status
+    api: ApiClient, storage: str, status: Status
 ) -> None:
     later = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
     parent = store_record(replace(PENDING, status=status, deadline_at=later))
@@ -201,19 +209,19 @@ def test_a_turn_without_an_answer_cannot_be_continued(
     assert status_and_code(answer) == (409, "conversation_conflict")
 
 
-def test_what_was_sent_as_messages_is_continued_with_all_of_them(
-    api: ApiClient, stored: str, model: Remembers
+def test_a_conversation_sent_as_messages_is_continued_in_full(
+    api: ApiClient, storage: str, recaller: RecallingProvider
 ) -> None:
     told = [("user", "my name is Ada"), ("assistant", "Hello, Ada."), ("user", "I am 36.")]
     messages = [{"role": role, "content": content} for role, content in told]
     body = {"model": "default", "user": ALICE, "messages": messages}
     first = api.post("/v1/chat/completions", body).json()
     assert turn(api, "who am I?", first)["response"] == "Ada"
-    assert said(model.asked[-1]) == [*told, ("assistant", "Ada"), ("user", "who am I?")]
+    assert texts_of(recaller.asked[-1]) == [*told, ("assistant", "Ada"), ("user", "who am I?")]
 
 
-def test_a_turn_that_wants_tools_called_shows_the_calls_and_cannot_be_continued(
-    api: ApiClient, stored: str
+def test_a_turn_that_ends_in_tool_calls_shows_them_and_cannot_be_continued(
+    api: ApiClient, storage: str
 ) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
     store_record(replace(ANSWERED, response="", finish_reason="tool_calls", tool_calls=(call,)))
@@ -222,7 +230,9 @@ def test_a_turn_that_wants_tools_called_shows_the_calls_and_cannot_be_continued(
     assert status_and_code(api.chat(previous_interaction_id=ID)) == (409, "conversation_conflict")
 
 
-def test_a_conversation_is_listed_in_pages(api: ApiClient, stored: str, model: Remembers) -> None:
+def test_a_conversation_is_listed_in_pages(
+    api: ApiClient, storage: str, recaller: RecallingProvider
+) -> None:
     first = turn(api, "one")
     last = turn(api, "three", turn(api, "two", first))
     turn(api, "another conversation")
@@ -234,9 +244,7 @@ def test_a_conversation_is_listed_in_pages(api: ApiClient, stored: str, model: R
     assert page["conversation_id"] == first["interaction_id"]
 
 
-def test_a_conversation_of_nobody_or_of_somebody_else_is_not_there(
-    api: ApiClient, stored: str
-) -> None:
+def test_unknown_or_foreign_conversations_are_not_found(api: ApiClient, storage: str) -> None:
     store_record(replace(ANSWERED, owner="somebody"))
     for id_ in (ANSWERED.conversation_id, "x", "0" * 5000):
         assert status_and_code(api.get(f"/v1/conversations/{id_}")) == (404, "not_found")
@@ -247,8 +255,8 @@ def test_a_conversation_of_nobody_or_of_somebody_else_is_not_there(
     [ID.upper(), ID.replace("-", ""), f"urn:uuid:{ID}", f"%7B{ID}%7D"],
     ids=["in capitals", "without hyphens", "as a URN", "in braces"],
 )
-def test_ids_may_be_spelled_like_any_uuid(
-    api: ApiClient, stored: str, model: Remembers, spelled: str
+def test_any_spelling_of_a_conversation_s_uuid_is_accepted(
+    api: ApiClient, storage: str, recaller: RecallingProvider, spelled: str
 ) -> None:
     store_record(replace(ANSWERED, prompt="my name is Ada"))
     page = api.get(f"/v1/conversations/{spelled}").json()
@@ -257,8 +265,8 @@ def test_ids_may_be_spelled_like_any_uuid(
     assert turn(api, "who am I?", after)["previous_interaction_id"] == ID
 
 
-def test_another_spelling_of_the_turn_before_is_the_same_request(
-    api: ApiClient, stored: str, model: Remembers
+def test_a_respelled_previous_id_is_the_same_idempotent_request(
+    api: ApiClient, storage: str, recaller: RecallingProvider
 ) -> None:
     store_record(ANSWERED)
     key = {"Idempotency-Key": "once"}
@@ -266,11 +274,11 @@ def test_another_spelling_of_the_turn_before_is_the_same_request(
         turn(api, "who am I?", {"interaction_id": id_}, headers=key) for id_ in (ID, ID.upper())
     )
     assert first == again
-    assert len(model.asked) == 1
+    assert len(recaller.asked) == 1
 
 
-def test_a_history_is_listed_in_pages_and_erased(
-    api: ApiClient, stored: str, model: Remembers
+def test_a_history_is_paged_and_erased(
+    api: ApiClient, storage: str, recaller: RecallingProvider
 ) -> None:
     prompts = [turn(api, f"prompt {number}")["prompt"] for number in range(5)]
     turn(api, "somebody else's", user=BOB)
@@ -286,7 +294,7 @@ def test_a_history_is_listed_in_pages_and_erased(
     assert len(api.get(f"/v1/users/{BOB}/interactions").json()["items"]) == 1
 
 
-def test_a_history_can_be_of_a_time(api: ApiClient, stored: str) -> None:
+def test_a_history_can_be_limited_to_a_period(api: ApiClient, storage: str) -> None:
     store_record(ANSWERED)
     address = f"/v1/users/{ALICE}/interactions"
 
@@ -311,20 +319,20 @@ def test_a_history_can_be_of_a_time(api: ApiClient, stored: str) -> None:
         ("from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", ("to", "invalid")),
     ],
 )
-def test_a_bad_query_is_told(
-    api: ApiClient, stored: str, query: str, fault: tuple[str, str]
+def test_an_invalid_query_is_refused(
+    api: ApiClient, storage: str, query: str, fault: tuple[str, str]
 ) -> None:
     assert field_errors(api.get(f"/v1/users/{ALICE}/interactions?{query}")) == [fault]
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
-def test_a_user_id_that_is_none_is_told(api: ApiClient, method: str) -> None:
+def test_an_invalid_user_id_is_refused(api: ApiClient, method: str) -> None:
     assert field_errors(api.request(method, "/v1/users/a%20b/interactions")) == [
         ("userId", "invalid")
     ]
 
 
-def test_an_erasure_that_runs_out_of_time_says_so_and_can_be_continued(
+def test_an_erasure_that_times_out_is_a_503_and_can_be_continued(
     api: ApiClient, change_settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(3):
@@ -332,15 +340,15 @@ def test_an_erasure_that_runs_out_of_time_says_so_and_can_be_continued(
     monkeypatch.setattr("chat.history.ERASED_AT_ONCE", 1)
     change_settings(REQUEST_TIMEOUT_SECONDS=0.0)
     address = f"/v1/users/{ALICE}/interactions"
-    for _ in range(3):  # until none is left, though it is not known yet
+    for _ in range(3):  # the third pass finds none left
         answer = api.request("DELETE", address)
         assert status_and_code(answer) == (503, "storage_unavailable")
         assert problem(answer)["detail"] == "1 records were erased; ask again until it is a 200."
     assert api.request("DELETE", address).json() == {"deleted": 0}
 
 
-def test_a_cached_answer_is_of_the_same_conversation(
-    api: ApiClient, change_settings: Callable[..., None], model: Remembers
+def test_a_cached_answer_continues_the_same_conversation(
+    api: ApiClient, change_settings: Callable[..., None], recaller: RecallingProvider
 ) -> None:
     change_settings(ENABLE_CACHE=True)
     ada, eve = turn(api, "my name is Ada"), turn(api, "my name is Eve")

@@ -1,4 +1,4 @@
-"""However often a request is sent with one Idempotency-Key, a model is asked once."""
+"""Idempotency-Key: the model is called once for repeated requests."""
 
 import signal
 import time
@@ -42,7 +42,7 @@ class TestOneProcess:
         remaining = [int(ask(client).headers["X-RateLimit-Remaining"]) for _ in range(2)]
         assert remaining[1] == remaining[0] - 1
 
-    def test_requests_without_a_key_are_each_their_own(self, client):
+    def test_requests_without_a_key_are_independent(self, client):
         assert ask(client, key=None).json() != ask(client, key=None).json()
         assert Interaction.objects.count() == 2
 
@@ -56,7 +56,7 @@ class TestOneProcess:
         assert (response.status_code, response.json()["code"]) == (422, "idempotency_mismatch")
         assert Interaction.objects.count() == 1
 
-    def test_unknown_fields_and_spelled_out_defaults_do_not_make_another_body(self, client):
+    def test_unknown_fields_and_explicit_nulls_are_the_same_body(self, client):
         first = ask(client)
         assert ask(client, foo=1, temperature=None).json() == first.json()
 
@@ -80,7 +80,7 @@ class TestOneProcess:
         assert response.json()["errors"][0]["field"] == "Idempotency-Key"
         assert Interaction.objects.count() == 0
 
-    def test_a_running_request_is_waited_for(self, client):
+    def test_a_running_request_is_a_409(self, client):
         ask(client)
         Interaction.objects.update(status="pending", deadline_at=datetime.now(UTC))
         response = ask(client)
@@ -104,7 +104,7 @@ class TestOneProcess:
         assert Interaction.objects.get().status == "ok"
 
 
-def test_50_at_once_on_several_processes_ask_the_vendor_once(tmp_path):
+def test_50_concurrent_requests_on_several_processes_call_the_vendor_once(tmp_path):
     with (
         StubVendor(delay=0.3) as vendor,
         Server(
@@ -133,7 +133,7 @@ def test_after_a_kill_one_retry_takes_over(tmp_path):
     key = {"Idempotency-Key": "one"}
     with StubVendor(delay=30) as vendor:
         variables = {"OPENAI_BASE_URL": vendor.url, "WEB_CONCURRENCY": "2"}
-        # Long enough for the vendor to be asked and the server killed on a busy machine.
+        # Long enough to call the vendor and kill the server, on a busy machine too.
         short = {**variables, "REQUEST_TIMEOUT_SECONDS": "4"}
         with Server(tmp_path, **short) as server, ThreadPoolExecutor(1) as pool:
             running = pool.submit(server.chat, headers=key)
@@ -144,7 +144,7 @@ def test_after_a_kill_one_retry_takes_over(tmp_path):
             assert running.exception() is not None
         vendor.delay = 0.0
         with Server(tmp_path, **variables) as server, ThreadPoolExecutor(20) as pool:
-            while server.chat(headers=key).status_code == 409:  # until the call's own time is over
+            while server.chat(headers=key).status_code == 409:  # until its deadline has passed
                 time.sleep(0.2)
             responses = list(pool.map(lambda _: server.chat(headers=key), range(20)))
             assert {response.status_code for response in responses} == {200}

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: OpenAI's shapes around the same answers, records and limits."""
+"""POST /v1/chat/completions: OpenAI's shapes, with the service's records and limits."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tests.client import ApiClient
 from tests.factories import ALICE, KEY, all_records
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
-# Streams are written by other threads, and a claim that somebody else holds is rolled back.
+# Streams are written by another thread, and a claim that loses a race is rolled back.
 committed = pytest.mark.django_db(transaction=True)
 
 Configure = Callable[..., None]
@@ -51,7 +51,7 @@ def text(response: HttpResponse) -> str:
 
 
 def error(response: HttpResponse) -> dict[str, Any]:
-    """The error of an answer that must be one, in OpenAI's shape."""
+    """Return the error of an answer, which must have OpenAI's error shape."""
     assert response["Content-Type"] == "application/json"
     assert response["X-Request-ID"]
     body = json.loads(response.content)
@@ -72,7 +72,7 @@ def failure(response: HttpResponse) -> tuple[int, str, str | None, str | None]:
 
 
 def events(response: HttpResponse) -> list[str]:
-    """The data of each event of a stream, one line each, comments left out."""
+    """Return the data of each event of a stream, without comments."""
     assert response.status_code == 200, response.content
     assert response["Content-Type"] == "text/event-stream; charset=utf-8"
     body = b"".join(response.streaming_content).decode()  # type: ignore[attr-defined]
@@ -84,7 +84,7 @@ def events(response: HttpResponse) -> list[str]:
 
 
 def chunks(response: HttpResponse) -> list[dict[str, Any]]:
-    """The chunks of a stream that must come to its end, which all have the same head."""
+    """Return the chunks of a complete stream, which must all have the same head."""
     *data, last = events(response)
     assert last == "[DONE]"
     read = [json.loads(chunk) for chunk in data]
@@ -98,7 +98,7 @@ def deltas(response: HttpResponse) -> list[dict[str, Any]]:
 
 
 def sse(*data: Any) -> str:
-    """A vendor's stream of these chunks."""
+    """Return a vendor's stream of these chunks."""
     return "".join(f"data: {json.dumps(each)}\n\n" for each in data) + "data: [DONE]\n\n"
 
 
@@ -108,7 +108,7 @@ def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
 
 
 class TestPlain:
-    def test_an_answer_has_the_shape_of_openais(self, api: ApiClient) -> None:
+    def test_an_answer_has_openai_s_shape(self, api: ApiClient) -> None:
         response = complete(api, user=ALICE)
         [record] = all_records()
         assert response["Content-Type"] == "application/json"
@@ -140,15 +140,11 @@ class TestPlain:
             "interaction_id": record.interaction_id,
         }
 
-    def test_usage_that_the_vendor_does_not_tell_is_null(
-        self, api: ApiClient, vendor: StubVendor
-    ) -> None:
+    def test_unknown_usage_is_null(self, api: ApiClient, vendor: StubVendor) -> None:
         vendor.reply({**OPENAI_ANSWER, "usage": None})
         assert complete(api).json()["usage"] is None
 
-    def test_tools_that_the_model_wants_called_take_the_place_of_the_text(
-        self, api: ApiClient, vendor: StubVendor
-    ) -> None:
+    def test_tool_calls_replace_the_text(self, api: ApiClient, vendor: StubVendor) -> None:
         message = {"role": "assistant", "content": None, "tool_calls": [CALL]}
         choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
         vendor.reply({**OPENAI_ANSWER, "choices": [choice]})
@@ -160,7 +156,7 @@ class TestPlain:
 
     @pytest.mark.parametrize("accept", ["*/*", "text/event-stream", "image/png", "nonsense"])
     @pytest.mark.parametrize("path", [PATH, "/v1/models", "/v1/models/mock-1"])
-    def test_whatever_is_accepted_json_comes(self, api: ApiClient, path: str, accept: str) -> None:
+    def test_accept_is_ignored(self, api: ApiClient, path: str, accept: str) -> None:
         headers = {"Accept": accept}
         response = complete(api, headers=headers) if path == PATH else api.get(path, headers)
         assert (response.status_code, response["Content-Type"]) == (200, "application/json")
@@ -184,9 +180,7 @@ class TestPlain:
 
 @committed
 class TestStreamed:
-    def test_a_stream_is_a_role_then_text_then_one_finish_and_the_usage_that_was_asked_for(
-        self, api: ApiClient
-    ) -> None:
+    def test_a_stream_has_role_text_finish_reason_and_requested_usage(self, api: ApiClient) -> None:
         response = complete(api, "um", stream=True, stream_options={"include_usage": True})
         read = chunks(response)
         [record] = all_records()
@@ -222,12 +216,12 @@ class TestStreamed:
         ]
 
     @pytest.mark.parametrize("options", [None, {}, {"include_usage": False}])
-    def test_without_asking_no_chunk_speaks_of_usage(self, api: ApiClient, options: Any) -> None:
+    def test_usage_is_omitted_unless_requested(self, api: ApiClient, options: Any) -> None:
         read = chunks(complete(api, stream=True, stream_options=options))
         assert not any("usage" in chunk for chunk in read)
         assert [chunk["choices"][0]["finish_reason"] for chunk in read][-2:] == [None, "stop"]
 
-    def test_nothing_on_the_way_may_keep_a_stream_back(self, api: ApiClient) -> None:
+    def test_stream_headers_forbid_buffering(self, api: ApiClient) -> None:
         response = complete(api, stream=True, headers={"Accept-Encoding": "gzip"})
         events(response)
         assert response["Cache-Control"] == "no-cache"
@@ -236,24 +230,20 @@ class TestStreamed:
         assert "Content-Encoding" not in response
         assert response["X-Request-ID"]
 
-    def test_all_chunks_name_the_model_of_the_first(
-        self, api: ApiClient, vendor: StubVendor
-    ) -> None:
+    def test_all_chunks_name_the_same_model(self, api: ApiClient, vendor: StubVendor) -> None:
         stream = sse(delta(content="Hi"), delta("stop"))
         vendor.reply(stream, headers={"content-type": "text/event-stream"})
         read = chunks(complete(api, stream=True))
         assert {chunk["model"] for chunk in read} == {"model-1"}
         assert [record.model for record in all_records()] == ["stand-in-1"]
 
-    def test_usage_that_the_vendor_does_not_tell_is_null(
-        self, api: ApiClient, vendor: StubVendor
-    ) -> None:
+    def test_unknown_usage_is_null(self, api: ApiClient, vendor: StubVendor) -> None:
         stream = sse(delta(content="Hi"), delta("stop"))
         vendor.reply(stream, headers={"content-type": "text/event-stream"})
         *_, last = chunks(complete(api, stream=True, stream_options={"include_usage": True}))
         assert (last["choices"], last["usage"]) == ([], None)
 
-    def test_tool_calls_come_with_their_number(self, api: ApiClient, vendor: StubVendor) -> None:
+    def test_streamed_tool_calls_have_an_index(self, api: ApiClient, vendor: StubVendor) -> None:
         function = CALL["function"]
         stream = sse(
             delta(role="assistant", content=None),
@@ -272,7 +262,7 @@ class TestStreamed:
         assert read[-1]["choices"][0]["finish_reason"] == "tool_calls"
         assert [record.tool_calls for record in all_records()] == [(CALL,)]
 
-    def test_line_ends_that_only_some_readers_know_are_escaped(self, api: ApiClient) -> None:
+    def test_unicode_line_separators_are_escaped(self, api: ApiClient) -> None:
         data = events(complete(api, "a\u2028b\u0085c\nd", stream=True))
         assert all(len(chunk.splitlines()) == 1 for chunk in data)
         written = [json.loads(chunk)["choices"][0]["delta"] for chunk in data[:-1]]
@@ -280,13 +270,11 @@ class TestStreamed:
             "You said: a\u2028b\u0085c\nd"
         )
 
-    def test_what_fails_before_the_first_token_has_a_status_of_its_own(
-        self, api: ApiClient
-    ) -> None:
+    def test_a_failure_before_the_first_token_has_its_own_status(self, api: ApiClient) -> None:
         response = complete(api, "mock:fail=garbled", stream=True)
         assert failure(response) == (502, "server_error", "upstream_error", None)
 
-    def test_what_fails_after_the_first_token_is_an_event_and_no_finish(
+    def test_a_failure_after_the_first_token_is_an_event_without_a_finish(
         self, api: ApiClient
     ) -> None:
         *begun, last = map(json.loads, events(complete(api, "mock:break and go", stream=True)))
@@ -370,21 +358,21 @@ class TestErrors:
         ],
         ids=json.dumps,
     )
-    def test_a_request_that_is_none_is_told_which_field_is_wrong(
+    def test_an_invalid_request_names_the_field(
         self, api: ApiClient, fields: dict[str, Any], code: str, param: str
     ) -> None:
         assert failure(complete(api, **fields)) == (400, "invalid_request_error", code, param)
         assert all_records() == []
 
     @pytest.mark.parametrize("name", ["model", "messages"])
-    def test_what_is_required_is_missed(self, api: ApiClient, name: str) -> None:
+    def test_missing_required_fields_are_reported(self, api: ApiClient, name: str) -> None:
         body = {"model": "mock-1", "messages": [{"role": "user", "content": "Olá!"}]}
         del body[name]
         wanted = (400, "invalid_request_error", "missing_required_parameter", name)
         assert failure(api.post(PATH, body)) == wanted
 
     @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"a"', b"null", b"\xff"])
-    def test_what_is_no_object_is_refused(self, api: ApiClient, body: bytes) -> None:
+    def test_a_body_that_is_not_an_object_is_refused(self, api: ApiClient, body: bytes) -> None:
         assert failure(api.post(PATH, body))[:2] == (400, "invalid_request_error")
 
     def test_a_body_that_is_too_large_is_refused(
@@ -406,7 +394,7 @@ class TestErrors:
         ],
     )
     @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-    def test_what_openai_has_and_we_have_not_is_no_address(
+    def test_unsupported_endpoints_are_not_found(
         self, api: ApiClient, method: str, path: str
     ) -> None:
         found = failure(api.request(method, path))
@@ -426,21 +414,21 @@ class TestErrors:
 
     @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer sk-unknown"}])
     @pytest.mark.parametrize("path", [PATH, "/v1/models", "/v1/models/mock-1"])
-    def test_without_a_valid_key_nobody_is_answered(
+    def test_a_missing_or_wrong_key_is_refused(
         self, api: ApiClient, require_api_key: list[str], path: str, headers: dict[str, str]
     ) -> None:
         response = complete(api, headers=headers) if path == PATH else api.get(path, headers)
         assert failure(response) == (401, "invalid_request_error", "invalid_api_key", None)
         assert response["WWW-Authenticate"] == "Bearer"
 
-    def test_the_key_is_sent_as_openais(self, api: ApiClient, require_api_key: list[str]) -> None:
+    def test_the_key_may_be_a_bearer_token(
+        self, api: ApiClient, require_api_key: list[str]
+    ) -> None:
         assert text(complete(api, headers={"Authorization": f"Bearer {KEY}"}))
 
     @pytest.mark.parametrize("stream", [False, True])
     @pytest.mark.parametrize("model", ["gpt-unknown", "gemini:mock-1", "mock:mock-2"])
-    def test_a_model_that_is_not_there_is_not_found(
-        self, api: ApiClient, model: str, stream: bool
-    ) -> None:
+    def test_an_unknown_model_is_not_found(self, api: ApiClient, model: str, stream: bool) -> None:
         wanted = (404, "invalid_request_error", "model_not_found", "model")
         assert failure(complete(api, model=model, stream=stream)) == wanted
         assert all_records() == []
@@ -449,14 +437,14 @@ class TestErrors:
         ("directive", "status", "code"),
         [("fail=garbled", 502, "upstream_error"), ("fail=timeout", 504, "upstream_timeout")],
     )
-    def test_clients_are_told_not_to_repeat_what_was_repeated_here(
+    def test_failures_after_retries_are_marked_not_retryable(
         self, api: ApiClient, directive: str, status: int, code: str
     ) -> None:
         response = complete(api, f"mock:{directive}")
         assert failure(response) == (status, "server_error", code, None)
         assert response["X-Should-Retry"] == "false"
 
-    def test_a_busy_vendor_may_be_asked_again_later(
+    def test_an_overloaded_vendor_is_a_retryable_503(
         self, api: ApiClient, vendor: StubVendor
     ) -> None:
         vendor.reply({"error": {"message": "slow"}}, status=429, headers={"Retry-After": "40"})
@@ -465,7 +453,7 @@ class TestErrors:
         assert response["Retry-After"] == "40"
         assert "X-Should-Retry" not in response
 
-    def test_content_that_a_filter_refuses_is_a_bad_request(self, api: ApiClient) -> None:
+    def test_filtered_content_is_a_bad_request(self, api: ApiClient) -> None:
         wanted = (400, "invalid_request_error", "content_filter", None)
         assert failure(complete(api, "mock:filter")) == wanted
 
@@ -478,7 +466,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("depth", [50, *range(240, 256), 300, 980, 1020])
     @pytest.mark.parametrize("name", ["tools", "tool_choice", "response_format", "unknown"])
-    def test_deep_nesting_is_taken_or_refused_and_breaks_nothing(
+    def test_deep_nesting_is_accepted_or_refused_without_a_500(
         self, api: ApiClient, vendor: StubVendor, change_settings: Configure, name: str, depth: int
     ) -> None:
         change_settings(ENABLE_CACHE=True)
@@ -492,10 +480,10 @@ class TestErrors:
             assert error(response)["type"] == "invalid_request_error"
 
 
-class TestWhatIsAsked:
-    """What the vendor receives, and what the ledger keeps."""
+class TestRequests:
+    """What the vendor receives, and what is recorded."""
 
-    def test_each_parameter_reaches_a_vendor_that_takes_it(
+    def test_each_parameter_reaches_a_vendor_that_supports_it(
         self, api: ApiClient, vendor: StubVendor
     ) -> None:
         given = {
@@ -522,7 +510,7 @@ class TestWhatIsAsked:
         }
         assert received.json["user"] != "anonymous"
 
-    def test_pictures_and_answered_tool_calls_reach_the_vendor_as_they_came(
+    def test_images_and_tool_results_reach_the_vendor_unchanged(
         self, api: ApiClient, vendor: StubVendor
     ) -> None:
         messages = [
@@ -552,7 +540,7 @@ class TestWhatIsAsked:
         assert record.metadata == {"a": "b"}
         assert (record.status, record.conversation_id) == (Status.OK, record.interaction_id)
 
-    def test_one_question_is_recorded_like_any_other(self, api: ApiClient) -> None:
+    def test_a_single_message_is_recorded_as_a_prompt(self, api: ApiClient) -> None:
         assert text(complete(api)) == "You said: Olá!"
         [record] = all_records()
         assert (record.prompt, record.system, record.parameters) == ("Olá!", None, {})
@@ -565,7 +553,7 @@ class TestWhatIsAsked:
             [{"role": "system", "content": [{"type": "text", "text": "A\n\nB"}]}],
         ],
     )
-    def test_developers_and_systems_instructions_are_the_same(
+    def test_developer_and_system_messages_are_instructions(
         self, api: ApiClient, vendor: StubVendor, messages: list[Any]
     ) -> None:
         question = {"role": "user", "content": "Olá!"}
@@ -573,15 +561,15 @@ class TestWhatIsAsked:
         wanted = [{"role": "system", "content": "A\n\nB"}, question]
         assert vendor.requests[0].json["messages"] == wanted
 
-    def test_instructions_alone_are_a_question(self, api: ApiClient) -> None:
+    def test_instructions_alone_are_the_prompt(self, api: ApiClient) -> None:
         messages = [{"role": "system", "content": "Say something."}]
         assert text(complete(api, messages=messages)) == "You said: Say something."
 
-    def test_texts_in_parts_are_one_text(self, api: ApiClient) -> None:
+    def test_text_parts_are_joined(self, api: ApiClient) -> None:
         parts = [{"type": "text", "text": "um"}, {"type": "text", "text": "dois"}]
         assert text(complete(api, parts)) == "You said: um\ndois"
 
-    def test_an_answer_may_be_sent_back_as_it_came(self, api: ApiClient) -> None:
+    def test_an_answer_is_accepted_as_a_message(self, api: ApiClient) -> None:
         first = complete(api).json()["choices"][0]["message"]
         turns = [{"role": "user", "content": "Olá!"}, first, {"role": "user", "content": "E?"}]
         assert text(complete(api, messages=turns)) == "You said: E?"
@@ -594,7 +582,7 @@ class TestWhatIsAsked:
         ],
         ids=["field", "part"],
     )
-    def test_a_refusal_may_be_sent_back_as_it_came(
+    def test_a_refusal_is_accepted_as_a_message(
         self, api: ApiClient, vendor: StubVendor, refusal: dict[str, Any]
     ) -> None:
         asked, again = ({"role": "user", "content": content} for content in ("Olá!", "E?"))
@@ -620,13 +608,15 @@ class TestWhatIsAsked:
         ],
         ids=lambda fields: next(iter(fields)),
     )
-    def test_what_changes_nothing_is_passed_over(
+    def test_parameters_at_neutral_values_are_ignored(
         self, api: ApiClient, fields: dict[str, Any]
     ) -> None:
         assert text(complete(api, **fields)) == "You said: Olá!"
 
     @pytest.mark.parametrize("limit", [None, 1, 100])
-    def test_the_newer_name_of_the_limit_wins(self, api: ApiClient, limit: int | None) -> None:
+    def test_max_completion_tokens_wins_over_max_tokens(
+        self, api: ApiClient, limit: int | None
+    ) -> None:
         body = complete(api, "um dois três", max_tokens=limit, max_completion_tokens=3).json()
         assert body["choices"][0]["message"]["content"] == "You said: um"
         assert body["choices"][0]["finish_reason"] == "length"
@@ -650,7 +640,7 @@ class TestWhatIsAsked:
             ({"messages": [{"role": "user", "content": [IMAGE]}]}, "image_url"),
         ],
     )
-    def test_a_provider_is_not_asked_for_what_it_does_not_take(
+    def test_parameters_the_provider_lacks_are_refused(
         self,
         api: ApiClient,
         change_settings: Configure,
@@ -682,7 +672,7 @@ class TestIdempotency:
         assert second["Idempotency-Replayed"] == "true"
         assert len(all_records()) == 1
 
-    def test_a_streamed_answer_is_given_again_at_once(self, api: ApiClient) -> None:
+    def test_a_streamed_answer_is_replayed(self, api: ApiClient) -> None:
         first, second = (complete(api, headers=self.HEADERS, stream=True) for _ in range(2))
         begin, *pieces, end = deltas(first)
         whole = {"content": "".join(piece["content"] for piece in pieces)}
@@ -690,7 +680,7 @@ class TestIdempotency:
         assert second["Idempotency-Replayed"] == "true"
         assert len(all_records()) == 1
 
-    def test_tool_calls_are_given_again(self, api: ApiClient, vendor: StubVendor) -> None:
+    def test_tool_calls_are_replayed(self, api: ApiClient, vendor: StubVendor) -> None:
         message = {"role": "assistant", "content": None, "tool_calls": [CALL]}
         choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
         vendor.reply({**OPENAI_ANSWER, "choices": [choice]})
@@ -715,7 +705,7 @@ class TestModels:
             ALLOWED_MODELS=["openai:vendor/model-2", "llama3:8b"],
         )
 
-    def test_the_list_has_each_model_under_a_name_that_is_answered(self, api: ApiClient) -> None:
+    def test_every_listed_model_name_can_be_used(self, api: ApiClient) -> None:
         wanted = [
             ("mock-1", "mock"),
             ("openai:mock-1", "openai"),
@@ -747,9 +737,9 @@ class TestModels:
             "owned_by": "openai",
         }
 
-    def test_default_is_a_model_too(self, api: ApiClient) -> None:
+    def test_default_can_be_looked_up(self, api: ApiClient) -> None:
         assert api.get("/v1/models/default").json()["owned_by"] == "mock"
 
-    def test_a_model_that_is_not_there_is_not_found(self, api: ApiClient) -> None:
+    def test_an_unknown_model_is_not_found(self, api: ApiClient) -> None:
         wanted = (404, "invalid_request_error", "model_not_found", "model")
         assert failure(api.get("/v1/models/gpt-unknown")) == wanted

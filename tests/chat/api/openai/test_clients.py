@@ -1,4 +1,4 @@
-"""The clients that people have, pointed at the server as it is run."""
+"""Popular OpenAI clients against the product's server."""
 
 import asyncio
 import hashlib
@@ -14,7 +14,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from django_ratelimit.core import _get_window
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
@@ -22,7 +21,7 @@ from openai import OpenAI
 from pydantic import BaseModel, SecretStr
 
 from tests.factories import KEY
-from tests.server_process import Server
+from tests.server_process import Server, rate_limit_window_end
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
 LIMIT = 40  # requests a minute of each user
@@ -50,20 +49,20 @@ TOOLS: Any = [
 
 
 @pytest.fixture(scope="module")
-def standin() -> Iterator[StubVendor]:
-    with StubVendor() as standin:
-        yield standin
+def stub() -> Iterator[StubVendor]:
+    with StubVendor() as stub:
+        yield stub
 
 
 @pytest.fixture(scope="module")
-def server(standin: StubVendor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Asks the mock, unless a model of the stand-in is named."""
+def server(stub: StubVendor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Start a server with the mock's models and two of the stub vendor's."""
     with Server(
         tmp_path_factory.mktemp("server"),
         API_KEYS=KEY,
         REQUIRE_API_KEY="true",
         LLM_PROVIDER="mock",
-        OPENAI_BASE_URL=f"{standin.url}/v1",
+        OPENAI_BASE_URL=f"{stub.url}/v1",
         OPENAI_MODEL="model-1",
         ALLOWED_MODELS="openai:vendor/model-2",
         RATE_LIMIT_PER_MINUTE=str(LIMIT),
@@ -73,9 +72,9 @@ def server(standin: StubVendor, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture
-def vendor(standin: StubVendor) -> StubVendor:
-    standin.clear()
-    return standin
+def vendor(stub: StubVendor) -> StubVendor:
+    stub.clear()
+    return stub
 
 
 @pytest.fixture
@@ -95,7 +94,7 @@ def answer_with(vendor: StubVendor, finish: str, **message: Any) -> None:
 
 
 def stream_tool_call(vendor: StubVendor) -> None:
-    """The vendor writes the call in pieces, as OpenAI does."""
+    """Have the vendor stream a tool call in parts, as OpenAI does."""
     begun = {**CALL, "index": 0, "function": {"name": "weather", "arguments": ""}}
     pieces = ('{"city":', '"Lisboa"}')
     deltas: list[dict[str, Any]] = [
@@ -121,7 +120,7 @@ def records(server: Server, user: str) -> list[dict[str, Any]]:
 
 
 class TestOpenAI:
-    def test_an_answer_is_given_and_its_request_id_shown(self, client: OpenAI) -> None:
+    def test_an_answer_has_its_request_id(self, client: OpenAI) -> None:
         answer = client.chat.completions.create(model="default", messages=HELLO)
         [choice] = answer.choices
         assert (choice.message.content, choice.finish_reason) == ("You said: Olá!", "stop")
@@ -130,7 +129,7 @@ class TestOpenAI:
         assert (answer.usage.prompt_tokens, answer.usage.total_tokens) == (1, 4)
         assert answer._request_id
 
-    def test_a_stream_grows_finishes_once_and_counts_once(self, client: OpenAI) -> None:
+    def test_a_stream_finishes_once_with_usage(self, client: OpenAI) -> None:
         with client.chat.completions.create(
             model="mock-1", messages=HELLO, stream=True, stream_options={"include_usage": True}
         ) as stream:
@@ -142,7 +141,7 @@ class TestOpenAI:
         assert [chunk.usage.total_tokens for chunk in chunks if chunk.usage] == [4]
         assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
 
-    def test_an_asynchronous_stream_grows_too(self, base_url: str) -> None:
+    def test_an_asynchronous_stream_works(self, base_url: str) -> None:
         async def ask(client: openai.AsyncOpenAI, prompt: str) -> str:
             messages: Any = [{"role": "user", "content": prompt}]
             stream = await client.chat.completions.create(
@@ -156,7 +155,7 @@ class TestOpenAI:
 
         assert asyncio.run(ask_all()) == ["You said: um", "You said: dois"]
 
-    def test_the_stream_helper_puts_the_answer_together(self, client: OpenAI) -> None:
+    def test_the_stream_helper_assembles_the_answer(self, client: OpenAI) -> None:
         with client.chat.completions.stream(model="mock-1", messages=HELLO) as stream:
             text = "".join(event.delta for event in stream if event.type == "content.delta")
             final = stream.get_final_completion()
@@ -201,7 +200,7 @@ class TestOpenAI:
         assert final.usage.total_tokens == 14
         assert vendor.requests[0].json["tools"] == TOOLS
 
-    def test_a_picture_reaches_the_vendor(self, client: OpenAI, vendor: StubVendor) -> None:
+    def test_an_image_reaches_the_vendor(self, client: OpenAI, vendor: StubVendor) -> None:
         messages: Any = [
             {"role": "user", "content": [{"type": "text", "text": "What is it?"}, IMAGE]}
         ]
@@ -233,12 +232,12 @@ class TestOpenAI:
         assert first.parse() == second.parse()
         assert second.headers["Idempotency-Replayed"] == "true"
 
-    def test_models_are_listed_and_looked_up_also_with_a_slash(self, client: OpenAI) -> None:
+    def test_models_are_listed_and_looked_up_with_slashes(self, client: OpenAI) -> None:
         listed = {model.id: model.owned_by for model in client.models.list()}
         assert listed == {"mock-1": "mock", "model-1": "openai", "vendor/model-2": "openai"}
         assert client.models.retrieve("vendor/model-2").id == "vendor/model-2"
 
-    def test_a_model_with_a_slash_is_asked(self, client: OpenAI, vendor: StubVendor) -> None:
+    def test_a_model_with_a_slash_answers(self, client: OpenAI, vendor: StubVendor) -> None:
         client.chat.completions.create(model="vendor/model-2", messages=HELLO)
         assert vendor.requests[0].json["model"] == "vendor/model-2"
 
@@ -254,7 +253,7 @@ class TestOpenAIErrors:
         assert caught.value.request_id
 
     @pytest.mark.parametrize("stream", [False, True])
-    def test_a_request_that_is_none_is_a_bad_request(self, client: OpenAI, stream: bool) -> None:
+    def test_an_invalid_request_is_a_bad_request(self, client: OpenAI, stream: bool) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             client.chat.completions.create(model="mock-1", messages=HELLO, n=2, stream=stream)
         error = caught.value
@@ -264,7 +263,7 @@ class TestOpenAIErrors:
             "invalid_request_error",
         )
 
-    def test_tools_that_the_provider_does_not_take_are_a_bad_request(self, client: OpenAI) -> None:
+    def test_tools_the_provider_lacks_are_a_bad_request(self, client: OpenAI) -> None:
         with pytest.raises(
             openai.BadRequestError, match="mock does not support this field"
         ) as caught:
@@ -278,12 +277,12 @@ class TestOpenAIErrors:
             client.models.retrieve("vendor/gpt-unknown")
         assert asked.value.code == looked_up.value.code == "model_not_found"
 
-    def test_what_is_not_served_here_is_not_found(self, client: OpenAI) -> None:
+    def test_unsupported_endpoints_are_not_found(self, client: OpenAI) -> None:
         with pytest.raises(openai.NotFoundError) as caught:
             client.embeddings.create(model="mock-1", input="Olá!")
         assert caught.value.code == "unknown_url"
 
-    def test_a_failed_vendor_is_an_error_that_is_not_repeated(
+    def test_a_failed_vendor_is_not_retried_by_the_client(
         self, client: OpenAI, server: Server
     ) -> None:
         messages: Any = [{"role": "user", "content": "mock:fail=garbled"}]
@@ -299,11 +298,11 @@ class TestOpenAIErrors:
             list(stream)
         assert caught.value.code == "upstream_error"
 
-    def test_who_is_over_the_limit_waits_as_long_as_told_and_is_answered(
+    def test_the_client_waits_for_the_rate_limit_and_is_answered(
         self, client: OpenAI, server: Server, base_url: str
     ) -> None:
-        for _ in range(5):  # a busy machine may need longer than until the minute's end
-            end, user = _whose_minute_ends_soon()
+        for _ in range(5):  # a busy machine may miss the end of the window
+            end, user = _user_whose_minute_ends_soon()
             body = {"model": "mock-1", "messages": HELLO, "user": user}
             with httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=60) as spender:
                 for _ in range(LIMIT):
@@ -319,14 +318,13 @@ class TestOpenAIErrors:
         assert len(records(server, user)) == LIMIT + 1
 
 
-def _whose_minute_ends_soon() -> tuple[int, str]:
-    """A user who is counted anew in a few seconds, and when: each one's minute has its own edge."""
+def _user_whose_minute_ends_soon() -> tuple[int, str]:
+    """Return the end of a rate-limit window that ends in a few seconds, and its user."""
     key_id = hashlib.sha256(KEY.encode()).hexdigest()[:16]
     users = (f"user-{number}" for number in range(1000))
     now = time.time()
-    return min(
-        (end, user) for user in users if (end := _get_window(f"{key_id} {user}", 60)) > now + 6
-    )
+    ends = ((rate_limit_window_end(user, key_id), user) for user in users)
+    return min((end, user) for end, user in ends if end > now + 6)
 
 
 @tool
@@ -417,7 +415,7 @@ class TestLangChain:
 class TestLlm:
     @pytest.fixture
     def environment(self, base_url: str, tmp_path: Path) -> dict[str, str]:
-        """A folder of its own for `llm`, whose default model is ours."""
+        """Give `llm` its own folder, with this server's model as default."""
         ours = {
             "model_id": "ours",
             "model_name": "mock-1",
@@ -429,7 +427,7 @@ class TestLlm:
         (tmp_path / "default_model.txt").write_text("ours")
         return {"PATH": os.environ["PATH"], "LLM_USER_PATH": str(tmp_path)}
 
-    def test_a_prompt_is_answered_streamed_or_not_and_continued(
+    def test_prompts_are_answered_plain_and_streamed_and_continued(
         self, environment: dict[str, str]
     ) -> None:
         def llm(*arguments: str) -> tuple[str, str]:
@@ -449,4 +447,4 @@ class TestLlm:
         assert "3 input, 3 output" in usage
         continued, usage = llm("prompt", "--no-stream", "--continue", "--usage", "E?")
         assert continued == "You said: E?\n"
-        assert "7 input, 3 output" in usage  # the turn before included
+        assert "7 input, 3 output" in usage  # including the previous turn
