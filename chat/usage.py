@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 
 from django.core import signing
@@ -14,6 +15,11 @@ from chat.telemetry.context import server_timing
 
 DEFAULT_DAYS = 30
 MAX_DAYS = 366
+
+
+def format_usd(amount: Decimal | None) -> str | None:
+    """Return plain digits without trailing zeros: `0.0001`, not `1E-4`."""
+    return None if amount is None else f"{amount.normalize():f}"
 
 
 class UsageGroup(StrEnum):

@@ -1,7 +1,6 @@
 """The managed API keys in the admin: created and shown once, rotated and revoked, never edited."""
 
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
@@ -19,6 +18,7 @@ from chat.storage import backend
 from chat.storage.base import ApiKey as Key
 from chat.storage.base import CounterKind, UsageCounts
 from chat.storage.orm.api_keys import key_of
+from chat.usage import format_usd
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[ApiKey]
@@ -95,15 +95,9 @@ class KeyAdmin(ModelAdmin):
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Create the key, and pass its text to `response_add` and nowhere else."""
-        given = form.cleaned_data
-        key, obj.text = api_keys.create(
-            owner=given["owner"],
-            name=given["name"],
-            expires_at=given["expires_at"],
-            rate_limit=given["rate_limit"],
-            monthly_budget_usd=given["monthly_budget_usd"],
-            allowed_models=given["models"],
-        )
+        given = dict(form.cleaned_data)
+        models = given.pop("models")
+        key, obj.text = api_keys.create(**given, allowed_models=models)
         obj.key_id = key.key_id
 
     def response_add(
@@ -176,11 +170,11 @@ class KeyAdmin(ModelAdmin):
 
     @admin.display(description="monthly budget (USD)")
     def budget(self, row: ApiKey) -> str | None:
-        return _dollars(row.monthly_budget_usd)
+        return format_usd(row.monthly_budget_usd)
 
     @admin.display(description="spent this month (USD)")
     def spent(self, row: Any) -> str | None:
-        return _dollars(UsageCounts(cost=row.spent_cost or 0).cost_usd)
+        return format_usd(UsageCounts(cost=row.spent_cost or 0).cost_usd)
 
     @admin.display(description="models")
     def models(self, row: ApiKey) -> str:
@@ -201,7 +195,3 @@ class KeyAdmin(ModelAdmin):
 
     def _warn_changed(self, request: HttpRequest, key: Key) -> None:
         messages.error(request, f"Somebody changed {key.prefix} meanwhile; look again.")
-
-
-def _dollars(amount: Decimal | None) -> str | None:
-    return None if amount is None else f"{amount.normalize():f}"

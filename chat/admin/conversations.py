@@ -12,6 +12,7 @@ from django.urls import reverse
 from chat.models import Interaction
 from chat.storage.base import InteractionRecord
 from chat.storage.columns import from_columns
+from chat.usage import format_usd
 
 TURNS = 50
 MAX_PAGES = 1000
@@ -47,10 +48,9 @@ def turn_url(row: Interaction) -> str:
 
 
 def _turn(number: int, record: InteractionRecord) -> dict[str, Any]:
-    cost = record.usage.cost_usd
     return {
         "number": number,
         "record": record,
         "status": record.status_at(datetime.now(UTC)).value,
-        "cost": None if cost is None else f"{cost.normalize():f}",
+        "cost": format_usd(record.usage.cost_usd),
     }

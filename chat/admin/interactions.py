@@ -29,6 +29,7 @@ from chat.admin.filters import (
 )
 from chat.models import Interaction
 from chat.storage.base import Status
+from chat.usage import format_usd
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Interaction]
@@ -187,7 +188,7 @@ class InteractionAdmin(ModelAdmin):
 
     @admin.display(description="cost (USD)")
     def cost(self, row: Interaction) -> str | None:
-        return None if row.cost_usd is None else f"{row.cost_usd.normalize():f}"
+        return format_usd(row.cost_usd)
 
     @admin.display(description="attempts")
     def pretty_attempts(self, row: Interaction) -> str:

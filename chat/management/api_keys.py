@@ -8,6 +8,7 @@ from django.core.management.base import CommandError
 
 from chat.storage import backend
 from chat.storage.base import API_KEY_PREFIX, ApiKey
+from chat.usage import format_usd
 
 
 def find_key(text: str) -> ApiKey:
@@ -25,7 +26,6 @@ def key_label(key: ApiKey) -> str:
 
 def describe_key(key: ApiKey, now: datetime) -> dict[str, Any]:
     """Return a key's public fields in JSON's types, without its digest."""
-    budget = key.monthly_budget_usd
     return {
         "key_id": key.key_id,
         "prefix": key.prefix,
@@ -37,7 +37,7 @@ def describe_key(key: ApiKey, now: datetime) -> dict[str, Any]:
         "revoked_at": _iso(key.revoked_at),
         "last_used_at": _iso(key.last_used_at),
         "rate_limit": key.rate_limit,
-        "monthly_budget_usd": None if budget is None else f"{budget.normalize():f}",
+        "monthly_budget_usd": format_usd(key.monthly_budget_usd),
         "allowed_models": list(key.allowed_models),
     }
 

@@ -20,6 +20,7 @@ from chat.errors import Problem
 from chat.management.arguments import parse_owner, parse_user
 from chat.management.console import INTERRUPTED, ConsoleCommand, printable
 from chat.service import ChatResult, stream
+from chat.usage import format_usd
 from providers.base import Deadline
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
@@ -127,11 +128,11 @@ class Command(ConsoleCommand):
             body = AnswerSerializer().to_representation(record)
             self.stdout.write(json.dumps({**body, "recorded": answer.recorded}))
             return
-        cost = record.usage.cost_usd
+        cost = format_usd(record.usage.cost_usd)
         parts = (
             printable(record.model),
             None if record.usage.total_tokens is None else f"{record.usage.total_tokens} tokens",
-            None if cost is None else f"{cost.normalize():f} USD",
+            cost and f"{cost} USD",
             f"{record.latency_ms} ms",
             None if record.finish_reason == "stop" else record.finish_reason,
             record.interaction_id if answer.recorded else "not recorded",

@@ -12,6 +12,7 @@ from chat.management.arguments import add_format
 from chat.management.console import ConsoleCommand, printable, table
 from chat.management.progress import Progress
 from chat.management.provider_checks import describe_error, for_each_provider, hint
+from chat.usage import format_usd
 from providers.base import Completion, CompletionRequest, Deadline, Message, Provider
 from providers.errors import ProviderError
 
@@ -77,14 +78,13 @@ def _ask(provider: Provider) -> dict[str, Any]:
 
 
 def _describe_answer(completion: Completion) -> dict[str, Any]:
-    cost = completion.usage.cost_usd
     text = " ".join(printable(completion.text).split())
     return {
         "status": "ok",
         "model": printable(completion.model),
         "answer": text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…",
         "tokens": completion.usage.total_tokens,
-        "cost_usd": None if cost is None else f"{cost.normalize():f}",
+        "cost_usd": format_usd(completion.usage.cost_usd),
         "error": None,
         "hint": None,
     }

@@ -13,7 +13,7 @@ from chat.management.arguments import parse_owner
 from chat.management.console import ConsoleCommand, table
 from chat.storage import backend
 from chat.storage.base import API_KEY_PREFIX, CounterKind, UsageCounts
-from chat.usage import MAX_DAYS, DateRange, last_days, sum_by_name
+from chat.usage import MAX_DAYS, DateRange, format_usd, last_days, sum_by_name
 
 COUNTS = ("requests", "errors", "prompt_tokens", "completion_tokens", "total_tokens")
 COLUMNS = (*COUNTS, "cost_usd")
@@ -101,8 +101,10 @@ def _users(owners: Sequence[str], period: DateRange) -> Iterator[tuple[str, Usag
 
 
 def _numbers(counts: UsageCounts) -> dict[str, Any]:
-    cost = f"{counts.cost_usd.normalize():f}"
-    return {**{name: getattr(counts, name) for name in COUNTS}, "cost_usd": cost}
+    return {
+        **{name: getattr(counts, name) for name in COUNTS},
+        "cost_usd": format_usd(counts.cost_usd),
+    }
 
 
 def _plot(file: Path, groups: dict[str, UsageCounts], title: str) -> None:

@@ -150,7 +150,7 @@ def test_a_key_is_revoked_after_a_question(admin: ApiClient) -> None:
     assert f"Revoked: {key.prefix} (batch)." in text_of(admin.get(LIST))
     assert "revoked" in text_of(admin.get(f"{LIST}{key.key_id}/change/"))
     assert [str(entry.get_change_message()) for entry in LogEntry.objects.all()] == ["Revoked."]
-    assert "all were before" in text_of(revoke(admin, key.key_id))
+    assert "All selected keys are already revoked." in text_of(revoke(admin, key.key_id))
 
 
 def test_a_rotated_key_is_shown_once_and_the_old_secret_has_its_time(admin: ApiClient) -> None:
