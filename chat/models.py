@@ -1,10 +1,10 @@
-"""Rows of the local store. What they mean is written in chat/storage."""
+"""Tables of the local store; chat/storage/base.py explains their columns."""
 
 from django.db import models
 
 
 class Interaction(models.Model):
-    """A `chat.storage.base.InteractionRecord`, flat."""
+    """An `InteractionRecord`, flat."""
 
     interaction_id = models.CharField(max_length=36, primary_key=True)
     owner = models.CharField(max_length=128)
@@ -70,7 +70,7 @@ class Interaction(models.Model):
 
 
 class ApiKey(models.Model):
-    """A `chat.storage.api_keys.ApiKey`."""
+    """A managed API key: `chat.storage.base.ApiKey`."""
 
     key_id = models.CharField(max_length=16, primary_key=True)
     owner = models.CharField(max_length=128)
@@ -96,7 +96,7 @@ class ApiKey(models.Model):
 
 
 class UsageCount(models.Model):
-    """`chat.storage.usage.UsageCounts` of a day under one name; of a user's, until `expires_at`."""
+    """`UsageCounts` of a name on a day. Those of users expire with their records."""
 
     owner = models.CharField(max_length=128)
     by = models.CharField(max_length=8)
@@ -120,7 +120,7 @@ class UsageCount(models.Model):
 
 
 class CacheEntry(models.Model):
-    """A counter or a value of chat/storage/orm/cache.py; times are epoch seconds."""
+    """A counter or a value of `OrmCache`. `expires_at` is in epoch seconds."""
 
     key = models.CharField(max_length=255, primary_key=True)
     counter = models.BigIntegerField(null=True)

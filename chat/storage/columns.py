@@ -1,4 +1,4 @@
-"""A record as a flat row, and back: the columns that the stores have in common."""
+"""A record as flat columns, the same on both storages, and back."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -15,7 +15,7 @@ ATTEMPT = [field.name for field in fields(Attempt)]
 
 
 def to_columns(record: InteractionRecord) -> dict[str, Any]:
-    """All columns of a record."""
+    """Return all columns of a record."""
     return {
         "interaction_id": record.interaction_id,
         "owner": record.owner,
@@ -38,7 +38,7 @@ def to_columns(record: InteractionRecord) -> dict[str, Any]:
 
 
 def outcome_columns(record: InteractionRecord) -> dict[str, Any]:
-    """The columns that are written when a record is settled."""
+    """Return the columns that a settlement writes."""
     return {
         "status": record.status,
         "provider": record.provider,
@@ -58,10 +58,10 @@ def outcome_columns(record: InteractionRecord) -> dict[str, Any]:
 
 
 def from_columns(row: Any) -> InteractionRecord:
-    """The record of an object that has the columns as attributes.
+    """Return the record of an object with the columns as attributes.
 
-    What an older or a newer version, or somebody's hand, wrote otherwise is None there, and is
-    read as absent: one odd row must not keep the others from being read.
+    Columns that another version or a manual edit left missing or invalid are None there, and read
+    as absent, so that one odd row does not hide the others.
     """
     created_at = row.created_at or EPOCH
     return InteractionRecord(

@@ -1,7 +1,7 @@
-"""A record as a JSON object and back, without loss.
+"""Records as JSON lines, without loss.
 
-Times are in ISO 8601, and the cost is a string of plain digits: the same record is the same line,
-whichever store it comes from.
+Times are in ISO 8601 and costs are strings of digits, so that a record is the same line from either
+storage.
 """
 
 import re
@@ -24,21 +24,21 @@ NAMES = {kind: {field.name for field in fields(kind)} for kind in KINDS}
 
 
 def to_line(record: InteractionRecord) -> bytes:
-    """The record as a line of a file."""
+    """Return the record as a line of a file."""
     return orjson.dumps(record, default=_plain, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def to_json(record: InteractionRecord) -> dict[str, Any]:
-    """The record in JSON's types."""
+    """Return the record in JSON's types."""
     data: dict[str, Any] = orjson.loads(to_line(record))
     return data
 
 
 def from_json(data: Any) -> InteractionRecord:
-    """The record that `to_json` was given. Raises ValueError, which says why, for anything else.
+    """Return the record of `to_json`. Raises ValueError with the reason for anything else.
 
-    What was added to records since then may be missing. What this version does not know must not:
-    a newer one wrote it, and it would be lost.
+    Fields newer than the file may be missing. Unknown fields are refused: a newer version wrote
+    them, and they would be lost.
     """
     import msgspec
 
@@ -46,14 +46,14 @@ def from_json(data: Any) -> InteractionRecord:
         record = msgspec.convert(data, InteractionRecord)
     except msgspec.ValidationError as exc:  # it is a ValueError, but of no help to its readers
         raise ValueError(f"this is not a record: {exc}") from None
-    _must_be_known(data, InteractionRecord)
-    _must_be_known(data.get("usage"), Usage)
-    _must_be_known(data.get("error"), ErrorInfo)
+    _check_known(data, InteractionRecord)
+    _check_known(data.get("usage"), Usage)
+    _check_known(data.get("error"), ErrorInfo)
     for attempt in data.get("attempts", ()):
-        _must_be_known(attempt, Attempt)
+        _check_known(attempt, Attempt)
     if "status" not in data:
         raise ValueError("this is not a record: it has no status")
-    _must_be_storable(record)
+    _check_storable(record)
     return record
 
 
@@ -62,14 +62,14 @@ def is_valid_id(text: str) -> bool:
     return len(text) <= MAX_ID_LENGTH and re.fullmatch(ID_PATTERN, text) is not None
 
 
-def _must_be_known(data: dict[str, Any] | None, kind: type) -> None:
+def _check_known(data: dict[str, Any] | None, kind: type) -> None:
     if unknown := (data or {}).keys() - NAMES[kind]:
         names = ", ".join(sorted(unknown))
         raise ValueError(f"unknown to this version: {names}; was it written by a newer one?")
 
 
-def _must_be_storable(record: InteractionRecord) -> None:
-    """What the types leave open, and no store could keep."""
+def _check_storable(record: InteractionRecord) -> None:
+    """Check what the types do not: values that no storage can keep."""
     UUID(record.interaction_id)
     times = (record.created_at, record.deadline_at, record.expires_at)
     usage, cost = record.usage, record.usage.cost_usd
@@ -94,7 +94,7 @@ def _must_be_storable(record: InteractionRecord) -> None:
 
 
 def _plain(value: Any) -> str:
-    """Digits alone, without zeros that a store may or may not keep."""
+    """Return plain digits, without trailing zeros, which only one of the storages keeps."""
     if isinstance(value, Decimal):
         return f"{value.normalize():f}"
     raise TypeError(type(value).__name__)

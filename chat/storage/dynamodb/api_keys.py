@@ -1,4 +1,4 @@
-"""The keys on DynamoDB: items `key#<id>` of the table of state, listed in its index."""
+"""API keys on DynamoDB: items `key#<id>` of the state table, listed in its index."""
 
 from dataclasses import asdict, fields
 from datetime import datetime
@@ -11,19 +11,19 @@ from chat.storage.base import ApiKey
 from chat.storage.dynamodb.attributes import (
     IntegerAttribute,
     JsonAttribute,
-    MomentAttribute,
     MoneyAttribute,
     StringAttribute,
+    TimestampAttribute,
 )
 from chat.storage.dynamodb.client import client, condition_held, translate_errors
 from chat.storage.dynamodb.items import Item, ItemSchema
-from chat.storage.dynamodb.queries import get_item, get_items, query
+from chat.storage.dynamodb.queries import get_item, get_items, query_pages
 
 LIST = "keys"
 
 
-class KeyItem(ItemSchema):
-    """A `chat.storage.api_keys.ApiKey`. `expires_at` is the table's own: what has it is deleted."""
+class ApiKeyItem(ItemSchema):
+    """The columns of `ApiKey`. An attribute `expires_at` would have DynamoDB delete the key."""
 
     pk = UnicodeAttribute(hash_key=True)
     listed_in = StringAttribute()
@@ -31,12 +31,12 @@ class KeyItem(ItemSchema):
     owner = StringAttribute()
     name = StringAttribute()
     digest = StringAttribute()
-    created_at = MomentAttribute()
-    expires_at = MomentAttribute(attr_name="valid_until")
-    revoked_at = MomentAttribute()
-    last_used_at = MomentAttribute()
+    created_at = TimestampAttribute()
+    expires_at = TimestampAttribute(attr_name="valid_until")
+    revoked_at = TimestampAttribute()
+    last_used_at = TimestampAttribute()
     previous_digest = StringAttribute()
-    previous_until = MomentAttribute()
+    previous_until = TimestampAttribute()
     rate_limit = IntegerAttribute()
     monthly_budget_usd = MoneyAttribute()
     allowed_models = JsonAttribute(list)
@@ -46,7 +46,7 @@ COLUMNS = [field.name for field in fields(ApiKey)]
 
 
 class DynamoApiKeyStore:
-    """See `ApiKeyStore`. Each write is one call."""
+    """See `ApiKeyStore`. Each write is one conditional call."""
 
     def add(self, key: ApiKey) -> bool:
         return _put(key, {"ConditionExpression": "attribute_not_exists(pk)"})
@@ -57,25 +57,25 @@ class DynamoApiKeyStore:
         return None if item is None else _key(item)
 
     def replace(self, before: ApiKey, after: ApiKey) -> bool:
-        unchanged, values = "digest = :digest AND attribute_not_exists(revoked_at)", {}
+        as_read, values = "digest = :digest AND attribute_not_exists(revoked_at)", {}
         if before.revoked_at:
-            unchanged = "digest = :digest AND revoked_at = :revoked_at"
-            values = KeyItem.to_item({"revoked_at": before.revoked_at})
-        values |= KeyItem.to_item({"digest": before.digest})
-        return _put(after, _condition(unchanged, values))
+            as_read = "digest = :digest AND revoked_at = :revoked_at"
+            values = ApiKeyItem.to_item({"revoked_at": before.revoked_at})
+        values |= ApiKeyItem.to_item({"digest": before.digest})
+        return _put(after, _condition(as_read, values))
 
     def touch(self, key_id: str, used_at: datetime) -> None:
         request = {
             "TableName": settings.STATE_TABLE_NAME,
             "Key": _pk(key_id),
             "UpdateExpression": "SET last_used_at = :last_used_at",
-            **_condition("attribute_exists(pk)", KeyItem.to_item({"last_used_at": used_at})),
+            **_condition("attribute_exists(pk)", ApiKeyItem.to_item({"last_used_at": used_at})),
         }
         condition_held(lambda: client().call("UpdateItem", request))
 
     @translate_errors()
     def all(self) -> list[ApiKey]:
-        """Of keys that were made a moment ago the index may not know yet."""
+        """Return all keys. The index may miss keys of the last second."""
         request = {
             "TableName": settings.STATE_TABLE_NAME,
             "IndexName": "list-index",
@@ -83,7 +83,7 @@ class DynamoApiKeyStore:
             "ExpressionAttributeValues": {":list": {"S": LIST}},
             "ProjectionExpression": "pk",
         }
-        listed = [item for items in query(request) for item in items]
+        listed = [item for items in query_pages(request) for item in items]
         found = map(_key, get_items(settings.STATE_TABLE_NAME, listed))
         return sorted(found, key=lambda key: (key.created_at, key.key_id))
 
@@ -94,11 +94,11 @@ def _pk(key_id: str) -> Item:
 
 def _put(key: ApiKey, condition: dict[str, Any]) -> bool:
     columns = {**asdict(key), "allowed_models": list(key.allowed_models)}
-    item = {**_pk(key.key_id), **KeyItem.to_item({"listed_in": LIST, **columns})}
+    item = {**_pk(key.key_id), **ApiKeyItem.to_item({"listed_in": LIST, **columns})}
     request = {"TableName": settings.STATE_TABLE_NAME, "Item": item, **condition}
     if condition_held(lambda: client().call("PutItem", request)):
         return True
-    # Perhaps it was broken by our own first try, whose answer was lost.
+    # A retry after a lost response fails because our first attempt succeeded.
     found = DynamoApiKeyStore().get(key.key_id)
     return found is not None and (found.digest, found.revoked_at) == (key.digest, key.revoked_at)
 
@@ -109,6 +109,6 @@ def _condition(expression: str, values: Item) -> dict[str, Any]:
 
 
 def _key(item: Item) -> ApiKey:
-    row = KeyItem.from_item(item)
+    row = ApiKeyItem.from_item(item)
     columns: dict[str, Any] = {name: getattr(row, name) for name in COLUMNS}
     return ApiKey(**{**columns, "allowed_models": tuple(row.allowed_models or ())})

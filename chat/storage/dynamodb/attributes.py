@@ -1,4 +1,4 @@
-"""How the values of a record are written in DynamoDB, and read whatever is found there."""
+"""PynamoDB attributes for the values of a record, which read any stored value without failing."""
 
 import zlib
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from chat.storage.base import TIMESTAMP_FORMAT, Status
 
 
 class LenientAttribute(Attribute[Any]):
-    """Reads as None what it cannot read: one odd item must not keep the others from being read."""
+    """Reads an invalid value as None, so that one odd item does not hide the others."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(null=True, **options)
@@ -35,7 +35,7 @@ class LenientAttribute(Attribute[Any]):
             return None
 
     def read(self, value: dict[str, Any]) -> Any:
-        """The value of what DynamoDB has, which is its type and its text."""
+        """Return the value of DynamoDB's `{type: value}`."""
         return super().deserialize(super().get_value(value))
 
 
@@ -63,19 +63,19 @@ class BytesAttribute(LenientAttribute, BinaryAttribute):
 
 
 class TextAttribute(LenientAttribute, UnicodeAttribute):
-    """A text of any length: a string, or the bytes of one that was compressed."""
+    """A string, or the bytes of a compressed one."""
 
     def read(self, value: dict[str, Any]) -> str:
-        return _unpacked(value)
+        return _decompressed(value)
 
 
-def _unpacked(value: dict[str, Any]) -> str:
-    packed = value.get(BINARY)
-    return str(value[STRING]) if packed is None else zlib.decompress(packed).decode()
+def _decompressed(value: dict[str, Any]) -> str:
+    compressed = value.get(BINARY)
+    return str(value[STRING]) if compressed is None else zlib.decompress(compressed).decode()
 
 
-class MomentAttribute(LenientAttribute, Attribute[datetime]):
-    """ISO 8601 in UTC and of fixed width, which sorts as text."""
+class TimestampAttribute(LenientAttribute, Attribute[datetime]):
+    """ISO 8601 in UTC, of fixed width, which sorts as text."""
 
     attr_type = STRING
 
@@ -87,7 +87,7 @@ class MomentAttribute(LenientAttribute, Attribute[datetime]):
 
 
 class MoneyAttribute(LenientAttribute, Attribute[Decimal]):
-    """Digits as they are: a number of DynamoDB's would lose zeros, a float more."""
+    """Decimal digits as a string: DynamoDB's number would lose trailing zeros."""
 
     attr_type = STRING
 
@@ -109,7 +109,7 @@ class StatusAttribute(LenientAttribute, Attribute[Status]):
 
 
 class JsonAttribute(LenientAttribute, Attribute[Any]):
-    """As text, in which floats keep their digits: DynamoDB's numbers do not reach as far."""
+    """JSON as a string: DynamoDB's numbers do not cover all floats."""
 
     attr_type = STRING
 
@@ -121,5 +121,5 @@ class JsonAttribute(LenientAttribute, Attribute[Any]):
         return orjson.dumps(value).decode()
 
     def read(self, value: dict[str, Any]) -> Any:
-        parsed = orjson.loads(_unpacked(value))
+        parsed = orjson.loads(_decompressed(value))
         return parsed if isinstance(parsed, self.kind) else None

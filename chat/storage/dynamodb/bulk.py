@@ -52,6 +52,7 @@ from chat.storage.dynamodb.items import (
 from chat.storage.dynamodb.queries import (
     BATCH_GET,
     CREATED,
+    KEYS,
     USER_INDEX,
     IndexQuery,
     created,
@@ -69,7 +70,6 @@ MAX_WAIT_SECONDS = 15.0
 # DynamoDB accepts transactions of 4 MB, but does not always finish them in time.
 MAX_ACTIONS = 100
 TRANSACTION_BYTES = 1_000_000
-KEYS = "interaction_id, response_parts"
 
 
 @dataclass(frozen=True, slots=True)

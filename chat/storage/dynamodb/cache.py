@@ -1,7 +1,7 @@
-"""A Django cache on DynamoDB whose counters are exact: one UpdateItem for each count.
+"""A Django cache on DynamoDB with atomic counters: each increment is one UpdateItem.
 
-Times are whole seconds, as DynamoDB's own expiry has them; that deletes days late, so what has
-expired is passed over here. A write whose answer was lost is tried again, and may count twice.
+Expiry is in whole seconds, as DynamoDB's TTL has it. TTL deletes days late, so expired items are
+ignored here. An increment is retried when its response is lost, and may then count twice.
 """
 
 import math
@@ -14,15 +14,15 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
 from chat.storage.dynamodb.client import client, condition_held, translate_errors
 from chat.storage.dynamodb.items import CacheItem, Item
-from chat.storage.dynamodb.queries import delete_items, get_item, scan
+from chat.storage.dynamodb.queries import delete_items, get_item, scan_pages
 
-ALIVE = "(attribute_not_exists(expires_at) OR expires_at > :now)"
-THERE = f"attribute_exists(pk) AND {ALIVE}"
+UNEXPIRED = "(attribute_not_exists(expires_at) OR expires_at > :now)"
+EXISTS = f"attribute_exists(pk) AND {UNEXPIRED}"
 COUNT = "ADD #counter :delta SET expires_at = if_not_exists(expires_at, :expiry)"
 
 
 class DynamoCache(BaseCache):
-    """Integers are kept as counters, all else is pickled. Raises StorageUnavailable."""
+    """Stores integers as counters and pickles all else. Raises StorageUnavailable."""
 
     def __init__(self, location: str, params: dict[str, Any]) -> None:
         super().__init__(params)
@@ -31,7 +31,9 @@ class DynamoCache(BaseCache):
         state = self._find(key, version)
         if state is None:
             return default
-        return state.counter if state.value is None else _unpickled(state.value)
+        if state.value is None:
+            return state.counter
+        return pickle.loads(state.value)  # noqa: S301  (our own pickle)
 
     def set(
         self,
@@ -56,7 +58,7 @@ class DynamoCache(BaseCache):
         return self._write("PutItem", {"Item": item}, free) is not None
 
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
-        counts = f"attribute_exists(#counter) AND {ALIVE}"
+        counts = f"attribute_exists(#counter) AND {UNEXPIRED}"
         update = "ADD #counter :delta"
         counted = self._count(key, version, update, counts, {":delta": {"N": str(delta)}})
         if counted is None:
@@ -73,24 +75,24 @@ class DynamoCache(BaseCache):
         if (expiry := self._expiry(timeout)) is not None:
             update, values = "SET expires_at = :expiry", {":expiry": {"N": str(expiry)}}
         request = {"Key": self._key(key, version), "UpdateExpression": update}
-        return self._write("UpdateItem", request, THERE, values) is not None
+        return self._write("UpdateItem", request, EXISTS, values) is not None
 
     def delete(self, key: Any, version: int | None = None) -> bool:
-        return self._write("DeleteItem", {"Key": self._key(key, version)}, THERE) is not None
+        return self._write("DeleteItem", {"Key": self._key(key, version)}, EXISTS) is not None
 
     def has_key(self, key: Any, version: int | None = None) -> bool:
         return self._find(key, version) is not None
 
     def clear(self) -> None:
-        """Delete all that is in this cache. It reads the whole table."""
-        ours = {
+        """Delete all entries of this cache. It scans the whole table."""
+        request = {
             "TableName": settings.STATE_TABLE_NAME,
             "FilterExpression": "begins_with(pk, :prefix)",
             "ExpressionAttributeValues": {":prefix": {"S": f"{self.key_prefix}:"}},
             "ProjectionExpression": "pk",
         }
         with translate_errors():
-            for items in scan(ours):
+            for items in scan_pages(request):
                 delete_items(settings.STATE_TABLE_NAME, items)
 
     def _find(self, key: Any, version: int | None) -> Any:
@@ -103,7 +105,7 @@ class DynamoCache(BaseCache):
     def _count(
         self, key: Any, version: int | None, update: str, condition: str, values: Item
     ) -> int | None:
-        """The counter as the update leaves it; None where the condition did not hold."""
+        """Return the counter after an update; None if the condition failed."""
         request = {
             "Key": self._key(key, version),
             "UpdateExpression": update,
@@ -116,7 +118,7 @@ class DynamoCache(BaseCache):
     def _write(
         self, operation: str, request: dict[str, Any], condition: str, values: Item | None = None
     ) -> dict[str, Any] | None:
-        """DynamoDB's answer to a write; None where its condition, which knows `:now`, fails."""
+        """Return the response to a write; None if its condition, which may use `:now`, failed."""
         answers: list[dict[str, Any]] = []
         whole = {
             "TableName": settings.STATE_TABLE_NAME,
@@ -142,10 +144,10 @@ class DynamoCache(BaseCache):
 
 
 class DynamoCounters(DynamoCache):
-    """Counters that are all there, at zero, until they are counted; a count is one UpdateItem.
+    """Counters that start at zero without being added: a rate limit costs one call a request.
 
-    So there is nothing to add: django-ratelimit, which adds a counter and increments the one that
-    it finds, does one thing for each request. A counter lives for TIMEOUT from its first count.
+    django-ratelimit adds a counter before it increments it; `add` does nothing here. A counter
+    expires TIMEOUT after its first increment.
     """
 
     def add(
@@ -159,12 +161,8 @@ class DynamoCounters(DynamoCache):
 
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
         values = {":delta": {"N": str(delta)}, ":expiry": {"N": str(self._expiry() or 0)}}
-        counted = self._count(key, version, COUNT, ALIVE, values)
+        counted = self._count(key, version, COUNT, UNEXPIRED, values)
         if counted is not None:
             return counted
-        begun = super().add(key, delta, version=version)  # in the place of one that has expired
-        return delta if begun else self.incr(key, delta, version)
-
-
-def _unpickled(value: bytes) -> Any:
-    return pickle.loads(value)  # noqa: S301  (our own pickle)
+        restarted = super().add(key, delta, version=version)  # it had expired
+        return delta if restarted else self.incr(key, delta, version)

@@ -114,13 +114,13 @@ class DynamoDBClient:
 
 @functools.cache
 def client() -> DynamoDBClient:
-    """The client of all tables, made once. Raises ImproperlyConfigured if there can be none."""
-    # Two tries have to fit into the time of a request.
+    """Return the shared client. Raises ImproperlyConfigured without a region or credentials."""
+    # Two tries must fit into the time of a request.
     return new_client(try_seconds=min(TRY_SECONDS, settings.REQUEST_TIMEOUT_SECONDS / 2))
 
 
 def new_client(**options: float) -> DynamoDBClient:
-    """A client of one's own, with its own `try_seconds`."""
+    """Return a client of its own. Raises ImproperlyConfigured."""
     try:
         region = settings.AWS_REGION or aws.region_of_profile()
         credentials = aws.credentials(settings.AWS_KEYS)
@@ -139,7 +139,7 @@ def new_client(**options: float) -> DynamoDBClient:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Nothing of DynamoDB's own leaves this package; the log of the request gets the reason."""
+    """Translate DynamoDB's errors into StorageUnavailable, and log the reason with the request."""
     try:
         yield
     except (BotoCoreError, ClientError) as exc:
@@ -148,13 +148,13 @@ def translate_errors() -> Iterator[None]:
 
 
 def reason_of(exc: Exception) -> str:
-    """DynamoDB's code for a failure, or the name of what kept us from reaching it."""
+    """Return DynamoDB's error code, or the name of the error that kept us from reaching it."""
     code = exc.response["Error"].get("Code") if isinstance(exc, ClientError) else None
     return str(code or type(exc).__name__)
 
 
 def condition_held(write: Callable[[], Any]) -> bool:
-    """Make a conditional write, and tell whether its condition held."""
+    """Do a conditional write, and return whether its condition held."""
     with translate_errors():
         try:
             write()

@@ -1,16 +1,14 @@
-"""The store on DynamoDB.
+"""Interactions on DynamoDB.
 
-An item is a record's row (chat/storage/columns.py), with `owner_user` for the index, the number of
-its `schema`, and `write_id`, which is new with each write: when the answer to a write is lost and
-the client, which tries again, finds the condition broken by its own first try, it knows itself by
-it.
+An item is a record's columns, with `owner_user` for the index, the `schema` number, and
+`write_id`, which is new in each write. It makes retries safe: if the condition fails and the stored
+item has our `write_id`, the first attempt succeeded and its response was lost.
 
-DynamoDB takes items of up to 400 KB. Long texts are compressed. A question that even so leaves no
-room for the outcome is refused before anybody is asked. An answer that does not fit beside its
-question is kept in parts, which are items of their own (`<interaction_id>#response-0`, …) and in no
-index, written in one transaction with the record, deleted when it is taken over, and as long-lived.
-A transaction carries 4 MB. Only a compressed answer beyond that cannot be stored, and then the
-service gives and logs it, as in an outage.
+An item may have 400 KB. Long texts are compressed. A request that still leaves no room for the
+outcome is refused before a provider is called. A response that does not fit is stored in parts:
+items of their own (`<interaction_id>#response-0`, …), in no index, written in one transaction with
+the record. They expire with it, and a take-over deletes them. A transaction carries 4 MB. A
+compressed response beyond that cannot be stored; the service answers and logs it, as in an outage.
 """
 
 import time
@@ -44,29 +42,29 @@ from chat.storage.dynamodb.items import (
 from chat.storage.dynamodb.queries import (
     BATCH_GET,
     CONVERSATION_INDEX,
+    KEYS,
     USER_INDEX,
     IndexQuery,
     delete_items,
     get_item,
     get_items,
-    query,
+    query_pages,
 )
 from chat.storage.dynamodb.usage import counter_updates, delete_user_counters, shards
 from chat.storage.errors import RecordTooLarge, StorageUnavailable
 
-# What the outcome may add to a claim, the answer apart: mostly attempts, and the vendors' names.
+# Room for the outcome without the response: mostly attempts, and names of vendors.
 OUTCOME_BYTES = 40 * 1024
 
-# The conditions of the writes.
-FREE = "attribute_not_exists(interaction_id) OR expires_at <= :now"
-UNCHANGED = "#status = :status AND deadline_at = :deadline_at"
-STATUS = {"#status": "status"}
+ID_IS_FREE = "attribute_not_exists(interaction_id) OR expires_at <= :now"
+AS_READ = "#status = :status AND deadline_at = :deadline_at"
+STATUS_NAME = {"#status": "status"}
 
 
 class DynamoInteractionStore:
-    """See `InteractionStore`. Each write is one conditional call, and each read is consistent.
+    """See `InteractionStore`. Each write is one conditional call; reads are consistent.
 
-    The one that settles a record is a transaction, which counts it too (usage.py).
+    A settlement is a transaction with the usage counters (usage.py).
     """
 
     def __init__(self) -> None:
@@ -74,17 +72,17 @@ class DynamoInteractionStore:
 
     @translate_errors()
     def claim(self, record: InteractionRecord) -> InteractionRecord | None:
-        item = _claim(record)
+        item = _claim_item(record)
         parts = split_response(item)
         now = {":now": {"N": str(int(time.time()))}}
-        request = {"Item": item, **_condition(FREE, now)}
+        request = {"Item": item, **_condition(ID_IS_FREE, now)}
         holder = _write("Put", request, item, parts)
         return None if holder is None else _record(holder)
 
     @translate_errors()
     def take_over(self, record: InteractionRecord, holder: InteractionRecord) -> bool:
-        item, stale = _claim(record), split_response(item_of(holder))
-        request = {"Item": item, **_condition(UNCHANGED, _values(holder), STATUS)}
+        item, stale = _claim_item(record), split_response(item_of(holder))
+        request = {"Item": item, **_condition(AS_READ, _as_read(holder), STATUS_NAME)}
         return _write("Put", request, item, stale=stale) is None
 
     @translate_errors()
@@ -92,12 +90,12 @@ class DynamoInteractionStore:
         item = item_of(record)
         parts = split_response(item)
         written = item.keys() & {*outcome_columns(record), "response_parts", "write_id"}
-        values = _values(replace(record, status=Status.PENDING))
+        values = _as_read(replace(record, status=Status.PENDING))
         request = {
             "Key": key_of(item),
             "UpdateExpression": "SET " + ", ".join(f"#{name} = :new_{name}" for name in written),
             **_condition(
-                UNCHANGED,
+                AS_READ,
                 {**values, **{f":new_{name}": item[name] for name in written}},
                 {f"#{name}": name for name in written},
             ),
@@ -114,7 +112,7 @@ class DynamoInteractionStore:
     @translate_errors()
     def get(self, interaction_id: str) -> InteractionRecord | None:
         item = _find(interaction_id)
-        return None if item is None else _living(item)
+        return None if item is None else _unexpired(item)
 
     @translate_errors()
     def get_many(self, interaction_ids: Sequence[str]) -> dict[str, InteractionRecord]:
@@ -132,35 +130,35 @@ class DynamoInteractionStore:
         since: datetime | None = None,
         before: datetime | None = None,
     ) -> Page:
-        listed = IndexQuery(
+        query = IndexQuery(
             USER_INDEX, f"{owner}#{user_id}", newest_first=True, since=since, before=before
         )
-        return _page(listed, owner, user_scope(owner, user_id), limit, cursor)
+        return _page(query, owner, user_scope(owner, user_id), limit, cursor)
 
     @translate_errors()
     def list_by_conversation(
         self, owner: str, conversation_id: str, *, limit: int, cursor: str | None = None
     ) -> Page:
-        listed = IndexQuery(CONVERSATION_INDEX, conversation_id)
-        return _page(listed, owner, conversation_scope(owner, conversation_id), limit, cursor)
+        query = IndexQuery(CONVERSATION_INDEX, conversation_id)
+        return _page(query, owner, conversation_scope(owner, conversation_id), limit, cursor)
 
     @translate_errors()
     def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
-        erased = 0
-        listed = IndexQuery(USER_INDEX, f"{owner}#{user_id}", newest_first=True)
-        for keys in _keys(listed, None, min(limit, BATCH_GET)):
-            items = _items(keys, "interaction_id, response_parts")
+        deleted = 0
+        query = IndexQuery(USER_INDEX, f"{owner}#{user_id}", newest_first=True)
+        for keys in _keys(query, None, min(limit, BATCH_GET)):
+            items = get_items(settings.TABLE_NAME, keys, KEYS)
             parts = [key for item in items for key in part_keys(item)]
-            _delete([*parts, *map(key_of, items)])
-            erased += len(items)
-            if erased >= limit:
+            delete_items(settings.TABLE_NAME, [*parts, *map(key_of, items)])
+            deleted += len(items)
+            if deleted >= limit:
                 break
         delete_user_counters(owner, user_id)
-        return erased
+        return deleted
 
     @translate_errors()
     def check(self) -> None:
-        """Of both tables: without its counters no request is answered either."""
+        """Read both tables: without its counters no request is answered either."""
         get_item(settings.TABLE_NAME, {"interaction_id": {"S": "ping"}})
         get_item(settings.STATE_TABLE_NAME, {"pk": {"S": "ping"}})
 
@@ -169,7 +167,7 @@ def _find(interaction_id: str) -> Item | None:
     return get_item(settings.TABLE_NAME, {"interaction_id": {"S": interaction_id}})
 
 
-def _living(item: Item) -> InteractionRecord | None:
+def _unexpired(item: Item) -> InteractionRecord | None:
     record = _record(item)
     return None if record.expires_at and record.expires_at <= datetime.now(UTC) else record
 
@@ -177,23 +175,23 @@ def _living(item: Item) -> InteractionRecord | None:
 # --- Many items -----------------------------------------------------------------------------------
 
 
-def _page(listed: IndexQuery, owner: str, scope: str, limit: int, cursor: str | None) -> Page:
-    """The index tells the keys; the records are read, consistently, from the table."""
+def _page(query: IndexQuery, owner: str, scope: str, limit: int, cursor: str | None) -> Page:
+    """Return a page: its keys by the index, its records by consistent reads of the table."""
     start = None
     if cursor is not None:
-        (created_at, last_id), (first, last) = decode_cursor(cursor, scope), listed.span
-        # DynamoDB starts at no entry outside of the time that is asked for. Lists that can be of a
-        # time have the newest first: what is older ends them, and what is newer comes before them.
+        (created_at, last_id), (first, last) = decode_cursor(cursor, scope), query.span
+        # DynamoDB refuses a start outside the span. A list with a span has the newest first:
+        # nothing follows a start older than the span, and all of it follows a newer one.
         if created_at < first:
             return Page(records=())
         if created_at <= last:
             start = {
                 "interaction_id": {"S": last_id},
                 "created_at": {"S": COLUMNS["created_at"].serialize(created_at)},
-                listed.index.key: {"S": listed.key},
+                query.index.key: {"S": query.key},
             }
     found: list[InteractionRecord] = []
-    for keys in _keys(listed, start, limit + 1):
+    for keys in _keys(query, start, limit + 1):
         found += [record for record in _records(keys) if record.owner == owner]
         if len(found) > limit:
             break
@@ -201,36 +199,27 @@ def _page(listed: IndexQuery, owner: str, scope: str, limit: int, cursor: str | 
 
 
 def _records(keys: Sequence[Item]) -> list[InteractionRecord]:
-    """The records that there are of these keys, in their order."""
-    items = {id_of(item): item for item in _items(keys)}
+    """Return the records of the keys that exist, in order."""
+    items = {id_of(item): item for item in get_items(settings.TABLE_NAME, keys)}
     present = [items[id_of(key)] for key in keys if id_of(key) in items]
-    return list(filter(None, map(_living, present)))
+    return list(filter(None, map(_unexpired, present)))
 
 
-def _keys(listed: IndexQuery, start: Item | None, size: int) -> Iterator[list[Item]]:
-    """The keys of what is listed, so many at a time."""
+def _keys(query: IndexQuery, start: Item | None, size: int) -> Iterator[list[Item]]:
+    """Yield pages of keys."""
     more = {"ExclusiveStartKey": start} if start else {}
-    for items in query({**listed.request(), "Limit": size, **more}):
+    for items in query_pages({**query.request(), "Limit": size, **more}):
         yield [key_of(item) for item in items]
-
-
-def _items(keys: Sequence[Item], attributes: str = "") -> list[Item]:
-    """What there is of these records, in no order."""
-    return get_items(settings.TABLE_NAME, keys, attributes)
-
-
-def _delete(keys: Sequence[Item]) -> None:
-    delete_items(settings.TABLE_NAME, keys)
 
 
 # --- Records and items ----------------------------------------------------------------------------
 
 
-def _claim(record: InteractionRecord) -> Item:
-    """The record's item, if the outcome will fit into it as well."""
+def _claim_item(record: InteractionRecord) -> Item:
+    """Return the item of a claim, if the outcome will fit too. Raises RecordTooLarge."""
     item, later = item_of(record), outcome_columns(record)
-    question = {name: value for name, value in item.items() if name not in later}
-    if size_of(question) > MAX_ITEM_BYTES - OUTCOME_BYTES:
+    request = {name: value for name, value in item.items() if name not in later}
+    if size_of(request) > MAX_ITEM_BYTES - OUTCOME_BYTES:
         raise RecordTooLarge("The prompt and what comes with it are too long to be kept.")
     return item
 
@@ -238,12 +227,12 @@ def _claim(record: InteractionRecord) -> Item:
 def _record(item: Item) -> InteractionRecord:
     row = InteractionItem.from_item(item)
     if row.response_parts:
-        row.response = _joined(row)
+        row.response = _join_response(row)
     return from_columns(row)
 
 
-def _joined(row: Any) -> str | None:
-    """The answer that was split; None where a part of it is gone."""
+def _join_response(row: Any) -> str | None:
+    """Return a response stored in parts; None if a part is gone."""
     ids = (part_id(row.interaction_id, number) for number in range(row.response_parts))
     parts = [InteractionItem.from_item(part).part for part in map(_find, ids) if part]
     complete = len(parts) == row.response_parts
@@ -261,9 +250,9 @@ def _write(
     stale: Sequence[Item] = (),
     counts: Sequence[dict[str, Any]] = (),
 ) -> Item | None:
-    """Do what is requested of the item, put and delete parts with it, and count: all or nothing.
+    """Write the item, put `parts`, delete `stale` ones and add `counts`: all or nothing.
 
-    None when it was done; when the condition did not hold, what is there (empty: nothing).
+    Return None on success; if the condition failed, the stored item, empty if there is none.
     """
     if sum(map(size_of, parts)) + size_of(item) > MAX_TRANSACTION_BYTES:
         raise StorageUnavailable
@@ -280,15 +269,15 @@ def _write(
         else:
             client().call(f"{verb}Item", table | request)
     except ClientError as exc:
-        holder = _holder(exc)
-        return None if holder.get("write_id") == item["write_id"] else holder
+        stored = _conflicting_item(exc)
+        return None if stored.get("write_id") == item["write_id"] else stored
     return None
 
 
 def _condition(
     expression: str, values: dict[str, Any], names: dict[str, str] | None = None
 ) -> dict[str, Any]:
-    """The part of a request that makes it conditional, and tells what is there instead."""
+    """Return the members of a conditional request that returns the stored item on failure."""
     return {
         "ConditionExpression": expression,
         "ExpressionAttributeValues": values,
@@ -297,8 +286,8 @@ def _condition(
     }
 
 
-def _values(record: InteractionRecord) -> dict[str, Any]:
-    """The values by which UNCHANGED knows a record."""
+def _as_read(record: InteractionRecord) -> dict[str, Any]:
+    """Return the values of AS_READ."""
     return {
         ":status": {"S": record.status.value},
         ":deadline_at": {"S": COLUMNS["deadline_at"].serialize(record.deadline_at)},
@@ -306,14 +295,14 @@ def _values(record: InteractionRecord) -> dict[str, Any]:
 
 
 def _is_conflict(exc: ClientError) -> bool:
-    """Whether another transaction was at work on one of the items."""
+    """Return whether the transaction met another one on an item."""
     response: dict[str, Any] = exc.response
     reasons = response.get("CancellationReasons", ())
     return "TransactionConflict" in [reason.get("Code") for reason in reasons]
 
 
-def _holder(exc: ClientError) -> Item:
-    """What is there instead, if the condition did not hold; any other failure is raised again."""
+def _conflicting_item(exc: ClientError) -> Item:
+    """Return the stored item if the condition failed; re-raise any other failure."""
     response: dict[str, Any] = exc.response
     reason: dict[str, Any] = next(iter(response.get("CancellationReasons", ())), {})
     if reason.get("Code") == "ConditionalCheckFailed":

@@ -1,7 +1,7 @@
 """Build and read the items of the two tables with PynamoDB's attributes, without its models.
 
-Its models bring botocore along, in 80 ms of a cold start; they say how the tables are made
-(chat/storage/dynamodb/tables.py), and no request needs them.
+The models import botocore's client, 80 ms of a cold start. Only the commands that create and check
+tables need them (tables.py).
 """
 
 import zlib
@@ -19,30 +19,30 @@ from chat.storage.dynamodb.attributes import (
     FlagAttribute,
     IntegerAttribute,
     JsonAttribute,
-    MomentAttribute,
     MoneyAttribute,
     StatusAttribute,
     StringAttribute,
     TextAttribute,
+    TimestampAttribute,
 )
 
 SCHEMA = 1
-PACKED = ("prompt", "system", "response", "parameters", "tool_calls")
+COMPRESSED = ("prompt", "system", "response", "parameters", "tool_calls")
 COMPRESS_FROM_BYTES = 1024
 MAX_ITEM_BYTES = 400 * 1024
 PART_BYTES = 390 * 1024
 MAX_TRANSACTION_BYTES = 4_000_000
 
-# An item as DynamoDB writes it: of each attribute its type and its text.
+# An item in DynamoDB's JSON: attribute name -> {type: value}.
 Item = dict[str, dict[str, Any]]
 
 
 class ItemSchema(AttributeContainer):
-    """The attributes of an item, by the names of its columns."""
+    """The attributes of an item by column name."""
 
     @classmethod
     def to_item(cls, columns: dict[str, Any]) -> Item:
-        """The item of these columns; None is not there."""
+        """Return the item of these columns, without those that are None."""
         attributes = cls.get_attributes()
         return {
             attributes[name].attr_name: {
@@ -54,7 +54,7 @@ class ItemSchema(AttributeContainer):
 
     @classmethod
     def from_item(cls, item: Item) -> SimpleNamespace:
-        """All columns of an item; what is not there is None, and what nobody knows is left out."""
+        """Return all columns; missing ones are None, unknown attributes are ignored."""
         return SimpleNamespace(
             **{
                 name: attribute.deserialize(attribute.get_value(item[attribute.attr_name]))
@@ -66,7 +66,7 @@ class ItemSchema(AttributeContainer):
 
 
 class InteractionItem(ItemSchema):
-    """The columns of `chat.storage.columns`, and those that `interactions` adds to them."""
+    """The columns of `chat.storage.columns`, and DynamoDB's own."""
 
     interaction_id = UnicodeAttribute(hash_key=True)
     schema = IntegerAttribute()
@@ -74,8 +74,8 @@ class InteractionItem(ItemSchema):
     owner = StringAttribute()
     user_id = StringAttribute()
     owner_user = StringAttribute()
-    created_at = MomentAttribute()
-    deadline_at = MomentAttribute()
+    created_at = TimestampAttribute()
+    deadline_at = TimestampAttribute()
     expires_at = ExpiryAttribute()
     request_id = StringAttribute()
     request_hash = StringAttribute()
@@ -109,9 +109,7 @@ class InteractionItem(ItemSchema):
 
 
 class CacheItem(ItemSchema):
-    """What is no interaction: counters, pickled values, API keys (`api_keys`) and counts of usage
-    (`usage`). Its keys say by their prefix which.
-    """
+    """Counters and pickled values of the cache (cache.py)."""
 
     pk = UnicodeAttribute(hash_key=True)
     listed_in = StringAttribute()
@@ -124,7 +122,7 @@ COLUMNS = InteractionItem.get_attributes()
 
 
 def item_of(record: InteractionRecord) -> Item:
-    """The whole record as an item, of whatever size."""
+    """Return a record as an item of any size."""
     columns = {
         **to_columns(record),
         "schema": SCHEMA,
@@ -132,19 +130,19 @@ def item_of(record: InteractionRecord) -> Item:
         "owner_user": f"{record.owner}#{record.user_id}",
     }
     item = InteractionItem.to_item(columns)
-    for name in PACKED:
+    for name in COMPRESSED:
         if name in item:
-            item[name] = _packed(item[name])
+            item[name] = _compressed(item[name])
     return item
 
 
-def _packed(value: dict[str, Any]) -> dict[str, Any]:
+def _compressed(value: dict[str, Any]) -> dict[str, Any]:
     text = value["S"].encode()
     return {"B": zlib.compress(text)} if len(text) > COMPRESS_FROM_BYTES else value
 
 
 def split_response(item: Item) -> list[Item]:
-    """Take an answer that does not fit out of the item, as items of its own."""
+    """Remove a response that does not fit from the item, and return its parts as items."""
     if size_of(item) <= MAX_ITEM_BYTES or "response" not in item:
         return []
     response = item.pop("response")
@@ -167,13 +165,13 @@ def part_id(interaction_id: str, number: int) -> str:
 
 
 def part_keys(item: Item) -> list[Item]:
-    """The keys of the parts of its answer."""
+    """Return the keys of the parts of an item's response."""
     parts = int(item.get("response_parts", {"N": "0"})["N"])
     return [{"interaction_id": {"S": part_id(id_of(item), number)}} for number in range(parts)]
 
 
 def size_of(item: Item) -> int:
-    """In bytes, as DynamoDB measures it, or a few more."""
+    """Return the size in bytes as DynamoDB measures it, or slightly more."""
     return sum(
         len(name) + len(value if isinstance(value, bytes) else str(value).encode())
         for name, typed in item.items()

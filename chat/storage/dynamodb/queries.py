@@ -21,24 +21,26 @@ BATCH_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 EARLIEST = datetime.min.replace(tzinfo=UTC)
 LATEST = datetime.max.replace(tzinfo=UTC)
-MOMENT = timedelta(microseconds=1)
+MICROSECOND = timedelta(microseconds=1)
 CREATED = "created_at BETWEEN :since AND :last"
+# The projection that tells all keys of a record, those of its response parts included.
+KEYS = "interaction_id, response_parts"
 
 
 def get_item(table: str, key: Item) -> Item | None:
-    """The item of this key as it was last written."""
+    """Return an item by a consistent read."""
     answer = client().call("GetItem", {"TableName": table, "Key": key, "ConsistentRead": True})
     found: Item | None = answer.get("Item")
     return found
 
 
-def query(request: dict[str, Any]) -> Iterator[list[Item]]:
-    """The pages of a query, the empty ones left out."""
+def query_pages(request: dict[str, Any]) -> Iterator[list[Item]]:
+    """Yield the pages of a query that are not empty."""
     return _pages("Query", request)
 
 
-def scan(request: dict[str, Any]) -> Iterator[list[Item]]:
-    """The pages of a whole table, the empty ones left out."""
+def scan_pages(request: dict[str, Any]) -> Iterator[list[Item]]:
+    """Yield the pages of a whole table that are not empty."""
     return _pages("Scan", request)
 
 
@@ -63,13 +65,14 @@ def get_items(
     consistent: bool = True,
     call: Call | None = None,
 ) -> list[Item]:
-    """What there is of these keys, in no order."""
+    """Return the items of the keys that exist, in no order."""
     options = {"ProjectionExpression": attributes} if attributes else {}
+    call = call or client().call
     found: list[Item] = []
     for start in range(0, len(keys), BATCH_GET):
         part = list(keys[start : start + BATCH_GET])
-        asked = {table: {"Keys": part, "ConsistentRead": consistent, **options}}
-        for answer in _until_done("BatchGetItem", asked, "UnprocessedKeys", call or client().call):
+        request = {table: {"Keys": part, "ConsistentRead": consistent, **options}}
+        for answer in _until_done("BatchGetItem", request, "UnprocessedKeys", call):
             found += answer["Responses"].get(table, [])
     return found
 
@@ -83,27 +86,27 @@ def delete_items(table: str, keys: Sequence[Item]) -> None:
 
 
 def _until_done(
-    operation: str, asked: dict[str, Any], left: str, call: Call
+    operation: str, request: dict[str, Any], unprocessed: str, call: Call
 ) -> Iterator[dict[str, Any]]:
-    """The answers to a batch, what was left over by each asked for again after a pause."""
+    """Yield the responses to a batch call, repeated for its unprocessed items after a pause."""
     for pause in BATCH_PAUSES:
-        answer = call(operation, {"RequestItems": asked})
+        answer = call(operation, {"RequestItems": request})
         yield answer
-        asked = answer.get(left) or {}
-        if not asked:
+        request = answer.get(unprocessed) or {}
+        if not request:
             return
         time.sleep(pause)
     raise StorageUnavailable
 
 
 def span(since: datetime | None, before: datetime | None) -> tuple[datetime, datetime]:
-    """The first and the last moment of a time: nothing is older than the epoch."""
-    last = max(before, EPOCH + MOMENT) - MOMENT if before else LATEST
+    """Return the first and the last time in [since, before), not before the epoch."""
+    last = max(before, EPOCH + MICROSECOND) - MICROSECOND if before else LATEST
     return max(since or EPOCH, EPOCH), last
 
 
 def created(since: datetime | None, before: datetime | None) -> Item:
-    """The values of CREATED."""
+    """Return the values of CREATED."""
     first, last = span(since, before)
     return {
         ":since": {"S": COLUMNS["created_at"].serialize(first)},
@@ -123,7 +126,7 @@ CONVERSATION_INDEX = Index(name="conversation-index", key="conversation_id")
 
 @dataclass(frozen=True, slots=True)
 class IndexQuery:
-    """What is asked of an index: the entries under a key, in the order of their time."""
+    """A query for the entries of an index under a key, in the order of their creation."""
 
     index: Index
     key: str
@@ -133,7 +136,7 @@ class IndexQuery:
 
     @property
     def span(self) -> tuple[datetime, datetime]:
-        """The first and the last moment of what is asked for."""
+        """The first and the last time that the query covers."""
         limited = self.since or self.before
         return span(self.since, self.before) if limited else (EARLIEST, LATEST)
 

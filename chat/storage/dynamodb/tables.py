@@ -1,4 +1,4 @@
-"""The two tables on DynamoDB, as PynamoDB makes and describes them."""
+"""PynamoDB's models of the two tables, to create and describe them."""
 
 from typing import cast
 
@@ -10,13 +10,13 @@ from pynamodb.constants import PAY_PER_REQUEST_BILLING_MODE
 from pynamodb.indexes import GlobalSecondaryIndex, KeysOnlyProjection
 from pynamodb.models import Model
 
-from chat.storage.dynamodb.attributes import MomentAttribute
+from chat.storage.dynamodb.attributes import TimestampAttribute
 from chat.storage.dynamodb.client import client
 from chat.storage.dynamodb.items import CacheItem, InteractionItem
 
 
 class Table(Model):
-    """A table that uses the client of all."""
+    """A table on the shared client."""
 
     @classmethod
     def _get_connection(cls) -> TableConnection:
@@ -26,29 +26,29 @@ class Table(Model):
 
 
 class UserIndex(GlobalSecondaryIndex["InteractionTable"]):  # type: ignore[no-untyped-call]  # PynamoDB's
-    """Who asked, in time. Keys alone: the rest is read, consistently, from the table."""
+    """Interactions by user and time. Keys only: records are read consistently from the table."""
 
     class Meta:
         index_name = "user-index"
         projection = KeysOnlyProjection()
 
     owner_user = UnicodeAttribute(hash_key=True)
-    created_at = MomentAttribute(range_key=True)
+    created_at = TimestampAttribute(range_key=True)
 
 
 class ConversationIndex(GlobalSecondaryIndex["InteractionTable"]):  # type: ignore[no-untyped-call]  # PynamoDB's
-    """The turns of a conversation, in time."""
+    """Interactions by conversation and time. Keys only."""
 
     class Meta:
         index_name = "conversation-index"
         projection = KeysOnlyProjection()
 
     conversation_id = UnicodeAttribute(hash_key=True)
-    created_at = MomentAttribute(range_key=True)
+    created_at = TimestampAttribute(range_key=True)
 
 
 class InteractionTable(Table, InteractionItem):
-    """One interaction an item, and the parts of an answer that is too long for it."""
+    """Interactions, and parts of responses that are too long for an item."""
 
     class Meta:
         table_name = settings.TABLE_NAME
@@ -59,7 +59,7 @@ class InteractionTable(Table, InteractionItem):
 
 
 class ListIndex(GlobalSecondaryIndex["StateTable"]):  # type: ignore[no-untyped-call]  # PynamoDB's
-    """What is listed, by the name of its list. Keys alone, as with the others."""
+    """State items by the list that they are in: API keys, usage counters. Keys only."""
 
     class Meta:
         index_name = "list-index"
@@ -70,7 +70,7 @@ class ListIndex(GlobalSecondaryIndex["StateTable"]):  # type: ignore[no-untyped-
 
 
 class StateTable(Table, CacheItem):
-    """All the rest."""
+    """API keys, usage counters, rate counters and cached answers."""
 
     class Meta:
         table_name = settings.STATE_TABLE_NAME

@@ -1,15 +1,15 @@
-"""The counts on DynamoDB: an item for each name and month, in the table of state.
+"""Usage counters on DynamoDB: an item of the state table for each name and month.
 
-Its attributes are a letter and the day of the month: `r07` are the requests of the seventh. They
-are raised by the transaction that settles the record (chat/storage/dynamodb/interactions.py): the
-condition on the record is what makes them exact, however often a write is tried.
+An attribute is a letter and the day of the month: `r07` are the requests of the seventh. The
+transaction that settles a record adds to it (interactions.py), so that the condition on the record
+makes the counts exact, however often a write is retried.
 
-DynamoDB refuses one of two transactions that meet on an item. Whoever is refused tries again with
-another item of the same name and month, a shard, at random; so there are several where there was a
-crowd, and else one. Readers add them up.
+DynamoDB refuses one of two concurrent transactions on an item. The refused one retries with another
+item of the same name and month, a random shard, so that only busy names have several. Readers add
+the shards up.
 
-The items of an owner and a kind are listed in an index, which a new item may reach a moment late;
-users in the order of their ids: `#` comes before all that an id may hold, and `$` between the two.
+An index lists the items of an owner and a kind, a moment late for new ones, and users in the order
+of their ids: `#` sorts before all characters of an id, and `$` between the two.
 """
 
 import random
@@ -31,19 +31,19 @@ from chat.storage.base import (
 )
 from chat.storage.dynamodb.client import translate_errors
 from chat.storage.dynamodb.items import Item
-from chat.storage.dynamodb.queries import delete_items, get_items, query
+from chat.storage.dynamodb.queries import delete_items, get_items, query_pages
 
 MAX_SHARDS = 8
 CONFLICT_TRIES = 4
 MAX_PAUSE_SECONDS = 0.02
 FIELD_OF = dict(zip("reptcu", COUNT_FIELDS, strict=True))
-# An index takes keys of up to 1 KB, the owner's part included.
+# Keys of an index have at most 1 KB, the owner included.
 MAX_NAME_BYTES = 800
 PAGE = 1000
 
 
 def shards() -> Iterator[int]:
-    """Where to count: the first shard, and after a conflict, and a short while, another one."""
+    """Yield shards to count in: the first, then after each conflict and a pause a random one."""
     yield 0
     for _ in range(CONFLICT_TRIES):
         time.sleep(random.uniform(0, MAX_PAUSE_SECONDS))  # noqa: S311  (no secret)
@@ -51,32 +51,32 @@ def shards() -> Iterator[int]:
 
 
 def counter_updates(records: Iterable[InteractionRecord], shard: int) -> list[dict[str, Any]]:
-    """What a transaction has to do to count records."""
+    """Return the transaction's actions that count records."""
     sums: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
     expiries: dict[tuple[str, str, str], datetime | None] = {}
     for record in records:
         month, day = record.created_at.astimezone(UTC).date().isoformat().rsplit("-", 1)
         counts = UsageCounts.of(record)
-        raised = {letter + day: getattr(counts, field) for letter, field in FIELD_OF.items()}
+        amounts = {letter + day: getattr(counts, field) for letter, field in FIELD_OF.items()}
         for by, name in counters_for(record):
             item = (_list(record.owner, by), _short(name), month)
-            sums[item].update(raised)
+            sums[item].update(amounts)
             if by is CounterKind.USER:
                 expiries[item] = record.expires_at
-    return [_raising(item, shard, sums[item], expiries) for item in sums]
+    return [_update(item, shard, sums[item], expiries) for item in sums]
 
 
-def _raising(
+def _update(
     item: tuple[str, str, str],
     shard: int,
     sums: Counter[str],
     expiries: Mapping[tuple[str, str, str], datetime | None],
 ) -> dict[str, Any]:
-    raised = {name: value for name, value in sums.items() if value}
+    amounts = {name: value for name, value in sums.items() if value}
     update = (
-        "ADD " + ", ".join(f"{name} :{name}" for name in raised) + " SET listed_in = :listed_in"
+        "ADD " + ", ".join(f"{name} :{name}" for name in amounts) + " SET listed_in = :listed_in"
     )
-    values = {f":{name}": {"N": str(value)} for name, value in raised.items()}
+    values = {f":{name}": {"N": str(value)} for name, value in amounts.items()}
     values[":listed_in"] = {"S": item[0]}
     if expiry := expiries.get(item):
         update += ", expires_at = :expires_at"
@@ -93,7 +93,7 @@ def _raising(
 
 
 def delete_user_counters(owner: str, user_id: str) -> None:
-    """Delete the counts of a user."""
+    """Delete the counters of a user."""
     listed = _listed(owner, CounterKind.USER, "begins_with(pk, :from)", f"{user_id}#")
     delete_items(settings.STATE_TABLE_NAME, [key for _, _, key in listed])
 
@@ -155,7 +155,7 @@ def _short(name: str) -> str:
 
 
 def _parts(pk: str) -> tuple[str, str]:
-    """The name and the month."""
+    """Return the name and the month of an item."""
     name, month, _ = pk.split("#", 3)[3].rsplit("#", 2)
     return name, month
 
@@ -163,7 +163,7 @@ def _parts(pk: str) -> tuple[str, str]:
 def _listed(
     owner: str, by: CounterKind, condition: str, start: str
 ) -> Iterator[tuple[str, str, Item]]:
-    """Name, month and key of the items whose names meet the condition, in order."""
+    """Yield name, month and key of the items that meet the condition, by name."""
     listed_in = _list(owner, by)
     request = {
         "TableName": settings.STATE_TABLE_NAME,
@@ -176,13 +176,13 @@ def _listed(
         "ProjectionExpression": "pk",
         "Limit": PAGE,
     }
-    for items in query(request):
+    for items in query_pages(request):
         for item in items:
             yield *_parts(item["pk"]["S"]), item
 
 
 def _counts(keys: Iterable[Item], first: date, last: date) -> dict[tuple[date, str], UsageCounts]:
-    """The counts of each day and name that are in these items."""
+    """Return the counts of these items by day and name."""
     sums: dict[tuple[date, str], dict[str, int]] = defaultdict(
         lambda: dict.fromkeys(COUNT_FIELDS, 0)
     )
@@ -193,7 +193,7 @@ def _counts(keys: Iterable[Item], first: date, last: date) -> dict[tuple[date, s
         for attribute, value in item.items():
             field, day = FIELD_OF.get(attribute[0]), attribute[1:]
             if field and day.isdecimal():
-                moment = date.fromisoformat(f"{month}-{day}")
-                if first <= moment <= last:
-                    sums[moment, name][field] += int(value["N"])
+                counted_on = date.fromisoformat(f"{month}-{day}")
+                if first <= counted_on <= last:
+                    sums[counted_on, name][field] += int(value["N"])
     return {key: UsageCounts(**fields) for key, fields in sums.items()}
