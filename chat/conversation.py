@@ -19,12 +19,12 @@ from chat.telemetry.context import server_timing
 from providers.base import CompletionRequest, Message
 
 CONTENT_NOT_STORED = (
-    "The turn before cannot be continued: this service keeps no content. "
-    "Send the turns as messages, to /v1/chat/completions."
+    "The previous turn's content is not stored. "
+    "Send the whole conversation as `messages` to /v1/chat/completions."
 )
 TURN_HAS_TOOL_CALLS = (
-    "The turn before ended in calls of tools. "
-    "Send the turns as messages, with the tools' results, to /v1/chat/completions."
+    "The previous turn ended in tool calls. Send the whole conversation as `messages`, "
+    "with the tools' results, to /v1/chat/completions."
 )
 
 
@@ -123,8 +123,8 @@ def _load_parent(caller: Caller, user_id: str, interaction_id: str) -> Interacti
         raise NotFound("There is no such previous_interaction_id.")
     status = parent.status_at(datetime.now(UTC))
     if status is not Status.OK:
-        state = "still running" if status is Status.PENDING else "without an answer"
-        raise ConversationConflict(f"The turn before is {state}, and cannot be continued.")
+        state = "is still running" if status is Status.PENDING else "has no answer"
+        raise ConversationConflict(f"The previous turn {state}, and cannot be continued.")
     if parent.lacks_content:
         raise ConversationConflict(CONTENT_NOT_STORED)
     if parent.tool_calls:

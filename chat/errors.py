@@ -1,28 +1,27 @@
-"""Every failure a client can see, as problem details (RFC 9457).
+"""The problems that clients see, and the mapping of providers' and storage's errors to them.
 
 Problem
  ├── MalformedJson        400  the body is not JSON
- ├── ValidationFailed     400  the body is JSON, but not a request
+ ├── ValidationFailed     400  the body is JSON, but not a valid request
  ├── ProviderRejected     400  the vendor refuses the request itself
  ├── MissingApiKey        401
- ├── InvalidApiKey        401
- ├── BudgetExceeded       402  the key's budget of the month is spent
- ├── NotFound             404  also: somebody else's
+ │    └── InvalidApiKey   401
+ ├── BudgetExceeded       402  the key's monthly budget is spent
+ ├── NotFound             404  missing, or another owner's
  ├── IdempotencyInFlight  409  a request with the same key is still running
- ├── ConversationConflict 409  the turn before is running, came to nothing, or was not kept
- ├── AnswerNotKept        409  the key's request was answered, and no content is kept
+ ├── ConversationConflict 409  the previous turn is running, failed, or is not stored
+ ├── AnswerNotStored      409  the key's request was answered, and the answer is not stored
  ├── PayloadTooLarge      413
  ├── ContentFiltered      422  a safety filter refused the content
  ├── IdempotencyMismatch  422  the key was used for another request
  ├── RateLimited          429
- ├── ClientGone           499  for the log, and for who only stopped sending
+ ├── ClientDisconnected   499  for the log; the client seldom sees it
  ├── InternalError        500
  ├── ProviderFailed       502
- ├── ProviderUnavailable  503  every provider is limited or overloaded
+ ├── ProviderUnavailable  503  every provider is rate limited or overloaded
  ├── StorageFailed        503
  └── ProviderTimeout      504  the deadline was reached
-`problem_from_exception` translates the errors of providers and storage, `convert_exception` in
-chat/api/exceptions.py those of Django and DRF.
+`chat.api.exceptions` renders problems (RFC 9457), and maps the exceptions of Django and DRF.
 """
 
 import logging
@@ -38,16 +37,16 @@ logger = logging.getLogger(__name__)
 
 
 class Problem(Exception):
-    """A failure with its HTTP status, its stable `code`, and a sentence for the client.
+    """An error with an HTTP status, a stable `code`, and a sentence for the client.
 
-    `retry_after` is in seconds; `errors` name the fields at fault (`field` is a dotted path, empty
-    for the body as a whole).
+    `retry_after` is in seconds. `errors` name the invalid fields: `field` is a dotted path, or
+    empty for the whole body.
     """
 
     status: int = 500
     code: str = "internal_error"
     title: str = "Internal error"
-    default_detail: ClassVar[str] = "Something went wrong on our side. The request id finds it."
+    default_detail: ClassVar[str] = "Internal error. Report the `request_id` to the operator."
     default_retry_after: ClassVar[float | None] = None
 
     def __init__(
@@ -67,7 +66,7 @@ class Problem(Exception):
         super().__init__(self.detail)
 
     def body(self, request_id: str) -> dict[str, Any]:
-        """The problem details of RFC 9457, with the members that we add."""
+        """Return the problem details of RFC 9457, extended by `code`, `request_id` and `errors`."""
         return {
             "type": f"urn:problem:{self.code}",
             "title": self.title,
@@ -127,7 +126,7 @@ class NotFound(Problem):
     status = 404
     code = "not_found"
     title = "Not found"
-    default_detail = "There is nothing at this address that you may see."
+    default_detail = "Not found, or not accessible with this key."
 
 
 class IdempotencyInFlight(Problem):
@@ -149,8 +148,8 @@ class AnswerNotStored(Problem):
     code = "answer_not_kept"
     title = "The answer was not kept"
     default_detail = (
-        "The request with this Idempotency-Key was answered, and this service keeps no content: "
-        "its answer cannot be given again."
+        "This Idempotency-Key was already answered, and the answer is not stored "
+        "(STORE_CONTENT=false). Use a new key to ask again."
     )
 
 
@@ -240,7 +239,7 @@ INVALID_CURSOR = {
 
 
 def problem_from_exception(exc: Exception) -> Problem:
-    """The problem that a client is shown for any exception."""
+    """Return the problem to show a client for an exception."""
     match exc:
         case Problem():
             return exc
@@ -257,7 +256,7 @@ def problem_from_exception(exc: Exception) -> Problem:
 
 
 def log_and_convert(exc: Exception) -> Problem:
-    """The problem that a client is shown; what nobody foresaw is logged."""
+    """Return the problem to show a client, and log it if it is an internal error."""
     problem = problem_from_exception(exc)
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("unhandled %s", type(exc.__cause__ or exc).__name__, exc_info=exc)

@@ -701,7 +701,7 @@ def test_an_unexpected_exception_is_a_500_without_details(
         "type": "urn:problem:internal_error",
         "title": "Internal error",
         "status": 500,
-        "detail": "Something went wrong on our side. The request id finds it.",
+        "detail": "Internal error. Report the `request_id` to the operator.",
         "code": "internal_error",
         "errors": [],
     }
@@ -709,7 +709,7 @@ def test_an_unexpected_exception_is_a_500_without_details(
     [record] = all_records()
     assert record.status is Status.ERROR
     assert record.error == ErrorInfo(
-        code="internal_error", detail="Something went wrong on our side. The request id finds it."
+        code="internal_error", detail="Internal error. Report the `request_id` to the operator."
     )
     assert len(record.attempts) == 1
 

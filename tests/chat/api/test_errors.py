@@ -19,7 +19,7 @@ def test_a_problem_has_the_documented_shape(api: ApiClient) -> None:
         "type": "urn:problem:not_found",
         "title": "Not found",
         "status": 404,
-        "detail": "There is nothing at this address that you may see.",
+        "detail": "Not found, or not accessible with this key.",
         "code": "not_found",
         "request_id": "mine",
         "errors": [],
@@ -130,7 +130,7 @@ def test_a_failure_outside_the_api_is_a_problem_too(
         "type": "urn:problem:internal_error",
         "title": "Internal error",
         "status": 500,
-        "detail": "Something went wrong on our side. The request id finds it.",
+        "detail": "Internal error. Report the `request_id` to the operator.",
         "code": "internal_error",
         "errors": [],
     }
