@@ -136,7 +136,7 @@ STORAGE = env_choice("STORAGE", "dynamodb" if ON_LAMBDA else "sqlite", ["sqlite"
 RETENTION_DAYS = env_int("RETENTION_DAYS", 0, low=0, high=36_500)
 ENABLE_CACHE = env_bool("ENABLE_CACHE", False)
 CACHE_TTL_SECONDS = env_int("CACHE_TTL_SECONDS", 3600, low=1, high=31_536_000)
-# Store prompts and answers, and mask personal data in them (chat/privacy.py).
+# Store prompts and answers, and mask personal data in them (chat/storage/redaction.py).
 STORE_CONTENT = env_bool("STORE_CONTENT", True)
 MASK_PII = env_bool("MASK_PII", False)
 

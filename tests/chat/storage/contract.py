@@ -99,7 +99,7 @@ class InteractionStoreContract:
     # --- Round trips ------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("record", [PENDING, FULL], ids=["least", "full"])
-    def test_a_claim_is_kept_whole(
+    def test_a_claim_is_stored_whole(
         self, store: InteractionStore, record: InteractionRecord
     ) -> None:
         assert store.claim(record) is None
@@ -117,7 +117,7 @@ class InteractionStoreContract:
         assert store.settle(outcome) is True
         assert store.get(ID) == outcome
 
-    def test_what_comes_back_is_of_the_same_types(self, store: InteractionStore) -> None:
+    def test_values_come_back_with_the_same_types(self, store: InteractionStore) -> None:
         store.claim(FULL)
         store.settle(FULL_ANSWER)
         kept = store.get(ID)
@@ -129,7 +129,7 @@ class InteractionStoreContract:
         assert type(kept.latency_ms) is int
         assert kept.created_at.utcoffset() == timedelta(0)
 
-    def test_a_failure_without_words_is_a_failure(self, store: InteractionStore) -> None:
+    def test_an_error_without_detail_is_an_error(self, store: InteractionStore) -> None:
         failed = replace(FAILED, error=ErrorInfo(code="internal_error", detail=""))
         store.claim(PENDING)
         store.settle(failed)
@@ -213,7 +213,7 @@ class InteractionStoreContract:
         assert store.settle(ANSWERED) is True
         assert store.get(OTHER_ID) == other
 
-    def test_of_many_claims_of_an_id_at_once_one_succeeds(self, store: InteractionStore) -> None:
+    def test_one_of_concurrent_claims_succeeds(self, store: InteractionStore) -> None:
         def claim(number: int) -> InteractionRecord | None:
             return store.claim(replace(PENDING, prompt=f"prompt {number}"))
 
@@ -223,7 +223,7 @@ class InteractionStoreContract:
         assert [holder for holder in holders if holder] == [winner] * 19
         assert store.get(ID) == winner
 
-    def test_of_many_equal_claims_one_succeeds(self, store: InteractionStore) -> None:
+    def test_one_of_concurrent_equal_claims_succeeds(self, store: InteractionStore) -> None:
         assert run_concurrently(20, lambda number: store.claim(PENDING)).count(None) == 1
 
     # --- Taking over ------------------------------------------------------------------------------
@@ -234,23 +234,23 @@ class InteractionStoreContract:
         assert store.take_over(LATER, FAILED) is True
         assert store.get(ID) == LATER
 
-    def test_a_claim_that_lapsed_is_replaced_whole(self, store: InteractionStore) -> None:
+    def test_an_aborted_claim_is_taken_over_whole(self, store: InteractionStore) -> None:
         store.claim(FULL)
         assert store.take_over(LATER, FULL) is True
         assert store.get(ID) == LATER
 
-    def test_what_is_no_longer_so_is_not_taken_over(self, store: InteractionStore) -> None:
+    def test_a_changed_record_is_not_taken_over(self, store: InteractionStore) -> None:
         store.claim(PENDING)
         store.settle(ANSWERED)
         assert store.take_over(LATER, PENDING) is False
         assert store.take_over(LATER, FAILED) is False
         assert store.get(ID) == ANSWERED
 
-    def test_what_is_not_there_is_not_taken_over(self, store: InteractionStore) -> None:
+    def test_a_missing_record_is_not_taken_over(self, store: InteractionStore) -> None:
         assert store.take_over(LATER, FAILED) is False
         assert store.get(ID) is None
 
-    def test_of_many_that_take_over_at_once_one_succeeds(self, store: InteractionStore) -> None:
+    def test_one_of_concurrent_take_overs_succeeds(self, store: InteractionStore) -> None:
         store.claim(PENDING)
         store.settle(FAILED)
 
@@ -264,7 +264,7 @@ class InteractionStoreContract:
         assert kept is not None
         assert kept.deadline_at == LATER.deadline_at + timedelta(microseconds=taken.index(True))
 
-    def test_who_was_taken_over_cannot_settle(self, store: InteractionStore) -> None:
+    def test_a_claim_that_was_taken_over_cannot_settle(self, store: InteractionStore) -> None:
         store.claim(PENDING)
         store.take_over(LATER, PENDING)
         assert store.settle(ANSWERED) is False
@@ -274,23 +274,23 @@ class InteractionStoreContract:
 
     # --- Expiry -----------------------------------------------------------------------------------
 
-    def test_what_has_expired_is_not_there(self, store: InteractionStore) -> None:
+    def test_an_expired_value_is_not_found(self, store: InteractionStore) -> None:
         store.claim(replace(PENDING, expires_at=YESTERDAY))
         assert store.get(ID) is None
 
-    def test_what_expires_tomorrow_is_there(self, store: InteractionStore) -> None:
+    def test_a_record_that_expires_tomorrow_is_found(self, store: InteractionStore) -> None:
         record = replace(PENDING, expires_at=YESTERDAY + timedelta(days=2))
         assert store.claim(record) is None
         assert store.get(ID) == record
         assert store.claim(PENDING) == record
 
-    def test_the_id_of_what_has_expired_is_free(self, store: InteractionStore) -> None:
+    def test_the_id_of_an_expired_record_is_free(self, store: InteractionStore) -> None:
         store.claim(replace(FULL, expires_at=YESTERDAY))
         store.settle(replace(FULL_ANSWER, expires_at=YESTERDAY))
         assert store.claim(PENDING) is None
         assert store.get(ID) == PENDING
 
-    def test_of_many_that_claim_what_has_expired_one_succeeds(
+    def test_one_of_concurrent_claims_of_an_expired_id_succeeds(
         self, store: InteractionStore
     ) -> None:
         store.claim(replace(PENDING, expires_at=YESTERDAY))
@@ -313,7 +313,7 @@ class InteractionStoreContract:
         assert store.settle(again) is False
         assert store.get(ID) == outcome
 
-    def test_of_many_outcomes_at_once_one_is_written(self, store: InteractionStore) -> None:
+    def test_one_of_concurrent_outcomes_is_written(self, store: InteractionStore) -> None:
         store.claim(PENDING)
 
         def settle(number: int) -> bool:
@@ -323,11 +323,11 @@ class InteractionStoreContract:
         assert sorted(settled) == [False] * 19 + [True]
         assert store.get(ID) == replace(ANSWERED, response=f"answer {settled.index(True)}")
 
-    def test_what_was_not_claimed_cannot_be_settled(self, store: InteractionStore) -> None:
+    def test_an_unclaimed_record_cannot_be_settled(self, store: InteractionStore) -> None:
         assert store.settle(ANSWERED) is False
         assert store.get(ID) is None
 
-    def test_an_outcome_changes_nothing_of_the_question(self, store: InteractionStore) -> None:
+    def test_an_outcome_changes_nothing_of_the_request(self, store: InteractionStore) -> None:
         store.claim(FULL)
         store.settle(replace(FULL_ANSWER, prompt="another", owner="another", user_id="another"))
         assert store.get(ID) == FULL_ANSWER
@@ -346,7 +346,7 @@ class InteractionStoreContract:
         store.claim(PENDING)
         assert store.get(interaction_id) is None
 
-    def test_a_store_without_records_answers_a_ping(self, store: InteractionStore) -> None:
+    def test_an_empty_store_passes_its_check(self, store: InteractionStore) -> None:
         store.check()
 
     # --- Out of reach -----------------------------------------------------------------------------
@@ -362,7 +362,7 @@ class InteractionStoreContract:
         ],
         ids=["claim", "take over", "settle", "get", "ping"],
     )
-    def test_a_store_out_of_reach_says_so(
+    def test_an_unreachable_store_raises_storage_unavailable(
         self, unreachable_store: InteractionStore, call: Callable[[InteractionStore], Any]
     ) -> None:
         with pytest.raises(StorageUnavailable):
@@ -457,12 +457,12 @@ class InteractionStoreContract:
             store.settle(replace(claim, status=Status.ERROR, **changes))
         assert len(store.list_by_user("default", ALICE, limit=9).records) == 7
 
-    def test_what_is_not_shown_makes_no_page_shorter(self, store: InteractionStore) -> None:
+    def test_fields_that_are_not_shown_make_no_page_shorter(self, store: InteractionStore) -> None:
         text = "問" * 400_000
         self.fill(store, 3, system=text, parameters={"stop": [text]})
         assert len(store.list_by_user("default", ALICE, limit=9).records) == 3
 
-    def test_what_has_expired_is_on_no_page(self, store: InteractionStore) -> None:
+    def test_expired_records_are_on_no_page(self, store: InteractionStore) -> None:
         past = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=5)
         ids = self.fill(store, 3)
         self.fill(store, 5, expires_at=past)
@@ -498,7 +498,7 @@ class InteractionStoreContract:
         assert all(store.get(each) for each in others)
         assert store.delete_by_user("default", ALICE, limit=10) == 0
 
-    def test_a_page_can_be_of_a_time(self, store: InteractionStore) -> None:
+    def test_a_page_can_be_limited_to_a_time_span(self, store: InteractionStore) -> None:
         self.fill(store, 8)  # two a second
         since, before = NOON + timedelta(seconds=1), NOON + timedelta(seconds=3)
         first = store.list_by_user("default", ALICE, limit=3, since=since, before=before)
@@ -525,7 +525,7 @@ class InteractionStoreContract:
             (-timedelta(days=9), -timedelta(days=8), []),
         ],
     )
-    def test_a_page_can_be_of_a_time_that_its_cursor_is_not_of(
+    def test_a_cursor_outside_the_time_span_is_valid(
         self,
         store: InteractionStore,
         since: timedelta | None,

@@ -59,7 +59,7 @@ def test_there_is_no_key_of_an_unknown_id(each_storage: str) -> None:
 
 
 @pytest.mark.parametrize("before", [LEAST, FULL], ids=["least", "full"])
-def test_a_key_is_replaced_by_itself(each_storage: str, before: ApiKey) -> None:
+def test_a_key_is_replaced_as_a_whole(each_storage: str, before: ApiKey) -> None:
     backend().api_keys.add(before)
     after = replace(before, revoked_at=NOON, previous_digest="a" * 64)
     assert backend().api_keys.replace(before, after) is True
@@ -67,9 +67,7 @@ def test_a_key_is_replaced_by_itself(each_storage: str, before: ApiKey) -> None:
 
 
 @pytest.mark.parametrize("change", [{"digest": "a" * 64}, {"revoked_at": NOON}])
-def test_what_was_changed_meanwhile_is_not_replaced(
-    each_storage: str, change: dict[str, Any]
-) -> None:
+def test_a_changed_key_is_not_replaced(each_storage: str, change: dict[str, Any]) -> None:
     backend().api_keys.add(LEAST)
     changed = replace(LEAST, **change)
     backend().api_keys.replace(LEAST, changed)
@@ -77,7 +75,7 @@ def test_what_was_changed_meanwhile_is_not_replaced(
     assert backend().api_keys.get(ID) == changed
 
 
-def test_of_many_that_replace_a_key_at_once_one_succeeds(each_storage: str) -> None:
+def test_one_of_concurrent_replacements_of_a_key_succeeds(each_storage: str) -> None:
     backend().api_keys.add(LEAST)
     rotated = [replace(LEAST, digest=f"{number:064x}") for number in range(8)]
     done = run_concurrently(8, lambda number: backend().api_keys.replace(LEAST, rotated[number]))
@@ -85,7 +83,7 @@ def test_of_many_that_replace_a_key_at_once_one_succeeds(each_storage: str) -> N
     assert backend().api_keys.get(ID) == rotated[done.index(True)]
 
 
-def test_what_is_not_there_is_not_replaced(each_storage: str) -> None:
+def test_a_missing_key_is_not_replaced(each_storage: str) -> None:
     assert backend().api_keys.replace(LEAST, FULL) is False
     assert backend().api_keys.get(ID) is None
 
@@ -97,7 +95,7 @@ def test_the_last_use_is_noted_and_nothing_else(each_storage: str) -> None:
     assert backend().api_keys.get(ID) == replace(FULL, last_used_at=used_at)
 
 
-def test_the_use_of_no_key_makes_none(each_storage: str) -> None:
+def test_touching_an_unknown_key_creates_none(each_storage: str) -> None:
     backend().api_keys.touch(ID, NOON)
     assert backend().api_keys.get(ID) is None
 
@@ -123,7 +121,7 @@ CALLS: list[Callable[[Any], Any]] = [
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_database_out_of_reach_is_said_to_be(
+def test_an_unreachable_database_raises_storage_unavailable(
     unreachable_database: None, call: Callable[[Any], Any]
 ) -> None:
     with pytest.raises(StorageUnavailable):
@@ -131,7 +129,7 @@ def test_a_database_out_of_reach_is_said_to_be(
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_dynamodb_out_of_reach_is_said_to_be(
+def test_an_unreachable_dynamodb_raises_storage_unavailable(
     change_settings: Callable[..., None],
     dynamodb_at: Callable[[str], None],
     call: Callable[[Any], Any],
@@ -151,9 +149,7 @@ def test_a_key_is_found_by_one_consistent_read(
     assert (operation, arguments["ConsistentRead"]) == ("GetItem", True)
 
 
-def test_no_key_has_the_attribute_by_which_dynamodb_deletes(
-    dynamodb: str, change_settings: Callable[..., None]
-) -> None:
+def test_no_key_has_the_ttl_attribute(dynamodb: str, change_settings: Callable[..., None]) -> None:
     from chat.storage.dynamodb.tables import StateTable
     from tests.dynamodb_local import botocore_client
 
@@ -164,7 +160,7 @@ def test_no_key_has_the_attribute_by_which_dynamodb_deletes(
 
 
 @pytest.mark.parametrize("after", [FULL, replace(LEAST, revoked_at=NOON)], ids=["new", "revoked"])
-def test_a_write_whose_answer_was_lost_is_known_again(
+def test_a_retried_key_write_detects_its_first_attempt(
     dynamodb: str,
     change_settings: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
@@ -192,7 +188,7 @@ def test_a_write_whose_answer_was_lost_is_known_again(
     assert backend().api_keys.get(ID) == after
 
 
-def test_who_is_in_a_transaction_does_not_queue(transactional_db: None) -> None:
+def test_a_write_in_a_transaction_does_not_queue(transactional_db: None) -> None:
     """The first in the queue waits for SQLite's lock, which the transaction has."""
     from chat.storage.orm.connection import write_queue
 

@@ -91,7 +91,7 @@ def test_records_come_as_they_were_written(each_storage: str) -> None:
     assert found == {record.interaction_id: record for record in records}
 
 
-def test_a_selection_is_of_a_time_an_owner_and_a_user(each_storage: str) -> None:
+def test_a_selection_limits_time_owner_and_user(each_storage: str) -> None:
     records = made(10)
     others = [*made(3, user_id=BOB), *made(3, owner="team:blue"), *made(1, owner="team:blue")]
     backend().bulk.import_records([*records, *others])
@@ -106,12 +106,12 @@ def test_a_selection_is_of_a_time_an_owner_and_a_user(each_storage: str) -> None
     assert scanned(since=NOON + timedelta(days=1)) == []
 
 
-def test_what_has_expired_is_not_found(each_storage: str) -> None:
+def test_expired_records_are_not_found(each_storage: str) -> None:
     store_record(replace(ANSWERED, expires_at=YESTERDAY))
     assert scanned() == scanned(owner="default", user=ALICE) == []
 
 
-def test_how_many_there_are_is_expected(each_storage: str) -> None:
+def test_the_estimate_is_the_number_of_records(each_storage: str) -> None:
     assert not backend().bulk.estimate(Selection())
     backend().bulk.import_records(made(12))
     assert backend().bulk.estimate(Selection()) == 12
@@ -120,7 +120,7 @@ def test_how_many_there_are_is_expected(each_storage: str) -> None:
 # --- Adding ---------------------------------------------------------------------------------------
 
 
-def test_adding_again_changes_nothing(each_storage: str) -> None:
+def test_a_repeated_import_changes_nothing(each_storage: str) -> None:
     records = [*made(30), *made(3, PENDING), *made(3, FAILED, key_id=KEY_ID)]
     assert backend().bulk.import_records(records) == ImportResult(new=36)
     counted = requests()
@@ -130,11 +130,11 @@ def test_adding_again_changes_nothing(each_storage: str) -> None:
     assert len(scanned()) == 38
 
 
-def test_nothing_is_added_of_nothing(each_storage: str) -> None:
+def test_an_empty_import_adds_nothing(each_storage: str) -> None:
     assert backend().bulk.import_records([]) == ImportResult()
 
 
-def test_what_is_added_is_counted_as_what_is_settled(each_storage: str) -> None:
+def test_imported_records_are_counted_like_settled_ones(each_storage: str) -> None:
     chance = random.Random(7)
     records = [
         replace(
@@ -163,7 +163,7 @@ def test_what_is_added_is_counted_as_what_is_settled(each_storage: str) -> None:
         assert requests(owner, CounterKind.KEY) == len(mine)
 
 
-def test_a_claim_makes_way_for_its_outcome(each_storage: str) -> None:
+def test_import_replaces_a_claim_by_its_outcome(each_storage: str) -> None:
     backend().interactions.claim(PENDING)
     assert backend().bulk.import_records([ANSWERED]) == ImportResult(replaced=1)
     assert backend().interactions.get(PENDING.interaction_id) == ANSWERED
@@ -172,14 +172,14 @@ def test_a_claim_makes_way_for_its_outcome(each_storage: str) -> None:
     assert requests() == 1
 
 
-def test_an_answer_is_not_replaced(each_storage: str) -> None:
+def test_import_never_replaces_an_answer(each_storage: str) -> None:
     store_record(ANSWERED)
     later = replace(ANSWERED, deadline_at=NOON + timedelta(hours=1), response="another")
     assert backend().bulk.import_records([later]) == ImportResult()
     assert backend().interactions.get(ANSWERED.interaction_id) == ANSWERED
 
 
-def test_what_came_to_nothing_makes_way_for_the_next_try(each_storage: str) -> None:
+def test_import_replaces_a_failure_by_the_next_attempt(each_storage: str) -> None:
     store_record(FAILED)
     answer = replace(LATER, status=Status.OK, response="Olá!")
     assert backend().bulk.import_records([answer]) == ImportResult(replaced=1)
@@ -188,14 +188,14 @@ def test_what_came_to_nothing_makes_way_for_the_next_try(each_storage: str) -> N
     assert requests() == 2
 
 
-def test_a_claim_of_a_later_try_is_left_alone(each_storage: str) -> None:
+def test_import_keeps_the_claim_of_a_later_attempt(each_storage: str) -> None:
     backend().interactions.claim(LATER)
     assert backend().bulk.import_records([FAILED]) == ImportResult()
     assert backend().interactions.get(LATER.interaction_id) == LATER
     assert requests() == 0
 
 
-def test_of_one_id_given_twice_the_outcome_is_added(each_storage: str) -> None:
+def test_import_keeps_the_outcome_of_a_repeated_id(each_storage: str) -> None:
     assert backend().bulk.import_records([PENDING, ANSWERED, PENDING]) == ImportResult(new=1)
     assert scanned() == [ANSWERED]
 
@@ -228,7 +228,7 @@ def purged(limit: int = 100, *, dry_run: bool = False, **chosen: Any) -> int:
 
 
 @pytest.mark.parametrize("limit", [1, 3, 100])
-def test_what_is_old_is_deleted_and_stays_counted(each_storage: str, limit: int) -> None:
+def test_purged_records_stay_counted(each_storage: str, limit: int) -> None:
     records = [*made(8), *made(2, PENDING, user_id=BOB)]
     backend().bulk.import_records(records)
     before = NOON + timedelta(minutes=3)
@@ -259,7 +259,7 @@ CALLS: list[Callable[[], Any]] = [
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_database_out_of_reach_is_said_to_be(
+def test_an_unreachable_database_raises_storage_unavailable(
     unreachable_database: None, call: Callable[[], Any]
 ) -> None:
     with pytest.raises(StorageUnavailable):
@@ -267,7 +267,7 @@ def test_a_database_out_of_reach_is_said_to_be(
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_dynamodb_out_of_reach_is_said_to_be(
+def test_an_unreachable_dynamodb_raises_storage_unavailable(
     change_settings: Configure, dynamodb_at: Callable[[str], None], call: Callable[[], Any]
 ) -> None:
     change_settings(STORAGE="dynamodb")
@@ -298,7 +298,7 @@ def noise(size: int) -> str:
     return random.Random(size).randbytes(size // 2).hex()
 
 
-def test_long_answers_are_found_and_added_whole(on_dynamodb: None) -> None:
+def test_long_answers_are_imported_and_read_whole(on_dynamodb: None) -> None:
     records = [
         replace(each, response=noise(size))
         for each, size in zip(made(5), [600_000, 1_500_000, 7, 2_500_000, 900_000], strict=True)
@@ -309,7 +309,7 @@ def test_long_answers_are_found_and_added_whole(on_dynamodb: None) -> None:
     assert requests() == 5
 
 
-def test_parts_go_with_what_is_replaced_or_purged(on_dynamodb: None) -> None:
+def test_import_and_purge_delete_the_parts_of_replaced_answers(on_dynamodb: None) -> None:
     store_record(replace(FAILED, response=noise(1_000_000)))
     backend().bulk.import_records([replace(LATER, status=Status.OK, response=noise(1_500_000))])
     backend().bulk.import_records(made(1, response=noise(1_000_000)))
@@ -331,7 +331,7 @@ def test_a_record_that_does_not_fit_is_named_and_nothing_is_written(on_dynamodb:
     assert scanned() == []
 
 
-def test_what_reading_consumed_is_told(on_dynamodb: None) -> None:
+def test_a_batch_tells_its_read_units(on_dynamodb: None) -> None:
     backend().bulk.import_records(made(20))
     whole = backend().bulk.scan(Selection(), limit=100)
     listed = backend().bulk.scan(Selection(owner="default", user=ALICE), limit=100)
@@ -391,7 +391,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, times: int, code: str, reason: str 
         ("TransactionCanceledException", "ConditionalCheckFailed"),
     ],
 )
-def test_what_is_refused_for_a_moment_is_tried_again(
+def test_throttled_writes_are_retried(
     on_dynamodb: None, monkeypatch: pytest.MonkeyPatch, code: str, reason: str
 ) -> None:
     failing(monkeypatch, 2, code, reason)
@@ -400,7 +400,7 @@ def test_what_is_refused_for_a_moment_is_tried_again(
 
 
 @pytest.mark.parametrize("reason", ["TransactionConflict", "ConditionalCheckFailed", "other"])
-def test_what_is_refused_for_good_is_an_outage(
+def test_endlessly_throttled_writes_raise_storage_unavailable(
     on_dynamodb: None, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
     failing(monkeypatch, 1000, "TransactionCanceledException", reason)
@@ -409,7 +409,7 @@ def test_what_is_refused_for_good_is_an_outage(
     assert (scanned(), requests()) == ([], 0)
 
 
-def test_a_lost_answer_counts_nothing_twice(
+def test_a_lost_response_to_a_settlement_counts_nothing_twice(
     on_dynamodb: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exchange, lost = DynamoDBClient._exchange, []
@@ -430,7 +430,7 @@ def test_a_lost_answer_counts_nothing_twice(
     assert (len(scanned()), requests()) == (5, 5)
 
 
-def test_what_another_wrote_meanwhile_is_looked_at_again(
+def test_a_concurrently_changed_record_is_planned_again(
     on_dynamodb: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the look and the write a request settles its claim itself."""

@@ -79,7 +79,7 @@ VALUES = [
 
 
 @pytest.mark.parametrize("value", [0, 1, -1, 2**62, -(2**62), *VALUES])
-def test_what_is_set_is_got(cache: BaseCache, value: Any) -> None:
+def test_a_set_value_is_returned(cache: BaseCache, value: Any) -> None:
     cache.set("key", value)
     got = cache.get("key")
     assert got == value
@@ -110,7 +110,7 @@ def test_setting_again_replaces_value_kind_and_expiry(cache: BaseCache, clock: C
     assert cache.incr("key") == 8
 
 
-def test_what_is_set_is_seen_by_other_processes(cache: BaseCache, other: BaseCache) -> None:
+def test_other_processes_see_a_set_value(cache: BaseCache, other: BaseCache) -> None:
     other.set("key", "value")
     assert cache.get("key") == "value"
 
@@ -138,7 +138,7 @@ def test_adding_succeeds_once(cache: BaseCache) -> None:
     assert cache.get("key") == 1
 
 
-def test_what_has_expired_can_be_added_again(cache: BaseCache, clock: Clock) -> None:
+def test_an_expired_key_can_be_added_again(cache: BaseCache, clock: Clock) -> None:
     cache.add("key", 5, timeout=10)
     clock.now += 9
     assert cache.add("key", 1, timeout=10) is False
@@ -240,7 +240,7 @@ def test_clearing_leaves_nothing(cache: BaseCache) -> None:
     assert cache.get_many(["a", "b", "c"]) == {}
 
 
-def test_what_has_expired_is_swept_away_a_minute_later(db: None, clock: Clock) -> None:
+def test_expired_entries_are_deleted_a_minute_later(db: None, clock: Clock) -> None:
     cache = OrmCache("", {})
     for number in range(5):
         cache.add(f"short-{number}", 1, timeout=10)
@@ -261,13 +261,13 @@ def test_no_count_is_lost_among_many(cache: BaseCache) -> None:
     assert cache.get("key") == 200
 
 
-def test_of_many_that_add_at_once_one_succeeds(cache: BaseCache) -> None:
+def test_one_of_concurrent_adds_succeeds(cache: BaseCache) -> None:
     added = run_concurrently(10, lambda number: cache.add("key", number))
     assert sorted(added) == [False] * 9 + [True]
     assert cache.get("key") == added.index(True)
 
 
-def test_of_many_that_add_what_has_expired_one_succeeds(cache: BaseCache) -> None:
+def test_one_of_concurrent_adds_of_an_expired_key_succeeds(cache: BaseCache) -> None:
     cache.set("key", 99, timeout=-1)
     added = run_concurrently(10, lambda number: cache.add("key", number))
     assert sorted(added) == [False] * 9 + [True]
@@ -301,9 +301,7 @@ def test_no_first_count_is_lost_among_many(counters: BaseCache) -> None:
     assert sorted(counts) == list(range(1, 21))
 
 
-def test_no_count_in_the_place_of_what_has_expired_is_lost(
-    counters: BaseCache, clock: Clock
-) -> None:
+def test_no_increment_of_an_expired_counter_is_lost(counters: BaseCache, clock: Clock) -> None:
     counters.incr("key")
     clock.now += 200
     counts = run_concurrently(20, lambda number: counters.incr("key"))
@@ -343,7 +341,7 @@ def test_a_request_is_counted_exactly(request_counted: Callable[[], dict[str, An
 
 
 @pytest.mark.parametrize("storage", ["dynamodb"], indirect=True)
-def test_a_counted_request_is_one_call(
+def test_a_rate_limit_costs_one_call(
     request_counted: Callable[[], dict[str, Any]], calls: Calls
 ) -> None:
     for _ in range(3):
@@ -407,17 +405,17 @@ def unreachable(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("call", ["get", "incr", "touch", "delete", "has_key"])
-def test_what_is_out_of_reach_is_an_unavailable_storage(unreachable: str, call: str) -> None:
+def test_an_unreachable_bulk_store_raises_storage_unavailable(unreachable: str, call: str) -> None:
     with pytest.raises(StorageUnavailable):
         getattr(CACHES[unreachable]("", {}), call)("key")
 
 
 @pytest.mark.parametrize("call", ["set", "add"])
-def test_nothing_is_written_to_what_is_out_of_reach(unreachable: str, call: str) -> None:
+def test_an_unreachable_cache_writes_nothing(unreachable: str, call: str) -> None:
     with pytest.raises(StorageUnavailable):
         getattr(CACHES[unreachable]("", {}), call)("key", 1)
 
 
-def test_a_count_that_is_out_of_reach_is_an_unavailable_storage(unreachable: str) -> None:
+def test_unreachable_counters_raise_storage_unavailable(unreachable: str) -> None:
     with pytest.raises(StorageUnavailable):
         COUNTERS[unreachable]("", {}).incr("key")

@@ -121,7 +121,7 @@ def test_an_item_has_every_attribute(store: DynamoInteractionStore) -> None:
     }
 
 
-def test_what_is_absent_has_no_attribute(store: DynamoInteractionStore) -> None:
+def test_an_absent_value_has_no_attribute(store: DynamoInteractionStore) -> None:
     store.claim(PENDING)
     absent = {"expires_at", "request_hash", "system", "response", "latency_ms", "cost_usd"}
     assert not absent & item().keys()
@@ -240,7 +240,7 @@ def forget(interaction_id: str = ID) -> None:
     botocore_client().delete_item(TableName=InteractionTable.Meta.table_name, Key=key)
 
 
-def test_a_question_that_leaves_no_room_for_the_outcome_is_refused(
+def test_a_request_that_leaves_no_room_for_the_outcome_is_refused(
     store: DynamoInteractionStore,
 ) -> None:
     def fits(size: int) -> bool:
@@ -296,7 +296,7 @@ def test_parts_are_all_or_nothing(store: DynamoInteractionStore) -> None:
     assert len(list(InteractionTable.scan())) == 1
 
 
-def test_of_many_answers_in_parts_one_is_written(store: DynamoInteractionStore) -> None:
+def test_one_of_concurrent_answers_in_parts_is_written(store: DynamoInteractionStore) -> None:
     store.claim(PENDING)
     answers = [replace(ANSWERED, response=noise(1_000_000 + number)) for number in range(4)]
     settled = run_concurrently(4, lambda number: store.settle(answers[number]))
@@ -318,7 +318,7 @@ def test_parts_live_as_long_as_their_record_and_are_in_no_index(
     assert len(list(InteractionTable.query("default#alice", index_name="user-index"))) == 1
 
 
-def test_parts_go_with_the_answer_that_is_taken_over(store: DynamoInteractionStore) -> None:
+def test_a_take_over_deletes_the_parts_of_the_answer(store: DynamoInteractionStore) -> None:
     broken_off = replace(ANSWERED, status=Status.ABORTED, response=noise(2_000_000))
     store.claim(PENDING)
     store.settle(broken_off)
@@ -328,7 +328,7 @@ def test_parts_go_with_the_answer_that_is_taken_over(store: DynamoInteractionSto
     assert store.get(ID) == LATER
 
 
-def test_an_answer_that_no_transaction_carries_is_as_in_an_outage(
+def test_an_answer_over_the_transaction_limit_raises_storage_unavailable(
     store: DynamoInteractionStore,
 ) -> None:
     store.claim(PENDING)
@@ -359,7 +359,7 @@ def refuses(store: DynamoInteractionStore, call: Callable[[DynamoInteractionStor
 
 
 @pytest.mark.parametrize("call", CALLS, ids=IDS)
-def test_where_nobody_listens_is_noticed_at_once(
+def test_a_refused_connection_fails_at_once(
     dynamodb_at: Callable[[str], None], call: Callable[[DynamoInteractionStore], Any]
 ) -> None:
     dynamodb_at(NOBODY_LISTENS)
@@ -393,7 +393,7 @@ THROTTLED = "ProvisionedThroughputExceededException"
     ],
 )
 @pytest.mark.parametrize("call", CALLS, ids=IDS)
-def test_a_refusal_is_an_unavailable_storage(
+def test_a_refusal_raises_storage_unavailable(
     dynamodb_at: Callable[[str], None],
     call: Callable[[DynamoInteractionStore], Any],
     status: int,
@@ -408,7 +408,9 @@ def test_a_refusal_is_an_unavailable_storage(
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"", b'"'])
-def test_garbage_is_an_unavailable_storage(dynamodb_at: Callable[[str], None], body: bytes) -> None:
+def test_a_garbled_response_raises_storage_unavailable(
+    dynamodb_at: Callable[[str], None], body: bytes
+) -> None:
     with StubVendor() as dynamodb:
         dynamodb.reply(body, status=502)
         dynamodb_at(dynamodb.url)
@@ -416,15 +418,13 @@ def test_garbage_is_an_unavailable_storage(dynamodb_at: Callable[[str], None], b
             refuses(DynamoInteractionStore(), call)
 
 
-def test_a_table_that_is_missing_is_an_unavailable_storage(
-    dynamodb: str, settings: Settings
-) -> None:
+def test_a_missing_table_raises_storage_unavailable(dynamodb: str, settings: Settings) -> None:
     settings.TABLE_NAME = "tests-no-such-table"
     for call in CALLS:
         refuses(DynamoInteractionStore(), call)
 
 
-def test_without_the_table_of_counters_nothing_is_ready(dynamodb: str, settings: Settings) -> None:
+def test_the_check_fails_without_the_state_table(dynamodb: str, settings: Settings) -> None:
     settings.STATE_TABLE_NAME = "tests-no-such-table"
     refuses(DynamoInteractionStore(), lambda store: store.check())
 
@@ -484,7 +484,7 @@ def losing_answers(url: str, lost: int) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("size", [10, 2_000_000], ids=["small", "in parts"])
-def test_a_write_whose_answer_was_lost_knows_itself(
+def test_a_retried_write_detects_its_first_attempt(
     dynamodb: str, dynamodb_at: Callable[[str], None], size: int
 ) -> None:
     answer = replace(ANSWERED, response=noise(size))
@@ -534,7 +534,7 @@ def imported(storage: str) -> set[str]:
     return set(ran.stdout.split())
 
 
-def test_only_the_chosen_store_is_imported() -> None:
+def test_only_the_configured_backend_is_imported() -> None:
     sqlite, dynamodb = imported("sqlite"), imported("dynamodb")
     assert {
         "chat.storage.orm.interactions",
@@ -554,7 +554,7 @@ def test_erasing_takes_the_parts_of_long_answers_too(store: DynamoInteractionSto
     assert botocore_client().scan(TableName=InteractionTable.Meta.table_name)["Items"] == []
 
 
-def test_what_a_batch_left_over_is_asked_for_again(
+def test_unprocessed_items_of_a_batch_are_requested_again(
     store: DynamoInteractionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(30):
@@ -574,7 +574,7 @@ def test_what_a_batch_left_over_is_asked_for_again(
     assert store.list_by_user(PENDING.owner, PENDING.user_id, limit=5).records == ()
 
 
-def test_a_batch_that_never_ends_is_an_unavailable_storage(
+def test_an_endless_batch_raises_storage_unavailable(
     store: DynamoInteractionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.claim(PENDING)

@@ -27,7 +27,7 @@ def test_a_record_comes_back_whole(record: InteractionRecord) -> None:
 
 
 @pytest.mark.parametrize("name", ["expires_at", "ancestors", "tool_calls", "key_id"])
-def test_what_a_record_of_an_older_version_lacks_is_absent(name: str) -> None:
+def test_fields_that_an_older_version_lacks_are_absent(name: str) -> None:
     data = to_json(ANSWERED)
     del data[name]
     assert from_json(data) == ANSWERED
@@ -74,26 +74,26 @@ BAD: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("change", BAD.values(), ids=BAD.keys())
-def test_what_is_no_record_is_refused(change: dict[str, Any]) -> None:
+def test_an_object_that_is_no_record_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         from_json({**to_json(ANSWERED), **change})
 
 
 @pytest.mark.parametrize("data", [None, [], "text", 7, {}])
-def test_what_is_no_object_is_refused(data: Any) -> None:
+def test_a_line_that_is_no_object_is_refused(data: Any) -> None:
     with pytest.raises(ValueError, match="not a record"):
         from_json(data)
 
 
 @pytest.mark.parametrize("name", ["status", "prompt", "created_at"])
-def test_what_a_record_cannot_do_without_must_be_there(name: str) -> None:
+def test_required_fields_must_be_present(name: str) -> None:
     data = to_json(ANSWERED)
     del data[name]
     with pytest.raises(ValueError, match=name):
         from_json(data)
 
 
-def test_what_a_newer_version_wrote_is_named() -> None:
+def test_fields_of_a_newer_version_are_named() -> None:
     with pytest.raises(ValueError, match="unknown to this version: invented_later; was it"):
         from_json({**to_json(ANSWERED), "invented_later": 1})
 

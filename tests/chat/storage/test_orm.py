@@ -49,7 +49,7 @@ def test_a_file_that_is_no_database_is_unavailable(
     gc.collect()
 
 
-def test_threads_that_write_need_no_connection_of_their_own(transactional_db: None) -> None:
+def test_writing_threads_share_one_connection(transactional_db: None) -> None:
     store = OrmInteractionStore()
 
     def claim(number: int) -> bool:
@@ -61,7 +61,7 @@ def test_threads_that_write_need_no_connection_of_their_own(transactional_db: No
     assert Interaction.objects.count() == 20
 
 
-def test_who_is_in_a_transaction_writes_within_it(transactional_db: None) -> None:
+def test_a_write_in_a_transaction_is_part_of_it(transactional_db: None) -> None:
     with transaction.atomic():
         assert OrmInteractionStore().claim(PENDING) is None
         transaction.set_rollback(True)
@@ -78,7 +78,7 @@ def test_after_a_failure_the_next_writer_connects_anew(transactional_db: None) -
     assert store.claim(replace(PENDING, interaction_id=OTHER_ID)) is None
 
 
-def test_what_has_expired_is_deleted_a_minute_later(
+def test_expired_records_are_deleted_a_minute_later(
     db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(1000.0)

@@ -71,7 +71,7 @@ def test_a_settled_record_is_counted_by_model_user_and_key(each_storage: str) ->
     assert backend().usage.month("default", CounterKind.KEY, KEY_ID, DAY) == ONE
 
 
-def test_who_had_no_managed_key_is_counted_by_none(each_storage: str) -> None:
+def test_a_request_without_a_managed_key_has_no_key_counter(each_storage: str) -> None:
     again()
     assert daily(CounterKind.KEY) == {}
 
@@ -81,7 +81,7 @@ def test_a_claim_is_not_counted_until_it_is_settled(each_storage: str) -> None:
     assert daily() == {}
 
 
-def test_what_is_not_known_adds_nothing(each_storage: str) -> None:
+def test_unknown_usage_adds_nothing(each_storage: str) -> None:
     again()
     again(usage=Usage(prompt_tokens=1))
     assert daily() == {(DAY, MODEL): ONE + UsageCounts(requests=1, prompt_tokens=1)}
@@ -92,7 +92,7 @@ def test_a_failure_is_a_request_and_an_error(each_storage: str) -> None:
     assert daily() == {(DAY, FAILED.model): UsageCounts(requests=1, errors=1)}
 
 
-def test_what_was_broken_off_is_a_request_with_what_it_took(each_storage: str) -> None:
+def test_an_aborted_request_counts_with_its_usage(each_storage: str) -> None:
     again(status=Status.ABORTED)
     assert daily() == {(DAY, MODEL): ONE}
 
@@ -104,7 +104,7 @@ def test_a_settle_that_comes_too_late_is_not_counted(each_storage: str) -> None:
     assert daily() == {(DAY, MODEL): ONE}
 
 
-def test_a_try_that_failed_and_the_next_one_are_two_requests(each_storage: str) -> None:
+def test_a_failed_attempt_and_the_next_one_are_two_requests(each_storage: str) -> None:
     store_record(replace(FAILED, usage=Usage(total_tokens=5)))
     later = replace(PENDING, deadline_at=NOON + timedelta(hours=1))
     assert backend().interactions.take_over(later, FAILED)
@@ -170,14 +170,14 @@ def test_users_come_in_pages_in_the_order_of_their_ids(each_storage: str) -> Non
     assert pages == 3
 
 
-def test_the_users_are_those_of_the_period(each_storage: str) -> None:
+def test_only_users_of_the_period_are_listed(each_storage: str) -> None:
     again()
     again(user_id="earlier", created_at=NOON - timedelta(days=3))
     again(user_id="later-in-the-month", created_at=NOON + timedelta(days=9))
     assert dict(users().users) == {ALICE: ONE}
 
 
-def test_erasing_a_user_forgets_what_was_counted_of_him(each_storage: str) -> None:
+def test_erasing_a_user_deletes_the_user_counters(each_storage: str) -> None:
     for user in (ALICE, BOB, "alice2"):
         again(user_id=user)
         again(user_id=user, created_at=NOON + timedelta(days=40))
@@ -191,7 +191,7 @@ def test_erasing_a_user_forgets_what_was_counted_of_him(each_storage: str) -> No
     assert daily()[DAY, MODEL].requests == 3
 
 
-def test_a_user_is_not_counted_longer_than_his_records_are_kept(each_storage: str) -> None:
+def test_user_counters_expire_with_the_records(each_storage: str) -> None:
     past = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=5)
     again(expires_at=past)
     again(user_id=BOB, expires_at=past + timedelta(days=1))
@@ -203,13 +203,13 @@ def test_a_user_is_not_counted_longer_than_his_records_are_kept(each_storage: st
 # --- Exactly --------------------------------------------------------------------------------------
 
 
-def test_many_that_settle_at_once_are_all_counted(each_storage: str) -> None:
+def test_concurrent_settlements_are_all_counted(each_storage: str) -> None:
     run_concurrently(16, lambda _: [again(key_id=KEY_ID) for _ in range(5)])
     assert daily()[DAY, MODEL] == sum([ONE] * 80, UsageCounts())
     assert users().users[ALICE] == sum([ONE] * 80, UsageCounts())
 
 
-def test_the_counts_are_the_sums_over_the_records(each_storage: str) -> None:
+def test_the_counters_are_the_sums_over_the_records(each_storage: str) -> None:
     chance = random.Random(7)
     sums: dict[tuple[date, str], UsageCounts] = defaultdict(UsageCounts)
     for _ in range(60):
@@ -228,7 +228,9 @@ def test_the_counts_are_the_sums_over_the_records(each_storage: str) -> None:
 
 
 @pytest.mark.parametrize("storage", ["sqlite", "dynamodb"])
-def test_processes_that_settle_at_once_are_all_counted(storage: str, dynamodb_url: str) -> None:
+def test_settlements_of_concurrent_processes_are_all_counted(
+    storage: str, dynamodb_url: str
+) -> None:
     command = [sys.executable, "-m", "benchmarks.counters", storage]
     sizes = ["--processes", "4", "--interactions", "100"]
     environment = {**base_environment(), "AWS_ENDPOINT_URL_DYNAMODB": dynamodb_url}
@@ -249,7 +251,7 @@ CALLS: list[Callable[[], Any]] = [
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_database_out_of_reach_is_said_to_be(
+def test_an_unreachable_database_raises_storage_unavailable(
     unreachable_database: None, call: Callable[[], Any]
 ) -> None:
     with pytest.raises(StorageUnavailable):
@@ -257,7 +259,7 @@ def test_a_database_out_of_reach_is_said_to_be(
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_dynamodb_out_of_reach_is_said_to_be(
+def test_an_unreachable_dynamodb_raises_storage_unavailable(
     change_settings: Configure, dynamodb_at: Callable[[str], None], call: Callable[[], Any]
 ) -> None:
     change_settings(STORAGE="dynamodb")
@@ -295,7 +297,7 @@ def test_a_record_is_settled_and_counted_in_one_call(on_dynamodb: None, calls: C
     assert len(calls[1][1]["TransactItems"]) == 4
 
 
-def test_who_meets_another_counts_elsewhere(
+def test_conflicting_transactions_use_another_shard(
     on_dynamodb: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again()
@@ -307,7 +309,7 @@ def test_who_meets_another_counts_elsewhere(
     assert users().users == {}
 
 
-def test_a_crowd_that_does_not_end_is_an_outage_and_nothing_is_counted(
+def test_endless_conflicts_raise_storage_unavailable_and_count_nothing(
     on_dynamodb: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend().interactions.claim(PENDING)
@@ -319,7 +321,7 @@ def test_a_crowd_that_does_not_end_is_an_outage_and_nothing_is_counted(
     assert daily() == {(DAY, MODEL): ONE}
 
 
-def test_a_lost_answer_is_not_counted_twice(
+def test_a_lost_response_to_an_import_counts_nothing_twice(
     on_dynamodb: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend().interactions.claim(PENDING)
@@ -339,7 +341,7 @@ def test_a_lost_answer_is_not_counted_twice(
     assert daily() == {(DAY, MODEL): ONE}
 
 
-def test_what_a_read_takes_does_not_depend_on_the_number_of_records(
+def test_the_cost_of_a_read_does_not_depend_on_the_number_of_records(
     on_dynamodb: None, calls: Calls
 ) -> None:
     for _ in range(2):
