@@ -9,6 +9,8 @@ from rest_framework import serializers
 
 from chat.storage.base import ID_PATTERN, MAX_ID_LENGTH
 
+# Options of a field that may be absent or null.
+OPTIONAL: dict[str, Any] = {"required": False, "allow_null": True}
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
 MAX_METADATA = 16

@@ -30,25 +30,11 @@ from rest_framework.views import APIView
 
 from chat import errors
 from chat.api import openapi_examples as examples
+from chat.api import serializers
 from chat.api.fields import MAX_STOP_LENGTH, MAX_STOPS
 from chat.api.openai.errors import render_problem
 from chat.api.openai.fields import ROLES
 from chat.api.openai.serializers import CompletionSerializer
-from chat.api.serializers import (
-    AnswerSerializer,
-    ChatSerializer,
-    ConversationSerializer,
-    DeletionSerializer,
-    HealthSerializer,
-    IndexSerializer,
-    PageQuerySerializer,
-    PageSerializer,
-    ProblemSerializer,
-    ReadySerializer,
-    RecordSerializer,
-    UsageReportSerializer,
-    UserQuerySerializer,
-)
 from chat.errors import Problem
 from chat.usage import DEFAULT_DAYS, MAX_DAYS, UsageGroup
 
@@ -189,7 +175,7 @@ MODEL_ERRORS = (
 def _problems(*problems: type[Problem]) -> Responses:
     """Document problem details: one response a status, one example a problem."""
     rendered = [(problem.code, problem.status, problem().body(examples.ID)) for problem in problems]
-    return _error_responses(ProblemSerializer, "application/problem+json", rendered)
+    return _error_responses(serializers.ProblemSerializer, "application/problem+json", rendered)
 
 
 def _openai_errors(*problems: type[Problem]) -> Responses:
@@ -274,14 +260,15 @@ MODEL_HEADERS = [
 # --- Operations ------------------------------------------------------------------------------
 
 
-class ViewSchema(OpenApiViewExtension):
-    """Documents the operations of the view `target_class`, by method."""
+def document(target: str, **operations: Callable[[Any], Any]) -> None:
+    """Document the view with this dotted path: `operations` maps methods to `extend_schema`s."""
 
-    operations: ClassVar[dict[str, Callable[[Any], Any]]]
+    class ViewSchema(OpenApiViewExtension):
+        target_class = target
 
-    def view_replacement(self) -> type[APIView]:
-        view = type(self.target.__name__, (self.target,), {})
-        return extend_schema_view(**self.operations)(view)
+        def view_replacement(self) -> type[APIView]:
+            view = type(self.target.__name__, (self.target,), {})
+            return extend_schema_view(**operations)(view)
 
 
 def _success(serializer: Any, description: str, **samples: Any) -> OpenApiResponse:
@@ -296,263 +283,236 @@ def _success(serializer: Any, description: str, **samples: Any) -> OpenApiRespon
     )
 
 
-class ChatViewSchema(ViewSchema):
-    target_class = "chat.api.views.ChatView"
-    operations = {
-        "post": extend_schema(
-            operation_id="chat",
-            tags=["chat"],
-            summary="One prompt, one answer",
-            description=(
-                "Asks a model and records the interaction, whatever comes of it. With `stream`, "
-                "the answer is `text/event-stream`: `delta` events with a piece of the text each, "
-                "then `done` with the whole answer, or `error` with problem details."
-            ),
-            request=ChatSerializer,
-            parameters=MODEL_HEADERS,
-            responses={
-                200: _success(AnswerSerializer, "The answer.", answer=examples.CHAT_ANSWER),
-                (200, "text/event-stream"): _success(
-                    str, "The answer.", events=examples.CHAT_EVENTS
-                ),
-                **_problems(
-                    errors.NotFound,
-                    errors.ConversationConflict,
-                    *MODEL_ERRORS,
-                    *DRF_ERRORS,
-                    UnsupportedMediaType,
-                ),
-            },
-            examples=[OpenApiExample("question", examples.CHAT_REQUEST, request_only=True)],
-        )
-    }
-
-
-class InteractionViewSchema(ViewSchema):
-    target_class = "chat.api.views.InteractionView"
-    operations = {
-        "get": extend_schema(
-            operation_id="getInteraction",
-            tags=["history"],
-            summary="One record",
-            description="What was asked, what came back, or why nothing did.",
-            parameters=[*READ_HEADERS, _path("interaction_id", "Its UUID.")],
-            responses={
-                200: _success(RecordSerializer, "The record.", record=examples.RECORD),
-                **_problems(errors.NotFound, *READ_ERRORS),
-            },
-        )
-    }
-
-
-class UserInteractionsViewSchema(ViewSchema):
-    target_class = "chat.api.views.UserInteractionsView"
-    operations = {
-        "get": extend_schema(
-            operation_id="listUserInteractions",
-            tags=["history"],
-            summary="A user's records",
-            description="The newest first, in pages.",
-            parameters=[*READ_HEADERS, _path("user_id", "The user's id."), UserQuerySerializer],
-            responses={
-                200: _success(PageSerializer, "The page.", page=examples.PAGE),
-                **_problems(errors.ValidationFailed, *READ_ERRORS),
-            },
+document(
+    "chat.api.views.ChatView",
+    post=extend_schema(
+        operation_id="chat",
+        tags=["chat"],
+        summary="One prompt, one answer",
+        description=(
+            "Asks a model and records the interaction, whatever comes of it. With `stream`, "
+            "the answer is `text/event-stream`: `delta` events with a piece of the text each, "
+            "then `done` with the whole answer, or `error` with problem details."
         ),
-        "delete": extend_schema(
-            operation_id="eraseUserInteractions",
-            tags=["history"],
-            summary="Erase a user's records",
-            description=(
-                "All of them, for good. Where there are more than can be erased in the time of a "
-                "request, the answer is a 503, and the same request goes on: ask again until it "
-                "is a 200."
+        request=serializers.ChatSerializer,
+        parameters=MODEL_HEADERS,
+        responses={
+            200: _success(serializers.AnswerSerializer, "The answer.", answer=examples.CHAT_ANSWER),
+            (200, "text/event-stream"): _success(str, "The answer.", events=examples.CHAT_EVENTS),
+            **_problems(
+                errors.NotFound,
+                errors.ConversationConflict,
+                *MODEL_ERRORS,
+                *DRF_ERRORS,
+                UnsupportedMediaType,
             ),
-            parameters=[*READ_HEADERS, _path("user_id", "The user's id.")],
-            request=None,
-            responses={
-                200: _success(DeletionSerializer, "How many were erased.", deleted={"deleted": 3}),
-                **_problems(errors.ValidationFailed, *READ_ERRORS),
-            },
+        },
+        examples=[OpenApiExample("question", examples.CHAT_REQUEST, request_only=True)],
+    ),
+)
+document(
+    "chat.api.views.InteractionView",
+    get=extend_schema(
+        operation_id="getInteraction",
+        tags=["history"],
+        summary="One record",
+        description="What was asked, what came back, or why nothing did.",
+        parameters=[*READ_HEADERS, _path("interaction_id", "Its UUID.")],
+        responses={
+            200: _success(serializers.RecordSerializer, "The record.", record=examples.RECORD),
+            **_problems(errors.NotFound, *READ_ERRORS),
+        },
+    ),
+)
+document(
+    "chat.api.views.UserInteractionsView",
+    get=extend_schema(
+        operation_id="listUserInteractions",
+        tags=["history"],
+        summary="A user's records",
+        description="The newest first, in pages.",
+        parameters=[
+            *READ_HEADERS,
+            _path("user_id", "The user's id."),
+            serializers.UserQuerySerializer,
+        ],
+        responses={
+            200: _success(serializers.PageSerializer, "The page.", page=examples.PAGE),
+            **_problems(errors.ValidationFailed, *READ_ERRORS),
+        },
+    ),
+    delete=extend_schema(
+        operation_id="eraseUserInteractions",
+        tags=["history"],
+        summary="Erase a user's records",
+        description=(
+            "All of them, for good. Where there are more than can be erased in the time of a "
+            "request, the answer is a 503, and the same request goes on: ask again until it "
+            "is a 200."
         ),
-    }
-
-
-class ConversationViewSchema(ViewSchema):
-    target_class = "chat.api.views.ConversationView"
-    operations = {
-        "get": extend_schema(
-            operation_id="getConversation",
-            tags=["history"],
-            summary="The turns of a conversation",
-            description="The oldest first, in pages.",
-            parameters=[*READ_HEADERS, _path("conversation_id", "Its UUID."), PageQuerySerializer],
-            responses={
-                200: _success(
-                    ConversationSerializer, "The turns.", conversation=examples.CONVERSATION
-                ),
-                **_problems(errors.ValidationFailed, errors.NotFound, *READ_ERRORS),
-            },
-        )
-    }
-
-
-class CompletionsViewSchema(ViewSchema):
-    target_class = "chat.api.openai.views.CompletionsView"
-    operations = {
-        "post": extend_schema(
-            operation_id="createChatCompletion",
-            tags=["openai"],
-            summary="OpenAI's chat completions",
-            description=(
-                "The same service, ledger, keys and limits behind the interface that OpenAI's "
-                "clients speak. With `stream`, the answer is `text/event-stream` of its chunks."
+        parameters=[*READ_HEADERS, _path("user_id", "The user's id.")],
+        request=None,
+        responses={
+            200: _success(
+                serializers.DeletionSerializer, "How many were erased.", deleted={"deleted": 3}
             ),
-            request=CompletionSerializer,
-            parameters=MODEL_HEADERS,
-            responses={
-                200: _success(
-                    OpenApiTypes.OBJECT, "The completion.", completion=examples.COMPLETION
-                ),
-                **_openai_errors(*MODEL_ERRORS),
-            },
-            examples=[OpenApiExample("request", examples.COMPLETION_REQUEST, request_only=True)],
-        )
-    }
-
-
-class ModelsViewSchema(ViewSchema):
-    target_class = "chat.api.openai.views.ModelsView"
-    operations = {
-        "get": extend_schema(
-            operation_id="listModels",
-            tags=["openai"],
-            summary="The models that may be named",
-            description="The models that this key may use.",
-            parameters=REQUEST_ID,
-            responses={
-                200: _success(OpenApiTypes.OBJECT, "The list.", models=examples.MODELS),
-                **_openai_errors(*KEY_ERRORS, errors.InternalError),
-            },
-        )
-    }
-
-
-class ModelViewSchema(ViewSchema):
-    target_class = "chat.api.openai.views.ModelView"
-    operations = {
-        "get": extend_schema(
-            operation_id="getModel",
-            tags=["openai"],
-            summary="One model",
-            description="One of the models that this key may use.",
-            parameters=[*REQUEST_ID, _path("model_id", "Its id, slashes and all.")],
-            responses={
-                200: _success(OpenApiTypes.OBJECT, "The model.", model=examples.MODEL),
-                **_openai_errors(*KEY_ERRORS, errors.NotFound, errors.InternalError),
-            },
-        )
-    }
-
-
-class UsageViewSchema(ViewSchema):
-    target_class = "chat.api.views.UsageView"
-    operations = {
-        "get": extend_schema(
-            operation_id="getUsage",
-            tags=["usage"],
-            summary="What was used",
-            description=(
-                "Requests, tokens and cost of the caller's owner, by date, model or user: sums "
-                "over settled records, counted as they are settled. Users come in pages; `total` "
-                "is always of the whole period. What was erased since is not among the users, but "
-                "in all else."
+            **_problems(errors.ValidationFailed, *READ_ERRORS),
+        },
+    ),
+)
+document(
+    "chat.api.views.ConversationView",
+    get=extend_schema(
+        operation_id="getConversation",
+        tags=["history"],
+        summary="The turns of a conversation",
+        description="The oldest first, in pages.",
+        parameters=[
+            *READ_HEADERS,
+            _path("conversation_id", "Its UUID."),
+            serializers.PageQuerySerializer,
+        ],
+        responses={
+            200: _success(
+                serializers.ConversationSerializer, "The turns.", conversation=examples.CONVERSATION
             ),
-            parameters=[
-                *READ_HEADERS,
-                OpenApiParameter(
-                    "from",
-                    date,
-                    description=f"The first day, in UTC; default: {DEFAULT_DAYS} days in all.",
-                ),
-                OpenApiParameter(
-                    "to",
-                    date,
-                    description=f"The last day; default: today. No more than {MAX_DAYS} in all.",
-                ),
-                OpenApiParameter(
-                    "group_by",
-                    str,
-                    enum=[group.value for group in UsageGroup],
-                    default=UsageGroup.DATE.value,
-                ),
-                OpenApiParameter(
-                    "limit",
-                    {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
-                    description="Users on a page.",
-                ),
-                OpenApiParameter(
-                    "cursor", str, description="The `next_cursor` of the page before."
-                ),
-            ],
-            responses={
-                200: _success(UsageReportSerializer, "The usage.", usage=examples.USAGE),
-                **_problems(errors.ValidationFailed, *READ_ERRORS),
-            },
-        )
-    }
-
-
-class HealthViewSchema(ViewSchema):
-    target_class = "chat.api.views.HealthView"
-    operations = {
-        "get": extend_schema(
-            operation_id="health",
-            tags=["service"],
-            summary="Is the process up?",
-            description="Touches nothing else: neither the storage nor a provider.",
-            auth=[],
-            parameters=REQUEST_ID,
-            responses={200: _success(HealthSerializer, "It is."), **_problems(*DRF_ERRORS)},
-        )
-    }
-
-
-class ReadyViewSchema(ViewSchema):
-    target_class = "chat.api.views.ReadyView"
-    operations = {
-        "get": extend_schema(
-            operation_id="ready",
-            tags=["service"],
-            summary="Can requests be served?",
-            description="Is the storage reachable, and a provider configured? Never calls a model.",
-            auth=[],
-            parameters=REQUEST_ID,
-            responses={
-                200: OpenApiResponse(ReadySerializer, description="Yes."),
-                503: OpenApiResponse(ReadySerializer, description="No; `checks` say why."),
-                **_problems(*DRF_ERRORS),
-            },
-        )
-    }
-
-
-class IndexViewSchema(ViewSchema):
-    target_class = "chat.api.views.IndexView"
-    operations = {
-        "get": extend_schema(
-            operation_id="index",
-            tags=["service"],
-            summary="What this server is",
-            description="JSON, or the playground for clients that accept HTML, as browsers do.",
-            auth=[],
-            parameters=REQUEST_ID,
-            responses={
-                (200, "application/json"): _success(
-                    IndexSerializer,
-                    "Name, version, links. Who asks for text/html gets the playground instead.",
-                ),
-                **_problems(*DRF_ERRORS),
-            },
-        )
-    }
+            **_problems(errors.ValidationFailed, errors.NotFound, *READ_ERRORS),
+        },
+    ),
+)
+document(
+    "chat.api.openai.views.CompletionsView",
+    post=extend_schema(
+        operation_id="createChatCompletion",
+        tags=["openai"],
+        summary="OpenAI's chat completions",
+        description=(
+            "The same service, ledger, keys and limits behind the interface that OpenAI's "
+            "clients speak. With `stream`, the answer is `text/event-stream` of its chunks."
+        ),
+        request=CompletionSerializer,
+        parameters=MODEL_HEADERS,
+        responses={
+            200: _success(OpenApiTypes.OBJECT, "The completion.", completion=examples.COMPLETION),
+            **_openai_errors(*MODEL_ERRORS),
+        },
+        examples=[OpenApiExample("request", examples.COMPLETION_REQUEST, request_only=True)],
+    ),
+)
+document(
+    "chat.api.openai.views.ModelsView",
+    get=extend_schema(
+        operation_id="listModels",
+        tags=["openai"],
+        summary="The models that may be named",
+        description="The models that this key may use.",
+        parameters=REQUEST_ID,
+        responses={
+            200: _success(OpenApiTypes.OBJECT, "The list.", models=examples.MODELS),
+            **_openai_errors(*KEY_ERRORS, errors.InternalError),
+        },
+    ),
+)
+document(
+    "chat.api.openai.views.ModelView",
+    get=extend_schema(
+        operation_id="getModel",
+        tags=["openai"],
+        summary="One model",
+        description="One of the models that this key may use.",
+        parameters=[*REQUEST_ID, _path("model_id", "Its id, slashes and all.")],
+        responses={
+            200: _success(OpenApiTypes.OBJECT, "The model.", model=examples.MODEL),
+            **_openai_errors(*KEY_ERRORS, errors.NotFound, errors.InternalError),
+        },
+    ),
+)
+document(
+    "chat.api.views.UsageView",
+    get=extend_schema(
+        operation_id="getUsage",
+        tags=["usage"],
+        summary="What was used",
+        description=(
+            "Requests, tokens and cost of the caller's owner, by date, model or user: sums "
+            "over settled records, counted as they are settled. Users come in pages; `total` "
+            "is always of the whole period. What was erased since is not among the users, but "
+            "in all else."
+        ),
+        parameters=[
+            *READ_HEADERS,
+            OpenApiParameter(
+                "from",
+                date,
+                description=f"The first day, in UTC; default: {DEFAULT_DAYS} days in all.",
+            ),
+            OpenApiParameter(
+                "to",
+                date,
+                description=f"The last day; default: today. No more than {MAX_DAYS} in all.",
+            ),
+            OpenApiParameter(
+                "group_by",
+                str,
+                enum=[group.value for group in UsageGroup],
+                default=UsageGroup.DATE.value,
+            ),
+            OpenApiParameter(
+                "limit",
+                {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+                description="Users on a page.",
+            ),
+            OpenApiParameter("cursor", str, description="The `next_cursor` of the page before."),
+        ],
+        responses={
+            200: _success(serializers.UsageReportSerializer, "The usage.", usage=examples.USAGE),
+            **_problems(errors.ValidationFailed, *READ_ERRORS),
+        },
+    ),
+)
+document(
+    "chat.api.views.HealthView",
+    get=extend_schema(
+        operation_id="health",
+        tags=["service"],
+        summary="Is the process up?",
+        description="Touches nothing else: neither the storage nor a provider.",
+        auth=[],
+        parameters=REQUEST_ID,
+        responses={200: _success(serializers.HealthSerializer, "It is."), **_problems(*DRF_ERRORS)},
+    ),
+)
+document(
+    "chat.api.views.ReadyView",
+    get=extend_schema(
+        operation_id="ready",
+        tags=["service"],
+        summary="Can requests be served?",
+        description="Is the storage reachable, and a provider configured? Never calls a model.",
+        auth=[],
+        parameters=REQUEST_ID,
+        responses={
+            200: OpenApiResponse(serializers.ReadySerializer, description="Yes."),
+            503: OpenApiResponse(serializers.ReadySerializer, description="No; `checks` say why."),
+            **_problems(*DRF_ERRORS),
+        },
+    ),
+)
+document(
+    "chat.api.views.IndexView",
+    get=extend_schema(
+        operation_id="index",
+        tags=["service"],
+        summary="What this server is",
+        description="JSON, or the playground for clients that accept HTML, as browsers do.",
+        auth=[],
+        parameters=REQUEST_ID,
+        responses={
+            (200, "application/json"): _success(
+                serializers.IndexSerializer,
+                "Name, version, links. Who asks for text/html gets the playground instead.",
+            ),
+            **_problems(*DRF_ERRORS),
+        },
+    ),
+)

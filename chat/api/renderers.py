@@ -1,6 +1,6 @@
 """Response renderers, and the choice among them by `Accept`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -15,12 +15,7 @@ class OrjsonRenderer(BaseRenderer):
     format = "json"
     charset = None
 
-    def render(
-        self,
-        data: Any,
-        accepted_media_type: str | None = None,
-        renderer_context: Mapping[str, Any] | None = None,
-    ) -> bytes:
+    def render(self, data: Any, *args: Any, **kwargs: Any) -> bytes:
         return b"" if data is None else orjson.dumps(data)
 
 
@@ -38,12 +33,7 @@ class PlaygroundRenderer(BaseRenderer):
         "trusted-types dompurify; require-trusted-types-for 'script'"
     )
 
-    def render(
-        self,
-        data: Any,
-        accepted_media_type: str | None = None,
-        renderer_context: Mapping[str, Any] | None = None,
-    ) -> bytes:
+    def render(self, data: Any, *args: Any, **kwargs: Any) -> bytes:
         return render_to_string("chat/playground.html", data).encode()
 
 
@@ -54,16 +44,12 @@ class EventStreamNegotiation(DefaultContentNegotiation):
     """
 
     def select_renderer(
-        self,
-        request: Request,
-        renderers: Iterable[BaseRenderer],
-        format_suffix: str | None = None,
+        self, request: Request, renderers: Iterable[BaseRenderer], *args: Any, **kwargs: Any
     ) -> tuple[BaseRenderer, str]:
         if "text/event-stream" in request.headers.get("Accept", "").lower():
             return _first(renderers)
-        selected: tuple[BaseRenderer, str] = super().select_renderer(
-            request, renderers, format_suffix
-        )
+        selected: tuple[BaseRenderer, str]
+        selected = super().select_renderer(request, renderers, *args, **kwargs)
         return selected
 
 
@@ -71,10 +57,7 @@ class IgnoreClientContentNegotiation(DefaultContentNegotiation):
     """Ignore `Accept`: OpenAI's API does, and its clients rely on it."""
 
     def select_renderer(
-        self,
-        request: Request,
-        renderers: Iterable[BaseRenderer],
-        format_suffix: str | None = None,
+        self, request: Request, renderers: Iterable[BaseRenderer], *args: Any, **kwargs: Any
     ) -> tuple[BaseRenderer, str]:
         return _first(renderers)
 

@@ -9,19 +9,7 @@ from django.core.validators import MinValueValidator
 from django.utils import timezone
 from rest_framework import serializers
 
-from chat.api.fields import (
-    MAX_METADATA,
-    MAX_STOPS,
-    InteractionIdField,
-    MetadataField,
-    ModelIdField,
-    PromptField,
-    StopField,
-    StrictBooleanField,
-    StrictFloatField,
-    StrictIntegerField,
-    UserIdField,
-)
+from chat.api import fields
 from chat.storage.base import TIMESTAMP_FORMAT, InteractionRecord, Status
 from chat.usage import DEFAULT_DAYS, MAX_DAYS, DateRange, UsageGroup
 from providers.base import FinishReason
@@ -37,7 +25,8 @@ def build_once(serializer_class: type[S]) -> S:
     """Return an instance that serves all requests, with its fields built.
 
     DRF copies all fields for each instance; one per request would cost CPU on every call. Views
-    build theirs at import, so that threads do not do it at once during the first requests.
+    build theirs at import, so that threads do not do it at once during the first requests. Settings
+    such as PROMPT_MAX_LENGTH are therefore read at import, too.
     """
     serializer = serializer_class()
     for field in serializer.fields.values():
@@ -50,53 +39,47 @@ def build_once(serializer_class: type[S]) -> S:
 class ChatSerializer(serializers.Serializer[Any]):
     """A chat request."""
 
-    userId = UserIdField(
+    userId = fields.UserIdField(
         source="user_id", help_text="Your id for the end user. Opaque to this service."
     )
-    prompt = PromptField(
+    prompt = fields.PromptField(
         max_length=settings.PROMPT_MAX_LENGTH, help_text="The question, kept as it came."
     )
-    system = PromptField(
-        required=False,
-        allow_null=True,
+    system = fields.PromptField(
+        **fields.OPTIONAL,
         max_length=settings.PROMPT_MAX_LENGTH,
         help_text="Instructions that stand above the conversation.",
     )
-    previous_interaction_id = InteractionIdField(
-        required=False,
-        allow_null=True,
+    previous_interaction_id = fields.InteractionIdField(
+        **fields.OPTIONAL,
         max_length=64,
         help_text="The turn before this one, whose conversation is continued.",
     )
-    model = ModelIdField(
-        required=False,
-        allow_null=True,
+    model = fields.ModelIdField(
+        **fields.OPTIONAL,
         help_text="An allowed model: its id, or `provider:id`. Default: the configured one.",
     )
-    temperature = StrictFloatField(required=False, allow_null=True, min_value=0, max_value=2)
-    top_p = StrictFloatField(required=False, allow_null=True, min_value=0, max_value=1)
-    max_tokens = StrictIntegerField(
-        required=False,
-        allow_null=True,
+    temperature = fields.StrictFloatField(**fields.OPTIONAL, min_value=0, max_value=2)
+    top_p = fields.StrictFloatField(**fields.OPTIONAL, min_value=0, max_value=1)
+    max_tokens = fields.StrictIntegerField(
+        **fields.OPTIONAL,
         min_value=1,
         max_value=1_000_000,
         help_text="Maximum output tokens, including reasoning tokens.",
     )
-    stop = StopField(
-        required=False,
-        allow_null=True,
-        max_length=MAX_STOPS,
-        help_text=f"Up to {MAX_STOPS} strings that end the answer; one may stand without a list.",
+    stop = fields.StopField(
+        **fields.OPTIONAL,
+        max_length=fields.MAX_STOPS,
+        help_text=(
+            f"Up to {fields.MAX_STOPS} strings that end the answer; one may stand without a list."
+        ),
     )
-    metadata = MetadataField(
-        required=False,
-        allow_null=True,
-        help_text=f"Up to {MAX_METADATA} string pairs, kept with the record.",
+    metadata = fields.MetadataField(
+        **fields.OPTIONAL,
+        help_text=f"Up to {fields.MAX_METADATA} string pairs, kept with the record.",
     )
-    stream = StrictBooleanField(
-        required=False,
-        allow_null=True,
-        help_text="Answer with server-sent events, as the text comes.",
+    stream = fields.StrictBooleanField(
+        **fields.OPTIONAL, help_text="Answer with server-sent events, as the text comes."
     )
 
 
@@ -226,7 +209,7 @@ class UserQuerySerializer(PageQuerySerializer):
 
 
 class UserIdSerializer(serializers.Serializer[Any]):
-    userId = UserIdField(source="user_id")
+    userId = fields.UserIdField(source="user_id")
 
 
 class PageSerializer(serializers.Serializer[Any]):

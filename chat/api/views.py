@@ -13,20 +13,10 @@ from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
 from chat import history, service, usage
+from chat.api import serializers
 from chat.api.base import BaseAPIView, BaseChatView
 from chat.api.renderers import EventStreamNegotiation, PlaygroundRenderer
-from chat.api.serializers import (
-    AnswerSerializer,
-    ChatSerializer,
-    PageQuerySerializer,
-    RecordSerializer,
-    UsageCountsSerializer,
-    UsageQuerySerializer,
-    UserIdSerializer,
-    UserQuerySerializer,
-    build_once,
-    format_utc,
-)
+from chat.api.serializers import build_once, format_utc
 from chat.api.streaming import ChatEventFormat
 from chat.conversation import ChatRequest
 from chat.errors import StorageFailed
@@ -35,14 +25,14 @@ from chat.storage.base import Page
 from chat.storage.errors import StorageUnavailable
 
 # `build_once` says why they are shared, and built at import.
-CHAT_REQUEST = build_once(ChatSerializer)
-ANSWER = build_once(AnswerSerializer)
-RECORD = build_once(RecordSerializer)
-PAGE_QUERY = build_once(PageQuerySerializer)
-USER_ID = build_once(UserIdSerializer)
-USER_QUERY = build_once(UserQuerySerializer)
-USAGE_QUERY = build_once(UsageQuerySerializer)
-USAGE_COUNTS = build_once(UsageCountsSerializer)
+CHAT_REQUEST = build_once(serializers.ChatSerializer)
+ANSWER = build_once(serializers.AnswerSerializer)
+RECORD = build_once(serializers.RecordSerializer)
+PAGE_QUERY = build_once(serializers.PageQuerySerializer)
+USER_ID = build_once(serializers.UserIdSerializer)
+USER_QUERY = build_once(serializers.UserQuerySerializer)
+USAGE_QUERY = build_once(serializers.UsageQuerySerializer)
+USAGE_COUNTS = build_once(serializers.UsageCountsSerializer)
 
 
 class ChatView(BaseChatView):

@@ -6,17 +6,7 @@ import orjson
 from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
-from chat.api.fields import (
-    MAX_STOPS,
-    MetadataField,
-    ModelIdField,
-    StopField,
-    StrictBooleanField,
-    StrictCharField,
-    StrictFloatField,
-    StrictIntegerField,
-    UserIdField,
-)
+from chat.api import fields
 from chat.api.openai.fields import INSTRUCTION_ROLES, MessagesField, ToolChoiceField
 
 ANONYMOUS = "anonymous"
@@ -46,40 +36,34 @@ UNSUPPORTED = (
 
 
 class StreamOptionsSerializer(serializers.Serializer[Any]):
-    include_usage = StrictBooleanField(required=False, allow_null=True)
+    include_usage = fields.StrictBooleanField(**fields.OPTIONAL)
 
 
 class CompletionSerializer(serializers.Serializer[Any]):
     """A chat completion request. Unknown fields are ignored."""
 
-    model = ModelIdField(help_text="A model's id, `provider:id`, or `default`.")
+    model = fields.ModelIdField(help_text="A model's id, `provider:id`, or `default`.")
     messages = MessagesField(help_text="The conversation; the last message is to be answered.")
-    user = UserIdField(required=False, allow_null=True, help_text="The user id; else `anonymous`.")
-    stream = StrictBooleanField(required=False, allow_null=True)
-    stream_options = StreamOptionsSerializer(required=False, allow_null=True)
-    temperature = StrictFloatField(required=False, allow_null=True, min_value=0, max_value=2)
-    top_p = StrictFloatField(required=False, allow_null=True, min_value=0, max_value=1)
-    max_tokens = StrictIntegerField(
-        required=False, allow_null=True, min_value=1, max_value=1_000_000
+    user = fields.UserIdField(**fields.OPTIONAL, help_text="The user id; else `anonymous`.")
+    stream = fields.StrictBooleanField(**fields.OPTIONAL)
+    stream_options = StreamOptionsSerializer(**fields.OPTIONAL)
+    temperature = fields.StrictFloatField(**fields.OPTIONAL, min_value=0, max_value=2)
+    top_p = fields.StrictFloatField(**fields.OPTIONAL, min_value=0, max_value=1)
+    max_tokens = fields.StrictIntegerField(**fields.OPTIONAL, min_value=1, max_value=1_000_000)
+    max_completion_tokens = fields.StrictIntegerField(
+        **fields.OPTIONAL, min_value=1, max_value=1_000_000
     )
-    max_completion_tokens = StrictIntegerField(
-        required=False, allow_null=True, min_value=1, max_value=1_000_000
-    )
-    stop = StopField(required=False, allow_null=True, max_length=MAX_STOPS)
-    n = StrictIntegerField(required=False, allow_null=True, min_value=1, max_value=1)
-    metadata = MetadataField(required=False, allow_null=True)
-    seed = StrictIntegerField(
-        required=False, allow_null=True, min_value=-(2**63), max_value=2**63 - 1
-    )
-    frequency_penalty = StrictFloatField(required=False, allow_null=True, min_value=-2, max_value=2)
-    presence_penalty = StrictFloatField(required=False, allow_null=True, min_value=-2, max_value=2)
-    reasoning_effort = StrictCharField(required=False, allow_null=True, max_length=32)
-    response_format = serializers.DictField(required=False, allow_null=True)
-    tools = serializers.ListField(
-        child=serializers.DictField(), required=False, allow_null=True, max_length=128
-    )
-    tool_choice = ToolChoiceField(required=False, allow_null=True)
-    parallel_tool_calls = StrictBooleanField(required=False, allow_null=True)
+    stop = fields.StopField(**fields.OPTIONAL, max_length=fields.MAX_STOPS)
+    n = fields.StrictIntegerField(**fields.OPTIONAL, min_value=1, max_value=1)
+    metadata = fields.MetadataField(**fields.OPTIONAL)
+    seed = fields.StrictIntegerField(**fields.OPTIONAL, min_value=-(2**63), max_value=2**63 - 1)
+    frequency_penalty = fields.StrictFloatField(**fields.OPTIONAL, min_value=-2, max_value=2)
+    presence_penalty = fields.StrictFloatField(**fields.OPTIONAL, min_value=-2, max_value=2)
+    reasoning_effort = fields.StrictCharField(**fields.OPTIONAL, max_length=32)
+    response_format = serializers.DictField(**fields.OPTIONAL)
+    tools = serializers.ListField(child=serializers.DictField(), **fields.OPTIONAL, max_length=128)
+    tool_choice = ToolChoiceField(**fields.OPTIONAL)
+    parallel_tool_calls = fields.StrictBooleanField(**fields.OPTIONAL)
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, dict):
