@@ -1,7 +1,7 @@
-"""Answers that may be given again (ENABLE_CACHE).
+"""Reuse the answer when a user repeats a request (ENABLE_CACHE).
 
-The cache holds ids alone. The answer is read from its record, so that an erased record is never
-answered from, and what is cached needs no erasing of its own.
+The cache holds only record ids. The answer is read from its record, so an erased record cannot
+answer, and erasing a user needs no cache invalidation.
 """
 
 import hashlib
@@ -19,29 +19,29 @@ logger = logging.getLogger(__name__)
 
 
 def get(claim: InteractionRecord) -> InteractionRecord | None:
-    """The record of the same question, if its answer may be given again."""
+    """Return the record whose answer may be reused for this claim."""
     if not (settings.ENABLE_CACHE and settings.STORE_CONTENT):
         return None
     try:
         interaction_id = cache.get(_key(claim))
         record = backend().interactions.get(interaction_id) if interaction_id else None
     except StorageUnavailable:
-        return None  # a cache that cannot be read has no answer
+        return None  # treat an unreadable cache as a miss
     return record if record and record.status is Status.OK and not record.lacks_content else None
 
 
 def put(claim: InteractionRecord, answer: InteractionRecord) -> None:
-    """Keep an answer that is whole, unfiltered, and from the provider that was asked first."""
+    """Cache an answer that is complete, unfiltered, and from the preferred provider."""
     whole = answer.finish_reason == "stop" and answer.provider == claim.provider
     if settings.ENABLE_CACHE and settings.STORE_CONTENT and whole:
         try:
             cache.set(_key(claim), answer.interaction_id, settings.CACHE_TTL_SECONDS)
         except StorageUnavailable:
-            logger.warning("an answer could not be cached")
+            logger.warning("answer not cached")
 
 
 def _key(claim: InteractionRecord) -> str:
-    """Everything that shapes an answer, and whose it is."""
+    """Return a digest of the owner, the user and everything that shapes the answer."""
     shape = [
         claim.owner,
         claim.user_id,

@@ -1,8 +1,8 @@
-"""Managed API keys: made, verified, rotated, revoked.
+"""Managed API keys: create, verify, rotate, revoke.
 
-A key reads `sca_<id>_<secret>`. The id finds it, in one read by primary key; of the whole, an HMAC
-is kept, whose key follows from SECRET_KEY. What was read serves this process for half a minute
-(CACHES): so long the storage may fail, and after it a revocation has arrived everywhere.
+A key is the text `sca_<id>_<secret>`. It is found by its id, with one read by primary key. Storage
+has only an HMAC of the text, keyed by SECRET_KEY. Each process caches keys for 30 s (CACHES): a
+revocation takes up to 30 s, and cached keys survive a short storage outage.
 """
 
 import hmac
@@ -27,22 +27,22 @@ from chat.telemetry.context import server_timing
 logger = logging.getLogger(__name__)
 
 FORMAT = re.compile(rf"{API_KEY_PREFIX}_([0-9a-f]{{16}})_[0-9a-f]{{64}}")
-# How exactly the time of the last use is known: a write for each request would be too dear.
-USE_NOTED_EVERY = timedelta(hours=1)
+# `last_used_at` is written at most this often, because a write per request would cost too much.
+TOUCH_INTERVAL = timedelta(hours=1)
 
 
 class KeyChanged(Exception):
-    """Somebody else rotated or revoked the key meanwhile."""
+    """The key was rotated or revoked concurrently."""
 
 
 def verify(presented: str) -> ApiKey:
-    """The key that is presented, if it is good. Raises InvalidApiKey, StorageUnavailable."""
+    """Return the active key with this text. Raises InvalidApiKey, StorageUnavailable."""
     match = FORMAT.fullmatch(presented)
     if not match:
         raise InvalidApiKey
     now, digests = datetime.now(UTC), _digests(presented)
     key: ApiKey | None = caches["keys"].get(match[1])
-    if key is None or not _matches(key, digests, now):  # it may have been rotated
+    if key is None or not _matches(key, digests, now):  # the cached one may be outdated
         key = _read(match[1], digests, now)
     if key.status_at(now) != "active":
         raise InvalidApiKey
@@ -58,7 +58,7 @@ def create(
     monthly_budget_usd: Decimal | None = None,
     allowed_models: Sequence[str] = (),
 ) -> tuple[ApiKey, str]:
-    """A new key, and its text, which is nowhere else. Raises StorageUnavailable."""
+    """Create a key, and return it with its text, which is not stored. Raises StorageUnavailable."""
     key_id = secrets.token_hex(8)
     text = _text(key_id)
     key = ApiKey(
@@ -78,10 +78,9 @@ def create(
 
 
 def rotate(key: ApiKey, *, grace: timedelta) -> tuple[ApiKey, str]:
-    """The key with a new secret, and its new text; the old one goes on being good for `grace`.
+    """Give the key a new secret, and return it with its new text; the old one expires in `grace`.
 
-    Its id stays, and with it its owner, its limits, and what was counted. Raises KeyChanged,
-    StorageUnavailable.
+    The key keeps its id, owner, limits and usage. Raises KeyChanged, StorageUnavailable.
     """
     text = _text(key.key_id)
     rotated = replace(
@@ -95,7 +94,7 @@ def rotate(key: ApiKey, *, grace: timedelta) -> tuple[ApiKey, str]:
 
 
 def revoke(key: ApiKey) -> ApiKey:
-    """The key, revoked for good. Raises KeyChanged, StorageUnavailable."""
+    """Revoke the key for good. Raises KeyChanged, StorageUnavailable."""
     revoked = replace(key, revoked_at=datetime.now(UTC))
     _replace(key, revoked)
     return revoked
@@ -107,7 +106,7 @@ def _replace(before: ApiKey, after: ApiKey) -> None:
 
 
 def _read(key_id: str, digests: Sequence[str], now: datetime) -> ApiKey:
-    """The key as the storage has it; what it does not have is not looked for again at once."""
+    """Read the key from storage, and cache it or its refusal. Raises InvalidApiKey."""
     refused = caches["refused_keys"]
     if refused.get(digests[0]):
         raise InvalidApiKey
@@ -116,19 +115,19 @@ def _read(key_id: str, digests: Sequence[str], now: datetime) -> ApiKey:
         if key is None or not _matches(key, digests, now):
             refused.set(digests[0], True)
             raise InvalidApiKey
-        key = _used(key, now)
+        key = _touch(key, now)
     caches["keys"].set(key_id, key)
     return key
 
 
-def _used(key: ApiKey, now: datetime) -> ApiKey:
-    """The key, its use noted if it is time to; a failure to is nobody's trouble."""
-    if key.last_used_at and now - key.last_used_at < USE_NOTED_EVERY:
+def _touch(key: ApiKey, now: datetime) -> ApiKey:
+    """Write the time of use if TOUCH_INTERVAL has passed; a failed write is only logged."""
+    if key.last_used_at and now - key.last_used_at < TOUCH_INTERVAL:
         return key
     try:
         backend().api_keys.touch(key.key_id, now)
     except StorageUnavailable:
-        logger.warning("the use of a key could not be noted")
+        logger.warning("last use of an API key not written")
     return replace(key, last_used_at=now)
 
 
@@ -137,7 +136,7 @@ def _text(key_id: str) -> str:
 
 
 def _digests(text: str) -> list[str]:
-    """Under the present SECRET_KEY, and under those before it that are still good."""
+    """Return the digests of a key under SECRET_KEY and under SECRET_KEY_FALLBACKS."""
     return [_digest(text, each) for each in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)]
 
 
@@ -146,5 +145,5 @@ def _digest(text: str, secret: str) -> str:
 
 
 def _matches(key: ApiKey, digests: Sequence[str], now: datetime) -> bool:
-    good = key.digests_at(now)
-    return any(hmac.compare_digest(kept, digest) for kept in good for digest in digests)
+    valid = key.digests_at(now)
+    return any(hmac.compare_digest(stored, digest) for stored in valid for digest in digests)

@@ -1,4 +1,4 @@
-"""Start-up checks: configurations that are unsafe or may not be meant, each with a hint."""
+"""System checks: unsafe or unintended configurations, each with a hint."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ from django.core.checks import CheckMessage, Info, register
 
 
 @register("chat")
-def keys_are_required_and_may_be_missing(**kwargs: Any) -> list[CheckMessage]:
-    """Whether there are managed keys, the storage knows; a check does not wait for it."""
+def check_required_keys_exist(**kwargs: Any) -> list[CheckMessage]:
+    """Managed keys are in storage, which a check does not wait for."""
     if settings.REQUIRE_API_KEY and not settings.API_KEYS:
         return [
             Info(
-                "REQUIRE_API_KEY is true, and there is no key in the environment: "
-                "managed keys alone are good.",
-                hint="Make one with `manage.py create_api_key`, or set API_KEY or API_KEYS.",
+                "REQUIRE_API_KEY is true and no key is set in the environment: "
+                "only managed keys are accepted.",
+                hint="Create one with `manage.py create_api_key`, or set API_KEY or API_KEYS.",
                 id="chat.I001",
             )
         ]
@@ -23,12 +23,12 @@ def keys_are_required_and_may_be_missing(**kwargs: Any) -> list[CheckMessage]:
 
 
 @register("chat")
-def no_answers_can_be_cached_that_are_not_kept(**kwargs: Any) -> list[CheckMessage]:
+def check_cached_answers_are_stored(**kwargs: Any) -> list[CheckMessage]:
     if settings.ENABLE_CACHE and not settings.STORE_CONTENT:
         return [
             checks.Warning(
-                "ENABLE_CACHE is true and STORE_CONTENT is false: no answer is given again, as "
-                "none is kept.",
+                "ENABLE_CACHE is true and STORE_CONTENT is false: no answer is reused, because "
+                "none is stored.",
                 hint="Set ENABLE_CACHE=false, or STORE_CONTENT=true.",
                 id="chat.W001",
             )

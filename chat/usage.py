@@ -38,10 +38,7 @@ class DateRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Counts by group, in order, their whole, and the cursor of more; None is the end.
-
-    The total is of the period, whatever is on the page.
-    """
+    """One page of usage by group, in order, and the total of the whole period."""
 
     groups: dict[str, UsageCounts]
     total: UsageCounts
@@ -56,15 +53,16 @@ def report(
     limit: int = 100,
     cursor: str | None = None,
 ) -> Report:
-    """What an owner used. Users come in pages of `limit`, from where the last one ended.
+    """Return the usage of an owner by day, model or user.
 
-    Raises InvalidCursor for a cursor that is none of this owner's, StorageUnavailable.
+    Only users come in pages of `limit`. Raises InvalidCursor for a cursor that is not of this
+    owner's users, StorageUnavailable.
     """
     with server_timing("storage"):
         daily = backend().usage.daily(owner, CounterKind.MODEL, period.first, period.last)
         total = sum(daily.values(), UsageCounts())
         if group_by is UsageGroup.USER:
-            page = _users(owner, period, limit, cursor)
+            page = _list_users(owner, period, limit, cursor)
             after = page.next_after
             next_cursor = None if after is None else signing.dumps(after, salt=_salt(owner))
             return Report(groups=dict(page.users), total=total, next_cursor=next_cursor)
@@ -76,7 +74,7 @@ def report(
 
 
 def sum_by_name(pairs: Iterable[tuple[str, UsageCounts]]) -> dict[str, UsageCounts]:
-    """The sums by name, in the order of the names."""
+    """Return the sum of the counts under each name, ordered by name."""
     sums: dict[str, UsageCounts] = {}
     for name, counts in pairs:
         sums[name] = sums.get(name, UsageCounts()) + counts
@@ -84,17 +82,17 @@ def sum_by_name(pairs: Iterable[tuple[str, UsageCounts]]) -> dict[str, UsageCoun
 
 
 def last_days(days: int) -> DateRange:
-    """The period of so many days that ends today."""
+    """Return the last `days` days (UTC), today included."""
     today = datetime.now(UTC).date()
     return DateRange(first=today - timedelta(days=days - 1), last=today)
 
 
-def _users(owner: str, period: DateRange, limit: int, cursor: str | None) -> UserPage:
-    after = "" if cursor is None else _position(owner, cursor)
+def _list_users(owner: str, period: DateRange, limit: int, cursor: str | None) -> UserPage:
+    after = "" if cursor is None else _decode_cursor(owner, cursor)
     return backend().usage.users(owner, period.first, period.last, limit=limit, after=after)
 
 
-def _position(owner: str, cursor: str) -> str:
+def _decode_cursor(owner: str, cursor: str) -> str:
     try:
         return str(signing.loads(cursor, salt=_salt(owner)))
     except signing.BadSignature as exc:
