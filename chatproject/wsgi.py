@@ -1,4 +1,4 @@
-"""The WSGI application."""
+"""The WSGI application, for gunicorn and for the Lambda handler."""
 
 import contextlib
 import os
@@ -16,10 +16,10 @@ django_application = get_wsgi_application()
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Django, which reads what Content-Length says, and so nothing of a chunked body.
+    """Call Django, with the length of a chunked body, of which it would read nothing otherwise.
 
-    The server ends a chunked body where it ends (`wsgi.input_terminated`): it is read here, up to
-    one byte more than is accepted, and gets its length.
+    A server that decodes chunked bodies sets `wsgi.input_terminated`. The body is read up to one
+    byte more than MAX_BODY_BYTES, so that Django refuses a longer one.
     """
     body_stream = environ["wsgi.input"]
     if environ.get("wsgi.input_terminated") and environ.get("HTTP_TRANSFER_ENCODING"):
@@ -32,8 +32,16 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 
 
 def _drain(stream: IO[bytes]) -> None:
-    """Read what is left of a refused body: unread, it would break the next request's connection."""
+    """Read the rest of a refused body, so that the connection can serve the next request."""
     left = MAX_DRAINED_BYTES
-    with contextlib.suppress(OSError):  # the client has gone
+    with contextlib.suppress(OSError):  # the client has disconnected
         while left > 0 and (data := stream.read(65_536)):
             left -= len(data)
+
+
+def flush_traces(seconds: float) -> None:
+    """Send the finished traces now, in at most so many seconds."""
+    if settings.TRACING_ENABLED:
+        from chat.telemetry.traces import flush
+
+        flush(seconds)

@@ -295,8 +295,8 @@ def test_what_is_not_http_harms_nobody(server: Server, request_: bytes) -> None:
 
 # Patience that a test can outlive.
 SHORT = """
-from chatproject import server
-server.CLIENT_SECONDS, server.REQUEST_SECONDS = 3.0, 1.5
+from chatproject.server import worker
+worker.CLIENT_SECONDS, worker.REQUEST_SECONDS = 3.0, 1.5
 """
 GET = b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CHAT = b'{"userId": "alice", "prompt": "Hi"}'
@@ -353,16 +353,16 @@ def test_many_requests_at_once_are_all_answered_and_recorded(server: Server) -> 
 
 
 # Long enough for a process to take its connection on a busy machine too.
-LONG_HEAD_START = """
-from chatproject import server
-server.HEAD_START_SECONDS = server.MAX_HEAD_START_SECONDS = 0.1
+LONG_ACCEPT_BACKOFF = """
+from chatproject.server import tuning
+tuning.ACCEPT_BACKOFF = tuning.MAX_ACCEPT_BACKOFF = 0.1
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it counts sockets in Linux's /proc")
 @pytest.mark.parametrize("reloaded", [False, True])
 def test_connections_are_shared_out_among_the_processes(serve: Serve, reloaded: bool) -> None:
-    server = serve(LONG_HEAD_START, DJANGO_SETTINGS_MODULE="chatproject.settings")
+    server = serve(LONG_ACCEPT_BACKOFF, DJANGO_SETTINGS_MODULE="chatproject.settings")
     eventually(lambda: len(server.children()) == 2)
     if reloaded:
         first = set(server.children())

@@ -1,4 +1,4 @@
-"""Serve the API with gunicorn, the local database up to date."""
+"""Serve the API with gunicorn."""
 
 import gc
 import socket
@@ -13,17 +13,15 @@ from django.db import DatabaseError, connection, connections
 from gunicorn import systemd
 from gunicorn.app.base import BaseApplication
 
-from chatproject.server.worker import (
-    CLIENT_SECONDS,
-    Arbiter,
-    GunicornLogger,
-    Worker,
-    assign_slot,
-    release_slot,
-)
+from chatproject.server import tuning
+from chatproject.server.logger import GunicornLogger
+from chatproject.server.worker import CLIENT_SECONDS, Arbiter, Worker
 
-# How long a process may wait at its end for its traces to be sent.
-TRACES_SECONDS = 2.0
+# Seconds that a worker may take to send its traces when it ends.
+FLUSH_SECONDS = 2.0
+# Collect garbage after so many new objects. Python's default of 700, half of a request's, took a
+# twentieth of the CPU.
+GC_THRESHOLD = 50_000
 
 BANNER = """
 Serverless Chat API {version}
@@ -34,14 +32,11 @@ Serverless Chat API {version}
 """
 SQLITE_RECORDS = """{path}
   Admin     {url}/admin/ (make an administrator: {python} manage.py createsuperuser)"""
-# So many new objects are looked through for garbage at a time. Python's own 700 are those of half a
-# request, whose objects go without that: it was a twentieth of the CPU.
-GARBAGE = 50_000
 DYNAMODB_RECORDS = "DynamoDB, table {table} ({python} manage.py create_tables makes it)"
 
 
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
-    """gunicorn, configured by our settings: some processes, and a thread for each request."""
+    """gunicorn, configured by Django's settings."""
 
     def __init__(self, banner: str) -> None:
         self.banner = banner
@@ -53,16 +48,15 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "workers": settings.WEB_CONCURRENCY,
             "threads": settings.WEB_THREADS,
             "worker_class": Worker,
-            "pre_fork": assign_slot,
-            "child_exit": release_slot,
+            **tuning.HOOKS,
             "preload_app": True,
             "keepalive": int(CLIENT_SECONDS),
-            # A stop waits for what runs, and that ends by its own deadline.
+            # Running requests end by their own deadline.
             "graceful_timeout": int(settings.REQUEST_TIMEOUT_SECONDS) + 5,
             "logger_class": GunicornLogger,
             "control_socket_disable": True,
-            "worker_exit": lambda arbiter, worker: _send_traces(),
-            "on_starting": _see_that_the_address_is_free,
+            "worker_exit": lambda arbiter, worker: _flush_traces(),
+            "on_starting": _check_address,
             "when_ready": lambda arbiter: sys.stdout.write(self.banner) and sys.stdout.flush(),
         }
         for name, value in options.items():
@@ -72,7 +66,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         Arbiter(self).run()
 
     def load(self) -> Any:
-        """The application, with what its first request would make; the processes share it."""
+        """Load the application and its caches, for the workers to share their memory."""
         from django.core.cache import caches
 
         from chat.model_catalog import router
@@ -81,20 +75,20 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
         router()
         backend()
-        caches.all()  # imports them; each thread makes its own
+        caches.all()  # imports their modules; each thread makes its own caches
         gc.collect()
-        gc.freeze()  # what is imported stays, and need not be looked through again and again
-        gc.set_threshold(GARBAGE)
+        gc.freeze()  # the collector need not look through imported modules
+        gc.set_threshold(GC_THRESHOLD)
         return application
 
 
 class Command(BaseCommand):
-    help = "Bring the local database, where it is used, up to date and serve the API with gunicorn."
+    help = "Migrate the local database, if it is used, and serve the API with gunicorn."
 
     def handle(self, *args: Any, **options: Any) -> None:
         if settings.STORAGE == "sqlite":
-            _bring_up_to_date()
-            connections.close_all()  # no connection may be shared by the processes that are forked
+            _migrate()
+            connections.close_all()  # forked processes must not share a connection
         url = f"http://{_address()}"
         banner = BANNER.format(
             version=settings.VERSION, url=url, provider=_provider(), records=_records(url)
@@ -102,10 +96,13 @@ class Command(BaseCommand):
         Server(banner).run()
 
 
-def _see_that_the_address_is_free(arbiter: Any) -> None:
-    """gunicorn tries for five seconds, and does not say which settings it is about."""
+def _check_address(arbiter: Any) -> None:
+    """Raise CommandError if the address is taken.
+
+    gunicorn retries for five seconds, and its error does not name the settings.
+    """
     if arbiter.master_pid or systemd.listen_fds(unset_environment=False):
-        return  # it inherits the sockets: from the server before it (SIGUSR2), or from systemd
+        return  # the sockets are inherited, from an earlier server (SIGUSR2) or from systemd
     family = socket.AF_INET6 if ":" in settings.API_HOST else socket.AF_INET
     try:
         with socket.socket(family) as sock:
@@ -116,25 +113,25 @@ def _see_that_the_address_is_free(arbiter: Any) -> None:
         raise CommandError(f"{at} cannot be served at: {exc.strerror}.") from exc
 
 
-def _bring_up_to_date() -> None:
+def _migrate() -> None:
     try:
         call_command("migrate", interactive=False, verbosity=0)
-        with connection.cursor() as cursor:  # migrations that were done before write nothing
-            cursor.execute("PRAGMA user_version = 0")  # as it is
+        with connection.cursor() as cursor:
+            # Check that the file can be written to: without new migrations nothing was written.
+            cursor.execute("PRAGMA user_version = 0")
     except DatabaseError as exc:
         at = f"DATABASE_PATH: {settings.DATABASE_PATH}"
         raise CommandError(f"{at} cannot be used: {exc}.") from exc
 
 
-def _send_traces() -> None:
-    if settings.TRACING_ENABLED:
-        from chat.telemetry.traces import flush
+def _flush_traces() -> None:
+    from chatproject.wsgi import flush_traces  # after `load`: it loads the application
 
-        flush(TRACES_SECONDS)
+    flush_traces(FLUSH_SECONDS)
 
 
 def _python() -> str:
-    """The interpreter as one would type it beside manage.py."""
+    """Return the interpreter as it is typed in the project's folder."""
     executable = Path(sys.executable)
     if executable.is_relative_to(settings.BASE_DIR):
         return str(executable.relative_to(settings.BASE_DIR))

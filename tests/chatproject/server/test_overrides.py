@@ -1,0 +1,106 @@
+"""gunicorn still has what chatproject/server overrides."""
+
+import inspect
+import logging
+import socket
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gunicorn.arbiter import Arbiter as GunicornArbiter
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
+from gunicorn.http.unreader import SocketUnreader
+from gunicorn.workers.gthread import ThreadWorker
+
+from chatproject.server.logger import GunicornLogger
+from chatproject.server.tuning import HOOKS, TunedWorker
+from chatproject.server.worker import Arbiter, Connection, DeadlineUnreader, Worker
+
+ROOT = Path(__file__).parents[3]
+# Our class, gunicorn's, and the methods that are ours alone.
+CLASSES: list[tuple[type, type, set[str]]] = [
+    (Arbiter, GunicornArbiter, set()),
+    (Worker, ThreadWorker, {"_drain"}),
+    (TunedWorker, ThreadWorker, {"_next_request_comes"}),
+    (Connection, Connection.__base__, {"drained"}),
+    (DeadlineUnreader, SocketUnreader, set()),
+    (GunicornLogger, Logger, set()),
+]
+NAMES = [ours.__name__ for ours, _, _ in CLASSES]
+
+
+@pytest.mark.parametrize(("ours", "theirs", "added"), CLASSES, ids=NAMES)
+def test_gunicorn_has_the_methods_that_are_overridden(
+    ours: type, theirs: type, added: set[str]
+) -> None:
+    methods = {name for name, value in vars(ours).items() if inspect.isfunction(value)}
+    assert methods - set(dir(theirs)) == added
+    for name in methods - added:
+        parameters = inspect.signature(getattr(ours, name)).parameters
+        assert list(parameters) == list(inspect.signature(getattr(theirs, name)).parameters), name
+
+
+def test_gunicorn_is_pinned_to_the_version_that_is_overridden() -> None:
+    assert f"gunicorn=={version('gunicorn')} " in (ROOT / "requirements/local.in").read_text()
+
+
+def test_gunicorn_has_the_hooks() -> None:
+    config = Config()
+    for name, hook in HOOKS.items():
+        config.set(name, hook)
+
+
+@pytest.fixture
+def worker() -> Iterator[Any]:
+    config = Config()
+    made = Worker(1, 1, [], None, 30, config, GunicornLogger(config))
+    yield made
+    made.tmp.close()
+
+
+def test_a_worker_makes_connections_of_our_class(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr(worker, "enqueue_req", made.append)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()),
+    ):
+        worker.accept(listener)
+        made[0].close()
+    assert [type(connection) for connection in made] == [Connection]
+    assert worker.nr_conns == 1
+
+
+def test_each_request_of_a_connection_gets_timeouts(worker: Any) -> None:
+    ours, client = socket.socketpair()
+    with ours, client:
+        connection = Connection(worker.cfg, ours, ("127.0.0.1", 1), ("127.0.0.1", 2))
+        for _ in range(2):
+            connection.init()
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert next(connection.parser).method == "GET"
+            assert ours.gettimeout() == 10
+        connection.parser.unreader.deadline = 0
+        with pytest.raises(TimeoutError):
+            next(connection.parser)
+
+
+def test_a_client_that_times_out_is_logged_without_a_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "gunicorn.error")
+    logger = GunicornLogger(Config())
+    for error in (TimeoutError(), OSError()):
+        try:
+            raise error
+        except OSError:
+            logger.exception("Socket error processing request.")
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("INFO", "client timed out"),
+        ("ERROR", "Socket error processing request."),
+    ]
