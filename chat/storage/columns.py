@@ -93,14 +93,7 @@ def from_columns(row: Any) -> InteractionRecord:
         error=ErrorInfo(code=row.error_code, detail=row.error_detail or "")
         if row.error_code
         else None,
-        usage=Usage(
-            prompt_tokens=row.prompt_tokens,
-            completion_tokens=row.completion_tokens,
-            total_tokens=row.total_tokens,
-            cached_tokens=row.cached_tokens,
-            reasoning_tokens=row.reasoning_tokens,
-            cost_usd=row.cost_usd,
-        ),
+        usage=Usage(**{name: getattr(row, name) for name in USAGE}),
     )
 
 

@@ -8,9 +8,8 @@ Writes are transactions of several records and the counters they add to. A trans
 the write units of its records, but one write of a counter serves many records.
 """
 
-import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 from uuid import uuid4
@@ -18,7 +17,6 @@ from uuid import uuid4
 import orjson
 from botocore.exceptions import ClientError
 from django.conf import settings
-from django.utils import timezone
 
 from chat.storage.base import (
     Batch,
@@ -29,7 +27,6 @@ from chat.storage.base import (
     Status,
     newest_by_id,
 )
-from chat.storage.columns import from_columns
 from chat.storage.dynamodb.client import (
     TRANSIENT,
     DynamoDBClient,
@@ -40,12 +37,12 @@ from chat.storage.dynamodb.client import (
 from chat.storage.dynamodb.items import (
     MAX_ITEM_BYTES,
     MAX_TRANSACTION_BYTES,
-    InteractionItem,
     Item,
     id_of,
     item_of,
     key_of,
     part_keys,
+    record_of,
     size_of,
     split_response,
 )
@@ -58,6 +55,8 @@ from chat.storage.dynamodb.queries import (
     created,
     delete_items,
     get_items,
+    get_records,
+    unexpired,
 )
 from chat.storage.dynamodb.usage import counter_updates, shards
 from chat.storage.errors import RecordTooLarge, StorageUnavailable
@@ -89,23 +88,6 @@ class _Write:
     actions: Sequence[dict[str, Any]]
     size: int
     replaces: bool
-
-
-@dataclass(slots=True)
-class _Transaction:
-    """The writes of one transaction."""
-
-    writes: list[_Write] = field(default_factory=list)
-    size: int = 0
-
-    @property
-    def settled(self) -> list[InteractionRecord]:
-        records = (write.record for write in self.writes)
-        return [record for record in records if record.status is not Status.PENDING]
-
-    @property
-    def actions(self) -> list[dict[str, Any]]:
-        return [action for write in self.writes for action in write.actions]
 
 
 class _PatientClient:
@@ -154,16 +136,9 @@ class DynamoBulkStore:
     def scan(self, selection: Selection, *, limit: int, cursor: str | None = None) -> Batch:
         client = _PatientClient(self._client)
         found = _find(client, selection, limit, cursor)
-        parts = _response_parts(client, found.items)
-        now = timezone.now()
-        records = tuple(
-            record
-            for record in (_record(item, parts) for item in found.items)
-            if selection.matches(record.owner, record.user_id)
-            and (record.expires_at is None or record.expires_at > now)
-        )
+        records = unexpired(get_records(found.items, consistent=False, call=client.call))
         return Batch(
-            records=records,
+            records=tuple(each for each in records if selection.matches(each.owner, each.user_id)),
             scanned=found.scanned,
             read_units=client.read_units,
             cursor=found.cursor,
@@ -177,12 +152,11 @@ class DynamoBulkStore:
         for _ in range(TRIES):
             writes = _plan_all(client, left)
             left = {write.record.interaction_id: write.record for write in writes}
-            for transaction in _transactions(writes):
-                if _commit(client, transaction):
-                    replaced = sum(write.replaces for write in transaction.writes)
-                    new = len(transaction.writes) - replaced
-                    result += ImportResult(new=new, replaced=replaced)
-                    for write in transaction.writes:
+            for group in _transactions(writes):
+                if _commit(client, group):
+                    replaced = sum(write.replaces for write in group)
+                    result += ImportResult(new=len(group) - replaced, replaced=replaced)
+                    for write in group:
                         del left[write.record.interaction_id]
             if not left:
                 return result
@@ -236,39 +210,16 @@ def _filter(selection: Selection) -> dict[str, Any]:
     if selection.since or selection.before:
         conditions.append(CREATED)
         values |= created(selection.since, selection.before)
-    names = {"#owner": "owner"} if selection.owner is not None else {}
-    for name, operand, value in (
-        ("#owner", ":owner", selection.owner),
-        ("user_id", ":user", selection.user),
-    ):
-        if value is not None:
-            conditions.append(f"{name} = {operand}")
-            values[operand] = {"S": value}
-    return {
-        "FilterExpression": " AND ".join(conditions),
-        **({"ExpressionAttributeValues": values} if values else {}),
-        **({"ExpressionAttributeNames": names} if names else {}),
-    }
-
-
-def _response_parts(client: _PatientClient, items: Sequence[Item]) -> dict[str, bytes]:
-    """Return the parts of long responses by their ids."""
-    keys = [key for item in items for key in part_keys(item)]
-    found = get_items(settings.TABLE_NAME, keys, consistent=False, call=client.call)
-    return {id_of(part): part["part"]["B"] for part in found}
-
-
-def _record(item: Item, parts: dict[str, bytes]) -> InteractionRecord:
-    ids = [id_of(key) for key in part_keys(item)]
-    row = InteractionItem.from_item(item)
-    if ids and all(id_ in parts for id_ in ids):
-        row.response = zlib.decompress(b"".join(parts[id_] for id_ in ids)).decode()
-    return from_columns(row)
-
-
-def _unexpired(item: Item) -> InteractionRecord | None:
-    record = from_columns(InteractionItem.from_item(item))
-    return record if record.expires_at is None or record.expires_at > timezone.now() else None
+    names = {}
+    if selection.owner is not None:
+        conditions.append("#owner = :owner")
+        values[":owner"] = {"S": selection.owner}
+        names = {"ExpressionAttributeNames": {"#owner": "owner"}}
+    if selection.user is not None:
+        conditions.append("user_id = :user")
+        values[":user"] = {"S": selection.user}
+    bound = {"ExpressionAttributeValues": values} if values else {}
+    return {"FilterExpression": " AND ".join(conditions), **bound, **names}
 
 
 # --- Writing --------------------------------------------------------------------------------------
@@ -283,7 +234,7 @@ def _plan_all(client: _PatientClient, records: dict[str, InteractionRecord]) -> 
 
 
 def _plan(record: InteractionRecord, stored: Item | None) -> _Write | None:
-    holder = None if stored is None else _unexpired(stored)
+    holder = next(iter(unexpired([record_of(stored, {})] if stored else [])), None)
     if holder and not record.supersedes(holder.status, holder.deadline_at):
         return None
     item = item_of(record)
@@ -314,28 +265,34 @@ def _if_as_read(stored: Item | None) -> dict[str, Any]:
     }
 
 
-def _transactions(writes: Sequence[_Write]) -> Iterator[_Transaction]:
+def _transactions(writes: Sequence[_Write]) -> Iterator[list[_Write]]:
     """Group writes into transactions within DynamoDB's limits."""
-    transaction, counters = _Transaction(), set[str]()
+    group: list[_Write] = []
+    counters: set[str] = set()
+    actions = size = 0
     for write in writes:
-        settled = [] if write.record.status is Status.PENDING else [write.record]
-        names = {action["Update"]["Key"]["pk"]["S"] for action in counter_updates(settled, 0)}
-        actions = len(transaction.actions) + len(write.actions) + len(counters | names)
-        size = transaction.size + write.size
-        if transaction.writes and (actions > MAX_ACTIONS or size > TRANSACTION_BYTES):
-            yield transaction
-            transaction, counters = _Transaction(), set()
-        transaction.writes.append(write)
-        transaction.size += write.size
+        updates = counter_updates(_settled([write]), 0)
+        names = {update["Update"]["Key"]["pk"]["S"] for update in updates}
         counters |= names
-    if transaction.writes:
-        yield transaction
+        actions += len(write.actions)
+        size += write.size
+        if group and (actions + len(counters) > MAX_ACTIONS or size > TRANSACTION_BYTES):
+            yield group
+            group, counters, actions, size = [], names, len(write.actions), write.size
+        group.append(write)
+    if group:
+        yield group
 
 
-def _commit(client: _PatientClient, transaction: _Transaction) -> bool:
-    """Write and count; return False if a stored record changed since it was read."""
+def _settled(writes: Sequence[_Write]) -> list[InteractionRecord]:
+    return [write.record for write in writes if write.record.status is not Status.PENDING]
+
+
+def _commit(client: _PatientClient, writes: Sequence[_Write]) -> bool:
+    """Write and count in one transaction; return False if a stored record has changed."""
     for shard in shards():
-        actions = [*transaction.actions, *counter_updates(transaction.settled, shard)]
+        actions = [action for write in writes for action in write.actions]
+        actions += counter_updates(_settled(writes), shard)
         # The token makes a retry after a lost response safe.
         request = {"TransactItems": actions, "ClientRequestToken": uuid4().hex}
         try:

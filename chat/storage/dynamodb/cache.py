@@ -20,6 +20,8 @@ UNEXPIRED = "(attribute_not_exists(expires_at) OR expires_at > :now)"
 EXISTS = f"attribute_exists(pk) AND {UNEXPIRED}"
 COUNT = "ADD #counter :delta SET expires_at = if_not_exists(expires_at, :expiry)"
 
+Timeout = float | None
+
 
 class DynamoCache(BaseCache):
     """Stores integers as counters and pickles all else. Raises StorageUnavailable."""
@@ -36,22 +38,14 @@ class DynamoCache(BaseCache):
         return pickle.loads(state.value)  # noqa: S301  (our own pickle)
 
     def set(
-        self,
-        key: Any,
-        value: Any,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        version: int | None = None,
+        self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
     ) -> None:
         item = self._item(key, value, timeout, version)
         with translate_errors():
             client().call("PutItem", {"TableName": settings.STATE_TABLE_NAME, "Item": item})
 
     def add(
-        self,
-        key: Any,
-        value: Any,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        version: int | None = None,
+        self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
     ) -> bool:
         item = self._item(key, value, timeout, version)
         free = "attribute_not_exists(pk) OR expires_at <= :now"
@@ -66,10 +60,7 @@ class DynamoCache(BaseCache):
         return counted
 
     def touch(
-        self,
-        key: Any,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        version: int | None = None,
+        self, key: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
     ) -> bool:
         update, values = "REMOVE expires_at", {}
         if (expiry := self._expiry(timeout)) is not None:
@@ -132,13 +123,13 @@ class DynamoCache(BaseCache):
     def _key(self, key: Any, version: int | None) -> Item:
         return {"pk": {"S": self.make_and_validate_key(key, version)}}
 
-    def _item(self, key: Any, value: Any, timeout: float | None, version: int | None) -> Item:
+    def _item(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> Item:
         column = {"counter": value} if type(value) is int else {"value": pickle.dumps(value)}
         expiry = self._expiry(timeout)
         expires_at = {} if expiry is None else {"expires_at": {"N": str(expiry)}}
         return {**self._key(key, version), **CacheItem.to_item(column), **expires_at}
 
-    def _expiry(self, timeout: float | None = DEFAULT_TIMEOUT) -> int | None:
+    def _expiry(self, timeout: Timeout = DEFAULT_TIMEOUT) -> int | None:
         at = self.get_backend_timeout(timeout)
         return None if at is None else math.ceil(at)
 
@@ -150,13 +141,7 @@ class DynamoCounters(DynamoCache):
     expires TIMEOUT after its first increment.
     """
 
-    def add(
-        self,
-        key: Any,
-        value: Any,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        version: int | None = None,
-    ) -> bool:
+    def add(self, *args: Any, **options: Any) -> bool:
         return False
 
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:

@@ -12,29 +12,26 @@ compressed response beyond that cannot be stored; the service answers and logs i
 """
 
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal, cast
 
 from botocore.exceptions import ClientError
 from django.conf import settings
 
 from chat.storage.base import InteractionRecord, Page, Status
-from chat.storage.columns import from_columns, outcome_columns
+from chat.storage.columns import outcome_columns
 from chat.storage.cursors import build_page, conversation_scope, decode_cursor, user_scope
 from chat.storage.dynamodb.client import CONDITION_FAILED, client, translate_errors
 from chat.storage.dynamodb.items import (
     COLUMNS,
     MAX_ITEM_BYTES,
     MAX_TRANSACTION_BYTES,
-    InteractionItem,
     Item,
     id_of,
     item_of,
     key_of,
-    part_id,
     part_keys,
     size_of,
     split_response,
@@ -48,7 +45,9 @@ from chat.storage.dynamodb.queries import (
     delete_items,
     get_item,
     get_items,
+    get_records,
     query_pages,
+    unexpired,
 )
 from chat.storage.dynamodb.usage import counter_updates, delete_user_counters, shards
 from chat.storage.errors import RecordTooLarge, StorageUnavailable
@@ -77,7 +76,7 @@ class DynamoInteractionStore:
         now = {":now": {"N": str(int(time.time()))}}
         request = {"Item": item, **_condition(ID_IS_FREE, now)}
         holder = _write("Put", request, item, parts)
-        return None if holder is None else _record(holder)
+        return None if holder is None else get_records([holder])[0]
 
     @translate_errors()
     def take_over(self, record: InteractionRecord, holder: InteractionRecord) -> bool:
@@ -111,8 +110,8 @@ class DynamoInteractionStore:
 
     @translate_errors()
     def get(self, interaction_id: str) -> InteractionRecord | None:
-        item = _find(interaction_id)
-        return None if item is None else _unexpired(item)
+        item = get_item(settings.TABLE_NAME, {"interaction_id": {"S": interaction_id}})
+        return next(iter(unexpired(get_records([item] if item else []))), None)
 
     @translate_errors()
     def get_many(self, interaction_ids: Sequence[str]) -> dict[str, InteractionRecord]:
@@ -163,15 +162,6 @@ class DynamoInteractionStore:
         get_item(settings.STATE_TABLE_NAME, {"pk": {"S": "ping"}})
 
 
-def _find(interaction_id: str) -> Item | None:
-    return get_item(settings.TABLE_NAME, {"interaction_id": {"S": interaction_id}})
-
-
-def _unexpired(item: Item) -> InteractionRecord | None:
-    record = _record(item)
-    return None if record.expires_at and record.expires_at <= datetime.now(UTC) else record
-
-
 # --- Many items -----------------------------------------------------------------------------------
 
 
@@ -202,7 +192,7 @@ def _records(keys: Sequence[Item]) -> list[InteractionRecord]:
     """Return the records of the keys that exist, in order."""
     items = {id_of(item): item for item in get_items(settings.TABLE_NAME, keys)}
     present = [items[id_of(key)] for key in keys if id_of(key) in items]
-    return list(filter(None, map(_unexpired, present)))
+    return unexpired(get_records(present))
 
 
 def _keys(query: IndexQuery, start: Item | None, size: int) -> Iterator[list[Item]]:
@@ -222,21 +212,6 @@ def _claim_item(record: InteractionRecord) -> Item:
     if size_of(request) > MAX_ITEM_BYTES - OUTCOME_BYTES:
         raise RecordTooLarge("The prompt and what comes with it are too long to be kept.")
     return item
-
-
-def _record(item: Item) -> InteractionRecord:
-    row = InteractionItem.from_item(item)
-    if row.response_parts:
-        row.response = _join_response(row)
-    return from_columns(row)
-
-
-def _join_response(row: Any) -> str | None:
-    """Return a response stored in parts; None if a part is gone."""
-    ids = (part_id(row.interaction_id, number) for number in range(row.response_parts))
-    parts = [InteractionItem.from_item(part).part for part in map(_find, ids) if part]
-    complete = len(parts) == row.response_parts
-    return zlib.decompress(b"".join(parts)).decode() if complete else None
 
 
 # --- Writing --------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ tables need them (tables.py).
 """
 
 import zlib
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -12,7 +13,7 @@ from uuid import uuid4
 from pynamodb.attributes import AttributeContainer, UnicodeAttribute
 
 from chat.storage.base import InteractionRecord
-from chat.storage.columns import to_columns
+from chat.storage.columns import from_columns, to_columns
 from chat.storage.dynamodb.attributes import (
     BytesAttribute,
     ExpiryAttribute,
@@ -152,7 +153,7 @@ def split_response(item: Item) -> list[Item]:
     expiry = {name: item[name] for name in ("expires_at",) if name in item}
     return [
         {
-            "interaction_id": {"S": part_id(item["interaction_id"]["S"], number)},
+            "interaction_id": _part_id(item, number),
             "part": {"B": piece},
             **expiry,
         }
@@ -160,14 +161,23 @@ def split_response(item: Item) -> list[Item]:
     ]
 
 
-def part_id(interaction_id: str, number: int) -> str:
-    return f"{interaction_id}#response-{number}"
-
-
 def part_keys(item: Item) -> list[Item]:
     """Return the keys of the parts of an item's response."""
     parts = int(item.get("response_parts", {"N": "0"})["N"])
-    return [{"interaction_id": {"S": part_id(id_of(item), number)}} for number in range(parts)]
+    return [{"interaction_id": _part_id(item, number)} for number in range(parts)]
+
+
+def _part_id(item: Item, number: int) -> dict[str, str]:
+    return {"S": f"{id_of(item)}#response-{number}"}
+
+
+def record_of(item: Item, parts: Mapping[str, bytes]) -> InteractionRecord:
+    """Return the record of an item; its response is None if one of its parts is missing."""
+    row = InteractionItem.from_item(item)
+    ids = [id_of(key) for key in part_keys(item)]
+    if ids and all(id_ in parts for id_ in ids):
+        row.response = zlib.decompress(b"".join(parts[id_] for id_ in ids)).decode()
+    return from_columns(row)
 
 
 def size_of(item: Item) -> int:

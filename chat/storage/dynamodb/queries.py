@@ -1,16 +1,17 @@
 """Read items by their keys, by an index or by a whole table, and delete them by their keys."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
 
+from chat.storage.base import InteractionRecord
 from chat.storage.columns import EPOCH
 from chat.storage.dynamodb.client import client
-from chat.storage.dynamodb.items import COLUMNS, Item
+from chat.storage.dynamodb.items import COLUMNS, Item, id_of, part_keys, record_of
 from chat.storage.errors import StorageUnavailable
 
 Call = Callable[[str, dict[str, Any]], dict[str, Any]]
@@ -75,6 +76,21 @@ def get_items(
         for answer in _until_done("BatchGetItem", request, "UnprocessedKeys", call):
             found += answer["Responses"].get(table, [])
     return found
+
+
+def get_records(
+    items: Sequence[Item], *, consistent: bool = True, call: Call | None = None
+) -> list[InteractionRecord]:
+    """Return the records of these items, with the responses that are stored in parts."""
+    keys = [key for item in items for key in part_keys(item)]
+    found = get_items(settings.TABLE_NAME, keys, consistent=consistent, call=call)
+    parts = {id_of(part): part["part"]["B"] for part in found if "part" in part}
+    return [record_of(item, parts) for item in items]
+
+
+def unexpired(records: Iterable[InteractionRecord]) -> list[InteractionRecord]:
+    now = datetime.now(UTC)
+    return [each for each in records if each.expires_at is None or each.expires_at > now]
 
 
 def delete_items(table: str, keys: Sequence[Item]) -> None:

@@ -31,6 +31,8 @@ DELETE = f"DELETE FROM chat_cacheentry WHERE {UNEXPIRED} RETURNING key"
 CLEAR = "DELETE FROM chat_cacheentry WHERE instr(key, ?) = 1"
 SWEEP = "DELETE FROM chat_cacheentry WHERE expires_at <= ?"
 
+Timeout = float | None
+
 
 class OrmCache(BaseCache):
     """Stores integers as counters and pickles all else. Raises StorageUnavailable."""
@@ -47,20 +49,12 @@ class OrmCache(BaseCache):
         return pickle.loads(value) if counter is None else counter  # noqa: S301  (our own pickle)
 
     def set(
-        self,
-        key: Any,
-        value: Any,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        version: int | None = None,
+        self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
     ) -> None:
         _write(SET, *self._row(key, value, timeout, version))
 
     def add(
-        self,
-        key: Any,
-        value: Any,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        version: int | None = None,
+        self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
     ) -> bool:
         self._sweep()
         return bool(_write(ADD, *self._row(key, value, timeout, version), time.time()))
@@ -72,10 +66,7 @@ class OrmCache(BaseCache):
         return int(rows[0][0])
 
     def touch(
-        self,
-        key: Any,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        version: int | None = None,
+        self, key: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
     ) -> bool:
         name = self.make_and_validate_key(key, version)
         return bool(_write(TOUCH, self.get_backend_timeout(timeout), name, time.time()))
@@ -89,7 +80,7 @@ class OrmCache(BaseCache):
     def clear(self) -> None:
         _write(CLEAR, f"{self.key_prefix}:")
 
-    def _row(self, key: Any, value: Any, timeout: float | None, version: int | None) -> list[Any]:
+    def _row(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> list[Any]:
         counter = value if type(value) is int else None
         pickled = None if counter is not None else pickle.dumps(value)
         name = self.make_and_validate_key(key, version)
@@ -110,13 +101,7 @@ class OrmCounters(OrmCache):
     expires TIMEOUT after its first increment.
     """
 
-    def add(
-        self,
-        key: Any,
-        value: Any,
-        timeout: float | None = DEFAULT_TIMEOUT,
-        version: int | None = None,
-    ) -> bool:
+    def add(self, *args: Any, **options: Any) -> bool:
         return False
 
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
