@@ -1,7 +1,7 @@
 # docker build .                              the server, as `make docker-env` runs it
 # docker build --build-arg TARGET=lambda .    the AWS Lambda function
 #
-# Both for linux/amd64 and linux/arm64. For Lambda add --provenance=false: it takes plain images only.
+# Both for linux/amd64 and linux/arm64. For Lambda add --provenance=false: it refuses attestations.
 
 ARG TARGET=local
 ARG PYTHON=3.13
@@ -47,8 +47,8 @@ COPY manage.py ${LAMBDA_TASK_ROOT}/
 COPY providers ${LAMBDA_TASK_ROOT}/providers
 COPY chatproject ${LAMBDA_TASK_ROOT}/chatproject
 COPY chat ${LAMBDA_TASK_ROOT}/chat
-# Lambda's file system cannot be written to: what is not compiled here never will be, and importing
-# it takes four times as long.
+# Compile here, as Lambda's file system is read-only: uncompiled modules take four times as long to
+# import.
 WORKDIR ${LAMBDA_TASK_ROOT}
 RUN python -m compileall -q --invalidation-mode unchecked-hash \
         manage.py providers chatproject chat \
@@ -59,6 +59,6 @@ RUN python -m compileall -q --invalidation-mode unchecked-hash \
 CMD ["chatproject.lambda_handler.handler"]
 
 FROM ${TARGET}
-# Of what it is built, such as the commit: /v1/health says so after the version.
+# The build, e.g. the commit, which /v1/health shows after the version.
 ARG BUILD=""
 ENV BUILD=${BUILD}

@@ -1,5 +1,5 @@
-# Everything runs in .venv, which is made with PYTHON (3.11 or newer) and filled from the locked,
-# hashed requirements. Each step is skipped when there is nothing to do.
+# Everything runs in .venv, made with PYTHON (3.11 or newer) from the locked requirements. Steps with
+# nothing to do are skipped.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 SUPPORTED := $(shell $(PYTHON) -c 'import sys; print("yes" if sys.version_info >= (3, 11) else "")' 2>/dev/null)
 MADE := $(VENV)/made-with-$(VERSION)
 
-# A deployment is in the region that its file names; aws is told so, whatever its own configuration.
+# aws uses the region of the environment's file, whatever its own configuration.
 VARIABLES = terraform/environments/$(ENV).tfvars
 REGION = $(shell sed -n 's/^region *= *"\(.*\)"/\1/p' $(VARIABLES) 2>/dev/null)
 IN_REGION = $(if $(REGION),AWS_REGION=$(REGION) AWS_DEFAULT_REGION=$(REGION))
@@ -31,10 +31,10 @@ dev: $(VENV)/dev ## Set up all that development needs
 test: $(VENV)/dev ## Run all tests, with coverage
 	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report=term
 
-bench: $(VENV)/dev ## Measure it all beside its floor, in minutes; a part of it: make bench ONLY=server
+bench: $(VENV)/dev ## Run the benchmarks, or a part: make bench ONLY=server
 	@$(BIN)/python -m benchmarks $(ONLY)
 
-lint: $(VENV)/dev ## Check style, types, configuration, the OpenAPI schema, Dockerfile and workflows
+lint: $(VENV)/dev ## Check style, types, layers, configuration, OpenAPI schema, Dockerfile, workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy chatproject chat providers
@@ -51,7 +51,7 @@ lint-terraform: $(VENV)/dev ## Check terraform/ (needs terraform and the interne
 	terraform -chdir=terraform validate
 	$(BIN)/uv tool run $(CHECKOV) --directory terraform --framework terraform --compact --quiet
 
-audit: $(VENV)/dev ## Look for known weaknesses in the packages (needs the internet)
+audit: $(VENV)/dev ## Look for known vulnerabilities of the packages (needs the internet)
 	@for name in local lambda dev; do \
 	  $(BIN)/uv tool run $(PIP_AUDIT) --disable-pip --require-hashes --requirement requirements/$$name.txt || exit 1; \
 	done
@@ -60,7 +60,7 @@ fmt: $(VENV)/dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock: $(VENV)/dev ## Lock the requirements anew (requirements/*.in -> *.txt, with hashes)
+lock: $(VENV)/dev ## Lock the requirements (requirements/*.in -> *.txt, with hashes)
 	@for name in base local lambda dev; do \
 	  echo "locking requirements/$$name.txt"; \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -75,7 +75,7 @@ docker-env: ## Serve the API in a container, on DynamoDB Local (needs Docker)
 deploy: environment ## Deploy this commit: make deploy ENV=dev
 	@$(PYTHON) scripts/deploy.py $(ENV) $(if $(CI),--yes)
 
-secret: environment ## Put a secret into SSM: make secret ENV=dev NAME=OPENROUTER_API_KEY
+secret: environment ## Store a secret in SSM: make secret ENV=dev NAME=OPENROUTER_API_KEY
 	@test -n "$(NAME)" || { echo "Say which: make secret ENV=$(ENV) NAME=OPENROUTER_API_KEY"; exit 1; }
 	@$(IN_REGION) $(PYTHON) scripts/put_secret.py $(ENV) $(NAME)
 
@@ -86,7 +86,7 @@ manage: environment ## Run a management command on Lambda: make manage ENV=prod 
 	@test -n "$(CMD)" || { echo 'Say what: make manage ENV=$(ENV) CMD="create_tables"'; exit 1; }
 	@$(IN_REGION) $(PYTHON) scripts/manage_on_lambda.py "$(FUNCTION)" $(CMD)
 
-destroy: environment ## Remove a deployment and all its records; terraform asks first: make destroy ENV=dev
+destroy: environment ## Remove a deployment and its records, after a question: make destroy ENV=dev
 	@terraform -chdir=terraform init -input=false -reconfigure -backend-config=environments/$(ENV).s3.tfbackend
 	@terraform -chdir=terraform destroy -var-file=environments/$(ENV).tfvars -var=image_digest=
 
@@ -95,7 +95,7 @@ environment:
 	@test -n "$(ENV)" || { echo "Say where: ENV=dev, ENV=staging or ENV=prod."; exit 1; }
 	@command -v aws >/dev/null || { echo "The aws command line tool is needed."; exit 1; }
 
-clean: ## Remove the virtual environment and what tools left (records and .env stay)
+clean: ## Remove .venv and caches; records and .env stay
 	rm -rf $(VENV) .cache .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache staticfiles
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,4 +1,4 @@
-"""The project measures itself: see `python -m benchmarks --help`, and docs/performance.md."""
+"""Measure the project: see `python -m benchmarks --help` and docs/performance.md."""
 
 from benchmarks import handler, records, report, server, streams
 

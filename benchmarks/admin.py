@@ -1,11 +1,10 @@
-"""How long the admin's pages take in a browser, with a million records.
+"""Time the admin's pages in a browser, with a million records.
 
     python -m benchmarks.admin FILE [--records 1000000] [--screenshots FOLDER]
 
-The records (90 days, five models, three owners, 5% of failures) are put into the SQLite file FILE,
-unless it is there already: that takes minutes, and the file may serve again. Then the server is
-started on it, and headless Chromium opens each page five times: the median and the worst are
-printed, in milliseconds until all of the page has loaded.
+The SQLite file FILE is filled with records (90 days, five models, three owners, 5% failures), which
+takes minutes, unless it exists. Then headless Chromium opens each page of a server on it five
+times. Printed are the median and the worst time until the page has loaded, in milliseconds.
 """
 
 import argparse
@@ -62,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path)
     parser.add_argument("--records", type=int, default=1_000_000)
-    parser.add_argument("--screenshots", type=Path, help="a folder for a picture of each page")
+    parser.add_argument("--screenshots", type=Path, help="folder for a picture of each page")
     options = parser.parse_args()
     made = options.file.exists()
     _set_up(options.file)
@@ -97,8 +96,8 @@ def _administrator() -> None:
 
 
 def _visit(admin: str, screenshots: Path | None) -> Iterator[tuple[str, list[float]]]:
-    """Each page's name, and how long it took each time."""
-    pages = _pages()  # before Playwright: it leads Django to take this thread for one of asyncio
+    """Yield each page's name and its times in milliseconds."""
+    pages = _pages()  # before Playwright starts an event loop, in which Django refuses queries
     with sync_playwright() as playwright:
         chromium = next(filter(None, map(shutil.which, BROWSERS)))
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

@@ -1,10 +1,9 @@
-"""What people would use instead, over the same vendor and driven by the same clients.
+"""Measure other gateways with the same vendor and the same clients.
 
     python -m benchmarks.alternatives [ours prototype litellm portkey]
 
 They are installed from PyPI and npm into .cache/alternatives, which takes a minute once, and run as
-their documentation says for production. What they do for a request differs: see the table in
-docs/performance.md.
+their documentation advises for production. docs/performance.md says what each does for a request.
 """
 
 import functools
@@ -46,7 +45,7 @@ general_settings: {{master_key: {key}}}
 
 @dataclass(frozen=True)
 class Started:
-    """A gateway that answers OpenAI's clients below `url`; `headers` go with each request."""
+    """A running gateway, whose OpenAI API is at `url`. `headers` are sent with each request."""
 
     url: str
     pid: int
@@ -86,7 +85,7 @@ def litellm(vendor_url: str) -> Iterator[Started]:
     command: list[str | Path] = [
         *(python, Path(python).with_name("litellm"), "--config", config),
         *("--host", "127.0.0.1", "--port", str(port), "--num_workers", str(WORKERS)),
-        # Importing it takes longer than uvicorn waits for a sign of life.
+        # It imports for longer than uvicorn's health check allows.
         *("--timeout_worker_healthcheck", str(int(START_SECONDS))),
     ]
     variables = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION"}
@@ -122,7 +121,7 @@ def _rows(name: str, upstream: vendor.Running, seconds: float) -> Iterator[Row]:
     progress(f"{name}: starting")
     with GATEWAYS[name](upstream.url) as gateway:
         pids = {"gateway": gateway.pid}
-        progress(f"{name}: warming up")  # LiteLLM imports much for its first requests
+        progress(f"{name}: warming up")  # LiteLLM imports many modules at its first requests
         warming = load.completions(gateway.url, key=server.KEY, headers=gateway.headers)
         server.drive(warming, max(CLIENTS), WARM_UP_SECONDS, pids)
         for stream in (False, True) if gateway.streams else (False,):
@@ -150,12 +149,12 @@ def _row(name: str, stream: bool, clients: int, outcome: Outcome, memory: float)
 
 
 def _python(name: str, *packages: str) -> str:
-    """The interpreter of an environment that has these packages."""
+    """Return the interpreter of a virtual environment with these packages."""
     folder = HOME / name
     python = str(folder / "bin" / "python")
     if not folder.exists():
         _run(sys.executable, "-m", "uv", "venv", "--quiet", folder)
-        # Modules that are compiled when they are first needed would count as work.
+        # Else modules would be compiled while the gateway is measured.
         options = ["--quiet", "--compile-bytecode", "--python", python]
         _run(sys.executable, "-m", "uv", "pip", "install", *options, *packages)
     return python
@@ -167,7 +166,7 @@ def _run(*command: str | Path, cwd: Path = ROOT) -> None:
 
 @contextmanager
 def _running(command: Sequence[str | Path], port: int, **variables: str) -> Iterator[int]:
-    """A process that listens on the port; its output goes to a file beside the environments."""
+    """Run a server on a port, with its output in HOME/output.log. Yield its process id."""
     environment = {**base_environment(), **variables}
     with (HOME / "output.log").open("ab") as log:
         process = subprocess.Popen(
@@ -182,7 +181,7 @@ def _running(command: Sequence[str | Path], port: int, **variables: str) -> Iter
 
 
 def _wait(process: "subprocess.Popen[bytes]", port: int) -> None:
-    """Until it listens and does nothing more: some listen long before they have imported all."""
+    """Wait until the server listens and is idle, since some listen while they still import."""
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         before = processes.cpu_seconds(process.pid)

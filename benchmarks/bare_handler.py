@@ -1,7 +1,7 @@
-"""The floor: the same chat without any framework or SDK, so that what ours adds can be seen.
+"""Answer a chat without any framework or SDK: the floor to compare our handler with.
 
-One counter, one conditional claim, the vendor's answer, one conditional settle: four requests over
-sockets that are kept, those to DynamoDB signed by hand (AWS Signature Version 4).
+It makes four requests over kept connections: a counter, a conditional claim, the vendor's answer
+and a conditional settle. Those to DynamoDB are signed here (AWS Signature Version 4).
 """
 
 import datetime

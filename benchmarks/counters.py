@@ -1,9 +1,9 @@
-"""Settle interactions from several processes at once; then compare the counts with the records.
+"""Settle interactions from several processes at once, and compare the counts with the records.
 
     python -m benchmarks.counters sqlite|dynamodb [--processes 8] [--interactions 10000]
 
-On a database of its own, or on tables of its own: on DynamoDB Local, or where
-AWS_ENDPOINT_URL_DYNAMODB says. Ends with 1 if a count is not the sum over the records.
+It uses a new database, or new tables on DynamoDB Local or at AWS_ENDPOINT_URL_DYNAMODB. The exit
+code is 1 if a count is not the sum over the records.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-# Our modules are imported when the variables of the environment are set.
+# Imported once the environment variables are set.
 if TYPE_CHECKING:
     from chat.storage.base import InteractionRecord
 
@@ -94,7 +94,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _settle_some(worker: int, count: int) -> None:
-    """Claim and settle `count` interactions, the same each time for the same worker."""
+    """Claim and settle `count` interactions, which depend on the worker's number alone."""
     import django
 
     django.setup()
@@ -144,7 +144,7 @@ def _outcome(claim: "InteractionRecord", chance: random.Random) -> "InteractionR
 def _persistently(
     write: Callable[["InteractionRecord"], Any], record: "InteractionRecord", chance: random.Random
 ) -> None:
-    """Write as the service does, again after an outage."""
+    """Write, and try again while the storage is unavailable."""
     from chat.storage.errors import StorageUnavailable
 
     for _ in range(10):
@@ -158,7 +158,7 @@ def _persistently(
 
 
 def _compare(expected: int) -> int:
-    """How many counts are not what the records add up to."""
+    """Return the number of counts that differ from the sums over the records."""
     from collections import Counter, defaultdict
     from datetime import date
 

@@ -1,10 +1,10 @@
-"""The Lambda handler, cold and warm, beside a bare handler that does the same by hand.
+"""Measure the Lambda handler, cold and warm, beside a bare handler (bare_handler.py).
 
     python -m benchmarks handler [--rounds 9]
 
-DynamoDB Local and an instant vendor run beside it. Each round starts a fresh process for the
-handler and one for the floor (benchmarks/bare_handler.py), in turn; the table has the medians.
-Authentication, rate limit, claim, settle and the log are on.
+DynamoDB Local and an instant vendor run beside them. Each round starts a new process for either
+handler, in turn. The table has the medians. Authentication, rate limit, claim, settle and the log
+are on.
 """
 
 import json
@@ -67,7 +67,7 @@ def _environment(dynamodb: str, vendor_url: str) -> dict[str, str]:
 
 
 def _run(environment: Mapping[str, str], program: str, module: str, events: int) -> Any:
-    """What the program measured of the handler in this module, in a process of its own."""
+    """Run a program on the handler of a module, and return its measurements."""
     output = _python(environment, "-m", program, module, str(events))
     return json.loads(output.splitlines()[-1])
 

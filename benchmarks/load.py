@@ -1,7 +1,6 @@
-"""Clients that cost next to nothing: raw requests over kept connections, each after its answer.
+"""Cheap clients: each sends raw requests over a kept connection, the next after each answer.
 
-A request is bytes with a `%08d` in them, which is another number each time: the users and the
-prompts are never the same.
+A request is bytes with `%08d` for a number that differs each time, and so users and prompts differ.
 """
 
 import asyncio
@@ -23,7 +22,7 @@ LATE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Target:
-    """Who is asked, with which request, and by what bytes a token is known in a stream."""
+    """A server, the request to send, and the bytes that mark a token in its streams."""
 
     host: str
     port: int
@@ -32,7 +31,7 @@ class Target:
 
 
 def ours(port: int, *, key: str, stream: bool = False) -> Target:
-    """POST /v1/chat."""
+    """Return the target `POST /v1/chat`."""
     body = {"userId": "user-NUMBER", "prompt": "Is NUMBER a prime?", "stream": stream}
     return _target(f"http://127.0.0.1:{port}/v1/chat", body, key, b'data: {"text"')
 
@@ -40,7 +39,7 @@ def ours(port: int, *, key: str, stream: bool = False) -> Target:
 def completions(
     url: str, *, key: str, stream: bool = False, headers: Mapping[str, str] | None = None
 ) -> Target:
-    """POST /chat/completions below this base URL, as OpenAI's clients do."""
+    """Return the target `POST /chat/completions` below a base URL, as OpenAI's clients call it."""
     messages = [{"role": "user", "content": "Is NUMBER a prime?"}]
     body = {"model": "m", "messages": messages, "user": "user-NUMBER", "stream": stream}
     return _target(f"{url}/chat/completions", body, key, b"token ", headers)
@@ -71,7 +70,7 @@ def _target(
 
 @dataclass(frozen=True)
 class Answer:
-    """When a request was sent, when its first token came, and when it was answered; in seconds."""
+    """The times of a request, of each token and of the end of its answer, in seconds."""
 
     sent: float
     tokens: list[float]
@@ -80,7 +79,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came back within so many seconds, and the seconds of CPU that each process took."""
+    """The answers of so many seconds, and the seconds of CPU of each process."""
 
     seconds: float
     answers: list[Answer]
@@ -98,7 +97,7 @@ class Outcome:
         return _quantile([answer.tokens[0] - answer.sent for answer in self.answers], quantile)
 
     def cpu_ms(self, process: str) -> float:
-        """Of one request."""
+        """Return the CPU of one request."""
         return self.cpu[process] * 1000 / len(self.answers)
 
 
@@ -109,7 +108,7 @@ def _quantile(seconds: list[float], quantile: float) -> float:
 def drive(
     target: Target, *, clients: int, seconds: float, warm_up: float, pids: Mapping[str, int]
 ) -> Outcome:
-    """So many clients at a time. What is answered after the warm-up counts."""
+    """Send requests with so many clients at once. Return what was answered after the warm-up."""
     return uvloop.run(_drive(target, clients, seconds, warm_up, pids))
 
 
@@ -130,7 +129,7 @@ async def _drive(
 
 
 def burst(target: Target, *, streams: int, stagger: float) -> list[Answer]:
-    """The answers to so many requests, each so many seconds after the one before."""
+    """Return the answers to so many requests, each sent `stagger` seconds after the last one."""
     return uvloop.run(_burst(target, streams, stagger))
 
 
@@ -151,7 +150,7 @@ async def _connect(target: Target) -> "Connection":
 
 
 async def _work(connections: list["Connection"], seconds: float) -> list[Answer]:
-    """What is answered within this time, or in more, until there are as many answers as clients."""
+    """Return the answers of this time, or of a longer one until each client can have one."""
     for connection in connections:
         connection.answers.clear()
     end = time.perf_counter() + seconds
@@ -167,7 +166,7 @@ async def _work(connections: list["Connection"], seconds: float) -> list[Answer]
 
 
 async def _wait(connections: list["Connection"], seconds: float) -> None:
-    """A connection that is over before its time has failed, and says why."""
+    """Wait, and raise the error of a connection that ended early."""
     over = [connection.over for connection in connections]
     done, _ = await asyncio.wait(over, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     for future in done:
@@ -180,7 +179,7 @@ def _cpu(pids: Mapping[str, int]) -> dict[str, float]:
 
 
 class Connection(asyncio.Protocol):
-    """Asks, and asks again when it has the answer, until it is told that it was the last one."""
+    """A client that sends a request after each answer, until `last` is set."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -228,7 +227,7 @@ class Connection(asyncio.Protocol):
 
 
 def _complete(data: bytes) -> bool:
-    """Whether this is an answer with its whole body."""
+    """Return whether the data holds a whole answer."""
     head, end, body = data.partition(b"\r\n\r\n")
     if not end:
         return False

@@ -1,10 +1,10 @@
-"""Where the time of a warm invocation goes.
+"""Measure the parts of a warm invocation.
 
     python -m benchmarks.parts MODULE EVENTS
 
-At the seams between the parts, functions are wrapped so that a clock runs for one part at a time:
-who is called stops the clock of its caller until it returns. So the parts add up to the whole,
-which is a little slower for it. Prints, for each part, the CPU and the wall time of an event in ms.
+The functions between two parts are wrapped, so that a clock runs for one part at a time: a call
+stops the clock of the caller until it returns. So the parts add up to the whole, which is a little
+slower for it. Printed are the CPU and the wall time of an event for each part, in ms.
 """
 
 import functools
@@ -21,7 +21,7 @@ from benchmarks.probe import EVENT, Context
 
 WARM_UP_EVENTS = 50
 
-# What is not behind a seam is the time of the handler itself.
+# All other time is the handler's own.
 OURS = {
     "chatproject.wsgi:django_application": "Django",
     "django.utils.deprecation:MiddlewareMixin.__call__": "Django",
@@ -33,7 +33,7 @@ OURS = {
     "django.template.response:SimpleTemplateResponse.render": "DRF",
     "chat.api.serializers:AnswerSerializer.to_representation": "DRF",
     "chat.api.authentication:ApiKeyAuthentication.authenticate": "service",
-    "chat.api.views:BaseChatView.ask": "service",
+    "chat.api.base:BaseChatView.run_chat": "service",
     "chat.api.ratelimit:check_rate_limit": "rate limit",
     "chat.storage.dynamodb.cache:DynamoCounters.incr": "storage",
     "chat.storage.dynamodb.interactions:DynamoInteractionStore.claim": "storage",
@@ -49,7 +49,7 @@ HANDLER = "bridge"
 
 
 class Clock:
-    """Runs for one part at a time."""
+    """A clock that runs for one part at a time."""
 
     def __init__(self) -> None:
         self.cpu: defaultdict[str, int] = defaultdict(int)
@@ -58,7 +58,7 @@ class Clock:
         self._at = time.process_time_ns(), time.perf_counter_ns()
 
     def charged(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, whose time is the part's."""
+        """Wrap a function so that its time counts for a part."""
 
         @functools.wraps(function)
         def charged(*args: Any, **kwargs: Any) -> Any:
@@ -73,7 +73,7 @@ class Clock:
         return charged
 
     def charge(self) -> None:
-        """Give the time since the last look to the part that runs."""
+        """Add the time since the last call to the running part."""
         now = time.process_time_ns(), time.perf_counter_ns()
         self.cpu[self._running[-1]] += now[0] - self._at[0]
         self.wall[self._running[-1]] += now[1] - self._at[1]

@@ -1,4 +1,4 @@
-"""One cold start in this very process: import a handler, answer events, print what it cost.
+"""Measure a cold start in this process: import a handler and answer events.
 
 python -m benchmarks.probe MODULE EVENTS
 """
@@ -14,7 +14,7 @@ import sys
 
 
 class Context:
-    """What Lambda hands to a handler, as far as ours looks."""
+    """Lambda's context, as far as our handler reads it."""
 
     aws_request_id = "probe"
 
@@ -52,7 +52,7 @@ def main() -> None:
     for _ in range(events):
         assert handler(EVENT, Context())["statusCode"] == 200
     warm = time.process_time() - cpu, time.perf_counter() - wall
-    from benchmarks import processes  # neither handler is to find its modules imported already
+    from benchmarks import processes  # late: its imports would count as the handler's
 
     result = {
         "import, CPU ms": imported * 1000,

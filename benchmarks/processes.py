@@ -1,4 +1,4 @@
-"""What a process and all that descend from it have used, from /proc."""
+"""CPU and memory of a process and its descendants, from /proc."""
 
 import os
 from pathlib import Path
@@ -7,17 +7,17 @@ TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of the tree that is there now, and of its dead whom it waited for."""
+    """Return the user and system time of the tree, with that of ended processes it waited for."""
     return sum(_own_cpu(member) for member in _tree(pid))
 
 
 def memory_mb(pid: int) -> float:
-    """Resident memory of the tree, in which what several processes share counts once."""
+    """Return the resident memory of the tree; memory that processes share counts once."""
     return sum(_proportional_kb(member) for member in _tree(pid)) / 1024
 
 
 def resident_mb(pid: int) -> float:
-    """Resident memory of this one process, with all that it shares."""
+    """Return the resident memory of one process, with all that it shares."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1024**2
 
@@ -32,7 +32,7 @@ def _tree(pid: int) -> list[int]:
 
 
 def _own_cpu(pid: int) -> float:
-    # The name of a program, which may hold anything, ends with the last parenthesis.
+    # The program's name may hold anything, and ends with the last parenthesis.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(int(field) for field in fields[11:15]) * TICK_SECONDS
 

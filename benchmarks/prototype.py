@@ -1,6 +1,6 @@
-"""What one writes first: FastAPI and httpx, the vendor's answer passed on, and nothing kept.
+"""A minimal gateway of FastAPI and httpx, which passes the vendor's answer on and stores nothing.
 
-benchmarks.alternatives runs it, in an environment of its own.
+benchmarks.alternatives runs it in a virtual environment.
 """
 
 import os

@@ -1,12 +1,11 @@
-"""What chats and histories cost as records, users and keys become many.
+"""Measure chats and histories while records, users and keys become many.
 
     python -m benchmarks records
 
-One SQLite file grows from a thousand records to a million. A tenth of them are of one user, the
-others of one user each twenty, who have counts of their own; each thousand records bring ten
-managed keys. At each size chats are asked for with a managed key, which is read anew each time and
-answered by the mock, and the history of the one user is read page by page. The floor is
-/v1/health, which touches no record: it tells how fast the machine was meanwhile.
+One SQLite file grows from a thousand records to a million. One user has a tenth of them; each other
+user has twenty, and counts. Each thousand records bring ten managed keys. At each size the mock
+answers chats with a managed key that is read anew each time, and the history of the one user is
+read page by page. The floor is /v1/health, which touches no record: it shows the machine's speed.
 """
 
 import gc
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import Options, Row, Table, Target, progress, publish
 
-# Our modules are imported when the variables of the environment are set.
+# Imported once the environment variables are set.
 if TYPE_CHECKING:
     from django.db.models import Model
     from django.test import Client
@@ -71,7 +70,7 @@ def _set_up(folder: str) -> None:
 
 
 def _client() -> "Client":
-    """Asks the application in this process, with a managed key."""
+    """Return a client of the application in this process, with a managed key."""
     from django.test import Client
 
     from chat import api_keys
@@ -87,7 +86,7 @@ def _chat(client: "Client", user: str) -> None:
 
 
 def _grow(low: int, high: int) -> None:
-    """Copies of what a first chat left, from the number `low` to the one before `high`."""
+    """Copy the rows of a first chat, with the numbers from `low` to before `high`."""
     from django.db import connection
 
     from chat.models import ApiKey, CacheEntry, Interaction, UsageCount
@@ -107,7 +106,7 @@ def _grow(low: int, high: int) -> None:
 
 
 def _copy(row: "Model", low: int, high: int, **changed: str) -> None:
-    """Copies of the row, in which some columns are expressions of the copy's number `n`."""
+    """Copy a row; `changed` columns are SQL expressions of the copy's number `n`."""
     from django.db import connection
 
     table, key = row._meta.db_table, row._meta.pk.column
@@ -147,7 +146,7 @@ def _row(client: "Client", size: int) -> Row:
 
 
 def _spread(users: int) -> Iterator[str]:
-    """Users out of the whole range; each is asked for with a key that this process forgot."""
+    """Yield users of the whole range, each time after the cached keys are dropped."""
     from django.core.cache import caches
 
     for number in range(CHATS):
@@ -156,7 +155,7 @@ def _spread(users: int) -> Iterator[str]:
 
 
 def _pages(client: "Client") -> Iterator[float]:
-    """The time of each page of the one user's history, from the newest to the oldest."""
+    """Yield the time of each page of the one user's history, newest first."""
     query: dict[str, str] = {}
     while True:
         wall, _, answer = _timed(client.get, f"/v1/users/{USER}/interactions", query)
@@ -168,7 +167,7 @@ def _pages(client: "Client") -> Iterator[float]:
 
 
 def _exported_per_second(folder: str) -> float | None:
-    """Records per second of an export of them all."""
+    """Return the records per second of an export."""
     from django.core.management import call_command, get_commands
 
     if EXPORT not in get_commands():
@@ -182,7 +181,7 @@ def _exported_per_second(folder: str) -> float | None:
 
 
 def _timed(act: Callable[..., Any], *arguments: object) -> tuple[float, float, Any]:
-    """Wall and CPU time, in ms, and the result."""
+    """Call a function. Return its wall and CPU time in ms, and its result."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = act(*arguments)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

@@ -1,4 +1,4 @@
-"""What was measured: tables for people, the same as JSON, and figures beside their targets."""
+"""Print measurements as tables beside their targets, and write them as JSON."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ Row = dict[str, str | int | float | None]
 
 @dataclass(frozen=True)
 class Target:
-    """A figure and what it should be: at most `limit`, or at least."""
+    """A figure and its limit, which is an upper one unless `at_least`."""
 
     name: str
     value: float
@@ -38,7 +38,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows that have the same columns."""
+    """Rows with the same columns."""
 
     title: str
     rows: Sequence[Row]
@@ -60,7 +60,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Options:
-    """How long each cell of a table is measured, and how often what is started anew."""
+    """The seconds of each cell of a table, and the rounds of what is started anew for each."""
 
     seconds: float
     rounds: int
@@ -70,18 +70,18 @@ Part = Callable[[Options], Sequence[Table]]
 
 
 def publish(parts: Mapping[str, Part], results: Path = RESULTS) -> None:
-    """Measure the parts that are asked for, print them, and write them to a file.
+    """Measure the parts named on the command line, print them, and write them to a file.
 
-    A target that was missed is said and is no failure: how fast this is depends on the machine and
-    its other guests. Measuring that does not work is one.
+    A missed target is printed and is not a failure, since speed depends on the machine and its
+    other guests.
     """
     parser = argparse.ArgumentParser()
+    parser.add_argument("part", nargs="*", help=f"{', '.join(parts)}; default: all")
+    parser.add_argument("--seconds", type=float, default=5, help="seconds of each cell under load")
     parser.add_argument(
-        "part", nargs="*", help=f"{', '.join(parts)}; all of them when none is named"
+        "--rounds", type=int, default=9, help="rounds of what is started anew for each"
     )
-    parser.add_argument("--seconds", type=float, default=5, help="of each cell under load")
-    parser.add_argument("--rounds", type=int, default=9, help="of what is started anew each time")
-    parser.add_argument("--json", type=Path, default=results, help="where the results are written")
+    parser.add_argument("--json", type=Path, default=results, help="file for the results")
     given = parser.parse_args()
     if unknown := set(given.part) - set(parts):
         parser.error(f"no such part: {', '.join(unknown)}")
@@ -99,7 +99,7 @@ def publish(parts: Mapping[str, Part], results: Path = RESULTS) -> None:
 
 
 def progress(text: str) -> None:
-    """Say what is being measured, to whom it keeps waiting."""
+    """Print what is being measured to standard error."""
     sys.stderr.write(f"{text} …\n")
 
 

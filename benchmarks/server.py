@@ -1,10 +1,9 @@
-"""The server under load, beside its vendor asked directly by the same clients.
+"""Measure the server under load, beside its vendor asked directly by the same clients.
 
     python -m benchmarks server [--seconds 5]
 
-The server is started as users start it, on a database of its own, with all that it does on: an
-API key is required, the rate limit is high but counted, each request leaves its record and its
-line in the log.
+The server is started as users start it, on a new database: it requires an API key, counts requests
+against a high rate limit, and writes a record and a log line for each.
 """
 
 import tempfile
@@ -60,7 +59,7 @@ def _under_load(name: str, pace: vendor.Pace, options: Options) -> Table:
 
 
 def drive(target: Target, clients: int, seconds: float, pids: Mapping[str, int]) -> Outcome:
-    """As all servers are driven here: warmed up first."""
+    """Drive a server after a warm-up, as every benchmark does."""
     return load.drive(target, clients=clients, seconds=seconds, warm_up=WARM_UP_SECONDS, pids=pids)
 
 

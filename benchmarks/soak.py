@@ -1,10 +1,10 @@
-"""Many chats through one server process while its vendor fails at random.
+"""Send many chats through one server process while its vendor fails at random.
 
     python -m benchmarks.soak [CHATS]
 
-10% of the vendor's answers are resets, 5% come after the deadline, 5% are 429. At the end: is there
-one final record for each accepted request, one recorded attempt for each call the vendor saw, and
-did the server's memory stay flat? Exits with 1 where one of them does not hold.
+10% of the vendor's answers are resets, 5% come after the deadline, 5% are 429. The exit code is 1
+unless each accepted request has one final record, each call that the vendor saw has one recorded
+attempt, and the server's memory stays flat.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def _run(server: Server, chats: int) -> tuple[Counter[int], list[float]]:
-    """The statuses of all answers, and the server's memory in MB at the middle and at the end."""
+    """Return the count of each status, and the server's memory in MB at half and at the end."""
     statuses: Counter[int] = Counter()
     memory = []
     url = f"http://127.0.0.1:{server.port}/v1/chat"

@@ -1,10 +1,10 @@
-"""The tokens of streams through the server, beside the same ones from its vendor asked directly.
+"""Measure the delay of streamed tokens, beside the vendor asked directly.
 
     python -m benchmarks streams [--rounds 9]
 
-The vendor sends a token every 100 ms, the first of them 100 ms after the request. Streams run
-alone, 50 at once of which one begins every 20 ms, and 50 that begin in the same instant. Each round
-asks both in turn.
+The vendor sends a token every 100 ms, the first 100 ms after the request. A stream runs alone, 50
+run at once of which one begins every 20 ms, and 50 begin in the same instant. Each round asks the
+vendor and the server in turn.
 """
 
 import itertools
@@ -25,7 +25,7 @@ MANY = 50
 
 @dataclass(frozen=True)
 class Arrival:
-    """So many streams, one beginning so many seconds after the other."""
+    """A number of streams, and the seconds between the beginnings of two."""
 
     name: str
     streams: int
@@ -47,7 +47,7 @@ def measure(options: Options) -> Sequence[Table]:
     ):
         direct = load.completions(upstream.url, key=server.KEY, stream=True)
         through = load.ours(running.port, key=server.KEY, stream=True)
-        load.burst(through, streams=MANY, stagger=0.0)  # they make what the others share
+        load.burst(through, streams=MANY, stagger=0.0)  # warms up what streams share
         rows = [_row(arrival, direct, through, options.rounds) for arrival in ARRIVALS]
     target = Target("alone, first token after the vendor's own", _first(rows[0]), 5, "ms")
     return [Table("Tokens of streams, ms later than the vendor's own", rows, [target])]
@@ -79,12 +79,12 @@ def _first(row: Row) -> float:
 
 
 def _wait(answer: Answer) -> float:
-    """For the first token, in ms."""
+    """Return the wait for the first token, in ms."""
     return (answer.tokens[0] - answer.sent) * 1000
 
 
 def _lateness(answer: Answer) -> Iterator[float]:
-    """By how much more than the gap each token came after the one before, in ms."""
+    """Yield how much later than after the gap each token came, in ms."""
     if len(answer.tokens) != PACE.tokens:
         raise RuntimeError(f"{len(answer.tokens)} tokens of {PACE.tokens}")
     for before, after in itertools.pairwise(answer.tokens):

@@ -1,12 +1,11 @@
-"""What traces cost a request: the same chat without them, and with them.
+"""Measure the cost of traces: the same chat with and without them.
 
     python -m benchmarks.traces [--chats 4000]
 
-One process answers chats one after the other, from the mock, on an SQLite file: in turn one without
-traces and one with them, whose spans go to a collector in another process. Printed is processor
-time: of the thread that answers, the lowest tenth of either kind, as other work on the machine only
-adds to it; and of the thread that packs and sends the spans, shared out among the chats that it
-sent. OpenTelemetry's variables hold, such as its samplers'. Ends with 1 beyond the budget.
+One process answers chats from the mock on an SQLite file, in turn without and with traces, whose
+spans go to a collector in another process. Printed is CPU time: the lowest tenth of the thread that
+answers, since other work on the machine only adds to it, and the mean of the thread that sends the
+spans. OpenTelemetry's own variables apply, e.g. for samplers. The exit code is 1 above the budget.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from typing import Any
 from tests.otlp_collector import Collector
 
 ROOT = Path(__file__).parent.parent
-BUDGET = 200.0  # microseconds of a request, in all
+BUDGET = 200.0  # microseconds of a request
 BODY = json.dumps({"userId": "user123", "prompt": "What is the capital of France?"}).encode()
 WARM_UP = 10
 
@@ -69,11 +68,11 @@ def _probe(chats: int) -> int:
     make = model_catalog.router.__wrapped__
     kinds = {True: (WSGIHandler(), make())}
     settings.TRACING_ENABLED = False
-    settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if "tracing" not in name]
+    settings.MIDDLEWARE = [name for name in settings.MIDDLEWARE if "Tracing" not in name]
     kinds[False] = (WSGIHandler(), make())
 
     def answer(traced: bool) -> float:
-        """Microseconds of this thread."""
+        """Answer a chat. Return the CPU of this thread in microseconds."""
         application, router = kinds[traced]
         model_catalog.router = lambda: router
         started = time.thread_time()
@@ -86,7 +85,7 @@ def _probe(chats: int) -> int:
 
 
 def _measure(answer: Callable[[bool], float], chats: int) -> tuple[list[float], list[float], float]:
-    """What each chat took without traces, each with them, and the sending of one chat's spans."""
+    """Return the times of chats without traces and with them, and of sending a chat's spans."""
     from chat.telemetry.traces import flush
 
     flush(30)

@@ -1,10 +1,10 @@
-"""A vendor that costs next to nothing, as it shares the processors with what is measured.
+"""A cheap vendor, as it shares the cores with what is measured.
 
     python -m benchmarks.vendor [--delay 0.05] [--tokens 20] [--gap 0.01]
 
-Every request is a chat completion. Its answer is there after `--delay` seconds; a stream begins
-then, and sends one of its tokens every `--gap` seconds. What tests need of a vendor, failures above
-all, is in tests/stub_vendor.py, which has the same answers.
+Every request is a chat completion. Its answer or the first token of its stream comes after
+`--delay` seconds, and each further token after `--gap` seconds. The tests' vendor, which can fail,
+is in tests/stub_vendor.py and gives the same answers.
 """
 
 import argparse
@@ -32,7 +32,7 @@ STREAM_HEAD = (
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds until an answer, how many tokens a stream has, and the seconds between them."""
+    """The seconds until an answer, a stream's number of tokens, and the seconds between them."""
 
     delay: float = 0.0
     tokens: int = 20
@@ -47,7 +47,7 @@ class Running:
 
 @contextmanager
 def running(pace: Pace) -> Iterator[Running]:
-    """A vendor in a process of its own; its url is a base URL as OpenAI's is."""
+    """Run a vendor in a new process. Its url is a base URL, as OpenAI's is."""
     options = [f"--{name}={value}" for name, value in vars(pace).items()]
     command = [sys.executable, "-m", "benchmarks.vendor", *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -60,7 +60,7 @@ def running(pace: Pace) -> Iterator[Running]:
 
 
 class Connection(asyncio.Protocol):
-    """Answers what comes over one connection, one request after the other."""
+    """Answer the requests of one connection, one after the other."""
 
     def __init__(self, pace: Pace, answer: bytes, pieces: list[bytes]) -> None:
         self.pace, self.answer, self.pieces = pace, answer, pieces
@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
             self._after(self.pace.delay, self._write, self.answer)
 
     def _send(self, number: int) -> None:
-        """Send this piece and have the next one sent; without gaps, all that is left."""
+        """Send a piece and schedule the next one, or send all pieces if there is no gap."""
         if not self.pace.gap:
             self._write(b"".join(self.pieces))
             return
@@ -114,7 +114,7 @@ def _answer() -> bytes:
 
 
 def _pieces(tokens: int) -> list[bytes]:
-    """What a stream sends at a time: its head with the first token, and the end with the last."""
+    """Return a stream's pieces: the head comes with the first token, the end with the last."""
     texts = [chunk(f"token {number} ") for number in range(tokens)]
     texts[-1] += f"{FINISH}{USAGE}{DONE}"
     pieces = [b"%x\r\n%b\r\n" % (len(text), text.encode()) for text in texts]
@@ -136,8 +136,10 @@ async def _serve(pace: Pace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.vendor")
     parser.add_argument("--delay", type=float, default=Pace.delay, help="seconds until an answer")
-    parser.add_argument("--tokens", type=int, default=Pace.tokens, help="of a stream, at least two")
-    parser.add_argument("--gap", type=float, default=Pace.gap, help="seconds between them")
+    parser.add_argument(
+        "--tokens", type=int, default=Pace.tokens, help="tokens of a stream, at least two"
+    )
+    parser.add_argument("--gap", type=float, default=Pace.gap, help="seconds between two tokens")
     uvloop.run(_serve(Pace(**vars(parser.parse_args()))))
 
 

@@ -1,4 +1,4 @@
-"""Where the rooms are mounted. What few ask for is imported when somebody does."""
+"""The URLs. Rarely used views are imported by their first request."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,13 +15,13 @@ View = Callable[..., HttpResponseBase]
 
 
 def lazy(name: str, **options: Any) -> View:
-    """A class-based view that is imported by its first request.
+    """Return a view that imports a class-based view at its first request.
 
     drf-spectacular's views import unittest, among others: 60 ms of a cold start.
     """
     views: list[View] = []
 
-    # Only reading is offered: anything else is DRF's 405, and not Django's page on forgery.
+    # Other methods get DRF's 405 instead of Django's page about CSRF.
     @csrf_exempt
     def view(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         if not views:
@@ -32,7 +32,7 @@ def lazy(name: str, **options: Any) -> View:
 
 
 def static(request: HttpRequest, path: str) -> HttpResponseBase:
-    """A static file, where WhiteNoise does not serve them."""
+    """Serve a static file on Lambda, where WhiteNoise is not installed as middleware."""
     from django.contrib.staticfiles.views import serve
 
     response = serve(request, path, insecure=True)

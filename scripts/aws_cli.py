@@ -1,4 +1,4 @@
-"""The aws command line tool: what it prints, and invocations of a Lambda function."""
+"""Run the aws command line tool, and invoke a Lambda function with it."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def aws(*words: str, given: str | None = None) -> Any:
-    """Call it, and return the JSON that it prints; `given` is what it reads. Exits if it fails."""
+    """Run aws with `given` as its input, and return the JSON it prints. Exit if it fails."""
     done = subprocess.run(
         ["aws", *words, "--output", "json"],
         input=given,
@@ -24,7 +24,7 @@ def aws(*words: str, given: str | None = None) -> Any:
 
 
 def invoke(function: str, event: Mapping[str, Any]) -> dict[str, Any]:
-    """What a function answers to an event. `function` may end with a version or an alias."""
+    """Return a function's answer to an event. `function` may end with a version or an alias."""
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "answer.json"
         options = ["--cli-binary-format", "raw-in-base64-out", "--payload", json.dumps(event)]
@@ -34,5 +34,5 @@ def invoke(function: str, event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def failure(result: Mapping[str, Any]) -> str:
-    """The sentence for an answer that is none, because the function itself failed."""
+    """Return the error of a function that failed."""
     return f"{result.get('errorType', 'Error')}: {result.get('errorMessage', 'no answer')}"

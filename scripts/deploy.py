@@ -1,16 +1,15 @@
-"""Deploy to an environment: its infrastructure, an image of this commit, and then the traffic.
+"""Deploy this commit to an environment.
 
     python scripts/deploy.py ENVIRONMENT [--yes]
 
-1. Where nothing has been deployed yet, Terraform makes all that needs no image.
-2. The image of the commit is built and pushed, unless the repository has it: tags are immutable.
-3. Terraform gets the digest of the image, and publishes a version of the function.
-4. That version is asked for its health, while the one before it serves.
-5. The alias `live` is pointed at it, and the public API is checked (scripts/health_check.py).
-6. If that fails, the alias is pointed back: the version before serves again within seconds.
+1. At the first deployment, create what needs no image.
+2. Build and push the image of the commit, unless the repository has it: tags are immutable.
+3. Give the image's digest to Terraform, which publishes a version of the function.
+4. Check the health of that version, while the last one serves.
+5. Point the alias `live` at the version, and check the public API (scripts/health_check.py).
+6. If that fails, point the alias back: the last version serves again within seconds.
 
-Terraform leaves the alias alone, so nothing is to be done with it after step 6. `--yes` lets it
-apply without asking, for machines.
+Terraform ignores changes of the alias. `--yes` applies without asking, for CI.
 """
 
 import argparse
@@ -54,7 +53,7 @@ def main() -> None:
 
 
 def tag_of_commit(folder: Path) -> str:
-    """The commit; with the time, if files were changed since: it then says little about them."""
+    """Return the commit, with the time if files differ from it."""
     commit = _run("git", "-C", str(folder), "rev-parse", "--short=12", "HEAD")
     if not _run("git", "-C", str(folder), "status", "--porcelain"):
         return commit
@@ -62,7 +61,7 @@ def tag_of_commit(folder: Path) -> str:
 
 
 def provide_image(repository: str, tag: str, architecture: str) -> str:
-    """The digest of the tag in the repository, which is built and pushed if it is not there."""
+    """Return the digest of the tag's image; build and push the image if the repository lacks it."""
     if digest := digest_of(repository, tag):
         print(f"{tag} is in the repository: {digest}")
         return digest
@@ -70,7 +69,7 @@ def provide_image(repository: str, tag: str, architecture: str) -> str:
     password = _run("aws", "ecr", "get-login-password")
     _run("docker", "login", "--username", "AWS", "--password-stdin", registry, given=password)
     image = f"{repository}:{tag}"
-    # Lambda takes plain images only: no attestations beside them.
+    # Lambda refuses images with attestations.
     plain = ["--platform", PLATFORMS[architecture], "--provenance=false", "--sbom=false"]
     arguments = ["--build-arg", "TARGET=lambda", "--build-arg", f"BUILD={tag}"]
     _show("docker", "build", *plain, *arguments, "--tag", image, str(ROOT))
@@ -101,7 +100,7 @@ class Terraform:
         self._call("init", "-input=false", "-reconfigure", backend)
 
     def outputs(self) -> dict[str, Any]:
-        """The outputs; none, if nothing has been deployed."""
+        """Return the outputs; none before the first deployment."""
         printed = json.loads(_run("terraform", self._folder(), "output", "-json"))
         return {name: output["value"] for name, output in printed.items()}
 
@@ -122,10 +121,10 @@ class Terraform:
 
 
 def release(function: str, version: str, url: str, build: str) -> None:
-    """Let the version serve, if it works, and else the one that served before."""
+    """Let the version serve if it works, or else keep the one that serves."""
     name = ["--function-name", function, "--name", "live"]
     live = aws("lambda", "get-alias", *name)["FunctionVersion"]
-    fallback = "There is none before it." if version == live else f"Version {live} serves."
+    fallback = "There is no earlier one." if version == live else f"Version {live} serves."
     if problem := problem_of(function, version, build):
         sys.exit(f"Version {version} does not work: {problem}. {fallback}")
     _point(function, version)
@@ -139,7 +138,7 @@ def release(function: str, version: str, url: str, build: str) -> None:
 
 
 def problem_of(function: str, version: str, build: str) -> str:
-    """What keeps a version that nobody uses yet from answering; empty: nothing."""
+    """Return why a version that does not serve yet fails, or an empty string."""
     place = ["--function-name", function, "--qualifier", version]
     aws("lambda", "wait", "published-version-active", *place)
     answer = invoke(f"{function}:{version}", HEALTH)
@@ -159,7 +158,7 @@ def _point(function: str, version: str) -> None:
 
 
 def _run(*words: str, given: str | None = None) -> str:
-    """What the program prints."""
+    """Return what a program prints."""
     done = subprocess.run(words, input=given, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(f"{words[0]} failed.")
@@ -167,7 +166,7 @@ def _run(*words: str, given: str | None = None) -> str:
 
 
 def _show(*words: str) -> None:
-    """Let the program print, and ask."""
+    """Run a program in the terminal."""
     sys.stdout.flush()
     if subprocess.run(words, check=False).returncode:
         sys.exit(f"{words[0]} failed.")

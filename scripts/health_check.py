@@ -1,8 +1,8 @@
-"""Ask a deployed API whether it works: its build answers, and a chat is answered and recorded.
+"""Check that a deployed API serves its build, and answers and records a chat.
 
     python scripts/health_check.py URL [BUILD]
 
-If the API asks for a key, the variable CHECK_API_KEY must hold one.
+If the API requires a key, set CHECK_API_KEY.
 """
 
 import json
@@ -16,14 +16,14 @@ from typing import Any
 
 PATIENCE_SECONDS = float(os.environ.get("CHECK_SECONDS") or 90)
 PAUSE_SECONDS = 2.0
-TIMEOUT_SECONDS = 35.0  # the gateway gives up before
+TIMEOUT_SECONDS = 35.0  # longer than the gateway's
 QUESTION = {"userId": "deployment-check", "prompt": "Answer with one word: ready?"}
 
 Json = dict[str, Any]
 
 
 class FailedError(Exception):
-    """What is wrong. `final`: it will not get better by waiting."""
+    """The API does not work. `final`: waiting does not help."""
 
     def __init__(self, problem: str, *, final: bool = False) -> None:
         super().__init__(problem)
@@ -41,7 +41,7 @@ def check(url: str, build: str = "") -> None:
 
 
 def _until(end: float, step: Callable[[], Any]) -> Any:
-    """What the step returns, once it does; its failure, when there is no time left."""
+    """Repeat a step until it succeeds. Raise its error when the time is up."""
     while True:
         try:
             return step()
@@ -76,7 +76,7 @@ def _ask(url: str, path: str, body: Json | None = None) -> Json:
             answer: Json = json.load(response)
             return answer
     except urllib.error.HTTPError as exc:
-        # A route that was just made is unknown for a moment.
+        # A 404 can pass: a new route takes a moment.
         final = exc.code in (400, 401, 403, 422)
         raise FailedError(f"{path} answered {exc.code} {_code(exc)}".rstrip(), final=final) from exc
     except (OSError, ValueError) as exc:

@@ -1,4 +1,4 @@
-"""Run a management command on the Lambda function, through the aws command line tool.
+"""Run a management command on the Lambda function with the aws command line tool.
 
     python scripts/manage_on_lambda.py FUNCTION COMMAND [ARGUMENT ...]
 

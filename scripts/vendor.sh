@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Fetch the libraries of the playground and of the admin from npm, as they are served from chat/static/.
+# Fetch the libraries in chat/static/ from npm, for the playground and the admin.
 #
-# To update one, change its version here, run this script, and read what its changelog says.
+# To update one, change its version here and run this script.
 set -euo pipefail
 static="$(cd "$(dirname "$0")/.." && pwd)/chat/static/chat"
 draft="$(mktemp -d)"

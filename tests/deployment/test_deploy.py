@@ -239,7 +239,7 @@ def test_the_first_version_has_none_to_go_back_to(
     public.reply("", status=500)
     done = deploy()
     assert done.returncode == 1
-    assert "There is none before it." in done.stderr
+    assert "There is no earlier one." in done.stderr
     assert cloud["live"] == "1"
 
 
