@@ -449,7 +449,7 @@ def test_who_requires_keys_and_has_none_is_told_how_to_make_one(tmp_path: Path) 
     checked = start("check", REQUIRE_API_KEY="true", DATABASE_PATH=str(tmp_path / "chat.db"))
     assert checked.returncode == 0
     assert "chat.I001" in checked.stderr
-    assert "HINT: Make one with `manage.py create_api_key`" in checked.stderr
+    assert "HINT: Create one with `manage.py create_api_key`" in checked.stderr
 
 
 @pytest.mark.parametrize(("required", "keys"), [(True, ["one"]), (False, []), (False, ["one"])])
