@@ -36,18 +36,6 @@ def _validator(parse: Callable[[str], Any]) -> Callable[[Any], None]:
     return validate
 
 
-def _parse_models(names: str) -> list[str]:
-    """Return the models of a comma-separated list. Raises ValidationError for an unknown one."""
-    models = [name for each in names.split(",") if (name := each.strip())]
-    for model in models:
-        try:
-            router().routes(model)
-        except UnknownModel as exc:
-            message = f"{model} may not be asked here; see ALLOWED_MODELS."
-            raise ValidationError(message) from exc
-    return models
-
-
 class KeyForm(ModelForm):
     owner = forms.CharField(
         initial="default",
@@ -96,7 +84,15 @@ class KeyForm(ModelForm):
         return moment
 
     def clean_models(self) -> list[str]:
-        return _parse_models(self.cleaned_data["models"])
+        names: str = self.cleaned_data["models"]
+        models = [name for each in names.split(",") if (name := each.strip())]
+        for model in models:
+            try:
+                router().routes(model)
+            except UnknownModel as exc:
+                message = f"{model} may not be asked here; see ALLOWED_MODELS."
+                raise ValidationError(message) from exc
+        return models
 
 
 class RotateForm(forms.Form):

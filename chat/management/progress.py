@@ -1,7 +1,6 @@
 """Progress of a long command: a bar on a terminal, else a line every five seconds."""
 
 import time
-from types import TracebackType
 from typing import Any, Self
 
 from django.core.management.base import OutputWrapper
@@ -26,12 +25,7 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
             self._bar.close()
 
