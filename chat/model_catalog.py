@@ -20,15 +20,15 @@ def router() -> Router:
     """Return the router over the configured providers, built once per process."""
     configured = [providers.build(name, options) for name, options in settings.PROVIDERS.items()]
     if settings.TRACING_ENABLED:
-        from chat.telemetry.traces import traced
+        from chat.telemetry.traces import TracedProvider
 
-        configured = [traced(provider) for provider in configured]
+        configured = [TracedProvider(provider) for provider in configured]
     return Router(
         configured,
         settings.ALLOWED_MODELS,
         fallback=settings.LLM_FALLBACK,
         threshold=settings.CIRCUIT_BREAKER_THRESHOLD,
-        rest_seconds=settings.CIRCUIT_BREAKER_TIMEOUT,
+        reset_timeout=settings.CIRCUIT_BREAKER_TIMEOUT,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 # Values that change nothing. Some clients always send them, so they require no capability.
 NEUTRAL_OPTIONS = {"frequency_penalty": 0, "presence_penalty": 0}
@@ -163,10 +163,16 @@ class Provider(Protocol):
     failures; one with `is_remote = False` is always called.
     """
 
-    name: ClassVar[str]
-    is_remote: ClassVar[bool]
-    capabilities: ClassVar[frozenset[str]]
     model: str
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def is_remote(self) -> bool: ...
+
+    @property
+    def capabilities(self) -> frozenset[str]: ...
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
         """Answer the request in one call to the vendor, before the deadline.

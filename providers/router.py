@@ -68,7 +68,7 @@ class Router:
 
     `allowed` lists the models that clients may name besides the providers' own: a model id,
     `provider:id`, or `*` for any. With `fallback`, a failed request goes on to the next route.
-    After `threshold` failures in a row, a remote provider is skipped for `rest_seconds`.
+    After `threshold` failures in a row, a remote provider is skipped for `reset_timeout`.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Router:
         *,
         fallback: bool = True,
         threshold: int = 5,
-        rest_seconds: float = 60.0,
+        reset_timeout: float = 60.0,
         backoff_seconds: float = 0.5,
     ) -> None:
         self._providers = {provider.name: provider for provider in providers}
@@ -89,7 +89,7 @@ class Router:
         self._fallback = fallback
         self._breakers = {
             provider.name: CircuitBreaker(
-                threshold if provider.is_remote else math.inf, reset_timeout=rest_seconds
+                threshold if provider.is_remote else math.inf, reset_timeout
             )
             for provider in providers
         }

@@ -1,4 +1,4 @@
-"""What is known of the running request: its id, the fields of its log line, its timings."""
+"""The context of the running request: its id, the fields of its log line, its timings."""
 
 import time
 from collections.abc import Iterator
@@ -8,28 +8,28 @@ from typing import Any
 
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 _fields: ContextVar[dict[str, Any] | None] = ContextVar("fields", default=None)
-_spent: ContextVar[dict[str, float] | None] = ContextVar("spent", default=None)
+_timings: ContextVar[dict[str, float] | None] = ContextVar("timings", default=None)
 
 
 def current_request_id() -> str:
-    """The id of the running request; empty outside of one."""
+    """Return the id of the running request; empty outside a request."""
     return _request_id.get()
 
 
 def add_log_fields(**fields: Any) -> None:
     """Add fields to the log line of the running request."""
-    line = _fields.get()
-    if line is not None:
-        line.update(fields)
+    known = _fields.get()
+    if known is not None:
+        known.update(fields)
 
 
 def log_fields() -> dict[str, Any]:
-    """The fields of the running request's line so far; it goes on to grow."""
+    """Return the live fields of the running request's log line: later ones are added to them."""
     return _fields.get() or {}
 
 
-class server_timing:  # noqa: N801  (a context, named as contextlib's are)
-    """Add the time spent here to a part of the running request's `Server-Timing`."""
+class server_timing:  # noqa: N801  (a context manager, named like contextlib's)
+    """Add the time spent in the block to a part of the request's `Server-Timing`."""
 
     __slots__ = ("_part", "_started")
 
@@ -40,26 +40,26 @@ class server_timing:  # noqa: N801  (a context, named as contextlib's are)
         self._started = time.perf_counter()
 
     def __exit__(self, *error: object) -> None:
-        spent = _spent.get()
-        if spent is not None:
+        parts = _timings.get()
+        if parts is not None:
             elapsed = (time.perf_counter() - self._started) * 1000
-            spent[self._part] = spent.get(self._part, 0.0) + elapsed
+            parts[self._part] = parts.get(self._part, 0.0) + elapsed
 
 
 @contextmanager
 def request_context(request_id: str) -> Iterator[None]:
-    """Open the context of a request in this thread, which goes on to other requests after it."""
+    """Set the context of a request, and clear it after: threads serve many requests."""
     _request_id.set(request_id)
     _fields.set({})
-    _spent.set({})
+    _timings.set({})
     try:
         yield
     finally:
         _request_id.set("")
         _fields.set(None)
-        _spent.set(None)
+        _timings.set(None)
 
 
 def timings() -> dict[str, float]:
-    """Milliseconds spent so far in each part of the running request."""
-    return _spent.get() or {}
+    """Return the milliseconds spent so far in each part of the running request."""
+    return _timings.get() or {}

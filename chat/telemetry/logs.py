@@ -1,4 +1,4 @@
-"""The log: one line per request, without a prompt, an answer or a key."""
+"""The request log: one line per request, without prompts, answers or keys."""
 
 import functools
 import logging
@@ -20,28 +20,28 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html#xray-concepts-tracingheader
 TRACE_ROOT = re.compile(r"(?:^|;) ?Root=(1-[0-9a-f]{8}-[0-9a-f]{24}) ?(?:;|$)")
 MAX_TRACE_CHARACTERS = 512
-SELDOM_SECONDS = 3600.0
+REPEAT_SECONDS = 3600.0
 
 
 class RequestLogMiddleware:
-    """Gives each request an id (the client's, if it is one) and each answer a line in the log."""
+    """Give each request an id (the client's, if valid), and log a line for each response."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         given = request.headers.get("X-Request-ID", "")
-        known = REQUEST_ID.fullmatch(given)
-        with request_context(given if known else str(uuid_utils.uuid7())):
+        valid = REQUEST_ID.fullmatch(given)
+        with request_context(given if valid else str(uuid_utils.uuid7())):
             return self._respond(request)
 
     def _respond(self, request: HttpRequest) -> HttpResponse:
         started = time.perf_counter()
         response = self.get_response(request)
-        spent = {**timings(), "total": (time.perf_counter() - started) * 1000}
+        parts = {**timings(), "total": (time.perf_counter() - started) * 1000}
         response["X-Request-ID"] = current_request_id()
         response["Server-Timing"] = ", ".join(
-            f"{part};dur={milliseconds:.1f}" for part, milliseconds in spent.items()
+            f"{part};dur={milliseconds:.1f}" for part, milliseconds in parts.items()
         )
         match = request.resolver_match
         line = {
@@ -56,20 +56,20 @@ class RequestLogMiddleware:
         @functools.cache  # a body may be closed twice
         def log() -> None:
             elapsed = round((time.perf_counter() - started) * 1000, 1)
-            whole = {**line, "latency_ms": elapsed, **fields}
-            logger.info("request", extra={**whole, **metrics.emf_fields(whole)})
+            complete = {**line, "latency_ms": elapsed, **fields}
+            logger.info("request", extra={**complete, **metrics.emf_fields(complete)})
 
         on_response_close(response, log)
         return response
 
 
-def on_response_close(response: HttpResponse, act: Callable[[], object]) -> None:
-    """Do something when a response has been sent, or cannot be: then all is known of it."""
+def on_response_close(response: HttpResponse, callback: Callable[[], object]) -> None:
+    """Call back when the body has been sent or abandoned; at once if it is not streamed."""
     if response.streaming:
-        # What Django itself closes with a body.
-        response._resource_closers.append(act)  # type: ignore[attr-defined]  # no public name
+        # Django calls these on close(). It has no public name for them.
+        response._resource_closers.append(callback)  # type: ignore[attr-defined]
     else:
-        act()
+        callback()
 
 
 def _trace(header: str) -> dict[str, str]:
@@ -78,7 +78,7 @@ def _trace(header: str) -> dict[str, str]:
 
 
 def aws_trace(header: str) -> str | None:
-    """The id under which AWS traces the request, out of its X-Amzn-Trace-Id."""
+    """Return the trace id in an X-Amzn-Trace-Id header."""
     root = TRACE_ROOT.search(header[:MAX_TRACE_CHARACTERS])
     return root[1] if root else None
 
@@ -103,21 +103,21 @@ class JsonFormatter(OrjsonFormatter):
 
 
 class OncePerHourFilter(logging.Filter):
-    """Lets the same message through once an hour: that an endpoint is down is news once."""
+    """Pass each message once an hour: an unreachable endpoint is reported once, not per batch."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._silent_until: dict[object, float] = {}
+        self._muted_until: dict[object, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.created < self._silent_until.get(record.msg, 0.0):
+        if record.created < self._muted_until.get(record.msg, 0.0):
             return False
-        self._silent_until[record.msg] = record.created + SELDOM_SECONDS
+        self._muted_until[record.msg] = record.created + REPEAT_SECONDS
         return True
 
 
 class SimpleFormatter(logging.Formatter):
-    """A line for people: `12:00:00 INFO POST /v1/chat 200 812.4 ms provider=mock …`."""
+    """A line for a terminal: `12:00:00 INFO POST /v1/chat 200 812.4 ms provider=mock …`."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
@@ -126,12 +126,12 @@ class SimpleFormatter(logging.Formatter):
         if record.name == logger.name:
             line = dict(record.__dict__)
             head = f"{line['method']} {line['route']} {line['status']} {line['latency_ms']} ms"
-            rest = (f"{key}={line[key]}" for key in LINE_FIELDS if line.get(key) is not None)
+            rest = (f"{key}={line[key]}" for key in TERMINAL_FIELDS if line.get(key) is not None)
             record.message = " ".join([head, *rest])
         return super().formatMessage(record)
 
 
-LINE_FIELDS = (
+TERMINAL_FIELDS = (
     "code",
     "owner",
     "provider",

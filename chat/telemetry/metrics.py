@@ -1,8 +1,8 @@
-"""Metrics: members of a request's own log line, in CloudWatch's embedded metric format.
+"""Metrics in a request's log line, in CloudWatch's embedded metric format (EMF).
 
 https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/CloudWatch_Embedded_Metric_Format_Specification.html
-`_aws` says which members are metrics, and which are their dimensions. A line has one value of each
-dimension: where several vendors were asked, `Provider` is the first that failed.
+`_aws` names the fields that are metrics and those that are their dimensions. A line has one value
+of each dimension: after several attempts, `Provider` is the first that failed.
 """
 
 import functools
@@ -23,8 +23,7 @@ SERVICE = ("Service",)
 BY_CODE = ("Service", "Code")
 BY_PROVIDER = ("Service", "Provider")
 
-# An attempt that came to one of these is not the vendor's failure: the request was refused, or
-# its client went away.
+# Outcomes that are not the provider's failure: success, a refused request, a disconnected client.
 HEALTHY_OUTCOMES = frozenset({"ok", "aborted", "content_filtered", "provider_rejected"})
 
 
@@ -47,13 +46,13 @@ METRICS = {
     "ColdStarts": Metric(),
 }
 
-_lines = itertools.count()
+_line_numbers = itertools.count()
 
 
 def outcome_metrics(usage: Usage, attempts: Sequence[Attempt], preferred: str) -> dict[str, Any]:
-    """What a settled request adds to its line; nothing unless METRICS is on.
+    """Return the fields that a settled request adds to its line, without unknown ones.
 
-    `preferred` is the provider that is asked first. What is unknown is left out.
+    `preferred` is the provider of the first route. Nothing if METRICS is off.
     """
     if not settings.METRICS:
         return {}
@@ -75,9 +74,9 @@ def outcome_metrics(usage: Usage, attempts: Sequence[Attempt], preferred: str) -
 
 
 def emf_fields(line: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes metrics of the finished line of a request.
+    """Return the fields that turn a request's complete line into metrics.
 
-    Nothing unless METRICS is on, nor for a page or a record that was read without trouble.
+    Nothing if METRICS is off, nor for a successful request that is not a chat.
     """
     accepted = "interaction_id" in line
     failed = "code" in line or line["status"] >= HTTPStatus.BAD_REQUEST
@@ -86,9 +85,9 @@ def emf_fields(line: Mapping[str, Any]) -> dict[str, Any]:
     members: dict[str, Any] = {"Service": settings.SERVICE_NAME, "Requests": 1}
     if failed:
         members |= {"Errors": 1, "Code": line.get("code") or f"http_{line['status']}"}
-    if accepted:  # refusals take no time, and would hide how long answers take
+    if accepted:  # refusals are fast, and would hide the latency of answers
         members["Latency"] = line["latency_ms"]
-    if next(_lines) == 0:
+    if next(_line_numbers) == 0:
         members["ColdStarts"] = 1
     present = tuple(name for name in METRICS if name in members or name in line)
     timestamp = time.time_ns() // 1_000_000
@@ -98,7 +97,7 @@ def emf_fields(line: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def _directives(names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """A directive for each of the dimensions' combinations, of which there are few."""
+    """Return one directive for each set of dimensions; there are few, so they are cached."""
     by_dimensions: dict[tuple[tuple[str, ...], ...], list[dict[str, str]]] = {}
     for name in names:
         metric = METRICS[name]

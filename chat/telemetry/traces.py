@@ -1,8 +1,8 @@
-"""Traces: OpenTelemetry's spans, sent by OTLP over HTTP. Imported only where there is an endpoint.
+"""OpenTelemetry traces, sent by OTLP over HTTP. Imported only if TRACING_ENABLED.
 
-Each request is a server span, and each call of a provider a client span below it, named as the
-conventions for generative AI have it: https://github.com/open-telemetry/semantic-conventions-genai
-What was said, and who said it, is in none of them: not stop sequences either, which clients write.
+Each request is a server span, and each attempt a client span below it, named by the conventions
+for generative AI: https://github.com/open-telemetry/semantic-conventions-genai
+Spans hold no content and no user ids, nor stop sequences, which clients write.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
@@ -32,7 +32,7 @@ from providers.base import Completion, CompletionRequest, Deadline, Provider
 from providers.errors import ProviderError
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"})
-# What the conventions call our providers, where it is not by our name.
+# The conventions' names of providers, where they differ from ours.
 PROVIDER_NAMES = {"gemini": "gcp.gemini"}
 # https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html#xray-concepts-tracingheader
 AWS_PARENT = re.compile(r"(?:^|;) ?Parent=([0-9a-f]{16}) ?(?:;|$)")
@@ -44,28 +44,33 @@ _provider_lock = threading.Lock()
 
 
 class XRayIdGenerator(RandomIdGenerator):
-    """Random ids, but for a trace that AWS has begun without a span of it."""
+    """Random trace ids, except for a trace that AWS has begun without naming a span."""
 
     def generate_trace_id(self) -> int:
         return _aws_trace_id.get() or super().generate_trace_id()
 
 
 def tracer_provider() -> TracerProvider:
-    """Made by the first request, as its thread would not outlive a fork of the process."""
-    with _provider_lock:  # first requests that come at once would each make one
-        return _provider()
+    """Return the process's provider, made by its first request.
+
+    Its thread would not survive a fork of the process.
+    """
+    with _provider_lock:  # concurrent first requests would each make one
+        return _make_tracer_provider()
 
 
 @functools.cache
-def _provider() -> TracerProvider:
-    """As OpenTelemetry's variables want it, which it reads itself."""
+def _make_tracer_provider() -> TracerProvider:
+    """Make a provider. OpenTelemetry reads its environment variables itself."""
     resource = Resource.create({"service.version": settings.VERSION})
     if str(resource.attributes["service.name"]).startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": settings.SERVICE_NAME}))
-    # At the end `flush` is called instead: its own end may take half a minute without an endpoint.
-    made = TracerProvider(resource=resource, id_generator=XRayIdGenerator(), shutdown_on_exit=False)
-    made.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.TRACES_ENDPOINT)))
-    return made
+    # `flush` is called at exit: the provider's own shutdown takes up to 30 s without an endpoint.
+    provider = TracerProvider(
+        resource=resource, id_generator=XRayIdGenerator(), shutdown_on_exit=False
+    )
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(settings.TRACES_ENDPOINT)))
+    return provider
 
 
 @functools.cache
@@ -74,9 +79,9 @@ def tracer() -> trace.Tracer:
 
 
 def flush(seconds: float) -> None:
-    """Send the spans there are, and wait for that, but no longer than this.
+    """Send all ended spans, and wait at most so many seconds.
 
-    What takes longer goes on in its thread, and until it is done nobody waits for it again.
+    A flush that takes longer goes on in its thread; until it ends, further calls return at once.
     """
     global _flush_thread
     if _flush_thread is None or not _flush_thread.is_alive():
@@ -86,7 +91,7 @@ def flush(seconds: float) -> None:
 
 
 class TracingMiddleware:
-    """Has each request be a span until the end of its answer. Inside of RequestMiddleware."""
+    """Make each request a span, until its response has been sent. Inside RequestLogMiddleware."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
@@ -101,7 +106,7 @@ class TracingMiddleware:
             "http.response.header.x-request-id": (current_request_id(),),
         }
         if match := request.resolver_match:
-            # Parameters stay what they are called, as paths hold the ids of users.
+            # The route instead of the path, which may hold a user id.
             attributes["http.route"] = attributes["url.path"] = f"/{match.route}"
             span.update_name(f"{_method(request)} /{match.route}")
         end = functools.partial(_end, span, attributes, log_fields())
@@ -110,7 +115,7 @@ class TracingMiddleware:
 
 
 def _server_span(request: HttpRequest) -> Span:
-    """A span below the caller's, or below AWS's, or else at the head of a trace."""
+    """Start a span below the client's, else below AWS's, else at the head of a trace."""
     context = propagate.extract(request.headers)
     aws = request.headers.get("X-Amzn-Trace-Id", "")
     root = aws_trace(aws)
@@ -129,10 +134,10 @@ def _server_span(request: HttpRequest) -> Span:
 
 
 def _below_aws(trace_id: int, header: str) -> Context:
-    """Below the span that AWS names, if X-Ray has it: what it does not sample it does not keep.
+    """Return the context of the span that AWS names, if X-Ray stores it (`Sampled=1`).
 
-    The two halves of AWS's id are one of ours:
-    https://github.com/open-telemetry/opentelemetry-python-contrib (propagator-aws-xray)
+    Otherwise our span is the first of the same trace. OpenTelemetry's AwsXRayPropagator ignores a
+    `Root` without `Parent` (API Gateway's), and drops traces that X-Ray does not sample.
     """
     parent = AWS_PARENT.search(header)
     if not parent or not AWS_SAMPLED.search(header):
@@ -147,43 +152,42 @@ def _method(request: HttpRequest) -> str:
 
 
 def _end(span: Span, attributes: dict[str, Any], line: Mapping[str, Any]) -> None:
-    """Finish a request's span with what is on its line of the log."""
-    if not span.is_recording():  # not wanted; or over, as a body may be closed twice
+    """End a request's span with the outcome from its log line."""
+    if not span.is_recording():  # not sampled; or ended, because a body may be closed twice
         return
     if "interaction_id" in line:
         attributes["chat.interaction_id"] = line["interaction_id"]
     status = attributes["http.response.status_code"]
     refused = 400 <= status < 500
-    if status >= 500 or ("code" in line and not refused):  # a stream breaks off under a 200
+    if status >= 500 or ("code" in line and not refused):  # a stream fails after its 200
         attributes["error.type"] = line.get("code") or str(status)
         span.set_status(StatusCode.ERROR)
     span.set_attributes(attributes)
     span.end()
 
 
-def traced(provider: Provider) -> Provider:
-    """The same provider, of which each call is a span."""
-    return cast(Provider, TracedProvider(provider))
-
-
 class TracedProvider:
-    """Stands for a provider, and asks it."""
+    """A provider each of whose completions is a span."""
 
     def __init__(self, provider: Provider) -> None:
+        self.name = provider.name
+        self.is_remote = provider.is_remote
+        self.capabilities = provider.capabilities
+        self.model = provider.model
         self._provider = provider
         address = urlsplit(settings.PROVIDERS[provider.name].get("base_url", ""))
-        self._always = {
+        self._attributes = {
             "gen_ai.operation.name": "chat",
             "gen_ai.provider.name": PROVIDER_NAMES.get(provider.name, provider.name),
             "server.address": address.hostname,
             "server.port": address.port or {"http": 80, "https": 443}.get(address.scheme),
         }
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._provider, name)
+    def check(self, deadline: Deadline) -> None:
+        self._provider.check(deadline)
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
-        with self._call(request, deadline) as span:
+        with self._span(request, deadline) as span:
             completion = self._provider.complete(request, deadline)
             span.set_attributes(_response_attributes(completion))
             return completion
@@ -191,7 +195,7 @@ class TracedProvider:
     def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
         started = time.perf_counter()
         waiting = True
-        with self._call(request, deadline, stream=True) as span:
+        with self._span(request, deadline, stream=True) as span:
             for event in self._provider.stream(request, deadline):
                 if waiting:
                     waited = time.perf_counter() - started
@@ -202,11 +206,11 @@ class TracedProvider:
                 yield event
 
     @contextlib.contextmanager
-    def _call(
+    def _span(
         self, request: CompletionRequest, deadline: Deadline, *, stream: bool = False
     ) -> Iterator[Span]:
         attributes = {
-            **self._always,
+            **self._attributes,
             "gen_ai.request.stream": stream or None,
             "gen_ai.request.model": request.model,
             "gen_ai.conversation.id": request.conversation_id,
@@ -215,7 +219,7 @@ class TracedProvider:
             "gen_ai.request.max_tokens": request.max_tokens,
         }
         span = tracer().start_span(
-            f"chat {request.model}", kind=SpanKind.CLIENT, attributes=_known(attributes)
+            f"chat {request.model}", kind=SpanKind.CLIENT, attributes=_without_none(attributes)
         )
         try:
             yield span
@@ -231,7 +235,7 @@ class TracedProvider:
 
 def _response_attributes(completion: Completion) -> dict[str, Any]:
     usage = completion.usage
-    return _known(
+    return _without_none(
         {
             "gen_ai.response.model": completion.model,
             "gen_ai.response.finish_reasons": (completion.finish_reason,),
@@ -243,5 +247,5 @@ def _response_attributes(completion: Completion) -> dict[str, Any]:
     )
 
 
-def _known(attributes: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in attributes.items() if value is not None}
