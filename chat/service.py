@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID, uuid5
 
 import uuid_utils
@@ -88,7 +89,7 @@ def chat(
         in_flight.route, completion = model_catalog.router().complete(
             in_flight.routes, in_flight.completion_request, deadline, in_flight.attempts.append
         )
-    return _record_completion(in_flight, completion)
+    return _settle_completion(in_flight, completion)
 
 
 def stream(
@@ -120,7 +121,7 @@ def stream(
                 else:
                     in_flight.text.append(event)
                     yield Delta(in_flight.record, route.model, event)
-    yield _record_completion(in_flight, completion)
+    yield _settle_completion(in_flight, completion)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -188,7 +189,7 @@ def _pending_record(
     if idempotency_key is not None:
         interaction_id = str(uuid5(IDEMPOTENCY_NAMESPACE, f"{caller.owner}\n{idempotency_key}"))
         request_hash = request.digest if settings.STORE_CONTENT else keyed_digest(request.digest)
-    parent = history.parent
+    parent, days = history.parent, settings.RETENTION_DAYS
     return InteractionRecord(
         interaction_id=interaction_id,
         owner=caller.owner,
@@ -199,7 +200,7 @@ def _pending_record(
         metadata=request.metadata or {},
         created_at=now,
         deadline_at=now + timedelta(seconds=deadline.remaining()),
-        expires_at=_expiry(now),
+        expires_at=(now + timedelta(days=days)).replace(microsecond=0) if days else None,
         conversation_id=parent.conversation_id if parent else interaction_id,
         previous_interaction_id=parent.interaction_id if parent else None,
         ancestors=tuple(turn.interaction_id for turn in history.turns),
@@ -209,11 +210,6 @@ def _pending_record(
         provider=route.provider.name,
         model=route.model,
     )
-
-
-def _expiry(now: datetime) -> datetime | None:
-    days = settings.RETENTION_DAYS
-    return (now + timedelta(days=days)).replace(microsecond=0) if days else None
 
 
 def _claim(record: InteractionRecord) -> InteractionRecord | None:
@@ -243,13 +239,13 @@ def _stored_answer(in_flight: InFlightChat, use_cache: bool) -> ChatResult | Non
         return ChatResult(record=in_flight.earlier, replayed=True)
     with _settle_on_error(in_flight):
         cached = answer_cache.get(in_flight.record) if use_cache else None
-        return _settle(in_flight, _record_from_cache(in_flight.record, cached)) if cached else None
+        return _settle_cached(in_flight, cached) if cached else None
 
 
-def _record_from_cache(record: InteractionRecord, cached: InteractionRecord) -> InteractionRecord:
-    """Return the record with a cached answer, which costs nothing this time."""
-    return replace(
-        record,
+def _settle_cached(in_flight: InFlightChat, cached: InteractionRecord) -> ChatResult:
+    """Settle the record with a cached answer, which costs nothing this time."""
+    return _settle(
+        in_flight,
         status=Status.OK,
         provider=cached.provider,
         model=cached.model,
@@ -260,10 +256,10 @@ def _record_from_cache(record: InteractionRecord, cached: InteractionRecord) -> 
     )
 
 
-def _record_completion(in_flight: InFlightChat, completion: Completion) -> ChatResult:
+def _settle_completion(in_flight: InFlightChat, completion: Completion) -> ChatResult:
     """Settle the record with a provider's answer, and cache the answer."""
-    outcome = replace(
-        in_flight.record,
+    result = _settle(
+        in_flight,
         status=Status.OK,
         provider=in_flight.route.provider.name,
         model=completion.model,
@@ -272,7 +268,6 @@ def _record_completion(in_flight: InFlightChat, completion: Completion) -> ChatR
         finish_reason=completion.finish_reason,
         usage=completion.usage,
     )
-    result = _settle(in_flight, outcome)
     if result.recorded:
         answer_cache.put(in_flight.record, result.record)
     return result
@@ -284,39 +279,42 @@ def _settle_on_error(in_flight: InFlightChat) -> Iterator[None]:
     try:
         yield
     except GeneratorExit:
-        _settle(in_flight, replace(_unfinished(in_flight), status=Status.ABORTED))
+        _settle(in_flight, status=Status.ABORTED, **_partial_answer(in_flight))
         raise
     except Exception as exc:
         usage = Usage()
         if isinstance(exc, ProviderError):
             usage = exc.usage
             add_log_fields(reason=exc.reason)
+        partial = _partial_answer(in_flight)
         if isinstance(exc, DeadlineExceeded) and in_flight.deadline.cancelled:
-            _settle(in_flight, replace(_unfinished(in_flight), status=Status.ABORTED))
+            _settle(in_flight, status=Status.ABORTED, **partial)
             raise ClientDisconnected from exc
         problem = problem_from_exception(exc)
         error = ErrorInfo(code=problem.code, detail=problem.detail)
-        failed = replace(_unfinished(in_flight), status=Status.ERROR, error=error, usage=usage)
-        _settle(in_flight, failed)
+        _settle(in_flight, status=Status.ERROR, error=error, usage=usage, **partial)
         raise problem from exc
 
 
-def _unfinished(in_flight: InFlightChat) -> InteractionRecord:
-    """Return the record with the text so far, and the route it came from."""
+def _partial_answer(in_flight: InFlightChat) -> dict[str, Any]:
+    """Return the text streamed so far and the route it came from, as fields of the record."""
     if not in_flight.text:
-        return in_flight.record
-    return replace(
+        return {}
+    return {
+        "provider": in_flight.route.provider.name,
+        "model": in_flight.route.model,
+        "response": "".join(in_flight.text),
+    }
+
+
+def _settle(in_flight: InFlightChat, **outcome: Any) -> ChatResult:
+    """Write these fields of the outcome. If storage fails, log the record for `replay_records`."""
+    record = replace(
         in_flight.record,
-        provider=in_flight.route.provider.name,
-        model=in_flight.route.model,
-        response="".join(in_flight.text),
+        latency_ms=round((time.monotonic() - in_flight.started) * 1000),
+        attempts=tuple(in_flight.attempts),
+        **outcome,
     )
-
-
-def _settle(in_flight: InFlightChat, outcome: InteractionRecord) -> ChatResult:
-    """Write the outcome. If storage fails, log the whole record for `replay_records`."""
-    elapsed = round((time.monotonic() - in_flight.started) * 1000)
-    record = replace(outcome, latency_ms=elapsed, attempts=tuple(in_flight.attempts))
     preferred = in_flight.routes[0].provider.name
     add_log_fields(
         provider=record.provider,

@@ -164,9 +164,10 @@ class Router:
         """Try the routes in order until one succeeds or its error rules out a fallback."""
         errors: list[ProviderError] = []
         for route in routes:
-            asked = replace(request, model=route.model)
+            if request.model != route.model:
+                request = replace(request, model=route.model)
             try:
-                return route, self._try_with_retries(route, asked, deadline, attempt)
+                return route, self._try_with_retries(route, request, deadline, attempt)
             except ProviderError as exc:
                 if not exc.fallback:
                     raise
