@@ -1,4 +1,4 @@
-"""Events as AWS makes them, one builder for each front."""
+"""Events as AWS sends them, a builder for each front."""
 
 import base64
 import json
@@ -8,7 +8,7 @@ HEADERS = {"host": "abc.example.org", "content-type": "application/json"}
 
 
 class Context:
-    """What Lambda hands to a handler beside the event."""
+    """The context that Lambda passes beside the event."""
 
     def __init__(self, *, seconds: float = 30.0) -> None:
         self.aws_request_id = "8f507cfc-example"
@@ -36,7 +36,7 @@ def v2(
     encoded: bool = False,
     domain: str = "abc.execute-api.us-east-1.amazonaws.com",
 ) -> dict[str, Any]:
-    """An HTTP API's event, payload 2.0."""
+    """Return an HTTP API's event, payload 2.0."""
     return {
         "version": "2.0",
         "routeKey": "$default",
@@ -63,7 +63,7 @@ def v2(
 
 
 def function_url(**fields: Any) -> dict[str, Any]:
-    """A function URL's event: payload 2.0 without a stage of its own."""
+    """Return a function URL's event: payload 2.0 without a stage."""
     return v2(domain="abc.lambda-url.us-east-1.on.aws", **fields)
 
 
@@ -76,7 +76,7 @@ def v1(
     stage: str = "prod",
     encoded: bool = False,
 ) -> dict[str, Any]:
-    """A REST API's event, payload 1.0."""
+    """Return a REST API's event, payload 1.0."""
     fields = HEADERS | (headers or {})
     return {
         "resource": "/{proxy+}",
@@ -105,7 +105,7 @@ def load_balancer(
     headers: dict[str, str] | None = None,
     encoded: bool = False,
 ) -> dict[str, Any]:
-    """An application load balancer's event."""
+    """Return an application load balancer's event."""
     return {
         "requestContext": {"elb": {"targetGroupArn": "arn:aws:elasticloadbalancing:example"}},
         "httpMethod": method,

@@ -1,4 +1,4 @@
-"""The product's settings, out of reach of the developer's own .env and variables."""
+"""The product's settings, without the developer's .env and variables."""
 
 import atexit
 import os

@@ -1,4 +1,4 @@
-"""The documentation is held to the code."""
+"""The documentation agrees with the code."""
 
 import ast
 import json
@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def variables_read() -> set[str]:
-    """The first argument of each call of `env_…` or os.environ.get."""
+    """Return the first argument of each call of `env_…` or os.environ.get."""
     trees = [
         ast.parse((ROOT / f"chatproject/{name}.py").read_text()) for name in ("env", "settings")
     ]
@@ -55,7 +55,7 @@ def modules_with(pattern: str) -> set[str]:
 
 def test_only_settings_reads_the_environment():
     assert modules_with(r"os\.(environ\b(?!\.setdefault)|getenv)|dotenv") == {"chatproject/env.py"}
-    # The trace of an invocation is in a variable, too, and changes while the process runs.
+    # Lambda sets the trace id of each invocation in a variable, which settings cannot hold.
     assert modules_with(r"\benv import|import env\b|chatproject\.env") == {
         "chatproject/settings.py",
         "chatproject/lambda_handler.py",
@@ -92,7 +92,7 @@ def test_the_curl_lines_of_readme_answer_as_readme_says(client: Client):
 
 
 def steady(body: dict[str, object]) -> dict[str, object]:
-    """What is the same each time: all but ids and times."""
+    """Return the body with None for ids and times."""
     changing = {"interaction_id", "conversation_id", "timestamp", "latency_ms"}
     assert changing & body.keys()
     return {key: (None if key in changing else value) for key, value in body.items()}

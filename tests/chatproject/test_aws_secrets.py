@@ -1,4 +1,4 @@
-"""Secrets that are kept in AWS, read from a stand-in of its services over real sockets."""
+"""Secrets in AWS, read from a stub of its services over real sockets."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def aws():
 
 
 def settings(aws, **variables):
-    """What settings make of the variables, in a process of their own."""
+    """Load the settings with these variables in a new process."""
     environment = {
         **base_environment(),
         "ENV_FILE": os.devnull,
@@ -81,18 +81,18 @@ def test_secrets_are_read_in_one_signed_request(aws):
     assert request.headers["x-amz-target"] == "secretsmanager.BatchGetSecretValue"
 
 
-def test_a_variable_that_is_set_goes_before_its_parameter(aws):
+def test_a_variable_takes_precedence_over_its_parameter(aws):
     aws.reply(PARAMETERS)
     done = settings(aws, GEMINI_API_KEY="mine", GEMINI_API_KEY_SSM="/chat/gemini")
     assert json.loads(done.stdout)[0] == "mine"
 
 
-def test_without_such_variables_nothing_is_asked(aws):
+def test_without_such_variables_no_request_is_sent(aws):
     assert settings(aws).returncode == 0
     assert aws.requests == []
 
 
-def test_throttling_is_outlived(aws):
+def test_throttled_requests_are_retried(aws):
     throttled = {"__type": "com.amazonaws.ssm#ThrottlingException"}
     aws.reply(throttled, status=400)
     aws.reply(PARAMETERS)
@@ -109,7 +109,7 @@ def test_throttling_is_outlived(aws):
     ],
     ids=["missing", "denied", "down"],
 )
-def test_what_cannot_be_read_stops_the_start_with_a_sentence(aws, answer, status, calls, sentence):
+def test_an_unreadable_secret_stops_the_start_with_an_error(aws, answer, status, calls, sentence):
     aws.reply(answer, status=status)
     done = settings(aws, GEMINI_API_KEY_SSM="/chat/gemini")
     assert done.returncode != 0
@@ -118,13 +118,13 @@ def test_what_cannot_be_read_stops_the_start_with_a_sentence(aws, answer, status
     assert len(aws.requests) == calls
 
 
-def test_an_unreachable_service_stops_the_start_with_a_sentence():
+def test_an_unreachable_service_stops_the_start_with_an_error():
     with StubVendor() as gone:
         pass
     done = settings(gone, GEMINI_API_KEY_SSM="/chat/gemini")
     assert done.stderr.splitlines()[-1].endswith("ssm cannot be reached.")
 
 
-def test_without_a_region_or_credentials_the_sentence_says_so(aws):
+def test_the_error_says_that_region_or_credentials_are_missing(aws):
     done = settings(aws, GEMINI_API_KEY_SSM="/chat/gemini", AWS_REGION="", AWS_DEFAULT_REGION="")
     assert "ssm needs AWS_REGION and credentials." in done.stderr

@@ -1,4 +1,4 @@
-"""The Lambda handler, asked by each of the fronts."""
+"""The Lambda handler, called by each front."""
 
 import json
 import time
@@ -31,7 +31,7 @@ def ask(event, **context):
 
 
 def headers(answer):
-    """A 1.0 answer has lists of values where the event had them."""
+    """Return an answer's headers; a 1.0 answer has lists of values if the event had them."""
     single = answer.get("headers") or {
         name: values[-1] for name, values in answer["multiValueHeaders"].items()
     }
@@ -40,7 +40,7 @@ def headers(answer):
 
 @pytest.fixture
 def seen(monkeypatch):
-    """The WSGI environments that the application is given, in the place of the application."""
+    """Return the WSGI environments that the replaced application receives."""
     environs = []
 
     def application(environ, start_response):
@@ -108,7 +108,7 @@ def test_a_missing_host_is_taken_from_the_context():
 
 @pytest.mark.parametrize("missing", ["headers", "rawQueryString", "cookies", "body"])
 @pytest.mark.parametrize("how", ["absent", "null"])
-def test_what_a_front_may_leave_out_may_be_missing(missing, how):
+def test_optional_fields_of_an_event_may_be_missing(missing, how):
     event = v2(path="/v1/health", method="GET")
     event[missing] = None
     if how == "absent":
@@ -172,7 +172,7 @@ def test_a_failure_outside_django_is_logged_with_the_request_id(monkeypatch, cap
     [("x" * 5_900_000, 200), ("x" * 6_100_000, 500), ("🦆" * 490_000, 200), ("🦆" * 510_000, 500)],
     ids=["just fits", "too long", "just fits, escaped", "too long, escaped"],
 )
-def test_an_answer_that_lambda_would_not_take_is_an_error(monkeypatch, text, status):
+def test_an_answer_too_large_for_lambda_is_an_error(monkeypatch, text, status):
     def large(environ, start_response):
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [text.encode()]
@@ -185,7 +185,7 @@ def test_an_answer_that_lambda_would_not_take_is_an_error(monkeypatch, text, sta
     "character", ["x", "é", "問", "🦆", '"', "\x01"], ids=["x", "é", "問", "🦆", "quote", "control"]
 )
 @pytest.mark.parametrize("list_of", ["users/alice/interactions", "conversations/" + TALK])
-def test_any_list_fits_into_what_lambda_takes(character, list_of):
+def test_the_longest_list_fits_into_lambdas_limit(character, list_of):
     for _ in range(100):
         store_record(
             replace(
@@ -221,7 +221,7 @@ def test_a_management_command_is_run():
     assert "no issues" in answer["output"]
 
 
-def test_a_key_is_made_there_and_shown_to_who_asked_alone(log_lines):
+def test_a_created_key_is_shown_to_the_caller_only(log_lines):
     made = lambda_handler.handler({"manage": ["create_api_key", "app"]}, Context())
     key = made["output"].split()[0]
     assert (made["exit_code"], key[:4]) == (0, "sca_")
@@ -242,7 +242,7 @@ def test_other_commands_are_refused(arguments):
 
 
 @pytest.mark.parametrize(("words", "code"), [(["--nonsense"], 1), (["--help"], 0)])
-def test_a_command_says_how_it_ended(words, code):
+def test_a_command_returns_its_exit_code(words, code):
     answer = lambda_handler.handler({"manage": ["check", *words]}, Context())
     assert answer["exit_code"] == code
     assert answer["output"]

@@ -1,4 +1,4 @@
-"""Configuration: what a variable means, and that a value that cannot be used stops the start."""
+"""The settings: how variables are read, and which values stop the start."""
 
 import os
 import runpy
@@ -22,7 +22,7 @@ Load = Callable[..., Settings]
 
 @pytest.fixture
 def load(tmp_path: Path) -> Load:
-    """The settings that come of these variables, and of a file with these lines."""
+    """Return a function that loads the settings from variables and the text of a file."""
 
     def run(file: str = "", **variables: str) -> Settings:
         (tmp_path / "env").write_text(file, encoding="utf-8")
@@ -34,7 +34,7 @@ def load(tmp_path: Path) -> Load:
 
 
 def refusal(load: Load, **variables: str) -> str:
-    """The sentence with which the start ends."""
+    """Return the error that stops the start."""
     with pytest.raises(ImproperlyConfigured) as excinfo:
         load(**variables)
     return str(excinfo.value)
@@ -121,7 +121,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "value"), BAD)
-def test_a_value_that_cannot_be_used_stops_the_start(load: Load, name: str, value: str) -> None:
+def test_an_invalid_value_stops_the_start(load: Load, name: str, value: str) -> None:
     sentence = refusal(load, **{name: value})
     assert sentence.startswith(f"{name} must be ")
     assert sentence.endswith(f", not {value!r}.")
@@ -135,7 +135,7 @@ ALL = dict.fromkeys(SECRETS, "k")
 @pytest.mark.parametrize(
     "value", ["sk two", "sk\ttab", "chave-ç", "sk\x7f", "sk\nX-Header: 1", "“sk”"]
 )
-def test_a_key_that_fits_into_no_header_stops_the_start_unseen(
+def test_a_key_unfit_for_a_header_stops_the_start_without_being_shown(
     load: Load, name: str, value: str
 ) -> None:
     assert refusal(load, **{name: value}) == f"{name} must be printable ASCII without spaces."
@@ -161,12 +161,12 @@ NO_URLS = {
 
 
 @pytest.mark.parametrize("value", NO_URLS.values(), ids=NO_URLS)
-def test_an_address_that_cannot_be_called_stops_the_start(load: Load, value: str) -> None:
+def test_an_invalid_url_stops_the_start(load: Load, value: str) -> None:
     assert "OPENAI_BASE_URL" in refusal(load, OPENAI_BASE_URL=value)
 
 
 @pytest.mark.parametrize("name", [*URLS, *ENDPOINTS])
-def test_the_sentence_about_an_address_names_its_variable(load: Load, name: str) -> None:
+def test_the_error_about_a_url_names_its_variable(load: Load, name: str) -> None:
     assert refusal(load, **{name: "localhost"}).startswith(f"{name} must be ")
 
 
@@ -179,7 +179,7 @@ def test_a_chosen_provider_without_its_key_stops_the_start(load: Load, name: str
 
 
 @pytest.mark.parametrize("command", ["check", "serve", "migrate"])
-def test_the_start_ends_with_a_sentence_and_not_in_the_middle(command: str, tmp_path: Path) -> None:
+def test_a_failed_start_prints_an_error_and_leaves_no_files(command: str, tmp_path: Path) -> None:
     ended = start(command, API_PORT="http", DATABASE_PATH=str(tmp_path / "chat.db"))
     assert ended.returncode != 0
     assert ended.stderr.splitlines()[-1].endswith(
@@ -196,7 +196,7 @@ def test_the_start_ends_with_a_sentence_and_not_in_the_middle(command: str, tmp_
     [(value, True) for value in ("true", "True", "TRUE", "1", "yes", "on", " true ")]
     + [(value, False) for value in ("false", "False", "0", "no", "off", "", " ")],
 )
-def test_yes_and_no_have_several_spellings(load: Load, value: str, meant: bool) -> None:
+def test_booleans_have_several_spellings(load: Load, value: str, meant: bool) -> None:
     assert load(REQUIRE_API_KEY=value)["REQUIRE_API_KEY"] is meant
 
 
@@ -217,7 +217,7 @@ def test_yes_and_no_have_several_spellings(load: Load, value: str, meant: bool) 
         ("DATABASE_PATH", "tests/chat.db", ROOT / "tests" / "chat.db"),
     ],
 )
-def test_a_value_is_taken_as_it_is_meant(load: Load, name: str, value: str, meant: object) -> None:
+def test_a_valid_value_is_parsed(load: Load, name: str, value: str, meant: object) -> None:
     assert load(**{name: value})[name] == meant
 
 
@@ -257,7 +257,7 @@ def test_an_endpoint_turns_traces_on(load: Load, variables: dict[str, str], endp
     assert load(**variables, OTEL_SDK_DISABLED="true")["TRACING_ENABLED"] is False
 
 
-def test_traces_that_cannot_be_sent_stop_the_start(load: Load) -> None:
+def test_an_unsupported_trace_protocol_stops_the_start(load: Load) -> None:
     grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
     assert load(**grpc)["TRACING_ENABLED"] is False
     assert refusal(load, OTEL_EXPORTER_OTLP_ENDPOINT="http://host:4317", **grpc) == (
@@ -283,7 +283,7 @@ def test_keys_come_from_both_variables(load: Load) -> None:
         ("10.0.0.7", ["*"]),
     ],
 )
-def test_a_server_that_listens_locally_answers_to_local_names_only(
+def test_a_server_on_a_loopback_address_allows_loopback_hosts_only(
     load: Load, host: str, allowed: list[str]
 ) -> None:
     assert load(API_HOST=host)["ALLOWED_HOSTS"] == allowed
@@ -302,7 +302,7 @@ def test_a_server_that_listens_locally_answers_to_local_names_only(
         "http://host:8080/v1/chat/completions/",
     ],
 )
-def test_an_address_may_be_pasted_in_many_ways(load: Load, name: str, pasted: str) -> None:
+def test_a_base_url_may_be_pasted_in_many_ways(load: Load, name: str, pasted: str) -> None:
     provider = name.removesuffix("_BASE_URL")
     settings = load(**{name: pasted, f"{provider}_API_KEY": "sk-1"})
     assert settings["PROVIDERS"][provider.lower()]["base_url"] == "http://host:8080/v1"
@@ -330,7 +330,7 @@ def test_an_address_may_be_pasted_in_many_ways(load: Load, name: str, pasted: st
         ({"OPENAI_BASE_URL": "http://host/v1", "LLM_PROVIDER": "openai"}, ["openai"]),
     ],
 )
-def test_the_provider_is_chosen_or_told_by_the_keys(
+def test_the_provider_is_set_or_inferred_from_the_keys(
     load: Load, variables: dict[str, str], order: list[str]
 ) -> None:
     settings = load(**variables)
@@ -338,7 +338,7 @@ def test_the_provider_is_chosen_or_told_by_the_keys(
     assert list(settings["PROVIDERS"]) == order
 
 
-def test_a_provider_has_its_key_its_address_and_its_model(load: Load) -> None:
+def test_a_provider_gets_its_key_url_and_model(load: Load) -> None:
     given = {
         "OPENROUTER_API_KEY": "sk-or",
         "OPENROUTER_MODEL": "meta/llama:free",
@@ -385,7 +385,7 @@ def test_a_bad_value_in_the_file_stops_the_start_too(load: Load) -> None:
         load("API_PORT=http\n")
 
 
-def test_a_file_that_is_named_must_be_there(load: Load, tmp_path: Path) -> None:
+def test_a_named_env_file_must_exist(load: Load, tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     assert refusal(load, ENV_FILE=str(missing)) == (
         f"ENV_FILE names {missing}, which does not exist."
@@ -395,7 +395,9 @@ def test_a_file_that_is_named_must_be_there(load: Load, tmp_path: Path) -> None:
 # --- The secret key -------------------------------------------------------------------------------
 
 
-def test_the_secret_key_is_made_once_and_kept_to_its_owner(load: Load, tmp_path: Path) -> None:
+def test_the_secret_key_file_is_created_once_and_readable_by_its_owner_only(
+    load: Load, tmp_path: Path
+) -> None:
     variables = {"SECRET_KEY": "", "DATABASE_PATH": str(tmp_path / "chat.db")}
     first = load(**variables)["SECRET_KEY"]
     file = tmp_path / ".secret_key"
@@ -406,7 +408,7 @@ def test_the_secret_key_is_made_once_and_kept_to_its_owner(load: Load, tmp_path:
     assert {path.name for path in tmp_path.iterdir()} == {".secret_key", "env"}
 
 
-def test_processes_that_start_at_once_have_one_secret_key(tmp_path: Path) -> None:
+def test_processes_that_start_at_once_share_one_secret_key(tmp_path: Path) -> None:
     def key(_: int) -> str:
         shown = start(
             "shell",
@@ -423,7 +425,7 @@ def test_processes_that_start_at_once_have_one_secret_key(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == [".secret_key"]
 
 
-def test_a_given_secret_key_makes_no_file(load: Load, tmp_path: Path) -> None:
+def test_a_given_secret_key_creates_no_file(load: Load, tmp_path: Path) -> None:
     settings = load(SECRET_KEY="given", DATABASE_PATH=str(tmp_path / "chat.db"))
     assert settings["SECRET_KEY"] == "given"
     assert not (tmp_path / ".secret_key").exists()
@@ -439,13 +441,13 @@ def test_a_database_without_a_folder_stops_the_start(load: Load, tmp_path: Path)
 # --- Start-up checks ------------------------------------------------------------------------------
 
 
-def test_the_configuration_of_a_new_installation_has_no_fault(tmp_path: Path) -> None:
+def test_the_default_configuration_passes_the_checks(tmp_path: Path) -> None:
     checked = start("check", "--fail-level", "WARNING", DATABASE_PATH=str(tmp_path / "chat.db"))
     assert (checked.returncode, checked.stderr) == (0, "")
     assert "no issues" in checked.stdout
 
 
-def test_who_requires_keys_and_has_none_is_told_how_to_make_one(tmp_path: Path) -> None:
+def test_requiring_keys_without_any_gives_a_hint(tmp_path: Path) -> None:
     checked = start("check", REQUIRE_API_KEY="true", DATABASE_PATH=str(tmp_path / "chat.db"))
     assert checked.returncode == 0
     assert "chat.I001" in checked.stderr
@@ -453,7 +455,7 @@ def test_who_requires_keys_and_has_none_is_told_how_to_make_one(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("required", "keys"), [(True, ["one"]), (False, []), (False, ["one"])])
-def test_other_keys_are_in_order(settings: Any, required: bool, keys: list[str]) -> None:
+def test_other_key_settings_pass_the_checks(settings: Any, required: bool, keys: list[str]) -> None:
     settings.REQUIRE_API_KEY = required
     settings.API_KEYS = keys
     call_command("check")

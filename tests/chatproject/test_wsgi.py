@@ -1,4 +1,4 @@
-"""The application as a WSGI server calls it, with bodies that have no length beforehand."""
+"""The application as a WSGI server calls it, with chunked bodies."""
 
 import io
 import json
@@ -18,7 +18,7 @@ QUESTION = json.dumps({"userId": "alice", "prompt": "Olá! 🦆"}).encode()
 
 
 class Endless(io.BytesIO):
-    """A body that goes on for as long as somebody reads."""
+    """A body without end."""
 
     def read(self, size: int | None = -1) -> bytes:
         assert size is not None
@@ -27,14 +27,14 @@ class Endless(io.BytesIO):
 
 
 class Broken(io.BytesIO):
-    """A body whose sender is gone."""
+    """A body whose client has disconnected."""
 
     def read(self, size: int | None = -1) -> bytes:
         raise ConnectionResetError
 
 
 def post(body: bytes | io.BytesIO, **environ: Any) -> tuple[int, dict[str, Any]]:
-    """The status and the body of the answer to a chat request."""
+    """Send a chat request; return the status and the body of its answer."""
     setup_testing_defaults(environ)
     environ |= {
         "REQUEST_METHOD": "POST",
@@ -91,7 +91,7 @@ def test_a_chunked_body_without_chunks_is_empty() -> None:
     assert (status, answer["code"]) == (400, "malformed_json")
 
 
-def test_a_body_whose_end_nobody_knows_is_not_read() -> None:
+def test_a_body_of_unknown_length_is_not_read() -> None:
     status, answer = post(QUESTION, HTTP_TRANSFER_ENCODING="chunked")
     assert (status, answer["code"]) == (400, "malformed_json")
 

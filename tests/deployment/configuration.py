@@ -1,4 +1,4 @@
-"""terraform/ as data, and the few of its expressions that tests have to evaluate."""
+"""terraform/ as data, with the expressions that tests evaluate."""
 
 import functools
 import re
@@ -23,7 +23,7 @@ def parsed(file: str) -> dict[str, Any]:
 
 @functools.cache
 def blocks(kind: str) -> dict[str, Any]:
-    """The blocks of a kind in all files, by their address: `aws_dynamodb_table.state`."""
+    """Return the blocks of a kind in all files by address, e.g. `aws_dynamodb_table.state`."""
     found: dict[str, Any] = {}
     for path in sorted(FOLDER.glob("*.tf")):
         for block in parsed(path.name).get(kind, []):
@@ -51,7 +51,7 @@ def _addressed(block: dict[str, Any], levels: int) -> dict[str, Any]:
 
 
 class Evaluated:
-    """What expressions come to in an environment of this name, with these secrets."""
+    """The values of expressions in an environment with these secrets."""
 
     def __init__(self, environment: str, secrets: list[str]) -> None:
         name = f"serverless-chat-api-{environment}"
@@ -76,7 +76,7 @@ class Evaluated:
         return re.sub(r"\$\{([a-z_.]+)\}", lambda found: self._known[found[1]], text)
 
     def texts(self, expression: list[str] | str) -> list[str]:
-        """A list, or one that is made for each parameter."""
+        """Return a list, or the list of a `for` over the parameters."""
         if isinstance(expression, list):
             return [self.text(each) for each in expression]
         each = re.fullmatch(r'\$\{\[for path in local\.parameters : "(.+)"\]\}', expression)
@@ -88,7 +88,7 @@ class Evaluated:
         return self._known[f"{address}.name"]
 
     def policy(self) -> list[dict[str, list[str]]]:
-        """The statements of the function's policy, without the log, which Lambda itself writes."""
+        """Return the statements of the function's policy, without the one for the log."""
         document = blocks("data")["aws_iam_policy_document.function"]
         statements = [
             {"actions": each["actions"], "resources": self.texts(each["resources"])}
@@ -99,7 +99,7 @@ class Evaluated:
         return statements
 
     def variables(self) -> dict[str, str]:
-        """The function's variables, without those of an environment's file."""
+        """Return the function's variables, without those of an environment's file."""
         function = blocks("resource")["aws_lambda_function.api"]
         expression = function["environment"][0]["variables"]
         merged = re.fullmatch(

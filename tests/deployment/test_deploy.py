@@ -1,4 +1,4 @@
-"""scripts/deploy.py and its companions, with stand-ins for the programs that they run.
+"""The scripts of a deployment, with fakes of the programs they run.
 
 The public address is a real one: a stand-in that answers as it is told.
 """
@@ -26,7 +26,7 @@ INVOCATION = {"statusCode": 200, "body": json.dumps(HEALTHY)}
 
 
 class Cloud:
-    """What the stand-ins of the programs work on."""
+    """The state that the fake programs share."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self._folder = folder
@@ -157,7 +157,7 @@ def test_a_commit_that_was_pushed_is_not_built_again(
 
 
 @pytest.mark.parametrize("program", ["terraform", "docker", "aws", "git"])
-def test_a_program_that_fails_ends_it_before_anything_serves(
+def test_a_failing_program_ends_the_deployment_before_traffic_moves(
     cloud: Cloud, deploy: Callable[..., Any], program: str
 ):
     cloud.change(exit={program: 1})
@@ -216,7 +216,7 @@ def test_a_version_that_does_not_answer_never_serves(
         ),
     ],
 )
-def test_when_the_api_fails_the_version_before_serves_again(
+def test_a_failing_api_rolls_back_to_the_last_version(
     cloud: Cloud, public: StubVendor, deploy: Callable[..., Any], answers: list[Any], problem: str
 ):
     for body, status in answers:
@@ -232,7 +232,7 @@ def test_when_the_api_fails_the_version_before_serves_again(
     assert len([call for call in cloud.calls("terraform") if " apply " in call]) == 1
 
 
-def test_the_first_version_has_none_to_go_back_to(
+def test_the_first_version_cannot_be_rolled_back(
     cloud: Cloud, public: StubVendor, deploy: Callable[..., Any]
 ):
     cloud.change(applied=False, images={}, digest="", version=0, live="")
@@ -243,7 +243,7 @@ def test_the_first_version_has_none_to_go_back_to(
     assert cloud["live"] == "1"
 
 
-def test_a_failure_that_may_pass_is_waited_for(cloud: Cloud, public: StubVendor):
+def test_a_passing_failure_is_retried(cloud: Cloud, public: StubVendor):
     public.reply({"version": "0.1.0+before"})
     works(public)
     done = cloud.run("health_check.py", public.url, COMMIT, CHECK_SECONDS="20")
@@ -251,7 +251,7 @@ def test_a_failure_that_may_pass_is_waited_for(cloud: Cloud, public: StubVendor)
     assert f"not yet: /v1/health is of version 0.1.0+before, not of build {COMMIT}\n" in done.stdout
 
 
-def test_a_key_that_is_refused_is_not_waited_for(cloud: Cloud, public: StubVendor):
+def test_a_refused_key_is_not_retried(cloud: Cloud, public: StubVendor):
     public.reply(HEALTHY)
     public.reply({"code": "invalid_api_key"}, status=401)
     done = cloud.run("health_check.py", public.url, CHECK_SECONDS="20")
@@ -289,7 +289,7 @@ def test_a_tag_says_when_files_differ_from_the_commit(tmp_path: Path):
     assert len(changed) < 128
 
 
-def test_a_secret_is_put_where_the_function_reads_it(cloud: Cloud):
+def test_a_secret_is_stored_for_the_function(cloud: Cloud):
     done = cloud.run("put_secret.py", "dev", "GEMINI_API_KEY", given="a-value\n")
     assert done.returncode == 0, done.stderr
     assert cloud["parameter"] == {
@@ -301,7 +301,7 @@ def test_a_secret_is_put_where_the_function_reads_it(cloud: Cloud):
     assert not [call for call in cloud.calls() if "a-value" in call]
 
 
-def test_no_value_makes_a_random_one_of_ours_and_is_refused_for_a_vendors(cloud: Cloud):
+def test_an_empty_value_makes_a_random_key_and_is_refused_for_a_vendor(cloud: Cloud):
     made = cloud.run("put_secret.py", "dev", "API_KEYS", given="\n")
     assert f"The key is {cloud['parameter']['Value']}\n" in made.stdout
     made = cloud.run("put_secret.py", "dev", "SECRET_KEY", given="\n")

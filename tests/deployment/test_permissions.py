@@ -1,4 +1,4 @@
-"""The Lambda handler on the tables and under the policy of terraform/, with its variables."""
+"""The Lambda handler on Terraform's tables, under its policy and with its variables."""
 
 import json
 import os
@@ -47,7 +47,7 @@ print(json.dumps(answers))
 
 @pytest.fixture
 def deployed(dynamodb_url: str) -> Iterator[Evaluated]:
-    """An environment whose tables are on DynamoDB Local, made as terraform/ says."""
+    """Return an environment whose tables are on DynamoDB Local, created as terraform/ says."""
     environment = Evaluated(f"t{uuid4().hex[:12]}", SECRETS)
     account = variables(dynamodb_url)
     client = Session().create_client(
@@ -70,7 +70,7 @@ def deployed(dynamodb_url: str) -> Iterator[Evaluated]:
 
 
 def creation(table: dict[str, Any]) -> dict[str, Any]:
-    """A table of Terraform's, in the words of DynamoDB."""
+    """Convert a table of Terraform's to DynamoDB's parameters."""
     indexes = [
         {
             "IndexName": index["name"],
@@ -116,7 +116,7 @@ def run(
     more: str = "",
     **settings: str,
 ) -> list[tuple[int, Any]]:
-    """Have the events answered by the function, and more done by its store."""
+    """Let the function answer events, and its store run more statements."""
     environment = {
         **base_environment(),
         **variables(guard.url),
@@ -191,7 +191,7 @@ def test_the_policy_allows_what_the_function_does_and_nothing_else(
 
 
 def people(deployed: Evaluated, guard: IamProxy, vendor: StubVendor, conversation: str) -> None:
-    """What people do: look back, see what was used, erase, and make keys."""
+    """Return the events of common tasks: history, usage, erasure and keys."""
     interactions = f"/v1/users/{QUESTION['userId']}/interactions"
     read = [f"/v1/conversations/{conversation}", interactions, "/v1/usage"]
     answers = run(
@@ -208,7 +208,7 @@ def people(deployed: Evaluated, guard: IamProxy, vendor: StubVendor, conversatio
     assert [answer[0] for answer in answers] == [200] * 5 + [0] * 3, answers
 
 
-def test_commands_of_every_day_run_under_the_policy(
+def test_common_commands_run_under_the_policy(
     deployed: Evaluated, guard: IamProxy, vendor: StubVendor
 ):
     erase = ["erase_user", QUESTION["userId"]]
@@ -236,7 +236,7 @@ def test_a_long_answer_is_recorded(deployed: Evaluated, guard: IamProxy, vendor:
 @pytest.mark.parametrize(
     ("action", "status"), [("dynamodb:PutItem", 503), ("dynamodb:UpdateItem", 503)]
 )
-def test_it_is_the_policy_that_allows_it(
+def test_without_its_permission_a_call_is_denied(
     deployed: Evaluated, guard: IamProxy, vendor: StubVendor, action: str, status: int
 ):
     for statement in guard.policy:

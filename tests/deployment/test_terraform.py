@@ -1,4 +1,4 @@
-"""terraform/ is held to the code."""
+"""terraform/ agrees with the code."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def tables() -> dict[str, Any]:
     return {name: body for name, body in found if name.startswith("aws_dynamodb_table.")}
 
 
-def test_there_are_the_tables_of_the_models_and_no_others():
+def test_terraform_creates_exactly_the_tables_of_the_models():
     assert set(MODELS.values()) == set(TABLES)
     assert tables().keys() == MODELS.keys()
 
@@ -91,7 +91,7 @@ def test_prod_can_be_restored_and_not_be_deleted():
     assert prod["point_in_time_recovery_days"] == 35
 
 
-def test_what_nobody_has_to_set():
+def test_optional_variables_have_defaults():
     assert (default("memory_mb"), default("timeout_seconds")) == (512, 30)
     assert default("architecture") == "arm64"
     assert default("maintenance_command")[0] in COMMANDS
@@ -106,7 +106,7 @@ def test_every_variable_and_output_is_described_and_every_variable_checked():
         assert block["description"], name
 
 
-def test_the_schedule_goes_through_the_handlers_door():
+def test_the_scheduled_event_runs_a_command():
     schedule = blocks("resource")["aws_scheduler_schedule.maintenance"]
     assert schedule["target"][0]["input"] == "${jsonencode({manage = var.maintenance_command})}"
 

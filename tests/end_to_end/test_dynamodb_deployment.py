@@ -1,4 +1,4 @@
-"""The API on DynamoDB, in a process of its own."""
+"""The API on DynamoDB, in a new process."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def test_a_chat_leaves_an_item_with_every_attribute(ask: Callable[..., list[Any]
     assert expected <= item.keys()
 
 
-def test_a_request_that_is_sent_again_is_answered_once(ask: Callable[..., list[Any]]) -> None:
+def test_a_repeated_idempotency_key_replays_the_answer(ask: Callable[..., list[Any]]) -> None:
     keyed = {"Idempotency-Key": "key-1"}
     requests = [["POST", "/v1/chat", QUESTION, keyed]] * 2
     other = ["POST", "/v1/chat", {**QUESTION, "prompt": "Another"}, keyed]
@@ -118,7 +118,7 @@ def test_an_answer_is_cached_and_read_back(ask: Callable[..., list[Any]]) -> Non
     assert (status, json.loads(body)["status"]) == (200, "ok")
 
 
-def test_the_pages_are_there_and_the_admin_is_not(ask: Callable[..., list[Any]]) -> None:
+def test_pages_are_served_and_the_admin_is_not(ask: Callable[..., list[Any]]) -> None:
     paths = ["/v1/health", "/v1/ready", "/docs", "/redoc", "/openapi.json", "/"]
     script = "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js"
     answers = ask(*(["GET", path, None, {}] for path in [*paths, script, "/admin/"]))

@@ -1,4 +1,4 @@
-"""The server as it is run: `manage.py serve`, its processes, its signals, and its file."""
+"""`manage.py serve`: its processes, its signals and its database file."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ MANY = 100
 
 @dataclass
 class Server:
-    """A running server and what it writes."""
+    """A running server and its output."""
 
     process: subprocess.Popen[str]
     held: socket.socket
@@ -65,14 +65,14 @@ class Server:
             return list(pool.map(chat, range(count)))
 
     def records(self, where: str = "true") -> list[tuple[str, str, str]]:
-        """Id, status and prompt of the records on file."""
+        """Return id, status and prompt of the stored records."""
         file = f"file:{self.folder / 'chat.db'}?mode=ro"
         select = f"SELECT interaction_id, status, prompt FROM chat_interaction WHERE {where}"
         with closing(sqlite3.connect(file, uri=True)) as connection:
             return connection.execute(select).fetchall()
 
     def wait_for_records(self, count: int) -> list[str]:
-        """The ids of the records, once there are so many."""
+        """Wait for so many records, and return their ids."""
         end = time.monotonic() + 60
         while len(found := self.records()) < count:
             assert time.monotonic() < end, self.output
@@ -80,19 +80,19 @@ class Server:
         return [row[0] for row in found]
 
     def children(self) -> list[str]:
-        """The ids of the processes that answer."""
+        """Return the ids of the worker processes."""
         pid = self.process.pid
         return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
     def sockets(self) -> list[int]:
-        """How many each of these processes has open."""
+        """Return the number of open sockets of each worker."""
         return [
             sum("socket:" in os.path.realpath(file) for file in files.iterdir())
             for files in (Path(f"/proc/{child}/fd") for child in self.children())
         ]
 
     def end(self, number: int) -> int:
-        """Send a signal to all processes of the server, and wait until it has ended."""
+        """Send a signal to all processes of the server, and wait for its end."""
         os.killpg(self.process.pid, number)
         return self.process.wait(timeout=60)
 
@@ -104,7 +104,7 @@ RUN = "import runpy; runpy.run_path('manage.py', run_name='__main__')"
 
 
 def spawn(folder: Path, setup: str = "", **variables: str) -> Server:
-    """A server that begins; `setup` is what Python is to do before."""
+    """Start a server, after the Python statements of `setup`."""
     program = ["-c", f"{setup}\n{RUN}"] if setup else ["manage.py"]
     held = reserve_port()
     environment = {
@@ -131,7 +131,7 @@ def spawn(folder: Path, setup: str = "", **variables: str) -> Server:
 
 
 def start(folder: Path, setup: str = "", **variables: str) -> Server:
-    """A server that answers."""
+    """Start a server, and wait until it answers."""
     server = spawn(folder, setup, **variables)
     try:
         wait_until_it_answers(server)
@@ -158,7 +158,7 @@ def wait_until_it_answers(server: Server) -> None:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that most tests share."""
+    """Return a server that most tests share."""
     folder = tmp_path_factory.mktemp("server")
     running = start(folder, MOCK_DIRECTIVES="mock:delay=0.05")
     yield running
@@ -168,7 +168,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
-    """Start a server that the test may treat as it likes; the file is the same for all of them."""
+    """Return a function that starts a server for one test, always on the same database file."""
     started: list[Server] = []
 
     def run(setup: str = "", **variables: str) -> Server:
@@ -190,7 +190,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 def raw(server: Server, data: bytes) -> bytes:
-    """What comes back for bytes on a connection, of which these are all."""
+    """Send bytes on a new connection, and return all that comes back."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
@@ -201,7 +201,7 @@ def raw(server: Server, data: bytes) -> bytes:
 
 
 def refusal(folder: Path, **variables: str) -> str:
-    """What a server says that does not start, which has to be one line."""
+    """Return the only line of output of a server that does not start."""
     server = spawn(folder, **variables)
     with server.held:
         assert server.process.wait(timeout=40) == 1
@@ -209,7 +209,7 @@ def refusal(folder: Path, **variables: str) -> str:
     return line
 
 
-def test_a_database_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+def test_an_unusable_database_is_named(tmp_path: Path) -> None:
     no_database = tmp_path / "letter.txt"
     no_database.write_text("Dear Ann, " * 100)
     line = refusal(tmp_path, DATABASE_PATH=str(no_database))
@@ -217,7 +217,7 @@ def test_a_database_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     assert no_database.read_text() == "Dear Ann, " * 100
 
 
-def test_an_address_that_is_taken_is_named(server: Server, tmp_path: Path) -> None:
+def test_a_taken_address_is_named(server: Server, tmp_path: Path) -> None:
     line = refusal(tmp_path, API_PORT=str(server.port))
     at = f"CommandError: API_HOST and API_PORT: 127.0.0.1:{server.port} cannot be served at: "
     assert line == f"{at}Address already in use."
@@ -226,7 +226,7 @@ def test_an_address_that_is_taken_is_named(server: Server, tmp_path: Path) -> No
 # --- One request ----------------------------------------------------------------------------------
 
 
-def test_the_server_says_where_it_is_and_whom_it_asks(server: Server) -> None:
+def test_the_banner_names_the_url_and_the_provider(server: Server) -> None:
     assert f"http://127.0.0.1:{server.port}/docs" in server.output
     assert "Provider  mock" in server.output
     assert str(server.folder / "chat.db") in server.output
@@ -286,7 +286,7 @@ NO_HTTP = {
 
 
 @pytest.mark.parametrize("request_", NO_HTTP.values(), ids=NO_HTTP)
-def test_what_is_not_http_harms_nobody(server: Server, request_: bytes) -> None:
+def test_malformed_requests_do_not_harm_the_server(server: Server, request_: bytes) -> None:
     answer = raw(server, request_)
     assert b" 500 " not in answer.split(b"\r\n")[0]
     assert b"Traceback" not in answer
@@ -303,7 +303,7 @@ CHAT = b'{"userId": "alice", "prompt": "Hi"}'
 
 
 def status(connection: socket.socket) -> int:
-    """That of the answer that comes next."""
+    """Return the status of the next answer."""
     response = HTTPResponse(connection)
     response.begin()
     response.read()
@@ -312,7 +312,7 @@ def status(connection: socket.socket) -> int:
 
 @pytest.fixture
 def kept(serve: Serve) -> Iterator[socket.socket]:
-    """A connection that has been served once, of a server that is not patient."""
+    """Return a connection with one answered request, of a server with short timeouts."""
     server = serve(SHORT, DJANGO_SETTINGS_MODULE="chatproject.settings")
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         connection.sendall(GET)
@@ -320,12 +320,12 @@ def kept(serve: Serve) -> Iterator[socket.socket]:
         yield connection
 
 
-def test_a_later_request_of_a_connection_may_not_stall_either(kept: socket.socket) -> None:
+def test_a_stalled_later_request_of_a_connection_times_out(kept: socket.socket) -> None:
     kept.sendall(HEAD + b'Content-Length: 100\r\n\r\n{"userId":')
     assert status(kept) == 400
 
 
-def test_each_request_of_a_connection_has_its_own_time(kept: socket.socket) -> None:
+def test_each_request_of_a_connection_has_its_own_timeout(kept: socket.socket) -> None:
     for _ in range(4):
         time.sleep(0.5)
         kept.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(CHAT))
@@ -382,7 +382,7 @@ def test_connections_are_shared_out_among_the_processes(serve: Serve, reloaded: 
     assert min(kept) >= 19
 
 
-def test_of_many_requests_of_a_user_at_once_exactly_sixty_pass(server: Server) -> None:
+def test_the_rate_limit_is_exact_for_concurrent_requests(server: Server) -> None:
     user = user_in_fresh_window()
     responses = server.chats_at_once(MANY, lambda number: user)
     assert Counter(response.status_code for response in responses) == {200: 60, 429: 40}
@@ -403,7 +403,7 @@ def test_every_line_that_the_server_writes_is_json_after_its_banner(server: Serv
 # --- The end --------------------------------------------------------------------------------------
 
 
-def test_a_server_that_is_told_to_stop_finishes_what_it_has_begun(serve: Serve) -> None:
+def test_a_stopping_server_finishes_running_requests(serve: Serve) -> None:
     server = serve()
     with ThreadPoolExecutor(5) as pool:
         running = [pool.submit(server.chat, "mock:delay=1.5") for _ in range(5)]
@@ -420,7 +420,7 @@ SLOW_TO_BEGIN = "import os, time; os.register_at_fork(after_in_child=lambda: tim
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it sees processes in Linux's /proc")
-def test_a_process_that_has_only_just_begun_stops_too(tmp_path: Path) -> None:
+def test_a_worker_that_is_still_starting_stops_too(tmp_path: Path) -> None:
     server = spawn(tmp_path, SLOW_TO_BEGIN)
     try:
         eventually(lambda: len(server.children()) == 2)

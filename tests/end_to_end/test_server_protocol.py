@@ -1,4 +1,4 @@
-"""What reaches the server before it reaches Django, over raw sockets."""
+"""Requests that the server handles before Django, over raw sockets."""
 
 import json
 import socket
@@ -19,7 +19,7 @@ def server(tmp_path_factory):
 
 
 def exchange(server, data):
-    """All that comes back on a connection to which no more is sent."""
+    """Send bytes on a new connection, and return all that comes back."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as sock:
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
@@ -27,7 +27,7 @@ def exchange(server, data):
 
 
 def received(sock):
-    """All that comes until the server closes the connection, or its half of it."""
+    """Return all that comes until the server closes its side of the connection."""
     return b"".join(iter(lambda: sock.recv(65_536), b""))
 
 
@@ -42,7 +42,7 @@ def received(sock):
     ],
     ids=["header", "long header", "long path", "length", "coding"],
 )
-def test_what_is_no_http_is_refused_as_a_problem(server, request_bytes, status):
+def test_malformed_requests_are_refused_as_a_problem(server, request_bytes, status):
     head, _, body = exchange(server, request_bytes).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"application/problem+json" in head.lower()
@@ -61,7 +61,7 @@ def test_after_a_refused_body_the_connection_is_good_for_the_next_request(
             assert client.get("/v1/health").status_code == 200
 
 
-def test_a_body_that_breaks_off_is_not_asked_with(server):
+def test_a_truncated_body_is_refused(server):
     body = b'{"userId": "user123", "prompt": "hi"}'
     head = b"POST /v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     head += b"X-API-Key: key\r\nContent-Length: 5000\r\n\r\n"
@@ -81,7 +81,7 @@ def test_clients_that_stop_sending_do_not_stop_the_server(server):
 
 
 def health_seconds(server):
-    """How long somebody else waits for an answer."""
+    """Return how long another client waits for an answer."""
     started = time.monotonic()
     assert httpx.get(f"http://127.0.0.1:{server.port}/v1/health", timeout=60).status_code == 200
     return time.monotonic() - started
@@ -90,7 +90,7 @@ def health_seconds(server):
 GET_AND_CLOSE = b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
-def test_clients_that_are_slow_to_close_keep_nobody_waiting(server):
+def test_clients_that_are_slow_to_close_delay_no_other_client(server):
     started = time.monotonic()
     with ExitStack() as clients:
         for _ in range(10):
@@ -101,7 +101,7 @@ def test_clients_that_are_slow_to_close_keep_nobody_waiting(server):
         assert time.monotonic() - started < 10  # gunicorn waits two seconds for each of them
 
 
-def test_what_is_still_being_sent_does_not_cut_the_answer_off(server):
+def test_unread_data_does_not_cut_the_answer_off(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
         client.sendall(GET_AND_CLOSE + b"x" * 1_000_000)
         assert received(client).startswith(b"HTTP/1.1 200")

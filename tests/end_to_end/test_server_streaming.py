@@ -1,4 +1,4 @@
-"""Streams through the server as it is run: nothing buffers, and who has left is noticed."""
+"""Streams through the server: nothing is buffered, and disconnects are noticed."""
 
 import contextlib
 import json
@@ -52,7 +52,7 @@ def anew(vendor: StubVendor) -> None:
 
 @contextlib.contextmanager
 def asked(server: Server, prompt: str = "Olá!") -> Iterator[Iterator[str]]:
-    """The lines of a streamed answer, on a connection of its own that ends with the context."""
+    """Open a streamed answer on a new connection, and return its lines."""
     body = {"userId": "user123", "prompt": prompt, "stream": True}
     url = f"http://127.0.0.1:{server.port}/v1/chat"
     with (
@@ -65,7 +65,7 @@ def asked(server: Server, prompt: str = "Olá!") -> Iterator[Iterator[str]]:
 
 
 def text_of(lines: Iterator[str]) -> str:
-    """The text of the `done` event, after checking that the deltas come to it."""
+    """Return the text of the `done` event; check that it is that of the deltas."""
     data = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
     done = data.pop()
     assert "".join(delta["text"] for delta in data) == done["response"]
@@ -81,7 +81,7 @@ def records(server: Server) -> list[dict[str, Any]]:
 
 
 def settled(server: Server) -> dict[str, Any]:
-    """The newest record, once it is not pending any more."""
+    """Wait until the newest record is settled, and return it."""
     end = time.monotonic() + 20
     while (record := records(server)[-1])["status"] == "pending":
         assert time.monotonic() < end, server.log.read_text()
@@ -89,7 +89,7 @@ def settled(server: Server) -> dict[str, Any]:
     return record
 
 
-def test_the_first_piece_arrives_while_the_vendor_still_sends(server: Server, vendor: StubVendor):
+def test_the_first_token_arrives_while_the_vendor_still_sends(server: Server, vendor: StubVendor):
     vendor.stream([chunk("Hel"), chunk("lo"), FINISH, DONE], gap=[0, 30, 0, 0])
     with asked(server) as lines:
         assert [next(lines), next(lines)] == ["event: delta", 'data: {"text":"Hel"}']
@@ -117,7 +117,7 @@ def test_many_streams_at_once_flow_and_are_complete(server: Server, vendor: Stub
     vendor.stream([*pieces, *ends], gap=[0, GAP, *[0.02] * (len(pieces) - 2), *[0] * len(ends)])
 
     def read(number: int) -> tuple[str, float]:
-        """The text, and how long before its end the first piece was there."""
+        """Return the text, and how long before its end the first token came."""
         with asked(server, f"question {number}") as lines:
             first = [next(lines), next(lines)]
             begun = time.monotonic()
@@ -134,7 +134,7 @@ def test_many_streams_at_once_flow_and_are_complete(server: Server, vendor: Stub
     assert [(record["status"], record["response"]) for record in kept] == [("ok", text)] * MANY
 
 
-def test_who_leaves_while_pieces_come_ends_the_call(server: Server, vendor: StubVendor):
+def test_a_disconnect_during_a_stream_ends_the_vendor_call(server: Server, vendor: StubVendor):
     vendor.stream([chunk(f"{number} ") for number in range(600)], gap=0.05)
     with asked(server) as lines:
         for _ in range(8):
@@ -147,7 +147,9 @@ def test_who_leaves_while_pieces_come_ends_the_call(server: Server, vendor: Stub
     assert [attempt["outcome"] for attempt in json.loads(record["attempts"])] == ["aborted"]
 
 
-def test_who_leaves_while_the_vendor_is_silent_ends_the_call(server: Server, vendor: StubVendor):
+def test_a_disconnect_while_the_vendor_is_silent_ends_the_vendor_call(
+    server: Server, vendor: StubVendor
+):
     vendor.stream([chunk("Hel"), chunk("lo")], gap=[0, 30])
     with asked(server) as lines:
         next(lines)
@@ -157,7 +159,7 @@ def test_who_leaves_while_the_vendor_is_silent_ends_the_call(server: Server, ven
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_who_leaves_before_the_first_piece_ends_the_call(
+def test_a_disconnect_before_the_first_token_ends_the_vendor_call(
     server: Server, vendor: StubVendor, stream: bool
 ):
     vendor.stream([chunk("Hel")], gap=30)
@@ -178,7 +180,7 @@ def test_who_leaves_before_the_first_piece_ends_the_call(
     assert (line["status"], line["code"]) == (499, "aborted")
 
 
-def test_an_aborted_stream_leaves_a_line_in_the_log(server: Server, vendor: StubVendor):
+def test_an_aborted_stream_is_logged(server: Server, vendor: StubVendor):
     vendor.stream([chunk("Hel"), chunk("lo")], gap=[0, 30])
     with asked(server) as lines:
         next(lines)
@@ -187,7 +189,7 @@ def test_an_aborted_stream_leaves_a_line_in_the_log(server: Server, vendor: Stub
 
 
 def logged(server: Server, interaction_id: str) -> list[dict[str, Any]]:
-    """What the log has of a request, once there is something."""
+    """Wait for the log lines of a request, and return them."""
     end = time.monotonic() + 20
     while not (found := _lines(server.log, interaction_id)):
         assert time.monotonic() < end
@@ -203,7 +205,7 @@ def _lines(log: Path, interaction_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def test_after_many_have_left_the_server_goes_on(server: Server, vendor: StubVendor):
+def test_the_server_keeps_answering_after_many_disconnects(server: Server, vendor: StubVendor):
     vendor.stream([chunk("Hel"), chunk("lo")], gap=[0, 30])
 
     def leave(_: int) -> None:

@@ -1,4 +1,4 @@
-"""Traces: spans by OTLP, from the server and from Lambda, with nothing that was said in them."""
+"""Spans sent by OTLP, from the server and from Lambda, without content."""
 
 import json
 import os
@@ -27,14 +27,14 @@ REFUSED = {"error": {"code": "insufficient_quota", "message": "swordfish"}}
 
 @dataclass
 class Traced:
-    """A server, its vendor, and where its traces go."""
+    """A server, its vendor, and the collector of its traces."""
 
     server: Server
     vendor: StubVendor
     collector: Collector
 
     def chat(self, count: int, prompt: str = "Olá!", **options: Any) -> tuple[Any, list[Span]]:
-        """The answer to a chat, and the spans that it left below ours, the server's first."""
+        """Return the answer to a chat and its spans below ours, the server's first."""
         trace_id, span_id = secrets.token_hex(16), secrets.token_hex(8)
         headers = {"traceparent": f"00-{trace_id}-{span_id}-01", **options.pop("headers", {})}
         response = self.server.chat(prompt, headers=headers, **options)
@@ -109,7 +109,7 @@ def test_a_chat_is_a_span_and_its_call_of_the_vendor_another(traced: Traced) -> 
     assert 0 < client.seconds < server.seconds
 
 
-def test_the_service_is_described_as_the_variables_have_it(traced: Traced) -> None:
+def test_resource_attributes_come_from_the_variables(traced: Traced) -> None:
     _, [server, _] = traced.chat(2, headers=KEY)
     assert server.service["service.name"] == "serverless-chat-api"
     assert server.service["service.version"] == "0.1.0"
@@ -170,13 +170,13 @@ def test_a_failure_is_an_error_of_the_request(traced: Traced) -> None:
     assert len(calls) == 2
 
 
-def test_a_refusal_is_no_error_of_ours(traced: Traced) -> None:
+def test_a_client_error_is_no_error_of_the_span(traced: Traced) -> None:
     response, [server] = traced.chat(1)
     assert response.status_code == 401
     assert (server.status, "error.type" in server.attributes) == ("UNSET", False)
 
 
-def test_who_goes_away_aborts_the_call(traced: Traced) -> None:
+def test_a_disconnect_is_traced_as_aborted(traced: Traced) -> None:
     traced.vendor.stream([chunk("Hel"), *[chunk("lo")] * 500], gap=0.02)
     trace_id = secrets.token_hex(16)
     headers = {**KEY, "traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01"}
@@ -187,7 +187,7 @@ def test_who_goes_away_aborts_the_call(traced: Traced) -> None:
     assert client.attributes["error.type"] == "aborted"
 
 
-def test_what_was_said_and_by_whom_is_in_no_span(traced: Traced) -> None:
+def test_spans_hold_neither_content_nor_user_ids(traced: Traced) -> None:
     said = {"system": "trombone", "metadata": {"ticket": "kazoo"}, "stop": ["piccolo"]}
     traced.chat(2, "swordfish", user="tuba", headers=KEY, **said)
     traced.vendor.reply({"error": {"message": "swordfish"}}, status=400)
@@ -215,20 +215,20 @@ ROOT_ID, PARENT = "1-67891233-abcdef01234567891234{}", "53995c3f42cd8ad8"
         (f";Parent={PARENT};Sampled=0;Lineage=1:a:0", ""),  # which X-Ray does not keep
     ],
 )
-def test_a_trace_of_aws_goes_on(traced: Traced, rest: str, parent: str) -> None:
+def test_an_aws_trace_is_continued(traced: Traced, rest: str, parent: str) -> None:
     root = ROOT_ID.format(secrets.token_hex(2))
     traced.server.chat(headers={**KEY, "X-Amzn-Trace-Id": f"Root={root}{rest}"})
     server, client = traced.collector.trace(root[2:].replace("-", ""), 2)
     assert (server.parent_id, client.parent_id) == (parent, server.span_id)
 
 
-def test_the_callers_own_trace_comes_before_that_of_aws(traced: Traced) -> None:
+def test_a_traceparent_header_takes_precedence_over_the_aws_trace(traced: Traced) -> None:
     root = ROOT_ID.format("5678")
     _, spans = traced.chat(2, headers={**KEY, "X-Amzn-Trace-Id": f"Root={root}"})
     assert len(spans) == 2
 
 
-def test_the_line_in_the_log_has_the_trace(traced: Traced) -> None:
+def test_the_log_line_has_the_trace_id(traced: Traced) -> None:
     _, [server, _] = traced.chat(2, headers={**KEY, "X-Request-ID": "found-by-its-id"})
     [line] = [
         line for line in traced.server.log.read_text().splitlines() if "found-by-its-id" in line
@@ -236,7 +236,7 @@ def test_the_line_in_the_log_has_the_trace(traced: Traced) -> None:
     assert json.loads(line)["trace_id"] == server.trace_id
 
 
-def test_a_caller_who_keeps_no_trace_leaves_none(traced: Traced) -> None:
+def test_an_unsampled_trace_sends_no_spans(traced: Traced) -> None:
     trace_id = secrets.token_hex(16)
     headers = {**KEY, "traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-00"}
     assert traced.server.chat(headers=headers).status_code == 200
@@ -247,7 +247,7 @@ def test_a_caller_who_keeps_no_trace_leaves_none(traced: Traced) -> None:
 # --- The ends of the process ----------------------------------------------------------------------
 
 
-def test_a_stop_sends_what_is_left(tmp_path: Path) -> None:
+def test_a_stop_sends_the_remaining_spans(tmp_path: Path) -> None:
     with Collector() as collector:
         variables = {
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.url}/v1/traces",
@@ -262,7 +262,7 @@ def test_a_stop_sends_what_is_left(tmp_path: Path) -> None:
     assert collector.spans[0].service["service.name"] == "mine"
 
 
-def test_an_endpoint_that_is_down_is_said_once_and_holds_nothing_up(tmp_path: Path) -> None:
+def test_an_unreachable_endpoint_is_logged_once_and_delays_no_request(tmp_path: Path) -> None:
     variables = {
         "OTEL_EXPORTER_OTLP_TIMEOUT": "0.5",
         "WEB_CONCURRENCY": "1",
@@ -310,7 +310,7 @@ TRACE = "1-67891233-abcdef012345678912345678"
 
 
 class Function:
-    """The function's process, which stands ready for events."""
+    """Start a process of the function that is ready for events."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
         environment = {
@@ -362,7 +362,7 @@ def test_on_lambda_the_spans_are_sent_before_the_answer(tmp_path: Path) -> None:
         assert server.service["service.name"] == "serverless-chat-api-dev"
 
 
-def test_on_lambda_an_endpoint_that_hangs_holds_nothing_up_and_nothing_is_lost(
+def test_on_lambda_a_hanging_endpoint_delays_no_answer_and_loses_no_span(
     tmp_path: Path,
 ) -> None:
     patient = {"OTEL_EXPORTER_OTLP_TIMEOUT": "600", **NEVER}
@@ -377,7 +377,7 @@ def test_on_lambda_an_endpoint_that_hangs_holds_nothing_up_and_nothing_is_lost(
         assert len(collector.trace(TRACE[2:].replace("-", ""), 6)) == 6
 
 
-def test_on_lambda_an_endpoint_that_is_down_fails_nothing(tmp_path: Path) -> None:
+def test_on_lambda_an_unreachable_endpoint_fails_no_request(tmp_path: Path) -> None:
     with (
         reserve_port() as down,
         Function(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=address(down)) as function,
@@ -405,7 +405,7 @@ print([name for name in sys.modules if name.startswith(("opentelemetry", "google
     [{}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318", "OTEL_SDK_DISABLED": "true"}],
     ids=["no endpoint", "disabled"],
 )
-def test_without_an_endpoint_nothing_of_it_is_imported(
+def test_without_an_endpoint_opentelemetry_is_not_imported(
     tmp_path: Path, variables: dict[str, str]
 ) -> None:
     environment = {
