@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import TypeVar
 
 from providers.base import Completion, CompletionRequest, Deadline, Provider
@@ -249,42 +248,27 @@ class _RunningAttempt:
             raise DeadlineExceeded("No provider answered in time.")
         self._timeout = self._deadline.remaining()
         if not self._breaker.allow(self._timeout):
+            wait = self._breaker.remaining()
             raise ProviderOverloaded(
-                OPEN_CIRCUIT,
-                reason="circuit_open",
-                retry=False,
-                retry_after=self._breaker.remaining(),
+                OPEN_CIRCUIT, reason="circuit_open", retry=False, retry_after=wait
             )
         self._started = time.monotonic()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         elapsed = round((time.monotonic() - self._started) * 1000)
         self._report_health(error)
+        name, outcome = self._route.provider.name, self._outcome(error)
         self._on_attempt(
-            Attempt(
-                provider=self._route.provider.name,
-                model=self._route.model,
-                outcome=self._outcome(error),
-                latency_ms=elapsed,
-            )
+            Attempt(provider=name, model=self._route.model, outcome=outcome, latency_ms=elapsed)
         )
 
     def _outcome(self, error: BaseException | None) -> str:
-        match error:
-            case None:
-                return "ok"
-            case ProviderError() if not self._deadline.cancelled:
-                return error.code
-            case ProviderError() | GeneratorExit():
-                return "aborted"
-            case _:
-                return "internal_error"
+        if error is None:
+            return "ok"
+        if isinstance(error, ProviderError) and not self._deadline.cancelled:
+            return error.code
+        return "aborted" if isinstance(error, ProviderError | GeneratorExit) else "internal_error"
 
     def _report_health(self, error: BaseException | None) -> None:
         """Tell the circuit breaker what the outcome says about the provider's health, if any."""

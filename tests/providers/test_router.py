@@ -1,0 +1,117 @@
+from collections.abc import Iterator
+from typing import ClassVar
+
+import pytest
+
+from providers.base import Completion, CompletionRequest, Deadline, Message
+from providers.errors import ContentFiltered, ProviderError, ProviderFailed
+from providers.router import Attempt, Router
+
+REQUEST = CompletionRequest(model="default", messages=(Message(role="user", content="Hi"),))
+COMPLETION = Completion(text="Hello.", model="model-1", finish_reason="stop")
+
+
+class FakeProvider:
+    """Give what is scripted for each call; an exception among it is raised."""
+
+    is_remote: ClassVar[bool] = True
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+    model = "model-1"
+
+    def __init__(self, name: str, *calls: list[str | Completion | Exception]) -> None:
+        self.name = name
+        self.calls = list(calls)
+        self.closed = False
+
+    def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
+        [completion] = self.stream(request, deadline)
+        assert isinstance(completion, Completion)
+        return completion
+
+    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
+        assert request.model == self.model
+        try:
+            for event in self.calls.pop(0):
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+        finally:
+            self.closed = True
+
+    def check(self, deadline: Deadline) -> None:
+        raise NotImplementedError
+
+
+def failed(code: str = "fails") -> ProviderFailed:
+    return ProviderFailed(code, retry=False)
+
+
+def outcomes(attempts: list[Attempt]) -> list[tuple[str, str]]:
+    return [(attempt.provider, attempt.outcome) for attempt in attempts]
+
+
+def test_a_completion_comes_with_its_route_and_every_attempt() -> None:
+    router = Router([FakeProvider("a", [failed()]), FakeProvider("b", [COMPLETION])])
+    routes, attempts = router.routes(None), list[Attempt]()
+    answer = router.complete(routes, REQUEST, Deadline(5), attempts.append)
+    assert answer == (routes[1], COMPLETION)
+    assert outcomes(attempts) == [("a", "provider_error"), ("b", "ok")]
+
+
+def test_attempts_are_reported_when_all_routes_fail() -> None:
+    router = Router([FakeProvider("a", [failed("first")]), FakeProvider("b", [failed()])])
+    attempts = list[Attempt]()
+    with pytest.raises(ProviderFailed, match="first"):
+        router.complete(router.routes(None), REQUEST, Deadline(5), attempts.append)
+    assert outcomes(attempts) == [("a", "provider_error"), ("b", "provider_error")]
+
+
+def test_each_event_of_a_stream_comes_with_its_route() -> None:
+    router = Router([FakeProvider("a", [failed()]), FakeProvider("b", ["Hel", "lo.", COMPLETION])])
+    routes, attempts = router.routes(None), list[Attempt]()
+    events = router.stream(routes, REQUEST, Deadline(5), attempts.append)
+    assert next(events) == (routes[1], "Hel")
+    assert outcomes(attempts) == [("a", "provider_error")]
+    assert list(events) == [(routes[1], "lo."), (routes[1], COMPLETION)]
+    assert outcomes(attempts) == [("a", "provider_error"), ("b", "ok")]
+
+
+@pytest.mark.parametrize("events", [0, 1, 2])
+def test_closing_a_stream_aborts_its_attempt_and_ends_the_call(events: int) -> None:
+    provider = FakeProvider("a", ["Hel", "lo.", COMPLETION])
+    router, attempts = Router([provider]), list[Attempt]()
+    stream = router.stream(router.routes(None), REQUEST, Deadline(5), attempts.append)
+    for _ in range(events):
+        next(stream)
+    stream.close()
+    assert outcomes(attempts) == ([("a", "aborted")] if events else [])
+    assert provider.closed is bool(events)
+
+
+def test_an_error_after_the_first_piece_is_final() -> None:
+    router = Router([FakeProvider("a", ["Hel", failed()]), FakeProvider("b", [COMPLETION])])
+    attempts = list[Attempt]()
+    stream = router.stream(router.routes(None), REQUEST, Deadline(5), attempts.append)
+    next(stream)
+    with pytest.raises(ProviderFailed):
+        next(stream)
+    assert outcomes(attempts) == [("a", "provider_error")]
+
+
+@pytest.mark.parametrize("started", [[], ["Hel"]])
+def test_refused_content_does_not_open_the_circuit(started: list[str | Completion]) -> None:
+    refused = [*started, ContentFiltered("filtered")]
+    router = Router([FakeProvider("a", refused, [COMPLETION])], threshold=1)
+    attempts = list[Attempt]()
+    with pytest.raises(ProviderError):
+        list(router.stream(router.routes(None), REQUEST, Deadline(5), attempts.append))
+    router.complete(router.routes(None), REQUEST, Deadline(5), attempts.append)
+    assert outcomes(attempts) == [("a", "content_filtered"), ("a", "ok")]
+
+
+def test_an_unexpected_exception_is_an_attempt_too() -> None:
+    router = Router([FakeProvider("a", [RuntimeError("bug")])])
+    attempts = list[Attempt]()
+    with pytest.raises(RuntimeError):
+        router.complete(router.routes(None), REQUEST, Deadline(5), attempts.append)
+    assert outcomes(attempts) == [("a", "internal_error")]
