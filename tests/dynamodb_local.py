@@ -53,33 +53,35 @@ def tables(dynamodb_url: str) -> Iterator[str]:
     """The address of DynamoDB Local, with our tables."""
     from chat.storage.dynamodb.tables import TABLES
 
-    with pytest.MonkeyPatch.context() as patch:
-        _direct(patch, dynamodb_url)
+    with _directed() as direct:
+        direct(dynamodb_url)
         for table in TABLES:
             table.create_table(wait=True)
-        yield dynamodb_url
+    yield dynamodb_url
+    with _directed() as direct:
+        direct(dynamodb_url)
         for table in TABLES:
             table.delete_table()
-    _forget_clients()
 
 
 @pytest.fixture
 def dynamodb(tables: str) -> Iterator[str]:
-    """The address of DynamoDB Local, with our tables, empty."""
+    """The address of DynamoDB Local, with our tables, empty; the product uses it in this test."""
     from chat.storage.dynamodb.tables import TABLES
 
-    yield tables
-    for table in TABLES:
-        for item in table.scan():
-            item.delete()
+    with _directed() as direct:
+        direct(tables)
+        yield tables
+        for table in TABLES:
+            for item in table.scan():
+                item.delete()
 
 
 @pytest.fixture
 def dynamodb_at() -> Iterator[Callable[[str], None]]:
     """A function that points the product at another DynamoDB."""
-    with pytest.MonkeyPatch.context() as patch:
-        yield lambda url: _direct(patch, url)
-    _forget_clients()
+    with _directed() as direct:
+        yield direct
 
 
 def variables(url: str) -> dict[str, str]:
@@ -92,18 +94,23 @@ def variables(url: str) -> dict[str, str]:
     }
 
 
-def _direct(patch: pytest.MonkeyPatch, url: str) -> None:
-    for name, value in variables(url).items():
-        patch.setenv(name, value)
-    patch.setattr(settings, "DYNAMODB_ENDPOINT", url)
-    patch.setattr(settings, "AWS_REGION", "eu-west-1")
-    _forget_clients()
-
-
-def _forget_clients() -> None:
+@contextlib.contextmanager
+def _directed() -> Iterator[Callable[[str], None]]:
+    """Yield a function that points the product at a DynamoDB until the block ends."""
     from chat.storage import backend
     from chat.storage.dynamodb.client import client
 
+    with pytest.MonkeyPatch.context() as patch:
+
+        def direct(url: str) -> None:
+            for name, value in variables(url).items():
+                patch.setenv(name, value)
+            patch.setattr(settings, "DYNAMODB_ENDPOINT", url)
+            patch.setattr(settings, "AWS_REGION", "eu-west-1")
+            client.cache_clear()
+            backend.cache_clear()
+
+        yield direct
     client.cache_clear()
     backend.cache_clear()
 

@@ -14,7 +14,7 @@ from tests.dynamodb_local import botocore_client
 
 
 @pytest.fixture
-def names(tables: str, settings: Settings) -> Iterator[tuple[str, str]]:
+def names(dynamodb: str, settings: Settings) -> Iterator[tuple[str, str]]:
     """Names of tables that do not exist yet."""
     settings.STORAGE = "dynamodb"
     names = (f"tests-{uuid4().hex}", f"tests-{uuid4().hex}")

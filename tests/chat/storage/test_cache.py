@@ -405,7 +405,7 @@ def unreachable(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("call", ["get", "incr", "touch", "delete", "has_key"])
-def test_an_unreachable_bulk_store_raises_storage_unavailable(unreachable: str, call: str) -> None:
+def test_an_unreachable_cache_raises_storage_unavailable(unreachable: str, call: str) -> None:
     with pytest.raises(StorageUnavailable):
         getattr(CACHES[unreachable]("", {}), call)("key")
 
