@@ -1,0 +1,113 @@
+"""Deadlines that can be cancelled, shared by all threads that work for one request."""
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+Callback = Callable[[], object]
+
+
+class Deadline:
+    """A point on the monotonic clock by which a request must be done, or cancelled before.
+
+    Waiting code registers a callback with `on_cancel` instead of looking at `cancelled`
+    periodically.
+    """
+
+    __slots__ = ("_cancellation", "_end")
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+        self._cancellation = _Cancellation()
+
+    def remaining(self) -> float:
+        """Return the seconds left: never negative, 0 when cancelled."""
+        return 0.0 if self.cancelled else self.remaining_if_not_cancelled()
+
+    def remaining_if_not_cancelled(self) -> float:
+        """Return the seconds left on the clock, for work that a disconnect must not stop."""
+        return max(0.0, self._end - time.monotonic())
+
+    @property
+    def expired(self) -> bool:
+        """Whether the time is up or the deadline was cancelled."""
+        return self.cancelled or time.monotonic() >= self._end
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancellation.cancelled
+
+    def cancel(self) -> None:
+        """End all work under this deadline, in all threads."""
+        self._cancellation.cancel()
+
+    def capped(self, seconds: float) -> "Deadline":
+        """Return a deadline that ends after `seconds`, or with this one if that is earlier.
+
+        Cancelling one of the two cancels both.
+        """
+        part = Deadline.__new__(Deadline)
+        part._end = min(self._end, time.monotonic() + seconds)
+        part._cancellation = self._cancellation
+        return part
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep, at most until the deadline; a cancel ends the sleep at once."""
+        cancelled = threading.Event()
+        with self.on_cancel(cancelled.set):
+            cancelled.wait(min(seconds, self.remaining()))
+
+    def on_cancel(self, callback: Callback) -> "Registration":
+        """Call `callback` once when cancelled, at once if that has happened, within the context.
+
+        The cancelling thread runs it, so it must be short. It never runs after the context's end.
+        """
+        return Registration(self._cancellation, callback)
+
+
+class _Cancellation:
+    """The cancelled state that a deadline shares with its capped parts."""
+
+    __slots__ = ("callbacks", "cancelled", "lock")
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self.callbacks: list[Callback] = []
+        # Reentrant, because a signal handler may cancel while its thread holds the lock.
+        self.lock = threading.RLock()
+
+    def cancel(self) -> None:
+        with self.lock:
+            self.cancelled = True
+            while self.callbacks:
+                self.callbacks.pop()()
+
+
+class Registration:
+    """A callback that is registered between the context's start and its end."""
+
+    __slots__ = ("_callback", "_cancellation")
+
+    def __init__(self, cancellation: _Cancellation, callback: Callback) -> None:
+        self._cancellation = cancellation
+        self._callback = callback
+
+    def __enter__(self) -> None:
+        cancellation = self._cancellation
+        with cancellation.lock:
+            if not cancellation.cancelled:
+                cancellation.callbacks.append(self._callback)
+                return
+        self._callback()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        cancellation = self._cancellation
+        with cancellation.lock:
+            if self._callback in cancellation.callbacks:
+                cancellation.callbacks.remove(self._callback)

@@ -1,0 +1,389 @@
+"""An httpx transport over libcurl's multi interface.
+
+It keeps one deadline over all phases of a call (name lookup, connect, TLS, sending, waiting,
+reading), and ends the call at once when that deadline is cancelled. Proxies, private CAs,
+compression, HTTP/2 and happy eyeballs are libcurl's.
+
+A handle holds one connection. Idle handles wait in a pool, and one thread at a time uses one.
+https://curl.se/libcurl/c/curl_multi_socket_action.html describes how a handle is driven.
+"""
+
+import ctypes
+import math
+import os
+import select
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import NamedTuple
+from weakref import WeakSet
+
+import certifi
+import httpx
+import pycurl
+
+from providers import transport_errors
+from providers.deadline import Deadline
+
+CONNECT_SECONDS = 5.0
+KEEP_ALIVE_SECONDS = 20.0
+MAX_IDLE_HANDLES = 512  # per origin
+MAX_HEAD_BYTES = 64 * 1024
+MAX_BODY_BYTES = 8 * 1024 * 1024
+
+# libcurl's options that pycurl has no name for.
+_SUPPRESS_CONNECT_HEADERS = 265
+
+_POLL_EVENTS = {
+    pycurl.POLL_IN: select.POLLIN,
+    pycurl.POLL_OUT: select.POLLOUT,
+    pycurl.POLL_INOUT: select.POLLIN | select.POLLOUT,
+}
+# libcurl sends the length itself, and accepts the encodings that it can decode.
+_OWN_HEADERS = {b"content-length", b"transfer-encoding", b"accept-encoding"}
+# A name without a value keeps libcurl from adding the header.
+_NOT_ADDED = {b"accept": b"Accept:", b"content-type": b"Content-Type:", b"expect": b"Expect:"}
+
+
+class Options(NamedTuple):
+    """Proxies are URLs, which may carry credentials; an empty one is none."""
+
+    http_proxy: str = ""
+    https_proxy: str = ""
+    no_proxy: str = ""
+    ca_file: str = ""
+    max_body_bytes: int = MAX_BODY_BYTES
+
+
+class CurlTransport(httpx.BaseTransport):
+    """Send httpx requests through libcurl.
+
+    `request.extensions` may carry a `deadline` (Deadline; else httpx's own `timeout` holds) and
+    `fresh` (bool), which asks for a new connection. Redirects are not followed. Compressed bodies
+    are decoded. Errors are httpx's, and their message is a word for the log, such as
+    `connection_refused`: transport_errors.py lists them.
+    """
+
+    def __init__(
+        self,
+        *,
+        http_proxy: str = "",
+        https_proxy: str = "",
+        no_proxy: str = "",
+        ca_file: str = "",
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        ca_file = ca_file or certifi.where()
+        self._options = Options(http_proxy, https_proxy, no_proxy, ca_file, max_body_bytes)
+        self._idle: defaultdict[str, deque[_Handle]] = defaultdict(deque)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send the request and wait for the head of the response. Raises httpx.TransportError."""
+        url = request.url
+        if url.scheme not in ("http", "https"):
+            raise httpx.UnsupportedProtocol("unsupported_protocol")
+        origin = f"{url.scheme}://{url.netloc.decode('ascii')}"
+        handle = self._take(origin, fresh=bool(request.extensions.get("fresh")))
+        body = _Body(handle, self._idle[origin])
+        try:
+            handle.start(request, origin + url.raw_path.decode("ascii"))
+            handle.wait_for_head()
+        except BaseException:
+            body.close()
+            raise
+        extensions = {"http_version": handle.http_version}
+        return httpx.Response(
+            handle.status, headers=handle.headers, stream=body, extensions=extensions
+        )
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for idle in list(self._idle.values()):
+            _discard(idle, all_of_them=True)
+
+    def _take(self, origin: str, *, fresh: bool) -> "_Handle":
+        """Return the idle handle that was used last, or a new one."""
+        idle = self._idle[origin]
+        with suppress(IndexError):
+            while not fresh:
+                handle = idle.pop()
+                if handle.usable:
+                    return handle
+                handle.close()
+        return _Handle(origin, self._options)
+
+
+class _Handle:
+    """A curl handle, its connection, and the response that comes over it."""
+
+    def __init__(self, origin: str, options: Options) -> None:
+        self._poll = select.poll()
+        self._wake_fd, self._waker_fd = _wake_fds()
+        self._poll.register(self._wake_fd, select.POLLIN)
+        self._timer = math.inf
+        self._url = self._method = ""
+        self._used_at = time.monotonic()
+        self._closed = self.done = False
+        self._multi = _multi(self)
+        self._curl = _curl(self, options, secure=origin.startswith("https:"))
+        _handles.add(self)
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be used again. libcurl sees itself whether the vendor has closed."""
+        idle = time.monotonic() - self._used_at
+        return not self._closed and idle <= KEEP_ALIVE_SECONDS
+
+    def start(self, request: httpx.Request, url: str) -> None:
+        """Begin a call."""
+        self._deadline, self._idle_seconds = _deadline(request)
+        self.status, self.http_version = 0, b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.pieces: list[bytes] = []
+        self._head_bytes = 0
+        self._in_body = self.done = False
+        self._error = 0
+        self._set_request(request, url)
+        self._multi.add_handle(self._curl)
+        self._act(pycurl.SOCKET_TIMEOUT, 0)
+
+    def wait_for_head(self) -> None:
+        """Wait for the status and the headers. Raises httpx.TransportError."""
+        with self._deadline.on_cancel(self._wake):
+            while not self._in_body and not self.done:
+                self._step()
+        if not self._in_body:
+            self._check()
+
+    def read(self) -> list[bytes]:
+        """Return the next pieces of the body, none at its end. Raises httpx.TransportError."""
+        if not self.pieces and not self.done:
+            if self._idle_seconds is not None:
+                self._deadline = Deadline(self._idle_seconds)
+            with self._deadline.on_cancel(self._wake):
+                while not self.pieces and not self.done:
+                    self._step()
+        pieces, self.pieces = self.pieces, []
+        if not pieces:
+            self._check()
+        return pieces
+
+    def keep(self, idle: "deque[_Handle]") -> None:
+        """Put it into the pool; close it instead in the middle of a response or after an error."""
+        if not self.done or self._error or self._closed:
+            self.close()
+            return
+        self._multi.remove_handle(self._curl)
+        self._used_at = time.monotonic()
+        idle.append(self)
+        _discard(idle)
+
+    def close(self) -> None:
+        """Close the connection, without waiting for a name lookup that hangs."""
+        if self._closed:
+            return
+        self._closed = True
+        looked_up = self._curl.getinfo(pycurl.NAMELOOKUP_TIME) > 0
+        self._curl.close()
+        if looked_up:
+            self._multi.close()
+        else:  # libcurl waits for the thread that looks up the name
+            threading.Thread(target=self._multi.close, daemon=True).start()
+        for fd in {self._wake_fd, self._waker_fd}:
+            os.close(fd)
+
+    def disown(self) -> None:
+        """Leave it to the parent process: even to close it would send bytes on its connection."""
+        self._closed = True
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
+
+    def _set_request(self, request: httpx.Request, url: str) -> None:
+        curl, content, method = self._curl, request.read(), request.method
+        if url != self._url:
+            curl.setopt(pycurl.URL, url)
+            self._url = url
+        if method != self._method:
+            curl.setopt(pycurl.NOBODY, method == "HEAD")
+            curl.setopt(pycurl.CUSTOMREQUEST, method)
+            self._method = method
+        if content or method in ("POST", "PUT", "PATCH"):
+            curl.setopt(pycurl.POSTFIELDS, content)
+        elif method != "HEAD":
+            curl.setopt(pycurl.HTTPGET, 1)
+        curl.setopt(pycurl.HTTPHEADER, _header_lines(request.headers))
+
+    def _step(self) -> None:
+        """Wait for the next event of the connection. Raises httpx.TimeoutException."""
+        remaining = self._deadline.remaining()
+        if not remaining:
+            raise transport_errors.timed_out(self._curl, self._deadline, in_body=self._in_body)
+        until_timer = self._timer - time.monotonic()
+        events = self._poll.poll(math.ceil(max(0.0, min(remaining, until_timer, 86400.0)) * 1000))
+        for fd, mask in events:
+            if fd == self._wake_fd:
+                os.read(fd, 8)
+            else:
+                self._act(fd, _action(mask))
+        if time.monotonic() >= self._timer:
+            self._timer = math.inf
+            self._act(pycurl.SOCKET_TIMEOUT, 0)
+
+    def _act(self, fd: int, mask: int) -> None:
+        _, running = self._multi.socket_action(fd, mask)
+        if not running and not self.done:
+            _, _, failed = self._multi.info_read()
+            self._error = failed[0][1] if failed else 0
+            self.done = True
+
+    def _check(self) -> None:
+        if self._error:
+            too_large = self._head_bytes > MAX_HEAD_BYTES
+            raise transport_errors.translated(
+                self._curl, self._error, begun=self._head_bytes > 0, head_too_large=too_large
+            )
+
+    def _wake(self) -> None:
+        os.write(self._waker_fd, b"\1\0\0\0\0\0\0\0")
+
+    def on_socket(self, what: int, fd: int, multi: object, data: object) -> None:
+        """Watch a socket as libcurl wants it, or no longer."""
+        if what == pycurl.POLL_REMOVE:
+            self._poll.unregister(fd)
+        else:
+            self._poll.register(fd, _POLL_EVENTS.get(what, 0))
+
+    def on_timer(self, milliseconds: int) -> None:
+        """Note when libcurl wants to be called, whatever happens; a negative time is never."""
+        self._timer = math.inf if milliseconds < 0 else time.monotonic() + milliseconds / 1000
+
+    def on_header(self, line: bytes) -> int | None:
+        """Take a line of the head. Interim responses (1xx) come before it, trailers after it."""
+        self._head_bytes += len(line)
+        if self._in_body:
+            return None
+        if self._head_bytes > MAX_HEAD_BYTES:
+            return -1
+        if line.startswith(b"HTTP/"):
+            self.http_version, status, *_ = line.split()
+            self.status = int(status)
+            self.headers = []
+        elif line.strip():
+            name, _, value = line.partition(b":")
+            self.headers.append((name, value.strip()))
+        else:
+            self._in_body = self.status >= 200
+        return None
+
+    def on_body(self, piece: bytes) -> None:
+        """Take a piece of the body, decoded."""
+        self.pieces.append(piece)
+
+
+class _Body(httpx.SyncByteStream):
+    """The body of a response. Closed before its end, or forgotten, it closes the connection."""
+
+    def __init__(self, handle: _Handle, idle: "deque[_Handle]") -> None:
+        self._handle: _Handle | None = handle
+        self._idle = idle
+
+    def __iter__(self) -> Iterator[bytes]:
+        while self._handle and (pieces := self._handle.read()):
+            yield from pieces
+        self.close()
+
+    def close(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle:
+            handle.keep(self._idle)
+
+    __del__ = close
+
+
+def _curl(handle: _Handle, options: Options, *, secure: bool) -> pycurl.Curl:
+    curl = pycurl.Curl()
+    for option, value in (
+        (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
+        (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS),
+        (pycurl.CONNECTTIMEOUT_MS, round(CONNECT_SECONDS * 1000)),
+        (pycurl.MAXFILESIZE_LARGE, options.max_body_bytes),
+        (pycurl.NOSIGNAL, 1),
+        (pycurl.PATH_AS_IS, 1),
+        (_SUPPRESS_CONNECT_HEADERS, 1),
+        (pycurl.USERAGENT, ""),
+        (pycurl.ACCEPT_ENCODING, ""),  # all that libcurl can decode
+        # Without these two libcurl would read the environment.
+        (pycurl.PROXY, options.https_proxy if secure else options.http_proxy),
+        (pycurl.NOPROXY, options.no_proxy),
+        (pycurl.CAINFO, options.ca_file),
+        (pycurl.PROXY_CAINFO, options.ca_file),
+        (pycurl.HEADERFUNCTION, handle.on_header),
+        (pycurl.WRITEFUNCTION, handle.on_body),
+    ):
+        curl.setopt(option, value)
+    return curl
+
+
+def _multi(handle: _Handle) -> pycurl.CurlMulti:
+    multi = pycurl.CurlMulti()
+    multi.setopt(pycurl.M_MAXCONNECTS, 1)
+    multi.setopt(pycurl.M_SOCKETFUNCTION, handle.on_socket)
+    multi.setopt(pycurl.M_TIMERFUNCTION, handle.on_timer)
+    return multi
+
+
+def _deadline(request: httpx.Request) -> tuple[Deadline, float | None]:
+    """Return the deadline of the request, and httpx's read timeout where that holds instead."""
+    if deadline := request.extensions.get("deadline"):
+        return deadline, None
+    timeout = request.extensions.get("timeout", {})
+    connect, read = timeout.get("connect"), timeout.get("read")
+    return Deadline(math.inf if None in (connect, read) else connect + read), read
+
+
+def _header_lines(headers: httpx.Headers) -> list[bytes]:
+    """Return the headers in libcurl's form."""
+    lines, names = [], set()
+    for name, value in headers.raw:
+        lower = name.lower()
+        if b"\n" in value or b"\r" in value or b"\0" in value:
+            raise httpx.LocalProtocolError("malformed_header")
+        if lower not in _OWN_HEADERS or value == b"identity":
+            names.add(lower)
+            lines.append(b"%b: %b" % (name, value) if value else name + b";")
+    return lines + [line for name, line in _NOT_ADDED.items() if name not in names]
+
+
+def _action(mask: int) -> int:
+    """Translate what poll saw into what libcurl is to try."""
+    readable = mask & ~select.POLLOUT  # an error or the end is found by reading
+    return (pycurl.CSELECT_IN if readable else 0) | (
+        pycurl.CSELECT_OUT if mask & select.POLLOUT else 0
+    )
+
+
+def _wake_fds() -> tuple[int, int]:
+    """Return two descriptors: the first is readable once the second was written to."""
+    if hasattr(os, "eventfd"):
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        return fd, fd
+    return os.pipe()  # macOS
+
+
+def _discard(idle: deque[_Handle], *, all_of_them: bool = False) -> None:
+    """Close the idle handles that have expired, or that are too many."""
+    with suppress(IndexError):  # another thread took the last one
+        while all_of_them or len(idle) > MAX_IDLE_HANDLES or not idle[0].usable:
+            idle.popleft().close()
+
+
+_handles: WeakSet[_Handle] = WeakSet()
+
+
+def _disown_all() -> None:
+    for handle in list(_handles):
+        handle.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)
