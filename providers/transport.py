@@ -43,6 +43,7 @@ _POLL_EVENTS = {
 }
 # libcurl sends the length itself, and accepts the encodings that it can decode.
 _OWN_HEADERS = {b"content-length", b"transfer-encoding", b"accept-encoding"}
+_ENCODING_HEADERS = {b"content-encoding", b"content-length"}
 # A name without a value keeps libcurl from adding the header.
 _NOT_ADDED = {b"accept": b"Accept:", b"content-type": b"Content-Type:", b"expect": b"Expect:"}
 
@@ -85,17 +86,30 @@ class CurlTransport(httpx.BaseTransport):
         if url.scheme not in ("http", "https"):
             raise httpx.UnsupportedProtocol("unsupported_protocol")
         origin = f"{url.scheme}://{url.netloc.decode('ascii')}"
-        handle = self._take(origin, fresh=bool(request.extensions.get("fresh")))
+        fresh = bool(request.extensions.get("fresh"))
+        try:
+            return self._exchange(request, origin, fresh=fresh)
+        except httpx.WriteError:
+            # The server did not take the whole body, so it cannot have done what was asked. Its
+            # answer may be lost with the connection: ask again, and wait for it before the body.
+            return self._exchange(request, origin, fresh=True, expect=True)
+
+    def _exchange(
+        self, request: httpx.Request, origin: str, *, fresh: bool, expect: bool = False
+    ) -> httpx.Response:
+        handle = self._take(origin, fresh=fresh)
         body = _Body(handle, self._idle[origin])
         try:
-            handle.start(request, origin + url.raw_path.decode("ascii"))
+            handle.start(request, origin + request.url.raw_path.decode("ascii"), expect=expect)
             handle.wait_for_head()
         except BaseException:
             body.close()
             raise
-        extensions = {"http_version": handle.http_version}
         return httpx.Response(
-            handle.status, headers=handle.headers, stream=body, extensions=extensions
+            handle.status,
+            headers=_decoded(handle.headers),
+            stream=body,
+            extensions={"http_version": handle.http_version},
         )
 
     def close(self) -> None:
@@ -136,8 +150,8 @@ class _Handle:
         idle = time.monotonic() - self._used_at
         return not self._closed and idle <= KEEP_ALIVE_SECONDS
 
-    def start(self, request: httpx.Request, url: str) -> None:
-        """Begin a call."""
+    def start(self, request: httpx.Request, url: str, *, expect: bool) -> None:
+        """Begin a call; with `expect`, send the body when the server asks for it."""
         self._deadline, self._idle_seconds = _deadline(request)
         self.status, self.http_version = 0, b""
         self.headers: list[tuple[bytes, bytes]] = []
@@ -145,7 +159,7 @@ class _Handle:
         self._head_bytes = 0
         self._in_body = self.done = False
         self._error = 0
-        self._set_request(request, url)
+        self._set_request(request, url, expect=expect)
         self._multi.add_handle(self._curl)
         self._act(pycurl.SOCKET_TIMEOUT, 0)
 
@@ -185,12 +199,13 @@ class _Handle:
         if self._closed:
             return
         self._closed = True
-        looked_up = self._curl.getinfo(pycurl.NAMELOOKUP_TIME) > 0
-        self._curl.close()
-        if looked_up:
-            self._multi.close()
-        else:  # libcurl waits for the thread that looks up the name
-            threading.Thread(target=self._multi.close, daemon=True).start()
+        with suppress(pycurl.error):  # the garbage collector may have closed them already
+            looked_up = self._curl.getinfo(pycurl.NAMELOOKUP_TIME) > 0
+            self._curl.close()
+            if looked_up:
+                self._multi.close()
+            else:  # libcurl waits for the thread that looks up the name
+                threading.Thread(target=self._multi.close, daemon=True).start()
         for fd in {self._wake_fd, self._waker_fd}:
             os.close(fd)
 
@@ -199,7 +214,7 @@ class _Handle:
         self._closed = True
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
-    def _set_request(self, request: httpx.Request, url: str) -> None:
+    def _set_request(self, request: httpx.Request, url: str, *, expect: bool) -> None:
         curl, content, method = self._curl, request.read(), request.method
         if url != self._url:
             curl.setopt(pycurl.URL, url)
@@ -212,7 +227,7 @@ class _Handle:
             curl.setopt(pycurl.POSTFIELDS, content)
         elif method != "HEAD":
             curl.setopt(pycurl.HTTPGET, 1)
-        curl.setopt(pycurl.HTTPHEADER, _header_lines(request.headers))
+        curl.setopt(pycurl.HTTPHEADER, _header_lines(request.headers, expect=expect))
 
     def _step(self) -> None:
         """Wait for the next event of the connection. Raises httpx.TimeoutException."""
@@ -238,11 +253,12 @@ class _Handle:
             self.done = True
 
     def _check(self) -> None:
+        if self._head_bytes > MAX_HEAD_BYTES and not self._in_body:
+            raise httpx.RemoteProtocolError("head_too_large")
         if self._error:
-            too_large = self._head_bytes > MAX_HEAD_BYTES
-            raise transport_errors.translated(
-                self._curl, self._error, begun=self._head_bytes > 0, head_too_large=too_large
-            )
+            raise transport_errors.translated(self._curl, self._error)
+        if not self._in_body:  # libcurl takes a head that was cut off for an answer
+            raise httpx.RemoteProtocolError("connection_closed")
 
     def _wake(self) -> None:
         os.write(self._waker_fd, b"\1\0\0\0\0\0\0\0")
@@ -342,7 +358,7 @@ def _deadline(request: httpx.Request) -> tuple[Deadline, float | None]:
     return Deadline(math.inf if None in (connect, read) else connect + read), read
 
 
-def _header_lines(headers: httpx.Headers) -> list[bytes]:
+def _header_lines(headers: httpx.Headers, *, expect: bool) -> list[bytes]:
     """Return the headers in libcurl's form."""
     lines, names = [], set()
     for name, value in headers.raw:
@@ -352,7 +368,17 @@ def _header_lines(headers: httpx.Headers) -> list[bytes]:
         if lower not in _OWN_HEADERS or value == b"identity":
             names.add(lower)
             lines.append(b"%b: %b" % (name, value) if value else name + b";")
+    if expect:
+        names.add(b"expect")
+        lines.append(b"Expect: 100-continue")
     return lines + [line for name, line in _NOT_ADDED.items() if name not in names]
+
+
+def _decoded(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the headers without those of an encoding that libcurl has undone."""
+    if any(name.lower() == b"content-encoding" for name, _ in headers):
+        return [each for each in headers if each[0].lower() not in _ENCODING_HEADERS]
+    return headers
 
 
 def _action(mask: int) -> int:

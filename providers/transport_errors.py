@@ -13,7 +13,8 @@ from providers.deadline import Deadline
 
 Kind = type[httpx.TransportError] | type[httpx.DecodingError]
 
-_TOO_LARGE = 100  # CURLE_TOO_LARGE, for which pycurl has no name
+# Codes that pycurl has no name for: CURLE_HTTP2_STREAM and CURLE_TOO_LARGE.
+_HTTP2_STREAM, _TOO_LARGE = 92, 100
 
 _ERRORS: dict[int, tuple[Kind, str]] = {
     pycurl.E_COULDNT_RESOLVE_HOST: (httpx.ConnectError, "name_not_found"),
@@ -24,15 +25,17 @@ _ERRORS: dict[int, tuple[Kind, str]] = {
     pycurl.E_FTP_WEIRD_SERVER_REPLY: (httpx.RemoteProtocolError, "malformed_answer"),
     pycurl.E_UNSUPPORTED_PROTOCOL: (httpx.RemoteProtocolError, "malformed_answer"),
     pycurl.E_HTTP2: (httpx.RemoteProtocolError, "http2_error"),
+    _HTTP2_STREAM: (httpx.RemoteProtocolError, "http2_error"),
     pycurl.E_BAD_CONTENT_ENCODING: (httpx.DecodingError, "bad_encoding"),
     pycurl.E_FILESIZE_EXCEEDED: (httpx.RemoteProtocolError, "answer_too_large"),
     _TOO_LARGE: (httpx.RemoteProtocolError, "head_too_large"),
 }
-_CLOSED = {
-    pycurl.E_GOT_NOTHING,
-    pycurl.E_PARTIAL_FILE,
-    pycurl.E_RECV_ERROR,
-    pycurl.E_SEND_ERROR,
+# What the end of a connection is before the first line of an answer.
+_CLOSED: dict[int, Kind] = {
+    pycurl.E_GOT_NOTHING: httpx.ReadError,
+    pycurl.E_PARTIAL_FILE: httpx.ReadError,
+    pycurl.E_RECV_ERROR: httpx.ReadError,
+    pycurl.E_SEND_ERROR: httpx.WriteError,
 }
 _REFUSALS = {
     errno.ECONNREFUSED: "connection_refused",
@@ -46,7 +49,7 @@ _CERTIFICATES = {
     9: "certificate_not_yet_valid",
     10: "certificate_expired",
     23: "certificate_revoked",
-    **dict.fromkeys((0, 62, 64), "certificate_wrong_host"),
+    **dict.fromkeys((0, 1, 62, 64), "certificate_wrong_host"),
 }
 
 
@@ -60,32 +63,29 @@ def timed_out(curl: pycurl.Curl, deadline: Deadline, *, in_body: bool) -> httpx.
     return kind(f"{'cancelled' if deadline.cancelled else 'timed_out'}_{phase}")
 
 
-def translated(
-    curl: pycurl.Curl, code: int, *, begun: bool, head_too_large: bool
-) -> httpx.TransportError | httpx.DecodingError:
-    """Return the error that httpx has for a code of libcurl's.
-
-    `begun` says that a byte of the answer has come.
-    """
-    kind, reason = _classified(curl, code, begun=begun)
-    if head_too_large:
-        kind, reason = httpx.RemoteProtocolError, "head_too_large"
+def translated(curl: pycurl.Curl, code: int) -> httpx.TransportError | httpx.DecodingError:
+    """Return the error that httpx has for a code of libcurl's."""
+    kind, reason = _classified(curl, code)
     error = kind(reason)
     error.__cause__ = pycurl.error(code, curl.errstr())
     return error
 
 
-def _classified(curl: pycurl.Curl, code: int, *, begun: bool) -> tuple[Kind, str]:
+def _classified(curl: pycurl.Curl, code: int) -> tuple[Kind, str]:
+    proxied = bool(curl.getinfo(pycurl.USED_PROXY))
     refused = curl.getinfo(pycurl.HTTP_CONNECTCODE)
-    if not curl.getinfo(pycurl.PRETRANSFER_TIME) and refused >= 300:
+    if refused >= 300:
         return httpx.ProxyError, f"proxy_refused_{refused}"
     if code == pycurl.E_COULDNT_CONNECT:
         reason = _REFUSALS.get(curl.getinfo(pycurl.OS_ERRNO), "not_connected")
-        return httpx.ConnectError, reason
+        return (httpx.ProxyError, f"proxy_{reason}") if proxied else (httpx.ConnectError, reason)
     if code == pycurl.E_PEER_FAILED_VERIFICATION:
         verdict = curl.getinfo(pycurl.SSL_VERIFYRESULT)
         return httpx.ConnectError, _CERTIFICATES.get(verdict, "certificate_invalid")
     if code in _CLOSED:
-        kind = httpx.RemoteProtocolError if begun else httpx.ReadError
-        return kind, "connection_closed"
+        tunnelling = proxied and refused == 0 and curl.getinfo(pycurl.SCHEME).lower() == "https"
+        if tunnelling and not curl.getinfo(pycurl.APPCONNECT_TIME):
+            return httpx.ProxyError, "proxy_connection_closed"
+        begun = curl.getinfo(pycurl.HEADER_SIZE) > 0
+        return httpx.RemoteProtocolError if begun else _CLOSED[code], "connection_closed"
     return _ERRORS.get(code, (httpx.NetworkError, f"curl_error_{code}"))
