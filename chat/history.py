@@ -8,7 +8,7 @@ from chat.errors import NotFound, StorageFailed
 from chat.storage import backend
 from chat.storage.base import InteractionRecord, Page
 from chat.telemetry.context import server_timing
-from providers.base import Deadline
+from providers.deadline import Deadline
 
 ERASED_AT_ONCE = 500
 
@@ -77,7 +77,7 @@ def erase_user(*, caller: Caller, user_id: str, deadline: Deadline) -> int:
             caller.owner, user_id, limit=ERASED_AT_ONCE
         ):
             total += erased
-            if deadline.reached:
+            if deadline.expired:
                 detail = f"{total} records were erased; ask again until it is a 200."
                 raise StorageFailed(detail, retry_after=1)
     return total

@@ -8,6 +8,7 @@ from django.conf import settings
 import providers
 from chat.callers import Caller
 from chat.errors import ValidationFailed
+from chat.http_transport import http_transport
 from providers.base import CompletionRequest
 from providers.router import Route, Router, UnknownModel
 
@@ -18,7 +19,10 @@ DEFAULT_MODEL_ALIAS = "default"
 @functools.cache
 def router() -> Router:
     """Return the router over the configured providers, built once per process."""
-    configured = [providers.build(name, options) for name, options in settings.PROVIDERS.items()]
+    configured = [
+        providers.build(name, options, http_transport())
+        for name, options in settings.PROVIDERS.items()
+    ]
     if settings.TRACING_ENABLED:
         from chat.telemetry.traces import TracedProvider
 

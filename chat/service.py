@@ -33,7 +33,8 @@ from chat.storage.jsonl import to_json
 from chat.storage.redaction import keyed_digest, redact
 from chat.telemetry import metrics
 from chat.telemetry.context import add_log_fields, current_request_id, server_timing
-from providers.base import Completion, CompletionRequest, Deadline, Usage
+from providers.base import Completion, CompletionRequest, Usage
+from providers.deadline import Deadline
 from providers.errors import DeadlineExceeded, ProviderError
 from providers.router import Attempt, Route
 
@@ -341,7 +342,7 @@ def _write_outcome(record: InteractionRecord, deadline: Deadline) -> bool:
                 return backend().interactions.settle(record)
         except StorageUnavailable:
             wait = random.uniform(0, 0.1 * 2**tries)  # noqa: S311  (no secret)
-            if tries == MAX_SETTLE_TRIES or wait >= deadline.left_by_the_clock():
+            if tries == MAX_SETTLE_TRIES or wait >= deadline.remaining_if_not_cancelled():
                 raise
         time.sleep(wait)
     raise AssertionError("the last try returns or raises")

@@ -7,12 +7,14 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import httpx
 import tenacity
 from botocore.exceptions import BotoCoreError
 from django.core.exceptions import ImproperlyConfigured
 
-from chatproject import aws
-from providers.base import Deadline
+from providers import sigv4
+from providers.deadline import Deadline
+from providers.sigv4 import JsonService, Signer
 
 CALL_SECONDS = 5.0
 
@@ -26,7 +28,8 @@ def read(
     *,
     region: str,
     endpoints: Mapping[str, str],
-    keys: aws.Keys,
+    keys: sigv4.Keys,
+    transport: httpx.BaseTransport,
 ) -> dict[str, str]:
     """Values by variable, given what each variable is called in SSM or in Secrets Manager.
 
@@ -39,11 +42,10 @@ def read(
         credentials = _credentials(service, keys)
         if not region or not credentials:
             raise ImproperlyConfigured(f"{service} needs AWS_REGION and credentials.")
-        endpoint = endpoints[service] or aws.endpoint(service, region)
-        door = aws.Service(
-            service, "1.1", endpoint=endpoint, region=region, credentials=credentials
-        )
-        return _call(door, service, target, body)
+        endpoint = endpoints[service] or sigv4.endpoint(service, region)
+        signer = Signer(service, region=region, credentials=credentials)
+        client = JsonService(signer, "1.1", endpoint=endpoint, transport=transport)
+        return _call(client, service, target, body)
 
     if parameters:
         body = {"Names": sorted(set(parameters.values())), "WithDecryption": True}
@@ -68,9 +70,9 @@ def _by_variable(names: Names, items: Iterable[Mapping[str, str]], field: str) -
     return {variable: values[name] for variable, name in names.items()}
 
 
-def _credentials(service: str, keys: aws.Keys) -> Callable[[], aws.Credentials] | None:
+def _credentials(service: str, keys: sigv4.Keys) -> Callable[[], sigv4.Credentials] | None:
     try:
-        return aws.credentials(keys)
+        return sigv4.credentials(keys)
     except BotoCoreError as exc:
         raise ImproperlyConfigured(f"{service} cannot be used: {exc}") from exc
 
@@ -85,14 +87,13 @@ class _Transient(ImproperlyConfigured):
     wait=tenacity.wait_random_exponential(0.1, 1),
     reraise=True,
 )
-def _call(service: aws.Service, name: str, target: str, body: Mapping[str, Any]) -> Any:
+def _call(service: JsonService, name: str, target: str, body: Mapping[str, Any]) -> Any:
     try:
-        status, content = service.post(
-            target, json.dumps(body).encode(), deadline=Deadline(CALL_SECONDS), fresh=True
-        )
-        answer = json.loads(content)
-    except (OSError, ValueError) as exc:
+        response = service.post(target, json.dumps(body).encode(), deadline=Deadline(CALL_SECONDS))
+        answer = response.json()
+    except (httpx.RequestError, ValueError) as exc:
         raise _Transient(f"{name} cannot be reached.") from exc
+    status = response.status_code
     if status == 200:
         return answer
     kind = str(answer.get("__type", "")).rpartition("#")[2]

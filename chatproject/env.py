@@ -8,13 +8,14 @@ import contextlib
 import os
 import re
 import secrets
-from collections.abc import Sequence
+import ssl
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
-from chatproject import aws
+from providers.sigv4 import Keys
 
 # Each can be given by name instead, in `<variable>_SSM` or `<variable>_SECRET`.
 SECRETS = (
@@ -27,6 +28,7 @@ SECRETS = (
     "SECRET_KEY_FALLBACKS",
     "OTEL_EXPORTER_OTLP_HEADERS",
 )
+PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 _secrets_in_aws: dict[str, str] = {}
 
 
@@ -45,7 +47,7 @@ def load_env_file(default: Path) -> None:
         raise ImproperlyConfigured(f"ENV_FILE names {path}, which does not exist.")
 
 
-def load_secrets_from_aws(region: str, keys: aws.Keys) -> None:
+def load_secrets_from_aws(region: str, keys: Keys, transport_options: Mapping[str, str]) -> None:
     """Read the secrets that are given as the name of an SSM parameter or of a secret."""
     _secrets_in_aws.clear()
     parameters = {name: where for name in SECRETS if (where := env_str(f"{name}_SSM"))}
@@ -59,7 +61,12 @@ def load_secrets_from_aws(region: str, keys: aws.Keys) -> None:
         "ssm": env_str("AWS_ENDPOINT_URL_SSM", fallback),
         "secretsmanager": env_str("AWS_ENDPOINT_URL_SECRETS_MANAGER", fallback),
     }
-    found = aws_secrets.read(parameters, names, region=region, endpoints=endpoints, keys=keys)
+    from providers.transport import CurlTransport
+
+    with CurlTransport(**transport_options) as transport:
+        found = aws_secrets.read(
+            parameters, names, region=region, endpoints=endpoints, keys=keys, transport=transport
+        )
     _secrets_in_aws.update(found)
 
 
@@ -176,6 +183,44 @@ def env_url(name: str, default: str = "") -> str:
                 f"{name} must be an http or https address, without a user, query or fragment."
             )
     return value
+
+
+def env_proxy(name: str) -> str:
+    """Return the URL of a proxy. The name in lower case wins, as it does in curl and requests.
+
+    The error does not show the value, which may have a password.
+    """
+    value = env_str(name.lower()) or env_str(name)
+    url = value if not value or "://" in value else f"http://{value}"
+    if url:
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in PROXY_SCHEMES and parts.hostname and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable or re.search("[^!-~]", url):
+            raise ImproperlyConfigured(
+                f"{name} must be the URL of a proxy, such as http://user:password@host:8080."
+            )
+    return url
+
+
+def env_no_proxy(name: str) -> str:
+    """Return the hosts that are reached without a proxy, as a comma-separated list."""
+    return ",".join(split(env_str(name.lower()) or env_str(name)))
+
+
+def env_ca_file(name: str) -> str:
+    """Return the path of a file of certificate authorities in PEM."""
+    path = env_str(name)
+    if path:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        except OSError as exc:  # ssl.SSLError is one
+            raise ImproperlyConfigured(
+                f"{name} must name a file of certificates in PEM, but {path} cannot be read as one."
+            ) from exc
+    return path
 
 
 def env_table_name(name: str, default: str) -> str:

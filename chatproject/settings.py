@@ -9,14 +9,16 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
-from chatproject import aws
 from chatproject.env import (
     env_bool,
+    env_ca_file,
     env_choice,
     env_float,
     env_header_secret,
     env_int,
     env_list,
+    env_no_proxy,
+    env_proxy,
     env_secret,
     env_str,
     env_table_name,
@@ -27,17 +29,25 @@ from chatproject.env import (
     local_secret_key,
     split,
 )
+from providers.sigv4 import Keys
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VERSION = "0.1.0"
 load_env_file(BASE_DIR / ".env")
 
 # Lambda sets them. Without them botocore looks for credentials, by variables of its own.
-AWS_KEYS = aws.Keys(
+AWS_KEYS = Keys(
     env_str("AWS_ACCESS_KEY_ID"), env_str("AWS_SECRET_ACCESS_KEY"), env_str("AWS_SESSION_TOKEN")
 )
 AWS_REGION = env_str("AWS_REGION") or env_str("AWS_DEFAULT_REGION")
-load_secrets_from_aws(AWS_REGION, AWS_KEYS)
+# How vendors and AWS are reached. An empty value: no proxy, or the CAs of certifi.
+TRANSPORT_OPTIONS = {
+    "http_proxy": env_proxy("HTTP_PROXY"),
+    "https_proxy": env_proxy("HTTPS_PROXY"),
+    "no_proxy": env_no_proxy("NO_PROXY"),
+    "ca_file": env_ca_file("SSL_CERT_FILE"),
+}
+load_secrets_from_aws(AWS_REGION, AWS_KEYS, TRANSPORT_OPTIONS)
 
 # --- The server -----------------------------------------------------------------------------------
 

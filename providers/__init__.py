@@ -2,6 +2,9 @@
 
 import importlib
 from collections.abc import Mapping
+from typing import Any
+
+import httpx
 
 from providers.base import Provider
 
@@ -13,12 +16,16 @@ _CLASSES = {
 }
 
 
-def build(name: str, options: Mapping[str, str]) -> Provider:
+def build(
+    name: str, options: Mapping[str, str], transport: httpx.BaseTransport | None = None
+) -> Provider:
     """Build a provider by its name. Raises KeyError for an unknown name.
 
     `options` are its keyword arguments: `api_key`, `base_url` and `model`; for the mock `model`
-    and `directives`. The provider's module is imported here: unused ones cost no start-up time.
+    and `directives`. Remote providers send through `transport`, by default the process's own
+    CurlTransport. The provider's module is imported here: unused ones cost no start-up time.
     """
     module, _, class_name = _CLASSES[name].rpartition(".")
-    provider: Provider = getattr(importlib.import_module(module), class_name)(**options)
+    cls: Any = getattr(importlib.import_module(module), class_name)
+    provider: Provider = cls(**options, transport=transport) if cls.is_remote else cls(**options)
     return provider

@@ -1,12 +1,11 @@
 """The values that a provider takes and returns, and the Provider protocol."""
 
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from copy import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, Protocol
+
+from providers.deadline import Deadline
 
 # Values that change nothing. Some clients always send them, so they require no capability.
 NEUTRAL_OPTIONS = {"frequency_penalty": 0, "presence_penalty": 0}
@@ -14,61 +13,6 @@ NEUTRAL_OPTIONS = {"frequency_penalty": 0, "presence_penalty": 0}
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 COST_DECIMALS = 12
-
-# How often a deadline looks whether anybody still waits, and a call at its deadline.
-LOOK_SECONDS = 0.2
-
-
-class Deadline:
-    """A point on the monotonic clock by which everything has to be done, or a word to stop.
-
-    `abandoned` tells whether nobody waits any more. It is asked now and then, by whoever asks how
-    much time is left, and where it is true that is the word.
-    """
-
-    def __init__(self, seconds: float, abandoned: Callable[[], bool] | None = None) -> None:
-        now = time.monotonic()
-        self._end = now + seconds
-        self._cancelled = threading.Event()
-        self._abandoned = abandoned
-        self._look_at = now + LOOK_SECONDS
-
-    def remaining(self) -> float:
-        """Seconds left, never negative."""
-        return 0.0 if self.cancelled else self.left_by_the_clock()
-
-    def left_by_the_clock(self) -> float:
-        """The same for what has to be done though nobody waits for it any more."""
-        return max(0.0, self._end - time.monotonic())
-
-    @property
-    def reached(self) -> bool:
-        return self.cancelled or time.monotonic() >= self._end
-
-    @property
-    def cancelled(self) -> bool:
-        due = time.monotonic() >= self._look_at
-        if self._abandoned and due and not self._cancelled.is_set():
-            self._look_at = time.monotonic() + LOOK_SECONDS
-            if self._abandoned():
-                self.cancel()
-        return self._cancelled.is_set()
-
-    def cancel(self) -> None:
-        """Nobody waits any more: what runs under this deadline ends, in whatever thread it is."""
-        self._cancelled.set()
-
-    def within(self, seconds: float) -> "Deadline":
-        """One that ends after `seconds`, if not before with this one."""
-        part = copy(self)
-        part._end = min(self._end, time.monotonic() + seconds)
-        return part
-
-    def sleep(self, seconds: float) -> None:
-        """Wait, but not beyond the deadline."""
-        part = self.within(seconds)
-        while remaining := part.remaining():
-            self._cancelled.wait(min(remaining, LOOK_SECONDS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

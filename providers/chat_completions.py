@@ -11,9 +11,12 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from providers import parsing, prices, vendor_http
+import httpx
+
+from providers import parsing, prices
 from providers.assistant_message import StreamAccumulator, tool_calls, visible_text
-from providers.base import Completion, CompletionRequest, Deadline, FinishReason, Message, Usage
+from providers.base import Completion, CompletionRequest, FinishReason, Message, Usage
+from providers.deadline import Deadline
 from providers.errors import (
     ContentFiltered,
     ModelUnavailable,
@@ -22,6 +25,7 @@ from providers.errors import (
     RequestRejected,
 )
 from providers.parsing import as_list, as_str, get_path, identifier, token_count
+from providers.vendor_http import DONE, Reply, VendorClient
 
 _FINISH_REASONS: dict[str, FinishReason] = {
     "length": "length",
@@ -99,13 +103,21 @@ class ChatCompletionsProvider:
         {"insufficient_quota", "billing_hard_limit_reached"}
     )
 
-    def __init__(self, *, api_key: str, base_url: str, model: str) -> None:
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        base_url: str,
+        model: str,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         self.model = model
+        self._client = VendorClient(transport)
         self._base_url = base_url
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
-        answer = vendor_http.post(
+        answer = self._client.post(
             f"{self._base_url}/chat/completions",
             headers=self._headers,
             body=self._body(request),
@@ -117,7 +129,7 @@ class ChatCompletionsProvider:
 
     def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
         streaming = {"stream": True, "stream_options": {"include_usage": True}}
-        with vendor_http.opened(
+        with self._client.open(
             f"{self._base_url}/chat/completions",
             headers={**self._headers, "accept": "text/event-stream"},
             body=self._body(request) | streaming,
@@ -140,7 +152,7 @@ class ChatCompletionsProvider:
 
     def _get(self, path: str, deadline: Deadline) -> Any:
         url = f"{self._base_url}/{path}"
-        answer = vendor_http.get(url, headers=self._headers, deadline=deadline)
+        answer = self._client.get(url, headers=self._headers, deadline=deadline)
         if not 200 <= answer.status <= 299:
             raise self._error(answer.status, answer.headers, answer.json())
         return answer.json()
@@ -160,13 +172,11 @@ class ChatCompletionsProvider:
         }
         return {name: value for name, value in body.items() if value is not None}
 
-    def _read_stream(
-        self, reply: vendor_http.Reply, request: CompletionRequest
-    ) -> Iterator[str | Completion]:
+    def _read_stream(self, reply: Reply, request: CompletionRequest) -> Iterator[str | Completion]:
         """Yield the text of a stream's chunks, then the completion."""
         accumulator = StreamAccumulator()
         for data in reply.events():
-            if data == vendor_http.DONE:
+            if data == DONE:
                 accumulator.finished = True
                 break
             chunk = parsing.event_object(data)

@@ -52,6 +52,10 @@ class Deadline:
         part._cancellation = self._cancellation
         return part
 
+    def shorten(self, seconds: float) -> None:
+        """Move the end to `seconds` from now, if that is earlier, for whoever waits for it."""
+        self._end = min(self._end, time.monotonic() + seconds)
+
     def sleep(self, seconds: float) -> None:
         """Sleep, at most until the deadline; a cancel ends the sleep at once."""
         cancelled = threading.Event()

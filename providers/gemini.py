@@ -11,10 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from providers import parsing, prices, vendor_http
-from providers.base import Completion, CompletionRequest, Deadline, FinishReason, Usage
+import httpx
+
+from providers import parsing, prices
+from providers.base import Completion, CompletionRequest, FinishReason, Usage
+from providers.deadline import Deadline
 from providers.errors import ContentFiltered, ProviderError, RequestRejected
 from providers.parsing import as_list, as_str, get_path, identifier, token_count
+from providers.vendor_http import DONE, Reply, VendorClient
 
 # These models ignore temperature and topP; Google has announced that later ones will refuse them.
 _WITHOUT_SAMPLING = re.compile(
@@ -70,15 +74,23 @@ class Gemini:
     is_remote: ClassVar[bool] = True
     capabilities: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, *, api_key: str, base_url: str, model: str) -> None:
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        base_url: str,
+        model: str,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         self.model = model
+        self._client = VendorClient(transport)
         self._base_url = base_url
         # Not in the URL: logs and exceptions repeat URLs.
         self._headers = {"x-goog-api-key": api_key}
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
         model = _model_id(request.model)
-        answer = vendor_http.post(
+        answer = self._client.post(
             f"{self._base_url}/models/{model}:generateContent",
             headers=self._headers,
             body=_body(request, model),
@@ -90,7 +102,7 @@ class Gemini:
 
     def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
         model = _model_id(request.model)
-        with vendor_http.opened(
+        with self._client.open(
             f"{self._base_url}/models/{model}:streamGenerateContent?alt=sse",
             headers=self._headers,
             body=_body(request, model),
@@ -106,7 +118,7 @@ class Gemini:
 
     def check(self, deadline: Deadline) -> None:
         url = f"{self._base_url}/models/{_model_id(self.model)}"
-        answer = vendor_http.get(url, headers=self._headers, deadline=deadline)
+        answer = self._client.get(url, headers=self._headers, deadline=deadline)
         if not 200 <= answer.status <= 299:
             raise _error(answer.status, answer.headers, answer.json())
 
@@ -150,7 +162,7 @@ def _contents(request: CompletionRequest) -> list[dict[str, Any]]:
     return contents
 
 
-def _read_stream(reply: vendor_http.Reply, model: str) -> Iterator[str | Completion]:
+def _read_stream(reply: Reply, model: str) -> Iterator[str | Completion]:
     """Yield the text of a stream's events, then the completion.
 
     Each event has the shape of an answer; its counts replace those before. The stream ends with
@@ -160,7 +172,7 @@ def _read_stream(reply: vendor_http.Reply, model: str) -> Iterator[str | Complet
     answer: dict[str, Any] = {}
     finish = ""
     for data in reply.events():
-        if data == vendor_http.DONE:  # sent by servers that imitate Gemini
+        if data == DONE:  # sent by servers that imitate Gemini
             break
         chunk = parsing.event_object(data)
         if chunk.get("error"):

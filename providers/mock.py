@@ -26,7 +26,8 @@ from decimal import Decimal
 from typing import ClassVar
 
 from providers import parsing
-from providers.base import Completion, CompletionRequest, Deadline, FinishReason, Usage
+from providers.base import Completion, CompletionRequest, FinishReason, Usage
+from providers.deadline import Deadline
 from providers.errors import ContentFiltered, DeadlineExceeded, ProviderError
 
 _DIRECTIVE = re.compile(
@@ -97,7 +98,7 @@ def _parse(text: str) -> _Directives:
 
 def _sleep(delay: float, deadline: Deadline) -> None:
     deadline.sleep(delay)
-    if deadline.reached:
+    if deadline.expired:
         raise _error("timeout")
 
 

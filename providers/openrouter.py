@@ -12,8 +12,9 @@ from decimal import Decimal
 from typing import Any, ClassVar
 
 from providers import parsing
-from providers.base import Deadline, Usage
+from providers.base import Usage
 from providers.chat_completions import ChatCompletionsProvider
+from providers.deadline import Deadline
 from providers.errors import ContentFiltered, ProviderError, ProviderOverloaded
 from providers.parsing import as_items, error_message, get_path, usd, wait_seconds
 

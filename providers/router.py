@@ -9,8 +9,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from providers.base import Completion, CompletionRequest, Deadline, Provider
+from providers.base import Completion, CompletionRequest, Provider
 from providers.circuit_breaker import CircuitBreaker
+from providers.deadline import Deadline
 from providers.errors import (
     ContentFiltered,
     DeadlineExceeded,
@@ -244,7 +245,7 @@ class _RunningAttempt:
         self._on_attempt = on_attempt
 
     def __enter__(self) -> "_RunningAttempt":
-        if self._deadline.reached:
+        if self._deadline.expired:
             raise DeadlineExceeded("No provider answered in time.")
         self._timeout = self._deadline.remaining()
         if not self._breaker.allow(self._timeout):

@@ -122,10 +122,11 @@ class JsonService:
     ) -> httpx.Response:
         """Call an operation, over a new connection if `fresh`. Raises httpx.RequestError."""
         headers = {"content-type": self._type, "x-amz-target": target}
+        signed = self._signer.sign("POST", self._url, headers, content)
         request = httpx.Request(
             "POST",
             self._url,
-            headers=self._signer.sign("POST", self._url, headers, content),
+            headers={**signed, "accept-encoding": "identity"},
             content=content,
             extensions={"deadline": deadline, "fresh": fresh},
         )

@@ -9,6 +9,7 @@ https://curl.se/libcurl/c/curl_multi_socket_action.html describes how a handle i
 """
 
 import ctypes
+import functools
 import math
 import os
 import select
@@ -127,6 +128,12 @@ class CurlTransport(httpx.BaseTransport):
                     return handle
                 handle.close()
         return _Handle(origin, self._options)
+
+
+@functools.cache
+def default_transport() -> CurlTransport:
+    """Return the process's own transport, without proxies and with the CAs of certifi."""
+    return CurlTransport()
 
 
 class _Handle:

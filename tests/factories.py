@@ -14,7 +14,8 @@ from chat.storage import backend
 from chat.storage.base import ErrorInfo, InteractionRecord, Status
 from chat.storage.errors import StorageUnavailable
 from chat.storage.orm.interactions import OrmInteractionStore
-from providers.base import Completion, CompletionRequest, Deadline, Usage
+from providers.base import Completion, CompletionRequest, Usage
+from providers.deadline import Deadline
 from providers.router import Attempt
 
 ALICE = "alice"

@@ -19,7 +19,7 @@ from chat.callers import Caller
 from chat.conversation import ChatRequest
 from chat.errors import MalformedJson, RateLimited, ValidationFailed
 from chat.telemetry.context import add_log_fields, server_timing
-from providers.base import Deadline
+from providers.deadline import Deadline
 
 # Lambda needs this long after the deadline to settle the record and to respond.
 SETTLE_SECONDS = 3.0

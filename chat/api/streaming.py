@@ -25,7 +25,7 @@ from chat.api.server_context import can_stream
 from chat.errors import ClientDisconnected, Problem, log_and_convert, problem_from_exception
 from chat.service import ChatResult, Delta
 from chat.telemetry.context import add_log_fields, current_request_id
-from providers.base import Deadline
+from providers.deadline import Deadline
 
 logger = logging.getLogger(__name__)
 

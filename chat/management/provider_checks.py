@@ -7,6 +7,7 @@ from typing import TypeVar
 from django.conf import settings
 
 import providers
+from chat.http_transport import http_transport
 from providers.base import Provider
 from providers.errors import (
     DeadlineExceeded,
@@ -29,7 +30,10 @@ HINTS: tuple[tuple[type[ProviderError], str], ...] = (
 
 def for_each_provider(act: Callable[[Provider], T]) -> Iterator[tuple[str, T]]:
     """Call `act` on all configured providers concurrently; yield name and result as each ends."""
-    built = [providers.build(name, options) for name, options in settings.PROVIDERS.items()]
+    built = [
+        providers.build(name, options, http_transport())
+        for name, options in settings.PROVIDERS.items()
+    ]
     with ThreadPoolExecutor(len(built)) as pool:
         running = {pool.submit(act, provider): provider.name for provider in built}
         for done in as_completed(running):

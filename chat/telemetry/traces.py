@@ -28,7 +28,8 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, S
 
 from chat.telemetry.context import add_log_fields, current_request_id, log_fields
 from chat.telemetry.logs import aws_trace, on_response_close
-from providers.base import Completion, CompletionRequest, Deadline, Provider
+from providers.base import Completion, CompletionRequest, Provider
+from providers.deadline import Deadline
 from providers.errors import ProviderError
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"})

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from providers.base import Completion, CompletionRequest, Deadline, Message, Provider
+from providers.base import Completion, CompletionRequest, Message, Provider
+from providers.deadline import Deadline
 from providers.errors import ProviderError
 from tests.stub_vendor import StubVendor
 

@@ -3,7 +3,8 @@
 import pytest
 
 from providers import build
-from providers.base import Deadline, Provider
+from providers.base import Provider
+from providers.deadline import Deadline
 from providers.errors import ModelUnavailable, ProviderError, ProviderFailed, ProviderMisconfigured
 from tests.providers.factories import KEY
 from tests.stub_vendor import StubVendor

@@ -6,7 +6,6 @@ from typing import Any
 import httpx
 import pytest
 
-from providers import vendor_http
 from providers.base import Completion, CompletionRequest, Message, Usage
 from providers.errors import (
     ContentFiltered,
@@ -91,25 +90,25 @@ def test_an_empty_key_sends_no_authorization_header(stub_vendor: StubVendor):
     assert "authorization" not in stub_vendor.requests[0].headers
 
 
-def test_openai_itself_gets_max_completion_tokens_and_list_prices(
-    monkeypatch: pytest.MonkeyPatch,
-):
+def test_openai_itself_gets_max_completion_tokens_and_list_prices():
     sent: list[tuple[str, dict[str, Any]]] = []
 
-    def post(url: str, *, headers: Any, body: Any, deadline: Any) -> vendor_http.Answer:
-        sent.append((url, body))
+    def post(request: httpx.Request) -> httpx.Response:
+        sent.append((str(request.url), json.loads(request.content)))
         usage = {
             "prompt_tokens": 1000,
             "completion_tokens": 100,
             "prompt_tokens_details": {"cached_tokens": 500},
         }
         content = answer() | {"model": "gpt-5-nano-2025-08-07", "usage": usage}
-        return vendor_http.Answer(200, httpx.Headers(), json.dumps(content).encode())
+        return httpx.Response(200, json=content)
 
-    monkeypatch.setattr(
-        vendor_http, "post", post
-    )  # its address is the one that a stand-in cannot have
-    openai = OpenAI(api_key=KEY, base_url="https://api.openai.com/v1", model="gpt-5-nano")
+    openai = OpenAI(
+        api_key=KEY,
+        base_url="https://api.openai.com/v1",
+        model="gpt-5-nano",
+        transport=httpx.MockTransport(post),
+    )
     assert complete(openai, replace(REQUEST, max_tokens=64)) == Completion(
         text="Hi.",
         model="gpt-5-nano-2025-08-07",

@@ -8,17 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers import build, vendor_http
+from providers import build
 from providers.base import Completion
 from providers.errors import ProviderError
 from tests.providers.factories import FIXTURES, KEY, REQUEST, complete, load_recording
 
 PROSE = "what the vendor has to say"
 
-VENDORS = {
-    name: build(name, {"api_key": KEY, "base_url": "http://localhost", "model": "model-1"})
-    for name in ("openai", "openrouter", "gemini")
-}
+VENDORS = ("openai", "openrouter", "gemini")
 
 EVERY = [load_recording(path.stem) for path in sorted(FIXTURES.glob("*.json"))]
 RECORDED = [answer for answer in EVERY if "body" in answer]
@@ -83,15 +80,15 @@ headers = st.dictionaries(
 )
 
 
-def check(vendor: str, answer: vendor_http.Answer) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vendor_http, "post", lambda *_, **__: answer)
-        try:
-            completion = complete(VENDORS[vendor], REQUEST)
-        except ProviderError as error:
-            check_error(error)
-        else:
-            check_completion(completion)
+def check(vendor: str, answer: httpx.Response) -> None:
+    options = {"api_key": KEY, "base_url": "http://localhost", "model": "model-1"}
+    provider = build(vendor, options, httpx.MockTransport(lambda _: answer))
+    try:
+        completion = complete(provider, REQUEST)
+    except ProviderError as error:
+        check_error(error)
+    else:
+        check_completion(completion)
 
 
 def check_completion(completion: Completion) -> None:
@@ -117,10 +114,11 @@ def check_error(error: ProviderError) -> None:
     assert error.retry_after is None or 0 <= error.retry_after <= 86_400
 
 
-def told(status: int, fields: dict[str, str], body: bytes) -> vendor_http.Answer:
+def told(status: int, fields: dict[str, str], body: bytes) -> httpx.Response:
     # As bytes: httpx refuses some texts as header values.
     raw = [(name, value.encode("latin-1")) for name, value in fields.items()]
-    return vendor_http.Answer(status, httpx.Headers([(n.encode(), v) for n, v in raw]), body)
+    headers = [(name.encode(), value) for name, value in raw]
+    return httpx.Response(status, headers=headers, content=body)
 
 
 @pytest.mark.parametrize("vendor", VENDORS)

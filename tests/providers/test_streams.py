@@ -3,18 +3,20 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from providers import build, connections
-from providers.base import Completion, Deadline, Provider, Usage
+from providers import build
+from providers.base import Completion, Provider, Usage
+from providers.deadline import Deadline
 from providers.errors import (
     ContentFiltered,
     DeadlineExceeded,
@@ -785,36 +787,20 @@ def test_another_thread_ends_the_wait_for_the_head_of_the_answer(
 
 # --- Any bytes ------------------------------------------------------------------------------------
 
-VENDORS = {
-    name: build(name, {"api_key": KEY, "base_url": "http://localhost", "model": "model-1"})
-    for name in ("openai", "openrouter", "gemini")
-}
+OPTIONS = {"api_key": KEY, "base_url": "http://localhost", "model": "model-1"}
+VENDORS = ("openai", "openrouter", "gemini")
 
 
 def read_bytes(name: str, pieces: list[bytes]) -> list[str | Completion]:
-    """Return what a provider reads from these bytes of a socket."""
+    """Return what a provider reads from these bytes of a body."""
 
-    class Wire(connections.Connection):
-        def __init__(self) -> None:
-            pass
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(
+            200, headers={"content-type": "text/event-stream"}, content=iter(pieces)
+        )
 
-        answered = True
-
-        def send(self, data: bytes, deadline: Deadline) -> None:
-            self.deadline = deadline
-
-        def head(self) -> tuple[int, list[tuple[bytes, bytes]]]:
-            return 200, [(b"content-type", b"text/event-stream")]
-
-        def body(self) -> Iterator[bytes]:
-            return iter(pieces)
-
-        def keep(self) -> None:
-            pass
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connections, "take", lambda origin, deadline: Wire())
-        return list(VENDORS[name].stream(REQUEST, Deadline(5)))
+    provider = build(name, OPTIONS, httpx.MockTransport(answer))
+    return list(provider.stream(REQUEST, Deadline(5)))
 
 
 def cuts(data: bytes) -> st.SearchStrategy[list[bytes]]:

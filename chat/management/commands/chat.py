@@ -21,7 +21,7 @@ from chat.management.arguments import parse_owner, parse_user
 from chat.management.console import INTERRUPTED, ConsoleCommand, printable
 from chat.service import ChatResult, stream
 from chat.usage import format_usd
-from providers.base import Deadline
+from providers.deadline import Deadline
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 

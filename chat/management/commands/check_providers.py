@@ -13,7 +13,8 @@ from chat.management.console import ConsoleCommand, printable, table
 from chat.management.progress import Progress
 from chat.management.provider_checks import describe_error, for_each_provider, hint
 from chat.usage import format_usd
-from providers.base import Completion, CompletionRequest, Deadline, Message, Provider
+from providers.base import Completion, CompletionRequest, Message, Provider
+from providers.deadline import Deadline
 from providers.errors import ProviderError
 
 QUESTION = "Answer with one word: which animal says meow?"

@@ -24,7 +24,8 @@ from chat.management.progress import Progress
 from chat.management.provider_checks import describe_error, for_each_provider, hint
 from chat.storage import backend
 from chat.storage.errors import StorageUnavailable
-from providers.base import Deadline, Provider
+from providers.base import Provider
+from providers.deadline import Deadline
 from providers.errors import ModelUnavailable, ProviderError
 
 EXPIRY_WARNING = timedelta(days=14)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import orjson
 from botocore.exceptions import (
     BotoCoreError,
@@ -23,11 +24,12 @@ from botocore.exceptions import (
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from chat.http_transport import http_transport
 from chat.storage.errors import StorageUnavailable
 from chat.telemetry.context import add_log_fields
-from chatproject import aws
-from providers.base import Deadline
-from providers.connections import Unreachable
+from providers import sigv4
+from providers.deadline import Deadline
+from providers.sigv4 import JsonService, Signer
 
 CONDITION_FAILED = "ConditionalCheckFailedException"
 # DynamoDB answers in milliseconds. Two tries end in time for a settle before Lambda's own end.
@@ -53,7 +55,7 @@ class DynamoDBClient:
 
     _request_signer = None  # PynamoDB looks there for a client that has lost its credentials
 
-    def __init__(self, service: aws.Service, *, try_seconds: float = TRY_SECONDS) -> None:
+    def __init__(self, service: JsonService, *, try_seconds: float = TRY_SECONDS) -> None:
         self._service = service
         self._try_seconds = try_seconds
 
@@ -103,13 +105,14 @@ class DynamoDBClient:
         target, deadline = f"DynamoDB_20120810.{operation}", Deadline(self._try_seconds)
         endpoint = self._service.endpoint
         try:
-            return self._service.post(target, content, deadline=deadline, fresh=fresh)
-        except Unreachable as exc:
+            response = self._service.post(target, content, deadline=deadline, fresh=fresh)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as exc:
             raise EndpointConnectionError(endpoint_url=endpoint) from exc
-        except TimeoutError as exc:
+        except httpx.TimeoutException as exc:
             raise ReadTimeoutError(endpoint_url=endpoint) from exc
-        except OSError as exc:
+        except httpx.RequestError as exc:
             raise ConnectionClosedError(endpoint_url=endpoint) from exc
+        return response.status_code, response.content
 
 
 @functools.cache
@@ -122,18 +125,17 @@ def client() -> DynamoDBClient:
 def new_client(**options: float) -> DynamoDBClient:
     """Return a client of its own. Raises ImproperlyConfigured."""
     try:
-        region = settings.AWS_REGION or aws.region_of_profile()
-        credentials = aws.credentials(settings.AWS_KEYS)
+        region = settings.AWS_REGION or sigv4.region_of_profile()
+        credentials = sigv4.credentials(settings.AWS_KEYS)
     except BotoCoreError as exc:
         raise ImproperlyConfigured(f"DynamoDB cannot be used: {exc}") from exc
     if not region:
         raise ImproperlyConfigured("DynamoDB needs AWS_REGION.")
     if not credentials:
         raise ImproperlyConfigured("DynamoDB needs AWS credentials.")
-    endpoint = settings.DYNAMODB_ENDPOINT or aws.endpoint("dynamodb", region)
-    service = aws.Service(
-        "dynamodb", "1.0", endpoint=endpoint, region=region, credentials=credentials
-    )
+    endpoint = settings.DYNAMODB_ENDPOINT or sigv4.endpoint("dynamodb", region)
+    signer = Signer("dynamodb", region=region, credentials=credentials)
+    service = JsonService(signer, "1.0", endpoint=endpoint, transport=http_transport())
     return DynamoDBClient(service, **options)
 
 

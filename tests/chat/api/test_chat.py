@@ -16,7 +16,8 @@ from chat.conversation import ChatRequest
 from chat.history import get_interaction
 from chat.service import chat
 from chat.storage.base import ErrorInfo, InteractionRecord, Status
-from providers.base import Completion, Deadline, Usage
+from providers.base import Completion, Usage
+from providers.deadline import Deadline
 from providers.router import Attempt
 from tests.client import ApiClient, field_errors, problem, status_and_code
 from tests.factories import (

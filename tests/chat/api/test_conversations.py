@@ -13,7 +13,8 @@ import pytest
 
 from chat.storage import backend
 from chat.storage.base import Status
-from providers.base import Completion, CompletionRequest, Deadline, Usage
+from providers.base import Completion, CompletionRequest, Usage
+from providers.deadline import Deadline
 from tests.client import ApiClient, field_errors, problem, status_and_code
 from tests.factories import ALICE, ANSWERED, BOB, PENDING, store_record
 

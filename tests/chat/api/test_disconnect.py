@@ -4,7 +4,8 @@ import socket
 import time
 
 from chat.api.disconnect import disconnect_check
-from providers.base import LOOK_SECONDS, Deadline
+from providers.base import LOOK_SECONDS
+from providers.deadline import Deadline
 
 
 def test_a_client_has_gone_when_its_side_or_ours_is_closed() -> None:
@@ -28,9 +29,9 @@ def test_where_no_socket_is_shown_nobody_goes() -> None:
 def test_a_deadline_is_cancelled_by_who_goes_and_looks_no_more() -> None:
     looks: list[bool] = []
     deadline = Deadline(30, abandoned=lambda: looks.append(True) or len(looks) == 2)
-    part = deadline.within(20)
+    part = deadline.capped(20)
     assert (deadline.remaining() > 0, looks) == (True, [])
     while not deadline.cancelled:
         time.sleep(LOOK_SECONDS / 4)
     assert [part.remaining(), deadline.remaining(), len(looks)] == [0, 0, 2]
-    assert deadline.left_by_the_clock() > 0
+    assert deadline.remaining_if_not_cancelled() > 0

@@ -11,7 +11,7 @@ from chat import service
 from chat.callers import Caller
 from chat.conversation import ChatRequest
 from chat.models import Interaction
-from providers.base import Deadline
+from providers.deadline import Deadline
 from tests.server_process import Server
 from tests.stub_vendor import StubVendor
 

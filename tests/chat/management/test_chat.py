@@ -20,7 +20,8 @@ from django.db import connection
 
 from chat.storage import backend
 from chat.storage.base import Status
-from providers.base import Completion, CompletionRequest, Deadline
+from providers.base import Completion, CompletionRequest
+from providers.deadline import Deadline
 from providers.errors import DeadlineExceeded
 from tests.factories import ALICE, FailingSettleStore, FakeProvider, all_records
 from tests.server_process import ROOT, base_environment
