@@ -52,11 +52,10 @@ _NOT_ADDED = {b"accept": b"Accept:", b"content-type": b"Content-Type:", b"expect
 class Options(NamedTuple):
     """Proxies are URLs, which may carry credentials; an empty one is none."""
 
-    http_proxy: str = ""
-    https_proxy: str = ""
-    no_proxy: str = ""
-    ca_file: str = ""
-    max_body_bytes: int = MAX_BODY_BYTES
+    http_proxy: str
+    https_proxy: str
+    no_proxy: str
+    ca_file: str
 
 
 class CurlTransport(httpx.BaseTransport):
@@ -75,10 +74,8 @@ class CurlTransport(httpx.BaseTransport):
         https_proxy: str = "",
         no_proxy: str = "",
         ca_file: str = "",
-        max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
-        ca_file = ca_file or certifi.where()
-        self._options = Options(http_proxy, https_proxy, no_proxy, ca_file, max_body_bytes)
+        self._options = Options(http_proxy, https_proxy, no_proxy, ca_file or certifi.where())
         self._idle: defaultdict[str, deque[_Handle]] = defaultdict(deque)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -127,6 +124,8 @@ class CurlTransport(httpx.BaseTransport):
                 if handle.usable:
                     return handle
                 handle.close()
+        for each in list(self._idle.values()):  # also of the origins that are not used any more
+            _discard(each)
         return _Handle(origin, self._options)
 
 
@@ -330,7 +329,7 @@ def _curl(handle: _Handle, options: Options, *, secure: bool) -> pycurl.Curl:
         (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
         (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS),
         (pycurl.CONNECTTIMEOUT_MS, round(CONNECT_SECONDS * 1000)),
-        (pycurl.MAXFILESIZE_LARGE, options.max_body_bytes),
+        (pycurl.MAXFILESIZE_LARGE, MAX_BODY_BYTES),
         (pycurl.NOSIGNAL, 1),
         (pycurl.PATH_AS_IS, 1),
         (_SUPPRESS_CONNECT_HEADERS, 1),

@@ -12,10 +12,12 @@ from django.test.client import ClientHandler
 from pytest_django import DjangoDbBlocker, Settings
 
 from chat import model_catalog, storage
+from chat.http_transport import http_transport
 from chat.storage.orm.connection import disconnect_writer
 from chat.telemetry.logs import JsonFormatter
 from providers.base import Provider
 from providers.router import Router
+from providers.transport import default_transport
 from tests.stub_vendor import StubVendor
 
 pytest.register_assert_rewrite("tests.client", "tests.factories", "tests.chat.storage.contract")
@@ -28,6 +30,15 @@ from tests.client import ApiClient  # noqa: E402
 from tests.factories import KEY, OTHER_KEY, Clock  # noqa: E402
 
 ROUTER = model_catalog.router
+
+
+@pytest.fixture(autouse=True)
+def close_connections() -> Iterator[None]:
+    """Close the connections to this test's vendors, which nobody uses again."""
+    yield
+    for made in (default_transport, http_transport):
+        if made.cache_info().currsize:
+            made().close()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from rest_framework.views import APIView
 
 from chat import service
 from chat.api import ratelimit, streaming
-from chat.api.disconnect import disconnect_check
+from chat.api.disconnect import cancel_on_disconnect
 from chat.api.server_context import remaining_seconds
 from chat.callers import Caller
 from chat.conversation import ChatRequest
@@ -51,13 +51,13 @@ class BaseAPIView(APIView):
         validated: dict[str, Any] = serializer.run_validation(self.request.data)
         return validated
 
-    def deadline(self, abandoned: Callable[[], bool] | None = None) -> Deadline:
-        """Start the request's deadline; `abandoned` tells whether the client has disconnected."""
+    def deadline(self) -> Deadline:
+        """Start the request's deadline."""
         seconds = settings.REQUEST_TIMEOUT_SECONDS
         remaining = remaining_seconds(self.request.META)
         if remaining is not None:
             seconds = min(seconds, remaining - SETTLE_SECONDS)
-        return Deadline(seconds, abandoned)
+        return Deadline(seconds)
 
     def check_rate_limit(self, user_id: str) -> None:
         """Count the request. Raises RateLimited, StorageUnavailable."""
@@ -87,7 +87,7 @@ class BaseChatView(BaseAPIView):
         stream_format: streaming.StreamFormat | None,
     ) -> HttpResponseBase:
         """Return a stream in `stream_format`, or without one the result, written by `render`."""
-        deadline = self.deadline(disconnect_check(request.META))
+        deadline = self.deadline()
         self.check_rate_limit(chat_request.user_id)
         arguments: dict[str, Any] = {
             "caller": self.caller,
@@ -103,7 +103,8 @@ class BaseChatView(BaseAPIView):
                 stream_format=stream_format,
                 environ=request.META,
             )
-        result = service.chat(**arguments)
+        with cancel_on_disconnect(request.META, deadline):
+            result = service.chat(**arguments)
         headers = {"Idempotency-Replayed": "true"} if result.replayed else None
         return Response(render(result), headers=headers)
 

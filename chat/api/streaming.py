@@ -8,10 +8,9 @@ ends the call to the vendor.
 
 import functools
 import logging
-import math
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ from django.conf import settings
 from django.db import close_old_connections
 from django.http import StreamingHttpResponse
 
+from chat.api.disconnect import cancel_on_disconnect
 from chat.api.server_context import can_stream
 from chat.errors import ClientDisconnected, Problem, log_and_convert, problem_from_exception
 from chat.service import ChatResult, Delta
@@ -29,9 +29,8 @@ from providers.deadline import Deadline
 
 logger = logging.getLogger(__name__)
 
-# How often the connection is looked at while nothing comes, and how long it stays without a word.
-# A request without a first token by then is answered with a stream, whatever comes of it.
-LOOK_SECONDS = 0.25
+# A silent stream sends a heartbeat this often. A request without a first token by then is answered
+# with a stream, whatever comes of it.
 HEARTBEAT_SECONDS = 10.0
 HEARTBEAT = b": waiting\n\n"
 # How long the end of a request whose client went away is waited for, so that its log line has it.
@@ -85,15 +84,18 @@ class EventStream:
         self._deadline = deadline
         self._format = stream_format
         # Lambda's bridge sends nothing before the end.
-        self._patience = HEARTBEAT_SECONDS if can_stream(environ) else math.inf
+        self._patience = HEARTBEAT_SECONDS if can_stream(environ) else None
         self._request_id = current_request_id()
         self._items: SimpleQueue[Delta | ChatResult | Exception | None] = SimpleQueue()
+        self._watch = ExitStack()
+        self._watch.enter_context(cancel_on_disconnect(environ, deadline))
         self._pump: Future[None] = _producer_pool().submit(copy_context().run, self._run, events)
         self._first = self._wait()
         if self._first is None:
             self.close()
             raise ClientDisconnected
         if isinstance(self._first, Exception):
+            self._watch.close()
             raise self._first
         self.replayed = isinstance(self._first, ChatResult) and self._first.replayed
 
@@ -113,6 +115,7 @@ class EventStream:
 
     def close(self) -> None:
         """End what still runs, as the client has gone or has been given everything."""
+        self._watch.close()
         if not self._pump.done():
             self._deadline.cancel()
             try:
@@ -135,15 +138,15 @@ class EventStream:
             close_old_connections()
 
     def _wait(self) -> "Delta | ChatResult | Exception | Heartbeat | None":
-        """What comes next; Idle when nothing came so long, None at the end or without a client."""
-        end = time.monotonic() + self._patience
-        while time.monotonic() < end:
+        """Return what comes next; None at the end, and when the deadline is cancelled."""
+        with self._deadline.on_cancel(self._stop):
             try:
-                return self._items.get(timeout=LOOK_SECONDS)
+                return self._items.get(timeout=self._patience)
             except Empty:
-                if self._deadline.cancelled:
-                    return None
-        return Heartbeat()
+                return Heartbeat()
+
+    def _stop(self) -> None:
+        self._items.put(None)
 
 
 class Heartbeat:

@@ -235,7 +235,6 @@ def test_on_lambda_the_same_body_arrives_at_once(front: Any, settings: Any):
 @pytest.mark.django_db(transaction=True)
 def test_on_lambda_a_late_failure_has_its_own_status(monkeypatch: Any, settings: Any):
     settings.ALLOWED_HOSTS = ["*"]
-    monkeypatch.setattr("chat.api.streaming.LOOK_SECONDS", 0.02)
     monkeypatch.setattr("chat.api.streaming.HEARTBEAT_SECONDS", 0.05)
     question = {"userId": "user123", "prompt": "mock:delay=0.3 mock:fail", "stream": True}
     answer = lambda_handler.handler(v2(body=question), Context())

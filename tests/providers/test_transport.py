@@ -3,6 +3,7 @@ import io
 import os
 import resource
 import select
+import selectors
 import socket
 import ssl
 import subprocess
@@ -374,7 +375,7 @@ def test_an_abandoned_stream_closes_its_connection(
     if leave == "close":
         response.close()
     del response, pieces
-    assert vendor.hung_up.wait(SOON)
+    assert vendor.client_disconnected.wait(SOON)
     assert vendor.open == 0 or until(lambda: vendor.open == 0) is None
 
 
@@ -428,7 +429,7 @@ def test_a_connection_that_was_closed_while_idle_is_replaced(
     vendor.reply({"a": 1})
     for _ in range(2):
         assert send(transport, vendor.url).json() == {"a": 1}
-        vendor.drop()
+        vendor.close_connections()
         until(lambda: vendor.open == 0)
     assert vendor.connections == 2
 
@@ -710,11 +711,15 @@ def tunnel(target: str, refusal: bytes = b"") -> Iterator[tuple[str, list[bytes]
             sock.sendall(refusal)
             return
         host, port = target.split(":")
-        with socket.create_connection((host, int(port))) as onward:
+        with socket.create_connection((host, int(port))) as onward, ExitStack() as files:
             sock.sendall(b"HTTP/1.1 200 Established\r\nX-Proxy: 1\r\n\r\n")
-            ends = {sock: onward, onward: sock}
+            ends: dict[Any, socket.socket] = {sock: onward, onward: sock}
+            readable = files.enter_context(selectors.DefaultSelector())
+            for end in ends:
+                readable.register(end, selectors.EVENT_READ)
             while True:
-                for end in select.select(list(ends), [], [])[0]:
+                for key, _ in readable.select():
+                    end = key.fileobj
                     if not (data := end.recv(65536)):
                         return
                     ends[end].sendall(data)

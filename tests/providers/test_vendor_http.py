@@ -68,9 +68,11 @@ def test_any_transport_of_httpx_will_do(
         client = VendorClient(transport)
         stub_vendor.reply({"a": 1})
         assert post(stub_vendor.url, client=client).json() == {"a": 1}
+        stub_vendor.clear()
         stub_vendor.stream([DONE])
         with client.open(stub_vendor.url, headers={}, body={}, deadline=Deadline(20)) as reply:
             assert list(reply.events()) == ["[DONE]"]
+        stub_vendor.clear()
         stub_vendor.reply({}, delay=20.0)
         with pytest.raises(ProviderError):
             post(stub_vendor.url, seconds=0.2, client=client)
@@ -225,7 +227,7 @@ def test_what_follows_an_answer_is_nobodys():
         ),
         ([b"220 smtp.example.org ESMTP\r\n"], "malformed_answer"),
         ([b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"], "connection_closed"),
-        ([b"HTTP/1.1 200 OK\r\nX: ", *[b"x" * 10_000] * 10], "head_too_large"),
+        ([b"HTTP/1.1 200 OK\r\nX: ", *[b"x" * 10_000] * 20], "head_too_large"),
         ([], "connection_closed"),
     ],
 )

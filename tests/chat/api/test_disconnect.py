@@ -1,37 +1,144 @@
-"""Who has gone, and whom the deadline of a request hears it from."""
+"""The deadline of a request is cancelled when its client disconnects, and not before."""
 
+import multiprocessing
 import socket
+import threading
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
-from chat.api.disconnect import disconnect_check
-from providers.base import LOOK_SECONDS
+import pytest
+
+from chat.api.disconnect import cancel_on_disconnect
 from providers.deadline import Deadline
+from tests.stub_vendor import SOON
 
 
-def test_a_client_has_gone_when_its_side_or_ours_is_closed() -> None:
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     ours, theirs = socket.socketpair()
-    gone = disconnect_check({"gunicorn.socket": ours})
-    assert gone
-    assert not gone()
-    theirs.sendall(b"\r\n")
-    assert not gone()
-    ours.recv(2)
-    theirs.close()
-    assert gone()
-    ours.close()
-    assert gone()
+    with ours, theirs:
+        yield ours, theirs
 
 
-def test_where_no_socket_is_shown_nobody_goes() -> None:
-    assert disconnect_check({}) is None
+def wait_for(deadline: Deadline) -> bool:
+    """Whether the deadline is cancelled in time."""
+    cancelled = threading.Event()
+    with deadline.on_cancel(cancelled.set):
+        return cancelled.wait(SOON)
 
 
-def test_a_deadline_is_cancelled_by_who_goes_and_looks_no_more() -> None:
-    looks: list[bool] = []
-    deadline = Deadline(30, abandoned=lambda: looks.append(True) or len(looks) == 2)
+@pytest.mark.parametrize("leave", ["close", "shutdown"])
+def test_a_client_that_leaves_cancels(pair: tuple[socket.socket, socket.socket], leave: str):
+    ours, theirs = pair
+    deadline = Deadline(30)
     part = deadline.capped(20)
-    assert (deadline.remaining() > 0, looks) == (True, [])
-    while not deadline.cancelled:
-        time.sleep(LOOK_SECONDS / 4)
-    assert [part.remaining(), deadline.remaining(), len(looks)] == [0, 0, 2]
+    with cancel_on_disconnect({"gunicorn.socket": ours}, deadline):
+        theirs.sendall(b"the next request, sent ahead")
+        time.sleep(0.1)
+        assert (deadline.cancelled, deadline.remaining() > 0) == (False, True)
+        if leave == "close":
+            theirs.close()
+        else:
+            theirs.shutdown(socket.SHUT_WR)
+        assert wait_for(deadline)
+    assert [part.remaining(), deadline.remaining()] == [0, 0]
     assert deadline.remaining_if_not_cancelled() > 0
+
+
+def test_a_client_that_had_left_before_cancels(pair: tuple[socket.socket, socket.socket]):
+    ours, theirs = pair
+    theirs.close()
+    deadline = Deadline(30)
+    with cancel_on_disconnect({"gunicorn.socket": ours}, deadline):
+        assert wait_for(deadline)
+
+
+def test_a_socket_that_is_closed_on_our_side_cancels(pair: tuple[socket.socket, socket.socket]):
+    ours, _ = pair
+    ours.close()
+    deadline = Deadline(30)
+    with cancel_on_disconnect({"gunicorn.socket": ours}, deadline):
+        assert deadline.cancelled
+
+
+def test_a_socket_may_be_closed_before_the_end(pair: tuple[socket.socket, socket.socket]):
+    with cancel_on_disconnect({"gunicorn.socket": pair[0]}, Deadline(30)):
+        pair[0].close()
+
+
+def test_a_client_that_leaves_after_its_response_cancels_nothing(
+    pair: tuple[socket.socket, socket.socket],
+):
+    ours, theirs = pair
+    first, second = Deadline(30), Deadline(30)
+    with cancel_on_disconnect({"gunicorn.socket": ours}, first):
+        pass
+    with cancel_on_disconnect({"gunicorn.socket": ours}, second):
+        theirs.close()
+        assert wait_for(second)
+    assert not first.cancelled
+
+
+def test_no_disconnect_is_seen_without_a_socket():
+    deadline = Deadline(30)
+    with cancel_on_disconnect({}, deadline):
+        assert not deadline.cancelled
+
+
+def test_a_forked_process_watches_with_a_thread_of_its_own(
+    pair: tuple[socket.socket, socket.socket],
+):
+    with cancel_on_disconnect({"gunicorn.socket": pair[0]}, Deadline(30)):
+        context = multiprocessing.get_context("fork")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the threads of this process
+            child = context.Process(target=watch_another)
+            child.start()
+        child.join(2 * SOON)
+        assert child.exitcode == 0
+
+
+def watch_another() -> None:
+    ours, theirs = socket.socketpair()
+    deadline = Deadline(30)
+    with cancel_on_disconnect({"gunicorn.socket": ours}, deadline):
+        theirs.close()
+        assert wait_for(deadline)
+
+
+def switches() -> int:
+    """How often the threads of this process went to sleep."""
+    states = [path.read_text() for path in Path("/proc/self/task").glob("*/status")]
+    names = [line.split() for state in states for line in state.splitlines()]
+    return sum(int(words[1]) for words in names if words[0] == "voluntary_ctxt_switches:")
+
+
+def test_a_thousand_waiting_requests_wake_nobody():
+    waiting = 300  # that have to be descriptors, two each, below the limit of any machine
+    with ExitStack() as open_sockets:
+        deadlines = []
+        for _ in range(waiting):
+            ours, theirs = map(open_sockets.enter_context, socket.socketpair())
+            deadlines.append(Deadline(60))
+            environ = {"gunicorn.socket": ours}
+            open_sockets.enter_context(cancel_on_disconnect(environ, deadlines[-1]))
+        threads = [threading.Thread(target=wait, args=(each,)) for each in deadlines]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        before = switches()
+        time.sleep(1.0)
+        assert switches() - before < waiting / 10
+        theirs.close()
+        assert wait_for(deadlines[-1])
+        for deadline in deadlines:
+            deadline.cancel()
+        for thread in threads:
+            thread.join()
+
+
+def wait(deadline: Deadline) -> None:
+    deadline.sleep(60)

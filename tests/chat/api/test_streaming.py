@@ -468,7 +468,6 @@ def test_a_disconnected_client_s_answer_is_settled_as_aborted(
 def test_heartbeats_keep_a_silent_stream_alive(
     api: ApiClient, vendor: StubVendor, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(streaming, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.05)
     holds = [threading.Event(), threading.Event()]
     vendor.stream([chunk("Hel"), chunk("lo"), FINISH, DONE], gap=[*holds, 0, 0])
@@ -494,7 +493,6 @@ def test_vendor_comments_are_not_passed_on(
 def test_a_failure_after_a_heartbeat_is_an_event(
     api: ApiClient, vendor: StubVendor, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(streaming, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.1)
     hold = threading.Event()
     vendor.reply({"error": {}}, status=401, delay=hold)

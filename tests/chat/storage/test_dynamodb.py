@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from chatproject.aws import Keys
 from django.core.exceptions import ImproperlyConfigured
 from pytest_django import Settings
 
@@ -26,6 +25,7 @@ from chat.storage.dynamodb.client import DynamoDBClient
 from chat.storage.dynamodb.interactions import DynamoInteractionStore
 from chat.storage.dynamodb.tables import InteractionTable
 from chat.storage.errors import RecordTooLarge, StorageUnavailable
+from providers.sigv4 import Keys
 from tests.chat.storage.contract import (
     FULL,
     FULL_ANSWER,
