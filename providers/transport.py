@@ -46,7 +46,7 @@ _POLL_EVENTS = {
 _OWN_HEADERS = {b"content-length", b"transfer-encoding", b"accept-encoding"}
 _ENCODING_HEADERS = {b"content-encoding", b"content-length"}
 # A name without a value keeps libcurl from adding the header.
-_NOT_ADDED = {b"accept": b"Accept:", b"content-type": b"Content-Type:", b"expect": b"Expect:"}
+_NOT_ADDED = ((b"accept", b"Accept:"), (b"content-type", b"Content-Type:"))
 
 
 class Options(NamedTuple):
@@ -142,10 +142,11 @@ class _Handle:
         self._poll = select.poll()
         self._wake_fd, self._waker_fd = _wake_fds()
         self._poll.register(self._wake_fd, select.POLLIN)
-        self._timer = math.inf
         self._url = self._method = ""
         self._used_at = time.monotonic()
         self._closed = self.done = False
+        self.lines: list[bytes] = []
+        self.pieces: list[bytes] = []
         self._multi = _multi(self)
         self._curl = _curl(self, options, secure=origin.startswith("https:"))
         _handles.add(self)
@@ -161,7 +162,8 @@ class _Handle:
         self._deadline, self._idle_seconds = _deadline(request)
         self.status, self.http_version = 0, b""
         self.headers: list[tuple[bytes, bytes]] = []
-        self.pieces: list[bytes] = []
+        self.lines.clear()
+        self.pieces.clear()
         self._head_bytes = 0
         self._in_body = self.done = False
         self._error = 0
@@ -172,7 +174,7 @@ class _Handle:
     def wait_for_head(self) -> None:
         """Wait for the status and the headers. Raises httpx.TransportError."""
         with self._deadline.on_cancel(self._wake):
-            while not self._in_body and not self.done:
+            while not self._in_body and not self.done and self._head_bytes <= MAX_HEAD_BYTES:
                 self._step()
         if not self._in_body:
             self._check()
@@ -185,7 +187,8 @@ class _Handle:
             with self._deadline.on_cancel(self._wake):
                 while not self.pieces and not self.done:
                     self._step()
-        pieces, self.pieces = self.pieces, []
+        pieces = self.pieces.copy()
+        self.pieces.clear()
         if not pieces:
             self._check()
         return pieces
@@ -240,15 +243,17 @@ class _Handle:
         remaining = self._deadline.remaining()
         if not remaining:
             raise transport_errors.timed_out(self._curl, self._deadline, in_body=self._in_body)
-        until_timer = self._timer - time.monotonic()
-        events = self._poll.poll(math.ceil(max(0.0, min(remaining, until_timer, 86400.0)) * 1000))
+        milliseconds = math.ceil(min(remaining, 86400.0) * 1000)
+        timer = self._multi.timeout()  # when libcurl wants to be called anyway; below 0: never
+        if 0 <= timer < milliseconds:
+            milliseconds = timer
+        events = self._poll.poll(milliseconds)
         for fd, mask in events:
             if fd == self._wake_fd:
                 os.read(fd, 8)
             else:
                 self._act(fd, _action(mask))
-        if time.monotonic() >= self._timer:
-            self._timer = math.inf
+        if not events:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
 
     def _act(self, fd: int, mask: int) -> None:
@@ -257,6 +262,8 @@ class _Handle:
             _, _, failed = self._multi.info_read()
             self._error = failed[0][1] if failed else 0
             self.done = True
+        if self.lines:
+            self._parse_head()
 
     def _check(self) -> None:
         if self._head_bytes > MAX_HEAD_BYTES and not self._in_body:
@@ -276,31 +283,22 @@ class _Handle:
         else:
             self._poll.register(fd, _POLL_EVENTS.get(what, 0))
 
-    def on_timer(self, milliseconds: int) -> None:
-        """Note when libcurl wants to be called, whatever happens; a negative time is never."""
-        self._timer = math.inf if milliseconds < 0 else time.monotonic() + milliseconds / 1000
-
-    def on_header(self, line: bytes) -> int | None:
-        """Take a line of the head. Interim responses (1xx) come before it, trailers after it."""
-        self._head_bytes += len(line)
-        if self._in_body:
-            return None
-        if self._head_bytes > MAX_HEAD_BYTES:
-            return -1
-        if line.startswith(b"HTTP/"):
-            self.http_version, status, *_ = line.split()
-            self.status = int(status)
-            self.headers = []
-        elif line.strip():
-            name, _, value = line.partition(b":")
-            self.headers.append((name, value.strip()))
-        else:
-            self._in_body = self.status >= 200
-        return None
-
-    def on_body(self, piece: bytes) -> None:
-        """Take a piece of the body, decoded."""
-        self.pieces.append(piece)
+    def _parse_head(self) -> None:
+        """Take the lines of the head. Interim responses (1xx) come before it, trailers after it."""
+        for line in self.lines:
+            self._head_bytes += len(line)
+            if self._in_body:
+                continue
+            if line.startswith(b"HTTP/"):
+                self.http_version, status, *_ = line.split()
+                self.status = int(status)
+                self.headers = []
+            elif line in (b"\r\n", b"\n"):
+                self._in_body = self.status >= 200 and self._head_bytes <= MAX_HEAD_BYTES
+            else:
+                name, _, value = line.partition(b":")
+                self.headers.append((name, value.strip()))
+        self.lines.clear()
 
 
 class _Body(httpx.SyncByteStream):
@@ -340,8 +338,8 @@ def _curl(handle: _Handle, options: Options, *, secure: bool) -> pycurl.Curl:
         (pycurl.NOPROXY, options.no_proxy),
         (pycurl.CAINFO, options.ca_file),
         (pycurl.PROXY_CAINFO, options.ca_file),
-        (pycurl.HEADERFUNCTION, handle.on_header),
-        (pycurl.WRITEFUNCTION, handle.on_body),
+        (pycurl.HEADERFUNCTION, handle.lines.append),
+        (pycurl.WRITEFUNCTION, handle.pieces.append),
     ):
         curl.setopt(option, value)
     return curl
@@ -351,7 +349,6 @@ def _multi(handle: _Handle) -> pycurl.CurlMulti:
     multi = pycurl.CurlMulti()
     multi.setopt(pycurl.M_MAXCONNECTS, 1)
     multi.setopt(pycurl.M_SOCKETFUNCTION, handle.on_socket)
-    multi.setopt(pycurl.M_TIMERFUNCTION, handle.on_timer)
     return multi
 
 
@@ -366,18 +363,21 @@ def _deadline(request: httpx.Request) -> tuple[Deadline, float | None]:
 
 def _header_lines(headers: httpx.Headers, *, expect: bool) -> list[bytes]:
     """Return the headers in libcurl's form."""
-    lines, names = [], set()
-    for name, value in headers.raw:
-        lower = name.lower()
-        if b"\n" in value or b"\r" in value or b"\0" in value:
-            raise httpx.LocalProtocolError("malformed_header")
-        if lower not in _OWN_HEADERS or value == b"identity":
-            names.add(lower)
-            lines.append(b"%b: %b" % (name, value) if value else name + b";")
-    if expect:
-        names.add(b"expect")
-        lines.append(b"Expect: 100-continue")
-    return lines + [line for name, line in _NOT_ADDED.items() if name not in names]
+    raw = headers.raw
+    names = {name.lower() for name, _ in raw}
+    lines = [name + b": " + value if value else name + b";" for name, value in raw]
+    if not names.isdisjoint(_OWN_HEADERS):
+        lines = [line for line in lines if not _is_own(line)]
+    whole = b"".join(lines)
+    if b"\n" in whole or b"\r" in whole or b"\0" in whole:
+        raise httpx.LocalProtocolError("malformed_header")
+    lines.append(b"Expect: 100-continue" if expect else b"Expect:")
+    return lines + [line for name, line in _NOT_ADDED if name not in names]
+
+
+def _is_own(line: bytes) -> bool:
+    name, _, value = line.lower().partition(b":")
+    return name in _OWN_HEADERS and value != b" identity"
 
 
 def _decoded(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import orjson
@@ -102,8 +102,12 @@ class Reply:
                 pass
 
     def _chunks(self) -> Iterator[bytes]:
+        response = self._response
+        # Without httpx's decoders where the transport has decoded: they cost a tenth of a call.
+        encoded = "content-encoding" in response.headers
+        stream = response.iter_bytes() if encoded else cast(httpx.SyncByteStream, response.stream)
         try:
-            yield from self._response.iter_bytes()
+            yield from stream
         except httpx.RequestError as exc:
             message = "The provider broke off its answer."
             raise _failure(exc, self._deadline, message, retry=False) from exc
@@ -183,12 +187,15 @@ def _request(url: str, headers: Mapping[str, str], body: Any, deadline: Deadline
     except orjson.JSONEncodeError as exc:  # half of a surrogate pair, which UTF-8 does not have
         message = "The text of the request cannot be encoded."
         raise RequestRejected(message, reason=type(exc).__name__) from exc
+    parsed, host = _parsed(url)
+    length = {"content-length": str(len(content))} if content else {}
+    whole = {"host": host, **length, **HEADERS, **headers}
     seconds = deadline.remaining()
     return httpx.Request(
         "POST" if content else "GET",
-        _parsed(url),
-        headers={**HEADERS, **headers},
-        content=content,
+        parsed,
+        headers=whole,
+        stream=httpx.ByteStream(content),
         extensions={
             "deadline": deadline,
             "timeout": dict.fromkeys(("connect", "read", "write", "pool"), seconds),
@@ -197,9 +204,10 @@ def _request(url: str, headers: Mapping[str, str], body: Any, deadline: Deadline
 
 
 @functools.lru_cache(maxsize=128)
-def _parsed(url: str) -> httpx.URL:
+def _parsed(url: str) -> tuple[httpx.URL, str]:
     """Parse a URL once, because that takes as long as the rest of a request."""
-    return httpx.URL(url)
+    parsed = httpx.URL(url)
+    return parsed, parsed.netloc.decode("ascii")
 
 
 def _failure(
