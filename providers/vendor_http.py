@@ -33,8 +33,7 @@ EVENT_STREAM = {"content-type": "text/event-stream"}
 # Wait this long for the end of a stream after its end marker, so that the connection can be kept.
 REST_SECONDS = 0.1
 DONE = "[DONE]"
-# Gemini may report an error as bare JSON after the last event. It is looked for in this much.
-TAIL_BYTES = 10_000
+BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 _BLANK_LINE = re.compile(r"\r\n\r\n|\n\n|\r\r")
 _REASON = re.compile(r"[a-z0-9_]+")
@@ -114,23 +113,26 @@ class Reply:
 
 
 class _Tail:
-    """Pass on chunks, and remember the end of them."""
+    """Pass on chunks, and remember the last ones, back to a blank line."""
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
-        self._last = b""
+        self._last: list[bytes] = []
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
         chunk = next(self._chunks)
-        self._last = (self._last + chunk)[-TAIL_BYTES:]
+        if self._last and self._last[-1].endswith(BLANK_LINES) and chunk.strip():
+            self._last.clear()
+        self._last.append(chunk)
         return chunk
 
     def text(self) -> str:
         """Return what stands behind the last blank line."""
-        return _BLANK_LINE.split(self._last.decode("utf-8-sig", "replace").strip())[-1]
+        text = b"".join(self._last).decode("utf-8-sig", "replace")
+        return _BLANK_LINE.split(text.strip())[-1]
 
 
 class VendorClient:
