@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import certifi
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
@@ -51,6 +52,47 @@ def start(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]
         text=True,
         timeout=60,
         check=False,
+    )
+
+
+# --- How vendors are reached ----------------------------------------------------------------------
+
+
+def test_proxies_are_read_in_lower_case_first(load: Load) -> None:
+    names = {"HTTP_PROXY": "http://upper:1", "https_proxy": "user:p%40ss@lower:3128"}
+    settings = load(http_proxy="http://lower:1", NO_PROXY="localhost, .internal", **names)
+    assert settings["TRANSPORT_OPTIONS"] == {
+        "http_proxy": "http://lower:1",
+        "https_proxy": "http://user:p%40ss@lower:3128",
+        "no_proxy": "localhost,.internal",
+        "ca_file": "",
+    }
+
+
+@pytest.mark.parametrize(
+    "value", ["ftp://proxy:1", "http://", "http://proxy:port", "http://pro xy:1", "http://:1"]
+)
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "HTTPS_PROXY"])
+def test_a_proxy_that_is_none_stops_the_start(load: Load, name: str, value: str) -> None:
+    assert refusal(load, **{name: value}) == (
+        f"{name} must be the URL of a proxy, such as http://user:password@host:8080."
+    )
+
+
+def test_a_file_of_certificates_is_used(load: Load) -> None:
+    settings = load(SSL_CERT_FILE=certifi.where())
+    assert settings["TRANSPORT_OPTIONS"]["ca_file"] == certifi.where()
+
+
+@pytest.mark.parametrize("text", [None, "no certificate"])
+def test_a_file_without_certificates_stops_the_start(
+    load: Load, tmp_path: Path, text: str | None
+) -> None:
+    path = tmp_path / "ca.pem"
+    if text:
+        path.write_text(text)
+    assert refusal(load, SSL_CERT_FILE=str(path)) == (
+        f"SSL_CERT_FILE must name a file of certificates in PEM, but {path} cannot be read as one."
     )
 
 

@@ -1,8 +1,10 @@
 """Serve the API with gunicorn."""
 
 import gc
+import resource
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ FLUSH_SECONDS = 2.0
 # Collect garbage after so many new objects. Python's default of 700, half of a request's, took a
 # twentieth of the CPU.
 GC_THRESHOLD = 50_000
+
+MAX_OPEN_FILES = 65_536
 
 BANNER = """
 Serverless Chat API {version}
@@ -93,7 +97,17 @@ class Command(BaseCommand):
         banner = BANNER.format(
             version=settings.VERSION, url=url, provider=_provider(), records=_records(url)
         )
+        raise_file_limit()
         Server(banner).run()
+
+
+def raise_file_limit() -> None:
+    """Allow more open files, because a waiting chat takes five: its client's, and its vendor's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):  # macOS has a limit below its hard one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _check_address(arbiter: Any) -> None:
