@@ -38,6 +38,7 @@ lint: $(VENV)/dev ## Check style, types, layers, configuration, OpenAPI schema, 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy chatproject chat providers
+	$(BIN)/lint-imports
 	$(BIN)/python manage.py check --deploy --fail-level WARNING
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null
@@ -96,7 +97,7 @@ environment:
 	@command -v aws >/dev/null || { echo "The aws command line tool is needed."; exit 1; }
 
 clean: ## Remove .venv and caches; records and .env stay
-	rm -rf $(VENV) .cache .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache staticfiles
+	rm -rf $(VENV) .cache .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache staticfiles
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE):
