@@ -7,6 +7,7 @@ first and vary the second. Any field of their answers may be missing.
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, ClassVar
@@ -24,8 +25,9 @@ from providers.errors import (
     ProviderMisconfigured,
     RequestRejected,
 )
+from providers.http_provider import HttpProvider
 from providers.parsing import as_list, as_str, get_path, identifier, token_count
-from providers.vendor_http import DONE, Reply, VendorClient
+from providers.vendor_http import DONE, read_events
 
 _FINISH_REASONS: dict[str, FinishReason] = {
     "length": "length",
@@ -73,12 +75,10 @@ _UNKNOWN_MODEL = re.compile(
 )
 
 
-class ChatCompletionsProvider:
+class ChatCompletionsProvider(HttpProvider):
     """Call `{base_url}/chat/completions`. Subclasses set `name` and adapt the differences."""
 
-    name: ClassVar[str]
-    is_remote: ClassVar[bool] = True
-    capabilities: ClassVar[frozenset[str]] = frozenset(
+    capabilities = frozenset(
         {
             "tools",
             "tool_choice",
@@ -94,7 +94,6 @@ class ChatCompletionsProvider:
         }
     )
 
-    max_tokens_field: str = "max_tokens"
     default_max_tokens: ClassVar[int | None] = None
     # Where an error object keeps its codes, the most specific first.
     error_code_paths: ClassVar[tuple[tuple[str, ...], ...]] = (("code",), ("type",))
@@ -103,46 +102,6 @@ class ChatCompletionsProvider:
         {"insufficient_quota", "billing_hard_limit_reached"}
     )
 
-    def __init__(
-        self,
-        *,
-        api_key: str,
-        base_url: str,
-        model: str,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        self.model = model
-        self._client = VendorClient(transport)
-        self._base_url = base_url
-        self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-
-    def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
-        answer = self._client.post(
-            f"{self._base_url}/chat/completions",
-            headers=self._headers,
-            body=self._body(request),
-            deadline=deadline,
-        )
-        if not 200 <= answer.status <= 299:
-            raise self._error(answer.status, answer.headers, answer.json())
-        return self._completion(parsing.json_object(answer), answer.headers, request)
-
-    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
-        streaming = {"stream": True, "stream_options": {"include_usage": True}}
-        with self._client.open(
-            f"{self._base_url}/chat/completions",
-            headers={**self._headers, "accept": "text/event-stream"},
-            body=self._body(request) | streaming,
-            deadline=deadline,
-        ) as reply:
-            if not reply.succeeded:
-                raise self._error(reply.status, reply.headers, reply.read().json())
-            if reply.streamed:
-                yield from self._read_stream(reply, request)
-            else:  # some servers do not stream, whatever the request says
-                body = parsing.json_object(reply.read())
-                yield from parsing.finish_stream(self._completion(body, reply.headers, request), "")
-
     def check(self, deadline: Deadline) -> None:
         entries = as_list(get_path(self._get("models", deadline), "data"))
         listed = {as_str(get_path(entry, "id")) for entry in entries}
@@ -150,12 +109,21 @@ class ChatCompletionsProvider:
         if listed and listed.isdisjoint({self.model, f"{self.model}:latest"}):
             raise ModelUnavailable("The vendor does not list the model.", reason=self.model)
 
-    def _get(self, path: str, deadline: Deadline) -> Any:
-        url = f"{self._base_url}/{path}"
-        answer = self._client.get(url, headers=self._headers, deadline=deadline)
-        if not 200 <= answer.status <= 299:
-            raise self._error(answer.status, answer.headers, answer.json())
-        return answer.json()
+    def _credentials(self, api_key: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {api_key}"} if api_key else {}
+
+    def _ask(
+        self, request: CompletionRequest, deadline: Deadline, *, stream: bool
+    ) -> AbstractContextManager[httpx.Response]:
+        path, body = "chat/completions", self._body(request)
+        if not stream:
+            return self._open(path, deadline, body)
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        return self._open(path, deadline, body, accept="text/event-stream")
+
+    @property
+    def _max_tokens_field(self) -> str:
+        return "max_tokens"
 
     def _body(self, request: CompletionRequest) -> dict[str, Any]:
         system = [{"role": "system", "content": request.system}] if request.system else []
@@ -165,33 +133,33 @@ class ChatCompletionsProvider:
             "messages": system + [_message(message) for message in request.messages],
             "temperature": request.temperature,
             "top_p": request.top_p,
-            self.max_tokens_field: limit,
+            self._max_tokens_field: limit,
             "stop": list(request.stop) or None,
             "user": request.end_user,
             **request.options,
         }
         return {name: value for name, value in body.items() if value is not None}
 
-    def _read_stream(self, reply: Reply, request: CompletionRequest) -> Iterator[str | Completion]:
-        """Yield the text of a stream's chunks, then the completion."""
+    def _read_stream(
+        self, response: httpx.Response, request: CompletionRequest
+    ) -> Iterator[str | Completion]:
         accumulator = StreamAccumulator()
-        for data in reply.events():
+        for data in read_events(response):
             if data == DONE:
                 accumulator.finished = True
                 break
             chunk = parsing.event_object(data)
-            self._raise_error_inside(chunk, reply.headers)
+            self._raise_error_inside(chunk, response.headers)
             if text := accumulator.add(chunk):
                 yield text
         if not accumulator.finished:
             raise parsing.truncated_stream()
-        completion = self._completion(accumulator.body(), reply.headers, request)
+        completion = self._completion(accumulator.body(), response.headers, request)
         yield from parsing.finish_stream(completion, accumulator.text)
 
     def _completion(
         self, body: dict[str, Any], headers: Mapping[str, str], request: CompletionRequest
     ) -> Completion:
-        """Return the completion in the body of a 200. Raises the error that it may hold instead."""
         self._raise_error_inside(body, headers)
         choice = get_path(body, "choices", 0)
         finish = as_str(get_path(choice, "finish_reason"))

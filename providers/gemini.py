@@ -8,6 +8,7 @@ leaves out zero, false and empty values: any key may be missing.
 import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -17,8 +18,9 @@ from providers import parsing, prices
 from providers.base import Completion, CompletionRequest, FinishReason, Usage
 from providers.deadline import Deadline
 from providers.errors import ContentFiltered, ProviderError, RequestRejected
+from providers.http_provider import HttpProvider
 from providers.parsing import as_list, as_str, get_path, identifier, token_count
-from providers.vendor_http import DONE, Reply, VendorClient
+from providers.vendor_http import DONE, read_events
 
 # These models ignore temperature and topP; Google has announced that later ones will refuse them.
 _WITHOUT_SAMPLING = re.compile(
@@ -69,58 +71,103 @@ _CREDIT_DEPLETED = re.compile(r"\b(prepaid|prepayment|credits?)\b.{0,80}\bdeplet
 PER_MINUTE_SECONDS = 60.0
 
 
-class Gemini:
+class Gemini(HttpProvider):
     name: ClassVar[str] = "gemini"
-    is_remote: ClassVar[bool] = True
-    capabilities: ClassVar[frozenset[str]] = frozenset()
-
-    def __init__(
-        self,
-        *,
-        api_key: str,
-        base_url: str,
-        model: str,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        self.model = model
-        self._client = VendorClient(transport)
-        self._base_url = base_url
-        # Not in the URL: logs and exceptions repeat URLs.
-        self._headers = {"x-goog-api-key": api_key}
-
-    def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
-        model = _model_id(request.model)
-        answer = self._client.post(
-            f"{self._base_url}/models/{model}:generateContent",
-            headers=self._headers,
-            body=_body(request, model),
-            deadline=deadline,
-        )
-        if not 200 <= answer.status <= 299:
-            raise _error(answer.status, answer.headers, answer.json())
-        return _completion(parsing.json_object(answer), answer.headers, model)
-
-    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
-        model = _model_id(request.model)
-        with self._client.open(
-            f"{self._base_url}/models/{model}:streamGenerateContent?alt=sse",
-            headers=self._headers,
-            body=_body(request, model),
-            deadline=deadline,
-        ) as reply:
-            if not reply.succeeded:
-                raise _error(reply.status, reply.headers, reply.read().json())
-            if reply.streamed:
-                yield from _read_stream(reply, model)
-            else:
-                body = parsing.json_object(reply.read())
-                yield from parsing.finish_stream(_completion(body, reply.headers, model), "")
 
     def check(self, deadline: Deadline) -> None:
-        url = f"{self._base_url}/models/{_model_id(self.model)}"
-        answer = self._client.get(url, headers=self._headers, deadline=deadline)
-        if not 200 <= answer.status <= 299:
-            raise _error(answer.status, answer.headers, answer.json())
+        self._get(f"models/{_model_id(self.model)}", deadline)
+
+    def _credentials(self, api_key: str) -> dict[str, str]:
+        # Not in the URL: logs and exceptions repeat URLs.
+        return {"x-goog-api-key": api_key}
+
+    def _ask(
+        self, request: CompletionRequest, deadline: Deadline, *, stream: bool
+    ) -> AbstractContextManager[httpx.Response]:
+        model = _model_id(request.model)
+        method = "streamGenerateContent?alt=sse" if stream else "generateContent"
+        return self._open(f"models/{model}:{method}", deadline, _body(request, model))
+
+    def _read_stream(
+        self, response: httpx.Response, request: CompletionRequest
+    ) -> Iterator[str | Completion]:
+        """Yield the text of a stream's events, then the completion.
+
+        Each event has the shape of an answer; its counts replace those before. The stream ends with
+        the body, and is complete if one of its events had a finish reason.
+        """
+        pieces: list[str] = []
+        answer: dict[str, Any] = {}
+        finish = ""
+        for data in read_events(response):
+            if data == DONE:  # sent by servers that imitate Gemini
+                break
+            chunk = parsing.event_object(data)
+            if chunk.get("error"):
+                raise self._error(200, response.headers, chunk)
+            answer |= {name: value for name, value in chunk.items() if value}
+            candidate = get_path(chunk, "candidates", 0)
+            finish = as_str(get_path(candidate, "finishReason")) or finish
+            if text := parsing.clean_text(_text(candidate)):
+                pieces.append(text)
+                yield text
+        if not finish and not get_path(answer, "promptFeedback", "blockReason"):
+            raise parsing.truncated_stream()
+        text = "".join(pieces)
+        answer["candidates"] = [{"content": {"parts": [{"text": text}]}, "finishReason": finish}]
+        yield from parsing.finish_stream(self._completion(answer, response.headers, request), text)
+
+    def _completion(
+        self, body: dict[str, Any], headers: Mapping[str, str], request: CompletionRequest
+    ) -> Completion:
+        if body.get("error"):
+            raise self._error(200, headers, body)
+        model = parsing.model_name(body.get("modelVersion"), _model_id(request.model))
+        usage = _usage(body.get("usageMetadata"))
+        usage = replace(usage, cost_usd=prices.cost(model, usage, provider_id="google"))
+        if block := get_path(body, "promptFeedback", "blockReason"):
+            reason = parsing.log_reason("blockReason", block)
+            raise ContentFiltered(parsing.CONTENT_FILTERED, reason=reason, usage=usage)
+        candidate = get_path(body, "candidates", 0)
+        finish = as_str(get_path(candidate, "finishReason"))
+        if status := _FAILED_FINISH_REASONS.get(finish):
+            raise parsing.error_for_status(
+                status, reason=parsing.log_reason("finishReason", finish)
+            )
+        if finish in _UNUSABLE_FINISH_REASONS:
+            raise parsing.unusable_answer("finishReason", finish)
+        return parsing.build_completion(
+            _text(candidate),
+            _FINISH_REASONS.get(finish, "stop"),
+            model=model,
+            usage=usage,
+            empty=parsing.unusable_answer("no_text", finish),
+        )
+
+    def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
+        if isinstance(body, list):  # a stream's error is an array of one
+            body = get_path(body, 0)
+        error = get_path(body, "error")
+        details = as_list(get_path(error, "details"))
+        message = parsing.error_message(get_path(error, "message"))
+        codes = [get_path(error, "status"), *(get_path(detail, "reason") for detail in details)]
+        codes = [identifier(code) for code in codes]
+        quotas = _exhausted_quotas(details)
+        if status <= 299:
+            status = parsing.error_status(get_path(error, "code")) or 502
+        reason = parsing.log_reason("HTTP", status, *codes, *quotas)
+        if status == 400:
+            status = next((_STATUS_BY_CODE[code] for code in codes if code in _STATUS_BY_CODE), 400)
+        if status in (400, 422):
+            return parsing.rejection(message, _rejected_field(details), reason=reason)
+        daily = any("PerDay" in quota for quota in quotas)
+        if status == 429 and (daily or _CREDIT_DEPLETED.search(message)):
+            # A daily quota also comes with a short delay, after which it is still exhausted.
+            return parsing.error_for_status(429, reason=reason, retry=False)
+        wait = _retry_delay(headers, details, message)
+        if wait is None and any("PerMinute" in quota for quota in quotas):
+            wait = PER_MINUTE_SECONDS
+        return parsing.error_for_status(status, reason=reason, retry_after=wait)
 
 
 def _model_id(name: str) -> str:
@@ -162,59 +209,6 @@ def _contents(request: CompletionRequest) -> list[dict[str, Any]]:
     return contents
 
 
-def _read_stream(reply: Reply, model: str) -> Iterator[str | Completion]:
-    """Yield the text of a stream's events, then the completion.
-
-    Each event has the shape of an answer; its counts replace those before. The stream ends with
-    the body, and is complete if one of its events had a finish reason.
-    """
-    pieces: list[str] = []
-    answer: dict[str, Any] = {}
-    finish = ""
-    for data in reply.events():
-        if data == DONE:  # sent by servers that imitate Gemini
-            break
-        chunk = parsing.event_object(data)
-        if chunk.get("error"):
-            raise _error(200, reply.headers, chunk)
-        answer |= {name: value for name, value in chunk.items() if value}
-        candidate = get_path(chunk, "candidates", 0)
-        finish = as_str(get_path(candidate, "finishReason")) or finish
-        if text := parsing.clean_text(_text(candidate)):
-            pieces.append(text)
-            yield text
-    if not finish and not get_path(answer, "promptFeedback", "blockReason"):
-        raise parsing.truncated_stream()
-    text = "".join(pieces)
-    answer["candidates"] = [{"content": {"parts": [{"text": text}]}, "finishReason": finish}]
-    yield from parsing.finish_stream(_completion(answer, reply.headers, model), text)
-
-
-def _completion(body: dict[str, Any], headers: Mapping[str, str], model: str) -> Completion:
-    """Return the completion in the body of a 200. Raises the error that it may hold instead."""
-    if body.get("error"):
-        raise _error(200, headers, body)
-    model = parsing.model_name(body.get("modelVersion"), model)
-    usage = _usage(body.get("usageMetadata"))
-    usage = replace(usage, cost_usd=prices.cost(model, usage, provider_id="google"))
-    if block := get_path(body, "promptFeedback", "blockReason"):
-        reason = parsing.log_reason("blockReason", block)
-        raise ContentFiltered(parsing.CONTENT_FILTERED, reason=reason, usage=usage)
-    candidate = get_path(body, "candidates", 0)
-    finish = as_str(get_path(candidate, "finishReason"))
-    if status := _FAILED_FINISH_REASONS.get(finish):
-        raise parsing.error_for_status(status, reason=parsing.log_reason("finishReason", finish))
-    if finish in _UNUSABLE_FINISH_REASONS:
-        raise parsing.unusable_answer("finishReason", finish)
-    return parsing.build_completion(
-        _text(candidate),
-        _FINISH_REASONS.get(finish, "stop"),
-        model=model,
-        usage=usage,
-        empty=parsing.unusable_answer("no_text", finish),
-    )
-
-
 def _text(candidate: Any) -> str:
     """Return the text of a candidate, without the model's thoughts."""
     parts = as_list(get_path(candidate, "content", "parts"))
@@ -240,32 +234,6 @@ def _sum(reported: Any, *names: str) -> int | None:
     """Return the sum of the counts that are present (a zero is left out); None without any."""
     counts = [value for name in names if (value := get_path(reported, name)) is not None]
     return parsing.sum_tokens(map(token_count, counts)) if counts else None
-
-
-def _error(status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
-    if isinstance(body, list):  # a stream's error is an array of one
-        body = get_path(body, 0)
-    error = get_path(body, "error")
-    details = as_list(get_path(error, "details"))
-    message = parsing.error_message(get_path(error, "message"))
-    codes = [get_path(error, "status"), *(get_path(detail, "reason") for detail in details)]
-    codes = [identifier(code) for code in codes]
-    quotas = _exhausted_quotas(details)
-    if status <= 299:
-        status = parsing.error_status(get_path(error, "code")) or 502
-    reason = parsing.log_reason("HTTP", status, *codes, *quotas)
-    if status == 400:
-        status = next((_STATUS_BY_CODE[code] for code in codes if code in _STATUS_BY_CODE), 400)
-    if status in (400, 422):
-        return parsing.rejection(message, _rejected_field(details), reason=reason)
-    daily = any("PerDay" in quota for quota in quotas)
-    if status == 429 and (daily or _CREDIT_DEPLETED.search(message)):
-        # A daily quota also comes with a short delay, after which it is still exhausted.
-        return parsing.error_for_status(429, reason=reason, retry=False)
-    wait = _retry_delay(headers, details, message)
-    if wait is None and any("PerMinute" in quota for quota in quotas):
-        wait = PER_MINUTE_SECONDS
-    return parsing.error_for_status(status, reason=reason, retry_after=wait)
 
 
 def _rejected_field(details: list[Any]) -> str:

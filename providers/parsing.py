@@ -24,7 +24,6 @@ from providers.errors import (
     ProviderOverloaded,
     RequestRejected,
 )
-from providers.vendor_http import Answer
 
 MAX_COUNT = 2**53  # larger JSON numbers lose digits in other programs
 MAX_COST_USD = 1_000_000
@@ -170,27 +169,27 @@ def retry_after(value: Any) -> float | None:
     return wait_seconds(date.timestamp() - time.time())
 
 
-def json_object(answer: Answer) -> dict[str, Any]:
-    """Return the body of a successful answer. Raises ProviderFailed unless it is a JSON object."""
-    # HTML is the login page or the error page of a proxy in front of the vendor.
-    html = answer.headers.get("content-type", "").lower().startswith("text/html")
-    body = None if html else answer.json()
-    if not isinstance(body, dict):
+def load_json(data: str | bytes) -> Any:
+    """Parse JSON, fractions as Decimal; None when it is not JSON."""
+    try:
+        return json.loads(data, parse_float=Decimal)
+    # ArithmeticError: Decimal too has its limits, at an exponent of twenty digits.
+    except (ValueError, ArithmeticError, RecursionError):
+        return None
+
+
+def as_object(value: Any) -> dict[str, Any]:
+    """Return the JSON object of an answer. Raises ProviderFailed for any other value."""
+    if not isinstance(value, dict):
         raise unusable_answer("not_json")
-    return body
+    return value
 
 
 def event_object(data: str) -> dict[str, Any]:
-    """Parse the data of a stream's event, fractions as Decimal. Raises ProviderFailed."""
-    try:
-        body = json.loads(data, parse_float=Decimal)
-    except (ValueError, ArithmeticError, RecursionError):
-        body = None
-    if isinstance(body, list):  # Gemini sends an error as an array of one
-        body = get_path(body, 0)
-    if not isinstance(body, dict):
-        raise unusable_answer("not_json")
-    return body
+    """Return the JSON object of a stream's event. Raises ProviderFailed."""
+    body = load_json(data)
+    # Gemini sends an error as an array of one.
+    return as_object(get_path(body, 0) if isinstance(body, list) else body)
 
 
 def truncated_stream() -> ProviderFailed:

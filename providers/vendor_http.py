@@ -6,12 +6,10 @@ deadline over all phases and can be cancelled; others get httpx's timeouts.
 
 import functools
 import itertools
-import json
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, cast
 
 import httpx
@@ -21,11 +19,11 @@ from httpx_sse import EventSource
 from providers.deadline import Deadline
 from providers.errors import (
     DeadlineExceeded,
-    ProviderError,
     ProviderFailed,
     ProviderMisconfigured,
     RequestRejected,
 )
+from providers.parsing import as_object, load_json
 from providers.transport import default_transport
 
 HEADERS = {"content-type": "application/json"}
@@ -39,77 +37,58 @@ _BLANK_LINE = re.compile(r"\r\n\r\n|\n\n|\r\r")
 _REASON = re.compile(r"[a-z0-9_]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A vendor's whole HTTP answer, whatever its status."""
-
-    status: int
-    headers: httpx.Headers
-    body: bytes
-
-    def json(self) -> Any:
-        """Return the body as JSON, fractions as Decimal; None when it is not JSON."""
-        try:
-            return json.loads(self.body, parse_float=Decimal)
-        # ArithmeticError: Decimal too has its limits, at an exponent of twenty digits.
-        except (ValueError, ArithmeticError, RecursionError):
-            return None
+def read_json(response: httpx.Response) -> Any:
+    """Read the whole body as JSON; None when it is not JSON. Raises httpx.RequestError."""
+    return load_json(b"".join(_chunks(response)))
 
 
-class Reply:
-    """A vendor's HTTP answer whose body is still to be read."""
+def read_object(response: httpx.Response) -> dict[str, Any]:
+    """Read the body of a successful answer. Raises ProviderFailed unless it is a JSON object."""
+    body = read_json(response)
+    # HTML is the login page or the error page of a proxy in front of the vendor.
+    html = _content_type(response).startswith("text/html")
+    return as_object(None if html else body)
 
-    def __init__(self, response: httpx.Response, deadline: Deadline) -> None:
-        self._response = response
-        self._deadline = deadline
-        self.status = response.status_code
-        self.headers = response.headers
-        self.succeeded = response.is_success
-        kind = self.headers.get("content-type", "").lower()
-        self.streamed = "json" not in kind and "html" not in kind
 
-    def read(self) -> Answer:
-        """Read all of it. Raises DeadlineExceeded, ProviderFailed."""
-        return Answer(self.status, self.headers, b"".join(self._chunks()))
+def is_stream(response: httpx.Response) -> bool:
+    """Return whether the body is a stream. Some vendors leave out the content type."""
+    return not any(kind in _content_type(response) for kind in ("json", "html"))
 
-    def events(self) -> Iterator[str]:
-        """Yield the data of each server-sent event, the end marker included if there is one.
 
-        Bare JSON after the last event counts as one: Gemini reports errors by it.
-        Raises DeadlineExceeded, ProviderFailed.
-        """
-        tail = _Tail(self._chunks())
-        # Some vendors leave out the blank line after the last event, and the content type.
-        content = itertools.chain(tail, [b"\n\n"])
-        stream = httpx.Response(
-            200, headers=EVENT_STREAM, content=content, default_encoding="utf-8-sig"
-        )
-        for event in EventSource(stream).iter_sse():
-            if event.data == DONE:
-                self._drain(tail)  # before the marker is passed on, as nobody reads on after it
-                yield event.data
-                return
-            if event.data:
-                yield event.data
-        if (text := tail.text()).startswith(("{", "[")):
-            yield text
+def read_events(response: httpx.Response) -> Iterator[str]:
+    """Yield the data of each server-sent event, the end marker included if there is one.
 
-    def _drain(self, chunks: Iterator[bytes]) -> None:
-        self._deadline.shorten(REST_SECONDS)
-        with suppress(ProviderError):
-            for _ in chunks:
-                pass
+    Bare JSON after the last event counts as one: Gemini reports errors by it. Raises
+    httpx.RequestError.
+    """
+    tail = _Tail(_chunks(response))
+    # Some vendors leave out the blank line after the last event, and the content type.
+    content = itertools.chain(tail, [b"\n\n"])
+    stream = httpx.Response(
+        200, headers=EVENT_STREAM, content=content, default_encoding="utf-8-sig"
+    )
+    for event in EventSource(stream).iter_sse():
+        if event.data == DONE:
+            # Drain before the marker is passed on, as nobody reads on after it.
+            response.request.extensions["deadline"].shorten(REST_SECONDS)
+            with suppress(httpx.RequestError):
+                deque(tail, maxlen=0)
+            yield event.data
+            return
+        if event.data:
+            yield event.data
+    if (text := tail.text()).startswith(("{", "[")):
+        yield text
 
-    def _chunks(self) -> Iterator[bytes]:
-        response = self._response
-        # Without httpx's decoders where the transport has decoded: they cost a tenth of a call.
-        encoded = "content-encoding" in response.headers
-        stream = response.iter_bytes() if encoded else cast(httpx.SyncByteStream, response.stream)
-        try:
-            yield from stream
-        except httpx.RequestError as exc:
-            message = "The provider broke off its answer."
-            raise _failure(exc, self._deadline, message, retry=False) from exc
+
+def _content_type(response: httpx.Response) -> str:
+    return str(response.headers.get("content-type", "")).lower()
+
+
+def _chunks(response: httpx.Response) -> Iterator[bytes]:
+    # Without httpx's decoders where the transport has decoded: they cost a tenth of a call.
+    encoded = "content-encoding" in response.headers
+    return iter(response.iter_bytes() if encoded else cast(httpx.SyncByteStream, response.stream))
 
 
 class _Tail:
@@ -141,46 +120,34 @@ class VendorClient:
     def __init__(self, transport: httpx.BaseTransport | None = None) -> None:
         self._transport = transport or default_transport()
 
-    def post(
-        self, url: str, *, headers: Mapping[str, str], body: Any, deadline: Deadline
-    ) -> Answer:
-        """Send `body` as JSON and read the whole answer. Raises what `open` and Reply raise."""
-        with self.open(url, headers=headers, body=body, deadline=deadline) as reply:
-            return reply.read()
-
-    def get(self, url: str, *, headers: Mapping[str, str], deadline: Deadline) -> Answer:
-        """Read what is there. Raises what `open` and Reply raise."""
-        with self.open(url, headers=headers, body=None, deadline=deadline) as reply:
-            return reply.read()
-
     @contextmanager
     def open(
         self, url: str, *, headers: Mapping[str, str], body: Any, deadline: Deadline
-    ) -> Iterator[Reply]:
+    ) -> Iterator[httpx.Response]:
         """Send `body` as JSON and wait for the head of the answer; the call ends with the context.
 
-        Without a body it is a GET.
+        Without a body it is a GET. The context translates the httpx.RequestError of a body.
 
         Raises DeadlineExceeded, ProviderFailed for a vendor that cannot be reached or breaks off,
         and ProviderMisconfigured for an address that redirects.
         """
         own = deadline.capped(deadline.remaining_if_not_cancelled())
         request = _request(url, headers, body, own)
+        response = None
         try:
             response = self._transport.handle_request(request)
-        except httpx.RequestError as exc:
-            begun = isinstance(exc, httpx.RemoteProtocolError | httpx.DecodingError)
-            message = "The provider could not be reached."
-            raise _failure(exc, own, message, retry=not begun) from exc
-        try:
+            response.request = request
             if response.is_redirect:
                 raise ProviderMisconfigured(
                     "The provider's address redirects elsewhere.",
                     reason=f"HTTP {response.status_code}",
                 )
-            yield Reply(response, own)
+            yield response
+        except httpx.RequestError as exc:
+            raise _failure(exc, own, broken_off=response is not None) from exc
         finally:
-            response.close()
+            if response is not None:
+                response.close()
 
 
 def _request(url: str, headers: Mapping[str, str], body: Any, deadline: Deadline) -> httpx.Request:
@@ -213,10 +180,13 @@ def _parsed(url: str) -> tuple[httpx.URL, str]:
 
 
 def _failure(
-    exc: httpx.RequestError, deadline: Deadline, message: str, *, retry: bool
+    exc: httpx.RequestError, deadline: Deadline, *, broken_off: bool
 ) -> DeadlineExceeded | ProviderFailed:
     # CurlTransport's messages are words for the log; others are prose, with addresses in it.
     reason = str(exc) if _REASON.fullmatch(str(exc)) else type(exc).__name__
     if deadline.expired:
         return DeadlineExceeded("The provider did not answer in time.", reason=reason)
-    return ProviderFailed(message, reason=reason, retry=retry)
+    if broken_off:
+        return ProviderFailed("The provider broke off its answer.", reason=reason, retry=False)
+    begun = isinstance(exc, httpx.RemoteProtocolError | httpx.DecodingError)
+    return ProviderFailed("The provider could not be reached.", reason=reason, retry=not begun)

@@ -17,14 +17,27 @@ from providers import transport
 from providers.deadline import Deadline
 from providers.errors import DeadlineExceeded, ProviderError, ProviderFailed
 from providers.transport import CurlTransport
-from providers.vendor_http import Answer, VendorClient
+from providers.vendor_http import VendorClient, read_events, read_json
 from tests.stub_vendor import DONE, SOON, StubVendor
 
 CLIENT = VendorClient()
 
 
-def post(url: str, seconds: float = 20.0, client: VendorClient = CLIENT) -> Answer:
-    return client.post(url, headers={"x-a": "1"}, body={"q": "é"}, deadline=Deadline(seconds))
+def post(url: str, seconds: float = 20.0, client: VendorClient = CLIENT) -> httpx.Response:
+    body = {"q": "é"}
+    with client.open(url, headers={"x-a": "1"}, body=body, deadline=Deadline(seconds)) as response:
+        response.read()
+        return response
+
+
+def post_for_json(url: str, client: VendorClient = CLIENT) -> Any:
+    with client.open(url, headers={}, body={}, deadline=Deadline(20)) as response:
+        return read_json(response)
+
+
+def get(url: str, deadline: Deadline) -> None:
+    with CLIENT.open(url, headers={}, body=None, deadline=deadline):
+        pass
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -37,8 +50,12 @@ def until(true: Callable[[], bool]) -> None:
 def test_an_answer_is_given_whatever_its_status(stub_vendor: StubVendor):
     stub_vendor.reply({"cost": 0.1}, status=418, headers={"x-b": "2"})
     answer = post(f"{stub_vendor.url}/v1/x")
-    assert (answer.status, answer.headers["X-B"], answer.body) == (418, "2", b'{"cost": 0.1}')
-    assert str(answer.json()) == "{'cost': Decimal('0.1')}"
+    assert (answer.status_code, answer.headers["X-B"], answer.content) == (
+        418,
+        "2",
+        b'{"cost": 0.1}',
+    )
+    assert str(post_for_json(f"{stub_vendor.url}/v1/x")) == "{'cost': Decimal('0.1')}"
 
 
 def test_a_question_is_sent_as_json(stub_vendor: StubVendor):
@@ -50,14 +67,14 @@ def test_a_question_is_sent_as_json(stub_vendor: StubVendor):
 
 def test_the_proxy_of_the_transport_is_used(stub_vendor: StubVendor):
     proxied = VendorClient(CurlTransport(http_proxy=stub_vendor.url))
-    assert post("http://vendor.test/v1/x", client=proxied).status == 404
+    assert post("http://vendor.test/v1/x", client=proxied).status_code == 404
     assert stub_vendor.requests[0].path == "http://vendor.test/v1/x"
 
 
 def test_the_environment_is_not_read(stub_vendor: StubVendor, monkeypatch: pytest.MonkeyPatch):
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    assert post(f"{stub_vendor.url}/v1/x", client=VendorClient(CurlTransport())).status == 404
+    assert post(f"{stub_vendor.url}/v1/x", client=VendorClient(CurlTransport())).status_code == 404
 
 
 @pytest.mark.parametrize("make", [httpx.HTTPTransport, CurlTransport])
@@ -67,11 +84,11 @@ def test_any_transport_of_httpx_will_do(
     with make() as transport:
         client = VendorClient(transport)
         stub_vendor.reply({"a": 1})
-        assert post(stub_vendor.url, client=client).json() == {"a": 1}
+        assert post_for_json(stub_vendor.url, client) == {"a": 1}
         stub_vendor.clear()
         stub_vendor.stream([DONE])
-        with client.open(stub_vendor.url, headers={}, body={}, deadline=Deadline(20)) as reply:
-            assert list(reply.events()) == ["[DONE]"]
+        with client.open(stub_vendor.url, headers={}, body={}, deadline=Deadline(20)) as response:
+            assert list(read_events(response)) == ["[DONE]"]
         stub_vendor.clear()
         stub_vendor.reply({}, delay=20.0)
         with pytest.raises(ProviderError):
@@ -81,7 +98,7 @@ def test_any_transport_of_httpx_will_do(
 def test_an_answer_may_be_compressed_though_nobody_asked(stub_vendor: StubVendor):
     body = gzip.compress(json.dumps({"a": 1}).encode())
     stub_vendor.reply(body, headers={"content-encoding": "gzip"})
-    assert post(stub_vendor.url).json() == {"a": 1}
+    assert post_for_json(stub_vendor.url) == {"a": 1}
 
 
 def test_an_answer_that_is_compressed_badly_is_broken_off(stub_vendor: StubVendor):
@@ -120,7 +137,7 @@ def listening(scheme: str) -> Iterator[str]:
 def test_another_thread_ends_the_wait_for_a_connection(scheme: str):
     deadline = Deadline(30)
     with listening(scheme) as url, ThreadPoolExecutor(1) as thread:
-        call = thread.submit(CLIENT.get, url, headers={}, deadline=deadline)
+        call = thread.submit(get, url, deadline)
         time.sleep(0.3)
         assert call.running()
         deadline.cancel()
@@ -150,20 +167,22 @@ def test_a_server_without_tls_cannot_be_reached_by_https():
 def test_threads_share_the_connections(stub_vendor: StubVendor):
     for _ in range(3):
         with ThreadPoolExecutor(1) as thread:
-            assert thread.submit(post, stub_vendor.url).result().status == 404
+            assert thread.submit(post, stub_vendor.url).result().status_code == 404
     assert stub_vendor.connections == 1
 
 
 def test_a_connection_closed_while_idle_is_replaced(stub_vendor: StubVendor):
     stub_vendor.reply({"a": 1})
     for _ in range(2):
-        assert post(stub_vendor.url).json() == {"a": 1}
+        assert post_for_json(stub_vendor.url) == {"a": 1}
         stub_vendor.close_connections()
         time.sleep(0.02)
     assert stub_vendor.connections == 2
 
 
-def answered_by(*parts: bytes, then: str = "close") -> tuple[list[Answer | ProviderError], int]:
+def answered_by(
+    *parts: bytes, then: str = "close"
+) -> tuple[list[httpx.Response | ProviderError], int]:
     """What two calls make of a server that sends these bytes, and how often it was connected to."""
     connections = 0
 
@@ -198,7 +217,7 @@ WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 def test_an_interim_answer_is_passed_over():
     given, connections = answered_by(b"HTTP/1.1 103 Early\r\nX-A: 1\r\n\r\n", WHOLE, then="keep")
-    assert [(each.status, "x-a" in each.headers, each.body) for each in given] == [
+    assert [(each.status_code, "x-a" in each.headers, each.content) for each in given] == [
         (200, False, b"{}")
     ] * 2
     assert connections == 1
@@ -206,12 +225,12 @@ def test_an_interim_answer_is_passed_over():
 
 def test_an_answer_of_no_said_length_ends_with_its_connection():
     given, _ = answered_by(b"HTTP/1.0 200 OK\r\n\r\n", b"{", b"}")
-    assert [each.body for each in given] == [b"{}"] * 2
+    assert [each.content for each in given] == [b"{}"] * 2
 
 
 def test_what_follows_an_answer_is_nobodys():
     given, connections = answered_by(WHOLE + WHOLE)
-    assert [each.body for each in given] == [b"{}"] * 2
+    assert [each.content for each in given] == [b"{}"] * 2
     assert connections == 2
 
 
@@ -247,7 +266,7 @@ def test_connections_that_were_idle_for_long_are_closed(
         asked = [threads.submit(post, stub_vendor.url) for _ in range(4)]
         until(lambda: len(stub_vendor.requests) == 4)  # each on a connection of its own
         hold.set()
-        assert [each.result().status for each in asked] == [200] * 4
+        assert [each.result().status_code for each in asked] == [200] * 4
     assert stub_vendor.open == 4
     monkeypatch.setattr("providers.transport.KEEP_ALIVE_SECONDS", 0.1)
     time.sleep(0.2)
@@ -265,12 +284,13 @@ def test_an_answer_that_comes_before_the_whole_question_is_sent_is_read():
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as thread:
         thread.submit(refuse, listener)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        answer = CLIENT.post(url, headers={}, body="x" * 8_000_000, deadline=Deadline(20))
-    assert (answer.status, answer.body) == (413, b"{}")
+        with CLIENT.open(url, headers={}, body="x" * 8_000_000, deadline=Deadline(20)) as answer:
+            answer.read()
+    assert (answer.status_code, answer.content) == (413, b"{}")
 
 
 def test_a_process_that_was_forked_has_connections_of_its_own(stub_vendor: StubVendor):
-    assert post(stub_vendor.url).status == 404
+    assert post(stub_vendor.url).status_code == 404
     context = multiprocessing.get_context("fork")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the threads of this process
@@ -278,7 +298,7 @@ def test_a_process_that_was_forked_has_connections_of_its_own(stub_vendor: StubV
         child.start()
     child.join(30)
     assert (child.exitcode, stub_vendor.connections) == (0, 2)
-    assert post(stub_vendor.url).status == 404
+    assert post(stub_vendor.url).status_code == 404
     assert stub_vendor.connections == 2
 
 
@@ -286,7 +306,7 @@ def test_trailers_are_no_headers():
     body = b"2\r\n{}\r\n0\r\nX-Late: 1\r\n\r\n"
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     given, connections = answered_by(head + body, then="keep")
-    assert [(each.body, "x-late" in each.headers) for each in given] == [(b"{}", False)] * 2
+    assert [(each.content, "x-late" in each.headers) for each in given] == [(b"{}", False)] * 2
     assert connections == 1
 
 

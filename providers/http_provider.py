@@ -1,0 +1,94 @@
+"""The calls that all vendors' adapters have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar
+
+import httpx
+
+from providers import parsing
+from providers.base import Completion, CompletionRequest
+from providers.deadline import Deadline
+from providers.errors import ProviderError
+from providers.vendor_http import VendorClient, is_stream, read_json, read_object
+
+
+class HttpProvider(ABC):
+    """Call a vendor. Subclasses build its requests, and read its answers and errors."""
+
+    name: ClassVar[str]
+    is_remote: ClassVar[bool] = True
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        base_url: str,
+        model: str,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.model = model
+        self._client = VendorClient(transport)
+        self._base_url = base_url
+        self._headers = self._credentials(api_key)
+
+    def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
+        with self._ask(request, deadline, stream=False) as response:
+            self._raise_for_status(response)
+            return self._completion(read_object(response), response.headers, request)
+
+    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
+        with self._ask(request, deadline, stream=True) as response:
+            self._raise_for_status(response)
+            if is_stream(response):
+                yield from self._read_stream(response, request)
+            else:  # some servers do not stream, whatever the request says
+                completion = self._completion(read_object(response), response.headers, request)
+                yield from parsing.finish_stream(completion, "")
+
+    def _get(self, path: str, deadline: Deadline) -> Any:
+        with self._open(path, deadline) as response:
+            self._raise_for_status(response)
+            return read_json(response)
+
+    def _open(
+        self, path: str, deadline: Deadline, body: Any = None, **headers: str
+    ) -> AbstractContextManager[httpx.Response]:
+        return self._client.open(
+            f"{self._base_url}/{path}",
+            headers={**self._headers, **headers},
+            body=body,
+            deadline=deadline,
+        )
+
+    def _raise_for_status(self, response: httpx.Response) -> None:
+        if not response.is_success:
+            raise self._error(response.status_code, response.headers, read_json(response))
+
+    @abstractmethod
+    def _credentials(self, api_key: str) -> dict[str, str]:
+        """Return the headers that hold the key."""
+
+    @abstractmethod
+    def _ask(
+        self, request: CompletionRequest, deadline: Deadline, *, stream: bool
+    ) -> AbstractContextManager[httpx.Response]:
+        """Send the request, for one answer or for a stream."""
+
+    @abstractmethod
+    def _completion(
+        self, body: dict[str, Any], headers: Mapping[str, str], request: CompletionRequest
+    ) -> Completion:
+        """Return the completion in the body of a 200. Raises the error that it may hold instead."""
+
+    @abstractmethod
+    def _read_stream(
+        self, response: httpx.Response, request: CompletionRequest
+    ) -> Iterator[str | Completion]:
+        """Yield the text of a stream's events, then the completion."""
+
+    @abstractmethod
+    def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
+        """Return the error of a body."""
