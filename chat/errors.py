@@ -49,6 +49,9 @@ class Problem(Exception):
     default_detail: ClassVar[str] = "Internal error. Report the `request_id` to the operator."
     default_retry_after: ClassVar[float | None] = None
 
+    def __init_subclass__(cls, *, status: int, code: str, title: str) -> None:
+        cls.status, cls.code, cls.title = status, code, title
+
     def __init__(
         self,
         detail: str = "",
@@ -78,145 +81,112 @@ class Problem(Exception):
         }
 
 
-class MalformedJson(Problem):
-    status = 400
-    code = "malformed_json"
-    title = "The body is not JSON"
+class MalformedJson(Problem, status=400, code="malformed_json", title="The body is not JSON"):
     default_detail = "The body must be one JSON object in UTF-8."
 
 
-class ValidationFailed(Problem):
-    status = 400
-    code = "validation_error"
-    title = "The request is not valid"
+class ValidationFailed(
+    Problem, status=400, code="validation_error", title="The request is not valid"
+):
     default_detail = "Fields of the request are missing or not valid; `errors` names them."
 
 
-class ProviderRejected(Problem):
-    status = 400
-    code = "provider_rejected"
-    title = "The model's vendor refused the request"
+class ProviderRejected(
+    Problem, status=400, code="provider_rejected", title="The model's vendor refused the request"
+):
     default_detail = "The model's vendor refused the request."
 
 
-class MissingApiKey(Problem):
-    status = 401
-    code = "missing_api_key"
-    title = "An API key is needed"
+class MissingApiKey(Problem, status=401, code="missing_api_key", title="An API key is needed"):
     default_detail = "Send your key as `X-API-Key: …` or `Authorization: Bearer …`."
 
     def __init__(self, detail: str = "") -> None:
         super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
 
 
-class InvalidApiKey(MissingApiKey):
-    code = "invalid_api_key"
-    title = "The API key is not valid"
+class InvalidApiKey(
+    MissingApiKey, status=401, code="invalid_api_key", title="The API key is not valid"
+):
     default_detail = "The key is unknown, revoked or expired."
 
 
-class BudgetExceeded(Problem):
-    status = 402
-    code = "budget_exceeded"
-    title = "The budget is spent"
+class BudgetExceeded(Problem, status=402, code="budget_exceeded", title="The budget is spent"):
     default_detail = "The key's budget of this month (UTC) is spent."
 
 
-class NotFound(Problem):
-    status = 404
-    code = "not_found"
-    title = "Not found"
+class NotFound(Problem, status=404, code="not_found", title="Not found"):
     default_detail = "Not found, or not accessible with this key."
 
 
-class IdempotencyInFlight(Problem):
-    status = 409
-    code = "idempotency_in_flight"
-    title = "The request is still running"
+class IdempotencyInFlight(
+    Problem, status=409, code="idempotency_in_flight", title="The request is still running"
+):
     default_detail = "A request with this Idempotency-Key is still running; ask again."
     default_retry_after = 2
 
 
-class ConversationConflict(Problem):
-    status = 409
-    code = "conversation_conflict"
-    title = "The turn before cannot be continued"
+class ConversationConflict(
+    Problem, status=409, code="conversation_conflict", title="The turn before cannot be continued"
+):
+    pass
 
 
-class AnswerNotStored(Problem):
-    status = 409
-    code = "answer_not_kept"
-    title = "The answer was not kept"
+class AnswerNotStored(Problem, status=409, code="answer_not_kept", title="The answer was not kept"):
     default_detail = (
         "This Idempotency-Key was already answered, and the answer is not stored "
         "(STORE_CONTENT=false). Use a new key to ask again."
     )
 
 
-class PayloadTooLarge(Problem):
-    status = 413
-    code = "payload_too_large"
-    title = "The body is too large"
-
-
-class ContentFiltered(Problem):
-    status = 422
-    code = "content_filtered"
-    title = "The content was filtered"
-    default_detail = "A safety filter refused the content."
-
-
-class IdempotencyMismatch(Problem):
-    status = 422
-    code = "idempotency_mismatch"
-    title = "The key belongs to another request"
-    default_detail = "This Idempotency-Key was used for a request with another body."
-
-
-class RateLimited(Problem):
-    status = 429
-    code = "rate_limited"
-    title = "Too many requests"
-
-
-class ClientDisconnected(Problem):
-    status = 499
-    code = "aborted"
-    title = "The client has gone"
-    default_detail = "The client closed its connection before there was an answer."
-
-
-class InternalError(Problem):
+class PayloadTooLarge(Problem, status=413, code="payload_too_large", title="The body is too large"):
     pass
 
 
-class ProviderFailed(Problem):
-    status = 502
-    code = "provider_error"
-    title = "The provider failed"
+class ContentFiltered(
+    Problem, status=422, code="content_filtered", title="The content was filtered"
+):
+    default_detail = "A safety filter refused the content."
+
+
+class IdempotencyMismatch(
+    Problem, status=422, code="idempotency_mismatch", title="The key belongs to another request"
+):
+    default_detail = "This Idempotency-Key was used for a request with another body."
+
+
+class RateLimited(Problem, status=429, code="rate_limited", title="Too many requests"):
+    pass
+
+
+class ClientDisconnected(Problem, status=499, code="aborted", title="The client has gone"):
+    default_detail = "The client closed its connection before there was an answer."
+
+
+class InternalError(Problem, status=500, code="internal_error", title="Internal error"):
+    pass
+
+
+class ProviderFailed(Problem, status=502, code="provider_error", title="The provider failed"):
     default_detail = "No provider gave an answer."
 
 
-class ProviderUnavailable(Problem):
-    status = 503
-    code = "provider_unavailable"
-    title = "The provider is limited or overloaded"
+class ProviderUnavailable(
+    Problem, status=503, code="provider_unavailable", title="The provider is limited or overloaded"
+):
     default_detail = "The provider takes no requests at the moment."
     default_retry_after = 10
 
 
-class StorageFailed(Problem):
-    status = 503
-    code = "storage_unavailable"
-    title = "The storage is unreachable"
+class StorageFailed(
+    Problem, status=503, code="storage_unavailable", title="The storage is unreachable"
+):
     default_detail = "The storage cannot be used at the moment; try again."
     default_retry_after = 5
 
 
-class ProviderTimeout(Problem):
-    status = 504
-    code = "provider_timeout"
-    title = "The provider was too slow"
+class ProviderTimeout(
+    Problem, status=504, code="provider_timeout", title="The provider was too slow"
+):
     default_detail = "The provider did not answer in time."
 
 
@@ -231,11 +201,12 @@ PROVIDER_PROBLEMS: dict[str, type[Problem]] = {
     )
 }
 
-INVALID_CURSOR = {
-    "field": "cursor",
-    "code": "invalid",
-    "detail": "Invalid cursor. Use `next_cursor` from the previous page of the same list.",
-}
+INVALID_CURSOR = "Invalid cursor. Use `next_cursor` from the previous page of the same list."
+
+
+def field_error(field: str, code: str, detail: str) -> dict[str, str]:
+    """Return an item of a problem's `errors`."""
+    return {"field": field, "code": code, "detail": detail}
 
 
 def problem_from_exception(exc: Exception) -> Problem:
@@ -250,7 +221,7 @@ def problem_from_exception(exc: Exception) -> Problem:
         case RecordTooLarge():
             return PayloadTooLarge(str(exc))
         case InvalidCursor():
-            return ValidationFailed(errors=[INVALID_CURSOR])
+            return ValidationFailed(errors=[field_error("cursor", "invalid", INVALID_CURSOR)])
         case _:
             return InternalError()
 

@@ -7,7 +7,7 @@ from django.conf import settings
 
 import providers
 from chat.callers import Caller
-from chat.errors import ValidationFailed
+from chat.errors import ValidationFailed, field_error
 from chat.http_transport import http_transport
 from providers.base import CompletionRequest
 from providers.router import Route, Router, UnknownModel
@@ -42,25 +42,26 @@ def routes_for(caller: Caller, model: str | None) -> list[Route]:
     Without a model, a key restricted to some models gets the first of them. Raises
     ValidationFailed for a model that is unknown or not allowed.
     """
-    allowed = _allowed_models(caller)
+    named = None if model == DEFAULT_MODEL_ALIAS else model
     try:
-        named = None if model == DEFAULT_MODEL_ALIAS else model
-        routes = router().routes(named or next(iter(allowed), None))
+        known = router().routes(named or next(iter(_allowed_models(caller)), None))
     except UnknownModel:
-        routes = []
-    if allowed:
-        routes = [route for route in routes if not route.names.isdisjoint(allowed)]
+        known = []
+    routes = _allowed(caller, known)
     if not routes:
         detail = "Unknown model, or not allowed for this key; see GET /v1/models."
-        error = {"field": "model", "code": "unknown", "detail": detail}
-        raise ValidationFailed(errors=[error])
+        raise ValidationFailed(errors=[field_error("model", "unknown", detail)])
     return routes
 
 
 def list_models(caller: Caller) -> list[Route]:
     """Return the routes of all models that the caller may name, the default first."""
-    allowed = _allowed_models(caller)
-    return [route for route in router().known if not allowed or not route.names.isdisjoint(allowed)]
+    return _allowed(caller, router().known)
+
+
+def _allowed(caller: Caller, routes: Sequence[Route]) -> list[Route]:
+    names = _allowed_models(caller)
+    return [route for route in routes if not names or not route.names.isdisjoint(names)]
 
 
 def _allowed_models(caller: Caller) -> Sequence[str]:
@@ -80,6 +81,6 @@ def supporting(routes: Sequence[Route], request: CompletionRequest) -> list[Rout
         detail = f"Provider {first.name} does not support this field."
         lacking = sorted(required - first.capabilities)
         raise ValidationFailed(
-            errors=[{"field": name, "code": "unsupported", "detail": detail} for name in lacking]
+            errors=[field_error(name, "unsupported", detail) for name in lacking]
         )
     return found

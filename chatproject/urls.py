@@ -60,6 +60,6 @@ if apps.is_installed("django.contrib.admin"):
 if settings.ON_LAMBDA:
     urlpatterns.append(path("static/<path:path>", static))
 
-handler400 = "chat.api.exceptions.bad_request"
-handler404 = "chat.api.exceptions.not_found"
+handler400 = "chat.api.exceptions.before_view"
+handler404 = "chat.api.exceptions.before_view"
 handler500 = "chat.api.exceptions.server_error"

@@ -9,7 +9,7 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
-from django.utils.dateparse import parse_date, parse_datetime
+from django.utils.dateparse import parse_datetime
 
 from chat.admin.search import distinct_values
 from chat.errors import PROVIDER_PROBLEMS, InternalError
@@ -132,15 +132,7 @@ class DayFilter(admin.DateFieldListFilter):
 def _parse_time(text: str) -> datetime:
     """Parse a day or a time; in UTC unless it has an offset. Raises IncorrectLookupParameters."""
     try:
-        time = parse_datetime(text)
-        day = parse_date(text[:10])
-    except ValueError as exc:
-        raise IncorrectLookupParameters from exc
-    if time is None and day is not None:
-        time = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    if time is None:
-        raise IncorrectLookupParameters
-    try:
+        time = parse_datetime(text) or datetime.fromisoformat(text[:10])
         return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
-    except OverflowError as exc:
+    except (ValueError, OverflowError) as exc:
         raise IncorrectLookupParameters from exc

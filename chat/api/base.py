@@ -17,7 +17,7 @@ from chat.api.disconnect import cancel_on_disconnect
 from chat.api.server_context import remaining_seconds
 from chat.callers import Caller
 from chat.conversation import ChatRequest
-from chat.errors import MalformedJson, RateLimited, ValidationFailed
+from chat.errors import MalformedJson, ValidationFailed, field_error
 from chat.telemetry.context import add_log_fields, server_timing
 from providers.deadline import Deadline
 
@@ -27,9 +27,7 @@ IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
 
 
 class BaseAPIView(APIView):
-    """A view that authenticates first; it counts a request when it calls `check_rate_limit`."""
-
-    rate_limit_status: ratelimit.RateLimitStatus | None = None
+    """A view that authenticates first."""
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self.perform_authentication(request)  # DRF would negotiate the content type before
@@ -59,22 +57,6 @@ class BaseAPIView(APIView):
             seconds = min(seconds, remaining - SETTLE_SECONDS)
         return Deadline(seconds)
 
-    def check_rate_limit(self, user_id: str) -> None:
-        """Count the request. Raises RateLimited, StorageUnavailable."""
-        with server_timing("storage"):
-            status = ratelimit.check_rate_limit(self.request, self.caller, user_id)
-        self.rate_limit_status = status
-        if status and status.exceeded:
-            detail = f"No more than {status.limit} requests a minute."
-            raise RateLimited(detail, retry_after=status.reset)
-
-    def finalize_response(
-        self, request: Request, response: Response, *args: Any, **kwargs: Any
-    ) -> Response:
-        if self.rate_limit_status:
-            self.headers = {**self.headers, **self.rate_limit_status.headers}
-        return super().finalize_response(request, response, *args, **kwargs)
-
 
 class BaseChatView(BaseAPIView):
     """A view that calls a model."""
@@ -88,7 +70,9 @@ class BaseChatView(BaseAPIView):
     ) -> HttpResponseBase:
         """Return a stream in `stream_format`, or without one the result, written by `render`."""
         deadline = self.deadline()
-        self.check_rate_limit(chat_request.user_id)
+        with server_timing("storage"):
+            user_id = chat_request.user_id
+            self.headers |= ratelimit.check_rate_limit(request, self.caller, user_id)
         arguments: dict[str, Any] = {
             "caller": self.caller,
             "request": chat_request,
@@ -112,10 +96,6 @@ class BaseChatView(BaseAPIView):
 def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
-        error = {
-            "field": "Idempotency-Key",
-            "code": "invalid",
-            "detail": "1 to 255 printable ASCII characters.",
-        }
-        raise ValidationFailed(errors=[error])
+        detail = "1 to 255 printable ASCII characters."
+        raise ValidationFailed(errors=[field_error("Idempotency-Key", "invalid", detail)])
     return key

@@ -16,6 +16,7 @@ from chat.errors import (
     NotFound,
     Problem,
     ValidationFailed,
+    field_error,
     log_and_convert,
 )
 from chat.telemetry.context import add_log_fields, current_request_id
@@ -26,14 +27,9 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse:
     return problem_response(convert_exception(exc))
 
 
-def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """Respond to a request that fails before its view, e.g. for its host (Django's handler400)."""
+def before_view(request: HttpRequest, exception: Exception) -> HttpResponse:
+    """Respond to an unknown host or path (Django's handler400 and handler404)."""
     return problem_response(convert_exception(exception))
-
-
-def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
-    """Respond to an unknown path (Django's handler404)."""
-    return problem_response(NotFound())
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
@@ -88,4 +84,4 @@ def _field_errors(detail: Any, codes: Any, path: str = "") -> Iterator[dict[str,
         for part, code in zip(detail, codes, strict=True):
             yield from _field_errors(part, code, path)
     else:
-        yield {"field": path, "code": str(codes), "detail": str(detail)}
+        yield field_error(path, str(codes), str(detail))

@@ -17,46 +17,45 @@ MAX_METADATA = 16
 MAX_METADATA_KEY_LENGTH = 64
 
 
-class StrictCharField(serializers.CharField):
+class StrictField(serializers.Field[Any, Any, Any, Any]):
+    """A field that accepts values of `types` only."""
+
+    types: tuple[type, ...]
+
+    def to_internal_value(self, data: Any) -> Any:
+        if type(data) not in self.types:  # True is an instance of int
+            self.fail("invalid", input=data)
+        return super().to_internal_value(data)
+
+
+class StrictCharField(StrictField, serializers.CharField):
     """A string, not trimmed."""
+
+    types = (str,)
 
     def __init__(self, **options: Any) -> None:
         super().__init__(trim_whitespace=False, **options)
-
-    def to_internal_value(self, data: Any) -> str:
-        if not isinstance(data, str):
-            self.fail("invalid")
-        return str(super().to_internal_value(data))
 
 
 class PromptField(StrictCharField):
     """A string with at least one character that is not whitespace."""
 
-    def to_internal_value(self, data: Any) -> str:
+    def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, str) and not data.strip():
             self.fail("blank")
         return super().to_internal_value(data)
 
 
-class StrictFloatField(serializers.FloatField):
-    def to_internal_value(self, data: Any) -> float:
-        if not isinstance(data, int | float) or isinstance(data, bool):
-            self.fail("invalid")
-        return float(super().to_internal_value(data))
+class StrictFloatField(StrictField, serializers.FloatField):
+    types = (int, float)
 
 
-class StrictIntegerField(serializers.IntegerField):
-    def to_internal_value(self, data: Any) -> int:
-        if not isinstance(data, int) or isinstance(data, bool):
-            self.fail("invalid")
-        return int(super().to_internal_value(data))
+class StrictIntegerField(StrictField, serializers.IntegerField):
+    types = (int,)
 
 
-class StrictBooleanField(serializers.BooleanField):
-    def to_internal_value(self, data: Any) -> bool:
-        if not isinstance(data, bool):
-            self.fail("invalid", input=data)
-        return data
+class StrictBooleanField(StrictField, serializers.BooleanField):
+    types = (bool,)
 
 
 class UserIdField(StrictCharField):
@@ -79,7 +78,7 @@ class InteractionIdField(StrictCharField):
     """A UUID in any spelling, normalized. Other text passes unchanged: it matches no record."""
 
     def to_internal_value(self, data: Any) -> str:
-        text = super().to_internal_value(data)
+        text: str = super().to_internal_value(data)
         with suppress(ValueError):
             return str(UUID(text))
         return text

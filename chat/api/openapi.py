@@ -111,26 +111,19 @@ class ToolChoiceFieldSchema(FieldSchema):
 # --- Errors ----------------------------------------------------------------------------------
 
 
-class MethodNotAllowed(Problem):
+class MethodNotAllowed(Problem, status=405, code="method_not_allowed", title="Method not allowed"):
     """DRF's 405, which has no class in `chat.errors`; likewise the next two."""
 
-    status = 405
-    code = "method_not_allowed"
-    title = "Method not allowed"
     default_detail = "This address does not take that method."
 
 
-class NotAcceptable(Problem):
-    status = 406
-    code = "not_acceptable"
-    title = "Not acceptable"
+class NotAcceptable(Problem, status=406, code="not_acceptable", title="Not acceptable"):
     default_detail = "Only application/json is answered."
 
 
-class UnsupportedMediaType(Problem):
-    status = 415
-    code = "unsupported_media_type"
-    title = "Unsupported media type"
+class UnsupportedMediaType(
+    Problem, status=415, code="unsupported_media_type", title="Unsupported media type"
+):
     default_detail = "Only application/json is read."
 
 

@@ -1,37 +1,21 @@
 """The rate limit: requests per minute and (key, userId), counted by django-ratelimit."""
 
-from dataclasses import dataclass
-
 from django_ratelimit.core import get_usage
 from rest_framework.request import Request
 
 from chat.callers import Caller
+from chat.errors import RateLimited
 from chat.storage.errors import StorageUnavailable
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RateLimitStatus:
-    """The current window after this request was counted; it ends in `reset` seconds."""
+def check_rate_limit(request: Request, caller: Caller, user_id: str) -> dict[str, str]:
+    """Count the request, and return the headers of its response; none without a limit (0).
 
-    limit: int
-    remaining: int
-    reset: int
-    exceeded: bool
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {
-            "X-RateLimit-Limit": str(self.limit),
-            "X-RateLimit-Remaining": str(self.remaining),
-            "X-RateLimit-Reset": str(self.reset),
-        }
-
-
-def check_rate_limit(request: Request, caller: Caller, user_id: str) -> RateLimitStatus | None:
-    """Count the request. Return None if the caller has no limit (0). Raises StorageUnavailable."""
+    Raises RateLimited, StorageUnavailable.
+    """
     limit = caller.rate_limit
     if not limit:
-        return None
+        return {}
     usage = get_usage(
         request,
         group="chat",
@@ -41,10 +25,14 @@ def check_rate_limit(request: Request, caller: Caller, user_id: str) -> RateLimi
     )
     if usage is None or usage["limit"] != limit:  # django-ratelimit's sign of a failed counter
         raise StorageUnavailable
-    return RateLimitStatus(
-        limit=limit,
-        remaining=max(0, limit - usage["count"]),
-        # A window of django-ratelimit includes the second in which it ends.
-        reset=max(0, usage["time_left"]) + 1,
-        exceeded=usage["should_limit"],
-    )
+    # A window of django-ratelimit includes the second in which it ends.
+    reset = max(0, usage["time_left"]) + 1
+    headers = {
+        "X-RateLimit-Limit": str(limit),
+        "X-RateLimit-Remaining": str(max(0, limit - usage["count"])),
+        "X-RateLimit-Reset": str(reset),
+    }
+    if usage["should_limit"]:
+        detail = f"No more than {limit} requests a minute."
+        raise RateLimited(detail, retry_after=reset, headers=headers)
+    return headers

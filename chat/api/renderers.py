@@ -1,6 +1,5 @@
 """Response renderers, and the choice among them by `Accept`."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -43,25 +42,13 @@ class EventStreamNegotiation(DefaultContentNegotiation):
     Without `"stream": true` the response is JSON.
     """
 
-    def select_renderer(
-        self, request: Request, renderers: Iterable[BaseRenderer], *args: Any, **kwargs: Any
-    ) -> tuple[BaseRenderer, str]:
-        if "text/event-stream" in request.headers.get("Accept", "").lower():
-            return _first(renderers)
-        selected: tuple[BaseRenderer, str]
-        selected = super().select_renderer(request, renderers, *args, **kwargs)
-        return selected
+    def get_accept_list(self, request: Request) -> list[str]:
+        accepted: list[str] = super().get_accept_list(request)
+        return [*accepted, "*/*"] if "text/event-stream" in str(accepted).lower() else accepted
 
 
 class IgnoreClientContentNegotiation(DefaultContentNegotiation):
     """Ignore `Accept`: OpenAI's API does, and its clients rely on it."""
 
-    def select_renderer(
-        self, request: Request, renderers: Iterable[BaseRenderer], *args: Any, **kwargs: Any
-    ) -> tuple[BaseRenderer, str]:
-        return _first(renderers)
-
-
-def _first(renderers: Iterable[BaseRenderer]) -> tuple[BaseRenderer, str]:
-    renderer = next(iter(renderers))
-    return renderer, str(renderer.media_type)
+    def get_accept_list(self, request: Request) -> list[str]:
+        return ["*/*"]

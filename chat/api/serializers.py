@@ -1,7 +1,6 @@
 """Serializers of requests and responses. Their docstrings and help texts appear in OpenAPI."""
 
 from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
 from typing import Any, TypeVar, get_args
 
 from django.conf import settings
@@ -11,7 +10,7 @@ from rest_framework import serializers
 
 from chat.api import fields
 from chat.storage.base import TIMESTAMP_FORMAT, InteractionRecord, Status
-from chat.usage import DEFAULT_DAYS, MAX_DAYS, DateRange, UsageGroup
+from chat.usage import DEFAULT_DAYS, MAX_DAYS, DateRange, UsageGroup, format_usd
 from providers.base import FinishReason
 
 S = TypeVar("S", bound=serializers.Serializer[Any])
@@ -98,8 +97,7 @@ class UsageSerializer(serializers.Serializer[Any]):
     cost_usd = serializers.SerializerMethodField()
 
     def get_cost_usd(self, usage: Any) -> str | None:
-        cost: Decimal | None = usage.cost_usd
-        return None if cost is None else f"{cost.normalize():f}"
+        return format_usd(usage.cost_usd)
 
 
 class InteractionSerializer(serializers.Serializer[InteractionRecord]):
@@ -219,12 +217,10 @@ class PageSerializer(serializers.Serializer[Any]):
     next_cursor = serializers.CharField(allow_null=True, help_text="Null at the end.")
 
 
-class ConversationSerializer(serializers.Serializer[Any]):
+class ConversationSerializer(PageSerializer):
     """The turns of a conversation, oldest first."""
 
     conversation_id = serializers.UUIDField()
-    items = RecordSerializer(many=True)
-    next_cursor = serializers.CharField(allow_null=True, help_text="Null at the end.")
 
 
 class DeletionSerializer(serializers.Serializer[Any]):

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import orjson
-from django.http import HttpResponse
+from rest_framework.response import Response
 
 from chat.api.exceptions import convert_exception
 from chat.errors import Problem, ValidationFailed
@@ -40,20 +39,14 @@ FIELD_CODES = {
 NOT_RETRYABLE = {"answer_not_kept", "provider_error", "provider_timeout"}
 
 
-def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse:
+def exception_handler(exc: Exception, context: dict[str, Any]) -> Response:
     """Turn an exception of a view into a response (DRF's hook)."""
     problem = convert_exception(exc)
     status, body = render_problem(problem)
     add_log_fields(code=problem.code)
-    headers = dict(problem.headers)
     if problem.code in NOT_RETRYABLE:
-        headers["X-Should-Retry"] = "false"
-    return HttpResponse(
-        orjson.dumps(body),
-        status=status,
-        content_type="application/json",
-        headers=headers,
-    )
+        problem.headers["X-Should-Retry"] = "false"
+    return Response(body, status, headers=problem.headers)
 
 
 def render_problem(problem: Problem) -> tuple[int, dict[str, Any]]:
