@@ -1,7 +1,7 @@
 """The client's request, the turns it continues, and the provider's request made of both."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -53,22 +53,18 @@ class ChatRequest:
     @property
     def parameters(self) -> dict[str, Any]:
         """The `parameters` of the record: those that were given, and `messages`."""
-        given = {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": self.max_tokens,
-            "stop": self.stop,
-            "options": self.options or None,
-            "messages": self.messages,
-        }
-        return {name: value for name, value in given.items() if value is not None}
+        names = ("temperature", "top_p", "max_tokens", "stop", "options", "messages")
+        return self._given(names)
 
     @property
     def digest(self) -> str:
         """SHA-256 over all fields that are not None; equal requests have equal digests."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
-        given = {name: value for name, value in values if value is not None}
+        given = self._given(field.name for field in fields(self))
         return hashlib.sha256(orjson.dumps(given, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+    def _given(self, names: Iterable[str]) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
     def masked(self) -> "ChatRequest":
         """Return the request with personal data masked (MASK_PII)."""

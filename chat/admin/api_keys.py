@@ -1,18 +1,18 @@
 """The managed API keys in the admin: created and shown once, rotated and revoked, never edited."""
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import OuterRef, QuerySet, Subquery, Sum
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
 
 from chat import api_keys
 from chat.admin.api_key_forms import KeyForm, RotateForm
+from chat.admin.base import ReadOnlyAdmin
 from chat.models import ApiKey, UsageCount
 from chat.storage import backend
 from chat.storage.base import ApiKey as Key
@@ -20,15 +20,9 @@ from chat.storage.base import CounterKind, UsageCounts
 from chat.storage.orm.api_keys import key_of
 from chat.usage import format_usd
 
-if TYPE_CHECKING:
-    ModelAdmin = admin.ModelAdmin[ApiKey]
-else:
-    ModelAdmin = admin.ModelAdmin
-
 
 class KeyStatusFilter(admin.SimpleListFilter):
-    title = "status"
-    parameter_name = "status"
+    title = parameter_name = "status"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [(name, name) for name in ("active", "expired", "revoked")]
@@ -46,7 +40,9 @@ class KeyStatusFilter(admin.SimpleListFilter):
 
 
 @admin.register(ApiKey)
-class KeyAdmin(ModelAdmin):
+class KeyAdmin(ReadOnlyAdmin):
+    """Rows are not edited: the change permission allows rotating and revoking."""
+
     form = KeyForm
     list_display = (
         *("prefix", "owner", "name", "status", "expires_at", "last_used_at", "rate_limit"),
@@ -56,7 +52,6 @@ class KeyAdmin(ModelAdmin):
     search_fields = ("key_id", "owner", "name")
     ordering = ("-created_at",)
     actions = ("revoke",)
-    show_facets = admin.ShowFacets.NEVER
     add_form_fields = (
         *("owner", "name", "expires_at", "rate_limit", "monthly_budget_usd", "models"),
     )
@@ -81,14 +76,8 @@ class KeyAdmin(ModelAdmin):
             owner=OuterRef("owner"), by=CounterKind.KEY, name=OuterRef("key_id"), date__gte=month
         )
         sums = counts.values("name").annotate(sum=Sum("cost")).values("sum")
-        return super().get_queryset(request).annotate(spent_cost=Subquery(sums))
-
-    def has_change_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
-        """Forbid editing: the change permission allows rotating and revoking."""
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
-        return False
+        rows: QuerySet[ApiKey] = super().get_queryset(request)
+        return rows.annotate(spent_cost=Subquery(sums))
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("chat.change_apikey")
@@ -112,23 +101,12 @@ class KeyAdmin(ModelAdmin):
         only_save = {"show_save_and_add_another": False, "show_save_and_continue": False}
         return super().add_view(request, form_url, {**only_save, **(extra_context or {})})
 
-    def change_view(
-        self,
-        request: HttpRequest,
-        object_id: str,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> HttpResponse:
-        context = {"may_revoke": self.has_revoke_permission(request), **(extra_context or {})}
-        return super().change_view(request, object_id, form_url, context)
-
     @admin.action(description="Revoke the selected keys", permissions=["revoke"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> HttpResponse | None:
         """Ask for confirmation, then revoke permanently."""
         keys = [key_of(row) for row in queryset.filter(revoked_at=None)]
         if "confirmed" not in request.POST:
-            context = {"title": "Revoke keys", "keys": keys, "opts": self.opts}
-            return self._page(request, "revoke", context)
+            return self.page(request, "revoke", title="Revoke keys", keys=keys)
         for key in keys:
             try:
                 api_keys.revoke(key)
@@ -148,8 +126,7 @@ class KeyAdmin(ModelAdmin):
             raise Http404
         form = RotateForm(request.POST or None)
         if not form.is_valid():
-            context = {"title": "Rotate the key", "key": key, "form": form, "opts": self.opts}
-            return self._page(request, "rotate", context)
+            return self.page(request, "rotate", title="Rotate the key", key=key, form=form)
         try:
             rotated, text = api_keys.rotate(
                 key, grace=timedelta(days=int(form.cleaned_data["grace"]))
@@ -164,7 +141,6 @@ class KeyAdmin(ModelAdmin):
     def prefix(self, row: ApiKey) -> str:
         return key_of(row).prefix
 
-    @admin.display(description="status")
     def status(self, row: ApiKey) -> str:
         return key_of(row).status_at(timezone.now())
 
@@ -176,22 +152,15 @@ class KeyAdmin(ModelAdmin):
     def spent(self, row: Any) -> str | None:
         return format_usd(UsageCounts(cost=row.spent_cost or 0).cost_usd)
 
-    @admin.display(description="models")
     def models(self, row: ApiKey) -> str:
         return ", ".join(row.allowed_models) or "all"
 
     def _show_once(self, request: HttpRequest, key: Any, text: str) -> HttpResponse:
         """Show the key's text. Keep it out of sessions, messages and logs."""
-        context = {"title": "The key is made", "key": key, "text": text, "opts": self.opts}
-        return self._page(request, "shown_once", context)
-
-    def _page(self, request: HttpRequest, name: str, context: dict[str, Any]) -> HttpResponse:
-        site = self.admin_site.each_context(request)
-        return TemplateResponse(request, f"admin/chat/apikey/{name}.html", {**site, **context})
+        return self.page(request, "shown_once", title="The key is made", key=key, text=text)
 
     def _log(self, request: HttpRequest, key: Key, message: str) -> None:
-        row = ApiKey.objects.get(pk=key.key_id)
-        self.log_change(request, row, message)
+        self.log_change(request, ApiKey.objects.get(pk=key.key_id), message)
 
     def _warn_changed(self, request: HttpRequest, key: Key) -> None:
         messages.error(request, f"Somebody changed {key.prefix} meanwhile; look again.")

@@ -41,13 +41,11 @@ class IndexFilter(admin.SimpleListFilter):
 
 
 class ModelFilter(IndexFilter):
-    title = "model"
-    parameter_name = "model"
+    title = parameter_name = "model"
 
 
 class OwnerFilter(IndexFilter):
-    title = "owner"
-    parameter_name = "owner"
+    title = parameter_name = "owner"
 
 
 class ErrorFilter(IndexFilter):
@@ -63,8 +61,7 @@ class ErrorFilter(IndexFilter):
 
 
 class ProviderFilter(admin.SimpleListFilter):
-    title = "provider"
-    parameter_name = "provider"
+    title = parameter_name = "provider"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [(name, name) for name in settings.PROVIDER_OPTIONS]
@@ -76,8 +73,7 @@ class ProviderFilter(admin.SimpleListFilter):
 class InteractionStatusFilter(admin.SimpleListFilter):
     """A filter by the status a reader sees: a pending record past its deadline is aborted."""
 
-    title = "status"
-    parameter_name = "status"
+    title = parameter_name = "status"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         return [(status.value, status.value) for status in Status]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
@@ -16,6 +16,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from chat.admin import conversations, export, search
+from chat.admin.base import ReadOnlyAdmin
 from chat.admin.changelist import InteractionChangeList
 from chat.admin.filters import (
     ALLOWED_LOOKUPS,
@@ -31,11 +32,6 @@ from chat.models import Interaction
 from chat.storage.base import Status
 from chat.usage import format_usd
 
-if TYPE_CHECKING:
-    ModelAdmin = admin.ModelAdmin[Interaction]
-else:
-    ModelAdmin = admin.ModelAdmin
-
 EXPORTS: dict[str, tuple[Callable[[QuerySet[Interaction]], Any], str]] = {
     "csv": (export.csv_lines, "text/csv; charset=utf-8"),
     "jsonl": (export.json_lines, "application/x-ndjson"),
@@ -46,8 +42,17 @@ def _fieldset(title: str | None, *fields: str) -> tuple[str | None, Any]:
     return title, {"fields": fields}
 
 
+def _json_column(name: str) -> Callable[[ReadOnlyAdmin, Interaction], str]:
+    @admin.display(description=name)
+    def pretty(self: ReadOnlyAdmin, row: Interaction) -> str:
+        text = json.dumps(getattr(row, name), indent=2, ensure_ascii=False)
+        return format_html("<pre>{}</pre>", text)
+
+    return pretty
+
+
 @admin.register(Interaction)
-class InteractionAdmin(ModelAdmin):
+class InteractionAdmin(ReadOnlyAdmin):
     list_display = (
         *("time", "user_id", "excerpt", "provider", "model", "current_status"),
         *("total_tokens", "cost", "latency_ms"),
@@ -62,7 +67,6 @@ class InteractionAdmin(ModelAdmin):
         ProviderFilter,
         OwnerFilter,
     )
-    show_facets = admin.ShowFacets.NEVER
     search_fields = ("prompt", "response")
     search_help_text = (
         "The id of a user, an interaction, a conversation or a request, in full; "
@@ -124,12 +128,6 @@ class InteractionAdmin(ModelAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
-    def has_change_permission(self, request: HttpRequest, obj: Interaction | None = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Interaction | None = None) -> bool:
-        return False
-
     def export_view(self, request: HttpRequest, kind: str) -> HttpResponseBase:
         """Download all records that the list's filters and search find."""
         if not self.has_view_permission(request):
@@ -156,23 +154,13 @@ class InteractionAdmin(ModelAdmin):
         context = conversations.conversation_page(
             self.get_queryset(request), conversation_id, request.GET
         )
-        return TemplateResponse(
-            request,
-            "admin/chat/interaction/conversation.html",
-            {
-                **self.admin_site.each_context(request),
-                "opts": self.opts,
-                "title": "Conversation",
-                "subtitle": conversation_id,
-                **context,
-            },
-        )
+        titles = {"title": "Conversation", "subtitle": conversation_id}
+        return self.page(request, "conversation", **titles, **context)
 
     @admin.display(description="time (UTC)")
     def time(self, row: Interaction) -> str:
         return row.created_at.strftime("%Y-%m-%d %H:%M:%S")
 
-    @admin.display(description="conversation")
     def conversation(self, row: Interaction) -> str:
         return format_html('<a href="{}">Read it as a page</a>', conversations.turn_url(row))
 
@@ -190,18 +178,6 @@ class InteractionAdmin(ModelAdmin):
     def cost(self, row: Interaction) -> str | None:
         return format_usd(row.cost_usd)
 
-    @admin.display(description="attempts")
-    def pretty_attempts(self, row: Interaction) -> str:
-        return _pretty(row.attempts)
-
-    @admin.display(description="parameters")
-    def pretty_parameters(self, row: Interaction) -> str:
-        return _pretty(row.parameters)
-
-    @admin.display(description="metadata")
-    def pretty_metadata(self, row: Interaction) -> str:
-        return _pretty(row.metadata)
-
-
-def _pretty(value: Any) -> str:
-    return format_html("<pre>{}</pre>", json.dumps(value, indent=2, ensure_ascii=False))
+    pretty_attempts = _json_column("attempts")
+    pretty_parameters = _json_column("parameters")
+    pretty_metadata = _json_column("metadata")

@@ -4,28 +4,35 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
-_request_id: ContextVar[str] = ContextVar("request_id", default="")
-_fields: ContextVar[dict[str, Any] | None] = ContextVar("fields", default=None)
-_timings: ContextVar[dict[str, float] | None] = ContextVar("timings", default=None)
+
+@dataclass(slots=True)
+class RequestContext:
+    """`timings` are the milliseconds spent in each part of the request."""
+
+    request_id: str = ""
+    log_fields: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+_context: ContextVar[RequestContext | None] = ContextVar("request", default=None)
+
+
+def current_request() -> RequestContext:
+    """Return the live context of the running request; outside a request, an empty one."""
+    return _context.get() or RequestContext()
 
 
 def current_request_id() -> str:
     """Return the id of the running request; empty outside a request."""
-    return _request_id.get()
+    return current_request().request_id
 
 
 def add_log_fields(**fields: Any) -> None:
     """Add fields to the log line of the running request."""
-    known = _fields.get()
-    if known is not None:
-        known.update(fields)
-
-
-def log_fields() -> dict[str, Any]:
-    """Return the live fields of the running request's log line: later ones are added to them."""
-    return _fields.get() or {}
+    current_request().log_fields.update(fields)
 
 
 class server_timing:  # noqa: N801  (a context manager, named like contextlib's)
@@ -40,26 +47,17 @@ class server_timing:  # noqa: N801  (a context manager, named like contextlib's)
         self._started = time.perf_counter()
 
     def __exit__(self, *error: object) -> None:
-        parts = _timings.get()
-        if parts is not None:
-            elapsed = (time.perf_counter() - self._started) * 1000
-            parts[self._part] = parts.get(self._part, 0.0) + elapsed
+        parts = current_request().timings
+        elapsed = (time.perf_counter() - self._started) * 1000
+        parts[self._part] = parts.get(self._part, 0.0) + elapsed
 
 
 @contextmanager
-def request_context(request_id: str) -> Iterator[None]:
+def request_context(request_id: str) -> Iterator[RequestContext]:
     """Set the context of a request, and clear it after: threads serve many requests."""
-    _request_id.set(request_id)
-    _fields.set({})
-    _timings.set({})
+    context = RequestContext(request_id)
+    _context.set(context)
     try:
-        yield
+        yield context
     finally:
-        _request_id.set("")
-        _fields.set(None)
-        _timings.set(None)
-
-
-def timings() -> dict[str, float]:
-    """Return the milliseconds spent so far in each part of the running request."""
-    return _timings.get() or {}
+        _context.set(None)

@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from pythonjsonlogger.orjson import OrjsonFormatter
 
 from chat.telemetry import metrics
-from chat.telemetry.context import current_request_id, log_fields, request_context, timings
+from chat.telemetry.context import RequestContext, current_request_id, request_context
 
 logger = logging.getLogger("chat.request")
 
@@ -32,31 +32,31 @@ class RequestLogMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         given = request.headers.get("X-Request-ID", "")
         valid = REQUEST_ID.fullmatch(given)
-        with request_context(given if valid else str(uuid_utils.uuid7())):
-            return self._respond(request)
+        with request_context(given if valid else str(uuid_utils.uuid7())) as context:
+            return self._respond(request, context)
 
-    def _respond(self, request: HttpRequest) -> HttpResponse:
+    def _respond(self, request: HttpRequest, context: RequestContext) -> HttpResponse:
         started = time.perf_counter()
         response = self.get_response(request)
-        parts = {**timings(), "total": (time.perf_counter() - started) * 1000}
-        response["X-Request-ID"] = current_request_id()
+        parts = {**context.timings, "total": (time.perf_counter() - started) * 1000}
+        response["X-Request-ID"] = context.request_id
         response["Server-Timing"] = ", ".join(
             f"{part};dur={milliseconds:.1f}" for part, milliseconds in parts.items()
         )
         match = request.resolver_match
+        trace_id = aws_trace(request.headers.get("X-Amzn-Trace-Id", ""))
         line = {
-            "request_id": current_request_id(),
+            "request_id": context.request_id,
             "method": request.method,
             "route": f"/{match.route}" if match else None,
             "status": response.status_code,
-            **_trace(request.headers.get("X-Amzn-Trace-Id", "")),
+            **({"trace_id": trace_id} if trace_id else {}),
         }
-        fields = log_fields()
 
         @functools.cache  # a body may be closed twice
         def log() -> None:
             elapsed = round((time.perf_counter() - started) * 1000, 1)
-            complete = {**line, "latency_ms": elapsed, **fields}
+            complete = {**line, "latency_ms": elapsed, **context.log_fields}
             logger.info("request", extra={**complete, **metrics.emf_fields(complete)})
 
         on_response_close(response, log)
@@ -70,11 +70,6 @@ def on_response_close(response: HttpResponse, callback: Callable[[], object]) ->
         response._resource_closers.append(callback)  # type: ignore[attr-defined]
     else:
         callback()
-
-
-def _trace(header: str) -> dict[str, str]:
-    root = aws_trace(header)
-    return {"trace_id": root} if root else {}
 
 
 def aws_trace(header: str) -> str | None:

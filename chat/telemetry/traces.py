@@ -26,7 +26,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
 
-from chat.telemetry.context import add_log_fields, current_request_id, log_fields
+from chat.telemetry.context import add_log_fields, current_request
 from chat.telemetry.logs import aws_trace, on_response_close
 from providers.base import Completion, CompletionRequest, Provider
 from providers.deadline import Deadline
@@ -102,15 +102,16 @@ class TracingMiddleware:
         add_log_fields(trace_id=trace.format_trace_id(span.get_span_context().trace_id))
         with trace.use_span(span):
             response = self.get_response(request)
+        context = current_request()
         attributes: dict[str, Any] = {
             "http.response.status_code": response.status_code,
-            "http.response.header.x-request-id": (current_request_id(),),
+            "http.response.header.x-request-id": (context.request_id,),
         }
         if match := request.resolver_match:
             # The route instead of the path, which may hold a user id.
             attributes["http.route"] = attributes["url.path"] = f"/{match.route}"
             span.update_name(f"{_method(request)} /{match.route}")
-        end = functools.partial(_end, span, attributes, log_fields())
+        end = functools.partial(_end, span, attributes, context.log_fields)
         on_response_close(response, end)
         return response
 
