@@ -17,7 +17,7 @@ from chat.models import ApiKey, UsageCount
 from chat.storage import backend
 from chat.storage.base import ApiKey as Key
 from chat.storage.base import CounterKind, UsageCounts
-from chat.storage.orm.api_keys import key_of
+from chat.storage.columns import key_of
 from chat.usage import format_usd
 
 

@@ -1,23 +1,12 @@
 """What may be stored of an interaction (STORE_CONTENT, MASK_PII)."""
 
-from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from typing import Any
 
 from django.conf import settings
 from django.utils.crypto import salted_hmac
 
-from chat.storage.base import (
-    Backend,
-    Batch,
-    BulkStore,
-    ImportResult,
-    InteractionRecord,
-    InteractionStore,
-    Page,
-    PurgeResult,
-    Selection,
-)
+from chat.storage.base import Backend, ImportResult, InteractionRecord
 
 # The parameters that tell nothing of the request's content.
 ACCOUNTING_PARAMETERS = ("temperature", "top_p", "max_tokens")
@@ -81,69 +70,33 @@ def redacting(stores: Backend) -> Backend:
     )
 
 
-class RedactingStore:
-    """Redact records before `store` writes them; pass everything else on."""
+class _Redacting:
+    """Pass everything on to `store`, except for the writes of a subclass."""
 
-    def __init__(self, store: InteractionStore) -> None:
-        self.store = store
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+class RedactingStore(_Redacting):
+    """Redact records before they are written."""
 
     def claim(self, record: InteractionRecord) -> InteractionRecord | None:
-        return self.store.claim(redact(record))
+        holder: InteractionRecord | None = self._store.claim(redact(record))
+        return holder
 
     def take_over(self, record: InteractionRecord, holder: InteractionRecord) -> bool:
-        return self.store.take_over(redact(record), holder)
+        return bool(self._store.take_over(redact(record), holder))
 
     def settle(self, record: InteractionRecord) -> bool:
-        return self.store.settle(redact(record))
-
-    def get(self, interaction_id: str) -> InteractionRecord | None:
-        return self.store.get(interaction_id)
-
-    def get_many(self, interaction_ids: Sequence[str]) -> dict[str, InteractionRecord]:
-        return self.store.get_many(interaction_ids)
-
-    def list_by_user(
-        self,
-        owner: str,
-        user_id: str,
-        *,
-        limit: int,
-        cursor: str | None = None,
-        since: datetime | None = None,
-        before: datetime | None = None,
-    ) -> Page:
-        return self.store.list_by_user(
-            owner, user_id, limit=limit, cursor=cursor, since=since, before=before
-        )
-
-    def list_by_conversation(
-        self, owner: str, conversation_id: str, *, limit: int, cursor: str | None = None
-    ) -> Page:
-        return self.store.list_by_conversation(owner, conversation_id, limit=limit, cursor=cursor)
-
-    def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
-        return self.store.delete_by_user(owner, user_id, limit=limit)
-
-    def check(self) -> None:
-        self.store.check()
+        return bool(self._store.settle(redact(record)))
 
 
-class RedactingBulkStore:
-    """Redact imported records before `store` writes them; pass everything else on."""
-
-    def __init__(self, store: BulkStore) -> None:
-        self.store = store
-
-    def estimate(self, selection: Selection) -> int | None:
-        return self.store.estimate(selection)
-
-    def scan(self, selection: Selection, *, limit: int, cursor: str | None = None) -> Batch:
-        return self.store.scan(selection, limit=limit, cursor=cursor)
+class RedactingBulkStore(_Redacting):
+    """Redact imported records before they are written."""
 
     def import_records(self, records: list[InteractionRecord]) -> ImportResult:
-        return self.store.import_records([redact_imported(record) for record in records])
-
-    def purge(
-        self, selection: Selection, *, limit: int, cursor: str | None = None, dry_run: bool = False
-    ) -> PurgeResult:
-        return self.store.purge(selection, limit=limit, cursor=cursor, dry_run=dry_run)
+        result: ImportResult = self._store.import_records(list(map(redact_imported, records)))
+        return result

@@ -1,23 +1,25 @@
 """API keys on DynamoDB: items `key#<id>` of the state table, listed in its index."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from django.conf import settings
 from pynamodb.attributes import UnicodeAttribute
 
 from chat.storage.base import ApiKey
+from chat.storage.columns import key_of
 from chat.storage.dynamodb.attributes import (
     IntegerAttribute,
     JsonAttribute,
-    MoneyAttribute,
+    ParsedAttribute,
     StringAttribute,
     TimestampAttribute,
 )
 from chat.storage.dynamodb.client import client, condition_held, translate_errors
 from chat.storage.dynamodb.items import Item, ItemSchema
-from chat.storage.dynamodb.queries import get_item, get_items, query_pages
+from chat.storage.dynamodb.queries import get_item, get_items, pages
 
 LIST = "keys"
 
@@ -38,11 +40,8 @@ class ApiKeyItem(ItemSchema):
     previous_digest = StringAttribute()
     previous_until = TimestampAttribute()
     rate_limit = IntegerAttribute()
-    monthly_budget_usd = MoneyAttribute()
+    monthly_budget_usd = ParsedAttribute(Decimal)
     allowed_models = JsonAttribute(list)
-
-
-COLUMNS = [field.name for field in fields(ApiKey)]
 
 
 class DynamoApiKeyStore:
@@ -54,7 +53,7 @@ class DynamoApiKeyStore:
     @translate_errors()
     def get(self, key_id: str) -> ApiKey | None:
         item = get_item(settings.STATE_TABLE_NAME, _pk(key_id))
-        return None if item is None else _key(item)
+        return None if item is None else key_of(ApiKeyItem.from_item(item))
 
     def replace(self, before: ApiKey, after: ApiKey) -> bool:
         as_read, values = "digest = :digest AND attribute_not_exists(revoked_at)", {}
@@ -83,9 +82,10 @@ class DynamoApiKeyStore:
             "ExpressionAttributeValues": {":list": {"S": LIST}},
             "ProjectionExpression": "pk",
         }
-        listed = [item for items in query_pages(request) for item in items]
-        found = map(_key, get_items(settings.STATE_TABLE_NAME, listed))
-        return sorted(found, key=lambda key: (key.created_at, key.key_id))
+        listed = [item for items in pages(request) for item in items]
+        found = get_items(settings.STATE_TABLE_NAME, listed)
+        keys = [key_of(ApiKeyItem.from_item(item)) for item in found]
+        return sorted(keys, key=lambda key: (key.created_at, key.key_id))
 
 
 def _pk(key_id: str) -> Item:
@@ -93,8 +93,7 @@ def _pk(key_id: str) -> Item:
 
 
 def _put(key: ApiKey, condition: dict[str, Any]) -> bool:
-    columns = {**asdict(key), "allowed_models": list(key.allowed_models)}
-    item = {**_pk(key.key_id), **ApiKeyItem.to_item({"listed_in": LIST, **columns})}
+    item = {**_pk(key.key_id), **ApiKeyItem.to_item({"listed_in": LIST, **asdict(key)})}
     request = {"TableName": settings.STATE_TABLE_NAME, "Item": item, **condition}
     if condition_held(lambda: client().call("PutItem", request)):
         return True
@@ -106,9 +105,3 @@ def _put(key: ApiKey, condition: dict[str, Any]) -> bool:
 def _condition(expression: str, values: Item) -> dict[str, Any]:
     named = {f":{name}": value for name, value in values.items()}
     return {"ConditionExpression": expression, "ExpressionAttributeValues": named}
-
-
-def _key(item: Item) -> ApiKey:
-    row = ApiKeyItem.from_item(item)
-    columns: dict[str, Any] = {name: getattr(row, name) for name in COLUMNS}
-    return ApiKey(**{**columns, "allowed_models": tuple(row.allowed_models or ())})

@@ -1,8 +1,8 @@
 """PynamoDB attributes for the values of a record, which read any stored value without failing."""
 
 import zlib
+from collections.abc import Callable
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -16,7 +16,7 @@ from pynamodb.attributes import (
 )
 from pynamodb.constants import BINARY, STRING
 
-from chat.storage.base import TIMESTAMP_FORMAT, Status
+from chat.storage.base import TIMESTAMP_FORMAT
 
 
 class LenientAttribute(Attribute[Any]):
@@ -40,7 +40,15 @@ class LenientAttribute(Attribute[Any]):
 
 
 class StringAttribute(LenientAttribute, UnicodeAttribute):
-    pass
+    """A string, or the bytes of a compressed one."""
+
+    def read(self, value: dict[str, Any]) -> str:
+        return _decompressed(value)
+
+
+def _decompressed(value: dict[str, Any]) -> str:
+    compressed = value.get(BINARY)
+    return str(value[STRING]) if compressed is None else zlib.decompress(compressed).decode()
 
 
 class IntegerAttribute(LenientAttribute, NumberAttribute):
@@ -62,18 +70,6 @@ class BytesAttribute(LenientAttribute, BinaryAttribute):
         super().__init__(legacy_encoding=False)
 
 
-class TextAttribute(LenientAttribute, UnicodeAttribute):
-    """A string, or the bytes of a compressed one."""
-
-    def read(self, value: dict[str, Any]) -> str:
-        return _decompressed(value)
-
-
-def _decompressed(value: dict[str, Any]) -> str:
-    compressed = value.get(BINARY)
-    return str(value[STRING]) if compressed is None else zlib.decompress(compressed).decode()
-
-
 class TimestampAttribute(LenientAttribute, Attribute[datetime]):
     """ISO 8601 in UTC, of fixed width, which sorts as text."""
 
@@ -86,26 +82,20 @@ class TimestampAttribute(LenientAttribute, Attribute[datetime]):
         return datetime.fromisoformat(value[STRING]).astimezone(UTC)
 
 
-class MoneyAttribute(LenientAttribute, Attribute[Decimal]):
-    """Decimal digits as a string: DynamoDB's number would lose trailing zeros."""
+class ParsedAttribute(LenientAttribute, Attribute[Any]):
+    """A value as text. DynamoDB's number would lose the trailing zeros of a Decimal."""
 
     attr_type = STRING
 
-    def serialize(self, value: Decimal) -> str:
+    def __init__(self, parse: Callable[[str], Any]) -> None:
+        super().__init__()
+        self.parse = parse
+
+    def serialize(self, value: Any) -> str:
         return str(value)
 
-    def read(self, value: dict[str, Any]) -> Decimal:
-        return Decimal(value[STRING])
-
-
-class StatusAttribute(LenientAttribute, Attribute[Status]):
-    attr_type = STRING
-
-    def serialize(self, value: Status) -> str:
-        return value.value
-
-    def read(self, value: dict[str, Any]) -> Status:
-        return Status(value[STRING])
+    def read(self, value: dict[str, Any]) -> Any:
+        return self.parse(value[STRING])
 
 
 class JsonAttribute(LenientAttribute, Attribute[Any]):

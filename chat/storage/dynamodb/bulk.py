@@ -32,6 +32,7 @@ from chat.storage.dynamodb.client import (
     DynamoDBClient,
     new_client,
     reason_of,
+    refusals,
     translate_errors,
 )
 from chat.storage.dynamodb.items import (
@@ -69,15 +70,6 @@ MAX_WAIT_SECONDS = 15.0
 # DynamoDB accepts transactions of 4 MB, but does not always finish them in time.
 MAX_ACTIONS = 100
 TRANSACTION_BYTES = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A page of items."""
-
-    items: Sequence[Item]
-    scanned: int
-    cursor: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +127,12 @@ class DynamoBulkStore:
     @translate_errors()
     def scan(self, selection: Selection, *, limit: int, cursor: str | None = None) -> Batch:
         client = _PatientClient(self._client)
-        found = _find(client, selection, limit, cursor)
-        records = unexpired(get_records(found.items, consistent=False, call=client.call))
+        items, page = _find(client, selection, limit, cursor)
+        records = unexpired(get_records(items, consistent=False, call=client.call))
         return Batch(
             records=tuple(each for each in records if selection.matches(each.owner, each.user_id)),
-            scanned=found.scanned,
             read_units=client.read_units,
-            cursor=found.cursor,
+            **page,
         )
 
     @translate_errors()
@@ -167,11 +158,11 @@ class DynamoBulkStore:
         self, selection: Selection, *, limit: int, cursor: str | None = None, dry_run: bool = False
     ) -> PurgeResult:
         """Delete a page. A record that is taken over between the two calls is deleted too."""
-        found = _find(_PatientClient(self._client), selection, limit, cursor, KEYS)
+        items, page = _find(_PatientClient(self._client), selection, limit, cursor, KEYS)
         if not dry_run:
-            parts = [key for item in found.items for key in part_keys(item)]
-            delete_items(settings.TABLE_NAME, [*parts, *map(key_of, found.items)])
-        return PurgeResult(records=len(found.items), scanned=found.scanned, cursor=found.cursor)
+            parts = [key for item in items for key in part_keys(item)]
+            delete_items(settings.TABLE_NAME, [*parts, *map(key_of, items)])
+        return PurgeResult(records=len(items), **page)
 
 
 # --- Reading --------------------------------------------------------------------------------------
@@ -183,8 +174,8 @@ def _find(
     limit: int,
     cursor: str | None,
     attributes: str = "",
-) -> _Found:
-    """Return a page of records' items, without those of response parts."""
+) -> tuple[list[Item], dict[str, Any]]:
+    """Return a page of items, without those of response parts, and what a result tells of it."""
     start = {} if cursor is None else {"ExclusiveStartKey": orjson.loads(cursor)}
     if selection.of_one_user:
         key = f"{selection.owner}#{selection.user}"
@@ -201,7 +192,8 @@ def _find(
         answer = client.call("Scan", {"TableName": settings.TABLE_NAME, **page})
         items = answer["Items"]
     last = answer.get("LastEvaluatedKey")
-    return _Found(items, answer["ScannedCount"], orjson.dumps(last).decode() if last else None)
+    next_cursor = orjson.dumps(last).decode() if last else None
+    return items, {"scanned": answer["ScannedCount"], "cursor": next_cursor}
 
 
 def _filter(selection: Selection) -> dict[str, Any]:
@@ -298,7 +290,7 @@ def _commit(client: _PatientClient, writes: Sequence[_Write]) -> bool:
         try:
             client.call("TransactWriteItems", request)
         except ClientError as exc:
-            reasons = _reasons(exc)
+            reasons = refusals(exc)
             if "ConditionalCheckFailed" in reasons:
                 return False
             if "TransactionConflict" not in reasons:
@@ -308,14 +300,8 @@ def _commit(client: _PatientClient, writes: Sequence[_Write]) -> bool:
     raise StorageUnavailable
 
 
-def _reasons(exc: ClientError) -> set[str]:
-    """Return why a transaction was cancelled."""
-    response: dict[str, Any] = exc.response
-    return {reason.get("Code", "None") for reason in response.get("CancellationReasons", ())}
-
-
 def _is_throttling(exc: BaseException) -> bool:
     if not isinstance(exc, ClientError):
         return False
     throttled = {"ThrottlingError", "ProvisionedThroughputExceeded"}
-    return reason_of(exc) in TRANSIENT or bool(_reasons(exc) & throttled)
+    return reason_of(exc) in TRANSIENT or bool(throttled.intersection(refusals(exc)))

@@ -14,7 +14,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
 from chat.storage.dynamodb.client import client, condition_held, translate_errors
 from chat.storage.dynamodb.items import CacheItem, Item
-from chat.storage.dynamodb.queries import delete_items, get_item, scan_pages
+from chat.storage.dynamodb.queries import delete_items, get_item, pages
 
 UNEXPIRED = "(attribute_not_exists(expires_at) OR expires_at > :now)"
 EXISTS = f"attribute_exists(pk) AND {UNEXPIRED}"
@@ -71,9 +71,6 @@ class DynamoCache(BaseCache):
     def delete(self, key: Any, version: int | None = None) -> bool:
         return self._write("DeleteItem", {"Key": self._key(key, version)}, EXISTS) is not None
 
-    def has_key(self, key: Any, version: int | None = None) -> bool:
-        return self._find(key, version) is not None
-
     def clear(self) -> None:
         """Delete all entries of this cache. It scans the whole table."""
         request = {
@@ -83,7 +80,7 @@ class DynamoCache(BaseCache):
             "ProjectionExpression": "pk",
         }
         with translate_errors():
-            for items in scan_pages(request):
+            for items in pages(request, "Scan"):
                 delete_items(settings.STATE_TABLE_NAME, items)
 
     def _find(self, key: Any, version: int | None) -> Any:

@@ -155,6 +155,12 @@ def reason_of(exc: Exception) -> str:
     return str(code or type(exc).__name__)
 
 
+def refusals(exc: ClientError) -> list[str]:
+    """Return why a transaction was cancelled: the code of each of its actions."""
+    response: dict[str, Any] = exc.response
+    return [reason.get("Code", "None") for reason in response.get("CancellationReasons", ())]
+
+
 def condition_held(write: Callable[[], Any]) -> bool:
     """Do a conditional write, and return whether its condition held."""
     with translate_errors():

@@ -23,7 +23,7 @@ from django.conf import settings
 from chat.storage.base import InteractionRecord, Page, Status
 from chat.storage.columns import outcome_columns
 from chat.storage.cursors import build_page, conversation_scope, decode_cursor, user_scope
-from chat.storage.dynamodb.client import CONDITION_FAILED, client, translate_errors
+from chat.storage.dynamodb.client import CONDITION_FAILED, client, refusals, translate_errors
 from chat.storage.dynamodb.items import (
     COLUMNS,
     MAX_ITEM_BYTES,
@@ -46,7 +46,7 @@ from chat.storage.dynamodb.queries import (
     get_item,
     get_items,
     get_records,
-    query_pages,
+    pages,
     unexpired,
 )
 from chat.storage.dynamodb.usage import counter_updates, delete_user_counters, shards
@@ -104,7 +104,7 @@ class DynamoInteractionStore:
             try:
                 return _write("Update", request, item, parts, counts=counts) is None
             except ClientError as exc:
-                if not _is_conflict(exc):
+                if "TransactionConflict" not in refusals(exc):
                     raise
         raise StorageUnavailable
 
@@ -198,7 +198,7 @@ def _records(keys: Sequence[Item]) -> list[InteractionRecord]:
 def _keys(query: IndexQuery, start: Item | None, size: int) -> Iterator[list[Item]]:
     """Yield pages of keys."""
     more = {"ExclusiveStartKey": start} if start else {}
-    for items in query_pages({**query.request(), "Limit": size, **more}):
+    for items in pages({**query.request(), "Limit": size, **more}):
         yield [key_of(item) for item in items]
 
 
@@ -267,13 +267,6 @@ def _as_read(record: InteractionRecord) -> dict[str, Any]:
         ":status": {"S": record.status.value},
         ":deadline_at": {"S": COLUMNS["deadline_at"].serialize(record.deadline_at)},
     }
-
-
-def _is_conflict(exc: ClientError) -> bool:
-    """Return whether the transaction met another one on an item."""
-    response: dict[str, Any] = exc.response
-    reasons = response.get("CancellationReasons", ())
-    return "TransactionConflict" in [reason.get("Code") for reason in reasons]
 
 
 def _conflicting_item(exc: ClientError) -> Item:

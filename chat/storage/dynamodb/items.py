@@ -6,13 +6,14 @@ tables need them (tables.py).
 
 import zlib
 from collections.abc import Mapping
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 from pynamodb.attributes import AttributeContainer, UnicodeAttribute
 
-from chat.storage.base import InteractionRecord
+from chat.storage.base import InteractionRecord, Status
 from chat.storage.columns import from_columns, to_columns
 from chat.storage.dynamodb.attributes import (
     BytesAttribute,
@@ -20,10 +21,8 @@ from chat.storage.dynamodb.attributes import (
     FlagAttribute,
     IntegerAttribute,
     JsonAttribute,
-    MoneyAttribute,
-    StatusAttribute,
+    ParsedAttribute,
     StringAttribute,
-    TextAttribute,
     TimestampAttribute,
 )
 
@@ -84,14 +83,14 @@ class InteractionItem(ItemSchema):
     conversation_id = StringAttribute()
     previous_interaction_id = StringAttribute()
     ancestors = JsonAttribute(list)
-    prompt = TextAttribute()
-    system = TextAttribute()
+    prompt = StringAttribute()
+    system = StringAttribute()
     parameters = JsonAttribute(dict)
     metadata = JsonAttribute(dict)
-    status = StatusAttribute()
+    status = ParsedAttribute(Status)
     provider = StringAttribute()
     model = StringAttribute()
-    response = TextAttribute()
+    response = StringAttribute()
     response_parts = IntegerAttribute()
     tool_calls = JsonAttribute(list)
     part = BytesAttribute()
@@ -106,7 +105,7 @@ class InteractionItem(ItemSchema):
     total_tokens = IntegerAttribute()
     cached_tokens = IntegerAttribute()
     reasoning_tokens = IntegerAttribute()
-    cost_usd = MoneyAttribute()
+    cost_usd = ParsedAttribute(Decimal)
 
 
 class CacheItem(ItemSchema):

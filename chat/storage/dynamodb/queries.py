@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from django.conf import settings
 
@@ -35,27 +35,17 @@ def get_item(table: str, key: Item) -> Item | None:
     return found
 
 
-def query_pages(request: dict[str, Any]) -> Iterator[list[Item]]:
-    """Yield the pages of a query that are not empty."""
-    return _pages("Query", request)
-
-
-def scan_pages(request: dict[str, Any]) -> Iterator[list[Item]]:
-    """Yield the pages of a whole table that are not empty."""
-    return _pages("Scan", request)
-
-
-def _pages(operation: str, request: dict[str, Any]) -> Iterator[list[Item]]:
-    start: Item | None = request.get("ExclusiveStartKey")
+def pages(
+    request: dict[str, Any], operation: Literal["Query", "Scan"] = "Query"
+) -> Iterator[list[Item]]:
+    """Yield the pages of a query, or of a whole table, that are not empty."""
     while True:
-        answer = client().call(
-            operation, {**request, **({"ExclusiveStartKey": start} if start else {})}
-        )
+        answer = client().call(operation, request)
         if answer["Items"]:
             yield answer["Items"]
-        start = answer.get("LastEvaluatedKey")
-        if not start:
+        if not (last := answer.get("LastEvaluatedKey")):
             return
+        request = {**request, "ExclusiveStartKey": last}
 
 
 def get_items(

@@ -31,7 +31,7 @@ from chat.storage.base import (
 )
 from chat.storage.dynamodb.client import translate_errors
 from chat.storage.dynamodb.items import Item
-from chat.storage.dynamodb.queries import delete_items, get_items, query_pages
+from chat.storage.dynamodb.queries import delete_items, get_items, pages
 
 MAX_SHARDS = 8
 CONFLICT_TRIES = 4
@@ -176,7 +176,7 @@ def _listed(
         "ProjectionExpression": "pk",
         "Limit": PAGE,
     }
-    for items in query_pages(request):
+    for items in pages(request):
         for item in items:
             yield *_parts(item["pk"]["S"]), item
 

@@ -1,16 +1,14 @@
 """API keys on Django's ORM: SQLite."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import datetime
-from typing import Any
 
 from django.db import IntegrityError
 
 from chat import models
 from chat.storage.base import ApiKey
+from chat.storage.columns import key_of
 from chat.storage.orm.connection import translate_errors, write_queue
-
-COLUMNS = [field.name for field in fields(ApiKey)]
 
 
 class OrmApiKeyStore:
@@ -19,7 +17,7 @@ class OrmApiKeyStore:
     def add(self, key: ApiKey) -> bool:
         with write_queue():
             try:
-                models.ApiKey(**_columns(key)).save(force_insert=True)
+                models.ApiKey(**asdict(key)).save(force_insert=True)
             except IntegrityError:
                 return False
         return True
@@ -34,7 +32,7 @@ class OrmApiKeyStore:
             key_id=before.key_id, digest=before.digest, revoked_at=before.revoked_at
         )
         with write_queue():
-            return as_read.update(**_columns(after)) == 1
+            return as_read.update(**asdict(after)) == 1
 
     def touch(self, key_id: str, used_at: datetime) -> None:
         with write_queue():
@@ -43,12 +41,3 @@ class OrmApiKeyStore:
     @translate_errors()
     def all(self) -> list[ApiKey]:
         return [key_of(found) for found in models.ApiKey.objects.order_by("created_at", "key_id")]
-
-
-def key_of(row: models.ApiKey) -> ApiKey:
-    columns = {name: getattr(row, name) for name in COLUMNS}
-    return ApiKey(**{**columns, "allowed_models": tuple(row.allowed_models)})
-
-
-def _columns(key: ApiKey) -> dict[str, Any]:
-    return {**asdict(key), "allowed_models": list(key.allowed_models)}

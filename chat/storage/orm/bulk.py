@@ -19,6 +19,7 @@ from chat.storage.base import (
 )
 from chat.storage.columns import from_columns
 from chat.storage.orm.connection import immediate_transaction, translate_errors, write_queue
+from chat.storage.orm.interactions import after, created_within
 from chat.storage.orm.sql import delete_many, insert_many
 from chat.storage.orm.usage import count
 
@@ -83,21 +84,15 @@ def _rows(selection: Selection) -> QuerySet[Interaction]:
     rows = Interaction.objects.order_by("created_at", "pk")
     if selection.of_one_user:
         rows = rows.filter(owner=selection.owner, user_id=selection.user)
-    if selection.since is not None:
-        rows = rows.filter(created_at__gte=selection.since)
-    if selection.before is not None:
-        rows = rows.filter(created_at__lt=selection.before)
-    return rows
+    return created_within(rows, selection.since, selection.before)
 
 
 def _after(selection: Selection, cursor: str | None) -> QuerySet[Interaction]:
     rows = _rows(selection)
     if cursor is None:
         return rows
-    # The first condition lets SQLite seek in the index, which it would not for an OR.
     timestamp, last = json.loads(cursor)
-    created_at = datetime.fromisoformat(timestamp)
-    return rows.filter(created_at__gte=created_at).exclude(created_at=created_at, pk__lte=last)
+    return after(rows, (datetime.fromisoformat(timestamp), last))
 
 
 def _cursor(rows: list[Any], limit: int) -> str | None:

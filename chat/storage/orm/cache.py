@@ -74,9 +74,6 @@ class OrmCache(BaseCache):
     def delete(self, key: Any, version: int | None = None) -> bool:
         return bool(_write(DELETE, self.make_and_validate_key(key, version), time.time()))
 
-    def has_key(self, key: Any, version: int | None = None) -> bool:
-        return bool(_read(GET, self.make_and_validate_key(key, version), time.time()))
-
     def clear(self) -> None:
         _write(CLEAR, f"{self.key_prefix}:")
 

@@ -11,7 +11,7 @@ from django.utils import timezone
 from chat.models import Interaction
 from chat.storage.base import InteractionRecord, Page
 from chat.storage.columns import from_columns, to_columns
-from chat.storage.cursors import build_page, conversation_scope, decode_cursor, user_scope
+from chat.storage.cursors import Position, build_page, conversation_scope, decode_cursor, user_scope
 from chat.storage.errors import StorageUnavailable
 from chat.storage.orm.connection import immediate_transaction, translate_errors, write_queue
 from chat.storage.orm.sql import insert, update
@@ -71,34 +71,15 @@ class OrmInteractionStore:
         since: datetime | None = None,
         before: datetime | None = None,
     ) -> Page:
-        rows = _unexpired().filter(owner=owner, user_id=user_id)
-        scope = user_scope(owner, user_id)
-        if since is not None:
-            rows = rows.filter(created_at__gte=since)
-        if before is not None:
-            rows = rows.filter(created_at__lt=before)
-        if cursor is not None:
-            # The first condition lets SQLite seek in the index, which it would not for an OR.
-            created_at, last = decode_cursor(cursor, scope)
-            rows = rows.filter(created_at__lte=created_at).exclude(
-                created_at=created_at, interaction_id__gte=last
-            )
-        found = [from_columns(row) for row in rows.order_by("-created_at", "-pk")[: limit + 1]]
-        return build_page(found, limit, scope)
+        rows = created_within(_unexpired(), since, before).filter(owner=owner, user_id=user_id)
+        return _page(rows, user_scope(owner, user_id), limit, cursor, newest_first=True)
 
     @translate_errors()
     def list_by_conversation(
         self, owner: str, conversation_id: str, *, limit: int, cursor: str | None = None
     ) -> Page:
         rows = _unexpired().filter(owner=owner, conversation_id=conversation_id)
-        scope = conversation_scope(owner, conversation_id)
-        if cursor is not None:
-            created_at, last = decode_cursor(cursor, scope)
-            rows = rows.filter(created_at__gte=created_at).exclude(
-                created_at=created_at, interaction_id__lte=last
-            )
-        found = [from_columns(row) for row in rows.order_by("created_at", "pk")[: limit + 1]]
-        return build_page(found, limit, scope)
+        return _page(rows, conversation_scope(owner, conversation_id), limit, cursor)
 
     def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
         newest = Interaction.objects.filter(owner=owner, user_id=user_id).order_by("-created_at")
@@ -117,6 +98,41 @@ class OrmInteractionStore:
             self._swept_at = now
             _expired().delete()
             expired_counts().delete()
+
+
+def created_within(
+    rows: QuerySet[Interaction], since: datetime | None, before: datetime | None
+) -> QuerySet[Interaction]:
+    """Select the records created in [since, before)."""
+    if since is not None:
+        rows = rows.filter(created_at__gte=since)
+    return rows if before is None else rows.filter(created_at__lt=before)
+
+
+def after(
+    rows: QuerySet[Interaction], position: Position, *, newest_first: bool = False
+) -> QuerySet[Interaction]:
+    """Select the records after a position in the list."""
+    # The first condition lets SQLite seek in the index, which it would not for an OR.
+    created_at, last = position
+    if newest_first:
+        return rows.filter(created_at__lte=created_at).exclude(created_at=created_at, pk__gte=last)
+    return rows.filter(created_at__gte=created_at).exclude(created_at=created_at, pk__lte=last)
+
+
+def _page(
+    rows: QuerySet[Interaction],
+    scope: str,
+    limit: int,
+    cursor: str | None,
+    *,
+    newest_first: bool = False,
+) -> Page:
+    if cursor is not None:
+        rows = after(rows, decode_cursor(cursor, scope), newest_first=newest_first)
+    order = ("-created_at", "-pk") if newest_first else ("created_at", "pk")
+    found = [from_columns(row) for row in rows.order_by(*order)[: limit + 1]]
+    return build_page(found, limit, scope)
 
 
 def _unexpired() -> QuerySet[Interaction]:

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date
 from typing import Any
 
 from django.db import connection as django_connection
@@ -32,19 +32,14 @@ SUMS = {field: Sum(field) for field in COUNT_FIELDS}
 
 def count(connection: sqlite3.Connection, records: Iterable[InteractionRecord]) -> None:
     """Count records, in the transaction that settles them."""
-    sums: dict[tuple[str, CounterKind, str, str], UsageCounts] = {}
-    expiries: dict[tuple[str, CounterKind, str, str], datetime | None] = {}
+    rows: list[tuple[Any, ...]] = []
     for record in records:
         counts, day = UsageCounts.of(record), record.created_at.astimezone(UTC).date().isoformat()
+        numbers = [getattr(counts, field) for field in COUNT_FIELDS]
         for by, name in counters_for(record):
-            key = (record.owner, by, name, day)
-            sums[key] = sums[key] + counts if key in sums else counts
-            expiries[key] = record.expires_at if by is CounterKind.USER else None
-    adapted = django_connection.ops.adapt_datetimefield_value
-    rows = [
-        (*key, adapted(expiries[key]), *(getattr(counts, field) for field in COUNT_FIELDS))
-        for key, counts in sums.items()
-    ]
+            expiry = record.expires_at if by is CounterKind.USER else None
+            adapted = django_connection.ops.adapt_datetimefield_value(expiry)
+            rows.append((record.owner, by, name, day, adapted, *numbers))
     connection.executemany(COUNT, rows)
 
 
