@@ -1,14 +1,18 @@
-"""Shared by the commands on many records: what they work on, and the loops over pages."""
+"""Shared by the commands on many records: what they work on, and the loop over pages."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from django.core.management.base import CommandError
 
-from chat.storage.base import Batch, BulkStore, PurgeResult, Selection
+from chat.management.progress import Progress
+from chat.storage.base import Batch, BulkStore, InteractionRecord, PurgeResult, Selection
 
 PAGE = 500
+P = TypeVar("P", Batch, PurgeResult)
+Note = Callable[[], str]
 
 
 class BulkJob:
@@ -51,22 +55,22 @@ class BulkJob:
         self.before = datetime.fromisoformat(state["before"])
 
 
-def scan(store: BulkStore, selection: Selection, *, cursor: str | None = None) -> Iterator[Batch]:
-    """Read the selection page by page, from the cursor on."""
-    while True:
-        batch = store.scan(selection, limit=PAGE, cursor=cursor)
-        yield batch
-        cursor = batch.cursor
-        if cursor is None:
-            return
+def pages(
+    read: Callable[..., P], progress: Progress, cursor: str | None = None, note: Note = str
+) -> Iterator[P]:
+    """Yield the pages that a bulk store reads, from the cursor on, and show the progress."""
+    with progress:
+        while True:
+            page = read(limit=PAGE, cursor=cursor)
+            yield page
+            progress.update(page.scanned, note())
+            cursor = page.cursor
+            if cursor is None:
+                return
 
 
-def purge(store: BulkStore, selection: Selection, *, dry_run: bool) -> Iterator[PurgeResult]:
-    """Delete the selection page by page; a dry run only counts."""
-    cursor = None
-    while True:
-        result = store.purge(selection, limit=PAGE, cursor=cursor, dry_run=dry_run)
-        yield result
-        cursor = result.cursor
-        if cursor is None:
-            return
+def import_page(store: BulkStore, records: list[InteractionRecord], done: Counter[str]) -> None:
+    """Import records, and add what became of them to `done`."""
+    added = store.import_records(records)
+    unchanged = len(records) - added.new - added.replaced
+    done.update(read=len(records), new=added.new, replaced=added.replaced, unchanged=unchanged)

@@ -1,6 +1,7 @@
 """Progress of a long command: a bar on a terminal, else a line every five seconds."""
 
 import time
+from dataclasses import dataclass
 from typing import Any, Self
 
 from django.core.management.base import OutputWrapper
@@ -8,19 +9,20 @@ from django.core.management.base import OutputWrapper
 EVERY_SECONDS = 5.0
 
 
+@dataclass
 class Progress:
     """Show how much of `total` is done (None: unknown), `done` of it by an earlier run."""
 
-    def __init__(
-        self, stderr: OutputWrapper, task: str, *, total: int | None, unit: str, done: int = 0
-    ) -> None:
-        self._stderr = stderr
-        self._task = task
-        self._total = total
-        self._unit = unit
-        self._start = self._done = done
+    stderr: OutputWrapper
+    task: str
+    total: int | None = None
+    unit: str = "records"
+    done: int = 0
+
+    def __post_init__(self) -> None:
+        self._start = self.done
         self._began = self._reported_at = time.monotonic()
-        self._bar = _bar(task, total, unit, done) if stderr.isatty() else None
+        self._bar = self._make_bar() if self.stderr.isatty() else None
 
     def __enter__(self) -> Self:
         return self
@@ -31,33 +33,32 @@ class Progress:
 
     def update(self, count: int, note: str = "") -> None:
         """Add to what is done, and show the note beside it."""
-        self._done += count
+        self.done += count
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(count)
         elif time.monotonic() - self._reported_at >= EVERY_SECONDS:
             self._reported_at = time.monotonic()
-            self._stderr.write(self._line(note))
+            self.stderr.write(self._line(note))
 
     def _line(self, note: str) -> str:
-        rate = (self._done - self._start) / (self._reported_at - self._began)
+        rate = (self.done - self._start) / (self._reported_at - self._began)
         total, percent, left = "", "", ""
-        if self._total and self._done <= self._total:
-            total, percent = f" of {self._total}", f" ({100 * self._done // self._total} %)"
-            left = f", {(self._total - self._done) / rate:.0f} s left" if rate else ""
+        if self.total and self.done <= self.total:
+            total, percent = f" of {self.total}", f" ({100 * self.done // self.total} %)"
+            left = f", {(self.total - self.done) / rate:.0f} s left" if rate else ""
         note = f", {note}" if note else ""
-        return f"{self._task}: {self._done}{total} {self._unit}{percent}, {rate:.0f}/s{left}{note}"
+        return f"{self.task}: {self.done}{total} {self.unit}{percent}, {rate:.0f}/s{left}{note}"
 
+    def _make_bar(self) -> Any:
+        from tqdm import tqdm
 
-def _bar(task: str, total: int | None, unit: str, done: int) -> Any:
-    from tqdm import tqdm
-
-    is_bytes = unit == "bytes"
-    return tqdm(
-        desc=task,
-        total=total,
-        initial=done,
-        unit="B" if is_bytes else f" {unit}",
-        unit_scale=is_bytes,
-        dynamic_ncols=True,
-    )
+        is_bytes = self.unit == "bytes"
+        return tqdm(
+            desc=self.task,
+            total=self.total,
+            initial=self.done,
+            unit="B" if is_bytes else f" {self.unit}",
+            unit_scale=is_bytes,
+            dynamic_ncols=True,
+        )

@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
 from django.conf import settings
+from django.core.management.base import OutputWrapper
 
 import providers
 from chat.http_transport import http_transport
+from chat.management.progress import Progress
 from providers.base import Provider
 from providers.errors import (
     DeadlineExceeded,
@@ -28,15 +30,19 @@ HINTS: tuple[tuple[type[ProviderError], str], ...] = (
 )
 
 
-def for_each_provider(act: Callable[[Provider], T]) -> Iterator[tuple[str, T]]:
+def for_each_provider(
+    act: Callable[[Provider], T], stderr: OutputWrapper, task: str
+) -> Iterator[tuple[str, T]]:
     """Call `act` on all configured providers concurrently; yield name and result as each ends."""
     built = [
         providers.build(name, options, http_transport())
         for name, options in settings.PROVIDERS.items()
     ]
-    with ThreadPoolExecutor(len(built)) as pool:
+    progress = Progress(stderr, task, total=len(built), unit="providers")
+    with ThreadPoolExecutor(len(built)) as pool, progress:
         running = {pool.submit(act, provider): provider.name for provider in built}
         for done in as_completed(running):
+            progress.update(1)
             yield running[done], done.result()
 
 

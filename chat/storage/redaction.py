@@ -74,29 +74,29 @@ class _Redacting:
     """Pass everything on to `store`, except for the writes of a subclass."""
 
     def __init__(self, store: Any) -> None:
-        self._store = store
+        self.store = store
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+        return getattr(self.store, name)
 
 
 class RedactingStore(_Redacting):
     """Redact records before they are written."""
 
     def claim(self, record: InteractionRecord) -> InteractionRecord | None:
-        holder: InteractionRecord | None = self._store.claim(redact(record))
+        holder: InteractionRecord | None = self.store.claim(redact(record))
         return holder
 
     def take_over(self, record: InteractionRecord, holder: InteractionRecord) -> bool:
-        return bool(self._store.take_over(redact(record), holder))
+        return bool(self.store.take_over(redact(record), holder))
 
     def settle(self, record: InteractionRecord) -> bool:
-        return bool(self._store.settle(redact(record)))
+        return bool(self.store.settle(redact(record)))
 
 
 class RedactingBulkStore(_Redacting):
     """Redact imported records before they are written."""
 
     def import_records(self, records: list[InteractionRecord]) -> ImportResult:
-        result: ImportResult = self._store.import_records(list(map(redact_imported, records)))
+        result: ImportResult = self.store.import_records(list(map(redact_imported, records)))
         return result

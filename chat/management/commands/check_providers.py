@@ -10,7 +10,6 @@ from django.core.management.base import CommandError
 
 from chat.management.arguments import add_format
 from chat.management.console import ConsoleCommand, printable, table
-from chat.management.progress import Progress
 from chat.management.provider_checks import describe_error, for_each_provider, hint
 from chat.usage import format_usd
 from providers.base import Completion, CompletionRequest, Message, Provider
@@ -49,11 +48,7 @@ class Command(ConsoleCommand):
 
     def _rows(self) -> list[dict[str, Any]]:
         """Return a row for each provider, in configured order."""
-        rows, total = {}, len(settings.PROVIDERS)
-        with Progress(self.stderr, "Asking", total=total, unit="providers") as progress:
-            for name, row in for_each_provider(_ask):
-                rows[name] = row
-                progress.update(1)
+        rows = dict(for_each_provider(_ask, self.stderr, "Asking"))
         return [rows[name] for name in settings.PROVIDERS]
 
 

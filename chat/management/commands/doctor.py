@@ -5,6 +5,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from pynamodb.exceptions import PynamoDBException
 from chat.management.api_keys import key_label
 from chat.management.arguments import add_format
 from chat.management.console import ConsoleCommand
-from chat.management.progress import Progress
 from chat.management.provider_checks import describe_error, for_each_provider, hint
 from chat.storage import backend
 from chat.storage.errors import StorageUnavailable
@@ -54,7 +54,9 @@ class Command(ConsoleCommand):
         add_format(parser, "table")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        findings = [*_configuration(), *_storage(), *_keys(), *self._providers()]
+        findings = [*_configuration(), *_storage(), *_keys()]
+        reached = for_each_provider(_check_provider, self.stderr, "Reaching")
+        findings += [finding for _, finding in reached]
         if options["format"] == "json":
             rows = [asdict(finding) for finding in findings]
             self.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -63,13 +65,6 @@ class Command(ConsoleCommand):
         failed = sum(finding.status == "failed" for finding in findings)
         if failed:
             raise CommandError(f"{failed} of {len(findings)} failed.")
-
-    def _providers(self) -> Iterator[Finding]:
-        total = len(settings.PROVIDERS)
-        with Progress(self.stderr, "Reaching", total=total, unit="providers") as progress:
-            for _, finding in for_each_provider(_check_provider):
-                progress.update(1)
-                yield finding
 
 
 def _lines(findings: list[Finding]) -> Iterator[str]:
@@ -95,19 +90,17 @@ def _configuration() -> Iterator[Finding]:
 
 def _risks() -> Iterator[Finding]:
     """Yield a warning for each setting that is valid but probably not intended."""
+    warn = partial(Finding, "configuration", "warning")
     if not settings.REQUIRE_API_KEY and not settings.LISTENS_LOCALLY:
-        detail = "Others can reach this server, and need no key."
-        yield Finding("configuration", "warning", detail, "set REQUIRE_API_KEY=true")
+        yield warn("Others can reach this server, and need no key.", "set REQUIRE_API_KEY=true")
     if not settings.RATE_LIMIT_PER_MINUTE:
-        detail = "Requests are not limited."
-        yield Finding("configuration", "warning", detail, "set RATE_LIMIT_PER_MINUTE")
+        yield warn("Requests are not limited.", "set RATE_LIMIT_PER_MINUTE")
     if settings.LLM_PROVIDER == "mock" and not settings.LISTENS_LOCALLY:
-        detail = "No model is asked: a mock answers."
-        yield Finding("configuration", "warning", detail, "give it the key of a vendor")
+        yield warn("No model is asked: a mock answers.", "give it the key of a vendor")
     logs_metrics = settings.LOG_FORMAT == "json" and settings.LOG_LEVEL in ("INFO", "DEBUG")
     if settings.METRICS and not logs_metrics:
         detail = "METRICS is true, and the log lets no metrics through."
-        yield Finding("configuration", "warning", detail, "set LOG_FORMAT=json and LOG_LEVEL=INFO")
+        yield warn(detail, "set LOG_FORMAT=json and LOG_LEVEL=INFO")
 
 
 def _storage() -> Iterator[Finding]:

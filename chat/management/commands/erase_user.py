@@ -1,6 +1,7 @@
 """Erase all records of a user."""
 
 from argparse import ArgumentParser
+from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -8,7 +9,7 @@ from django.core.management.base import CommandError
 from chat.errors import StorageFailed
 from chat.history import ERASED_AT_ONCE
 from chat.management.arguments import add_format, parse_owner, parse_user
-from chat.management.bulk_job import purge
+from chat.management.bulk_job import pages
 from chat.management.console import INTERRUPTED, ConsoleCommand
 from chat.management.progress import Progress
 from chat.storage import backend
@@ -44,16 +45,13 @@ class Command(ConsoleCommand):
         self.write_report(options, text, data)
 
     def _count(self, user: str, owner: str) -> int:
-        selection, records = Selection(owner=owner, user=user), 0
-        with Progress(self.stderr, "Counting", total=None, unit="records") as progress:
-            for page in purge(backend().bulk, selection, dry_run=True):
-                records += page.records
-                progress.update(page.records)
-        return records
+        selection = Selection(owner=owner, user=user)
+        purge = partial(backend().bulk.purge, selection, dry_run=True)
+        return sum(page.records for page in pages(purge, Progress(self.stderr, "Counting")))
 
     def _erase(self, user: str, owner: str) -> int:
         records = 0
-        with Progress(self.stderr, "Erasing", total=None, unit="records") as progress:
+        with Progress(self.stderr, "Erasing") as progress:
             try:
                 while erased := backend().interactions.delete_by_user(
                     owner, user, limit=ERASED_AT_ONCE

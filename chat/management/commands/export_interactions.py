@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from django.core.management.base import CommandError
 
 from chat.management.arguments import add_format, add_selection
-from chat.management.bulk_job import BulkJob, scan
+from chat.management.bulk_job import BulkJob, pages
 from chat.management.checkpoint import Checkpoint
 from chat.management.console import RESUMABLE, ConsoleCommand
 from chat.management.progress import Progress
@@ -113,14 +113,9 @@ class Command(ConsoleCommand):
         return state
 
     def _batches(self, job: BulkJob, state: dict[str, Any]) -> Iterator[Batch]:
-        store, selection = backend().bulk, job.selection
-        total = store.estimate(selection)
-        with Progress(
-            self.stderr, "Exporting", total=total, unit="records", done=state["seen"]
-        ) as progress:
-            for batch in scan(store, selection, cursor=state["cursor"]):
-                yield batch
-                progress.update(batch.scanned)
+        store, selection, seen = backend().bulk, job.selection, state["seen"]
+        progress = Progress(self.stderr, "Exporting", total=store.estimate(selection), done=seen)
+        return pages(partial(store.scan, selection), progress, cursor=state["cursor"])
 
 
 @contextmanager

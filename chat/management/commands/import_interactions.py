@@ -5,9 +5,8 @@ import os
 import zlib
 from argparse import ArgumentParser
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,11 +15,11 @@ import orjson
 from django.core.management.base import CommandError
 
 from chat.management.arguments import add_format
-from chat.management.bulk_job import PAGE
+from chat.management.bulk_job import PAGE, import_page
 from chat.management.console import RESUMABLE, ConsoleCommand
 from chat.management.progress import Progress
 from chat.storage import backend
-from chat.storage.base import BulkStore, InteractionRecord
+from chat.storage.base import InteractionRecord
 from chat.storage.errors import RecordTooLarge
 from chat.storage.jsonl import from_json
 
@@ -34,7 +33,6 @@ class BadLine(Exception):
 
 
 Page = Sequence[InteractionRecord | BadLine]
-Work = Callable[[Page, Counter[str]], None]
 
 
 class Command(ConsoleCommand):
@@ -59,10 +57,11 @@ class Command(ConsoleCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         dry_run = options["dry_run"]
         done = Counter(dict.fromkeys(CHECKED if dry_run else STORED, 0))
-        work = self._check if dry_run else partial(_store, backend().bulk)
+        work = self._check if dry_run else _store
         try:
             with options["file"].open("rb") as file:
-                self._read(file, work, done, keep_on=dry_run)
+                for page in self._pages(file, done, keep_on=dry_run):
+                    work(page, done)
         except OSError as exc:
             raise CommandError(f"{options['file']} cannot be read: {exc.strerror or exc}.") from exc
         except (BadLine, RecordTooLarge) as exc:
@@ -72,41 +71,38 @@ class Command(ConsoleCommand):
         if done["bad_lines"]:
             raise CommandError("Not all lines are records.")
 
-    def _read(self, file: BinaryIO, work: Work, done: Counter[str], *, keep_on: bool) -> None:
-        """Pass the file to `work` page by page."""
+    def _pages(self, file: BinaryIO, done: Counter[str], *, keep_on: bool) -> Iterator[Page]:
         size = os.fstat(file.fileno()).st_size
         reached, lines = 0, _records(file, keep_on=keep_on)
         with Progress(self.stderr, "Importing", total=size or None, unit="bytes") as progress:
             while page := list(islice(lines, PAGE)):
-                work(page, done)
+                yield page
                 position = file.tell() if file.seekable() else 0
                 progress.update(position - reached, f"{done['read']} records")
                 reached = position
 
     def _check(self, page: Page, done: Counter[str]) -> None:
-        records, expired, bad = _classify(page)
-        done.update(read=len(records) + expired, expired=expired, bad_lines=len(bad))
+        records, bad = _classify(page, done)
+        done.update(read=len(records), bad_lines=len(bad))
         self.stderr.writelines(f"{line}\n" for line in bad)
 
 
-def _store(store: BulkStore, page: Page, done: Counter[str]) -> None:
+def _store(page: Page, done: Counter[str]) -> None:
     """Store the records, then raise the bad line that ended the page, if any."""
-    records, expired, bad = _classify(page)
-    added = store.import_records(records)
-    unchanged = len(records) - added.new - added.replaced
-    done.update(read=len(records) + expired, new=added.new, replaced=added.replaced)
-    done.update(unchanged=unchanged, expired=expired)
+    records, bad = _classify(page, done)
+    import_page(backend().bulk, records, done)
     for line in bad:
         raise line
 
 
-def _classify(page: Page) -> tuple[list[InteractionRecord], int, list[BadLine]]:
-    """Return the live records, the number of expired ones, and the bad lines."""
+def _classify(page: Page, done: Counter[str]) -> tuple[list[InteractionRecord], list[BadLine]]:
+    """Count the expired records, and return the others and the bad lines."""
     now = datetime.now(UTC)
     records = [each for each in page if isinstance(each, InteractionRecord)]
     live = [each for each in records if each.expires_at is None or each.expires_at > now]
-    bad = [each for each in page if isinstance(each, BadLine)]
-    return live, len(records) - len(live), bad
+    expired = len(records) - len(live)
+    done.update(read=expired, expired=expired)
+    return live, [each for each in page if isinstance(each, BadLine)]
 
 
 def _records(file: BinaryIO, *, keep_on: bool) -> Iterator[InteractionRecord | BadLine]:

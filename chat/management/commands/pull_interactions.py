@@ -4,6 +4,7 @@ import time
 from argparse import ArgumentParser, ArgumentTypeError
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from django.core.management.base import CommandError
 from django.db import connection
 
 from chat.management.arguments import add_format, add_selection
-from chat.management.bulk_job import BulkJob, scan
+from chat.management.bulk_job import BulkJob, import_page, pages
 from chat.management.checkpoint import Checkpoint
 from chat.management.console import RESUMABLE, ConsoleCommand
 from chat.management.progress import Progress
@@ -29,9 +30,9 @@ class ReadLimiter:
         self._limit = limit
         self._began = time.monotonic()
 
-    @property
-    def rate(self) -> float:
-        return self.units / max(time.monotonic() - self._began, 0.001)
+    def describe(self) -> str:
+        """Return the mean rate in words."""
+        return f"{self.units / max(time.monotonic() - self._began, 0.001):.1f} units/s"
 
     def wait(self, units: float) -> None:
         """Add these units, and wait until the mean rate is within the limit."""
@@ -90,11 +91,7 @@ class Command(ConsoleCommand):
             self.stderr.write(f"Resuming after {done['read']} records.")
         target = backend().bulk
         for batch in self._batches(job.selection, limiter, cursor, seen):
-            records = list(batch.records)
-            added = target.import_records(records)
-            unchanged = len(records) - added.new - added.replaced
-            done.update(read=len(records), new=added.new, replaced=added.replaced)
-            done.update(unchanged=unchanged)
+            import_page(target, list(batch.records), done)
             seen += batch.scanned
             if batch.cursor:
                 checkpoint.save(job.state(cursor=batch.cursor, seen=seen, done=done))
@@ -108,12 +105,11 @@ class Command(ConsoleCommand):
             source = backend("dynamodb").bulk
         except ImproperlyConfigured as exc:
             raise CommandError(str(exc)) from exc
-        total = source.estimate(selection)
-        with Progress(self.stderr, "Pulling", total=total, unit="records", done=seen) as progress:
-            for batch in scan(source, selection, cursor=cursor):
-                yield batch
-                limiter.wait(batch.read_units)
-                progress.update(batch.scanned, f"{limiter.rate:.1f} units/s")
+        progress = Progress(self.stderr, "Pulling", total=source.estimate(selection), done=seen)
+        read = partial(source.scan, selection)
+        for batch in pages(read, progress, cursor=cursor, note=limiter.describe):
+            yield batch
+            limiter.wait(batch.read_units)
 
 
 def _parse_units(text: str) -> float:

@@ -2,10 +2,11 @@
 
 from argparse import ArgumentParser
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from chat.management.arguments import add_format, add_owner_and_user, parse_duration
-from chat.management.bulk_job import purge
+from chat.management.bulk_job import pages
 from chat.management.console import ConsoleCommand
 from chat.management.progress import Progress
 from chat.storage import backend
@@ -42,13 +43,10 @@ class Command(ConsoleCommand):
         self.write_report(options, text, {"before": time, "records": records, "dry_run": dry_run})
 
     def _purge(self, selection: Selection, *, dry_run: bool) -> int:
-        store, records = backend().bulk, 0
-        total, task = store.estimate(selection), "Counting" if dry_run else "Deleting"
-        with Progress(self.stderr, task, total=total, unit="records") as progress:
-            for page in purge(store, selection, dry_run=dry_run):
-                records += page.records
-                progress.update(page.scanned)
-        return records
+        store, task = backend().bulk, "Counting" if dry_run else "Deleting"
+        progress = Progress(self.stderr, task, total=store.estimate(selection))
+        purge = partial(store.purge, selection, dry_run=dry_run)
+        return sum(page.records for page in pages(purge, progress))
 
 
 def _question(selection: Selection) -> str:
