@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,7 +19,9 @@ from providers.deadline import Deadline
 from providers.errors import DeadlineExceeded, ProviderError, ProviderFailed
 from providers.transport import CurlTransport
 from providers.vendor_http import VendorClient, read_events, read_json
+from tests.raw_servers import tls_server
 from tests.stub_vendor import DONE, SOON, StubVendor
+from tests.tls import Authority
 
 CLIENT = VendorClient()
 
@@ -162,6 +165,16 @@ def test_a_server_without_tls_cannot_be_reached_by_https():
         with pytest.raises(ProviderFailed) as caught:
             post(f"https://127.0.0.1:{listener.getsockname()[1]}")
     assert (caught.value.retry, caught.value.reason) == (True, "tls_handshake_failed")
+
+
+def test_a_vendor_with_a_private_ca_needs_that_ca(tmp_path: Path):
+    authority = Authority(tmp_path)
+    with tls_server(authority.server()) as address:
+        with pytest.raises(ProviderFailed) as caught:
+            post(f"https://{address}")
+        assert (caught.value.retry, caught.value.reason) == (True, "certificate_unknown_ca")
+        trusting = VendorClient(CurlTransport(ca_file=authority.file))
+        assert post(f"https://{address}", client=trusting).content == b"{}"
 
 
 def test_threads_share_the_connections(stub_vendor: StubVendor):

@@ -1,0 +1,104 @@
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from providers.deadline import Deadline
+from tests.stub_vendor import SOON
+
+
+def test_a_deadline_expires_with_its_time():
+    deadline = Deadline(0.05)
+    assert (deadline.expired, 0 < deadline.remaining() <= 0.05) == (False, True)
+    time.sleep(0.06)
+    assert (deadline.expired, deadline.remaining(), deadline.cancelled) == (True, 0, False)
+
+
+def test_a_cancelled_deadline_has_no_time_left_except_by_the_clock():
+    deadline = Deadline(30)
+    deadline.cancel()
+    assert (deadline.expired, deadline.remaining(), deadline.cancelled) == (True, 0, True)
+    assert deadline.remaining_if_not_cancelled() > 29
+
+
+def test_a_capped_deadline_ends_with_the_earlier_of_the_two():
+    assert Deadline(30).capped(1).remaining() <= 1
+    assert Deadline(1).capped(30).remaining() <= 1
+
+
+@pytest.mark.parametrize("cancel_part", [False, True])
+def test_a_deadline_and_its_parts_are_cancelled_together(cancel_part: bool):
+    deadline = Deadline(30)
+    part = deadline.capped(20).capped(10)
+    (part if cancel_part else deadline).cancel()
+    assert deadline.cancelled
+    assert part.cancelled
+
+
+def test_shortening_a_part_leaves_the_whole_as_it_is():
+    deadline = Deadline(30)
+    part = deadline.capped(20)
+    part.shorten(0)
+    part.shorten(10)  # later than it is now
+    assert (part.expired, deadline.expired) == (True, False)
+
+
+def test_a_callback_is_called_once_by_the_thread_that_cancels():
+    deadline, called = Deadline(30), list[int]()
+    with deadline.on_cancel(lambda: called.append(threading.get_ident())):
+        assert called == []
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(deadline.capped(9).cancel).result()
+            other = thread.submit(threading.get_ident).result()
+        deadline.cancel()
+    assert called == [other]
+
+
+def test_a_callback_is_called_at_once_when_it_is_too_late():
+    deadline, called = Deadline(30), list[bool]()
+    deadline.cancel()
+    with deadline.on_cancel(lambda: called.append(True)):
+        assert called == [True]
+
+
+def test_a_callback_is_not_called_after_its_context():
+    deadline, called = Deadline(30), list[bool]()
+    with deadline.on_cancel(lambda: called.append(True)):
+        pass
+    deadline.cancel()
+    assert called == []
+
+
+@pytest.mark.parametrize("cancel", [Deadline.cancel, lambda deadline: None])
+def test_a_sleep_ends_in_time_or_when_cancelled(cancel: Callable[[Deadline], None]):
+    deadline = Deadline(30)
+    with ThreadPoolExecutor(1) as thread:
+        sleeping = thread.submit(deadline.sleep, 0.3 if cancel is not Deadline.cancel else 30)
+        time.sleep(0.1)
+        assert sleeping.running()
+        cancel(deadline)
+        sleeping.result(timeout=SOON)
+
+
+def test_a_sleep_does_not_outlast_the_deadline():
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(Deadline(0.1).sleep, 60).result(timeout=SOON)
+
+
+def test_a_signal_may_cancel_while_its_thread_registers():
+    """The handler runs in the thread that it interrupts, which may hold the lock."""
+    deadline, called = Deadline(30), list[bool]()
+
+    def interrupt() -> None:
+        signal.raise_signal(signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: deadline.cancel())
+    try:
+        with deadline.on_cancel(interrupt), deadline.on_cancel(lambda: called.append(True)):
+            deadline.cancel()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert called == [True]
