@@ -5,9 +5,9 @@ method of a store raises `StorageUnavailable` when the storage cannot be reached
 and in UTC.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol
@@ -108,6 +108,12 @@ class InteractionRecord:
             return False
         mine = (self.deadline_at, self.status is not Status.PENDING)
         return mine > (deadline_at, status is not Status.PENDING)
+
+
+def unexpired(records: Iterable[InteractionRecord]) -> list[InteractionRecord]:
+    """Return the records that have not expired."""
+    now = datetime.now(UTC)
+    return [each for each in records if each.expires_at is None or each.expires_at > now]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

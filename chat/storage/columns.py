@@ -12,16 +12,17 @@ from providers.router import Attempt
 EPOCH = datetime.fromtimestamp(0, UTC)
 ATTEMPT = [field.name for field in fields(Attempt)]
 USAGE = [field.name for field in fields(Usage)]
-# The fields of a record that are columns as they are: those of a settlement, and the others.
+# The fields of a record that are columns as they are: those of its outcome, and the others.
 OUTCOME = (
     *("status", "provider", "model", "response", "tool_calls"),
     *("finish_reason", "cached", "latency_ms"),
 )
+NESTED = ("attempts", "error", "usage")
 REQUEST = [
-    field.name
-    for field in fields(InteractionRecord)
-    if field.name not in (*OUTCOME, "attempts", "error", "usage")
+    field.name for field in fields(InteractionRecord) if field.name not in {*OUTCOME, *NESTED}
 ]
+# All columns that a settlement writes.
+SETTLED = (*OUTCOME, "attempts", "error_code", "error_detail", *USAGE)
 
 
 def to_columns(record: InteractionRecord) -> dict[str, Any]:

@@ -38,13 +38,13 @@ def build_page(found: Sequence[InteractionRecord], limit: int, scope: str) -> Pa
         return Page(records=records)
     last = records[-1]
     position = [last.created_at.isoformat(), last.interaction_id]
-    return Page(records=records, next_cursor=signing.dumps(position, salt=_salt(scope)))
+    return Page(records=records, next_cursor=signing.dumps(position, salt=f"cursor {scope}"))
 
 
 def decode_cursor(cursor: str, scope: str) -> Position:
     """Return the position of the last record before the cursor. Raises InvalidCursor."""
     try:
-        created_at, interaction_id = signing.loads(cursor, salt=_salt(scope))
+        created_at, interaction_id = signing.loads(cursor, salt=f"cursor {scope}")
     except signing.BadSignature as exc:
         raise InvalidCursor from exc
     return datetime.fromisoformat(created_at).astimezone(UTC), interaction_id
@@ -54,7 +54,3 @@ def _size(record: InteractionRecord) -> int:
     """Return the size in JSON of the long fields that a list shows."""
     shown = (record.prompt, record.response, record.metadata, record.error, record.attempts)
     return len(orjson.dumps([*shown, record.tool_calls]))
-
-
-def _salt(scope: str) -> str:
-    return f"cursor {scope}"

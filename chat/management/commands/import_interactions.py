@@ -6,7 +6,6 @@ import zlib
 from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +18,7 @@ from chat.management.bulk_job import PAGE, import_page
 from chat.management.console import RESUMABLE, ConsoleCommand
 from chat.management.progress import Progress
 from chat.storage import backend
-from chat.storage.base import InteractionRecord
+from chat.storage.base import InteractionRecord, unexpired
 from chat.storage.errors import RecordTooLarge
 from chat.storage.jsonl import from_json
 
@@ -97,9 +96,8 @@ def _store(page: Page, done: Counter[str]) -> None:
 
 def _classify(page: Page, done: Counter[str]) -> tuple[list[InteractionRecord], list[BadLine]]:
     """Count the expired records, and return the others and the bad lines."""
-    now = datetime.now(UTC)
     records = [each for each in page if isinstance(each, InteractionRecord)]
-    live = [each for each in records if each.expires_at is None or each.expires_at > now]
+    live = unexpired(records)
     expired = len(records) - len(live)
     done.update(read=expired, expired=expired)
     return live, [each for each in page if isinstance(each, BadLine)]

@@ -17,7 +17,7 @@ from chat.storage.dynamodb.attributes import (
     StringAttribute,
     TimestampAttribute,
 )
-from chat.storage.dynamodb.client import client, condition_held, translate_errors
+from chat.storage.dynamodb.client import translate_errors, write_if
 from chat.storage.dynamodb.items import Item, ItemSchema
 from chat.storage.dynamodb.queries import get_item, get_items, pages
 
@@ -70,7 +70,7 @@ class DynamoApiKeyStore:
             "UpdateExpression": "SET last_used_at = :last_used_at",
             **_condition("attribute_exists(pk)", ApiKeyItem.to_item({"last_used_at": used_at})),
         }
-        condition_held(lambda: client().call("UpdateItem", request))
+        write_if("UpdateItem", request)
 
     @translate_errors()
     def all(self) -> list[ApiKey]:
@@ -95,7 +95,7 @@ def _pk(key_id: str) -> Item:
 def _put(key: ApiKey, condition: dict[str, Any]) -> bool:
     item = {**_pk(key.key_id), **ApiKeyItem.to_item({"listed_in": LIST, **asdict(key)})}
     request = {"TableName": settings.STATE_TABLE_NAME, "Item": item, **condition}
-    if condition_held(lambda: client().call("PutItem", request)):
+    if write_if("PutItem", request) is not None:
         return True
     # A retry after a lost response fails because our first attempt succeeded.
     found = DynamoApiKeyStore().get(key.key_id)

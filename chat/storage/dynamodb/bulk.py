@@ -26,6 +26,7 @@ from chat.storage.base import (
     Selection,
     Status,
     newest_by_id,
+    unexpired,
 )
 from chat.storage.dynamodb.client import (
     TRANSIENT,
@@ -57,7 +58,6 @@ from chat.storage.dynamodb.queries import (
     delete_items,
     get_items,
     get_records,
-    unexpired,
 )
 from chat.storage.dynamodb.usage import counter_updates, shards
 from chat.storage.errors import RecordTooLarge, StorageUnavailable

@@ -12,7 +12,7 @@ from typing import Any
 from django.conf import settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
-from chat.storage.dynamodb.client import client, condition_held, translate_errors
+from chat.storage.dynamodb.client import client, translate_errors, write_if
 from chat.storage.dynamodb.items import CacheItem, Item
 from chat.storage.dynamodb.queries import delete_items, get_item, pages
 
@@ -107,15 +107,13 @@ class DynamoCache(BaseCache):
         self, operation: str, request: dict[str, Any], condition: str, values: Item | None = None
     ) -> dict[str, Any] | None:
         """Return the response to a write; None if its condition, which may use `:now`, failed."""
-        answers: list[dict[str, Any]] = []
         whole = {
             "TableName": settings.STATE_TABLE_NAME,
             **request,
             "ConditionExpression": condition,
             "ExpressionAttributeValues": {":now": {"N": str(int(time.time()))}, **(values or {})},
         }
-        held = condition_held(lambda: answers.append(client().call(operation, whole)))
-        return answers[0] if held else None
+        return write_if(operation, whole)
 
     def _key(self, key: Any, version: int | None) -> Item:
         return {"pk": {"S": self.make_and_validate_key(key, version)}}

@@ -7,7 +7,7 @@ import base64
 import functools
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -161,16 +161,15 @@ def refusals(exc: ClientError) -> list[str]:
     return [reason.get("Code", "None") for reason in response.get("CancellationReasons", ())]
 
 
-def condition_held(write: Callable[[], Any]) -> bool:
-    """Do a conditional write, and return whether its condition held."""
+def write_if(operation: str, request: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the answer to a conditional write; None if its condition failed."""
     with translate_errors():
         try:
-            write()
+            return client().call(operation, request)
         except ClientError as exc:
             if reason_of(exc) != CONDITION_FAILED:
                 raise
-            return False
-    return True
+    return None
 
 
 def _is_transient(exc: ClientError) -> bool:

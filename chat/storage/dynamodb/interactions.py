@@ -20,8 +20,8 @@ from typing import Any, Literal, cast
 from botocore.exceptions import ClientError
 from django.conf import settings
 
-from chat.storage.base import InteractionRecord, Page, Status
-from chat.storage.columns import outcome_columns
+from chat.storage.base import InteractionRecord, Page, Status, unexpired
+from chat.storage.columns import SETTLED
 from chat.storage.cursors import build_page, conversation_scope, decode_cursor, user_scope
 from chat.storage.dynamodb.client import CONDITION_FAILED, client, refusals, translate_errors
 from chat.storage.dynamodb.items import (
@@ -47,7 +47,6 @@ from chat.storage.dynamodb.queries import (
     get_items,
     get_records,
     pages,
-    unexpired,
 )
 from chat.storage.dynamodb.usage import counter_updates, delete_user_counters, shards
 from chat.storage.errors import RecordTooLarge, StorageUnavailable
@@ -88,7 +87,7 @@ class DynamoInteractionStore:
     def settle(self, record: InteractionRecord) -> bool:
         item = item_of(record)
         parts = split_response(item)
-        written = item.keys() & {*outcome_columns(record), "response_parts", "write_id"}
+        written = item.keys() & {*SETTLED, "response_parts", "write_id"}
         values = _as_read(replace(record, status=Status.PENDING))
         request = {
             "Key": key_of(item),
@@ -207,8 +206,8 @@ def _keys(query: IndexQuery, start: Item | None, size: int) -> Iterator[list[Ite
 
 def _claim_item(record: InteractionRecord) -> Item:
     """Return the item of a claim, if the outcome will fit too. Raises RecordTooLarge."""
-    item, later = item_of(record), outcome_columns(record)
-    request = {name: value for name, value in item.items() if name not in later}
+    item = item_of(record)
+    request = {name: value for name, value in item.items() if name not in SETTLED}
     if size_of(request) > MAX_ITEM_BYTES - OUTCOME_BYTES:
         raise RecordTooLarge("The prompt and what comes with it are too long to be kept.")
     return item

@@ -43,26 +43,21 @@ class ItemSchema(AttributeContainer):
     @classmethod
     def to_item(cls, columns: dict[str, Any]) -> Item:
         """Return the item of these columns, without those that are None."""
-        attributes = cls.get_attributes()
         return {
-            attributes[name].attr_name: {
-                attributes[name].attr_type: attributes[name].serialize(value)
-            }
-            for name, value in columns.items()
-            if value is not None
+            attribute.attr_name: {attribute.attr_type: attribute.serialize(columns[name])}
+            for name, attribute in cls.get_attributes().items()
+            if columns.get(name) is not None
         }
 
     @classmethod
     def from_item(cls, item: Item) -> SimpleNamespace:
         """Return all columns; missing ones are None, unknown attributes are ignored."""
-        return SimpleNamespace(
-            **{
-                name: attribute.deserialize(attribute.get_value(item[attribute.attr_name]))
-                if attribute.attr_name in item
-                else None
-                for name, attribute in cls.get_attributes().items()
-            }
-        )
+        columns: dict[str, Any] = dict.fromkeys(cls.get_attributes())
+        for name, attribute in cls.get_attributes().items():
+            if attribute.attr_name in item:
+                value = attribute.get_value(item[attribute.attr_name])
+                columns[name] = attribute.deserialize(value)
+        return SimpleNamespace(**columns)
 
 
 class InteractionItem(ItemSchema):
@@ -151,11 +146,7 @@ def split_response(item: Item) -> list[Item]:
     item["response_parts"] = {"N": str(len(pieces))}
     expiry = {name: item[name] for name in ("expires_at",) if name in item}
     return [
-        {
-            "interaction_id": _part_id(item, number),
-            "part": {"B": piece},
-            **expiry,
-        }
+        {"interaction_id": _part_id(item, number), "part": {"B": piece}, **expiry}
         for number, piece in enumerate(pieces)
     ]
 

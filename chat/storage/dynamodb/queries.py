@@ -1,7 +1,7 @@
 """Read items by their keys, by an index or by a whole table, and delete them by their keys."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -76,11 +76,6 @@ def get_records(
     found = get_items(settings.TABLE_NAME, keys, consistent=consistent, call=call)
     parts = {id_of(part): part["part"]["B"] for part in found if "part" in part}
     return [record_of(item, parts) for item in items]
-
-
-def unexpired(records: Iterable[InteractionRecord]) -> list[InteractionRecord]:
-    now = datetime.now(UTC)
-    return [each for each in records if each.expires_at is None or each.expires_at > now]
 
 
 def delete_items(table: str, keys: Sequence[Item]) -> None:

@@ -40,6 +40,8 @@ FIELD_OF = dict(zip("reptcu", COUNT_FIELDS, strict=True))
 # Keys of an index have at most 1 KB, the owner included.
 MAX_NAME_BYTES = 800
 PAGE = 1000
+# The list, the name and the month of an item.
+CounterItem = tuple[str, str, str]
 
 
 def shards() -> Iterator[int]:
@@ -52,8 +54,8 @@ def shards() -> Iterator[int]:
 
 def counter_updates(records: Iterable[InteractionRecord], shard: int) -> list[dict[str, Any]]:
     """Return the transaction's actions that count records."""
-    sums: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
-    expiries: dict[tuple[str, str, str], datetime | None] = {}
+    sums: dict[CounterItem, Counter[str]] = defaultdict(Counter)
+    expiries: dict[CounterItem, datetime | None] = {}
     for record in records:
         month, day = record.created_at.astimezone(UTC).date().isoformat().rsplit("-", 1)
         counts = UsageCounts.of(record)
@@ -67,15 +69,11 @@ def counter_updates(records: Iterable[InteractionRecord], shard: int) -> list[di
 
 
 def _update(
-    item: tuple[str, str, str],
-    shard: int,
-    sums: Counter[str],
-    expiries: Mapping[tuple[str, str, str], datetime | None],
+    item: CounterItem, shard: int, sums: Counter[str], expiries: Mapping[CounterItem, Any]
 ) -> dict[str, Any]:
     amounts = {name: value for name, value in sums.items() if value}
-    update = (
-        "ADD " + ", ".join(f"{name} :{name}" for name in amounts) + " SET listed_in = :listed_in"
-    )
+    added = ", ".join(f"{name} :{name}" for name in amounts)
+    update = f"ADD {added} SET listed_in = :listed_in"
     values = {f":{name}": {"N": str(value)} for name, value in amounts.items()}
     values[":listed_in"] = {"S": item[0]}
     if expiry := expiries.get(item):
@@ -114,15 +112,14 @@ class DynamoUsageStore:
         self, owner: str, first: date, last: date, *, limit: int, after: str = ""
     ) -> UserPage:
         found: dict[str, list[Item]] = {}
-        more = False
-        for name, month, key in _listed(
-            owner, CounterKind.USER, "pk > :from", f"{after}$" if after else ""
-        ):
+        start = f"{after}$" if after else ""
+        for name, month, key in _listed(owner, CounterKind.USER, "pk > :from", start):
             if _month(first) <= month <= _month(last):
-                more = len(found) == limit and name not in found
-                if more:
-                    break
                 found.setdefault(name, []).append(key)
+                if len(found) > limit:
+                    break
+        if more := len(found) > limit:
+            found.popitem()
         users: dict[str, UsageCounts] = {}
         daily = _counts([key for keys in found.values() for key in keys], first, last)
         for (_, name), counts in daily.items():

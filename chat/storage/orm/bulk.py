@@ -16,6 +16,7 @@ from chat.storage.base import (
     Selection,
     Status,
     newest_by_id,
+    unexpired,
 )
 from chat.storage.columns import from_columns
 from chat.storage.orm.connection import immediate_transaction, translate_errors, write_queue
@@ -40,13 +41,8 @@ class OrmBulkStore:
     @translate_errors()
     def scan(self, selection: Selection, *, limit: int, cursor: str | None = None) -> Batch:
         rows = list(_after(selection, cursor).values_list(*COLUMNS, named=True)[:limit])
-        now = timezone.now()
-        found = (
-            from_columns(row)
-            for row in rows
-            if selection.matches(row.owner, row.user_id)
-            and (row.expires_at is None or row.expires_at > now)
-        )
+        selected = (row for row in rows if selection.matches(row.owner, row.user_id))
+        found = unexpired(map(from_columns, selected))
         return Batch(records=tuple(found), scanned=len(rows), cursor=_cursor(rows, limit))
 
     def import_records(self, records: list[InteractionRecord]) -> ImportResult:
