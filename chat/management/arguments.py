@@ -5,6 +5,7 @@ from argparse import ArgumentParser, ArgumentTypeError
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from functools import partial
 
 from chat.storage.jsonl import is_valid_id
 
@@ -55,19 +56,15 @@ def parse_dollars(text: str) -> Decimal:
     raise ArgumentTypeError(f"{text!r} is not an amount such as 25 or 0.50")
 
 
-def parse_owner(text: str) -> str:
-    return _parse_id(text, "an owner")
-
-
-def parse_user(text: str) -> str:
-    return _parse_id(text, "a user id")
-
-
 def _parse_id(text: str, kind: str) -> str:
     if not is_valid_id(text):
         characters = "ASCII letters, digits and . _ : @ | + -"
         raise ArgumentTypeError(f"{kind} has 1 to 128 {characters}, and is neither . nor ..")
     return text
+
+
+parse_owner = partial(_parse_id, kind="an owner")
+parse_user = partial(_parse_id, kind="a user id")
 
 
 def add_format(parser: ArgumentParser, default: str = "text") -> None:

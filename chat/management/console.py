@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from chat.errors import StorageFailed
@@ -38,6 +39,8 @@ class ConsoleCommand(BaseCommand):
             # Python would flush the closed pipe once more at exit, and fail.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise CommandError("Output pipe closed.") from None
+        except ImproperlyConfigured as exc:
+            raise CommandError(str(exc)) from exc
         except StorageUnavailable as exc:
             hint = "is it up, and are its tables there (migrate, create_tables)?"
             reason = f" ({exc.__cause__})" if exc.__cause__ else ""
@@ -53,28 +56,17 @@ class ConsoleCommand(BaseCommand):
         if sys.stdin.readline().strip().lower() != "yes":
             raise CommandError("Cancelled. Nothing was changed.")
 
-    def write_report(self, options: Mapping[str, Any], text: str, data: Mapping[str, Any]) -> None:
+    def write_report(self, options: Mapping[str, Any], text: str, data: Any, **layout: Any) -> None:
         """Write the outcome in the format chosen with --format: the text, or the data as JSON."""
-        self.stdout.write(json.dumps(data) if options["format"] == "json" else text)
+        self.stdout.write(json.dumps(data, **layout) if options["format"] == "json" else text)
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Return rows under column names, numbers aligned right; None is a dash."""
-    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     heads = [column.replace("_", " ") for column in columns]
-    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    numeric = [
-        all(re.fullmatch(r"[\d.]+|-", cell) for cell in column)
-        for column in zip(*cells, strict=True)
-    ]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        ).rstrip()
-        for line in [heads, *cells]
-    ]
-    return "\n".join(lines)
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    aligned = [_align(column) for column in zip(heads, *cells, strict=True)]
+    return "\n".join("  ".join(line).rstrip() for line in zip(*aligned, strict=True))
 
 
 def printable(text: str) -> str:
@@ -86,3 +78,10 @@ def _cell(value: Any) -> str:
     if isinstance(value, list):
         return printable(", ".join(value)) or "-"
     return "-" if value is None else printable(str(value))
+
+
+def _align(column: Sequence[str]) -> list[str]:
+    """Return a head and its cells in one width."""
+    width = max(map(len, column))
+    is_numeric = all(re.fullmatch(r"[\d.]+|-", cell) for cell in column[1:])
+    return [cell.rjust(width) if is_numeric else cell.ljust(width) for cell in column]

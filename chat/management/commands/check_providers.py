@@ -1,6 +1,5 @@
 """Ask each configured vendor a one-word question."""
 
-import json
 import time
 from argparse import ArgumentParser
 from typing import Any
@@ -37,12 +36,9 @@ class Command(ConsoleCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         rows = self._rows()
         failed = [row for row in rows if row["error"]]
-        if options["format"] == "json":
-            self.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False))
-        else:
-            self.stdout.write(table(rows, COLUMNS))
-            for row in failed:
-                self.stdout.write(f"{row['provider']}: {row['error']} Hint: {row['hint']}")
+        hints = [f"{row['provider']}: {row['error']} Hint: {row['hint']}" for row in failed]
+        text = "\n".join([table(rows, COLUMNS), *hints])
+        self.write_report(options, text, rows, indent=2, ensure_ascii=False)
         if failed:
             raise CommandError(f"{len(failed)} of {len(rows)} providers failed.")
 

@@ -1,6 +1,5 @@
 """Create an API key."""
 
-import json
 from argparse import ArgumentParser
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -60,10 +59,8 @@ class Command(ConsoleCommand):
             monthly_budget_usd=options["monthly_budget_usd"],
             allowed_models=options["model"],
         )
-        if options["format"] == "json":
-            self.stdout.write(json.dumps({"key": text, **describe_key(key, now)}, indent=2))
-        else:
-            self.stdout.write(text)
+        self.write_report(options, text, {"key": text, **describe_key(key, now)}, indent=2)
+        if options["format"] != "json":
             self.stderr.write(f"A key of {key.owner}. It is not shown again.")
 
 

@@ -5,15 +5,12 @@ from argparse import ArgumentParser
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
-from pynamodb.exceptions import PynamoDBException
 
 from chat.management.console import ConsoleCommand
 from chat.storage.dynamodb.client import client
-from chat.storage.dynamodb.tables import TABLES, Table
+from chat.storage.dynamodb.tables import TABLE_ERRORS, TABLES, Table
 
 WAIT_SECONDS = 300.0
 
@@ -34,38 +31,33 @@ class Command(ConsoleCommand):
         if settings.STORAGE != "dynamodb":
             raise CommandError("Tables are for DynamoDB: set STORAGE=dynamodb.")
         try:
-            provide = self._look if options["dry_run"] else self._provide
-            good = [provide(model) for model in TABLES]
-        except ImproperlyConfigured as exc:
-            raise CommandError(str(exc)) from exc
-        except (PynamoDBException, BotoCoreError, ClientError) as exc:
+            good = [self._provide(model, dry_run=options["dry_run"]) for model in TABLES]
+        except TABLE_ERRORS as exc:
             raise CommandError(f"DynamoDB cannot be used: {exc}") from exc
         if not all(good):
             raise CommandError("Not all tables are as they have to be.")
 
-    def _look(self, model: type[Table]) -> bool:
-        """Report the table's state; return False if it exists and differs."""
-        if not model.exists():
-            self.stdout.write(f"{model.Meta.table_name}: would be created")
+    def _provide(self, model: type[Table], *, dry_run: bool) -> bool:
+        """Create the table if it is missing; return whether it is, or would be, as wanted."""
+        name, found = model.Meta.table_name, model.exists()
+        if dry_run and not found:
+            self.stdout.write(f"{name}: would be created")
             return True
-        return self._report(model, "found", differences(model))
-
-    def _provide(self, model: type[Table]) -> bool:
-        """Create the table if it is missing; return whether it is as wanted."""
-        found = model.exists()
-        if not found:
-            model.create_table(wait=True)
-        _wait(model)
+        if not dry_run:
+            _complete(model)
         differing = differences(model)
-        if list(differing) == ["expiry"]:  # an interrupted run created the table without it
-            model.update_ttl(ignore_update_ttl_errors=False)
-            differing = differences(model)
-        return self._report(model, "found" if found else "created", differing)
-
-    def _report(self, model: type[Table], state: str, differing: Mapping[str, str]) -> bool:
-        self.stdout.write(f"{model.Meta.table_name}: {state}")
+        self.stdout.write(f"{name}: {'found' if found else 'created'}")
         self.stdout.writelines(f"  {difference}\n" for difference in differing.values())
         return not differing
+
+
+def _complete(model: type[Table]) -> None:
+    """Create what is missing of the table, and wait until it is active."""
+    if not model.exists():
+        model.create_table(wait=True)
+    _wait(model)
+    if list(differences(model)) == ["expiry"]:  # an interrupted run created the table without it
+        model.update_ttl(ignore_update_ttl_errors=False)
 
 
 def _wait(model: type[Table]) -> None:
@@ -109,8 +101,7 @@ def _wanted(model: type[Table]) -> dict[str, str]:
 def _have(model: type[Table]) -> dict[str, str]:
     table = model.describe_table()
     types = _types(table["AttributeDefinitions"])
-    name = {"TableName": model.Meta.table_name}
-    answer = client().call("DescribeTimeToLive", name)
+    answer = client().call("DescribeTimeToLive", {"TableName": model.Meta.table_name})
     ttl = answer["TimeToLiveDescription"]
     # Enabling takes up to an hour, and needs nothing more from us.
     state = ttl["TimeToLiveStatus"].replace("ENABLING", "ENABLED")

@@ -1,6 +1,5 @@
 """Check configuration, storage, API keys and vendors."""
 
-import json
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -9,14 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 from django.db import DatabaseError, connection
 from django.db.migrations.executor import MigrationExecutor
-from pynamodb.exceptions import PynamoDBException
 
 from chat.management.api_keys import key_label
 from chat.management.arguments import add_format
@@ -57,11 +54,8 @@ class Command(ConsoleCommand):
         findings = [*_configuration(), *_storage(), *_keys()]
         reached = for_each_provider(_check_provider, self.stderr, "Reaching")
         findings += [finding for _, finding in reached]
-        if options["format"] == "json":
-            rows = [asdict(finding) for finding in findings]
-            self.stdout.write(json.dumps(rows, indent=2, ensure_ascii=False))
-        else:
-            self.stdout.writelines(f"{line}\n" for line in _lines(findings))
+        text, rows = "\n".join(_lines(findings)), [asdict(finding) for finding in findings]
+        self.write_report(options, text, rows, indent=2, ensure_ascii=False)
         failed = sum(finding.status == "failed" for finding in findings)
         if failed:
             raise CommandError(f"{failed} of {len(findings)} failed.")
@@ -135,7 +129,7 @@ def _missing_migrations() -> Iterator[tuple[str, str]]:
 
 def _differing_tables() -> Iterator[tuple[str, str]]:
     from chat.management.commands.create_tables import differences
-    from chat.storage.dynamodb.tables import TABLES
+    from chat.storage.dynamodb.tables import TABLE_ERRORS, TABLES
 
     for model in TABLES:
         name = model.Meta.table_name
@@ -145,7 +139,7 @@ def _differing_tables() -> Iterator[tuple[str, str]]:
                 continue
             for difference in differences(model).values():
                 yield f"{name}: {difference}.", "see terraform/dynamodb.tf"
-        except (PynamoDBException, BotoCoreError, ClientError, ImproperlyConfigured) as exc:
+        except (*TABLE_ERRORS, ImproperlyConfigured) as exc:
             raise StorageUnavailable from exc
 
 

@@ -1,6 +1,5 @@
 """List the API keys."""
 
-import json
 from argparse import ArgumentParser
 from datetime import UTC, datetime
 from typing import Any
@@ -31,9 +30,7 @@ class Command(ConsoleCommand):
         rows = [
             describe_key(key, now) for key in backend().api_keys.all() if owner in (None, key.owner)
         ]
-        if options["format"] == "json":
-            self.stdout.write(json.dumps(rows, indent=2))
-        elif rows:
-            self.stdout.write(table(rows, COLUMNS))
+        if rows or options["format"] == "json":
+            self.write_report(options, table(rows, COLUMNS), rows, indent=2)
         else:
             self.stderr.write("There are no keys; create_api_key makes one.")

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
 from django.db import connection
 
@@ -101,10 +100,7 @@ class Command(ConsoleCommand):
     def _batches(
         self, selection: Selection, limiter: ReadLimiter, cursor: str | None, seen: int
     ) -> Iterator[Batch]:
-        try:
-            source = backend("dynamodb").bulk
-        except ImproperlyConfigured as exc:
-            raise CommandError(str(exc)) from exc
+        source = backend("dynamodb").bulk
         progress = Progress(self.stderr, "Pulling", total=source.estimate(selection), done=seen)
         read = partial(source.scan, selection)
         for batch in pages(read, progress, cursor=cursor, note=limiter.describe):

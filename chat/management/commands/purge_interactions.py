@@ -36,17 +36,14 @@ class Command(ConsoleCommand):
         dry_run = options["dry_run"]
         if not dry_run and not options["yes"]:
             self.confirm(_question(selection))
-        records = self._purge(selection, dry_run=dry_run)
+        store, task = backend().bulk, "Counting" if dry_run else "Deleting"
+        progress = Progress(self.stderr, task, total=store.estimate(selection))
+        purge = partial(store.purge, selection, dry_run=dry_run)
+        records = sum(page.records for page in pages(purge, progress))
         done = "would be deleted" if dry_run else "deleted"
         time = f"{before:%Y-%m-%dT%H:%M:%SZ}"
         text = f"{records} records of before {time} {done}."
         self.write_report(options, text, {"before": time, "records": records, "dry_run": dry_run})
-
-    def _purge(self, selection: Selection, *, dry_run: bool) -> int:
-        store, task = backend().bulk, "Counting" if dry_run else "Deleting"
-        progress = Progress(self.stderr, task, total=store.estimate(selection))
-        purge = partial(store.purge, selection, dry_run=dry_run)
-        return sum(page.records for page in pages(purge, progress))
 
 
 def _question(selection: Selection) -> str:

@@ -1,6 +1,5 @@
 """Give an API key a new secret."""
 
-import json
 from argparse import ArgumentParser
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -44,8 +43,6 @@ class Command(ConsoleCommand):
             key, text = api_keys.rotate(key, grace=options["grace"])
         except api_keys.KeyChanged as exc:
             raise CommandError("Somebody changed the key meanwhile; run it again.") from exc
-        if options["format"] == "json":
-            self.stdout.write(json.dumps({"key": text, **describe_key(key, now)}, indent=2))
-        else:
-            self.stdout.write(text)
+        self.write_report(options, text, {"key": text, **describe_key(key, now)}, indent=2)
+        if options["format"] != "json":
             self.stderr.write(f"{label} has a new secret. It is not shown again.")

@@ -90,21 +90,18 @@ def _daily(
 def _users(owners: Sequence[str], period: DateRange) -> Iterator[tuple[str, UsageCounts]]:
     """Yield counts by user; by `owner/user` for several owners, whose user ids may be equal."""
     for owner in owners:
-        prefix, after = f"{owner}/" if len(owners) > 1 else "", ""
-        while True:
+        prefix = f"{owner}/" if len(owners) > 1 else ""
+        after: str | None = ""
+        while after is not None:
             first, last = period.first, period.last
             page = backend().usage.users(owner, first, last, limit=PAGE, after=after)
             yield from ((prefix + user, counts) for user, counts in page.users.items())
-            if page.next_after is None:
-                break
             after = page.next_after
 
 
 def _numbers(counts: UsageCounts) -> dict[str, Any]:
-    return {
-        **{name: getattr(counts, name) for name in COUNTS},
-        "cost_usd": format_usd(counts.cost_usd),
-    }
+    numbers = {name: getattr(counts, name) for name in COUNTS}
+    return {**numbers, "cost_usd": format_usd(counts.cost_usd)}
 
 
 def _plot(file: Path, groups: dict[str, UsageCounts], title: str) -> None:

@@ -2,11 +2,13 @@
 
 from typing import cast
 
+from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
 from pynamodb.attributes import UnicodeAttribute
 from pynamodb.connection import TableConnection
 from pynamodb.connection._botocore_private import BotocoreBaseClientPrivate
 from pynamodb.constants import PAY_PER_REQUEST_BILLING_MODE
+from pynamodb.exceptions import PynamoDBException
 from pynamodb.indexes import GlobalSecondaryIndex, KeysOnlyProjection
 from pynamodb.models import Model
 
@@ -79,4 +81,6 @@ class StateTable(Table, CacheItem):
     list_index = ListIndex()
 
 
+# What their methods raise.
+TABLE_ERRORS = (PynamoDBException, BotoCoreError, ClientError)
 TABLES: tuple[type[Table], ...] = (InteractionTable, StateTable)
