@@ -7,6 +7,7 @@ DEFAULT_GENERATOR_CLASS. drf-spectacular takes longer to import than all views.
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from datetime import date
+from functools import partial
 from typing import Any, ClassVar
 
 from drf_spectacular import generators
@@ -203,6 +204,10 @@ def _path(name: str, description: str) -> OpenApiParameter:
     return OpenApiParameter(name, str, OpenApiParameter.PATH, description=description)
 
 
+def _query(name: str, kind: Any, description: str) -> OpenApiParameter:
+    return OpenApiParameter(name, kind, description=description)
+
+
 def _request_header(name: str, description: str, pattern: str | None = None) -> OpenApiParameter:
     return OpenApiParameter(
         name, str, OpenApiParameter.HEADER, description=description, pattern=pattern
@@ -250,18 +255,34 @@ MODEL_HEADERS = [
 ]
 
 
+USERS_ON_A_PAGE = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
+
+
 # --- Operations ------------------------------------------------------------------------------
 
 
-def document(target: str, **operations: Callable[[Any], Any]) -> None:
-    """Document the view with this dotted path: `operations` maps methods to `extend_schema`s."""
+def document(common: Callable[[Any], Any], target: str, **operations: Callable[[Any], Any]) -> None:
+    """Document the view with this dotted path.
+
+    `operations` maps methods to `extend_schema`s, and `common` is one of all methods.
+    """
 
     class ViewSchema(OpenApiViewExtension):
         target_class = target
 
         def view_replacement(self) -> type[APIView]:
             view = type(self.target.__name__, (self.target,), {})
-            return extend_schema_view(**operations)(view)
+            documented: type[APIView] = common(extend_schema_view(**operations)(view))
+            return documented
+
+
+document_chat = partial(document, extend_schema(tags=["chat"], parameters=MODEL_HEADERS))
+document_history = partial(document, extend_schema(tags=["history"], parameters=READ_HEADERS))
+document_openai = partial(document, extend_schema(tags=["openai"], parameters=REQUEST_ID))
+document_usage = partial(document, extend_schema(tags=["usage"], parameters=READ_HEADERS))
+document_service = partial(
+    document, extend_schema(tags=["service"], parameters=REQUEST_ID, auth=[])
+)
 
 
 def _success(serializer: Any, description: str, **samples: Any) -> OpenApiResponse:
@@ -276,11 +297,10 @@ def _success(serializer: Any, description: str, **samples: Any) -> OpenApiRespon
     )
 
 
-document(
+document_chat(
     "chat.api.views.ChatView",
     post=extend_schema(
         operation_id="chat",
-        tags=["chat"],
         summary="One prompt, one answer",
         description=(
             "Asks a model and records the interaction, whatever comes of it. With `stream`, "
@@ -288,7 +308,6 @@ document(
             "then `done` with the whole answer, or `error` with problem details."
         ),
         request=serializers.ChatSerializer,
-        parameters=MODEL_HEADERS,
         responses={
             200: _success(serializers.AnswerSerializer, "The answer.", answer=examples.CHAT_ANSWER),
             (200, "text/event-stream"): _success(str, "The answer.", events=examples.CHAT_EVENTS),
@@ -303,32 +322,26 @@ document(
         examples=[OpenApiExample("question", examples.CHAT_REQUEST, request_only=True)],
     ),
 )
-document(
+document_history(
     "chat.api.views.InteractionView",
     get=extend_schema(
         operation_id="getInteraction",
-        tags=["history"],
         summary="One record",
         description="What was asked, what came back, or why nothing did.",
-        parameters=[*READ_HEADERS, _path("interaction_id", "Its UUID.")],
+        parameters=[_path("interaction_id", "Its UUID.")],
         responses={
             200: _success(serializers.RecordSerializer, "The record.", record=examples.RECORD),
             **_problems(errors.NotFound, *READ_ERRORS),
         },
     ),
 )
-document(
+document_history(
     "chat.api.views.UserInteractionsView",
     get=extend_schema(
         operation_id="listUserInteractions",
-        tags=["history"],
         summary="A user's records",
         description="The newest first, in pages.",
-        parameters=[
-            *READ_HEADERS,
-            _path("user_id", "The user's id."),
-            serializers.UserQuerySerializer,
-        ],
+        parameters=[_path("user_id", "The user's id."), serializers.UserQuerySerializer],
         responses={
             200: _success(serializers.PageSerializer, "The page.", page=examples.PAGE),
             **_problems(errors.ValidationFailed, *READ_ERRORS),
@@ -336,14 +349,13 @@ document(
     ),
     delete=extend_schema(
         operation_id="eraseUserInteractions",
-        tags=["history"],
         summary="Erase a user's records",
         description=(
             "All of them, for good. Where there are more than can be erased in the time of a "
             "request, the answer is a 503, and the same request goes on: ask again until it "
             "is a 200."
         ),
-        parameters=[*READ_HEADERS, _path("user_id", "The user's id.")],
+        parameters=[_path("user_id", "The user's id.")],
         request=None,
         responses={
             200: _success(
@@ -353,18 +365,13 @@ document(
         },
     ),
 )
-document(
+document_history(
     "chat.api.views.ConversationView",
     get=extend_schema(
         operation_id="getConversation",
-        tags=["history"],
         summary="The turns of a conversation",
         description="The oldest first, in pages.",
-        parameters=[
-            *READ_HEADERS,
-            _path("conversation_id", "Its UUID."),
-            serializers.PageQuerySerializer,
-        ],
+        parameters=[_path("conversation_id", "Its UUID."), serializers.PageQuerySerializer],
         responses={
             200: _success(
                 serializers.ConversationSerializer, "The turns.", conversation=examples.CONVERSATION
@@ -373,11 +380,10 @@ document(
         },
     ),
 )
-document(
+document_openai(
     "chat.api.openai.views.CompletionsView",
     post=extend_schema(
         operation_id="createChatCompletion",
-        tags=["openai"],
         summary="OpenAI's chat completions",
         description=(
             "The same service, ledger, keys and limits behind the interface that OpenAI's "
@@ -392,39 +398,35 @@ document(
         examples=[OpenApiExample("request", examples.COMPLETION_REQUEST, request_only=True)],
     ),
 )
-document(
+document_openai(
     "chat.api.openai.views.ModelsView",
     get=extend_schema(
         operation_id="listModels",
-        tags=["openai"],
         summary="The models that may be named",
         description="The models that this key may use.",
-        parameters=REQUEST_ID,
         responses={
             200: _success(OpenApiTypes.OBJECT, "The list.", models=examples.MODELS),
             **_openai_errors(*KEY_ERRORS, errors.InternalError),
         },
     ),
 )
-document(
+document_openai(
     "chat.api.openai.views.ModelView",
     get=extend_schema(
         operation_id="getModel",
-        tags=["openai"],
         summary="One model",
         description="One of the models that this key may use.",
-        parameters=[*REQUEST_ID, _path("model_id", "Its id, slashes and all.")],
+        parameters=[_path("model_id", "Its id, slashes and all.")],
         responses={
             200: _success(OpenApiTypes.OBJECT, "The model.", model=examples.MODEL),
             **_openai_errors(*KEY_ERRORS, errors.NotFound, errors.InternalError),
         },
     ),
 )
-document(
+document_usage(
     "chat.api.views.UsageView",
     get=extend_schema(
         operation_id="getUsage",
-        tags=["usage"],
         summary="What was used",
         description=(
             "Requests, tokens and cost of the caller's owner, by date, model or user: sums "
@@ -433,29 +435,13 @@ document(
             "in all else."
         ),
         parameters=[
-            *READ_HEADERS,
+            _query("from", date, f"The first day, in UTC; default: {DEFAULT_DAYS} days in all."),
+            _query("to", date, f"The last day; default: today. No more than {MAX_DAYS} in all."),
             OpenApiParameter(
-                "from",
-                date,
-                description=f"The first day, in UTC; default: {DEFAULT_DAYS} days in all.",
+                "group_by", str, enum=[each.value for each in UsageGroup], default="date"
             ),
-            OpenApiParameter(
-                "to",
-                date,
-                description=f"The last day; default: today. No more than {MAX_DAYS} in all.",
-            ),
-            OpenApiParameter(
-                "group_by",
-                str,
-                enum=[group.value for group in UsageGroup],
-                default=UsageGroup.DATE.value,
-            ),
-            OpenApiParameter(
-                "limit",
-                {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
-                description="Users on a page.",
-            ),
-            OpenApiParameter("cursor", str, description="The `next_cursor` of the page before."),
+            _query("limit", USERS_ON_A_PAGE, "Users on a page."),
+            _query("cursor", str, "The `next_cursor` of the page before."),
         ],
         responses={
             200: _success(serializers.UsageReportSerializer, "The usage.", usage=examples.USAGE),
@@ -463,27 +449,21 @@ document(
         },
     ),
 )
-document(
+document_service(
     "chat.api.views.HealthView",
     get=extend_schema(
         operation_id="health",
-        tags=["service"],
         summary="Is the process up?",
         description="Touches nothing else: neither the storage nor a provider.",
-        auth=[],
-        parameters=REQUEST_ID,
         responses={200: _success(serializers.HealthSerializer, "It is."), **_problems(*DRF_ERRORS)},
     ),
 )
-document(
+document_service(
     "chat.api.views.ReadyView",
     get=extend_schema(
         operation_id="ready",
-        tags=["service"],
         summary="Can requests be served?",
         description="Is the storage reachable, and a provider configured? Never calls a model.",
-        auth=[],
-        parameters=REQUEST_ID,
         responses={
             200: OpenApiResponse(serializers.ReadySerializer, description="Yes."),
             503: OpenApiResponse(serializers.ReadySerializer, description="No; `checks` say why."),
@@ -491,15 +471,12 @@ document(
         },
     ),
 )
-document(
+document_service(
     "chat.api.views.IndexView",
     get=extend_schema(
         operation_id="index",
-        tags=["service"],
         summary="What this server is",
         description="JSON, or the playground for clients that accept HTML, as browsers do.",
-        auth=[],
-        parameters=REQUEST_ID,
         responses={
             (200, "application/json"): _success(
                 serializers.IndexSerializer,

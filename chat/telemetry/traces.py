@@ -121,18 +121,14 @@ def _server_span(request: HttpRequest) -> Span:
     context = propagate.extract(request.headers)
     aws = request.headers.get("X-Amzn-Trace-Id", "")
     root = aws_trace(aws)
-    token = None
+    trace_id = None
     if root and not trace.get_current_span(context).get_span_context().is_valid:
         trace_id = int(root[2:].replace("-", ""), 16)
         context = _below_aws(trace_id, aws)
-        token = _aws_trace_id.set(trace_id)
-    try:
-        method, scheme = _method(request), request.scheme or "http"
-        attributes = {"http.request.method": method, "url.scheme": scheme}
-        return tracer().start_span(method, context, SpanKind.SERVER, attributes)
-    finally:
-        if token:
-            _aws_trace_id.reset(token)
+    _aws_trace_id.set(trace_id)  # read by the id generator, now
+    method, scheme = _method(request), request.scheme or "http"
+    attributes = {"http.request.method": method, "url.scheme": scheme}
+    return tracer().start_span(method, context, SpanKind.SERVER, attributes)
 
 
 def _below_aws(trace_id: int, header: str) -> Context:

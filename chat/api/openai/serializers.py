@@ -10,6 +10,8 @@ from chat.api import fields
 from chat.api.openai.fields import INSTRUCTION_ROLES, MessagesField, ToolChoiceField
 
 ANONYMOUS = "anonymous"
+# Parameters that `/v1/chat` has too.
+SHARED = ("model", "temperature", "top_p", "stop", "metadata")
 # Parameters that are passed to the vendor unchanged.
 OPTIONS = (
     "tools",
@@ -84,12 +86,8 @@ class CompletionSerializer(serializers.Serializer[Any]):
         return {
             **_split_messages(attrs["messages"]),
             "user_id": attrs.get("user") or ANONYMOUS,
-            "model": attrs["model"],
-            "temperature": attrs.get("temperature"),
-            "top_p": attrs.get("top_p"),
+            **{name: attrs.get(name) for name in SHARED},
             "max_tokens": attrs.get("max_tokens") if limit is None else limit,
-            "stop": attrs.get("stop"),
-            "metadata": attrs.get("metadata"),
             "options": options or None,
             "stream": bool(attrs.get("stream")),
             "include_usage": bool((attrs.get("stream_options") or {}).get("include_usage")),
