@@ -139,25 +139,28 @@ def _newest_within(turns: list[InteractionRecord], characters: int) -> list[Inte
 
 
 def build_completion_request(
-    request: ChatRequest, history: History, *, owner: str, conversation_id: str, model: str
+    request: ChatRequest, history: History, record: InteractionRecord
 ) -> CompletionRequest:
-    """Build the provider's request: the turns before, then what the client asks now."""
+    """Build the provider's request: the turns before, then what the client asks now.
+
+    `record` is the pending record of the request.
+    """
     messages: list[Message] = []
     for turn in history.turns:
         messages += _messages(turn.prompt, turn.parameters.get("messages"))
         messages.append(Message(role="assistant", content=turn.response or ""))
     messages += _messages(request.prompt, request.messages)
     return CompletionRequest(
-        model=model,
+        model=record.model,
         messages=tuple(messages),
-        system=request.system or history.system,
+        system=record.system,
         temperature=request.temperature,
         top_p=request.top_p,
         max_tokens=request.max_tokens,
         stop=tuple(request.stop or ()),
         # Vendors isolate abuse by user, but must not learn the user's id.
-        end_user=salted_hmac("chat.end_user", f"{owner} {request.user_id}").hexdigest(),
-        conversation_id=conversation_id,
+        end_user=salted_hmac("chat.end_user", f"{record.owner} {record.user_id}").hexdigest(),
+        conversation_id=record.conversation_id,
         options=request.options or {},
     )
 

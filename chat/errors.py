@@ -128,7 +128,7 @@ class IdempotencyInFlight(
 class ConversationConflict(
     Problem, status=409, code="conversation_conflict", title="The turn before cannot be continued"
 ):
-    pass
+    """Always raised with a detail: why the turn cannot be continued."""
 
 
 class AnswerNotStored(Problem, status=409, code="answer_not_kept", title="The answer was not kept"):
@@ -139,7 +139,7 @@ class AnswerNotStored(Problem, status=409, code="answer_not_kept", title="The an
 
 
 class PayloadTooLarge(Problem, status=413, code="payload_too_large", title="The body is too large"):
-    pass
+    """Always raised with a detail: the limit."""
 
 
 class ContentFiltered(
@@ -155,7 +155,7 @@ class IdempotencyMismatch(
 
 
 class RateLimited(Problem, status=429, code="rate_limited", title="Too many requests"):
-    pass
+    """Always raised with a detail: the limit."""
 
 
 class ClientDisconnected(Problem, status=499, code="aborted", title="The client has gone"):
@@ -163,7 +163,7 @@ class ClientDisconnected(Problem, status=499, code="aborted", title="The client 
 
 
 class InternalError(Problem, status=500, code="internal_error", title="Internal error"):
-    pass
+    """An error of ours; the log has it."""
 
 
 class ProviderFailed(Problem, status=502, code="provider_error", title="The provider failed"):

@@ -155,13 +155,7 @@ def _accept(
     enforce_budget(caller)
     history = load_history(caller, request)
     record = _pending_record(caller, request, history, routes[0], deadline, idempotency_key)
-    completion_request = build_completion_request(
-        request,
-        history,
-        owner=caller.owner,
-        conversation_id=record.conversation_id,
-        model=record.model,
-    )
+    completion_request = build_completion_request(request, history, record)
     routes = model_catalog.supporting(routes, completion_request)
     in_flight = InFlightChat(
         record=record,

@@ -15,16 +15,10 @@ def render_result(result: ChatResult) -> dict[str, Any]:
     tool_calls = {"tool_calls": list(record.tool_calls)} if record.tool_calls else {}
     content = record.response or (None if record.tool_calls else "")
     message = {"role": "assistant", "content": content, "refusal": None, **tool_calls}
-    choice = {
-        "index": 0,
-        "message": message,
-        "logprobs": None,
-        "finish_reason": record.finish_reason,
-    }
     return {
         **_head(record, "chat.completion"),
         "model": record.model,
-        "choices": [choice],
+        "choices": [_choice(record.finish_reason, message=message)],
         "usage": _usage(record),
         "interaction_id": record.interaction_id,
         **({} if result.recorded else {"recorded": False}),
@@ -72,8 +66,8 @@ class CompletionChunkFormat:
     def _chunk(
         self, record: InteractionRecord, delta: dict[str, Any], finish_reason: str | None = None
     ) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return _event({**self._head(record), "choices": [choice], **self._usage})
+        choices = [_choice(finish_reason, delta=delta)]
+        return _event({**self._head(record), "choices": choices, **self._usage})
 
     def _head(self, record: InteractionRecord) -> dict[str, Any]:
         return {**_head(record, "chat.completion.chunk"), "model": self._model}
@@ -91,6 +85,10 @@ def _head(record: InteractionRecord, object_: str) -> dict[str, Any]:
         "created": int(record.created_at.timestamp()),
         "system_fingerprint": None,
     }
+
+
+def _choice(finish_reason: str | None, **content: dict[str, Any]) -> dict[str, Any]:
+    return {"index": 0, **content, "logprobs": None, "finish_reason": finish_reason}
 
 
 def _usage(record: InteractionRecord) -> dict[str, Any] | None:
