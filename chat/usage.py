@@ -9,7 +9,7 @@ from enum import StrEnum
 from django.core import signing
 
 from chat.storage import backend
-from chat.storage.base import CounterKind, UsageCounts, UserPage
+from chat.storage.base import CounterKind, UsageCounts
 from chat.storage.errors import InvalidCursor
 from chat.telemetry.context import server_timing
 
@@ -62,9 +62,10 @@ def report(
         daily = backend().usage.daily(owner, CounterKind.MODEL, period.first, period.last)
         total = sum(daily.values(), UsageCounts())
         if group_by is UsageGroup.USER:
-            page = _list_users(owner, period, limit, cursor)
-            after = page.next_after
-            next_cursor = None if after is None else signing.dumps(after, salt=_salt(owner))
+            after = "" if cursor is None else _decode_cursor(owner, cursor)
+            page = backend().usage.users(owner, period.first, period.last, limit=limit, after=after)
+            last = page.next_after
+            next_cursor = None if last is None else signing.dumps(last, salt=_salt(owner))
             return Report(groups=dict(page.users), total=total, next_cursor=next_cursor)
     if group_by is UsageGroup.DATE:
         groups = sum_by_name((day.isoformat(), counts) for (day, _), counts in daily.items())
@@ -85,11 +86,6 @@ def last_days(days: int) -> DateRange:
     """Return the last `days` days (UTC), today included."""
     today = datetime.now(UTC).date()
     return DateRange(first=today - timedelta(days=days - 1), last=today)
-
-
-def _list_users(owner: str, period: DateRange, limit: int, cursor: str | None) -> UserPage:
-    after = "" if cursor is None else _decode_cursor(owner, cursor)
-    return backend().usage.users(owner, period.first, period.last, limit=limit, after=after)
 
 
 def _decode_cursor(owner: str, cursor: str) -> str:

@@ -52,9 +52,6 @@ class KeyAdmin(ReadOnlyAdmin):
     search_fields = ("key_id", "owner", "name")
     ordering = ("-created_at",)
     actions = ("revoke",)
-    add_form_fields = (
-        *("owner", "name", "expires_at", "rate_limit", "monthly_budget_usd", "models"),
-    )
     shown_fields = (
         *("prefix", "owner", "name", "status", "created_at", "expires_at", "revoked_at"),
         *("last_used_at", "previous_until", "rate_limit", "budget", "spent", "models"),
@@ -67,8 +64,8 @@ class KeyAdmin(ReadOnlyAdmin):
             *super().get_urls(),
         ]
 
-    def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> tuple[str, ...]:
-        return self.add_form_fields if obj is None else self.shown_fields
+    def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> Any:
+        return self.shown_fields if obj else super().get_fields(request, obj)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ApiKey]:
         month = timezone.now().date().replace(day=1)

@@ -36,11 +36,9 @@ HEADS = (
 class UsageFilterForm(forms.Form):
     """A period (first and last day, or a number of days until today), an owner and a model."""
 
-    days = forms.IntegerField(
-        required=False, min_value=1, max_value=MAX_DAYS, widget=forms.HiddenInput
-    )
-    first = forms.DateField(required=False, label="From", widget=forms.DateInput({"type": "date"}))
-    last = forms.DateField(required=False, label="to", widget=forms.DateInput({"type": "date"}))
+    days = forms.IntegerField(required=False, min_value=1, max_value=MAX_DAYS)
+    first = forms.DateField(required=False)
+    last = forms.DateField(required=False)
     owner = forms.ChoiceField(required=False)
     model = forms.ChoiceField(required=False)
 
@@ -85,17 +83,12 @@ class UsageRow:
         return dict(zip(NAMES, percentiles(self.latencies), strict=True))
 
     @property
-    def error_rate(self) -> str:
-        requests = self.counts.requests
-        return f"{self.counts.errors / requests:.1%}" if requests else "-"
-
-    @property
     def cells(self) -> list[str]:
         counts = self.counts
         return [
             f"{counts.requests:,}",
             f"{counts.errors:,}",
-            self.error_rate,
+            f"{counts.errors / counts.requests:.1%}" if counts.requests else "-",
             f"{counts.prompt_tokens:,}",
             f"{counts.completion_tokens:,}",
             f"{counts.cost_usd:,.4f}",

@@ -51,11 +51,8 @@ class BaseAPIView(APIView):
 
     def deadline(self) -> Deadline:
         """Start the request's deadline."""
-        seconds = settings.REQUEST_TIMEOUT_SECONDS
-        remaining = remaining_seconds(self.request.META)
-        if remaining is not None:
-            seconds = min(seconds, remaining - SETTLE_SECONDS)
-        return Deadline(seconds)
+        remaining = remaining_seconds(self.request.META) - SETTLE_SECONDS
+        return Deadline(min(settings.REQUEST_TIMEOUT_SECONDS, remaining))
 
 
 class BaseChatView(BaseAPIView):

@@ -1,5 +1,6 @@
 """What the HTTP layer knows of its server, read from the WSGI environment."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,10 +8,10 @@ from typing import Any
 LAMBDA_CONTEXT = "apig_wsgi.context"
 
 
-def remaining_seconds(environ: Mapping[str, Any]) -> float | None:
-    """Return the seconds until Lambda stops this invocation; None without such a limit."""
+def remaining_seconds(environ: Mapping[str, Any]) -> float:
+    """Return the seconds until Lambda stops this invocation; infinity without such a limit."""
     context = environ.get(LAMBDA_CONTEXT)
-    return context.get_remaining_time_in_millis() / 1000 if context else None
+    return context.get_remaining_time_in_millis() / 1000 if context else math.inf
 
 
 def can_stream(environ: Mapping[str, Any]) -> bool:
