@@ -18,7 +18,6 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple
 from weakref import WeakSet
 
 import certifi
@@ -34,28 +33,13 @@ MAX_IDLE_HANDLES = 512  # per origin
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 8 * 1024 * 1024
 
-# libcurl's options that pycurl has no name for.
-_SUPPRESS_CONNECT_HEADERS = 265
+_SUPPRESS_CONNECT_HEADERS = 265  # pycurl has no name for this option
 
-_POLL_EVENTS = {
-    pycurl.POLL_IN: select.POLLIN,
-    pycurl.POLL_OUT: select.POLLOUT,
-    pycurl.POLL_INOUT: select.POLLIN | select.POLLOUT,
-}
+# In the order of libcurl's POLL_NONE, POLL_IN, POLL_OUT and POLL_INOUT.
+_POLL_EVENTS = (0, select.POLLIN, select.POLLOUT, select.POLLIN | select.POLLOUT)
 # libcurl sends the length itself, and accepts the encodings that it can decode.
 _OWN_HEADERS = {b"content-length", b"transfer-encoding", b"accept-encoding"}
 _ENCODING_HEADERS = {b"content-encoding", b"content-length"}
-# A name without a value keeps libcurl from adding the header.
-_NOT_ADDED = ((b"accept", b"Accept:"), (b"content-type", b"Content-Type:"))
-
-
-class Options(NamedTuple):
-    """Proxies are URLs, which may carry credentials; an empty one is none."""
-
-    http_proxy: str
-    https_proxy: str
-    no_proxy: str
-    ca_file: str
 
 
 class CurlTransport(httpx.BaseTransport):
@@ -75,7 +59,9 @@ class CurlTransport(httpx.BaseTransport):
         no_proxy: str = "",
         ca_file: str = "",
     ) -> None:
-        self._options = Options(http_proxy, https_proxy, no_proxy, ca_file or certifi.where())
+        self._proxies = {"http": http_proxy, "https": https_proxy}
+        self._no_proxy = no_proxy
+        self._ca_file = ca_file or certifi.where()
         self._idle: defaultdict[str, deque[_Handle]] = defaultdict(deque)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -126,7 +112,15 @@ class CurlTransport(httpx.BaseTransport):
                 handle.close()
         for each in list(self._idle.values()):  # also of the origins that are not used any more
             _discard(each)
-        return _Handle(origin, self._options)
+        return _Handle(
+            {
+                # Without these two libcurl would read the environment.
+                pycurl.PROXY: self._proxies[origin.partition(":")[0]],
+                pycurl.NOPROXY: self._no_proxy,
+                pycurl.CAINFO: self._ca_file,
+                pycurl.PROXY_CAINFO: self._ca_file,
+            }
+        )
 
 
 @functools.cache
@@ -138,17 +132,19 @@ def default_transport() -> CurlTransport:
 class _Handle:
     """A curl handle, its connection, and the response that comes over it."""
 
-    def __init__(self, origin: str, options: Options) -> None:
+    def __init__(self, options: dict[int, str]) -> None:
         self._poll = select.poll()
-        self._wake_fd, self._waker_fd = _wake_fds()
+        self._wake_fd, self._waker_fd = os.pipe()
         self._poll.register(self._wake_fd, select.POLLIN)
-        self._url = self._method = ""
         self._used_at = time.monotonic()
         self._closed = self.done = False
         self.lines: list[bytes] = []
         self.pieces: list[bytes] = []
-        self._multi = _multi(self)
-        self._curl = _curl(self, options, secure=origin.startswith("https:"))
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_MAXCONNECTS, 1)
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self.on_socket)
+        self._curl = pycurl.Curl()
+        self._set_options(options)
         _handles.add(self)
 
     @property
@@ -174,7 +170,7 @@ class _Handle:
     def wait_for_head(self) -> None:
         """Wait for the status and the headers. Raises httpx.TransportError."""
         with self._deadline.on_cancel(self._wake):
-            while not self._in_body and not self.done and self._head_bytes <= MAX_HEAD_BYTES:
+            while not self._in_body and not self.done:
                 self._step()
         if not self._in_body:
             self._check()
@@ -215,7 +211,7 @@ class _Handle:
                 self._multi.close()
             else:  # libcurl waits for the thread that looks up the name
                 threading.Thread(target=self._multi.close, daemon=True).start()
-        for fd in {self._wake_fd, self._waker_fd}:
+        for fd in (self._wake_fd, self._waker_fd):
             os.close(fd)
 
     def disown(self) -> None:
@@ -223,15 +219,28 @@ class _Handle:
         self._closed = True
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
+    def _set_options(self, options: dict[int, str]) -> None:
+        for option, value in {
+            **options,
+            pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
+            pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_2TLS,
+            pycurl.CONNECTTIMEOUT_MS: round(CONNECT_SECONDS * 1000),
+            pycurl.MAXFILESIZE_LARGE: MAX_BODY_BYTES,
+            pycurl.NOSIGNAL: 1,
+            pycurl.PATH_AS_IS: 1,
+            _SUPPRESS_CONNECT_HEADERS: 1,
+            pycurl.USERAGENT: "",
+            pycurl.ACCEPT_ENCODING: "",  # all that libcurl can decode
+            pycurl.HEADERFUNCTION: self.lines.append,
+            pycurl.WRITEFUNCTION: self.pieces.append,
+        }.items():
+            self._curl.setopt(option, value)
+
     def _set_request(self, request: httpx.Request, url: str, *, expect: bool) -> None:
         curl, content, method = self._curl, request.read(), request.method
-        if url != self._url:
-            curl.setopt(pycurl.URL, url)
-            self._url = url
-        if method != self._method:
-            curl.setopt(pycurl.NOBODY, method == "HEAD")
-            curl.setopt(pycurl.CUSTOMREQUEST, method)
-            self._method = method
+        curl.setopt(pycurl.URL, url)
+        curl.setopt(pycurl.NOBODY, method == "HEAD")
+        curl.setopt(pycurl.CUSTOMREQUEST, method)
         if content or method in ("POST", "PUT", "PATCH"):
             curl.setopt(pycurl.POSTFIELDS, content)
         elif method != "HEAD":
@@ -250,9 +259,10 @@ class _Handle:
         events = self._poll.poll(milliseconds)
         for fd, mask in events:
             if fd == self._wake_fd:
-                os.read(fd, 8)
+                os.read(fd, 64)
             else:
-                self._act(fd, _action(mask))
+                # 0: libcurl finds out itself what the socket is ready for.
+                self._act(fd, pycurl.CSELECT_IN if mask == select.POLLIN else 0)
         if not events:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
 
@@ -266,35 +276,35 @@ class _Handle:
             self._parse_head()
 
     def _check(self) -> None:
-        if self._head_bytes > MAX_HEAD_BYTES and not self._in_body:
-            raise httpx.RemoteProtocolError("head_too_large")
         if self._error:
             raise transport_errors.translated(self._curl, self._error)
         if not self._in_body:  # libcurl takes a head that was cut off for an answer
             raise httpx.RemoteProtocolError("connection_closed")
 
     def _wake(self) -> None:
-        os.write(self._waker_fd, b"\1\0\0\0\0\0\0\0")
+        os.write(self._waker_fd, b"\0")
 
     def on_socket(self, what: int, fd: int, multi: object, data: object) -> None:
         """Watch a socket as libcurl wants it, or no longer."""
         if what == pycurl.POLL_REMOVE:
             self._poll.unregister(fd)
         else:
-            self._poll.register(fd, _POLL_EVENTS.get(what, 0))
+            self._poll.register(fd, _POLL_EVENTS[what])
 
     def _parse_head(self) -> None:
         """Take the lines of the head. Interim responses (1xx) come before it, trailers after it."""
         for line in self.lines:
-            self._head_bytes += len(line)
             if self._in_body:
-                continue
+                break
+            self._head_bytes += len(line)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                raise httpx.RemoteProtocolError("head_too_large")
             if line.startswith(b"HTTP/"):
                 self.http_version, status, *_ = line.split()
                 self.status = int(status)
                 self.headers = []
             elif line in (b"\r\n", b"\n"):
-                self._in_body = self.status >= 200 and self._head_bytes <= MAX_HEAD_BYTES
+                self._in_body = self.status >= 200
             else:
                 name, _, value = line.partition(b":")
                 self.headers.append((name, value.strip()))
@@ -321,37 +331,6 @@ class _Body(httpx.SyncByteStream):
     __del__ = close
 
 
-def _curl(handle: _Handle, options: Options, *, secure: bool) -> pycurl.Curl:
-    curl = pycurl.Curl()
-    for option, value in (
-        (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
-        (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS),
-        (pycurl.CONNECTTIMEOUT_MS, round(CONNECT_SECONDS * 1000)),
-        (pycurl.MAXFILESIZE_LARGE, MAX_BODY_BYTES),
-        (pycurl.NOSIGNAL, 1),
-        (pycurl.PATH_AS_IS, 1),
-        (_SUPPRESS_CONNECT_HEADERS, 1),
-        (pycurl.USERAGENT, ""),
-        (pycurl.ACCEPT_ENCODING, ""),  # all that libcurl can decode
-        # Without these two libcurl would read the environment.
-        (pycurl.PROXY, options.https_proxy if secure else options.http_proxy),
-        (pycurl.NOPROXY, options.no_proxy),
-        (pycurl.CAINFO, options.ca_file),
-        (pycurl.PROXY_CAINFO, options.ca_file),
-        (pycurl.HEADERFUNCTION, handle.lines.append),
-        (pycurl.WRITEFUNCTION, handle.pieces.append),
-    ):
-        curl.setopt(option, value)
-    return curl
-
-
-def _multi(handle: _Handle) -> pycurl.CurlMulti:
-    multi = pycurl.CurlMulti()
-    multi.setopt(pycurl.M_MAXCONNECTS, 1)
-    multi.setopt(pycurl.M_SOCKETFUNCTION, handle.on_socket)
-    return multi
-
-
 def _deadline(request: httpx.Request) -> tuple[Deadline, float | None]:
     """Return the deadline of the request, and httpx's read timeout where that holds instead."""
     if deadline := request.extensions.get("deadline"):
@@ -362,22 +341,17 @@ def _deadline(request: httpx.Request) -> tuple[Deadline, float | None]:
 
 
 def _header_lines(headers: httpx.Headers, *, expect: bool) -> list[bytes]:
-    """Return the headers in libcurl's form."""
-    raw = headers.raw
-    names = {name.lower() for name, _ in raw}
-    lines = [name + b": " + value if value else name + b";" for name, value in raw]
-    if not names.isdisjoint(_OWN_HEADERS):
-        lines = [line for line in lines if not _is_own(line)]
+    """Return the headers in libcurl's form, in which `Name:` keeps it from adding its own."""
+    lines = [
+        name + (b": " + value if value else b";")
+        for name, value in headers.raw
+        if name.lower() not in _OWN_HEADERS or value == b"identity"
+    ]
     whole = b"".join(lines)
     if b"\n" in whole or b"\r" in whole or b"\0" in whole:
         raise httpx.LocalProtocolError("malformed_header")
-    lines.append(b"Expect: 100-continue" if expect else b"Expect:")
-    return lines + [line for name, line in _NOT_ADDED if name not in names]
-
-
-def _is_own(line: bytes) -> bool:
-    name, _, value = line.lower().partition(b":")
-    return name in _OWN_HEADERS and value != b" identity"
+    expected = b"Expect: 100-continue" if expect else b"Expect:"
+    return [*lines, expected, b"Accept:", b"Content-Type:"]
 
 
 def _decoded(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -385,22 +359,6 @@ def _decoded(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     if any(name.lower() == b"content-encoding" for name, _ in headers):
         return [each for each in headers if each[0].lower() not in _ENCODING_HEADERS]
     return headers
-
-
-def _action(mask: int) -> int:
-    """Translate what poll saw into what libcurl is to try."""
-    readable = mask & ~select.POLLOUT  # an error or the end is found by reading
-    return (pycurl.CSELECT_IN if readable else 0) | (
-        pycurl.CSELECT_OUT if mask & select.POLLOUT else 0
-    )
-
-
-def _wake_fds() -> tuple[int, int]:
-    """Return two descriptors: the first is readable once the second was written to."""
-    if hasattr(os, "eventfd"):
-        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        return fd, fd
-    return os.pipe()  # macOS
 
 
 def _discard(idle: deque[_Handle], *, all_of_them: bool = False) -> None:
