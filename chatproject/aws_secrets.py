@@ -70,7 +70,7 @@ def _by_variable(names: Names, items: Iterable[Mapping[str, str]], field: str) -
     return {variable: values[name] for variable, name in names.items()}
 
 
-def _credentials(service: str, keys: sigv4.Keys) -> Callable[[], sigv4.Credentials] | None:
+def _credentials(service: str, keys: sigv4.Keys) -> Callable[[], sigv4.Keys] | None:
     try:
         return sigv4.credentials(keys)
     except BotoCoreError as exc:

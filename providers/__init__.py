@@ -1,6 +1,6 @@
 """Language models behind one interface: each provider adapts one vendor, in one file."""
 
-import importlib
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,10 +9,10 @@ import httpx
 from providers.base import Provider
 
 _CLASSES = {
-    "openrouter": "providers.openrouter.OpenRouter",
-    "gemini": "providers.gemini.Gemini",
-    "openai": "providers.openai.OpenAI",
-    "mock": "providers.mock.Mock",
+    "openrouter": "providers.openrouter:OpenRouter",
+    "gemini": "providers.gemini:Gemini",
+    "openai": "providers.openai:OpenAI",
+    "mock": "providers.mock:Mock",
 }
 
 
@@ -25,7 +25,6 @@ def build(
     and `directives`. Remote providers send through `transport`, by default the process's own
     CurlTransport. The provider's module is imported here: unused ones cost no start-up time.
     """
-    module, _, class_name = _CLASSES[name].rpartition(".")
-    cls: Any = getattr(importlib.import_module(module), class_name)
+    cls: Any = pkgutil.resolve_name(_CLASSES[name])
     provider: Provider = cls(**options, transport=transport) if cls.is_remote else cls(**options)
     return provider

@@ -55,9 +55,7 @@ _BY_CODE: dict[str, tuple[type[ProviderError], str]] = {
 
 # The HTTP status for an error code inside a 200.
 _STATUS_BY_CODE = {
-    "invalid_request_error": 400,
-    "invalid_request": 400,
-    "invalid_prompt": 400,
+    **dict.fromkeys(("invalid_request_error", "invalid_request", "invalid_prompt"), 400),
     "authentication": 401,
     "payment_required": 402,
     "permission_denied": 403,
@@ -108,9 +106,6 @@ class ChatCompletionsProvider(HttpProvider):
         # Ollama lists `llama3` as `llama3:latest`.
         if listed and listed.isdisjoint({self.model, f"{self.model}:latest"}):
             raise ModelUnavailable("The vendor does not list the model.", reason=self.model)
-
-    def _credentials(self, api_key: str) -> dict[str, str]:
-        return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
     def _ask(
         self, request: CompletionRequest, deadline: Deadline, *, stream: bool
@@ -173,14 +168,17 @@ class ChatCompletionsProvider(HttpProvider):
         usage = replace(usage, cost_usd=self._cost(body.get("usage"), model, usage))
         if not text and get_path(choice, "message", "refusal"):
             raise ContentFiltered(parsing.CONTENT_FILTERED, reason="refusal", usage=usage)
-        return parsing.build_completion(
-            text,
-            "tool_calls" if calls and finish != "length" else _FINISH_REASONS.get(finish, "stop"),
+        completion = Completion(
+            text=parsing.clean_text(text),
             model=model,
+            finish_reason="tool_calls"
+            if calls and finish != "length"
+            else _FINISH_REASONS.get(finish, "stop"),
             usage=usage,
-            empty=self._empty_answer_error(body.get("choices")),
             tool_calls=calls,
         )
+        empty = self._empty_answer_error(body.get("choices"))
+        return parsing.require_content(completion, empty=empty)
 
     def _cost(self, reported_usage: Any, model: str, usage: Usage) -> Decimal | None:
         """Return the cost in US dollars: by default the list price of the tokens."""

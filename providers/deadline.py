@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 Callback = Callable[[], object]
 
@@ -17,9 +16,9 @@ class Deadline:
 
     __slots__ = ("_cancellation", "_end")
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, *, _cancellation: "_Cancellation | None" = None) -> None:
         self._end = time.monotonic() + seconds
-        self._cancellation = _Cancellation()
+        self._cancellation = _cancellation or _Cancellation()
 
     def remaining(self) -> float:
         """Return the seconds left: never negative, 0 when cancelled."""
@@ -47,10 +46,8 @@ class Deadline:
 
         Cancelling one of the two cancels both.
         """
-        part = Deadline.__new__(Deadline)
-        part._end = min(self._end, time.monotonic() + seconds)
-        part._cancellation = self._cancellation
-        return part
+        left = self.remaining_if_not_cancelled()
+        return Deadline(min(left, seconds), _cancellation=self._cancellation)
 
     def shorten(self, seconds: float) -> None:
         """Move the end to `seconds` from now, if that is earlier, for whoever waits for it."""
@@ -105,12 +102,7 @@ class Registration:
                 return
         self._callback()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         cancellation = self._cancellation
         with cancellation.lock:
             if self._callback in cancellation.callbacks:

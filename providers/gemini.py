@@ -34,17 +34,10 @@ _MODEL_ID = re.compile(r"[A-Za-z0-9._-]+")
 _FINISH_REASONS: dict[str, FinishReason] = {
     "MAX_TOKENS": "length",
     "CONTINUATION": "length",
-    "SAFETY": "content_filter",
-    "RECITATION": "content_filter",
-    "LANGUAGE": "content_filter",
-    "BLOCKLIST": "content_filter",
-    "PROHIBITED_CONTENT": "content_filter",
-    "SPII": "content_filter",
-    "ESCALATION": "content_filter",
-    "MODEL_ARMOR": "content_filter",
-    "IMAGE_SAFETY": "content_filter",
-    "IMAGE_PROHIBITED_CONTENT": "content_filter",
-    "IMAGE_RECITATION": "content_filter",
+    **dict.fromkeys(("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST"), "content_filter"),
+    **dict.fromkeys(("PROHIBITED_CONTENT", "SPII", "ESCALATION"), "content_filter"),
+    **dict.fromkeys(("MODEL_ARMOR", "IMAGE_SAFETY"), "content_filter"),
+    **dict.fromkeys(("IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION"), "content_filter"),
 }
 
 # Finish reasons that fail like this status. 502 is retried: the next answer may be well formed.
@@ -136,13 +129,13 @@ class Gemini(HttpProvider):
             )
         if finish in _UNUSABLE_FINISH_REASONS:
             raise parsing.unusable_answer("finishReason", finish)
-        return parsing.build_completion(
-            _text(candidate),
-            _FINISH_REASONS.get(finish, "stop"),
+        completion = Completion(
+            text=parsing.clean_text(_text(candidate)),
             model=model,
+            finish_reason=_FINISH_REASONS.get(finish, "stop"),
             usage=usage,
-            empty=parsing.unusable_answer("no_text", finish),
         )
+        return parsing.require_content(completion, empty=parsing.unusable_answer("no_text", finish))
 
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
         if isinstance(body, list):  # a stream's error is an array of one

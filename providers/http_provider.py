@@ -67,9 +67,9 @@ class HttpProvider(ABC):
         if not response.is_success:
             raise self._error(response.status_code, response.headers, read_json(response))
 
-    @abstractmethod
     def _credentials(self, api_key: str) -> dict[str, str]:
         """Return the headers that hold the key."""
+        return {"authorization": f"Bearer {api_key}"} if api_key else {}
 
     @abstractmethod
     def _ask(

@@ -21,7 +21,6 @@ delay, pace and outcome win. Anything else is plain text.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import ClassVar
 
@@ -50,50 +49,39 @@ class Mock:
         self._directives = directives
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
-        directives = self._directives_for(request)
-        _sleep(directives.delay, deadline)
-        return _answer(request, directives.outcome)
+        delay, _, outcome = self._directives_for(request)
+        _sleep(delay, deadline)
+        return _answer(request, outcome)
 
     def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
-        directives = self._directives_for(request)
-        breaks = directives.outcome == "break"
-        _sleep(directives.delay, deadline)
-        completion = _answer(request, "ok" if breaks else directives.outcome)
+        delay, pace, outcome = self._directives_for(request)
+        breaks = outcome == "break"
+        _sleep(delay, deadline)
+        completion = _answer(request, "ok" if breaks else outcome)
         words = _WORD.findall(completion.text)
         for number, word in enumerate(words):
             if breaks and number == len(words) // 2:
                 raise _error("break")
             if number:
-                _sleep(directives.pace, deadline)
+                _sleep(pace, deadline)
             yield word
         yield completion
 
     def check(self, deadline: Deadline) -> None:
         """Do nothing: the mock is always available."""
 
-    def _directives_for(self, request: CompletionRequest) -> "_Directives":
-        return _parse(f"{self._directives} {request.messages[-1].text}")
-
-
-@dataclass
-class _Directives:
-    """The parsed directives; times in seconds."""
-
-    delay: float = 0.0
-    pace: float = 0.0
-    outcome: str = "ok"
-
-
-def _parse(text: str) -> _Directives:
-    directives = _Directives()
-    for match in _DIRECTIVE.finditer(text):
-        if match["delay"]:
-            directives.delay = float(match["delay"])
-        elif match["pace"]:
-            directives.pace = float(match["pace"])
-        else:
-            directives.outcome = match["fail"] or match["outcome"]
-    return directives
+    def _directives_for(self, request: CompletionRequest) -> tuple[float, float, str]:
+        """Return the delay and the pace in seconds, and the outcome."""
+        delay = pace = 0.0
+        outcome = "ok"
+        for match in _DIRECTIVE.finditer(f"{self._directives} {request.messages[-1].text}"):
+            if match["delay"]:
+                delay = float(match["delay"])
+            elif match["pace"]:
+                pace = float(match["pace"])
+            else:
+                outcome = match["fail"] or match["outcome"]
+        return delay, pace, outcome
 
 
 def _sleep(delay: float, deadline: Deadline) -> None:

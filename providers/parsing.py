@@ -14,7 +14,7 @@ from datetime import UTC
 from decimal import Decimal
 from typing import Any
 
-from providers.base import COST_DECIMALS, Completion, FinishReason, Usage
+from providers.base import COST_DECIMALS, Completion
 from providers.errors import (
     ContentFiltered,
     ModelUnavailable,
@@ -41,27 +41,20 @@ CREDENTIALS = "The provider refused the credentials."
 NO_MODEL = "The provider does not know the model, or its address is wrong."
 PARAMETER = "The provider rejected the request because of its parameter {}."
 REJECTED = "The provider rejected the request."
-TIMEOUT = "The provider timed out."
 TOO_LONG = "The provider rejected the request: the context is too long for the model."
 
 # The error for a status (RFC 9110) when the body has no known error code. Vendors also use
 # 524 (timeout) and 529 (overloaded), which are in no standard.
 _BY_STATUS: dict[int, tuple[type[ProviderError], str]] = {
-    400: (RequestRejected, REJECTED),
+    **dict.fromkeys((400, 422), (RequestRejected, REJECTED)),
     401: (ProviderMisconfigured, CREDENTIALS),
     402: (ProviderMisconfigured, "The provider's account has no credit."),
     403: (ProviderMisconfigured, "The provider refused access."),
-    404: (ModelUnavailable, NO_MODEL),
-    405: (ModelUnavailable, NO_MODEL),
-    408: (ProviderFailed, TIMEOUT),
-    410: (ModelUnavailable, NO_MODEL),
+    **dict.fromkeys((404, 405, 410), (ModelUnavailable, NO_MODEL)),
+    **dict.fromkeys((408, 504, 524), (ProviderFailed, "The provider timed out.")),
     413: (RequestRejected, "The provider rejected the request: it is too large."),
-    422: (RequestRejected, REJECTED),
     429: (ProviderOverloaded, "The provider's rate limit or quota is reached."),
-    503: (ProviderOverloaded, "The provider is overloaded."),
-    504: (ProviderFailed, TIMEOUT),
-    524: (ProviderFailed, TIMEOUT),
-    529: (ProviderOverloaded, "The provider is overloaded."),
+    **dict.fromkeys((503, 529), (ProviderOverloaded, "The provider is overloaded.")),
 }
 
 
@@ -215,14 +208,11 @@ def error_for_status(
     status: int, *, reason: str, retry: bool | None = None, retry_after: float | None = None
 ) -> ProviderError:
     """Return the error for a status other than 2xx."""
-    if entry := _BY_STATUS.get(status):
-        kind, message = entry
-        return kind(message, reason=reason, retry=retry, retry_after=retry_after)
-    if 500 <= status <= 599:
-        return ProviderFailed(
-            "The provider failed.", reason=reason, retry=retry, retry_after=retry_after
-        )
-    return ProviderFailed("The provider gave an unexpected answer.", reason=reason, retry=False)
+    if status not in _BY_STATUS and not 500 <= status <= 599:
+        message = "The provider gave an unexpected answer."
+        return ProviderFailed(message, reason=reason, retry=False)
+    kind, message = _BY_STATUS.get(status, (ProviderFailed, "The provider failed."))
+    return kind(message, reason=reason, retry=retry, retry_after=retry_after)
 
 
 def rejection(message: str, parameter: str, *, reason: str) -> RequestRejected:
@@ -237,27 +227,16 @@ def rejection(message: str, parameter: str, *, reason: str) -> RequestRejected:
     return RequestRejected(REJECTED, reason=reason)
 
 
-def build_completion(
-    text: str,
-    finish: FinishReason,
-    *,
-    model: str,
-    usage: Usage,
-    empty: ProviderError,
-    tool_calls: tuple[dict[str, Any], ...] = (),
-) -> Completion:
+def require_content(completion: Completion, *, empty: ProviderError) -> Completion:
     """Return the completion. Raises an error if it has neither text nor tool calls.
 
-    An answer may be empty when `finish` is `length`: a model can spend all its tokens on
-    thinking. An empty answer is ContentFiltered when `finish` is `content_filter`; otherwise the
-    error is `empty`. Both carry the usage.
+    An answer may be empty when it ended by `length`: a model can spend all its tokens on thinking.
+    An empty answer that ended by `content_filter` is ContentFiltered; otherwise the error is
+    `empty`. Both carry the usage.
     """
-    text = clean_text(text)
-    if text or tool_calls or finish == "length":
-        return Completion(
-            text=text, model=model, finish_reason=finish, usage=usage, tool_calls=tool_calls
-        )
-    if finish == "content_filter":
-        raise ContentFiltered(CONTENT_FILTERED, reason=empty.reason, usage=usage)
-    empty.usage = usage
+    if completion.text or completion.tool_calls or completion.finish_reason == "length":
+        return completion
+    if completion.finish_reason == "content_filter":
+        raise ContentFiltered(CONTENT_FILTERED, reason=empty.reason, usage=completion.usage)
+    empty.usage = completion.usage
     raise empty

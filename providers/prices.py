@@ -10,11 +10,7 @@ from providers.base import Usage
 
 
 def cost(
-    model: str,
-    usage: Usage,
-    *,
-    provider_id: str | None = None,
-    provider_api_url: str | None = None,
+    model: str, usage: Usage, *, provider_id: str | None = None, provider_api_url: str | None = None
 ) -> Decimal | None:
     """Return the list price in US dollars, from the prices bundled with genai-prices.
 

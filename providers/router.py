@@ -1,11 +1,10 @@
 """Route a model's requests to providers, with retries, fallback and circuit breakers."""
 
-import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -183,7 +182,8 @@ class Router:
     ) -> T:
         """Try one route, with retries while they may help and their wait fits the deadline."""
         breaker = self._breakers[route.provider.name]
-        for retries in itertools.count():
+        retries = 0
+        while True:
             try:
                 return attempt(route, request)
             except ProviderError as exc:
@@ -192,7 +192,7 @@ class Router:
                 if not exc.retry or retries == MAX_RETRIES or not fits:
                     raise
             deadline.sleep(wait)
-        raise AssertionError("the last retry returns or raises")
+            retries += 1
 
     def _wait_seconds(self, error: ProviderError, retries: int) -> float:
         """Return the vendor's `Retry-After`, else an exponential backoff with full jitter."""
@@ -211,10 +211,32 @@ class Router:
             running.begun = True
             yield from events
 
+    @contextmanager
     def _attempt(
         self, route: Route, deadline: Deadline, on_attempt: OnAttempt
-    ) -> "_RunningAttempt":
-        return _RunningAttempt(route, deadline, self._breakers[route.provider.name], on_attempt)
+    ) -> "Iterator[_Progress]":
+        """Run a call to a provider if the circuit allows it, and report its outcome."""
+        timeout, breaker = deadline.remaining(), self._breakers[route.provider.name]
+        if not timeout:
+            raise DeadlineExceeded("No provider answered in time.")
+        if not breaker.allow(timeout):
+            wait = breaker.remaining()
+            raise ProviderOverloaded(
+                OPEN_CIRCUIT, reason="circuit_open", retry=False, retry_after=wait
+            )
+        started, progress, outcome = time.monotonic(), _Progress(), "ok"
+        try:
+            yield progress
+        except BaseException as exc:
+            outcome = _outcome(exc, deadline)
+            _report_failure(exc, breaker, deadline, timeout, begun=progress.begun)
+            raise
+        else:
+            breaker.record_success()
+        finally:
+            elapsed = round((time.monotonic() - started) * 1000)
+            name, model = route.provider.name, route.model
+            on_attempt(Attempt(provider=name, model=model, outcome=outcome, latency_ms=elapsed))
 
     def _parse(self, model: str) -> Route:
         """Parse `provider:id` or a bare id, which may itself hold colons (`llama3:8b`)."""
@@ -228,74 +250,43 @@ Events = Generator[str | Completion]
 AttemptFunction = Callable[[Route, CompletionRequest], T]
 
 
-class _RunningAttempt:
-    """A call to a provider: enter only if the circuit allows it; on exit, report its outcome.
+@dataclass(slots=True)
+class _Progress:
+    """Whether the first piece of a stream has come."""
 
-    `begun` is set once the first piece of a stream has come.
-    """
-
-    begun = False
-
-    def __init__(
-        self, route: Route, deadline: Deadline, breaker: CircuitBreaker, on_attempt: OnAttempt
-    ) -> None:
-        self._route = route
-        self._deadline = deadline
-        self._breaker = breaker
-        self._on_attempt = on_attempt
-
-    def __enter__(self) -> "_RunningAttempt":
-        if self._deadline.expired:
-            raise DeadlineExceeded("No provider answered in time.")
-        self._timeout = self._deadline.remaining()
-        if not self._breaker.allow(self._timeout):
-            wait = self._breaker.remaining()
-            raise ProviderOverloaded(
-                OPEN_CIRCUIT, reason="circuit_open", retry=False, retry_after=wait
-            )
-        self._started = time.monotonic()
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        elapsed = round((time.monotonic() - self._started) * 1000)
-        self._report_health(error)
-        name, outcome = self._route.provider.name, self._outcome(error)
-        self._on_attempt(
-            Attempt(provider=name, model=self._route.model, outcome=outcome, latency_ms=elapsed)
-        )
-
-    def _outcome(self, error: BaseException | None) -> str:
-        if error is None:
-            return "ok"
-        if isinstance(error, ProviderError) and not self._deadline.cancelled:
-            return error.code
-        return "aborted" if isinstance(error, ProviderError | GeneratorExit) else "internal_error"
-
-    def _report_health(self, error: BaseException | None) -> None:
-        """Tell the circuit breaker what the outcome says about the provider's health, if any."""
-        match error:
-            case None | RequestRejected() | ContentFiltered():
-                self._breaker.record_success()
-            case DeadlineExceeded() if self.begun:  # it answered, if at too great a length
-                self._breaker.record_success()
-            case ProviderError() if not self._deadline.cancelled:
-                if _counts_against_breaker(error, self._timeout):
-                    self._breaker.record_failure()
+    begun: bool = False
 
 
-def _counts_against_breaker(error: ProviderError, timeout: float) -> bool:
-    """Return whether a failure is the provider's, and not of one request.
+def _outcome(error: BaseException, deadline: Deadline) -> str:
+    if isinstance(error, ProviderError) and not deadline.cancelled:
+        return error.code
+    return "aborted" if isinstance(error, ProviderError | GeneratorExit) else "internal_error"
+
+
+def _report_failure(
+    error: BaseException,
+    breaker: CircuitBreaker,
+    deadline: Deadline,
+    timeout: float,
+    *,
+    begun: bool,
+) -> None:
+    """Tell the circuit breaker what an error says about the provider's health, if anything.
 
     A client can cause failures, and must not disable the provider for others: by an unknown model,
     by a prompt for an empty answer, or by leaving the provider no time. `timeout` is in seconds.
     """
     match error:
-        case DeadlineExceeded():
-            return timeout >= MIN_FAIR_TIMEOUT
-        case ProviderFailed():
-            return error.retry
-        case _:
-            return not isinstance(error, ModelUnavailable)
+        case RequestRejected() | ContentFiltered():
+            breaker.record_success()
+        case DeadlineExceeded() if begun:  # it answered, if at too great a length
+            breaker.record_success()
+        case DeadlineExceeded() if timeout < MIN_FAIR_TIMEOUT:
+            pass
+        case ModelUnavailable() | ProviderFailed(retry=False):
+            pass
+        case ProviderError() if not deadline.cancelled:
+            breaker.record_failure()
 
 
 def _combined_error(errors: Sequence[ProviderError]) -> ProviderError:

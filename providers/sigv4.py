@@ -12,7 +12,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import httpx
@@ -23,23 +23,12 @@ from providers.deadline import Deadline
 _UNSIGNED = frozenset({"expect", "transfer-encoding", "user-agent", "x-amzn-trace-id"})
 
 
-class Credentials(Protocol):
-    """An access key; temporary ones have a `token`."""
-
-    @property
-    def access_key(self) -> str: ...
-    @property
-    def secret_key(self) -> str: ...
-    @property
-    def token(self) -> str | None: ...
-
-
 class Keys(NamedTuple):
-    """Credentials from the environment."""
+    """An access key; a temporary one has a `token`."""
 
     access_key: str
     secret_key: str
-    token: str
+    token: str | None
 
 
 class Signer:
@@ -48,9 +37,7 @@ class Signer:
     `credentials` is called for each request, because some credentials are renewed.
     """
 
-    def __init__(
-        self, service: str, *, region: str, credentials: Callable[[], Credentials]
-    ) -> None:
+    def __init__(self, service: str, *, region: str, credentials: Callable[[], Keys]) -> None:
         self._scope = f"{region}/{service}/aws4_request"
         self._credentials = credentials
 
@@ -141,7 +128,7 @@ def endpoint(service: str, region: str) -> str:
     return f"https://{service}.{region}.amazonaws.com{china}/"
 
 
-def credentials(keys: Keys) -> Callable[[], Credentials] | None:
+def credentials(keys: Keys) -> Callable[[], Keys] | None:
     """Return these keys, or else those that botocore finds: of a profile, a container, a machine.
 
     None if there are none. Raises botocore's BotoCoreError.
@@ -149,7 +136,7 @@ def credentials(keys: Keys) -> Callable[[], Credentials] | None:
     if keys.access_key and keys.secret_key:
         return lambda: keys
     found: Any = _session().get_credentials()
-    return None if found is None else found.get_frozen_credentials
+    return found and (lambda: Keys(*found.get_frozen_credentials()[:3]))
 
 
 def region_of_profile() -> str:

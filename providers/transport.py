@@ -52,12 +52,7 @@ class CurlTransport(httpx.BaseTransport):
     """
 
     def __init__(
-        self,
-        *,
-        http_proxy: str = "",
-        https_proxy: str = "",
-        no_proxy: str = "",
-        ca_file: str = "",
+        self, *, http_proxy: str = "", https_proxy: str = "", no_proxy: str = "", ca_file: str = ""
     ) -> None:
         self._proxies = {"http": http_proxy, "https": https_proxy}
         self._no_proxy = no_proxy
@@ -84,8 +79,7 @@ class CurlTransport(httpx.BaseTransport):
         handle = self._take(origin, fresh=fresh)
         body = _Body(handle, self._idle[origin])
         try:
-            handle.start(request, origin + request.url.raw_path.decode("ascii"), expect=expect)
-            handle.wait_for_head()
+            handle.send(request, origin + request.url.raw_path.decode("ascii"), expect=expect)
         except BaseException:
             body.close()
             raise
@@ -153,8 +147,11 @@ class _Handle:
         idle = time.monotonic() - self._used_at
         return not self._closed and idle <= KEEP_ALIVE_SECONDS
 
-    def start(self, request: httpx.Request, url: str, *, expect: bool) -> None:
-        """Begin a call; with `expect`, send the body when the server asks for it."""
+    def send(self, request: httpx.Request, url: str, *, expect: bool) -> None:
+        """Send the request and wait for the head. Raises httpx.TransportError.
+
+        With `expect`, send the body when the server asks for it.
+        """
         self._deadline, self._idle_seconds = _deadline(request)
         self.status, self.http_version = 0, b""
         self.headers: list[tuple[bytes, bytes]] = []
@@ -166,9 +163,6 @@ class _Handle:
         self._set_request(request, url, expect=expect)
         self._multi.add_handle(self._curl)
         self._act(pycurl.SOCKET_TIMEOUT, 0)
-
-    def wait_for_head(self) -> None:
-        """Wait for the status and the headers. Raises httpx.TransportError."""
         with self._deadline.on_cancel(self._wake):
             while not self._in_body and not self.done:
                 self._step()

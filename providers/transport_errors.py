@@ -30,13 +30,8 @@ _ERRORS: dict[int, tuple[Kind, str]] = {
     pycurl.E_FILESIZE_EXCEEDED: (httpx.RemoteProtocolError, "answer_too_large"),
     _TOO_LARGE: (httpx.RemoteProtocolError, "head_too_large"),
 }
-# What the end of a connection is before the first line of an answer.
-_CLOSED: dict[int, Kind] = {
-    pycurl.E_GOT_NOTHING: httpx.ReadError,
-    pycurl.E_PARTIAL_FILE: httpx.ReadError,
-    pycurl.E_RECV_ERROR: httpx.ReadError,
-    pycurl.E_SEND_ERROR: httpx.WriteError,
-}
+# The connection was closed.
+_CLOSED = {pycurl.E_GOT_NOTHING, pycurl.E_PARTIAL_FILE, pycurl.E_RECV_ERROR, pycurl.E_SEND_ERROR}
 _REFUSALS = {
     errno.ECONNREFUSED: "connection_refused",
     errno.ENETUNREACH: "network_unreachable",
@@ -55,12 +50,10 @@ _CERTIFICATES = {
 
 def timed_out(curl: pycurl.Curl, deadline: Deadline, *, in_body: bool) -> httpx.TimeoutException:
     """Say in which phase a deadline was reached."""
+    prefix = "cancelled" if deadline.cancelled else "timed_out"
     if not curl.getinfo(pycurl.PRETRANSFER_TIME):
-        phase = "connecting"
-    else:
-        phase = "reading" if in_body else "waiting"
-    kind = httpx.ConnectTimeout if phase == "connecting" else httpx.ReadTimeout
-    return kind(f"{'cancelled' if deadline.cancelled else 'timed_out'}_{phase}")
+        return httpx.ConnectTimeout(f"{prefix}_connecting")
+    return httpx.ReadTimeout(f"{prefix}_{'reading' if in_body else 'waiting'}")
 
 
 def translated(curl: pycurl.Curl, code: int) -> httpx.TransportError | httpx.DecodingError:
@@ -86,6 +79,8 @@ def _classified(curl: pycurl.Curl, code: int) -> tuple[Kind, str]:
         tunnelling = proxied and refused == 0 and curl.getinfo(pycurl.SCHEME).lower() == "https"
         if tunnelling and not curl.getinfo(pycurl.APPCONNECT_TIME):
             return httpx.ProxyError, "proxy_connection_closed"
-        begun = curl.getinfo(pycurl.HEADER_SIZE) > 0
-        return httpx.RemoteProtocolError if begun else _CLOSED[code], "connection_closed"
+        if curl.getinfo(pycurl.HEADER_SIZE):
+            return httpx.RemoteProtocolError, "connection_closed"
+        kind = httpx.WriteError if code == pycurl.E_SEND_ERROR else httpx.ReadError
+        return kind, "connection_closed"
     return _ERRORS.get(code, (httpx.NetworkError, f"curl_error_{code}"))
