@@ -73,24 +73,16 @@ _UNKNOWN_MODEL = re.compile(
 )
 
 
+_TOOLS = {"tools", "tool_choice", "parallel_tool_calls"}
+_SAMPLING = {"seed", "frequency_penalty", "presence_penalty"}
+_ANSWER = {"response_format", "reasoning_effort"}
+_CONTENT_PARTS = {"image_url", "input_audio", "file"}
+
+
 class ChatCompletionsProvider(HttpProvider):
     """Call `{base_url}/chat/completions`. Subclasses set `name` and adapt the differences."""
 
-    capabilities = frozenset(
-        {
-            "tools",
-            "tool_choice",
-            "parallel_tool_calls",
-            "response_format",
-            "seed",
-            "frequency_penalty",
-            "presence_penalty",
-            "reasoning_effort",
-            "image_url",
-            "input_audio",
-            "file",
-        }
-    )
+    capabilities = frozenset(_TOOLS | _SAMPLING | _ANSWER | _CONTENT_PARTS)
 
     default_max_tokens: ClassVar[int | None] = None
     # Where an error object keeps its codes, the most specific first.
@@ -168,12 +160,11 @@ class ChatCompletionsProvider(HttpProvider):
         usage = replace(usage, cost_usd=self._cost(body.get("usage"), model, usage))
         if not text and get_path(choice, "message", "refusal"):
             raise ContentFiltered(parsing.CONTENT_FILTERED, reason="refusal", usage=usage)
+        called = calls and finish != "length"
         completion = Completion(
             text=parsing.clean_text(text),
             model=model,
-            finish_reason="tool_calls"
-            if calls and finish != "length"
-            else _FINISH_REASONS.get(finish, "stop"),
+            finish_reason="tool_calls" if called else _FINISH_REASONS.get(finish, "stop"),
             usage=usage,
             tool_calls=calls,
         )

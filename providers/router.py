@@ -4,8 +4,9 @@ import math
 import random
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from providers.base import Completion, CompletionRequest, Provider
@@ -124,11 +125,11 @@ class Router:
     ) -> tuple[Route, Completion]:
         """Return the first completion that a route gives, and that route. Raises ProviderError."""
 
-        def attempt(route: Route, request: CompletionRequest) -> Completion:
-            with self._attempt(route, deadline, on_attempt):
-                return route.provider.complete(request, deadline)
+        def ask(provider: Provider, request: CompletionRequest) -> Iterator[Completion]:
+            yield provider.complete(request, deadline)
 
-        return self._try_routes(routes, request, deadline, attempt)
+        [answer] = self._run(routes, request, deadline, on_attempt, ask)
+        return answer
 
     def stream(
         self,
@@ -143,49 +144,52 @@ class Router:
         ends the call to the vendor. Raises ProviderError.
         """
 
-        def attempt(route: Route, request: CompletionRequest) -> tuple[Events, str | Completion]:
-            events = self._stream_attempt(route, request, deadline, on_attempt)
-            return events, next(events)
+        def ask(provider: Provider, request: CompletionRequest) -> Iterator[str | Completion]:
+            return provider.stream(request, deadline)
 
-        route, (events, first) = self._try_routes(routes, request, deadline, attempt)
-        with closing(events):
-            yield route, first
-            for event in events:
-                yield route, event
+        return self._run(routes, request, deadline, on_attempt, ask)
 
-    def _try_routes(
+    def _run(
         self,
         routes: Sequence[Route],
         request: CompletionRequest,
         deadline: Deadline,
-        attempt: "AttemptFunction[T]",
-    ) -> tuple[Route, T]:
-        """Try the routes in order until one succeeds or its error rules out a fallback."""
+        on_attempt: OnAttempt,
+        ask: "Ask[T]",
+    ) -> Generator[tuple[Route, T]]:
+        """Try the routes in order until one answers or its error rules out a fallback."""
         errors: list[ProviderError] = []
         for route in routes:
             if request.model != route.model:
                 request = replace(request, model=route.model)
+            attempt = partial(self._attempt, route, request, deadline, on_attempt, ask)
             try:
-                return route, self._try_with_retries(route, request, deadline, attempt)
+                events, first = self._try_with_retries(route, deadline, attempt)
             except ProviderError as exc:
                 if not exc.fallback:
                     raise
                 errors.append(exc)
+                continue
+            with closing(events):
+                yield route, first
+                for event in events:
+                    yield route, event
+            return
         raise _combined_error(errors)
 
     def _try_with_retries(
-        self,
-        route: Route,
-        request: CompletionRequest,
-        deadline: Deadline,
-        attempt: "AttemptFunction[T]",
-    ) -> T:
-        """Try one route, with retries while they may help and their wait fits the deadline."""
+        self, route: Route, deadline: Deadline, attempt: Callable[[], Generator[T]]
+    ) -> tuple[Generator[T], T]:
+        """Try one route, with retries while they may help and their wait fits the deadline.
+
+        Return the events of the answer, and the first of them.
+        """
         breaker = self._breakers[route.provider.name]
         retries = 0
         while True:
+            events = attempt()
             try:
-                return attempt(route, request)
+                return events, next(events)
             except ProviderError as exc:
                 wait = self._wait_seconds(exc, retries)
                 fits = wait < deadline.remaining() and breaker.remaining() <= 0
@@ -201,21 +205,18 @@ class Router:
         ceiling = min(self._backoff_seconds * 2**retries, MAX_BACKOFF_SECONDS)
         return random.uniform(0, ceiling)  # noqa: S311  (no secret)
 
-    def _stream_attempt(
-        self, route: Route, request: CompletionRequest, deadline: Deadline, on_attempt: OnAttempt
-    ) -> "Events":
-        """Stream from one route. The attempt lasts until the generator ends or is closed."""
-        with self._attempt(route, deadline, on_attempt) as running:
-            events = route.provider.stream(request, deadline)
-            yield next(events)
-            running.begun = True
-            yield from events
-
-    @contextmanager
     def _attempt(
-        self, route: Route, deadline: Deadline, on_attempt: OnAttempt
-    ) -> "Iterator[_Progress]":
-        """Run a call to a provider if the circuit allows it, and report its outcome."""
+        self,
+        route: Route,
+        request: CompletionRequest,
+        deadline: Deadline,
+        on_attempt: OnAttempt,
+        ask: "Ask[T]",
+    ) -> Generator[T]:
+        """Yield the events of one call, if the circuit allows it, and report its outcome.
+
+        The attempt lasts until the generator ends or is closed.
+        """
         timeout, breaker = deadline.remaining(), self._breakers[route.provider.name]
         if not timeout:
             raise DeadlineExceeded("No provider answered in time.")
@@ -224,12 +225,15 @@ class Router:
             raise ProviderOverloaded(
                 OPEN_CIRCUIT, reason="circuit_open", retry=False, retry_after=wait
             )
-        started, progress, outcome = time.monotonic(), _Progress(), "ok"
+        started, begun, outcome = time.monotonic(), False, "ok"
         try:
-            yield progress
+            events = ask(route.provider, request)
+            yield next(events)
+            begun = True
+            yield from events
         except BaseException as exc:
             outcome = _outcome(exc, deadline)
-            _report_failure(exc, breaker, deadline, timeout, begun=progress.begun)
+            _report_failure(exc, breaker, deadline, timeout, begun=begun)
             raise
         else:
             breaker.record_success()
@@ -246,15 +250,7 @@ class Router:
         return Route(self._defaults[0].provider, model)
 
 
-Events = Generator[str | Completion]
-AttemptFunction = Callable[[Route, CompletionRequest], T]
-
-
-@dataclass(slots=True)
-class _Progress:
-    """Whether the first piece of a stream has come."""
-
-    begun: bool = False
+Ask = Callable[[Provider, CompletionRequest], Iterator[T]]
 
 
 def _outcome(error: BaseException, deadline: Deadline) -> str:

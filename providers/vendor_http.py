@@ -8,7 +8,7 @@ import functools
 import itertools
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
@@ -61,9 +61,10 @@ def read_events(response: httpx.Response) -> Iterator[str]:
     Bare JSON after the last event counts as one: Gemini reports errors by it. Raises
     httpx.RequestError.
     """
-    tail = _Tail(_chunks(response))
+    last: list[bytes] = []
+    chunks = _remembering(_chunks(response), last)
     # Some vendors leave out the blank line after the last event, and the content type.
-    content = itertools.chain(tail, [b"\n\n"])
+    content = itertools.chain(chunks, [b"\n\n"])
     stream = httpx.Response(
         200, headers=EVENT_STREAM, content=content, default_encoding="utf-8-sig"
     )
@@ -72,46 +73,33 @@ def read_events(response: httpx.Response) -> Iterator[str]:
             # Drain before the marker is passed on, as nobody reads on after it.
             response.request.extensions["deadline"].shorten(REST_SECONDS)
             with suppress(httpx.RequestError):
-                deque(tail, maxlen=0)
+                deque(chunks, maxlen=0)
             yield event.data
             return
         if event.data:
             yield event.data
-    if (text := tail.text()).startswith(("{", "[")):
-        yield text
+    text = b"".join(last).decode("utf-8-sig", "replace").strip()
+    if (rest := _BLANK_LINE.split(text)[-1]).startswith(("{", "[")):
+        yield rest
 
 
 def _content_type(response: httpx.Response) -> str:
     return str(response.headers.get("content-type", "")).lower()
 
 
-def _chunks(response: httpx.Response) -> Iterator[bytes]:
+def _chunks(response: httpx.Response) -> Iterable[bytes]:
     # Without httpx's decoders where the transport has decoded: they cost a tenth of a call.
     encoded = "content-encoding" in response.headers
-    return iter(response.iter_bytes() if encoded else cast(httpx.SyncByteStream, response.stream))
+    return response.iter_bytes() if encoded else cast(httpx.SyncByteStream, response.stream)
 
 
-class _Tail:
-    """Pass on chunks, and remember the last ones, back to a blank line."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._last: list[bytes] = []
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        chunk = next(self._chunks)
-        if self._last and self._last[-1].endswith(BLANK_LINES) and chunk.strip():
-            self._last.clear()
-        self._last.append(chunk)
-        return chunk
-
-    def text(self) -> str:
-        """Return what stands behind the last blank line."""
-        text = b"".join(self._last).decode("utf-8-sig", "replace")
-        return _BLANK_LINE.split(text.strip())[-1]
+def _remembering(chunks: Iterable[bytes], last: list[bytes]) -> Iterator[bytes]:
+    """Pass on chunks, and keep in `last` the last ones, back to a blank line."""
+    for chunk in chunks:
+        if last and last[-1].endswith(BLANK_LINES) and chunk.strip():
+            last.clear()
+        last.append(chunk)
+        yield chunk
 
 
 class VendorClient:
