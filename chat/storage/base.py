@@ -283,9 +283,8 @@ class UsageCounts:
         return Decimal(self.cost).scaleb(-COST_DECIMALS)
 
     def __add__(self, other: "UsageCounts") -> "UsageCounts":
-        return UsageCounts(
-            **{name: getattr(self, name) + getattr(other, name) for name in COUNT_FIELDS}
-        )
+        sums = {name: getattr(self, name) + getattr(other, name) for name in COUNT_FIELDS}
+        return UsageCounts(**sums)
 
 
 COUNT_FIELDS = tuple(field.name for field in fields(UsageCounts))
@@ -377,9 +376,6 @@ class ImportResult:
 
     new: int = 0
     replaced: int = 0
-
-    def __add__(self, other: "ImportResult") -> "ImportResult":
-        return ImportResult(new=self.new + other.new, replaced=self.replaced + other.replaced)
 
 
 class BulkStore(Protocol):

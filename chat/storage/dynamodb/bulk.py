@@ -139,18 +139,18 @@ class DynamoBulkStore:
     def import_records(self, records: list[InteractionRecord]) -> ImportResult:
         """Write in transactions; plan a record again that changed in the meantime."""
         client = _PatientClient(self._client)
-        left, result = newest_by_id(records), ImportResult()
+        left, new, replaced = newest_by_id(records), 0, 0
         for _ in range(TRIES):
             writes = _plan_all(client, left)
             left = {write.record.interaction_id: write.record for write in writes}
             for group in _transactions(writes):
                 if _commit(client, group):
-                    replaced = sum(write.replaces for write in group)
-                    result += ImportResult(new=len(group) - replaced, replaced=replaced)
+                    replaced += sum(write.replaces for write in group)
+                    new += sum(not write.replaces for write in group)
                     for write in group:
                         del left[write.record.interaction_id]
             if not left:
-                return result
+                return ImportResult(new=new, replaced=replaced)
         raise StorageUnavailable
 
     @translate_errors()

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 from django.conf import settings
 
@@ -35,9 +35,7 @@ def get_item(table: str, key: Item) -> Item | None:
     return found
 
 
-def pages(
-    request: dict[str, Any], operation: Literal["Query", "Scan"] = "Query"
-) -> Iterator[list[Item]]:
+def pages(request: dict[str, Any], operation: str = "Query") -> Iterator[list[Item]]:
     """Yield the pages of a query, or of a whole table, that are not empty."""
     while True:
         answer = client().call(operation, request)

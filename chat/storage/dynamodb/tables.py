@@ -1,12 +1,9 @@
 """PynamoDB's models of the two tables, to create and describe them."""
 
-from typing import cast
-
 from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
 from pynamodb.attributes import UnicodeAttribute
 from pynamodb.connection import TableConnection
-from pynamodb.connection._botocore_private import BotocoreBaseClientPrivate
 from pynamodb.constants import PAY_PER_REQUEST_BILLING_MODE
 from pynamodb.exceptions import PynamoDBException
 from pynamodb.indexes import GlobalSecondaryIndex, KeysOnlyProjection
@@ -23,7 +20,7 @@ class Table(Model):
     @classmethod
     def _get_connection(cls) -> TableConnection:
         table = super()._get_connection()
-        table.connection._client = cast(BotocoreBaseClientPrivate, client())
+        table.connection._client = client()  # type: ignore[assignment]  # all that PynamoDB needs
         return table
 
 

@@ -4,7 +4,6 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from django.db.models import QuerySet
 from django.utils import timezone
 
 from chat.models import Interaction
@@ -20,7 +19,7 @@ from chat.storage.base import (
 )
 from chat.storage.columns import from_columns
 from chat.storage.orm.connection import immediate_transaction, translate_errors, write_queue
-from chat.storage.orm.interactions import after, created_within
+from chat.storage.orm.interactions import Rows, after, created_within
 from chat.storage.orm.sql import delete_many, insert_many
 from chat.storage.orm.usage import count
 
@@ -76,14 +75,14 @@ class OrmBulkStore:
         return PurgeResult(records=records, scanned=len(rows), cursor=_cursor(rows, limit))
 
 
-def _rows(selection: Selection) -> QuerySet[Interaction]:
+def _rows(selection: Selection) -> Rows:
     rows = Interaction.objects.order_by("created_at", "pk")
     if selection.of_one_user:
         rows = rows.filter(owner=selection.owner, user_id=selection.user)
     return created_within(rows, selection.since, selection.before)
 
 
-def _after(selection: Selection, cursor: str | None) -> QuerySet[Interaction]:
+def _after(selection: Selection, cursor: str | None) -> Rows:
     rows = _rows(selection)
     if cursor is None:
         return rows

@@ -17,6 +17,8 @@ from chat.storage.orm.connection import immediate_transaction, translate_errors,
 from chat.storage.orm.sql import insert, update
 from chat.storage.orm.usage import count, expired_counts, user_counts
 
+Rows = QuerySet[Interaction]
+
 SWEEP_SECONDS = 60.0
 # A taken id may expire or be deleted before its record is read.
 CLAIM_TRIES = 3
@@ -100,18 +102,14 @@ class OrmInteractionStore:
             expired_counts().delete()
 
 
-def created_within(
-    rows: QuerySet[Interaction], since: datetime | None, before: datetime | None
-) -> QuerySet[Interaction]:
+def created_within(rows: Rows, since: datetime | None, before: datetime | None) -> Rows:
     """Select the records created in [since, before)."""
     if since is not None:
         rows = rows.filter(created_at__gte=since)
     return rows if before is None else rows.filter(created_at__lt=before)
 
 
-def after(
-    rows: QuerySet[Interaction], position: Position, *, newest_first: bool = False
-) -> QuerySet[Interaction]:
+def after(rows: Rows, position: Position, *, newest_first: bool = False) -> Rows:
     """Select the records after a position in the list."""
     # The first condition lets SQLite seek in the index, which it would not for an OR.
     created_at, last = position
@@ -121,7 +119,7 @@ def after(
 
 
 def _page(
-    rows: QuerySet[Interaction],
+    rows: Rows,
     scope: str,
     limit: int,
     cursor: str | None,
@@ -135,15 +133,15 @@ def _page(
     return build_page(found, limit, scope)
 
 
-def _unexpired() -> QuerySet[Interaction]:
+def _unexpired() -> Rows:
     return Interaction.objects.filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()))
 
 
-def _expired() -> QuerySet[Interaction]:
+def _expired() -> Rows:
     return Interaction.objects.filter(expires_at__lte=timezone.now())
 
 
-def _as_read(record: InteractionRecord) -> QuerySet[Interaction]:
+def _as_read(record: InteractionRecord) -> Rows:
     """Select the stored record if it has not changed since it was read."""
     return Interaction.objects.filter(
         interaction_id=record.interaction_id, status=record.status, deadline_at=record.deadline_at
