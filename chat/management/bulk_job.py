@@ -38,10 +38,7 @@ class BulkJob:
     @property
     def selection(self) -> Selection:
         return Selection(
-            since=self.since,
-            before=self.before,
-            owner=self.words["owner"],
-            user=self.words["user"],
+            since=self.since, before=self.before, owner=self.words["owner"], user=self.words["user"]
         )
 
     def state(self, **more: Any) -> dict[str, Any]:

@@ -98,15 +98,14 @@ def _risks() -> Iterator[Finding]:
 
 
 def _storage() -> Iterator[Finding]:
-    find_problems = _missing_migrations if settings.STORAGE == "sqlite" else _differing_tables
+    is_local = settings.STORAGE == "sqlite"
+    find_problems = _missing_migrations if is_local else _differing_tables
     try:
         problems = list(find_problems())
         if not problems:
             backend().interactions.check()
     except (StorageUnavailable, DatabaseError) as exc:
-        advice = (
-            "see DATABASE_PATH" if settings.STORAGE == "sqlite" else "see TABLE_NAME, AWS_REGION"
-        )
+        advice = "see DATABASE_PATH" if is_local else "see TABLE_NAME, AWS_REGION"
         yield Finding("storage", "failed", f"It is unreachable ({_cause(exc)}).", advice)
         return
     for problem, advice in problems:

@@ -56,11 +56,10 @@ class Command(ConsoleCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         dry_run = options["dry_run"]
         done = Counter(dict.fromkeys(CHECKED if dry_run else STORED, 0))
-        work = self._check if dry_run else _store
         try:
             with options["file"].open("rb") as file:
                 for page in self._pages(file, done, keep_on=dry_run):
-                    work(page, done)
+                    self._take(page, done, dry_run=dry_run)
         except OSError as exc:
             raise CommandError(f"{options['file']} cannot be read: {exc.strerror or exc}.") from exc
         except (BadLine, RecordTooLarge) as exc:
@@ -80,27 +79,20 @@ class Command(ConsoleCommand):
                 progress.update(position - reached, f"{done['read']} records")
                 reached = position
 
-    def _check(self, page: Page, done: Counter[str]) -> None:
-        records, bad = _classify(page, done)
-        done.update(read=len(records), bad_lines=len(bad))
-        self.stderr.writelines(f"{line}\n" for line in bad)
-
-
-def _store(page: Page, done: Counter[str]) -> None:
-    """Store the records, then raise the bad line that ended the page, if any."""
-    records, bad = _classify(page, done)
-    import_page(backend().bulk, records, done)
-    for line in bad:
-        raise line
-
-
-def _classify(page: Page, done: Counter[str]) -> tuple[list[InteractionRecord], list[BadLine]]:
-    """Count the expired records, and return the others and the bad lines."""
-    records = [each for each in page if isinstance(each, InteractionRecord)]
-    live = unexpired(records)
-    expired = len(records) - len(live)
-    done.update(read=expired, expired=expired)
-    return live, [each for each in page if isinstance(each, BadLine)]
+    def _take(self, page: Page, done: Counter[str], *, dry_run: bool) -> None:
+        """Import the records that have not expired, or only count them, and report bad lines."""
+        records = [each for each in page if isinstance(each, InteractionRecord)]
+        bad = [each for each in page if isinstance(each, BadLine)]
+        live = unexpired(records)
+        if dry_run:
+            done.update(read=len(live), bad_lines=len(bad))
+            self.stderr.writelines(f"{line}\n" for line in bad)
+        else:
+            import_page(backend().bulk, live, done)
+        expired = len(records) - len(live)
+        done.update(read=expired, expired=expired)
+        if bad and not dry_run:
+            raise bad[0]
 
 
 def _records(file: BinaryIO, *, keep_on: bool) -> Iterator[InteractionRecord | BadLine]:

@@ -119,12 +119,7 @@ def after(rows: Rows, position: Position, *, newest_first: bool = False) -> Rows
 
 
 def _page(
-    rows: Rows,
-    scope: str,
-    limit: int,
-    cursor: str | None,
-    *,
-    newest_first: bool = False,
+    rows: Rows, scope: str, limit: int, cursor: str | None, *, newest_first: bool = False
 ) -> Page:
     if cursor is not None:
         rows = after(rows, decode_cursor(cursor, scope), newest_first=newest_first)
