@@ -61,17 +61,15 @@ class StrictBooleanField(StrictField, serializers.BooleanField):
 class UserIdField(StrictCharField):
     """The client's id of its end user."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(
-            max_length=MAX_ID_LENGTH,
-            validators=[
-                RegexValidator(
-                    rf"\A{ID_PATTERN}\Z",
-                    "ASCII letters, digits and . _ : @ | + - only, and neither . nor ..",
-                )
-            ],
-            **options,
+    default_validators = [
+        RegexValidator(
+            rf"\A{ID_PATTERN}\Z",
+            "ASCII letters, digits and . _ : @ | + - only, and neither . nor ..",
         )
+    ]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(max_length=MAX_ID_LENGTH, **options)
 
 
 class InteractionIdField(StrictCharField):
@@ -85,12 +83,10 @@ class InteractionIdField(StrictCharField):
 
 
 class ModelIdField(StrictCharField):
+    default_validators = [RegexValidator(r"\A[!-~]+\Z", "Printable ASCII without spaces only.")]
+
     def __init__(self, **options: Any) -> None:
-        super().__init__(
-            max_length=256,
-            validators=[RegexValidator(r"\A[!-~]+\Z", "Printable ASCII without spaces only.")],
-            **options,
-        )
+        super().__init__(max_length=256, **options)
 
 
 class StopField(serializers.ListField):
