@@ -1,13 +1,15 @@
 """Shared by the tests: records, stores that fail, a fake provider and a clock."""
 
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
-from django.db import connections
+from django.db import connection, connections
 
 from chat.models import Interaction
 from chat.storage import backend
@@ -71,6 +73,17 @@ def all_records() -> list[InteractionRecord]:
     """Return all records, oldest first."""
     ids = Interaction.objects.order_by("created_at").values_list("pk", flat=True)
     return [record for id_ in ids if (record := backend().interactions.get(id_))]
+
+
+def database_bytes() -> bytes:
+    """Return all that SQLite's files contain.
+
+    Another process reads them: a file that this one closes loses SQLite's locks on it, and a
+    server that starts later deletes the log of a database that it takes for unused.
+    """
+    database = Path(connection.settings_dict["NAME"])
+    files = [database, *database.parent.glob(f"{database.name}-*")]
+    return subprocess.run(["cat", *files], capture_output=True, check=True).stdout
 
 
 def store_record(record: InteractionRecord) -> InteractionRecord:

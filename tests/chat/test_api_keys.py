@@ -6,14 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
 from django.conf import settings
 from django.core.cache import caches
 from django.core.management import call_command
-from django.db import connection
 from pytest_django import Settings
 
 from chat import api_keys
@@ -24,7 +22,16 @@ from chat.storage.orm import api_keys as orm_api_keys
 from providers.base import Completion, Usage
 from tests.client import ApiClient, field_errors, status_and_code
 from tests.dynamodb_local import Calls, botocore_client
-from tests.factories import ALICE, ANSWERED, BOB, KEY, Clock, FakeProvider, run_concurrently
+from tests.factories import (
+    ALICE,
+    ANSWERED,
+    BOB,
+    KEY,
+    Clock,
+    FakeProvider,
+    database_bytes,
+    run_concurrently,
+)
 from tests.factories import store_record as keep_record
 
 Configure = Callable[..., None]
@@ -144,9 +151,7 @@ def test_nothing_but_a_hash_is_kept(
 
 def at_rest() -> str:
     """All that is in the database's files and in the tables."""
-    name = Path(connection.settings_dict["NAME"])
-    files = [name, *name.parent.glob(f"{name.name}-*")]
-    stored = "".join(file.read_bytes().decode("latin-1") for file in files if file.exists())
+    stored = database_bytes().decode("latin-1")
     if settings.STORAGE == "dynamodb":
         for table in (settings.TABLE_NAME, settings.STATE_TABLE_NAME):
             stored += str(botocore_client().scan(TableName=table)["Items"])

@@ -5,12 +5,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.checks import run_checks
-from django.db import connection
 
 from chat.models import Interaction
 from chat.storage import backend
@@ -19,7 +17,14 @@ from providers.base import Completion
 from providers.errors import ProviderFailed
 from tests.client import ApiClient, problem, status_and_code
 from tests.dynamodb_local import botocore_client
-from tests.factories import ALICE, ANSWERED, FailingSettleStore, FakeProvider, store_record
+from tests.factories import (
+    ALICE,
+    ANSWERED,
+    FailingSettleStore,
+    FakeProvider,
+    database_bytes,
+    store_record,
+)
 from tests.server_process import ROOT, base_environment
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
@@ -43,9 +48,7 @@ SECRETS = ("quetzal", "axolotl", "okapi", "narwhal", "pangolin", "tapir")
 def at_rest(storage: str) -> bytes:
     """All that a storage has written: the database and its log, or the items of all tables."""
     if storage == "sqlite":
-        name = connection.settings_dict["NAME"]
-        files = (Path(f"{name}{end}") for end in ("", "-wal", "-journal"))
-        return b"".join(file.read_bytes() for file in files if file.exists())
+        return database_bytes()
     client = botocore_client()
     tables = client.list_tables()["TableNames"]
     return b"".join(str(client.scan(TableName=table)["Items"]).encode() for table in tables)
