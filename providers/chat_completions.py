@@ -141,13 +141,10 @@ class ChatCompletionsProvider(HttpProvider):
                 yield text
         if not accumulator.finished:
             raise parsing.truncated_stream()
-        completion = self._completion(accumulator.body(), response.headers, request)
+        completion = self._completion(accumulator.body(), request)
         yield from parsing.finish_stream(completion, accumulator.text)
 
-    def _completion(
-        self, body: dict[str, Any], headers: Mapping[str, str], request: CompletionRequest
-    ) -> Completion:
-        self._raise_error_inside(body, headers)
+    def _completion(self, body: dict[str, Any], request: CompletionRequest) -> Completion:
         choice = get_path(body, "choices", 0)
         finish = as_str(get_path(choice, "finish_reason"))
         if finish in _FAILED_FINISH_REASONS:
@@ -174,12 +171,6 @@ class ChatCompletionsProvider(HttpProvider):
     def _cost(self, reported_usage: Any, model: str, usage: Usage) -> Decimal | None:
         """Return the cost in US dollars: by default the list price of the tokens."""
         return prices.cost(model, usage, provider_api_url=self._base_url)
-
-    def _raise_error_inside(self, body: Any, headers: Mapping[str, str]) -> None:
-        """Raise the error inside a 200, which stands in the body or in its first choice."""
-        for envelope in (body, get_path(body, "choices", 0)):
-            if get_path(envelope, "error"):
-                raise self._error(200, headers, envelope)
 
     def _empty_answer_error(self, choices: Any) -> ProviderError:
         """Return the error for choices without text."""

@@ -96,8 +96,7 @@ class Gemini(HttpProvider):
             if data == DONE:  # sent by servers that imitate Gemini
                 break
             chunk = parsing.event_object(data)
-            if chunk.get("error"):
-                raise self._error(200, response.headers, chunk)
+            self._raise_error_inside(chunk, response.headers)
             answer |= {name: value for name, value in chunk.items() if value}
             candidate = get_path(chunk, "candidates", 0)
             finish = as_str(get_path(candidate, "finishReason")) or finish
@@ -108,13 +107,9 @@ class Gemini(HttpProvider):
             raise parsing.truncated_stream()
         text = "".join(pieces)
         answer["candidates"] = [{"content": {"parts": [{"text": text}]}, "finishReason": finish}]
-        yield from parsing.finish_stream(self._completion(answer, response.headers, request), text)
+        yield from parsing.finish_stream(self._completion(answer, request), text)
 
-    def _completion(
-        self, body: dict[str, Any], headers: Mapping[str, str], request: CompletionRequest
-    ) -> Completion:
-        if body.get("error"):
-            raise self._error(200, headers, body)
+    def _completion(self, body: dict[str, Any], request: CompletionRequest) -> Completion:
         model = parsing.model_name(body.get("modelVersion"), _model_id(request.model))
         usage = _usage(body.get("usageMetadata"))
         usage = replace(usage, cost_usd=prices.cost(model, usage, provider_id="google"))

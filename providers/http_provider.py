@@ -37,7 +37,7 @@ class HttpProvider(ABC):
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
         with self._ask(request, deadline, stream=False) as response:
             self._raise_for_status(response)
-            return self._completion(read_object(response), response.headers, request)
+            return self._whole(response, request)
 
     def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
         with self._ask(request, deadline, stream=True) as response:
@@ -45,8 +45,7 @@ class HttpProvider(ABC):
             if is_stream(response):
                 yield from self._read_stream(response, request)
             else:  # some servers do not stream, whatever the request says
-                completion = self._completion(read_object(response), response.headers, request)
-                yield from parsing.finish_stream(completion, "")
+                yield from parsing.finish_stream(self._whole(response, request), "")
 
     def _get(self, path: str, deadline: Deadline) -> Any:
         with self._open(path, deadline) as response:
@@ -63,6 +62,18 @@ class HttpProvider(ABC):
             deadline=deadline,
         )
 
+    def _whole(self, response: httpx.Response, request: CompletionRequest) -> Completion:
+        """Read an answer that is not a stream."""
+        body = read_object(response)
+        self._raise_error_inside(body, response.headers)
+        return self._completion(body, request)
+
+    def _raise_error_inside(self, body: Any, headers: Mapping[str, str]) -> None:
+        """Raise the error inside a 200, which stands in the body or in its first choice."""
+        for envelope in (body, parsing.get_path(body, "choices", 0)):
+            if parsing.get_path(envelope, "error"):
+                raise self._error(200, headers, envelope)
+
     def _raise_for_status(self, response: httpx.Response) -> None:
         if not response.is_success:
             raise self._error(response.status_code, response.headers, read_json(response))
@@ -78,10 +89,8 @@ class HttpProvider(ABC):
         """Send the request, for one answer or for a stream."""
 
     @abstractmethod
-    def _completion(
-        self, body: dict[str, Any], headers: Mapping[str, str], request: CompletionRequest
-    ) -> Completion:
-        """Return the completion in the body of a 200. Raises the error that it may hold instead."""
+    def _completion(self, body: dict[str, Any], request: CompletionRequest) -> Completion:
+        """Return the completion in the body of a 200."""
 
     @abstractmethod
     def _read_stream(

@@ -85,7 +85,8 @@ class Router:
         self._defaults = [Route(provider, provider.model) for provider in providers]
         self._any = ANY_MODEL in allowed
         listed = [self._parse(model) for model in allowed if model != ANY_MODEL]
-        self._known = list(dict.fromkeys(self._defaults + listed))
+        # The routes of all models that clients may name, the default one first.
+        self.known = list(dict.fromkeys(self._defaults + listed))
         self._fallback = fallback
         self._breakers = {
             provider.name: CircuitBreaker(
@@ -104,17 +105,12 @@ class Router:
         if model is None:
             routes = self._defaults
         else:
-            routes = [known for known in self._known if model in known.names]
+            routes = [known for known in self.known if model in known.names]
             if not routes and self._any:
                 routes = [self._parse(model)]
         if not routes:
             raise UnknownModel(model)
         return routes if self._fallback else routes[:1]
-
-    @property
-    def known(self) -> list[Route]:
-        """The routes of all models that clients may name, the default one first."""
-        return list(self._known)
 
     def complete(
         self,
@@ -233,7 +229,8 @@ class Router:
             yield from events
         except BaseException as exc:
             outcome = _outcome(exc, deadline)
-            _report_failure(exc, breaker, deadline, timeout, begun=begun)
+            fair = timeout >= MIN_FAIR_TIMEOUT
+            _report_failure(exc, breaker, deadline, begun=begun, fair=fair)
             raise
         else:
             breaker.record_success()
@@ -260,24 +257,19 @@ def _outcome(error: BaseException, deadline: Deadline) -> str:
 
 
 def _report_failure(
-    error: BaseException,
-    breaker: CircuitBreaker,
-    deadline: Deadline,
-    timeout: float,
-    *,
-    begun: bool,
+    error: BaseException, breaker: CircuitBreaker, deadline: Deadline, *, begun: bool, fair: bool
 ) -> None:
     """Tell the circuit breaker what an error says about the provider's health, if anything.
 
     A client can cause failures, and must not disable the provider for others: by an unknown model,
-    by a prompt for an empty answer, or by leaving the provider no time. `timeout` is in seconds.
+    by a prompt for an empty answer, or by leaving the provider no time: then it is not `fair`.
     """
     match error:
         case RequestRejected() | ContentFiltered():
             breaker.record_success()
         case DeadlineExceeded() if begun:  # it answered, if at too great a length
             breaker.record_success()
-        case DeadlineExceeded() if timeout < MIN_FAIR_TIMEOUT:
+        case DeadlineExceeded() if not fair:
             pass
         case ModelUnavailable() | ProviderFailed(retry=False):
             pass

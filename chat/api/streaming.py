@@ -109,8 +109,8 @@ class EventStream:
                     yield self._format.done(item)
                 case Exception():
                     yield self._format.error(log_and_convert(item), self._request_id)
-                case Heartbeat():
-                    yield HEARTBEAT
+                case bytes():
+                    yield item
             item = self._wait()
 
     def close(self) -> None:
@@ -137,20 +137,16 @@ class EventStream:
             self._items.put(None)
             close_old_connections()
 
-    def _wait(self) -> "Delta | ChatResult | Exception | Heartbeat | None":
-        """Return what comes next; None at the end, and when the deadline is cancelled."""
+    def _wait(self) -> Delta | ChatResult | Exception | bytes | None:
+        """Return what comes next or a heartbeat; None at the end or when the deadline is cancelled."""
         with self._deadline.on_cancel(self._stop):
             try:
                 return self._items.get(timeout=self._patience)
             except Empty:
-                return Heartbeat()
+                return HEARTBEAT
 
     def _stop(self) -> None:
         self._items.put(None)
-
-
-class Heartbeat:
-    """Nothing has come for a while."""
 
 
 @functools.cache
