@@ -119,9 +119,8 @@ class Gemini(HttpProvider):
         candidate = get_path(body, "candidates", 0)
         finish = as_str(get_path(candidate, "finishReason"))
         if status := _FAILED_FINISH_REASONS.get(finish):
-            raise parsing.error_for_status(
-                status, reason=parsing.log_reason("finishReason", finish)
-            )
+            reason = parsing.log_reason("finishReason", finish)
+            raise parsing.error_for_status(status, reason=reason)
         if finish in _UNUSABLE_FINISH_REASONS:
             raise parsing.unusable_answer("finishReason", finish)
         completion = Completion(

@@ -11,6 +11,7 @@ from providers import parsing
 from providers.base import Completion, CompletionRequest
 from providers.deadline import Deadline
 from providers.errors import ProviderError
+from providers.parsing import get_path
 from providers.vendor_http import VendorClient, is_stream, read_json, read_object
 
 
@@ -70,8 +71,8 @@ class HttpProvider(ABC):
 
     def _raise_error_inside(self, body: Any, headers: Mapping[str, str]) -> None:
         """Raise the error inside a 200, which stands in the body or in its first choice."""
-        for envelope in (body, parsing.get_path(body, "choices", 0)):
-            if parsing.get_path(envelope, "error"):
+        for envelope in (body, get_path(body, "choices", 0)):
+            if get_path(envelope, "error"):
                 raise self._error(200, headers, envelope)
 
     def _raise_for_status(self, response: httpx.Response) -> None:

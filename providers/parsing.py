@@ -181,8 +181,9 @@ def as_object(value: Any) -> dict[str, Any]:
 def event_object(data: str) -> dict[str, Any]:
     """Return the JSON object of a stream's event. Raises ProviderFailed."""
     body = load_json(data)
-    # Gemini sends an error as an array of one.
-    return as_object(get_path(body, 0) if isinstance(body, list) else body)
+    if isinstance(body, dict):
+        return body
+    return as_object(get_path(body, 0))  # Gemini sends an error as an array of one
 
 
 def truncated_stream() -> ProviderFailed:

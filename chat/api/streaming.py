@@ -138,7 +138,7 @@ class EventStream:
             close_old_connections()
 
     def _wait(self) -> Delta | ChatResult | Exception | bytes | None:
-        """Return what comes next or a heartbeat; None at the end or when the deadline is cancelled."""
+        """Return the next item or a heartbeat; None at the end, or once nobody listens."""
         with self._deadline.on_cancel(self._stop):
             try:
                 return self._items.get(timeout=self._patience)
