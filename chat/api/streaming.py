@@ -1,9 +1,7 @@
-"""Answers that grow: the service's events as server-sent events.
+"""Stream the service's events as server-sent events.
 
-https://html.spec.whatwg.org/multipage/server-sent-events.html has the format. A thread of its own
-asks the model and settles the record, while the one that serves the client waits for what comes and
-keeps the connection alive. When nobody listens any more, the request's deadline is cancelled, which
-ends the call to the vendor.
+A second thread runs the chat; the request's thread waits, sends heartbeats, and cancels on
+disconnect. Format: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
 import functools
@@ -29,11 +27,11 @@ from providers.deadline import Deadline
 
 logger = logging.getLogger(__name__)
 
-# A silent stream sends a heartbeat this often. A request without a first token by then is answered
-# with a stream, whatever comes of it.
+# A silent stream sends a heartbeat this often. If the first event takes longer, the stream starts
+# with a heartbeat, and a later error becomes an event of it.
 HEARTBEAT_SECONDS = 10.0
 HEARTBEAT = b": waiting\n\n"
-# How long the end of a request whose client went away is waited for, so that its log line has it.
+# Wait this long for an aborted request to settle before its log line is written.
 ABORT_SECONDS = 1.0
 
 Events = Iterator[Delta | ChatResult]
@@ -55,9 +53,9 @@ class StreamFormat(Protocol):
 def respond(
     events: Events, *, deadline: Deadline, stream_format: StreamFormat, environ: dict[str, Any]
 ) -> StreamingHttpResponse:
-    """Return a response that streams the events, after the first of them has come.
+    """Wait for the first event or heartbeat, and return a response that streams from there.
 
-    Raises the exception that comes instead of a first event.
+    Raises the error of a request that fails before its first event.
     """
     stream = EventStream(events, deadline, stream_format, environ)
     return StreamingHttpResponse(
@@ -83,13 +81,15 @@ class EventStream:
     ) -> None:
         self._deadline = deadline
         self._format = stream_format
-        # Lambda's bridge sends nothing before the end.
-        self._patience = HEARTBEAT_SECONDS if can_stream(environ) else None
+        # apig-wsgi sends the body as a whole, so heartbeats would not arrive in time.
+        self._heartbeat_seconds = HEARTBEAT_SECONDS if can_stream(environ) else None
         self._request_id = current_request_id()
         self._items: SimpleQueue[Delta | ChatResult | Exception | None] = SimpleQueue()
         self._watch = ExitStack()
         self._watch.enter_context(cancel_on_disconnect(environ, deadline))
-        self._pump: Future[None] = _producer_pool().submit(copy_context().run, self._run, events)
+        self._producer: Future[None] = _producer_pool().submit(
+            copy_context().run, self._run, events
+        )
         self._first = self._wait()
         if self._first is None:
             self.close()
@@ -114,23 +114,25 @@ class EventStream:
             item = self._wait()
 
     def close(self) -> None:
-        """End what still runs, as the client has gone or has been given everything."""
+        """Stop watching the client, and cancel the chat if it is still running."""
         self._watch.close()
-        if not self._pump.done():
+        if not self._producer.done():
             self._deadline.cancel()
             try:
-                self._pump.result(timeout=ABORT_SECONDS)
+                self._producer.result(timeout=ABORT_SECONDS)
             except TimeoutError:
-                logger.warning("a request goes on without its client")
+                logger.warning(
+                    "client disconnected; request still running after %g s", ABORT_SECONDS
+                )
 
     def _run(self, events: Events) -> None:
-        """In the other thread: pass on what comes, and let the request come to its end."""
+        """Run the chat in the second thread, and queue its events and error."""
         try:
             for event in events:
                 self._items.put(event)
         except Exception as exc:
             add_log_fields(code=problem_from_exception(exc).code)
-            if self._deadline.cancelled:  # then nobody else may report it
+            if self._deadline.cancelled:  # the request's thread may have stopped reading
                 log_and_convert(exc)
             self._items.put(exc)
         finally:
@@ -138,10 +140,10 @@ class EventStream:
             close_old_connections()
 
     def _wait(self) -> Delta | ChatResult | Exception | bytes | None:
-        """Return the next item or a heartbeat; None at the end, or once nobody listens."""
+        """Return the next item or a heartbeat; None at the end or once the client disconnects."""
         with self._deadline.on_cancel(self._stop):
             try:
-                return self._items.get(timeout=self._patience)
+                return self._items.get(timeout=self._heartbeat_seconds)
             except Empty:
                 return HEARTBEAT
 
@@ -151,7 +153,7 @@ class EventStream:
 
 @functools.cache
 def _producer_pool() -> ThreadPoolExecutor:
-    """Threads that stay, and with them their connections to the vendors."""
+    """Return threads that are reused, and with them their connections to the vendors."""
     return ThreadPoolExecutor(settings.WEB_THREADS, thread_name_prefix="stream")
 
 

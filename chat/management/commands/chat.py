@@ -97,11 +97,11 @@ class Command(ConsoleCommand):
                 raise convert_exception(exc) from exc
         return not deadline.cancelled
 
-    def _stream(self, question: ChatRequest, deadline: Deadline) -> ChatResult:
+    def _stream(self, request: ChatRequest, deadline: Deadline) -> ChatResult:
         answer: ChatResult | None = None
         begun = False
         try:
-            for event in stream(caller=self._caller, request=question, deadline=deadline):
+            for event in stream(caller=self._caller, request=request, deadline=deadline):
                 if isinstance(event, ChatResult):
                     answer = event
                     text = "" if begun else event.record.response or ""
