@@ -9,7 +9,7 @@ from django.utils import timezone
 from rest_framework import serializers
 
 from chat.api import fields
-from chat.storage.base import TIMESTAMP_FORMAT, InteractionRecord, Status
+from chat.storage.base import InteractionRecord, Status, format_utc
 from chat.usage import DEFAULT_DAYS, MAX_DAYS, DateRange, UsageGroup, format_usd
 from providers.base import FinishReason
 
@@ -343,8 +343,3 @@ class ProblemSerializer(serializers.Serializer[Any]):
     code = serializers.CharField(help_text="Stable; the field for programs to read.")
     request_id = serializers.CharField()
     errors = FieldErrorSerializer(many=True)  # type: ignore[assignment]  # a field all the same
-
-
-def format_utc(moment: datetime) -> str:
-    """Return the moment in ISO 8601 with a fixed width: such strings sort by time."""
-    return moment.astimezone(UTC).strftime(TIMESTAMP_FORMAT)

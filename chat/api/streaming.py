@@ -87,6 +87,7 @@ class EventStream:
         self._items: SimpleQueue[Delta | ChatResult | Exception | None] = SimpleQueue()
         self._watch = ExitStack()
         self._watch.enter_context(cancel_on_disconnect(environ, deadline))
+        self._watch.enter_context(deadline.on_cancel(self._stop))
         self._producer: Future[None] = _producer_pool().submit(
             copy_context().run, self._run, events
         )
@@ -140,12 +141,11 @@ class EventStream:
             close_old_connections()
 
     def _wait(self) -> Delta | ChatResult | Exception | bytes | None:
-        """Return the next item or a heartbeat; None at the end or once the client disconnects."""
-        with self._deadline.on_cancel(self._stop):
-            try:
-                return self._items.get(timeout=self._heartbeat_seconds)
-            except Empty:
-                return HEARTBEAT
+        """Return the next item or a heartbeat; None at the end, or once nobody listens."""
+        try:
+            return self._items.get(timeout=self._heartbeat_seconds)
+        except Empty:
+            return HEARTBEAT
 
     def _stop(self) -> None:
         self._items.put(None)

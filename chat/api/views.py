@@ -16,12 +16,12 @@ from chat import history, service, usage
 from chat.api import serializers
 from chat.api.base import BaseAPIView, BaseChatView
 from chat.api.renderers import EventStreamNegotiation, PlaygroundRenderer
-from chat.api.serializers import build_once, format_utc
+from chat.api.serializers import build_once
 from chat.api.streaming import ChatEventFormat
 from chat.conversation import ChatRequest
 from chat.errors import StorageFailed
 from chat.storage import backend
-from chat.storage.base import Page
+from chat.storage.base import Page, format_utc
 from chat.storage.errors import StorageUnavailable
 
 # `build_once` says why they are shared, and built at import.

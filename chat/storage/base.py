@@ -18,14 +18,19 @@ from providers.router import Attempt
 # A claim that is not settled this long after its deadline counts as aborted.
 SETTLE_GRACE = timedelta(seconds=5)
 
-# ISO 8601 of fixed width, which sorts as text.
-TIMESTAMP_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
-
 # Owners and user ids. Clients and proxies resolve "." and ".." in a path.
 ID_PATTERN = r"(?!\.{1,2}\Z)[A-Za-z0-9._:@|+-]+"
 MAX_ID_LENGTH = 128
 
 API_KEY_PREFIX = "sca"
+
+
+def format_utc(moment: datetime) -> str:
+    """Return the moment in ISO 8601 with a fixed width: such strings sort by time.
+
+    `strftime` takes ten times as long.
+    """
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 # --- Interactions ---------------------------------------------------------------------------------

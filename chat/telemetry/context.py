@@ -35,16 +35,21 @@ def add_log_fields(**fields: Any) -> None:
     current_request().log_fields.update(fields)
 
 
-@contextmanager
-def server_timing(part: str) -> Iterator[None]:
+class server_timing:  # noqa: N801  (a context manager; as a generator it would take twice as long)
     """Add the time spent in the block to a part of the request's `Server-Timing`."""
-    started = time.perf_counter()
-    try:
-        yield
-    finally:
+
+    __slots__ = ("_part", "_started")
+
+    def __init__(self, part: str) -> None:
+        self._part = part
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
         timings = current_request().timings
-        elapsed = (time.perf_counter() - started) * 1000
-        timings[part] = timings.get(part, 0.0) + elapsed
+        elapsed = (time.perf_counter() - self._started) * 1000
+        timings[self._part] = timings.get(self._part, 0.0) + elapsed
 
 
 @contextmanager

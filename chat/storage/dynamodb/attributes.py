@@ -16,7 +16,7 @@ from pynamodb.attributes import (
 )
 from pynamodb.constants import BINARY, STRING
 
-from chat.storage.base import TIMESTAMP_FORMAT
+from chat.storage.base import format_utc
 
 
 class LenientAttribute(Attribute[Any]):
@@ -76,7 +76,7 @@ class TimestampAttribute(LenientAttribute, Attribute[datetime]):
     attr_type = STRING
 
     def serialize(self, value: datetime) -> str:
-        return value.astimezone(UTC).strftime(TIMESTAMP_FORMAT)
+        return format_utc(value)
 
     def read(self, value: dict[str, Any]) -> datetime:
         return datetime.fromisoformat(value[STRING]).astimezone(UTC)

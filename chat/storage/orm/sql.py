@@ -6,6 +6,7 @@ that returns rows commits only when all of them have been read.
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC
 from typing import Any
 
 import orjson
@@ -60,7 +61,8 @@ def _adapter(field: "models.Field[Any, Any]") -> Callable[[Any], Any] | None:
     operations = django_connection.ops
     match field:
         case models.DateTimeField():
-            return lambda value: operations.adapt_datetimefield_value(value)
+            # As Django writes it; its own function takes five times as long.
+            return lambda value: str(value.astimezone(UTC).replace(tzinfo=None))
         case models.DecimalField(max_digits=digits, decimal_places=places):
             return lambda value: operations.adapt_decimalfield_value(value, digits, places)
         case models.JSONField():
