@@ -141,7 +141,7 @@ class EventStream:
             close_old_connections()
 
     def _wait(self) -> Delta | ChatResult | Exception | bytes | None:
-        """Return the next item or a heartbeat; None at the end, or once nobody listens."""
+        """Return the next item or a heartbeat; None at the end or once the client disconnects."""
         try:
             return self._items.get(timeout=self._heartbeat_seconds)
         except Empty:
