@@ -5,6 +5,10 @@ from typing import Any
 
 from gunicorn.glogging import Logger
 
+# gunicorn logs this and the exception of a client's socket. Its other messages may report a
+# TimeoutError of the application.
+SOCKET_ERROR = "Socket error processing request."
+
 
 class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
     """Leave handlers and levels to LOGGING, and the access log to chat.telemetry."""
@@ -14,7 +18,7 @@ class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
 
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
         """Log a timeout of a client without a traceback: it is not a fault of the server."""
-        if isinstance(sys.exception(), TimeoutError):
+        if msg == SOCKET_ERROR and isinstance(sys.exception(), TimeoutError):
             self.info("client timed out")
         else:
             super().exception(msg, *args, **kwargs)

@@ -8,6 +8,7 @@ import selectors
 import signal
 import socket
 import time
+from collections import deque
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -27,6 +28,8 @@ CLIENT_SECONDS = 10.0
 REQUEST_SECONDS = 30.0
 # Seconds that a thread waits for the first request of a connection.
 FIRST_REQUEST_SECONDS = 0.02
+# Seconds that a client may take to close its side of a connection closed by us.
+LINGER_SECONDS = 2.0
 # Seconds that a stopping worker keeps connections without a request.
 STOP_SECONDS = 2.0
 READ_BYTES = 64 * 1024
@@ -49,6 +52,12 @@ class Arbiter(arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has no types
 
 
 class Worker(TunedWorker):
+    lingering: deque["Connection"]  # sorted by timeout
+
+    def init_process(self) -> None:
+        self.lingering = deque()
+        super().init_process()
+
     def init_signals(self) -> None:
         super().init_signals()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -62,27 +71,32 @@ class Worker(TunedWorker):
         super().finish_request(conn, fs)
         if conn.lingers:
             self.nr_conns += 1
-            conn.set_timeout()
-            self.pending_conns.append(conn)  # closed by `murder_pending` after its timeout
+            conn.timeout = time.monotonic() + LINGER_SECONDS
+            self.lingering.append(conn)
             self.poller.register(conn.sock, selectors.EVENT_READ, partial(self._drain, conn))
 
     def _drain(self, conn: "Connection", sock: socket.socket) -> None:
         if conn.drained():
-            self.poller.unregister(sock)
-            self.pending_conns.remove(conn)
-            self.nr_conns -= 1
-            conn.close()
+            self.lingering.remove(conn)
+            self._close(conn)
+
+    def _close(self, conn: "Connection") -> None:
+        self.poller.unregister(conn.sock)
+        self.nr_conns -= 1
+        conn.close()
 
     def murder_pending(self) -> None:
-        """Close connections without a request sooner when the worker stops.
+        """Close connections whose wait is over: without a request, or closed by us.
 
-        gunicorn shortens the wait of kept-alive connections only.
+        A stopping worker waits less; gunicorn shortens the wait of kept-alive connections only.
         """
         if not self.alive:
             last = time.monotonic() + STOP_SECONDS
             for conn in self.pending_conns:
                 conn.timeout = min(conn.timeout, last)
         super().murder_pending()
+        while self.lingering and self.lingering[0].timeout < time.monotonic():
+            self._close(self.lingering.popleft())
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: Exception) -> None:
         """Answer errors in the shape of the API's errors.

@@ -2,8 +2,12 @@
 
 import inspect
 import logging
+import selectors
 import socket
+import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ from gunicorn.arbiter import Arbiter as GunicornArbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.http.unreader import SocketUnreader
+from gunicorn.workers import gthread
 from gunicorn.workers.gthread import ThreadWorker
 
 from chatproject.server.logger import GunicornLogger
@@ -23,7 +28,7 @@ ROOT = Path(__file__).parents[3]
 # Our class, gunicorn's, and the methods that are ours alone.
 CLASSES: list[tuple[type, type, set[str]]] = [
     (Arbiter, GunicornArbiter, set()),
-    (Worker, ThreadWorker, {"_drain"}),
+    (Worker, ThreadWorker, {"_close", "_drain"}),
     (TunedWorker, ThreadWorker, {"_next_request_comes"}),
     (Connection, Connection.__base__, {"drained"}),
     (DeadlineUnreader, SocketUnreader, set()),
@@ -90,17 +95,45 @@ def test_each_request_of_a_connection_gets_timeouts(worker: Any) -> None:
             next(connection.parser)
 
 
+def test_a_connection_that_its_client_does_not_close_is_closed_after_two_seconds(
+    worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.cfg.set("keepalive", 10)
+    ours, client = socket.socketpair()
+    without_request, _client = socket.socketpair()
+    worker.poller, worker.lingering = selectors.DefaultSelector(), deque()
+    with worker.poller, client, without_request, _client:
+        for sock, result in ((without_request, gthread._DEFER), (ours, False)):
+            served: Future[Any] = Future()
+            served.set_result(result)
+            worker.nr_conns += 1
+            connection = Connection(worker.cfg, sock, ("127.0.0.1", 1), ("127.0.0.1", 2))
+            worker.finish_request(connection, served)
+        now = time.monotonic()
+        for seconds, open_connections in ((1.5, 2), (2.5, 1)):
+            monkeypatch.setattr(time, "monotonic", lambda at=now + seconds: at)
+            worker.murder_pending()
+            assert worker.nr_conns == open_connections
+        assert ours.fileno() == -1
+        assert [key.fileobj for key in worker.poller.get_map().values()] == [without_request]
+
+
 def test_a_client_that_times_out_is_logged_without_a_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO, "gunicorn.error")
     logger = GunicornLogger(Config())
-    for error in (TimeoutError(), OSError()):
+    for error, message in (
+        (TimeoutError(), "Socket error processing request."),
+        (OSError(), "Socket error processing request."),
+        (TimeoutError(), "Error handling request"),  # of the application
+    ):
         try:
             raise error
         except OSError:
-            logger.exception("Socket error processing request.")
+            logger.exception(message)
     assert [(record.levelname, record.message) for record in caplog.records] == [
         ("INFO", "client timed out"),
         ("ERROR", "Socket error processing request."),
+        ("ERROR", "Error handling request"),
     ]
