@@ -13,8 +13,7 @@ from rest_framework.views import APIView
 
 from chat import service
 from chat.api import ratelimit, streaming
-from chat.api.disconnect import cancel_on_disconnect
-from chat.api.server_context import remaining_seconds
+from chat.api.server_context import cancel_on_disconnect, remaining_seconds
 from chat.callers import Caller
 from chat.conversation import ChatRequest
 from chat.errors import MalformedJson, ValidationFailed, field_error

@@ -1,11 +1,17 @@
-"""What the HTTP layer knows of its server, read from the WSGI environment."""
+"""Read what the HTTP layer needs of its server from the WSGI environment."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+
+from providers.deadline import Deadline
 
 # apig-wsgi puts Lambda's context object here; other servers have no such key.
 LAMBDA_CONTEXT = "apig_wsgi.context"
+# A server that can watch its client puts a function here. It takes a deadline, and returns a
+# context in which a disconnect cancels the deadline.
+CANCEL_ON_DISCONNECT = "chat.cancel_on_disconnect"
 
 
 def remaining_seconds(environ: Mapping[str, Any]) -> float:
@@ -17,3 +23,12 @@ def remaining_seconds(environ: Mapping[str, Any]) -> float:
 def can_stream(environ: Mapping[str, Any]) -> bool:
     """Return whether parts of a response leave at once: apig-wsgi sends the body as a whole."""
     return LAMBDA_CONTEXT not in environ
+
+
+def cancel_on_disconnect(
+    environ: Mapping[str, Any], deadline: Deadline
+) -> AbstractContextManager[None]:
+    """Return a context in which a disconnect cancels the deadline, if the server can watch it."""
+    watch: Callable[[Deadline], AbstractContextManager[None]] | None
+    watch = environ.get(CANCEL_ON_DISCONNECT)
+    return nullcontext() if watch is None else watch(deadline)

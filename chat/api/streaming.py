@@ -18,8 +18,7 @@ from django.conf import settings
 from django.db import close_old_connections
 from django.http import StreamingHttpResponse
 
-from chat.api.disconnect import cancel_on_disconnect
-from chat.api.server_context import can_stream
+from chat.api.server_context import can_stream, cancel_on_disconnect
 from chat.errors import ClientDisconnected, Problem, log_and_convert, problem_from_exception
 from chat.service import ChatResult, Delta
 from chat.telemetry.context import add_log_fields, current_request_id

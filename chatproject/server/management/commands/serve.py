@@ -16,6 +16,7 @@ from gunicorn import systemd
 from gunicorn.app.base import BaseApplication
 
 from chatproject.server import tuning
+from chatproject.server.disconnect import with_disconnects
 from chatproject.server.logger import GunicornLogger
 from chatproject.server.worker import CLIENT_SECONDS, Arbiter, Worker
 
@@ -83,7 +84,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         gc.collect()
         gc.freeze()  # the collector need not look through imported modules
         gc.set_threshold(GC_THRESHOLD)
-        return application
+        return with_disconnects(application)
 
 
 class Command(BaseCommand):

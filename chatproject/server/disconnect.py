@@ -1,32 +1,43 @@
 """Cancel the deadline of a request when its client disconnects.
 
-One thread per process waits for the sockets of all clients that wait for a response.
+One thread per process watches the sockets of all clients that wait for a response.
 """
 
 import functools
+import logging
 import os
 import select
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from chat.api.server_context import CANCEL_ON_DISCONNECT
 from providers.deadline import Deadline
+
+logger = logging.getLogger(__name__)
+
+
+def with_disconnects(application: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a WSGI application of gunicorn: its environment gets CANCEL_ON_DISCONNECT."""
+
+    def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        client = environ["gunicorn.socket"]
+        environ[CANCEL_ON_DISCONNECT] = functools.partial(cancel_on_disconnect, client)
+        return application(environ, start_response)
+
+    return wrapped
 
 
 @contextmanager
-def cancel_on_disconnect(environ: Mapping[str, Any], deadline: Deadline) -> Iterator[None]:
+def cancel_on_disconnect(client: socket.socket, deadline: Deadline) -> Iterator[None]:
     """Cancel the deadline if the client disconnects within the context.
 
     A client that has only closed its sending side counts as disconnected: the server cannot tell
-    the two apart. Servers other than gunicorn do not show the socket; then nothing happens.
+    the two apart.
     """
-    client: socket.socket | None = environ.get("gunicorn.socket")
-    if client is None:
-        yield
-        return
     watcher, descriptor = _watcher(), client.fileno()
     if descriptor < 0:  # closed
         deadline.cancel()
@@ -42,7 +53,7 @@ def cancel_on_disconnect(environ: Mapping[str, Any], deadline: Deadline) -> Iter
 if sys.platform == "linux":
 
     class _Selector:
-        """Bytes that a client sends ahead are no event; the end of its sending is."""
+        """Wait until a client closes its sending side; data it sends early is ignored."""
 
         def __init__(self) -> None:
             self._epoll = select.epoll()
@@ -64,7 +75,7 @@ if sys.platform == "linux":
 else:  # macOS and BSD
 
     class _Selector:
-        """The same by kqueue."""
+        """Wait until a client closes its sending side, with kqueue."""
 
         def __init__(self) -> None:
             self._queue = select.kqueue()
@@ -96,24 +107,35 @@ class _Watcher:
         threading.Thread(target=self._run, name="disconnects", daemon=True).start()
 
     def add(self, descriptor: int, deadline: Deadline) -> None:
+        """Watch a client. If the system refuses, the request is served without a watch."""
         with self._lock:
+            try:
+                self._selector.add(descriptor)
+            except OSError as exc:
+                logger.warning("client not watched for a disconnect: %s", exc.strerror)
+                return
             self._deadlines[descriptor] = deadline
-            self._selector.add(descriptor)
 
     def remove(self, descriptor: int) -> None:
         with self._lock:
-            del self._deadlines[descriptor]
-            with suppress(OSError):  # the server has closed the socket
-                self._selector.remove(descriptor)
+            if self._deadlines.pop(descriptor, None):
+                with suppress(OSError):  # the server has closed the socket
+                    self._selector.remove(descriptor)
 
     def _run(self) -> None:
         while True:
             for descriptor in self._selector.wait():
-                # The event may be of a socket that was closed since, whose number another has now.
-                with self._lock:
-                    deadline = self._deadlines.get(descriptor)
-                    if deadline and self._selector.still_hung_up(descriptor):
-                        deadline.cancel()
+                try:
+                    self._cancel(descriptor)
+                except Exception:  # of a callback of this deadline; the others need the thread
+                    logger.exception("cancelling a request failed")
+
+    def _cancel(self, descriptor: int) -> None:
+        # The event may be of a closed socket whose descriptor another client has now.
+        with self._lock:
+            deadline = self._deadlines.get(descriptor)
+            if deadline and self._selector.still_hung_up(descriptor):
+                deadline.cancel()
 
 
 _making = threading.Lock()

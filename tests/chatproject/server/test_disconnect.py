@@ -8,10 +8,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from chat.api.disconnect import cancel_on_disconnect
+from chat.api.server_context import CANCEL_ON_DISCONNECT
+from chatproject.server.disconnect import cancel_on_disconnect, with_disconnects
 from providers.deadline import Deadline
 from tests.stub_vendor import SOON
 
@@ -35,7 +37,7 @@ def test_a_client_that_leaves_cancels(pair: tuple[socket.socket, socket.socket],
     ours, theirs = pair
     deadline = Deadline(30)
     part = deadline.capped(20)
-    with cancel_on_disconnect({"gunicorn.socket": ours}, deadline):
+    with cancel_on_disconnect(ours, deadline):
         theirs.sendall(b"the next request, sent ahead")
         time.sleep(0.1)
         assert (deadline.cancelled, deadline.remaining() > 0) == (False, True)
@@ -52,7 +54,7 @@ def test_a_client_that_had_left_before_cancels(pair: tuple[socket.socket, socket
     ours, theirs = pair
     theirs.close()
     deadline = Deadline(30)
-    with cancel_on_disconnect({"gunicorn.socket": ours}, deadline):
+    with cancel_on_disconnect(ours, deadline):
         assert wait_for(deadline)
 
 
@@ -60,12 +62,12 @@ def test_a_socket_that_is_closed_on_our_side_cancels(pair: tuple[socket.socket, 
     ours, _ = pair
     ours.close()
     deadline = Deadline(30)
-    with cancel_on_disconnect({"gunicorn.socket": ours}, deadline):
+    with cancel_on_disconnect(ours, deadline):
         assert deadline.cancelled
 
 
 def test_a_socket_may_be_closed_before_the_end(pair: tuple[socket.socket, socket.socket]):
-    with cancel_on_disconnect({"gunicorn.socket": pair[0]}, Deadline(30)):
+    with cancel_on_disconnect(pair[0], Deadline(30)):
         pair[0].close()
 
 
@@ -74,24 +76,63 @@ def test_a_client_that_leaves_after_its_response_cancels_nothing(
 ):
     ours, theirs = pair
     first, second = Deadline(30), Deadline(30)
-    with cancel_on_disconnect({"gunicorn.socket": ours}, first):
+    with cancel_on_disconnect(ours, first):
         pass
-    with cancel_on_disconnect({"gunicorn.socket": ours}, second):
+    with cancel_on_disconnect(ours, second):
         theirs.close()
         assert wait_for(second)
     assert not first.cancelled
 
 
-def test_no_disconnect_is_seen_without_a_socket():
+def test_a_failing_callback_does_not_end_the_watch_of_other_clients(
+    pair: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
+):
+    def fail() -> None:
+        raise RuntimeError
+
+    ours, theirs = socket.socketpair()
+    first, second = Deadline(30), Deadline(30)
+    with (
+        ours,
+        theirs,
+        cancel_on_disconnect(ours, first),
+        cancel_on_disconnect(pair[0], second),
+        first.on_cancel(fail),
+    ):
+        theirs.close()
+        pair[1].close()
+        assert wait_for(second)
+    assert first.cancelled
+    assert [record.message for record in caplog.records] == ["cancelling a request failed"]
+
+
+def test_a_client_that_cannot_be_watched_is_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     deadline = Deadline(30)
-    with cancel_on_disconnect({}, deadline):
+    # epoll refuses a file, as it refuses sockets beyond the limit of fs.epoll.max_user_watches.
+    with (tmp_path / "file").open("w") as file, cancel_on_disconnect(file, deadline):
         assert not deadline.cancelled
+    assert [record.message for record in caplog.records] == [
+        "client not watched for a disconnect: Operation not permitted"
+    ]
+
+
+def test_the_application_gets_the_watch_of_its_client(pair: tuple[socket.socket, socket.socket]):
+    deadline = Deadline(30)
+
+    def application(environ: dict[str, Any], start_response: None) -> bool:
+        with environ[CANCEL_ON_DISCONNECT](deadline):
+            pair[1].close()
+            return wait_for(deadline)
+
+    assert with_disconnects(application)({"gunicorn.socket": pair[0]}, None)
 
 
 def test_a_forked_process_watches_with_a_thread_of_its_own(
     pair: tuple[socket.socket, socket.socket],
 ):
-    with cancel_on_disconnect({"gunicorn.socket": pair[0]}, Deadline(30)):
+    with cancel_on_disconnect(pair[0], Deadline(30)):
         context = multiprocessing.get_context("fork")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the threads of this process
@@ -104,7 +145,7 @@ def test_a_forked_process_watches_with_a_thread_of_its_own(
 def watch_another() -> None:
     ours, theirs = socket.socketpair()
     deadline = Deadline(30)
-    with cancel_on_disconnect({"gunicorn.socket": ours}, deadline):
+    with cancel_on_disconnect(ours, deadline):
         theirs.close()
         assert wait_for(deadline)
 
@@ -123,8 +164,7 @@ def test_a_thousand_waiting_requests_wake_nobody():
         for _ in range(waiting):
             ours, theirs = map(open_sockets.enter_context, socket.socketpair())
             deadlines.append(Deadline(60))
-            environ = {"gunicorn.socket": ours}
-            open_sockets.enter_context(cancel_on_disconnect(environ, deadlines[-1]))
+            open_sockets.enter_context(cancel_on_disconnect(ours, deadlines[-1]))
         threads = [threading.Thread(target=wait, args=(each,)) for each in deadlines]
         for thread in threads:
             thread.start()
