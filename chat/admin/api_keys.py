@@ -17,7 +17,7 @@ from chat.models import ApiKey, UsageCount
 from chat.storage import backend
 from chat.storage.base import ApiKey as Key
 from chat.storage.base import CounterKind, UsageCounts
-from chat.storage.columns import key_of
+from chat.storage.columns import api_key_from_columns
 from chat.usage import format_usd
 
 
@@ -101,7 +101,7 @@ class KeyAdmin(ReadOnlyAdmin):
     @admin.action(description="Revoke the selected keys", permissions=["revoke"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> HttpResponse | None:
         """Ask for confirmation, then revoke permanently."""
-        keys = [key_of(row) for row in queryset.filter(revoked_at=None)]
+        keys = [api_key_from_columns(row) for row in queryset.filter(revoked_at=None)]
         if "confirmed" not in request.POST:
             return self.page(request, "revoke", title="Revoke keys", keys=keys)
         for key in keys:
@@ -136,10 +136,10 @@ class KeyAdmin(ReadOnlyAdmin):
 
     @admin.display(description="key")
     def prefix(self, row: ApiKey) -> str:
-        return key_of(row).prefix
+        return api_key_from_columns(row).prefix
 
     def status(self, row: ApiKey) -> str:
-        return key_of(row).status_at(timezone.now())
+        return api_key_from_columns(row).status_at(timezone.now())
 
     @admin.display(description="monthly budget (USD)")
     def budget(self, row: ApiKey) -> str | None:

@@ -72,8 +72,8 @@ def from_columns(row: Any) -> InteractionRecord:
     return InteractionRecord(**{**absent, **present, **changed})
 
 
-def key_of(row: Any) -> ApiKey:
-    """Return the key of an object with its fields as attributes."""
+def api_key_from_columns(row: Any) -> ApiKey:
+    """Return the API key of an object with its fields as attributes."""
     columns = {field.name: getattr(row, field.name) for field in fields(ApiKey)}
     return ApiKey(**{**columns, "allowed_models": tuple(row.allowed_models or ())})
 

@@ -9,7 +9,7 @@ from django.conf import settings
 from pynamodb.attributes import UnicodeAttribute
 
 from chat.storage.base import ApiKey
-from chat.storage.columns import key_of
+from chat.storage.columns import api_key_from_columns
 from chat.storage.dynamodb.attributes import (
     IntegerAttribute,
     JsonAttribute,
@@ -19,7 +19,7 @@ from chat.storage.dynamodb.attributes import (
 )
 from chat.storage.dynamodb.client import translate_errors, write_if
 from chat.storage.dynamodb.items import Item, ItemSchema
-from chat.storage.dynamodb.queries import get_item, get_items, pages
+from chat.storage.dynamodb.queries import get_item, get_items, read_pages
 
 LIST = "keys"
 
@@ -53,7 +53,7 @@ class DynamoApiKeyStore:
     @translate_errors()
     def get(self, key_id: str) -> ApiKey | None:
         item = get_item(settings.STATE_TABLE_NAME, _pk(key_id))
-        return None if item is None else key_of(ApiKeyItem.from_item(item))
+        return None if item is None else api_key_from_columns(ApiKeyItem.from_item(item))
 
     def replace(self, before: ApiKey, after: ApiKey) -> bool:
         as_read, values = "digest = :digest AND attribute_not_exists(revoked_at)", {}
@@ -82,9 +82,9 @@ class DynamoApiKeyStore:
             "ExpressionAttributeValues": {":list": {"S": LIST}},
             "ProjectionExpression": "pk",
         }
-        listed = [item for items in pages(request) for item in items]
+        listed = [item for items in read_pages(request) for item in items]
         found = get_items(settings.STATE_TABLE_NAME, listed)
-        keys = [key_of(ApiKeyItem.from_item(item)) for item in found]
+        keys = [api_key_from_columns(ApiKeyItem.from_item(item)) for item in found]
         return sorted(keys, key=lambda key: (key.created_at, key.key_id))
 
 

@@ -42,8 +42,8 @@ from chat.storage.dynamodb.items import (
     Item,
     id_of,
     item_of,
-    key_of,
     part_keys,
+    primary_key,
     record_of,
     size_of,
     split_response,
@@ -161,7 +161,7 @@ class DynamoBulkStore:
         items, page = _find(_PatientClient(self._client), selection, limit, cursor, KEYS)
         if not dry_run:
             parts = [key for item in items for key in part_keys(item)]
-            delete_items(settings.TABLE_NAME, [*parts, *map(key_of, items)])
+            delete_items(settings.TABLE_NAME, [*parts, *map(primary_key, items)])
         return PurgeResult(records=len(items), **page)
 
 
@@ -182,7 +182,7 @@ def _find(
         query = IndexQuery(USER_INDEX, key, since=selection.since, before=selection.before)
         page = {"Limit": min(limit, BATCH_GET), **start}
         answer = client.call("Query", query.request() | page)
-        keys = [key_of(item) for item in answer["Items"]]
+        keys = [primary_key(item) for item in answer["Items"]]
         items = get_items(settings.TABLE_NAME, keys, attributes, consistent=False, call=client.call)
         order = {id_of(key): place for place, key in enumerate(keys)}
         items.sort(key=lambda item: order[id_of(item)])

@@ -14,7 +14,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
 from chat.storage.dynamodb.client import client, translate_errors, write_if
 from chat.storage.dynamodb.items import CacheItem, Item
-from chat.storage.dynamodb.queries import delete_items, get_item, pages
+from chat.storage.dynamodb.queries import delete_items, get_item, read_pages
 
 UNEXPIRED = "(attribute_not_exists(expires_at) OR expires_at > :now)"
 EXISTS = f"attribute_exists(pk) AND {UNEXPIRED}"
@@ -80,7 +80,7 @@ class DynamoCache(BaseCache):
             "ProjectionExpression": "pk",
         }
         with translate_errors():
-            for items in pages(request, "Scan"):
+            for items in read_pages(request, "Scan"):
                 delete_items(settings.STATE_TABLE_NAME, items)
 
     def _find(self, key: Any, version: int | None) -> Any:

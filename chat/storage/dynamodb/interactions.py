@@ -31,8 +31,8 @@ from chat.storage.dynamodb.items import (
     Item,
     id_of,
     item_of,
-    key_of,
     part_keys,
+    primary_key,
     size_of,
     split_response,
 )
@@ -46,7 +46,7 @@ from chat.storage.dynamodb.queries import (
     get_item,
     get_items,
     get_records,
-    pages,
+    read_pages,
 )
 from chat.storage.dynamodb.usage import counter_updates, delete_user_counters, shards
 from chat.storage.errors import RecordTooLarge, StorageUnavailable
@@ -90,7 +90,7 @@ class DynamoInteractionStore:
         written = item.keys() & {*SETTLED, "response_parts", "write_id"}
         values = _as_read(replace(record, status=Status.PENDING))
         request = {
-            "Key": key_of(item),
+            "Key": primary_key(item),
             "UpdateExpression": "SET " + ", ".join(f"#{name} = :new_{name}" for name in written),
             **_condition(
                 AS_READ,
@@ -147,7 +147,7 @@ class DynamoInteractionStore:
         for keys in _keys(query, None, min(limit, BATCH_GET)):
             items = get_items(settings.TABLE_NAME, keys, KEYS)
             parts = [key for item in items for key in part_keys(item)]
-            delete_items(settings.TABLE_NAME, [*parts, *map(key_of, items)])
+            delete_items(settings.TABLE_NAME, [*parts, *map(primary_key, items)])
             deleted += len(items)
             if deleted >= limit:
                 break
@@ -197,8 +197,8 @@ def _records(keys: Sequence[Item]) -> list[InteractionRecord]:
 def _keys(query: IndexQuery, start: Item | None, size: int) -> Iterator[list[Item]]:
     """Yield pages of keys."""
     more = {"ExclusiveStartKey": start} if start else {}
-    for items in pages({**query.request(), "Limit": size, **more}):
-        yield [key_of(item) for item in items]
+    for items in read_pages({**query.request(), "Limit": size, **more}):
+        yield [primary_key(item) for item in items]
 
 
 # --- Records and items ----------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def _write(
     actions = [
         {verb: table | request},
         *({"Put": table | {"Item": part}} for part in parts),
-        *({"Delete": table | {"Key": key_of(part)}} for part in stale),
+        *({"Delete": table | {"Key": primary_key(part)}} for part in stale),
         *counts,
     ]
     try:

@@ -183,5 +183,5 @@ def id_of(item: Item) -> str:
     return str(item["interaction_id"]["S"])
 
 
-def key_of(item: Item) -> Item:
+def primary_key(item: Item) -> Item:
     return {"interaction_id": item["interaction_id"]}

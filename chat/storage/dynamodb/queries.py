@@ -35,7 +35,7 @@ def get_item(table: str, key: Item) -> Item | None:
     return found
 
 
-def pages(request: dict[str, Any], operation: str = "Query") -> Iterator[list[Item]]:
+def read_pages(request: dict[str, Any], operation: str = "Query") -> Iterator[list[Item]]:
     """Yield the pages of a query, or of a whole table, that are not empty."""
     while True:
         answer = client().call(operation, request)

@@ -31,7 +31,7 @@ from chat.storage.base import (
 )
 from chat.storage.dynamodb.client import translate_errors
 from chat.storage.dynamodb.items import Item
-from chat.storage.dynamodb.queries import delete_items, get_items, pages
+from chat.storage.dynamodb.queries import delete_items, get_items, read_pages
 
 MAX_SHARDS = 8
 CONFLICT_TRIES = 4
@@ -173,7 +173,7 @@ def _listed(
         "ProjectionExpression": "pk",
         "Limit": PAGE,
     }
-    for items in pages(request):
+    for items in read_pages(request):
         for item in items:
             yield *_parts(item["pk"]["S"]), item
 

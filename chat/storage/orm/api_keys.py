@@ -7,7 +7,7 @@ from django.db import IntegrityError
 
 from chat import models
 from chat.storage.base import ApiKey
-from chat.storage.columns import key_of
+from chat.storage.columns import api_key_from_columns
 from chat.storage.orm.connection import translate_errors, write_queue
 
 
@@ -25,7 +25,7 @@ class OrmApiKeyStore:
     @translate_errors()
     def get(self, key_id: str) -> ApiKey | None:
         found = models.ApiKey.objects.filter(key_id=key_id).first()
-        return None if found is None else key_of(found)
+        return None if found is None else api_key_from_columns(found)
 
     def replace(self, before: ApiKey, after: ApiKey) -> bool:
         as_read = models.ApiKey.objects.filter(
@@ -40,4 +40,7 @@ class OrmApiKeyStore:
 
     @translate_errors()
     def all(self) -> list[ApiKey]:
-        return [key_of(found) for found in models.ApiKey.objects.order_by("created_at", "key_id")]
+        return [
+            api_key_from_columns(found)
+            for found in models.ApiKey.objects.order_by("created_at", "key_id")
+        ]
