@@ -126,12 +126,14 @@ class IdempotencyInFlight(
 
 
 class ConversationConflict(
-    Problem, status=409, code="conversation_conflict", title="The turn before cannot be continued"
+    Problem, status=409, code="conversation_conflict", title="The previous turn cannot be continued"
 ):
     """Always raised with a detail: why the turn cannot be continued."""
 
 
-class AnswerNotStored(Problem, status=409, code="answer_not_kept", title="The answer was not kept"):
+class AnswerNotStored(
+    Problem, status=409, code="answer_not_kept", title="The answer was not stored"
+):
     default_detail = (
         "This Idempotency-Key was already answered, and the answer is not stored "
         "(STORE_CONTENT=false). Use a new key to ask again."

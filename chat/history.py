@@ -78,6 +78,6 @@ def erase_user(*, caller: Caller, user_id: str, deadline: Deadline) -> int:
         ):
             total += erased
             if deadline.expired:
-                detail = f"{total} records were erased; ask again until it is a 200."
+                detail = f"{total} records were erased; repeat the request until it returns 200."
                 raise StorageFailed(detail, retry_after=1)
     return total

@@ -1,4 +1,4 @@
-"""Keys that are kept in AWS: SSM parameters and Secrets Manager, all of a kind in one request.
+"""Read secrets from SSM parameters and Secrets Manager, with one request to each.
 
 Operations: `AmazonSSM.GetParameters` and `secretsmanager.BatchGetSecretValue`, in AWS JSON 1.1.
 """
@@ -31,10 +31,10 @@ def read(
     keys: sigv4.Keys,
     transport: httpx.BaseTransport,
 ) -> dict[str, str]:
-    """Values by variable, given what each variable is called in SSM or in Secrets Manager.
+    """Return values by variable, given the variables' names in SSM and in Secrets Manager.
 
-    `endpoints` overrides a service's address where it is not empty. Raises ImproperlyConfigured
-    with a sentence that names the variable or the service, and never a value.
+    A non-empty entry of `endpoints` replaces a service's address. Raises ImproperlyConfigured,
+    which names the variable or the service, and never a value.
     """
     found: dict[str, str] = {}
 
@@ -66,7 +66,9 @@ def _by_variable(names: Names, items: Iterable[Mapping[str, str]], field: str) -
             values[name] = (item.get(field) or "").strip()
     for variable, name in names.items():
         if not values.get(name):
-            raise ImproperlyConfigured(f"{variable} is not to be found at {name}.")
+            raise ImproperlyConfigured(
+                f"{variable}: no value at {name}. Check the name, the region and the permissions."
+            )
     return {variable: values[name] for variable, name in names.items()}
 
 
@@ -78,7 +80,7 @@ def _credentials(service: str, keys: sigv4.Keys) -> Callable[[], sigv4.Keys] | N
 
 
 class _Transient(ImproperlyConfigured):
-    """Trying again may help: many cold starts at once are throttled."""
+    """A retry may help: many cold starts at once are throttled."""
 
 
 @tenacity.retry(

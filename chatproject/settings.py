@@ -1,4 +1,4 @@
-"""The settings, from environment variables. No other module reads one.
+"""The settings, from environment variables. No other module of ours reads the environment.
 
 Variables come from the process. The file `.env`, or the one named by ENV_FILE, sets those that the
 process does not.
@@ -35,7 +35,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 VERSION = "0.1.0"
 load_env_file(BASE_DIR / ".env")
 
-# Lambda sets them. Without them botocore looks for credentials, by variables of its own.
+# Lambda sets these. Without them botocore looks for credentials, also in variables of its own.
 AWS_KEYS = Keys(
     env_str("AWS_ACCESS_KEY_ID"), env_str("AWS_SECRET_ACCESS_KEY"), env_str("AWS_SESSION_TOKEN")
 )

@@ -69,7 +69,7 @@ def change_settings(settings: Settings) -> Iterator[Callable[..., None]]:
     def change(**values: Any) -> None:
         for name, value in values.items():
             setattr(settings, name, value)
-        # ROUTER, because use_provider replaces service.router.
+        # ROUTER is model_catalog.router as imported: use_provider replaces the module's.
         ROUTER.cache_clear()
         storage.backend.cache_clear()
 

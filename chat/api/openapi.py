@@ -351,9 +351,8 @@ document_history(
         operation_id="eraseUserInteractions",
         summary="Erase a user's records",
         description=(
-            "All of them, for good. Where there are more than can be erased in the time of a "
-            "request, the answer is a 503, and the same request goes on: ask again until it "
-            "is a 200."
+            "Deletes all records of the user for good. If one request's time is not enough, the "
+            "answer is a 503: repeat the request until it returns 200."
         ),
         parameters=[_path("user_id", "The user's id.")],
         request=None,

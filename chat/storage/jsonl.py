@@ -69,7 +69,7 @@ def _check_known(data: dict[str, Any] | None, kind: type) -> None:
 
 
 def _check_storable(record: InteractionRecord) -> None:
-    """Check what the types do not: values that no storage can keep."""
+    """Raise ValueError for values of the right type that a store cannot keep."""
     UUID(record.interaction_id)
     times = (record.created_at, record.deadline_at, record.expires_at)
     usage, cost = record.usage, record.usage.cost_usd
@@ -80,21 +80,21 @@ def _check_storable(record: InteractionRecord) -> None:
     try:
         [time.astimezone(UTC) for time in times if time is not None]
     except OverflowError:
-        raise ValueError("a time is beyond the last that there is") from None
+        raise ValueError("a time is out of range") from None
     if any(number is not None and not 0 <= number <= MAX_INTEGER for number in numbers):
-        raise ValueError("a number is negative, or too large")
+        raise ValueError("a number is negative or too large")
     if cost is not None and not (
         cost.is_finite() and 0 <= cost < MAX_COST_USD and cost == round(cost, COST_DECIMALS)
     ):
-        raise ValueError("the cost is no amount of US dollars, down to 10**-12")
+        raise ValueError("the cost is not an amount in US dollars with up to 12 decimals")
     if not (is_valid_id(record.user_id) and is_valid_id(record.owner)):
-        raise ValueError("the owner or the user is none that there can be")
+        raise ValueError("owner or userId is not valid")
     if not record.conversation_id or (record.error and not record.error.code):
-        raise ValueError("the conversation, or the code of the error, has no name")
+        raise ValueError("the conversation id or the error code is empty")
 
 
 def _plain(value: Any) -> str:
-    """Return plain digits, without trailing zeros, which only one of the storages keeps."""
+    """Return plain digits without trailing zeros, so that both stores export the same."""
     if isinstance(value, Decimal):
         return f"{value.normalize():f}"
     raise TypeError(type(value).__name__)

@@ -1,7 +1,7 @@
-"""What makes gunicorn's threaded workers faster; nothing depends on it but speed.
+"""Make gunicorn's threaded workers faster. Without this module the server works the same, slower.
 
-docs/performance.md has the measurements. All of it uses hooks and methods that gunicorn documents
-or calls by name; tests/chatproject/server/test_overrides.py holds the latter.
+docs/performance.md has the measurements. tests/chatproject/server/test_overrides.py fails when
+gunicorn renames or changes a method that is overridden here.
 """
 
 import os
@@ -35,11 +35,11 @@ class TunedWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         _publish(self, self.nr_conns if self.alive else UNAVAILABLE)
 
     def accept(self, listener: Any) -> None:
-        """Leave a connection to a worker that has fewer, which needs a moment to take it.
+        """Wait a moment if another worker has fewer connections, so that it accepts first.
 
-        The kernel wakes the same worker again and again: of 50 connections one had up to 47, whose
+        The kernel often wakes the same worker: one of two had up to 47 of 50 connections, and their
         requests waited for its threads while the other's were free. gunicorn's `reuse_port` does
-        not count connections: https://github.com/benoitc/gunicorn/pull/2938
+        not balance by number: https://github.com/benoitc/gunicorn/pull/2938
         """
         more = self.nr_conns - min(CONNECTION_COUNTS)
         if more > 0:
@@ -66,10 +66,9 @@ class TunedWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
 
 def assign_core(arbiter: Any, worker: TunedWorker) -> None:
-    """Choose the core that the fewest workers have, if there is a worker for each.
+    """Choose the core with the fewest workers, if there are at least as many workers as cores.
 
-    The threads of a worker run one at a time. On several cores each finds its data in the cache of
-    another.
+    A worker's threads run one at a time, so one core is enough, and its cache keeps their data.
     """
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
     if cores and len(cores) <= arbiter.num_workers:

@@ -100,10 +100,15 @@ def test_throttled_requests_are_retried(aws):
     assert len(aws.requests) == 2
 
 
+NO_VALUE = (
+    "GEMINI_API_KEY: no value at /chat/gemini. Check the name, the region and the permissions."
+)
+
+
 @pytest.mark.parametrize(
     ("answer", "status", "calls", "sentence"),
     [
-        ({"Parameters": []}, 200, 1, "GEMINI_API_KEY is not to be found at /chat/gemini."),
+        ({"Parameters": []}, 200, 1, NO_VALUE),
         ({"__type": "x#AccessDeniedException"}, 400, 1, "ssm answered 400 AccessDeniedException."),
         ({}, 503, 4, "ssm answered 503"),
     ],

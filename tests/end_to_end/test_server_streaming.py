@@ -29,8 +29,8 @@ HELLO = [chunk("Hel"), chunk("lo "), chunk("there."), FINISH, USAGE, DONE]
 
 @pytest.fixture(scope="module")
 def vendor() -> Iterator[StubVendor]:
-    with StubVendor() as standin:
-        yield standin
+    with StubVendor() as stub_vendor:
+        yield stub_vendor
 
 
 @pytest.fixture(scope="module")

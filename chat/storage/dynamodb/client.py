@@ -1,4 +1,4 @@
-"""A client of DynamoDB for the few calls of a request, with the errors of botocore's.
+"""Call DynamoDB over the shared HTTP transport, with botocore's shapes and exceptions.
 
 Source: DynamoDB's low-level API (AWS JSON 1.0).
 """
@@ -32,11 +32,11 @@ from providers.deadline import Deadline
 from providers.sigv4 import JsonService, Signer
 
 CONDITION_FAILED = "ConditionalCheckFailedException"
-# DynamoDB answers in milliseconds. Two tries end in time for a settle before Lambda's own end.
+# DynamoDB answers in milliseconds. Two tries leave time to settle the record on Lambda.
 TRY_SECONDS = 1.2
 MAX_PAUSE_SECONDS = 0.1
 
-# What DynamoDB says when the same call may succeed a moment later, beside every status of 500 on.
+# Errors after which the same call may succeed, besides every 5xx status.
 TRANSIENT = frozenset(
     {
         "InternalServerError",
@@ -51,25 +51,25 @@ TRANSIENT = frozenset(
 
 
 class DynamoDBClient:
-    """What PynamoDB, too, uses as a client. A try of a call has `try_seconds`."""
+    """The client of the stores, and of PynamoDB. Each try of a call may take `try_seconds`."""
 
-    _request_signer = None  # PynamoDB looks there for a client that has lost its credentials
+    _request_signer = None  # PynamoDB reads it, to replace a client without credentials
 
     def __init__(self, service: JsonService, *, try_seconds: float = TRY_SECONDS) -> None:
         self._service = service
         self._try_seconds = try_seconds
 
     def call(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Call an operation of DynamoDB; arguments and answer have the shapes that botocore's have.
+        """Call an operation with botocore's arguments, and return an answer of botocore's shape.
 
-        A transient failure is tried again once. Raises ClientError for what DynamoDB refuses, and
-        another BotoCoreError where it cannot be reached.
+        A transient failure is retried once. Raises ClientError for an error of DynamoDB's, and
+        BotoCoreError if DynamoDB cannot be reached.
         """
         content = orjson.dumps(arguments, default=_base64)
         try:
             return self._call(operation, content)
         except (EndpointConnectionError, HTTPClientError):
-            pass  # most often a kept connection that the other side had closed meanwhile
+            pass  # retry over a new connection, as this one may be dead
         except ClientError as exc:
             if not _is_transient(exc):
                 raise
@@ -123,7 +123,7 @@ def client() -> DynamoDBClient:
 
 
 def new_client(**options: float) -> DynamoDBClient:
-    """Return a client of its own. Raises ImproperlyConfigured."""
+    """Return a new client. Raises ImproperlyConfigured."""
     try:
         region = settings.AWS_REGION or sigv4.region_of_profile()
         credentials = sigv4.credentials(settings.AWS_KEYS)
@@ -150,7 +150,7 @@ def translate_errors() -> Iterator[None]:
 
 
 def reason_of(exc: Exception) -> str:
-    """Return DynamoDB's error code, or the name of the error that kept us from reaching it."""
+    """Return DynamoDB's error code, or the name of the connection error."""
     code = exc.response["Error"].get("Code") if isinstance(exc, ClientError) else None
     return str(code or type(exc).__name__)
 
@@ -178,14 +178,14 @@ def _is_transient(exc: ClientError) -> bool:
 
 
 def _base64(value: Any) -> str:
-    """Bytes, which DynamoDB takes and gives in base64."""
+    """Encode bytes for orjson: DynamoDB's JSON has them in base64."""
     if isinstance(value, bytes | bytearray):
         return base64.b64encode(value).decode()
     raise TypeError(type(value).__name__)
 
 
 def _items(answer: dict[str, Any]) -> list[dict[str, Any]]:
-    """The items in an answer, or in the reasons of a refusal."""
+    """Return the items of an answer, or of a cancelled transaction's reasons."""
     found = [answer[name] for name in ("Item", "Attributes") if name in answer]
     found += answer.get("Items", [])
     for of_table in answer.get("Responses", {}).values():
@@ -195,7 +195,7 @@ def _items(answer: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _decode(item: dict[str, Any]) -> None:
-    """Make bytes of the binary attributes of an item; ours are none but its own."""
+    """Decode an item's binary attributes in place. Only top-level ones: the app nests none."""
     for value in item.values():
         if "B" in value:
             value["B"] = base64.b64decode(value["B"])

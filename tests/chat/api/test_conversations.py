@@ -344,7 +344,9 @@ def test_an_erasure_that_times_out_is_a_503_and_can_be_continued(
     for _ in range(3):  # the third pass finds none left
         answer = api.request("DELETE", address)
         assert status_and_code(answer) == (503, "storage_unavailable")
-        assert problem(answer)["detail"] == "1 records were erased; ask again until it is a 200."
+        assert problem(answer)["detail"] == (
+            "1 records were erased; repeat the request until it returns 200."
+        )
     assert api.request("DELETE", address).json() == {"deleted": 0}
 
 

@@ -103,7 +103,11 @@ class Command(BaseCommand):
 
 
 def raise_file_limit() -> None:
-    """Allow more open files, because a waiting chat takes five: its client's, and its vendor's."""
+    """Allow more open files.
+
+    A waiting chat needs about five: the client's socket, the vendor's, a wake-up pipe (2), and
+    libcurl's own.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
