@@ -1,12 +1,11 @@
-"""What may be stored of an interaction (STORE_CONTENT, MASK_PII)."""
+"""Remove from records what may not be stored (STORE_CONTENT, MASK_PII)."""
 
 from dataclasses import replace
-from typing import Any
 
 from django.conf import settings
 from django.utils.crypto import salted_hmac
 
-from chat.storage.base import Backend, ImportResult, InteractionRecord
+from chat.storage.base import Backend, BulkStore, ImportResult, InteractionRecord, InteractionStore
 
 # The parameters that tell nothing of the request's content.
 ACCOUNTING_PARAMETERS = ("temperature", "top_p", "max_tokens")
@@ -70,33 +69,33 @@ def redacting(stores: Backend) -> Backend:
     )
 
 
-class _Redacting:
-    """Pass everything on to `store`, except for the writes of a subclass."""
-
-    def __init__(self, store: Any) -> None:
-        self.store = store
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.store, name)
-
-
-class RedactingStore(_Redacting):
+class RedactingStore:
     """Redact records before they are written."""
 
+    def __init__(self, store: InteractionStore) -> None:
+        self.store = store
+        self.get, self.get_many = store.get, store.get_many
+        self.list_by_user = store.list_by_user
+        self.list_by_conversation = store.list_by_conversation
+        self.delete_by_user = store.delete_by_user
+        self.check = store.check
+
     def claim(self, record: InteractionRecord) -> InteractionRecord | None:
-        holder: InteractionRecord | None = self.store.claim(redact(record))
-        return holder
+        return self.store.claim(redact(record))
 
     def take_over(self, record: InteractionRecord, holder: InteractionRecord) -> bool:
-        return bool(self.store.take_over(redact(record), holder))
+        return self.store.take_over(redact(record), holder)
 
     def settle(self, record: InteractionRecord) -> bool:
-        return bool(self.store.settle(redact(record)))
+        return self.store.settle(redact(record))
 
 
-class RedactingBulkStore(_Redacting):
+class RedactingBulkStore:
     """Redact imported records before they are written."""
 
+    def __init__(self, store: BulkStore) -> None:
+        self.store = store
+        self.estimate, self.scan, self.purge = store.estimate, store.scan, store.purge
+
     def import_records(self, records: list[InteractionRecord]) -> ImportResult:
-        result: ImportResult = self.store.import_records(list(map(redact_imported, records)))
-        return result
+        return self.store.import_records(list(map(redact_imported, records)))
