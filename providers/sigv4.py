@@ -118,7 +118,10 @@ class JsonService:
             extensions={"deadline": deadline, "fresh": fresh},
         )
         response = self._transport.handle_request(request)
-        response.read()
+        try:
+            response.read()
+        finally:
+            response.close()
         return response
 
 

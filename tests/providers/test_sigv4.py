@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -122,6 +123,29 @@ def test_an_operation_is_called_by_its_target(fresh: bool):
     assert request.headers["x-amz-target"] == "AmazonSSM.GetParameters"
     assert request.headers["content-type"] == "application/x-amz-json-1.1"
     assert request.extensions == {"deadline": deadline, "fresh": fresh}
+
+
+def test_a_response_that_breaks_off_is_closed():
+    class Broken(httpx.SyncByteStream):
+        closed = False
+
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"{"
+            raise httpx.ReadError("connection_closed")
+
+        def close(self) -> None:
+            self.closed = True
+
+    body = Broken()
+    service = JsonService(
+        Signer("ssm", region="us-east-1", credentials=lambda: KEYS),
+        "1.1",
+        endpoint="http://localhost:8000/",
+        transport=httpx.MockTransport(lambda request: httpx.Response(200, stream=body)),
+    )
+    with pytest.raises(httpx.ReadError):
+        service.post("AmazonSSM.GetParameters", b"{}", deadline=Deadline(5))
+    assert body.closed
 
 
 @pytest.mark.parametrize(
