@@ -190,7 +190,7 @@ def env_proxy(name: str) -> str:
 
     The error does not show the value, which may have a password.
     """
-    value = env_str(name.lower()) or env_str(name)
+    name, value = _lower_case_first(name)
     url = value if not value or "://" in value else f"http://{value}"
     if url:
         try:
@@ -207,7 +207,18 @@ def env_proxy(name: str) -> str:
 
 def env_no_proxy(name: str) -> str:
     """Return the hosts that are reached without a proxy, as a comma-separated list."""
-    return ",".join(split(env_str(name.lower()) or env_str(name)))
+    name, value = _lower_case_first(name)
+    if re.search(r"[^\t -~]", value):
+        raise ImproperlyConfigured(
+            f"{name} must be a list of hosts in printable ASCII, such as localhost,.internal."
+        )
+    return ",".join(split(value))
+
+
+def _lower_case_first(name: str) -> tuple[str, str]:
+    """Return the variable that is set, of a name in lower case and in upper case, and its value."""
+    lower = env_str(name.lower())
+    return (name.lower(), lower) if lower else (name, env_str(name))
 
 
 def env_ca_file(name: str) -> str:

@@ -72,10 +72,18 @@ def test_proxies_are_read_in_lower_case_first(load: Load) -> None:
 @pytest.mark.parametrize(
     "value", ["ftp://proxy:1", "http://", "http://proxy:port", "http://pro xy:1", "http://:1"]
 )
-@pytest.mark.parametrize("name", ["HTTP_PROXY", "HTTPS_PROXY"])
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"])
 def test_a_proxy_that_is_none_stops_the_start(load: Load, name: str, value: str) -> None:
     assert refusal(load, **{name: value}) == (
         f"{name} must be the URL of a proxy, such as http://user:password@host:8080."
+    )
+
+
+@pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
+@pytest.mark.parametrize("value", ["bücher.example", "a\x7fb"])
+def test_a_host_without_a_proxy_must_be_ascii(load: Load, name: str, value: str) -> None:
+    assert refusal(load, **{name: f"localhost, {value}"}) == (
+        f"{name} must be a list of hosts in printable ASCII, such as localhost,.internal."
     )
 
 
