@@ -38,19 +38,23 @@ class Deadline:
         return self._cancellation.cancelled
 
     def cancel(self) -> None:
-        """End all work under this deadline, in all threads."""
+        """End all work under this deadline, in all threads.
+
+        Call every callback, then raise the first error of one. A signal handler must cancel from
+        another thread, because its own may hold the lock.
+        """
         self._cancellation.cancel()
 
-    def capped(self, seconds: float) -> "Deadline":
-        """Return a deadline that ends after `seconds`, or with this one if that is earlier.
+    def part(self) -> "Deadline":
+        """Return a deadline that ends with this one, and can be shortened on its own.
 
         Cancelling one of the two cancels both.
         """
         left = self.remaining_if_not_cancelled()
-        return Deadline(min(left, seconds), _cancellation=self._cancellation)
+        return Deadline(left, _cancellation=self._cancellation)
 
     def shorten(self, seconds: float) -> None:
-        """Move the end to `seconds` from now, if that is earlier, for whoever waits for it."""
+        """Move the end to `seconds` from now, if that is earlier."""
         self._end = min(self._end, time.monotonic() + seconds)
 
     def sleep(self, seconds: float) -> None:
@@ -68,21 +72,26 @@ class Deadline:
 
 
 class _Cancellation:
-    """The cancelled state that a deadline shares with its capped parts."""
+    """The cancelled state that a deadline shares with its parts."""
 
     __slots__ = ("callbacks", "cancelled", "lock")
 
     def __init__(self) -> None:
         self.cancelled = False
         self.callbacks: list[Callback] = []
-        # Reentrant, because a signal handler may cancel while its thread holds the lock.
-        self.lock = threading.RLock()
+        self.lock = threading.Lock()
 
     def cancel(self) -> None:
+        errors = []
         with self.lock:
             self.cancelled = True
             while self.callbacks:
-                self.callbacks.pop()()
+                try:
+                    self.callbacks.pop()()
+                except Exception as exc:
+                    errors.append(exc)
+        if errors:
+            raise errors[0]
 
 
 class Registration:

@@ -119,7 +119,7 @@ class VendorClient:
         Raises DeadlineExceeded, ProviderFailed for a vendor that cannot be reached or breaks off,
         and ProviderMisconfigured for an address that redirects.
         """
-        own = deadline.capped(deadline.remaining_if_not_cancelled())
+        own = deadline.part()
         request = _request(url, headers, body, own)
         response = None
         try:

@@ -24,15 +24,14 @@ def test_a_cancelled_deadline_has_no_time_left_except_by_the_clock():
     assert deadline.remaining_if_not_cancelled() > 29
 
 
-def test_a_capped_deadline_ends_with_the_earlier_of_the_two():
-    assert Deadline(30).capped(1).remaining() <= 1
-    assert Deadline(1).capped(30).remaining() <= 1
+def test_a_part_ends_with_its_deadline():
+    assert 0 < Deadline(1).part().remaining() <= 1
 
 
 @pytest.mark.parametrize("cancel_part", [False, True])
 def test_a_deadline_and_its_parts_are_cancelled_together(cancel_part: bool):
     deadline = Deadline(30)
-    part = deadline.capped(20).capped(10)
+    part = deadline.part().part()
     (part if cancel_part else deadline).cancel()
     assert deadline.cancelled
     assert part.cancelled
@@ -40,7 +39,7 @@ def test_a_deadline_and_its_parts_are_cancelled_together(cancel_part: bool):
 
 def test_shortening_a_part_leaves_the_whole_as_it_is():
     deadline = Deadline(30)
-    part = deadline.capped(20)
+    part = deadline.part()
     part.shorten(0)
     part.shorten(10)  # later than it is now
     assert (part.expired, deadline.expired) == (True, False)
@@ -51,7 +50,7 @@ def test_a_callback_is_called_once_by_the_thread_that_cancels():
     with deadline.on_cancel(lambda: called.append(threading.get_ident())):
         assert called == []
         with ThreadPoolExecutor(1) as thread:
-            thread.submit(deadline.capped(9).cancel).result()
+            thread.submit(deadline.part().cancel).result()
             other = thread.submit(threading.get_ident).result()
         deadline.cancel()
     assert called == [other]
@@ -88,17 +87,41 @@ def test_a_sleep_does_not_outlast_the_deadline():
         thread.submit(Deadline(0.1).sleep, 60).result(timeout=SOON)
 
 
-def test_a_signal_may_cancel_while_its_thread_registers():
+def test_a_signal_handler_cancels_through_another_thread():
     """The handler runs in the thread that it interrupts, which may hold the lock."""
     deadline, called = Deadline(30), list[bool]()
+    cancels = list[threading.Thread]()
+
+    def handle(*_: object) -> None:
+        cancels.append(threading.Thread(target=deadline.cancel))
+        cancels[-1].start()
 
     def interrupt() -> None:
         signal.raise_signal(signal.SIGUSR1)
 
-    before = signal.signal(signal.SIGUSR1, lambda *_: deadline.cancel())
+    before = signal.signal(signal.SIGUSR1, handle)
     try:
         with deadline.on_cancel(interrupt), deadline.on_cancel(lambda: called.append(True)):
             deadline.cancel()
+            for cancel in cancels:
+                cancel.join(SOON)
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert called == [True]
+    assert (called, len(cancels)) == ([True], 1)
+
+
+def test_every_callback_is_called_though_others_raise():
+    deadline, called = Deadline(30), list[int]()
+
+    def fail() -> None:
+        raise LookupError
+
+    with (
+        deadline.on_cancel(lambda: called.append(1)),
+        deadline.on_cancel(fail),
+        deadline.on_cancel(lambda: called.append(2)),
+        pytest.raises(LookupError),
+    ):
+        deadline.cancel()
+    assert sorted(called) == [1, 2]
+    assert deadline.cancelled

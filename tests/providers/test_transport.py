@@ -165,7 +165,7 @@ def test_the_deadline_ends_a_call_in_every_phase(phase: Any, name: str):
 
 @pytest.mark.parametrize(("phase", "name"), PHASES)
 def test_another_thread_ends_a_call_in_every_phase(phase: Any, name: str):
-    deadline = Deadline(LONG).capped(LONG)
+    deadline = Deadline(LONG).part()
     with phase() as (transport, url), ThreadPoolExecutor(1) as thread:
         content = b"x" * (20_000_000 if "large" in url else 9)
         call = thread.submit(send, transport, url, deadline=deadline, content=content)

@@ -36,7 +36,7 @@ def wait_for(deadline: Deadline) -> bool:
 def test_a_client_that_leaves_cancels(pair: tuple[socket.socket, socket.socket], leave: str):
     ours, theirs = pair
     deadline = Deadline(30)
-    part = deadline.capped(20)
+    part = deadline.part()
     with cancel_on_disconnect(ours, deadline):
         theirs.sendall(b"the next request, sent ahead")
         time.sleep(0.1)
