@@ -29,7 +29,7 @@ from providers.deadline import Deadline
 
 CONNECT_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 20.0
-MAX_IDLE_HANDLES = 512  # per origin
+MAX_IDLE_HANDLES = 128  # per origin; over TLS each holds about 0.7 MB, the CAs of its own multi
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 8 * 1024 * 1024
 
@@ -56,14 +56,14 @@ class CurlTransport(httpx.BaseTransport):
     ) -> None:
         self._proxies = {"http": http_proxy, "https": https_proxy}
         self._no_proxy = no_proxy
-        self._ca_file = ca_file or certifi.where()
+        self._ca_file = os.fsencode(ca_file or certifi.where())
         self._idle: defaultdict[str, deque[_Handle]] = defaultdict(deque)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request and wait for the head of the response. Raises httpx.TransportError."""
         url = request.url
         if url.scheme not in ("http", "https"):
-            raise httpx.UnsupportedProtocol("unsupported_protocol")
+            raise httpx.UnsupportedProtocol(transport_errors.UNSUPPORTED_PROTOCOL)
         origin = f"{url.scheme}://{url.netloc.decode('ascii')}"
         fresh = bool(request.extensions.get("fresh"))
         try:
@@ -76,17 +76,20 @@ class CurlTransport(httpx.BaseTransport):
     def _exchange(
         self, request: httpx.Request, origin: str, *, fresh: bool, expect: bool = False
     ) -> httpx.Response:
-        handle = self._take(origin, fresh=fresh)
-        body = _Body(handle, self._idle[origin])
+        handle = None
         try:
+            handle = self._take(origin, fresh=fresh)
             handle.send(request, origin + request.url.raw_path.decode("ascii"), expect=expect)
-        except BaseException:
-            body.close()
+        except BaseException as exc:
+            if handle:
+                handle.close()
+            if isinstance(exc, OSError | pycurl.error):
+                raise transport_errors.unexpected(exc) from exc
             raise
         return httpx.Response(
             handle.status,
             headers=_decoded(handle.headers),
-            stream=body,
+            stream=_Body(handle, self._idle[origin]),
             extensions={"http_version": handle.http_version},
         )
 
@@ -126,19 +129,20 @@ def default_transport() -> CurlTransport:
 class _Handle:
     """A curl handle, its connection, and the response that comes over it."""
 
-    def __init__(self, options: dict[int, str]) -> None:
-        self._poll = select.poll()
-        self._wake_fd, self._waker_fd = os.pipe()
-        self._poll.register(self._wake_fd, select.POLLIN)
+    def __init__(self, options: dict[int, str | bytes]) -> None:
         self._used_at = time.monotonic()
         self._closed = self.done = False
         self.lines: list[bytes] = []
         self.pieces: list[bytes] = []
         self._multi = pycurl.CurlMulti()
         self._multi.setopt(pycurl.M_MAXCONNECTS, 1)
-        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self.on_socket)
         self._curl = pycurl.Curl()
         self._set_options(options)
+        # After all that may fail, because nothing else would close the pipe.
+        self._wake_fd, self._waker_fd = os.pipe()
+        self._poll = select.poll()
+        self._poll.register(self._wake_fd, select.POLLIN)
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self.on_socket)
         _handles.add(self)
 
     @property
@@ -189,6 +193,8 @@ class _Handle:
             self.close()
             return
         self._multi.remove_handle(self._curl)
+        self._curl.setopt(pycurl.POSTFIELDS, b"")  # it may hold megabytes of the last request
+        del self._deadline, self.headers
         self._used_at = time.monotonic()
         idle.append(self)
         _discard(idle)
@@ -213,7 +219,7 @@ class _Handle:
         self._closed = True
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
-    def _set_options(self, options: dict[int, str]) -> None:
+    def _set_options(self, options: dict[int, str | bytes]) -> None:
         for option, value in {
             **options,
             pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
@@ -261,7 +267,10 @@ class _Handle:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
 
     def _act(self, fd: int, mask: int) -> None:
-        _, running = self._multi.socket_action(fd, mask)
+        try:
+            _, running = self._multi.socket_action(fd, mask)
+        except pycurl.error as exc:
+            raise transport_errors.unexpected(exc) from exc
         if not running and not self.done:
             _, _, failed = self._multi.info_read()
             self._error = failed[0][1] if failed else 0
@@ -271,9 +280,10 @@ class _Handle:
 
     def _check(self) -> None:
         if self._error:
-            raise transport_errors.translated(self._curl, self._error)
+            answered = self._head_bytes > 0
+            raise transport_errors.translated(self._curl, self._error, answered=answered)
         if not self._in_body:  # libcurl takes a head that was cut off for an answer
-            raise httpx.RemoteProtocolError("connection_closed")
+            raise httpx.RemoteProtocolError(transport_errors.CONNECTION_CLOSED)
 
     def _wake(self) -> None:
         os.write(self._waker_fd, b"\0")
@@ -292,13 +302,13 @@ class _Handle:
                 break
             self._head_bytes += len(line)
             if self._head_bytes > MAX_HEAD_BYTES:
-                raise httpx.RemoteProtocolError("head_too_large")
-            if line.startswith(b"HTTP/"):
-                self.http_version, status, *_ = line.split()
-                self.status = int(status)
-                self.headers = []
+                raise httpx.RemoteProtocolError(transport_errors.HEAD_TOO_LARGE)
+            if not self.status:
+                self.http_version, self.status = _status(line)
             elif line in (b"\r\n", b"\n"):
                 self._in_body = self.status >= 200
+                if not self._in_body:
+                    self.status, self.headers = 0, []
             else:
                 name, _, value = line.partition(b":")
                 self.headers.append((name, value.strip()))
@@ -343,9 +353,18 @@ def _header_lines(headers: httpx.Headers, *, expect: bool) -> list[bytes]:
     ]
     whole = b"".join(lines)
     if b"\n" in whole or b"\r" in whole or b"\0" in whole:
-        raise httpx.LocalProtocolError("malformed_header")
+        raise httpx.LocalProtocolError(transport_errors.MALFORMED_HEADER)
     expected = b"Expect: 100-continue" if expect else b"Expect:"
     return [*lines, expected, b"Accept:", b"Content-Type:"]
+
+
+def _status(line: bytes) -> tuple[bytes, int]:
+    """Parse a status line. Raises httpx.RemoteProtocolError."""
+    try:
+        version, status, *_ = line.split()
+        return version, int(status)
+    except ValueError:
+        raise httpx.RemoteProtocolError(transport_errors.MALFORMED_ANSWER) from None
 
 
 def _decoded(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

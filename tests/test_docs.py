@@ -107,3 +107,22 @@ def test_readme_explains_every_error_code():
         if isinstance(problem, type) and issubclass(problem, errors.Problem)
     }
     assert codes <= set(re.findall(r"`([a-z_]+)`", README))
+
+
+def test_the_table_of_reasons_lists_those_of_the_transport():
+    from providers import transport_errors
+
+    tree = ast.parse((ROOT / "providers/transport_errors.py").read_text())
+    literals = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    words = {word for word in literals if re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)+", str(word))}
+    causes = {*transport_errors.REFUSALS.values(), *transport_errors.CERTIFICATES.values()}
+    proxied = {f"proxy_{cause}" for cause in causes | {"not_connected", "certificate_invalid"}}
+    numbered = {"proxy_refused_407", "curl_error_N"}
+    table = (ROOT / "docs/failures.md").read_text().split("| `reason` |")[1].split("\n\n")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    listed = {word for row in rows for word in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert listed == words | proxied | numbered
+
+
+def test_the_transport_takes_its_reasons_from_one_module():
+    assert not re.findall(r"httpx\.\w+\(\"", (ROOT / "providers/transport.py").read_text())

@@ -1,6 +1,8 @@
+import errno
 import gzip
 import json
 import multiprocessing
+import os
 import socket
 import threading
 import time
@@ -98,7 +100,7 @@ def test_any_transport_of_httpx_will_do(
             post(stub_vendor.url, seconds=0.2, client=client)
 
 
-def test_an_answer_may_be_compressed_though_nobody_asked(stub_vendor: StubVendor):
+def test_an_unrequested_compression_is_decoded(stub_vendor: StubVendor):
     body = gzip.compress(json.dumps({"a": 1}).encode())
     stub_vendor.reply(body, headers={"content-encoding": "gzip"})
     assert post_for_json(stub_vendor.url) == {"a": 1}
@@ -109,6 +111,18 @@ def test_an_answer_that_is_compressed_badly_is_broken_off(stub_vendor: StubVendo
     with pytest.raises(ProviderFailed) as caught:
         post(stub_vendor.url)
     assert (caught.value.retry, caught.value.reason) == (False, "bad_encoding")
+
+
+def test_a_lack_of_descriptors_is_an_error_after_which_another_try_may_come(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def fail() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pipe", fail)
+    with pytest.raises(ProviderFailed) as caught:
+        post("http://127.0.0.1:1", client=VendorClient(CurlTransport()))
+    assert (caught.value.retry, caught.value.reason) == (True, "no_descriptors")
 
 
 def test_a_redirect_is_not_followed(stub_vendor: StubVendor):
@@ -147,7 +161,7 @@ def test_another_thread_ends_the_wait_for_a_connection(scheme: str):
         assert isinstance(call.exception(timeout=1.5), DeadlineExceeded)
 
 
-def test_a_server_that_accepts_nobody_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
+def test_a_server_that_does_not_accept_cannot_be_reached(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(transport, "CONNECT_SECONDS", 0.3)
     with listening("http") as url, pytest.raises(ProviderFailed) as caught:
         post(url)
@@ -241,7 +255,7 @@ def test_an_answer_of_no_said_length_ends_with_its_connection():
     assert [each.content for each in given] == [b"{}"] * 2
 
 
-def test_what_follows_an_answer_is_nobodys():
+def test_trailing_bytes_are_ignored():
     given, connections = answered_by(WHOLE + WHOLE)
     assert [each.content for each in given] == [b"{}"] * 2
     assert connections == 2
@@ -263,7 +277,7 @@ def test_what_follows_an_answer_is_nobodys():
         ([], "connection_closed"),
     ],
 )
-def test_what_is_no_answer_is_told(parts: list[bytes], reason: str):
+def test_malformed_responses_raise(parts: list[bytes], reason: str):
     given, _ = answered_by(*parts)
     assert [type(each) for each in given] == [ProviderFailed] * 2
     assert {each.reason for each in given} == {reason}
