@@ -227,6 +227,19 @@ def test_httpx_timeouts_hold_without_a_deadline(transport: CurlTransport):
             assert failing(httpx.ReadTimeout, transport, url, extensions=extensions)
 
 
+def test_the_read_timeout_of_httpx_holds_between_pieces_of_a_body(
+    vendor: StubVendor, transport: CurlTransport
+):
+    timeout = {"connect": LONG, "read": 0.3, "write": LONG, "pool": LONG}
+    extensions = {"deadline": None, "timeout": timeout}
+    vendor.stream([b"x"] * 20, gap=0.03)
+    assert send(transport, vendor.url, extensions=extensions).content == b"x" * 20
+    vendor.clear()
+    vendor.stream([b"x", b"x"], gap=[0.0, LONG])
+    reason = failing(httpx.ReadTimeout, transport, vendor.url, extensions=extensions)
+    assert reason == "timed_out_reading"
+
+
 class CountingPoll:
     """select.poll, whose calls are counted."""
 
@@ -647,6 +660,7 @@ MALFORMED = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{
         (b"220 smtp.example.org ESMTP\r\n", "malformed_answer"),
         (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", "connection_closed"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: 1\r\n" * 15_000 + b"\r\n", "head_too_large"),
+        (b"HTTP/1.1 200 OK\r\n" + (b"X: " + b"x" * 40_000 + b"\r\n") * 2, "head_too_large"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000, "connection_closed"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000, "head_too_large"),
         (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 9_000_000, "answer_too_large"),
