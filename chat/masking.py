@@ -20,14 +20,17 @@ UNMASKED_FIELDS = frozenset({"id", "tool_call_id", "image_url", "input_audio", "
 
 # A number must not follow a digit or a letter, nor be the fraction of another number.
 _APART, _WHOLE = r"(?<![0-9A-Za-z+])", r"(?<![0-9][.,])"
-# UUIDs, dates and times are matched to be kept: their digits are not personal numbers.
+# UUIDs, dates, times and amounts are matched to be kept: their digits are not personal numbers.
 _UUID = rf"{_APART}[0-9A-Fa-f]{{8}}(?:-[0-9A-Fa-f]{{4}}){{3}}-[0-9A-Fa-f]{{12}}(?![0-9A-Za-z])"
 _DAY, _MONTH = "(?:0[1-9]|[12][0-9]|3[01])", "(?:0[1-9]|1[0-2])"
 _DATE = rf"{_APART}(?:[0-9]{{4}}([./-]){_MONTH}\1{_DAY}|{_DAY}([./-]){_MONTH}\2[0-9]{{4}})(?![0-9])"
 _TIME = r"(?<![0-9])[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,9})?)?(?![0-9])"
+_AMOUNT = (
+    rf"{_APART}{_WHOLE}[0-9]{{1,3}}(?:(?:\.[0-9]{{3}})+,|(?:,[0-9]{{3}})+\.)[0-9]{{2}}(?![0-9])"
+)
 # Possessive runs that cannot start inside themselves: no character is read twice.
 _EMAIL = r"(?<![\w.%+-])[\w.%+-]++@(?:[\w-]++\.)+[^\W\d_][\w-]+"
-_WORDS = re.compile(f"{_DATE}|{_TIME}|{_UUID}|(?P<email>{_EMAIL})")
+_WORDS = re.compile(f"{_DATE}|{_TIME}|{_UUID}|{_AMOUNT}|(?P<email>{_EMAIL})")
 
 # Separators between the groups of a number: blanks, dots and hyphens, those of Unicode too.
 _GAP = r"[ \xa0.\u2010-\u2013-]"

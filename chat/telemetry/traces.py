@@ -191,9 +191,9 @@ class TracedProvider:
             return completion
 
     def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
-        started = time.perf_counter()
         waiting = True
         with self._span(request, deadline, stream=True) as span:
+            started = time.perf_counter()
             for event in self._provider.stream(request, deadline):
                 if waiting:
                     waited = time.perf_counter() - started
