@@ -110,11 +110,12 @@ class JsonService:
         """Call an operation, over a new connection if `fresh`. Raises httpx.RequestError."""
         headers = {"content-type": self._type, "x-amz-target": target}
         signed = self._signer.sign("POST", self._url, headers, content)
+        length = {"content-length": str(len(content)), "accept-encoding": "identity"}
         request = httpx.Request(
             "POST",
             self._url,
-            headers={**signed, "accept-encoding": "identity"},
-            content=content,
+            headers={**signed, **length},
+            stream=httpx.ByteStream(content),  # `content` would make httpx look for a type
             extensions={"deadline": deadline, "fresh": fresh},
         )
         response = self._transport.handle_request(request)
