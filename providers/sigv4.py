@@ -110,11 +110,11 @@ class JsonService:
         """Call an operation, over a new connection if `fresh`. Raises httpx.RequestError."""
         headers = {"content-type": self._type, "x-amz-target": target}
         signed = self._signer.sign("POST", self._url, headers, content)
-        length = {"content-length": str(len(content)), "accept-encoding": "identity"}
+        unsigned = {"content-length": str(len(content)), "accept-encoding": "identity"}
         request = httpx.Request(
             "POST",
             self._url,
-            headers={**signed, **length},
+            headers={**signed, **unsigned},
             stream=httpx.ByteStream(content),  # `content` would make httpx look for a type
             extensions={"deadline": deadline, "fresh": fresh},
         )
