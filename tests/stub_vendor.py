@@ -253,11 +253,14 @@ class StubVendor:
         else:
             self._trickle(connection, response.head, response.head_pace)
             self._trickle(connection, response.body, response.body_pace)
-        for piece, gap in zip(response.pieces, response.gaps, strict=False):
-            if _disconnects(connection, gap):
-                self.client_disconnected.set()
-                return False
-            connection.sendall(piece)
+        try:
+            for piece, gap in zip(response.pieces, response.gaps, strict=False):
+                if _disconnects(connection, gap):
+                    raise ConnectionAbortedError
+                connection.sendall(piece)
+        except ConnectionError:  # the client closed, or reset with bytes of ours unread
+            self.client_disconnected.set()
+            return False
         return not response.close
 
     def _trickle(

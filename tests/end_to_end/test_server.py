@@ -372,14 +372,25 @@ def test_connections_are_shared_out_among_the_processes(serve: Serve, reloaded: 
     eventually(lambda: len(server.sockets()) == 2 and len(set(server.sockets())) == 1)
     before = server.sockets()
     with ExitStack() as connections:
-        for _ in range(40):
+
+        def open_connection() -> None:
             connection = socket.create_connection(("127.0.0.1", server.port), timeout=30)
             connections.enter_context(connection)
-            connection.sendall(b"GET /v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            connection.sendall(GET)
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-        kept = [after - held for after, held in zip(server.sockets(), before, strict=True)]
-    assert sum(kept) == 40
-    assert min(kept) >= 19
+
+        def kept() -> list[int]:
+            return [after - held for after, held in zip(server.sockets(), before, strict=True)]
+
+        def both_accept() -> bool:
+            open_connection()
+            return min(kept()) > 0
+
+        eventually(both_accept)  # on a busy machine one begins long after the other
+        for _ in range(40):
+            open_connection()
+        assert max(kept()) - min(kept()) <= 2
+        assert sum(kept()) > 40
 
 
 def test_the_rate_limit_is_exact_for_concurrent_requests(server: Server) -> None:
