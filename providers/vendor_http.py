@@ -4,6 +4,7 @@ Nothing here depends on the transport: any httpx.BaseTransport will do. Only Cur
 deadline over all phases and can be cancelled; others get httpx's timeouts.
 """
 
+import codecs
 import functools
 import itertools
 import re
@@ -63,11 +64,8 @@ def read_events(response: httpx.Response) -> Iterator[str]:
     """
     last: list[bytes] = []
     chunks = _remembering(_chunks(response), last)
-    # Some vendors leave out the blank line after the last event, and the content type.
-    content = itertools.chain(chunks, [b"\n\n"])
-    stream = httpx.Response(
-        200, headers=EVENT_STREAM, content=content, default_encoding="utf-8-sig"
-    )
+    # Some vendors leave out the blank line after the last event.
+    stream = _EventStream(itertools.chain(chunks, [b"\n\n"]))
     for event in EventSource(stream).iter_sse():
         if event.data == DONE:
             # Drain before the marker is passed on, as nobody reads on after it.
@@ -81,6 +79,20 @@ def read_events(response: httpx.Response) -> Iterator[str]:
     text = b"".join(last).decode("utf-8-sig", "replace").strip()
     if (rest := _BLANK_LINE.split(text)[-1]).startswith(("{", "[")):
         yield rest
+
+
+class _EventStream(httpx.Response):
+    """An event stream for EventSource, in UTF-8 whatever the vendor's headers say.
+
+    It skips httpx's decoders, which cost a quarter of a stream's CPU.
+    """
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        super().__init__(200, headers=EVENT_STREAM)
+        self._chunks = chunks
+
+    def iter_text(self, chunk_size: int | None = None) -> Iterator[str]:
+        return codecs.iterdecode(self._chunks, "utf-8-sig", "replace")
 
 
 def _content_type(response: httpx.Response) -> str:
