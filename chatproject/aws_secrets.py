@@ -91,11 +91,11 @@ class _Transient(ImproperlyConfigured):
 )
 def _call(service: JsonService, name: str, target: str, body: Mapping[str, Any]) -> Any:
     try:
-        response = service.post(target, json.dumps(body).encode(), deadline=Deadline(CALL_SECONDS))
-        answer = response.json()
+        content, deadline = json.dumps(body).encode(), Deadline(CALL_SECONDS)
+        status, answered = service.post(target, content, deadline=deadline)
+        answer = json.loads(answered)
     except (httpx.RequestError, ValueError) as exc:
         raise _Transient(f"{name} cannot be reached.") from exc
-    status = response.status_code
     if status == 200:
         return answer
     kind = str(answer.get("__type", "")).rpartition("#")[2]

@@ -12,7 +12,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
 import httpx
@@ -106,8 +106,11 @@ class JsonService:
 
     def post(
         self, target: str, content: bytes, *, deadline: Deadline, fresh: bool = False
-    ) -> httpx.Response:
-        """Call an operation, over a new connection if `fresh`. Raises httpx.RequestError."""
+    ) -> tuple[int, bytes]:
+        """Call an operation, over a new connection if `fresh`, and return the status and the body.
+
+        Raises httpx.RequestError.
+        """
         headers = {"content-type": self._type, "x-amz-target": target}
         signed = self._signer.sign("POST", self._url, headers, content)
         unsigned = {"content-length": str(len(content)), "accept-encoding": "identity"}
@@ -120,10 +123,10 @@ class JsonService:
         )
         response = self._transport.handle_request(request)
         try:
-            response.read()
+            # Nothing is encoded here, and httpx's decoders cost a tenth of a call.
+            return response.status_code, b"".join(cast(httpx.SyncByteStream, response.stream))
         finally:
             response.close()
-        return response
 
 
 def endpoint(service: str, region: str) -> str:

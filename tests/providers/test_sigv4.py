@@ -1,3 +1,4 @@
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -117,8 +118,8 @@ def test_an_operation_is_called_by_its_target(fresh: bool):
         transport=httpx.MockTransport(answer),
     )
     deadline = Deadline(5)
-    answered = service.post("AmazonSSM.GetParameters", b"{}", deadline=deadline, fresh=fresh)
-    assert (answered.status_code, answered.json()) == (400, {"__type": "x"})
+    status, body = service.post("AmazonSSM.GetParameters", b"{}", deadline=deadline, fresh=fresh)
+    assert (status, json.loads(body)) == (400, {"__type": "x"})
     [request] = requests
     assert request.headers["x-amz-target"] == "AmazonSSM.GetParameters"
     assert request.headers["content-type"] == "application/x-amz-json-1.1"

@@ -105,14 +105,13 @@ class DynamoDBClient:
         target, deadline = f"DynamoDB_20120810.{operation}", Deadline(self._try_seconds)
         endpoint = self._service.endpoint
         try:
-            response = self._service.post(target, content, deadline=deadline, fresh=fresh)
+            return self._service.post(target, content, deadline=deadline, fresh=fresh)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as exc:
             raise EndpointConnectionError(endpoint_url=endpoint) from exc
         except httpx.TimeoutException as exc:
             raise ReadTimeoutError(endpoint_url=endpoint) from exc
         except httpx.RequestError as exc:
             raise ConnectionClosedError(endpoint_url=endpoint) from exc
-        return response.status_code, response.content
 
 
 @functools.cache
