@@ -52,6 +52,9 @@ def _decompressed(value: dict[str, Any]) -> str:
 
 
 class IntegerAttribute(LenientAttribute, NumberAttribute):
+    def serialize(self, value: int) -> str:
+        return str(value)
+
     def read(self, value: dict[str, Any]) -> int | None:
         number = super().read(value)
         return number if type(number) is int and abs(number) < 2**63 else None

@@ -13,7 +13,6 @@ compressed response beyond that cannot be stored; the service answers and logs i
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal, cast
 
@@ -80,7 +79,8 @@ class DynamoInteractionStore:
     @translate_errors()
     def take_over(self, record: InteractionRecord, holder: InteractionRecord) -> bool:
         item, stale = _claim_item(record), split_response(item_of(holder))
-        request = {"Item": item, **_condition(AS_READ, _as_read(holder), STATUS_NAME)}
+        values = _as_read(holder, holder.status)
+        request = {"Item": item, **_condition(AS_READ, values, STATUS_NAME)}
         return _write("Put", request, item, stale=stale) is None
 
     @translate_errors()
@@ -88,7 +88,7 @@ class DynamoInteractionStore:
         item = item_of(record)
         parts = split_response(item)
         written = item.keys() & {*SETTLED, "response_parts", "write_id"}
-        values = _as_read(replace(record, status=Status.PENDING))
+        values = _as_read(record, Status.PENDING)
         request = {
             "Key": primary_key(item),
             "UpdateExpression": "SET " + ", ".join(f"#{name} = :new_{name}" for name in written),
@@ -228,7 +228,7 @@ def _write(
 
     Return None on success; if the condition failed, the stored item, empty if there is none.
     """
-    if sum(map(size_of, parts)) + size_of(item) > MAX_TRANSACTION_BYTES:
+    if parts and sum(map(size_of, (item, *parts))) > MAX_TRANSACTION_BYTES:
         raise StorageUnavailable
     table = {"TableName": settings.TABLE_NAME}
     actions = [
@@ -260,10 +260,10 @@ def _condition(
     }
 
 
-def _as_read(record: InteractionRecord) -> dict[str, Any]:
-    """Return the values of AS_READ."""
+def _as_read(record: InteractionRecord, status: Status) -> dict[str, Any]:
+    """Return the values of AS_READ, for a record that was read with this status."""
     return {
-        ":status": {"S": record.status.value},
+        ":status": {"S": status.value},
         ":deadline_at": {"S": COLUMNS["deadline_at"].serialize(record.deadline_at)},
     }
 

@@ -138,7 +138,7 @@ def _compressed(value: dict[str, Any]) -> dict[str, Any]:
 
 def split_response(item: Item) -> list[Item]:
     """Remove a response that does not fit from the item, and return its parts as items."""
-    if size_of(item) <= MAX_ITEM_BYTES or "response" not in item:
+    if "response" not in item or size_of(item) <= MAX_ITEM_BYTES:
         return []
     response = item.pop("response")
     data = response.get("B") or zlib.compress(response["S"].encode())
@@ -172,11 +172,11 @@ def record_of(item: Item, parts: Mapping[str, bytes]) -> InteractionRecord:
 
 def size_of(item: Item) -> int:
     """Return the size in bytes as DynamoDB measures it, or slightly more."""
-    return sum(
-        len(name) + len(value if isinstance(value, bytes) else str(value).encode())
-        for name, typed in item.items()
-        for value in typed.values()
-    )
+    size = 0
+    for name, typed in item.items():
+        for value in typed.values():
+            size += len(name) + len(value if isinstance(value, bytes) else str(value).encode())
+    return size
 
 
 def id_of(item: Item) -> str:
