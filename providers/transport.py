@@ -8,7 +8,6 @@ A handle holds one connection. Idle handles wait in a pool, and one thread at a 
 https://curl.se/libcurl/c/curl_multi_socket_action.html describes how a handle is driven.
 """
 
-import ctypes
 import functools
 import math
 import os
@@ -217,6 +216,8 @@ class _Handle:
     def disown(self) -> None:
         """Leave it to the parent process: even to close it would send bytes on its connection."""
         self._closed = True
+        import ctypes  # here, because it takes 2 ms of a cold start
+
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
 
     def _set_options(self, options: dict[int, str | bytes]) -> None:
