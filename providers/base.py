@@ -1,71 +1,63 @@
-"""The values that a provider takes and returns, and the Provider protocol."""
+"""The values that a provider takes and returns, and the Provider protocol.
 
-from collections.abc import Iterator, Mapping
+A conversation is kept in the terms of OpenAI's chat completions, whole: a message is the JSON
+object that the client or the vendor wrote, with the fields that we do not know left in place.
+https://platform.openai.com/docs/api-reference/chat describes messages, parameters and deltas.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, Protocol
 
 from providers.deadline import Deadline
 
-# Values that change nothing. Some clients always send them, so they require no capability.
-NEUTRAL_OPTIONS = {"frequency_penalty": 0, "presence_penalty": 0}
+Message = Mapping[str, Any]
 
-FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+INSTRUCTION_ROLES = ("system", "developer")
+# Content parts whose text is a string under the key named by their type.
+TEXT_PARTS = ("text", "refusal")
+# The fields in which vendors write a model's visible thoughts.
+REASONING_FIELDS = ("reasoning_content", "reasoning")
+
+FinishReason = Literal["stop", "length", "tool_calls", "function_call", "content_filter"]
 
 COST_DECIMALS = 12
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One message. Content parts, tool calls and tool results are in OpenAI's format."""
+def content_text(content: Any) -> str:
+    """Return the text of a message's content: a string, a list of parts, or null."""
+    if isinstance(content, list):
+        texts = [
+            part[part["type"]]
+            for part in content
+            if isinstance(part, Mapping) and part.get("type") in TEXT_PARTS
+        ]
+        return "\n".join(text for text in texts if isinstance(text, str))
+    return content if isinstance(content, str) else ""
 
-    role: Literal["user", "assistant", "tool"]
-    content: str | list[dict[str, Any]]
-    tool_calls: list[dict[str, Any]] | None = None
-    tool_call_id: str | None = None
-    name: str | None = None
 
-    @property
-    def text(self) -> str:
-        """Return the text of the content, without its other parts."""
-        if isinstance(self.content, str):
-            return self.content
-        texts = (part["text"] for part in self.content if part.get("type") == "text")
-        return "\n".join(texts)
+def reasoning_text(message: Message) -> str | None:
+    """Return the visible thoughts of an assistant's message; None without any."""
+    thoughts = (message.get(name) for name in REASONING_FIELDS)
+    return next((text for text in thoughts if text and isinstance(text, str)), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionRequest:
     """One request to a model.
 
-    `messages` go from the oldest to the newest; the last one is the user's, or a tool's result.
-    `end_user` is an opaque, stable id that vendors use to isolate abuse, never a name or an
-    address. `conversation_id` is ours and is not sent to vendors. The vendor chooses a parameter
-    that is None (for `stop`: empty). `options` are further parameters in OpenAI's format; they
-    need a provider with that capability (`Provider.capabilities`).
+    `messages` go from the oldest to the newest, instructions included. `parameters` are all others
+    of a chat completion, under OpenAI's names and without nulls; the limit of tokens is always
+    `max_tokens`. `end_user` is an opaque, stable id that vendors use to isolate abuse, never a name
+    or an address. `conversation_id` is ours and is not sent to vendors.
     """
 
     model: str
     messages: tuple[Message, ...]
-    system: str | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     end_user: str | None = None
     conversation_id: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def required_capabilities(self) -> set[str]:
-        """Name the options and the kinds of content that a provider needs beyond text."""
-        parts = (m.content for m in self.messages if not isinstance(m.content, str))
-        kinds = {part["type"] for content in parts for part in content} - {"text"}
-        calls = {"tools" for m in self.messages if m.tool_calls or m.role == "tool"}
-        options = {
-            name for name, value in self.options.items() if value != NEUTRAL_OPTIONS.get(name)
-        }
-        return {*options, *kinds, *calls}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,26 +76,43 @@ class Usage:
     cost_usd: Decimal | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of a streamed answer.
+
+    `message` has the fields of OpenAI's deltas, except `role`; a piece of a tool call names the
+    call by its `index`. `extras` are those fields of the answer beside its message that are new.
+    """
+
+    message: dict[str, Any]
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
     """A model's answer.
 
-    `text` is empty only with `tool_calls` or when `finish_reason` is `length`. `tool_calls` are
-    `{"id", "type": "function", "function": {"name", "arguments"}}`.
+    `message` is the assistant's, without `role`: `content` (str), `tool_calls`, and all else that
+    the vendor said. `extras` are the fields of the answer beside its message: `logprobs`, and those
+    that OpenAI does not have, such as `citations`. The text is empty only with tool calls, with
+    images or audio, or when `finish_reason` is `length`.
     """
 
-    text: str
+    message: dict[str, Any]
     model: str
     finish_reason: FinishReason
     usage: Usage = field(default_factory=Usage)
-    tool_calls: tuple[dict[str, Any], ...] = ()
+    extras: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        return self.message.get("content") or ""
 
 
 class Provider(Protocol):
     """The adapter of one vendor of language models.
 
-    `model` is the default model. `capabilities` names the options and the kinds of content that
-    the provider supports beyond text. The circuit breaker skips a remote provider after repeated
+    `model` is the default model. The circuit breaker skips a remote provider after repeated
     failures; one with `is_remote = False` is always called.
     """
 
@@ -115,8 +124,8 @@ class Provider(Protocol):
     @property
     def is_remote(self) -> bool: ...
 
-    @property
-    def capabilities(self) -> frozenset[str]: ...
+    def unsupported(self, request: CompletionRequest) -> Sequence[str]:
+        """Return the names of the parameters and content parts that the vendor cannot be told."""
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
         """Answer the request in one call to the vendor, before the deadline.
@@ -124,10 +133,13 @@ class Provider(Protocol):
         Raises only ProviderError, whatever the vendor sends.
         """
 
-    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
-        """Yield the text in non-empty pieces as they arrive, then the whole answer.
+    def stream(
+        self, request: CompletionRequest, deadline: Deadline
+    ) -> Iterator[Delta | Completion]:
+        """Yield the answer in pieces as they arrive, then the whole answer.
 
-        Raises only ProviderError. Closing the iterator ends the call to the vendor.
+        The pieces make up the message of the whole (`providers.accumulator.joined`). Raises only
+        ProviderError. Closing the iterator ends the call to the vendor.
         """
 
     def check(self, deadline: Deadline) -> None:
@@ -135,3 +147,6 @@ class Provider(Protocol):
 
         Raises ProviderError; ModelUnavailable where the vendor does not list the model.
         """
+
+    def list_models(self, deadline: Deadline) -> list[str]:
+        """Return the ids of the vendor's models. Raises ProviderError."""

@@ -6,7 +6,7 @@ first and vary the second. Any field of their answers may be missing.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from decimal import Decimal
@@ -15,13 +15,14 @@ from typing import Any, ClassVar
 import httpx
 
 from providers import parsing, prices
-from providers.assistant_message import StreamAccumulator, tool_calls, visible_text
-from providers.base import Completion, CompletionRequest, FinishReason, Message, Usage
+from providers.accumulator import Accumulator, clean_value
+from providers.base import Completion, CompletionRequest, Delta, FinishReason, Usage
 from providers.deadline import Deadline
 from providers.errors import (
     ContentFiltered,
     ModelUnavailable,
     ProviderError,
+    ProviderFailed,
     ProviderMisconfigured,
     RequestRejected,
 )
@@ -29,11 +30,8 @@ from providers.http_provider import HttpProvider
 from providers.parsing import as_list, as_str, get_path, identifier, token_count
 from providers.vendor_http import DONE, read_events
 
-_FINISH_REASONS: dict[str, FinishReason] = {
-    "length": "length",
-    "model_length": "length",  # Mistral: the model's own limit
-    "content_filter": "content_filter",
-}
+_CALLED: dict[str, FinishReason] = {"tool_calls": "tool_calls", "function_call": "function_call"}
+BROKEN_CALL = "The provider's answer ended within the arguments of a tool call."
 _FAILED_FINISH_REASONS = {"error", "insufficient_system_resource"}  # the second one is DeepSeek's
 
 # The error for an error code or type, whatever the HTTP status.
@@ -73,16 +71,116 @@ _UNKNOWN_MODEL = re.compile(
 )
 
 
-_TOOLS = {"tools", "tool_choice", "parallel_tool_calls"}
-_SAMPLING = {"seed", "frequency_penalty", "presence_penalty"}
-_ANSWER = {"response_format", "reasoning_effort"}
-_CONTENT_PARTS = {"image_url", "input_audio", "file"}
+# The fields of an answer that OpenAI has beside the choices, and that clients get in our own terms.
+_KNOWN_FIELDS = {"id", "object", "created", "model", "choices", "usage", "x_groq", "obfuscation"}
+
+
+class Answer:
+    """An answer of chat completions, whole or from the chunks of a stream.
+
+    All choices are looked through: some servers write the text into one and the tool calls into
+    another. `ended` is whether the stream's end marker has come.
+    """
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.model: Any = None
+        self.usage: Any = None
+        self.extras: dict[str, Any] = {}
+        self.finish_reasons: list[str] = []
+        self.choices = 0  # that had content of any kind
+        self.broken_call: str | None = None
+        self._accumulator = Accumulator()
+        self._choice_of: dict[str, Any] = {}  # field of the message -> index of its choice
+        self._logprobs: dict[str, list[Any]] = {}
+
+    @property
+    def message(self) -> dict[str, Any]:
+        return self._accumulator.message
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Tool calls win over the vendor's word: some say `stop` with them."""
+        message = self.message
+        finish = next(iter(self.finish_reasons), "length")  # nobody knows the answer to be whole
+        if finish in ("length", "model_length"):
+            return "length"
+        for field, reason in _CALLED.items():
+            if message.get(field):
+                return reason
+        return "content_filter" if finish == "content_filter" else "stop"
+
+    def add(self, chunk: dict[str, Any]) -> Delta | None:
+        """Add a chunk of a stream. Return what a client may see of it, if anything.
+
+        A repeated model or usage replaces the one before; Groq has its own place for the usage.
+        """
+        extras = self._add_fields(chunk)
+        shown: dict[str, Any] = {}
+        for choice in as_list(chunk.get("choices")):
+            self._add_finish_reason(choice)
+            if logprobs := self._add_logprobs(choice):
+                extras["logprobs"] = logprobs
+            if delta := self._own_fields(choice, get_path(choice, "delta")):
+                shown |= self._accumulator.add(delta)
+        return Delta(shown, extras) if shown or extras else None
+
+    def add_whole(self, body: dict[str, Any]) -> None:
+        self._add_fields(body)
+        message: dict[str, Any] = {}
+        for choice in as_list(body.get("choices")):
+            self._add_finish_reason(choice)
+            self._add_logprobs(choice)
+            message |= self._own_fields(choice, get_path(choice, "message"))
+        self._accumulator.add_whole(message)
+        self.broken_call = self._accumulator.broken_call
+
+    def finish(self) -> Delta | None:
+        shown = self._accumulator.finish()
+        self.broken_call = self._accumulator.broken_call
+        return Delta(shown) if shown else None
+
+    def _add_fields(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Take the fields beside the choices. Return those that are new, for the client."""
+        self.model = body.get("model") or self.model
+        self.usage = body.get("usage") or get_path(body, "x_groq", "usage") or self.usage
+        others = body.keys() - _KNOWN_FIELDS
+        if not others:
+            return {}
+        values = {name: clean_value(body[name]) for name in others if body[name] is not None}
+        new = {name: each for name, each in values.items() if self.extras.get(name) != each}
+        self.extras |= new
+        return new
+
+    def _add_finish_reason(self, choice: Any) -> None:
+        if reason := as_str(get_path(choice, "finish_reason")):
+            self.finish_reasons.append(reason)
+
+    def _add_logprobs(self, choice: Any) -> dict[str, Any] | None:
+        """Take the log probabilities of a choice: lists, which grow with a stream."""
+        logprobs = clean_value(get_path(choice, "logprobs"))
+        if not isinstance(logprobs, dict) or not logprobs:
+            return None
+        for name, value in logprobs.items():
+            self._logprobs.setdefault(name, []).extend(as_list(value))
+        self.extras["logprobs"] = {name: value or None for name, value in self._logprobs.items()}
+        return logprobs
+
+    def _own_fields(self, choice: Any, message: Any) -> dict[str, Any]:
+        """Return a message's fields, without those that another choice has answered before."""
+        if not isinstance(message, dict):
+            return {}
+        self.choices += 1
+        index = choice.get("index")
+        return {
+            name: value
+            for name, value in message.items()
+            if value and self._choice_of.setdefault(name, index) == index
+        }
 
 
 class ChatCompletionsProvider(HttpProvider):
     """Call `{base_url}/chat/completions`. Subclasses set `name` and adapt the differences."""
-
-    capabilities = frozenset(_TOOLS | _SAMPLING | _ANSWER | _CONTENT_PARTS)
 
     default_max_tokens: ClassVar[int | None] = None
     # Where an error object keeps its codes, the most specific first.
@@ -92,9 +190,15 @@ class ChatCompletionsProvider(HttpProvider):
         {"insufficient_quota", "billing_hard_limit_reached"}
     )
 
-    def check(self, deadline: Deadline) -> None:
+    def unsupported(self, request: CompletionRequest) -> Sequence[str]:
+        return ()  # the vendor gets what the client sent, and refuses what it does not have
+
+    def list_models(self, deadline: Deadline) -> list[str]:
         entries = as_list(get_path(self._get("models", deadline), "data"))
-        listed = {as_str(get_path(entry, "id")) for entry in entries}
+        return [id_ for entry in entries if (id_ := as_str(get_path(entry, "id")))]
+
+    def check(self, deadline: Deadline) -> None:
+        listed = set(self.list_models(deadline))
         # Ollama lists `llama3` as `llama3:latest`.
         if listed and listed.isdisjoint({self.model, f"{self.model}:latest"}):
             raise ModelUnavailable("The vendor does not list the model.", reason=self.model)
@@ -113,68 +217,67 @@ class ChatCompletionsProvider(HttpProvider):
         return "max_tokens"
 
     def _body(self, request: CompletionRequest) -> dict[str, Any]:
-        system = [{"role": "system", "content": request.system}] if request.system else []
-        limit = self.default_max_tokens if request.max_tokens is None else request.max_tokens
+        parameters = dict(request.parameters)
+        limit = parameters.pop("max_tokens", self.default_max_tokens)
         body = {
             "model": request.model,
-            "messages": system + [_message(message) for message in request.messages],
-            "temperature": request.temperature,
-            "top_p": request.top_p,
+            "messages": request.messages,
+            **parameters,
             self._max_tokens_field: limit,
-            "stop": list(request.stop) or None,
             "user": request.end_user,
-            **request.options,
         }
         return {name: value for name, value in body.items() if value is not None}
 
     def _read_stream(
         self, response: httpx.Response, request: CompletionRequest
-    ) -> Iterator[str | Completion]:
-        accumulator = StreamAccumulator()
+    ) -> Iterator[Delta | Completion]:
+        answer = Answer()
         for data in read_events(response):
             if data == DONE:
-                accumulator.finished = True
+                answer.ended = True
                 break
             chunk = parsing.event_object(data)
             self._raise_error_inside(chunk, response.headers)
-            if text := accumulator.add(chunk):
-                yield text
-        if not accumulator.finished:
+            if delta := answer.add(chunk):
+                yield delta
+        if not answer.ended and not answer.finish_reasons:
             raise parsing.truncated_stream()
-        completion = self._completion(accumulator.body(), request)
-        yield from parsing.finish_stream(completion, accumulator.text)
+        if delta := answer.finish():
+            yield delta
+        yield self._answered(answer, request)
 
     def _completion(self, body: dict[str, Any], request: CompletionRequest) -> Completion:
-        choice = get_path(body, "choices", 0)
-        finish = as_str(get_path(choice, "finish_reason"))
-        if finish in _FAILED_FINISH_REASONS:
+        answer = Answer()
+        answer.add_whole(body)
+        return self._answered(answer, request)
+
+    def _answered(self, answer: Answer, request: CompletionRequest) -> Completion:
+        """Return the completion of a whole answer. Raises ProviderError for an unusable one."""
+        failed = _FAILED_FINISH_REASONS.intersection(answer.finish_reasons)
+        for finish in failed:
             raise parsing.error_for_status(502, reason=parsing.log_reason("finish_reason", finish))
-        text = visible_text(get_path(choice, "message", "content"))
-        reported_calls = get_path(choice, "message", "tool_calls")
-        calls = tool_calls(reported_calls) if "tools" in request.options else ()
-        model = parsing.model_name(body.get("model"), request.model)
-        usage = _usage(body.get("usage"))
-        usage = replace(usage, cost_usd=self._cost(body.get("usage"), model, usage))
-        if not text and get_path(choice, "message", "refusal"):
-            raise ContentFiltered(parsing.CONTENT_FILTERED, reason="refusal", usage=usage)
-        called = calls and finish != "length"
+        model = parsing.model_name(answer.model, request.model)
+        usage = _usage(answer.usage)
+        usage = replace(usage, cost_usd=self._cost(answer.usage, model, usage))
+        if answer.broken_call:
+            reason = parsing.log_reason("tool_call", answer.broken_call)
+            raise ProviderFailed(BROKEN_CALL, reason=reason, retry=False, usage=usage)
         completion = Completion(
-            text=parsing.clean_text(text),
+            message=answer.message,
             model=model,
-            finish_reason="tool_calls" if called else _FINISH_REASONS.get(finish, "stop"),
+            finish_reason=answer.finish_reason,
             usage=usage,
-            tool_calls=calls,
+            extras=answer.extras,
         )
-        empty = self._empty_answer_error(body.get("choices"))
-        return parsing.require_content(completion, empty=empty)
+        return parsing.require_content(completion, empty=self._empty_answer_error(answer))
 
     def _cost(self, reported_usage: Any, model: str, usage: Usage) -> Decimal | None:
         """Return the cost in US dollars: by default the list price of the tokens."""
         return prices.cost(model, usage, provider_api_url=self._base_url)
 
-    def _empty_answer_error(self, choices: Any) -> ProviderError:
-        """Return the error for choices without text."""
-        return parsing.unusable_answer("no_text", get_path(choices, 0, "finish_reason"))
+    def _empty_answer_error(self, answer: Answer) -> ProviderError:
+        """Return the error for an answer without content."""
+        return parsing.unusable_answer("no_text", *answer.finish_reasons)
 
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
         """Return the error of a body: by its codes, then its message, then the status."""
@@ -210,13 +313,6 @@ class ChatCompletionsProvider(HttpProvider):
 
     def _quota_exhausted(self, error: dict[str, Any]) -> bool:
         return not self.quota_exhausted_codes.isdisjoint(self._codes(error))
-
-
-def _message(message: Message) -> dict[str, Any]:
-    names = ("tool_calls", "tool_call_id", "name")
-    given = {name: value for name in names if (value := getattr(message, name)) is not None}
-    content = None if message.tool_calls and not message.content else message.content
-    return {"role": message.role, "content": content, **given}
 
 
 def _usage(reported: Any) -> Usage:

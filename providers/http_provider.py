@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import httpx
 
 from providers import parsing
-from providers.base import Completion, CompletionRequest
+from providers.base import Completion, CompletionRequest, Delta
 from providers.deadline import Deadline
 from providers.errors import ProviderError
 from providers.parsing import get_path
@@ -20,7 +20,6 @@ class HttpProvider(ABC):
 
     name: ClassVar[str]
     is_remote: ClassVar[bool] = True
-    capabilities: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(
         self,
@@ -40,13 +39,13 @@ class HttpProvider(ABC):
             self._raise_for_status(response)
             return self._whole(response, request)
 
-    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
+    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[Delta | Completion]:
         with self._ask(request, deadline, stream=True) as response:
             self._raise_for_status(response)
             if is_stream(response):
                 yield from self._read_stream(response, request)
             else:  # some servers do not stream, whatever the request says
-                yield from parsing.finish_stream(self._whole(response, request), "")
+                yield from parsing.as_stream(self._whole(response, request))
 
     def _get(self, path: str, deadline: Deadline) -> Any:
         with self._open(path, deadline) as response:
@@ -96,8 +95,8 @@ class HttpProvider(ABC):
     @abstractmethod
     def _read_stream(
         self, response: httpx.Response, request: CompletionRequest
-    ) -> Iterator[str | Completion]:
-        """Yield the text of a stream's events, then the completion."""
+    ) -> Iterator[Delta | Completion]:
+        """Yield the pieces of a stream, then the completion."""
 
     @abstractmethod
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from providers import parsing
 from providers.base import Usage
-from providers.chat_completions import ChatCompletionsProvider
+from providers.chat_completions import Answer, ChatCompletionsProvider
 from providers.deadline import Deadline
 from providers.errors import ContentFiltered, ProviderError, ProviderOverloaded
 from providers.parsing import as_items, error_message, get_path, usd, wait_seconds
@@ -58,13 +58,11 @@ class OpenRouter(ChatCompletionsProvider):
         bill = usd(get_path(reported_usage, "cost_details", "upstream_inference_cost"))
         return None if fee is None or bill is None else usd(fee + bill)
 
-    def _empty_answer_error(self, choices: Any) -> ProviderError:
+    def _empty_answer_error(self, answer: Answer) -> ProviderError:
         """Return ProviderOverloaded for no content and no finish reason: the model is starting."""
-        choice = get_path(choices, 0)
-        unfinished = isinstance(choice, dict) and choice.get("finish_reason") is None
-        if choices == [] or (unfinished and not get_path(choice, "message", "tool_calls")):
+        if not answer.finish_reasons and not answer.ended:
             return ProviderOverloaded("The provider's model is still starting.", reason="no_text")
-        return super()._empty_answer_error(choices)
+        return super()._empty_answer_error(answer)
 
     def _error_for_status(
         self, status: int, headers: Mapping[str, str], error: dict[str, Any], reason: str

@@ -14,7 +14,7 @@ from datetime import UTC
 from decimal import Decimal
 from typing import Any
 
-from providers.base import COST_DECIMALS, Completion
+from providers.base import COST_DECIMALS, Completion, Delta
 from providers.errors import (
     ContentFiltered,
     ModelUnavailable,
@@ -29,6 +29,9 @@ MAX_COUNT = 2**53  # larger JSON numbers lose digits in other programs
 MAX_COST_USD = 1_000_000
 MAX_RETRY_AFTER = 86_400.0  # a day, in seconds
 MAX_MODEL_LENGTH = 256
+
+# The fields of a message that make it an answer.
+CONTENT_FIELDS = {"content", "tool_calls", "function_call", "refusal", "images", "audio"}
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
@@ -89,8 +92,10 @@ def error_message(value: Any) -> str:
 
 
 def clean_text(value: str) -> str:
-    """Replace lone surrogates by U+FFFD, so that the text can be encoded and stored."""
-    return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    """Replace lone surrogates and NULs by U+FFFD, so that the text can be encoded and stored."""
+    if not value.isascii():
+        value = value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def token_count(value: Any) -> int | None:
@@ -192,10 +197,12 @@ def truncated_stream() -> ProviderFailed:
     return ProviderFailed(message, reason="unfinished", retry=False)
 
 
-def finish_stream(completion: Completion, sent: str) -> Iterator[str | Completion]:
-    """Yield the rest of the text after `sent`, then the completion."""
-    if rest := completion.text.removeprefix(sent):
-        yield rest
+def as_stream(completion: Completion) -> Iterator[Delta | Completion]:
+    """Yield an answer that was not streamed as a stream of one piece."""
+    message = dict(completion.message)
+    if calls := message.get("tool_calls"):
+        message["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
+    yield Delta(message, completion.extras)
     yield completion
 
 
@@ -229,13 +236,13 @@ def rejection(message: str, parameter: str, *, reason: str) -> RequestRejected:
 
 
 def require_content(completion: Completion, *, empty: ProviderError) -> Completion:
-    """Return the completion. Raises an error if it has neither text nor tool calls.
+    """Return the completion. Raises an error if its message has nothing but thoughts.
 
     An answer may be empty when it ended by `length`: a model can spend all its tokens on thinking.
     An empty answer that ended by `content_filter` is ContentFiltered; otherwise the error is
     `empty`. Both carry the usage.
     """
-    if completion.text or completion.tool_calls or completion.finish_reason == "length":
+    if not CONTENT_FIELDS.isdisjoint(completion.message) or completion.finish_reason == "length":
         return completion
     if completion.finish_reason == "content_filter":
         raise ContentFiltered(CONTENT_FILTERED, reason=empty.reason, usage=completion.usage)

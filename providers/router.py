@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from providers.base import Completion, CompletionRequest, Provider
+from providers.base import Completion, CompletionRequest, Delta, Provider
 from providers.circuit_breaker import CircuitBreaker
 from providers.deadline import Deadline
 from providers.errors import (
@@ -133,14 +133,14 @@ class Router:
         request: CompletionRequest,
         deadline: Deadline,
         on_attempt: OnAttempt,
-    ) -> Generator[tuple[Route, str | Completion]]:
-        """Yield the text in pieces as they come, then the completion, each with its route.
+    ) -> Generator[tuple[Route, Delta | Completion]]:
+        """Yield the answer in pieces as they come, then whole, each with its route.
 
         All come from one route: after the first piece, an error is final. Closing the generator
         ends the call to the vendor. Raises ProviderError.
         """
 
-        def ask(provider: Provider, request: CompletionRequest) -> Iterator[str | Completion]:
+        def ask(provider: Provider, request: CompletionRequest) -> Iterator[Delta | Completion]:
             return provider.stream(request, deadline)
 
         return self._run(routes, request, deadline, on_attempt, ask)

@@ -1,0 +1,409 @@
+"""Assistants' messages in OpenAI's terms, put together from the pieces of a stream, and repaired.
+
+OpenAI-compatible servers number the pieces of tool calls in their own ways, write arguments as
+objects, or send a local model's thoughts as text. Clients get the same message from all of them.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Any
+from uuid import uuid4
+
+import orjson
+
+from providers.parsing import as_list, as_str, clean_text, get_path, token_count
+
+# Servers that do not recognize a local model's thoughts send them as text before the answer.
+THINK_START, THINK_END = "<think>", "</think>"
+# A chat template that ends with the opening tag leaves only the closing one in the answer.
+_LONE_THINK_END = re.compile(r"(?<![`'\"])</think>")
+
+# Strings in these fields are whole in each piece; those in all others are continued.
+_WHOLE_STRINGS = {"id", "type", "name", "format", "thought_signature"}
+# Strings in a list's elements that are continued, such as in OpenRouter's `reasoning_details`.
+_CONTINUED_STRINGS = {"text", "summary", "data", "signature"}
+
+
+class Accumulator:
+    """Put together one assistant's message, and repair each piece on its way.
+
+    `broken_call` names a tool call whose arguments are not whole JSON, once all has been added.
+    """
+
+    def __init__(self) -> None:
+        self.broken_call: str | None = None
+        self._deltas: list[dict[str, Any]] = []
+        self._calls = _Calls()
+        self._thoughts = _Thoughts()
+        self._texts: dict[str, _Text] = {}
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The message so far, without its role."""
+        return joined(self._deltas)
+
+    def add(self, delta: Mapping[str, Any]) -> dict[str, Any]:
+        """Add a piece. Return what a client may see of it now, which may be empty."""
+        shown: dict[str, Any] = {}
+        for name, value in delta.items():
+            if value is None or value in ("", [], {}) or name == "role":
+                continue
+            if name == "content":
+                self._add_content(shown, value)
+            elif name == "tool_calls":
+                if pieces := self._calls.add(as_list(value)):
+                    shown[name] = pieces
+            elif isinstance(value, str):
+                self._add_text(shown, name, value)
+            else:
+                shown[name] = clean_value(value)
+        return self._keep(shown)
+
+    def add_whole(self, message: Mapping[str, Any]) -> None:
+        """Add a message that was not streamed."""
+        content = message.get("content")
+        if isinstance(content, str) and not content.lstrip().startswith(THINK_START):
+            if _LONE_THINK_END.search(content):
+                message = {**message, "content": THINK_START + content}
+        self.add(message)
+        self.finish()
+
+    def finish(self) -> dict[str, Any]:
+        """Return what was held back, and what is needed to complete the message."""
+        shown: dict[str, Any] = {}
+        for name, text in self._texts.items():
+            if name == "content":
+                self._show_content(shown, text.finish())
+            else:
+                _append(shown, name, text.finish())
+        thought, visible = self._thoughts.finish()
+        _append(shown, "reasoning_content", thought)
+        _append(shown, "content", visible)
+        pieces, self.broken_call = self._calls.finish()
+        if pieces:
+            shown["tool_calls"] = pieces
+        return self._keep(shown)
+
+    def _keep(self, shown: dict[str, Any]) -> dict[str, Any]:
+        if shown:
+            self._deltas.append(shown)
+        return shown
+
+    def _add_content(self, shown: dict[str, Any], value: Any) -> None:
+        """Add content: a string, or a list of parts (Mistral's thoughts, images)."""
+        if isinstance(value, str):
+            self._show_content(shown, self._text("content").add(value))
+        for part in as_list(value):
+            kind = get_path(part, "type")
+            if kind == "text":
+                self._show_content(shown, self._text("content").add(as_str(part.get("text"))))
+            elif kind == "thinking":
+                thoughts = "".join(as_str(get_path(t, "text")) for t in as_list(part["thinking"]))
+                self._add_text(shown, "reasoning_content", thoughts)
+            elif kind == "image_url":
+                shown.setdefault("images", []).append(clean_value(part))
+
+    def _show_content(self, shown: dict[str, Any], text: str) -> None:
+        thought, visible = self._thoughts.add(text)
+        _append(shown, "reasoning_content", thought)
+        _append(shown, "content", visible)
+
+    def _add_text(self, shown: dict[str, Any], name: str, value: str) -> None:
+        whole = name in _WHOLE_STRINGS
+        _append(shown, name, clean_text(value) if whole else self._text(name).add(value))
+
+    def _text(self, name: str) -> "_Text":
+        return self._texts.setdefault(name, _Text())
+
+
+def joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the message that repaired deltas make up, in time proportional to their size."""
+    pieces: dict[str, list[Any]] = {}
+    for delta in deltas:
+        for name, value in delta.items():
+            pieces.setdefault(name, []).append(value)
+    return {name: _joined_values(name, values) for name, values in pieces.items()}
+
+
+def _joined_values(name: str, values: list[Any]) -> Any:
+    last = values[-1]
+    if isinstance(last, str) and name not in _WHOLE_STRINGS:
+        return "".join(value for value in values if isinstance(value, str))
+    if isinstance(last, list):
+        elements = [each for value in values for each in as_list(value)]
+        return _joined_calls(elements) if name == "tool_calls" else _joined_elements(elements)
+    if isinstance(last, dict):
+        return joined(value for value in values if isinstance(value, dict))
+    return last
+
+
+def _joined_calls(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    calls: dict[int, list[dict[str, Any]]] = {}
+    for piece in pieces:
+        rest = {name: value for name, value in piece.items() if name != "index"}
+        calls.setdefault(piece["index"], []).append(rest)
+    return [joined(parts) for _, parts in sorted(calls.items())]
+
+
+def _joined_elements(elements: list[Any]) -> list[Any]:
+    """Join the pieces of each element, which has an index, or is the last one of its type."""
+    groups: list[list[dict[str, Any]]] = []
+    latest: dict[Any, list[dict[str, Any]]] = {}
+    for element in elements:
+        if not isinstance(element, dict):
+            groups.append([{"": element}])
+            continue
+        key = (element.get("type"), element.get("index"))
+        group = latest.get(key)
+        if group is None or not _continues(element, group[0]):
+            group = latest[key] = []
+            groups.append(group)
+        group.append(element)
+    return [group[0][""] if "" in group[0] else _merged(group) for group in groups]
+
+
+def _continues(element: dict[str, Any], first: dict[str, Any]) -> bool:
+    """Return whether an element of the same type and index continues the one that began so."""
+    ids = {element.get("id"), first.get("id")} - {None}
+    indexed = element.get("index") is not None
+    return len(ids) < 2 and (indexed or not _CONTINUED_STRINGS.isdisjoint(element))
+
+
+def _merged(group: list[dict[str, Any]]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    texts: dict[str, list[str]] = {}
+    for element in group:
+        for name, value in element.items():
+            if name in _CONTINUED_STRINGS and isinstance(value, str):
+                texts.setdefault(name, []).append(value)
+                merged[name] = value
+            elif value is not None or name not in merged:
+                merged[name] = value
+    return {**merged, **{name: "".join(values) for name, values in texts.items()}}
+
+
+class _Text:
+    """A text whose pieces may split a character: half a surrogate pair waits for the other."""
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def add(self, piece: str) -> str:
+        if not self._half and piece.isascii():
+            return piece.replace("\0", "\N{REPLACEMENT CHARACTER}") if "\0" in piece else piece
+        piece = self._half + piece
+        self._half = piece[-1] if piece and "\ud800" <= piece[-1] <= "\udbff" else ""
+        return clean_text(piece[: len(piece) - len(self._half)])
+
+    def finish(self) -> str:
+        half, self._half = self._half, ""
+        return clean_text(half)
+
+
+class _Thoughts:
+    """Tell thoughts in `<think>` tags before the answer from its text."""
+
+    def __init__(self) -> None:
+        self._held = ""
+        self._state = "start"
+        self._tagged = False
+
+    def add(self, piece: str) -> tuple[str, str]:
+        """Return the thoughts and the text that are certain now."""
+        if self._state == "text":
+            return "", piece
+        thoughts: list[str] = []
+        self._held += piece
+        while self._state != "text":
+            if self._state == "start":
+                if self._begins():
+                    return "".join(thoughts), ""
+                continue
+            thought, end, rest = self._held.partition(THINK_END)
+            if not end:
+                kept = _overlap(thought, THINK_END)
+                self._held = thought[len(thought) - kept :]
+                return "".join([*thoughts, thought[: len(thought) - kept]]), ""
+            thoughts.append(thought)
+            self._held, self._state = rest, "start"
+        text, self._held = self._held, ""
+        return "".join(thoughts), text
+
+    def finish(self) -> tuple[str, str]:
+        held, self._held = self._held, ""
+        if self._state == "thoughts":
+            return held, ""
+        return "", "" if self._tagged and not held.strip() else held
+
+    def _begins(self) -> bool:
+        """Look for the next tag. Return whether more text is needed for that."""
+        text = self._held.lstrip()
+        if text.startswith(THINK_START):
+            self._held, self._state, self._tagged = text[len(THINK_START) :], "thoughts", True
+            return False
+        if THINK_START.startswith(text):
+            return True
+        self._held = text if self._tagged else self._held
+        self._state = "text"
+        return False
+
+
+def _overlap(text: str, tag: str) -> int:
+    """Return how many characters at the end of `text` may be the beginning of the tag."""
+    lengths = range(min(len(text), len(tag) - 1), 0, -1)
+    return next((n for n in lengths if tag.startswith(text[-n:])), 0)
+
+
+class _Call:
+    """A tool call in the making. `kind` is `function` or `custom`."""
+
+    def __init__(self, index: int, kind: str, *, vendor_index: int | None) -> None:
+        self.index = index
+        self.kind = kind
+        self.vendor_index = vendor_index
+        self.id = ""
+        self.name = ""
+        self.vendor_ids: set[str] = set()
+        self.shown = False
+        self._arguments = _Text()
+        self._pieces: list[str] = []
+        self._others: dict[str, Any] = {}  # that came before the name
+
+    @property
+    def arguments(self) -> str:
+        return "".join(self._pieces)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the arguments are whole JSON; a custom tool takes any text."""
+        if self.kind == "custom":
+            return True
+        try:
+            json.loads(self.arguments)
+        except (ValueError, RecursionError):
+            return False
+        return True
+
+    def add(self, arguments: Any, others: dict[str, Any]) -> dict[str, Any] | None:
+        """Add a piece. Return what clients should see: nothing before the name is known."""
+        text = self._arguments.add(_arguments_text(arguments))
+        self._pieces.append(text)
+        if not self.name:
+            self._others |= others
+            return None
+        if not self.shown:
+            self.shown = True
+            return {
+                "index": self.index,
+                "id": self.id,
+                "type": self.kind,
+                **self._others,
+                **others,
+                self.kind: {"name": self.name, self._text_field: self.arguments},
+            }
+        if text:
+            others = {**others, self.kind: {self._text_field: text}}
+        return {"index": self.index, **others} if others else None
+
+    def finish(self) -> dict[str, Any] | None:
+        """Return the last piece: the arguments of a call without any are an empty object."""
+        rest = self._arguments.finish()
+        if self.kind == "function" and not self.arguments.strip():
+            rest = "{}"
+        return self.add(rest, {}) if rest and self.name else None
+
+    @property
+    def _text_field(self) -> str:
+        return "input" if self.kind == "custom" else "arguments"
+
+
+class _Calls:
+    """The tool calls of one message, numbered in the order in which they begin.
+
+    A piece belongs to the call of its index, or of its id where it has no index, or else to the
+    last call. A name begins another call when it comes with another id, after complete arguments,
+    or with a call of the same delta.
+    """
+
+    def __init__(self) -> None:
+        self._calls: list[_Call] = []
+
+    def add(self, pieces: list[Any]) -> list[dict[str, Any]]:
+        """Return the pieces as clients should see them."""
+        begun: list[_Call] = []
+        shown = (self._add(piece, begun) for piece in pieces if isinstance(piece, dict))
+        return [piece for piece in shown if piece]
+
+    def finish(self) -> tuple[list[dict[str, Any]], str | None]:
+        """Return the last pieces of calls, and the name of a call with broken arguments."""
+        shown = [piece for call in self._calls if (piece := call.finish())]
+        broken = (call.name for call in self._calls if call.name and not call.whole)
+        return shown, next(broken, None)
+
+    def _add(self, piece: dict[str, Any], begun: list[_Call]) -> dict[str, Any] | None:
+        kind = "custom" if piece.get("type") == "custom" or "custom" in piece else "function"
+        index = token_count(piece.get("index"))
+        vendor_id = clean_text(as_str(piece.get("id")))
+        name = clean_text(as_str(get_path(piece, kind, "name")))
+        arguments = get_path(piece, kind, "input" if kind == "custom" else "arguments")
+        call = self._find(index, vendor_id)
+        if call is None or _begins_another(call, vendor_id, name, arguments, begun):
+            call = _Call(len(self._calls), kind, vendor_index=index)
+            call.id = self._unique_id(vendor_id)
+            self._calls.append(call)
+            begun.append(call)
+        call.vendor_ids |= {vendor_id} - {""}
+        call.name = call.name or name
+        own = ("index", "id", "type", kind)
+        others = {key: clean_value(piece[key]) for key in piece.keys() - own if piece[key] is not None}
+        return call.add(arguments, others)
+
+    def _find(self, index: int | None, vendor_id: str) -> _Call | None:
+        """Return the call that a piece may belong to."""
+        for call in self._calls:
+            if vendor_id in call.vendor_ids and index in (None, call.vendor_index):
+                return call
+        found = (call for call in reversed(self._calls) if index in (None, call.vendor_index))
+        return next(found, None)
+
+    def _unique_id(self, vendor_id: str) -> str:
+        taken = any(call.id == vendor_id for call in self._calls)
+        return f"call_{uuid4().hex}" if taken or not vendor_id else vendor_id
+
+
+def _begins_another(
+    call: _Call, vendor_id: str, name: str, arguments: Any, begun: list[_Call]
+) -> bool:
+    """Return whether a piece begins a call of its own, and does not continue `call`."""
+    if not name or vendor_id in call.vendor_ids:
+        return False
+    if vendor_id and call.vendor_ids:
+        return True
+    if name == call.name and not arguments and call not in begun:
+        return False  # some servers repeat the name
+    return call in begun or name != (call.name or name) or (bool(call.arguments) and call.whole)
+
+
+def _arguments_text(arguments: Any) -> str:
+    """Return a piece of arguments as text. Some servers send them whole, as an object."""
+    if arguments is None or isinstance(arguments, str):
+        return arguments or ""
+    return orjson.dumps(clean_value(arguments), default=float).decode()
+
+
+def _append(fields: dict[str, Any], name: str, text: str) -> None:
+    if text:
+        fields[name] = fields.get(name, "") + text
+
+
+def clean_value(value: Any) -> Any:
+    """Return a vendor's JSON value in which all text can be encoded and stored."""
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, list):
+        return [clean_value(each) for each in value]
+    if isinstance(value, dict):
+        return {clean_text(name): clean_value(each) for name, each in value.items()}
+    return float(value) if isinstance(value, Decimal) else value
