@@ -20,12 +20,19 @@ delay, pace and outcome win. Anything else is plain text.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import ClassVar
 
 from providers import parsing
-from providers.base import Completion, CompletionRequest, FinishReason, Usage
+from providers.base import (
+    Completion,
+    CompletionRequest,
+    Delta,
+    FinishReason,
+    Usage,
+    content_text,
+)
 from providers.deadline import Deadline
 from providers.errors import ContentFiltered, DeadlineExceeded, ProviderError
 
@@ -42,18 +49,22 @@ _WORD = re.compile(r"\s*\S+|\s+\Z")
 class Mock:
     name: ClassVar[str] = "mock"
     is_remote: ClassVar[bool] = False
-    capabilities: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, *, model: str = "mock-1", directives: str = "") -> None:
         self.model = model
         self._directives = directives
+
+    def unsupported(self, request: CompletionRequest) -> Sequence[str]:
+        return ()
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
         delay, _, outcome = self._directives_for(request)
         _sleep(delay, deadline)
         return _answer(request, outcome)
 
-    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
+    def stream(
+        self, request: CompletionRequest, deadline: Deadline
+    ) -> Iterator[Delta | Completion]:
         delay, pace, outcome = self._directives_for(request)
         breaks = outcome == "break"
         _sleep(delay, deadline)
@@ -64,17 +75,20 @@ class Mock:
                 raise _error("break")
             if number:
                 _sleep(pace, deadline)
-            yield word
+            yield Delta({"content": word})
         yield completion
 
     def check(self, deadline: Deadline) -> None:
         """Do nothing: the mock is always available."""
 
+    def list_models(self, deadline: Deadline) -> list[str]:
+        return [self.model]
+
     def _directives_for(self, request: CompletionRequest) -> tuple[float, float, str]:
         """Return the delay and the pace in seconds, and the outcome."""
         delay = pace = 0.0
         outcome = "ok"
-        for match in _DIRECTIVE.finditer(f"{self._directives} {request.messages[-1].text}"):
+        for match in _DIRECTIVE.finditer(f"{self._directives} {_prompt(request)}"):
             if match["delay"]:
                 delay = float(match["delay"])
             elif match["pace"]:
@@ -90,24 +104,31 @@ def _sleep(delay: float, deadline: Deadline) -> None:
         raise _error("timeout")
 
 
+def _prompt(request: CompletionRequest) -> str:
+    """Return the text of the last user's message."""
+    texts = [content_text(m.get("content")) for m in request.messages if m.get("role") == "user"]
+    return texts[-1] if texts else ""
+
+
 def _answer(request: CompletionRequest, outcome: str) -> Completion:
     if outcome == "length":
         return _completion(request, "", "length")
     if outcome != "ok":
         raise _error(outcome)
-    text = f"You said: {request.messages[-1].text}"
+    text = f"You said: {_prompt(request)}"
     words = text.split()
-    if request.max_tokens is not None and request.max_tokens < len(words):
-        return _completion(request, " ".join(words[: request.max_tokens]), "length")
+    limit = request.parameters.get("max_tokens")
+    if limit is not None and limit < len(words):
+        return _completion(request, " ".join(words[:limit]), "length")
     return _completion(request, text, "stop")
 
 
 def _completion(request: CompletionRequest, text: str, finish_reason: FinishReason) -> Completion:
-    inputs = [request.system or "", *(message.text for message in request.messages)]
+    inputs = (content_text(message.get("content")) for message in request.messages)
     prompt_tokens = sum(len(given.split()) for given in inputs)
     completion_tokens = len(text.split())
     return Completion(
-        text=parsing.clean_text(text),
+        message={"content": parsing.clean_text(text)} if text else {},
         model=request.model,
         finish_reason=finish_reason,
         usage=Usage(

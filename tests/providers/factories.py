@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from providers.base import Completion, CompletionRequest, Message, Provider
+from providers.accumulator import joined
+from providers.base import Completion, CompletionRequest, Delta, Provider
 from providers.deadline import Deadline
 from providers.errors import ProviderError
 from tests.stub_vendor import StubVendor
@@ -15,7 +16,7 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 KEY = "sk-secret-key"
 PROMPT = "What is the airspeed of an unladen swallow?"
 TIMEOUT_SECONDS = 20.0  # longer than any answer takes, even on a busy machine
-REQUEST = CompletionRequest(model="model-1", messages=(Message(role="user", content=PROMPT),))
+REQUEST = CompletionRequest(model="model-1", messages=({"role": "user", "content": PROMPT},))
 
 
 @dataclass(frozen=True)
@@ -56,13 +57,14 @@ def error_summary(
 def read_stream(
     provider: Provider, request: CompletionRequest = REQUEST, *, seconds: float = TIMEOUT_SECONDS
 ) -> tuple[list[str], Completion]:
-    """Return the pieces of text of a stream, and its completion."""
+    """Return the pieces of text of a stream, and its completion, which the deltas make up."""
     *pieces, completion = provider.stream(request, Deadline(seconds))
     assert isinstance(completion, Completion)
-    assert all(isinstance(piece, str) and piece for piece in pieces)
-    texts = [str(piece) for piece in pieces]
-    assert "".join(texts) == completion.text
-    return texts, completion
+    deltas = [piece for piece in pieces if isinstance(piece, Delta)]
+    assert len(deltas) == len(pieces)
+    assert all(delta.message or delta.extras for delta in deltas)
+    assert joined(delta.message for delta in deltas) == completion.message
+    return [text for delta in deltas if (text := delta.message.get("content"))], completion
 
 
 def read_failing_stream(
@@ -71,7 +73,9 @@ def read_failing_stream(
     """Return the pieces of text before a stream fails, and its error."""
     pieces: list[str] = []
     try:
-        pieces.extend(map(str, provider.stream(request, Deadline(seconds))))
+        for piece in provider.stream(request, Deadline(seconds)):
+            assert isinstance(piece, Delta)
+            pieces.append(piece.message.get("content", ""))
     except ProviderError as exc:
         return pieces, exc
     raise AssertionError(f"no error, but {pieces}")

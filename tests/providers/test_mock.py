@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from providers.base import Completion, CompletionRequest, Message, Usage
+from providers.base import Completion, CompletionRequest, Usage
 from providers.errors import (
     ContentFiltered,
     DeadlineExceeded,
@@ -19,7 +19,7 @@ from tests.providers.factories import ErrorSummary, complete, error_summary
 
 
 def prompt(text: str) -> CompletionRequest:
-    return CompletionRequest(model="mock-1", messages=(Message(role="user", content=text),))
+    return CompletionRequest(model="mock-1", messages=({"role": "user", "content": text},))
 
 
 def bill(prompt_tokens: int, completion_tokens: int) -> Usage:
@@ -34,15 +34,18 @@ def bill(prompt_tokens: int, completion_tokens: int) -> Usage:
 def test_the_mock_repeats_the_last_prompt_and_counts_all_words():
     request = CompletionRequest(
         model="mock-2",
-        system="Be brief.",
         messages=(
-            Message(role="user", content="Olá"),
-            Message(role="assistant", content="Olá, tudo bem?"),
-            Message(role="user", content="E  agora?\n"),
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Olá"},
+            {"role": "assistant", "content": "Olá, tudo bem?"},
+            {"role": "user", "content": "E  agora?\n"},
         ),
     )
     assert complete(Mock(), request) == Completion(
-        text="You said: E  agora?\n", model="mock-2", finish_reason="stop", usage=bill(8, 4)
+        message={"content": "You said: E  agora?\n"},
+        model="mock-2",
+        finish_reason="stop",
+        usage=bill(8, 4),
     )
 
 
@@ -51,11 +54,14 @@ def test_the_mock_is_called_mock_1_unless_told_otherwise():
 
 
 def test_the_mock_respects_max_tokens():
-    request = replace(prompt("one two three"), max_tokens=3)
+    request = replace(prompt("one two three"), parameters={"max_tokens": 3})
     assert complete(Mock(), request) == Completion(
-        text="You said: one", model="mock-1", finish_reason="length", usage=bill(3, 3)
+        message={"content": "You said: one"},
+        model="mock-1",
+        finish_reason="length",
+        usage=bill(3, 3),
     )
-    assert complete(Mock(), replace(request, max_tokens=5)).finish_reason == "stop"
+    assert complete(Mock(), replace(request, parameters={"max_tokens": 5})).finish_reason == "stop"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +87,7 @@ def test_directives_make_the_mock_fail(directive: str, expected: ErrorSummary):
 
 def test_the_length_directive_gives_an_empty_answer():
     assert complete(Mock(), prompt("mock:length")) == Completion(
-        text="", model="mock-1", finish_reason="length", usage=bill(1, 0)
+        message={}, model="mock-1", finish_reason="length", usage=bill(1, 0)
     )
 
 
