@@ -1,8 +1,8 @@
 """The client's request, the turns it continues, and the provider's request made of both."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,61 +16,54 @@ from chat.history import get_interaction
 from chat.storage import backend
 from chat.storage.base import InteractionRecord, Status
 from chat.telemetry.context import server_timing
-from providers.base import CompletionRequest, Message
+from providers.base import INSTRUCTION_ROLES, CompletionRequest, Message, content_text
 
 CONTENT_NOT_STORED = (
     "The previous turn's content is not stored. "
     "Send the whole conversation as `messages` to /v1/chat/completions."
 )
 TURN_HAS_TOOL_CALLS = (
-    "The previous turn ended in tool calls. Send the whole conversation as `messages`, "
-    "with the tools' results, to /v1/chat/completions."
+    "The previous turn ended in tool calls. Send their results as `messages`, with this "
+    "`previous_interaction_id` or after the whole conversation, to /v1/chat/completions."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """A validated request of a client. None leaves a parameter to the vendor's default.
+    """A validated request of a client.
 
-    `model` None is the configured model. `previous_interaction_id` names the turn to continue. A
-    client that keeps the conversation itself sends it as `messages` instead; then `prompt` is the
-    last text of its user. `messages` and `options` (further parameters) are in OpenAI's terms.
+    `model` None is the configured model. `parameters` are those for the vendor, under OpenAI's
+    names and without nulls; the limit of tokens is always `max_tokens`. `previous_interaction_id`
+    names the turn to continue. `messages` are what the client asks now, as OpenAI's messages; None
+    if `prompt` and `system` say it all. `prompt` is the last text of its user.
     """
 
     user_id: str
     prompt: str
     system: str | None = None
     model: str | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-    stop: list[str] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] | None = None
     previous_interaction_id: str | None = None
     messages: list[dict[str, Any]] | None = None
-    options: Mapping[str, Any] | None = None
 
     @property
-    def parameters(self) -> dict[str, Any]:
-        """The `parameters` of the record: those that were given, and `messages`."""
-        names = ("temperature", "top_p", "max_tokens", "stop", "options", "messages")
-        return self._given(names)
+    def recorded_parameters(self) -> dict[str, Any]:
+        """The `parameters` of the record: with `messages`, if there are any."""
+        return {**self.parameters, **({"messages": self.messages} if self.messages else {})}
 
     @property
     def digest(self) -> str:
         """SHA-256 over all fields that are not None; equal requests have equal digests."""
-        given = self._given(field.name for field in fields(self))
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {name: value for name, value in given.items() if value not in (None, {})}
         return hashlib.sha256(orjson.dumps(given, option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-    def _given(self, names: Iterable[str]) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in values.items() if value is not None}
 
     def masked(self) -> "ChatRequest":
         """Return the request with personal data masked (MASK_PII)."""
         from chat.masking import mask_text, mask_value
 
-        texts = ("prompt", "system", "stop", "messages", "options")
+        texts = ("prompt", "system", "messages", "parameters")
         metadata = {
             mask_text(name): mask_text(value) for name, value in (self.metadata or {}).items()
         }
@@ -87,7 +80,7 @@ class History:
 
     @property
     def system(self) -> str | None:
-        """The system prompt so far; a request without one of its own keeps it."""
+        """The instructions so far; a request without any of its own keeps them."""
         return self.parent.system if self.parent else None
 
 
@@ -99,6 +92,8 @@ def load_history(caller: Caller, request: ChatRequest) -> History:
     if request.previous_interaction_id is None:
         return History()
     parent = _load_parent(caller, request.user_id, request.previous_interaction_id)
+    if parent.tool_calls and not _has_results(request, parent):
+        raise ConversationConflict(TURN_HAS_TOOL_CALLS)
     if not settings.HISTORY_TURNS:
         return History(parent=parent)
     wanted = parent.ancestors[-settings.HISTORY_TURNS + 1 :] if settings.HISTORY_TURNS > 1 else ()
@@ -107,6 +102,12 @@ def load_history(caller: Caller, request: ChatRequest) -> History:
     turns = [*(found[id_] for id_ in wanted if id_ in found), parent]
     characters = settings.HISTORY_MAX_CHARACTERS - len(request.prompt)
     return History(parent=parent, turns=_newest_within(turns, characters))
+
+
+def _has_results(request: ChatRequest, parent: InteractionRecord) -> bool:
+    """Return whether the request has the result of each tool that the parent has called."""
+    results = {message.get("tool_call_id") for message in request.messages or ()}
+    return all(call.get("id") in results for call in parent.tool_calls)
 
 
 def _load_parent(caller: Caller, user_id: str, interaction_id: str) -> InteractionRecord:
@@ -123,19 +124,24 @@ def _load_parent(caller: Caller, user_id: str, interaction_id: str) -> Interacti
         raise ConversationConflict(f"The previous turn {state}, and cannot be continued.")
     if parent.lacks_content:
         raise ConversationConflict(CONTENT_NOT_STORED)
-    if parent.tool_calls:
-        raise ConversationConflict(TURN_HAS_TOOL_CALLS)
     return parent
 
 
 def _newest_within(turns: list[InteractionRecord], characters: int) -> list[InteractionRecord]:
-    """Return the newest turns that together have at most so many characters."""
-    for number, turn in enumerate(reversed(turns)):
-        asked = _messages(turn.prompt, turn.parameters.get("messages"))
-        characters -= sum(len(message.text) for message in asked) + len(turn.response or "")
+    """Return the newest turns that together have at most so many characters.
+
+    A turn with a tool's results goes with the turn that called it.
+    """
+    kept = len(turns)
+    for number in reversed(range(len(turns))):
+        turn = turns[number]
+        asked = sum(len(content_text(message.get("content"))) for message in asked_messages(turn))
+        characters -= asked + len(turn.response or "")
         if characters < 0:
-            return turns[len(turns) - number :]
-    return turns
+            break
+        if asked_messages(turn)[0].get("role") != "tool":
+            kept = number
+    return turns[kept:]
 
 
 def build_completion_request(
@@ -147,26 +153,52 @@ def build_completion_request(
     """
     messages: list[Message] = []
     for turn in history.turns:
-        messages += _messages(turn.prompt, turn.parameters.get("messages"))
-        messages.append(Message(role="assistant", content=turn.response or ""))
-    messages += _messages(request.prompt, request.messages)
+        messages += [*asked_messages(turn), answered_message(turn)]
+    messages += request.messages or [{"role": "user", "content": request.prompt}]
     return CompletionRequest(
         model=record.model,
-        messages=tuple(messages),
-        system=record.system,
-        temperature=request.temperature,
-        top_p=request.top_p,
-        max_tokens=request.max_tokens,
-        stop=tuple(request.stop or ()),
+        messages=tuple(_with_instructions(messages, request, record)),
+        parameters=request.parameters,
         # Vendors isolate abuse by user, but must not learn the user's id.
         end_user=salted_hmac("chat.end_user", f"{record.owner} {record.user_id}").hexdigest(),
         conversation_id=record.conversation_id,
-        options=request.options or {},
     )
 
 
-def _messages(prompt: str, messages: list[dict[str, Any]] | None) -> list[Message]:
-    """Return what a client asked in one turn: its messages, or its prompt alone."""
-    if messages is None:
-        return [Message(role="user", content=prompt)]
-    return [Message(**message) for message in messages]
+def asked_messages(record: InteractionRecord) -> Sequence[Message]:
+    """Return what the client asked in a turn: its messages, or its prompt alone."""
+    messages: list[Message] | None = record.parameters.get("messages")
+    return messages or [{"role": "user", "content": record.prompt}]
+
+
+def answered_message(record: InteractionRecord) -> Message:
+    """Return a turn's answer as the vendor gave it."""
+    rest = dict(record.message)
+    content = record.response or ""
+    if record.tool_calls:
+        rest["tool_calls"] = list(record.tool_calls)
+    if rest and (not content or content == rest.get("refusal")):
+        return {"role": "assistant", "content": None, **rest}
+    return {"role": "assistant", "content": content, **rest}
+
+
+def _with_instructions(
+    messages: list[Message], request: ChatRequest, record: InteractionRecord
+) -> list[Message]:
+    """Return the conversation with the instructions of the request, or else of the turns before.
+
+    Instructions among the client's messages stay where they are. A system prompt replaces those of
+    earlier turns.
+    """
+    if any(_instructs(message) for message in request.messages or ()):
+        return messages
+    if request.system is None and any(map(_instructs, messages)):
+        return messages
+    if record.system is None:
+        return messages
+    rest = [message for message in messages if not _instructs(message)]
+    return [{"role": "system", "content": record.system}, *rest]
+
+
+def _instructs(message: Message) -> bool:
+    return message.get("role") in INSTRUCTION_ROLES

@@ -70,17 +70,15 @@ def _allowed_models(caller: Caller) -> Sequence[str]:
 
 
 def supporting(routes: Sequence[Route], request: CompletionRequest) -> list[Route]:
-    """Return the routes whose provider supports everything in the request.
+    """Return the routes whose provider can be told everything in the request.
 
     Raises ValidationFailed if there is none, with the fields that the first one lacks.
     """
-    required = request.required_capabilities
-    found = [route for route in routes if required <= route.provider.capabilities]
+    lacking = [route.provider.unsupported(request) for route in routes]
+    found = [route for route, names in zip(routes, lacking, strict=True) if not names]
     if not found:
-        first = routes[0].provider
-        detail = f"Provider {first.name} does not support this field."
-        lacking = sorted(required - first.capabilities)
+        detail = f"Provider {routes[0].provider.name} does not support this field."
         raise ValidationFailed(
-            errors=[field_error(name, "unsupported", detail) for name in lacking]
+            errors=[field_error(name, "unsupported", detail) for name in lacking[0]]
         )
     return found

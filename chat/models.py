@@ -29,6 +29,8 @@ class Interaction(models.Model):
     model = models.CharField(max_length=256)
     response = models.TextField(null=True)
     tool_calls = models.JSONField(default=list)
+    message = models.JSONField(null=True)
+    extras = models.JSONField(null=True)
     finish_reason = models.CharField(max_length=32, null=True)
     cached = models.BooleanField()
     latency_ms = models.PositiveIntegerField("latency (ms)", null=True)

@@ -4,7 +4,7 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -33,7 +33,8 @@ from chat.storage.jsonl import to_json
 from chat.storage.redaction import keyed_digest, redact
 from chat.telemetry import metrics
 from chat.telemetry.context import add_log_fields, current_request_id, server_timing
-from providers.base import Completion, CompletionRequest, Usage
+from providers.accumulator import joined
+from providers.base import Completion, CompletionRequest, Delta, Usage
 from providers.deadline import Deadline
 from providers.errors import DeadlineExceeded, ProviderError
 from providers.router import Attempt, Route
@@ -56,12 +57,12 @@ class ChatResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
-    """A piece of an answer's text, with the claimed record and the model that answers."""
+class AnswerDelta:
+    """A piece of an answer, with the claimed record and the model that answers."""
 
     record: InteractionRecord
     model: str
-    text: str
+    delta: Delta
 
 
 def chat(
@@ -100,8 +101,8 @@ def stream(
     deadline: Deadline,
     idempotency_key: str | None = None,
     use_cache: bool = True,
-) -> Iterator[Delta | ChatResult]:
-    """Take the same steps as `chat`: yield the text in pieces as they come, then the result.
+) -> Iterator[AnswerDelta | ChatResult]:
+    """Take the same steps as `chat`: yield the answer in pieces as they come, then the result.
 
     A stored answer is yielded at once, without pieces. If `deadline` is cancelled or the iterator
     closed, the pieces so far are settled as aborted. Raises Problem.
@@ -120,8 +121,8 @@ def stream(
                 if isinstance(event, Completion):
                     completion = event
                 else:
-                    in_flight.text.append(event)
-                    yield Delta(in_flight.record, route.model, event)
+                    in_flight.deltas.append(event.message)
+                    yield AnswerDelta(in_flight.record, route.model, event)
     yield _settle_completion(in_flight, completion)
 
 
@@ -140,7 +141,7 @@ class InFlightChat:
     deadline: Deadline
     started: float
     earlier: InteractionRecord | None = None
-    text: list[str] = field(default_factory=list)
+    deltas: list[dict[str, Any]] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
 
 
@@ -191,7 +192,7 @@ def _pending_record(
         user_id=request.user_id,
         prompt=request.prompt,
         system=request.system or history.system,
-        parameters=request.parameters,
+        parameters=request.recorded_parameters,
         metadata=request.metadata or {},
         created_at=now,
         deadline_at=now + timedelta(seconds=deadline.remaining()),
@@ -245,6 +246,8 @@ def _settle_cached(in_flight: InFlightChat, cached: InteractionRecord) -> ChatRe
         provider=cached.provider,
         model=cached.model,
         response=cached.response,
+        message=cached.message,
+        extras=cached.extras,
         finish_reason=cached.finish_reason,
         usage=replace(cached.usage, cost_usd=Decimal(0)),
         cached=True,
@@ -258,10 +261,9 @@ def _settle_completion(in_flight: InFlightChat, completion: Completion) -> ChatR
         status=Status.OK,
         provider=in_flight.route.provider.name,
         model=completion.model,
-        response=completion.text,
-        tool_calls=completion.tool_calls,
-        finish_reason=completion.finish_reason,
+        extras=completion.extras,
         usage=completion.usage,
+        **{"finish_reason": completion.finish_reason, **_answer_fields(completion.message)},
     )
     if result.recorded:
         answer_cache.put(in_flight.record, result.record)
@@ -292,14 +294,30 @@ def _settle_on_error(in_flight: InFlightChat) -> Iterator[None]:
 
 
 def _partial_answer(in_flight: InFlightChat) -> dict[str, Any]:
-    """Return the text streamed so far and the route it came from, as fields of the record."""
-    if not in_flight.text:
+    """Return what was streamed so far and the route it came from, as fields of the record."""
+    if not in_flight.deltas:
         return {}
     return {
         "provider": in_flight.route.provider.name,
         "model": in_flight.route.model,
-        "response": "".join(in_flight.text),
+        **_answer_fields(joined(in_flight.deltas)),
     }
+
+
+def _answer_fields(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an assistant's message as fields of the record.
+
+    A refusal without any other text is the response, and ends it like a filter.
+    """
+    rest = dict(message)
+    fields = {
+        "response": rest.pop("content", ""),
+        "tool_calls": tuple(rest.pop("tool_calls", ())),
+        "message": rest,
+    }
+    if not fields["response"] and rest.get("refusal"):
+        return {**fields, "response": rest["refusal"], "finish_reason": "content_filter"}
+    return fields
 
 
 def _settle(in_flight: InFlightChat, **outcome: Any) -> ChatResult:

@@ -277,7 +277,7 @@ class ChatCompletionsProvider(HttpProvider):
 
     def _empty_answer_error(self, answer: Answer) -> ProviderError:
         """Return the error for an answer without content."""
-        return parsing.unusable_answer("no_text", *answer.finish_reasons)
+        return parsing.empty_answer(*answer.finish_reasons)
 
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
         """Return the error of a body: by its codes, then its message, then the status."""

@@ -6,6 +6,7 @@ ProviderError
  ├── ProviderMisconfigured   the key, the account's credit or the base URL is wrong; falls back
  │    └── ModelUnavailable   the vendor does not have the model; falls back
  ├── ProviderFailed          unreachable, broken, or an unusable answer; retried, falls back
+ │    └── EmptyAnswer        retried once
  ├── ProviderOverloaded      rate limit, quota or overload; retried, falls back
  └── DeadlineExceeded        the request's time is used up
 """
@@ -20,13 +21,14 @@ class ProviderError(Exception):
 
     The message is our own sentence and may be shown to a client. It never quotes a vendor's body,
     which can repeat the prompt or name the account. `reason` goes to the log: the vendor's HTTP
-    status and error codes. `retry` allows another call to the same provider, `fallback` a call to
-    the next one. `retry_after` is the vendor's hint, in seconds. `usage` is what the call cost.
+    status and error codes. `retry` allows up to `max_retries` further calls to the same provider,
+    `fallback` a call to the next one. `retry_after` is the vendor's hint, in seconds. `usage` is what the call cost.
     """
 
     code: ClassVar[str]
     retry: bool = False
     fallback: bool = False
+    max_retries: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -66,6 +68,12 @@ class ProviderFailed(ProviderError):
     code = "provider_error"
     retry = True
     fallback = True
+
+
+class EmptyAnswer(ProviderFailed):
+    """An answer without content, which the next try mostly has."""
+
+    max_retries = 1
 
 
 class ProviderOverloaded(ProviderError):

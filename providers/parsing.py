@@ -17,6 +17,7 @@ from typing import Any
 from providers.base import COST_DECIMALS, Completion, Delta
 from providers.errors import (
     ContentFiltered,
+    EmptyAnswer,
     ModelUnavailable,
     ProviderError,
     ProviderFailed,
@@ -210,6 +211,11 @@ def unusable_answer(*parts: Any) -> ProviderFailed:
     """Return the error for an answer without usable content. It is not retried."""
     message = "The provider gave an answer that cannot be used."
     return ProviderFailed(message, reason=log_reason(*parts), retry=False)
+
+
+def empty_answer(*parts: Any) -> EmptyAnswer:
+    """Return the error for an answer without content."""
+    return EmptyAnswer("The provider gave an empty answer.", reason=log_reason("no_text", *parts))
 
 
 def error_for_status(

@@ -23,7 +23,6 @@ from providers.errors import (
 )
 
 ANY_MODEL = "*"
-MAX_RETRIES = 2
 MAX_BACKOFF_SECONDS = 8.0
 # A timeout shorter than this does not count against the provider's circuit breaker.
 MIN_FAIR_TIMEOUT = 0.3
@@ -189,7 +188,7 @@ class Router:
             except ProviderError as exc:
                 wait = self._wait_seconds(exc, retries)
                 fits = wait < deadline.remaining() and breaker.remaining() <= 0
-                if not exc.retry or retries == MAX_RETRIES or not fits:
+                if not exc.retry or retries >= exc.max_retries or not fits:
                     raise
             deadline.sleep(wait)
             retries += 1

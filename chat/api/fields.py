@@ -14,6 +14,7 @@ OPTIONAL: dict[str, Any] = {"required": False, "allow_null": True}
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
 MAX_METADATA = 16
+MAX_IMAGES = 16
 MAX_METADATA_KEY_LENGTH = 64
 
 
@@ -87,6 +88,17 @@ class ModelIdField(StrictCharField):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(max_length=256, **options)
+
+
+class ImageUrlField(StrictCharField):
+    """An image's address, which goes to the vendor as it is: we never fetch it."""
+
+    default_validators = [
+        RegexValidator(
+            r"\A(https://[^\s/]|data:image/[a-z0-9.+-]+;base64,[A-Za-z0-9+/])",
+            "An https: URL, or a data: URL such as data:image/png;base64,…",
+        )
+    ]
 
 
 class StopField(serializers.ListField):

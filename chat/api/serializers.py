@@ -11,13 +11,18 @@ from rest_framework import serializers
 from chat.api import fields
 from chat.storage.base import InteractionRecord, Status, format_utc
 from chat.usage import DEFAULT_DAYS, MAX_DAYS, DateRange, UsageGroup, format_usd
-from providers.base import FinishReason
+from providers.base import FinishReason, reasoning_text
 
 S = TypeVar("S", bound=serializers.Serializer[Any])
 
 MAX_PAGE = 100
 FINISH_REASONS = get_args(FinishReason)
 EARLIEST_DAY = date(2000, 1, 1)
+# The fields of a chat request that are parameters of the model.
+PARAMETERS = (
+    *("temperature", "top_p", "max_tokens", "stop"),
+    *("response_format", "reasoning_effort", "seed"),
+)
 
 
 def build_once(serializer_class: type[S]) -> S:
@@ -80,6 +85,43 @@ class ChatSerializer(serializers.Serializer[Any]):
     stream = fields.StrictBooleanField(
         **fields.OPTIONAL, help_text="Answer with server-sent events, as the text comes."
     )
+    images = serializers.ListField(
+        child=fields.ImageUrlField(),
+        **fields.OPTIONAL,
+        max_length=fields.MAX_IMAGES,
+        help_text="Images to look at: `https:` or `data:` URLs.",
+    )
+    response_format = serializers.DictField(
+        **fields.OPTIONAL,
+        help_text='JSON instead of text, as in OpenAI\'s API: `{"type": "json_object"}`, or '
+        '`{"type": "json_schema", "json_schema": {"name": …, "schema": …}}`.',
+    )
+    reasoning_effort = fields.StrictCharField(
+        **fields.OPTIONAL,
+        max_length=32,
+        help_text="How much the model thinks first: `none`, `low`, `medium`, `high`, ….",
+    )
+    seed = fields.StrictIntegerField(
+        **fields.OPTIONAL,
+        min_value=-(2**63),
+        max_value=2**63 - 1,
+        help_text="The same seed gives, as far as the vendor can, the same answer.",
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields of a `ChatRequest`, and `stream`."""
+        given = {name: attrs[name] for name in PARAMETERS if attrs.get(name) not in (None, [])}
+        images = attrs.get("images")
+        return {
+            **{name: value for name, value in attrs.items() if name not in (*PARAMETERS, "images")},
+            "parameters": given,
+            "messages": [_user_message(attrs["prompt"], images)] if images else None,
+        }
+
+
+def _user_message(prompt: str, images: list[str]) -> dict[str, Any]:
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in images]
+    return {"role": "user", "content": [{"type": "text", "text": prompt}, *parts]}
 
 
 class UsageSerializer(serializers.Serializer[Any]):
@@ -107,6 +149,9 @@ class InteractionSerializer(serializers.Serializer[InteractionRecord]):
     userId = serializers.CharField(source="user_id")
     prompt = serializers.CharField()
     response = serializers.CharField(allow_null=True)
+    reasoning = serializers.SerializerMethodField(
+        help_text="The model's visible thinking; null without any."
+    )
     model = serializers.CharField(help_text="The model that answered, or else was to be asked.")
     timestamp = serializers.SerializerMethodField(help_text="When the request was accepted, UTC.")
     conversation_id = serializers.UUIDField()
@@ -120,6 +165,9 @@ class InteractionSerializer(serializers.Serializer[InteractionRecord]):
 
     def get_timestamp(self, record: InteractionRecord) -> str:
         return format_utc(record.created_at)
+
+    def get_reasoning(self, record: InteractionRecord) -> str | None:
+        return reasoning_text(record.message)
 
 
 class AnswerSerializer(InteractionSerializer):
@@ -160,14 +208,19 @@ class RecordSerializer(InteractionSerializer):
         required=False,
         help_text="Only where the model wants tools called, in OpenAI's terms.",
     )
+    message = serializers.DictField(
+        required=False,
+        help_text="Only where the model said more: the other fields of its message.",
+    )
 
     def get_status(self, record: InteractionRecord) -> Status:
         return record.status_at(timezone.now())
 
     def to_representation(self, record: InteractionRecord) -> dict[str, Any]:
         body: dict[str, Any] = super().to_representation(record)
-        if not record.tool_calls:
-            del body["tool_calls"]
+        for name in ("tool_calls", "message"):
+            if not body[name]:
+                del body[name]
         return body
 
 

@@ -19,9 +19,11 @@ from django.db import close_old_connections
 from django.http import StreamingHttpResponse
 
 from chat.api.server_context import can_stream, cancel_on_disconnect
+from chat.conversation import answered_message
 from chat.errors import ClientDisconnected, Problem, log_and_convert, problem_from_exception
-from chat.service import ChatResult, Delta
+from chat.service import AnswerDelta, ChatResult
 from chat.telemetry.context import add_log_fields, current_request_id
+from providers.base import Message, reasoning_text
 from providers.deadline import Deadline
 
 logger = logging.getLogger(__name__)
@@ -33,14 +35,14 @@ HEARTBEAT = b": waiting\n\n"
 # Wait this long for an aborted request to settle before its log line is written.
 ABORT_SECONDS = 1.0
 
-Events = Iterator[Delta | ChatResult]
+Events = Iterator[AnswerDelta | ChatResult]
 
 
 class StreamFormat(Protocol):
     """The wire format of one request's events."""
 
-    def delta(self, delta: Delta) -> bytes:
-        """Write a piece of the text."""
+    def delta(self, delta: AnswerDelta) -> bytes:
+        """Write a piece of the answer; nothing if the format has no place for it."""
 
     def done(self, result: ChatResult) -> bytes:
         """Write the end of the answer, and its text if no delta came before (a replay)."""
@@ -83,7 +85,7 @@ class EventStream:
         # apig-wsgi sends the body as a whole, so heartbeats would not arrive in time.
         self._heartbeat_seconds = HEARTBEAT_SECONDS if can_stream(environ) else None
         self._request_id = current_request_id()
-        self._items: SimpleQueue[Delta | ChatResult | Exception | None] = SimpleQueue()
+        self._items: SimpleQueue[AnswerDelta | ChatResult | Exception | None] = SimpleQueue()
         self._watch = ExitStack()
         self._watch.enter_context(cancel_on_disconnect(environ, deadline))
         self._watch.enter_context(deadline.on_cancel(self._stop))
@@ -102,16 +104,19 @@ class EventStream:
     def __iter__(self) -> Iterator[bytes]:
         item = self._first
         while item is not None:
-            match item:
-                case Delta():
-                    yield self._format.delta(item)
-                case ChatResult():
-                    yield self._format.done(item)
-                case Exception():
-                    yield self._format.error(log_and_convert(item), self._request_id)
-                case bytes():
-                    yield item
+            if written := self._write(item):  # an empty chunk would end the response
+                yield written
             item = self._wait()
+
+    def _write(self, item: AnswerDelta | ChatResult | Exception | bytes) -> bytes:
+        match item:
+            case AnswerDelta():
+                return self._format.delta(item)
+            case ChatResult():
+                return self._format.done(item)
+            case Exception():
+                return self._format.error(log_and_convert(item), self._request_id)
+        return item
 
     def close(self) -> None:
         """Stop watching the client, and cancel the chat if it is still running."""
@@ -139,7 +144,7 @@ class EventStream:
             self._items.put(None)
             close_old_connections()
 
-    def _wait(self) -> Delta | ChatResult | Exception | bytes | None:
+    def _wait(self) -> AnswerDelta | ChatResult | Exception | bytes | None:
         """Return the next item or a heartbeat; None at the end or once the client disconnects."""
         try:
             return self._items.get(timeout=self._heartbeat_seconds)
@@ -157,23 +162,31 @@ def _producer_pool() -> ThreadPoolExecutor:
 
 
 class ChatEventFormat:
-    """The events of `/v1/chat`: `delta` events, then `done` or `error`."""
+    """The events of `/v1/chat`: `reasoning` and `delta` events, then `done` or `error`."""
 
     def __init__(self, render: Callable[[ChatResult], Any]) -> None:
         self._render = render
         self._has_delta = False
 
-    def delta(self, delta: Delta) -> bytes:
+    def delta(self, delta: AnswerDelta) -> bytes:
         self._has_delta = True
-        return event("delta", {"text": delta.text})
+        return _chat_events(delta.delta.message)
 
     def done(self, result: ChatResult) -> bytes:
-        text = result.record.response
-        delta = event("delta", {"text": text}) if text and not self._has_delta else b""
-        return delta + event("done", self._render(result))
+        whole = b"" if self._has_delta else _chat_events(answered_message(result.record))
+        return whole + event("done", self._render(result))
 
     def error(self, problem: Problem, request_id: str) -> bytes:
         return event("error", problem.body(request_id))
+
+
+def _chat_events(message: Message) -> bytes:
+    """Write what `/v1/chat` shows of a message: thoughts and text; a refusal is a text."""
+    thoughts = reasoning_text(message)
+    text = message.get("content") or message.get("refusal")
+    return (event("reasoning", {"text": thoughts}) if thoughts else b"") + (
+        event("delta", {"text": text}) if text else b""
+    )
 
 
 def event(name: str, data: Any) -> bytes:

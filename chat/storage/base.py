@@ -59,8 +59,9 @@ class InteractionRecord:
     the first ones to call, and after settlement the ones that answered. `latency_ms` counts from
     the acceptance of the request to its outcome. `request_hash` is set for requests with an
     idempotency key and tells whether a repeated key belongs to the same request. `ancestors` are
-    the ids of the earlier turns that are sent along, oldest first. `key_id` is the managed API key
-    of the request. A record does not exist any more from `expires_at` on, a whole second; None
+    the ids of the earlier turns that are sent along, oldest first. `response` and `tool_calls` are
+    the answer's; `message` has the other fields of the assistant's message, in OpenAI's terms, and
+    `extras` those beside the message. `key_id` is the managed API key of the request. A record does not exist any more from `expires_at` on, a whole second; None
     means never.
     """
 
@@ -85,6 +86,8 @@ class InteractionRecord:
     status: Status = Status.PENDING
     response: str | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
+    message: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
     finish_reason: str | None = None
     cached: bool = False
     latency_ms: int | None = None

@@ -17,12 +17,16 @@ OUTCOME = (
     *("status", "provider", "model", "response", "tool_calls"),
     *("finish_reason", "cached", "latency_ms"),
 )
+# Most records have none of these, and then no column of it.
+SPARSE = ("message", "extras")
 NESTED = ("attempts", "error", "usage")
 REQUEST = [
-    field.name for field in fields(InteractionRecord) if field.name not in {*OUTCOME, *NESTED}
+    field.name
+    for field in fields(InteractionRecord)
+    if field.name not in {*OUTCOME, *SPARSE, *NESTED}
 ]
 # All columns that a settlement writes.
-SETTLED = (*OUTCOME, "attempts", "error_code", "error_detail", *USAGE)
+SETTLED = (*OUTCOME, *SPARSE, "attempts", "error_code", "error_detail", *USAGE)
 
 
 def to_columns(record: InteractionRecord) -> dict[str, Any]:
@@ -34,6 +38,7 @@ def outcome_columns(record: InteractionRecord) -> dict[str, Any]:
     """Return the columns that a settlement writes."""
     return {
         **{name: getattr(record, name) for name in OUTCOME},
+        **{name: getattr(record, name) or None for name in SPARSE},
         "attempts": [
             {name: getattr(attempt, name) for name in ATTEMPT} for attempt in record.attempts
         ],
@@ -55,7 +60,7 @@ def from_columns(row: Any) -> InteractionRecord:
         "created_at": created_at,
         "deadline_at": created_at,
     }
-    columns = {name: getattr(row, name) for name in (*REQUEST, *OUTCOME)}
+    columns = {name: getattr(row, name) for name in (*REQUEST, *OUTCOME, *SPARSE)}
     present = {name: value for name, value in columns.items() if value is not None}
     changed: dict[str, Any] = {
         "conversation_id": row.conversation_id or row.interaction_id,
@@ -67,6 +72,9 @@ def from_columns(row: Any) -> InteractionRecord:
         ),
         "usage": Usage(**{name: getattr(row, name) for name in USAGE}),
     }
+    for name in SPARSE:
+        if not isinstance(present.get(name), Mapping):
+            present.pop(name, None)
     if row.error_code:
         changed["error"] = ErrorInfo(code=row.error_code, detail=row.error_detail or "")
     return InteractionRecord(**{**absent, **present, **changed})

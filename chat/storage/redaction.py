@@ -15,12 +15,17 @@ def redact(record: InteractionRecord) -> InteractionRecord:
     """Return what may be stored of a record, whose request was masked on acceptance."""
     if not settings.STORE_CONTENT:
         return strip_content(record)
-    if settings.MASK_PII and (record.response or record.tool_calls):
+    if settings.MASK_PII and (record.response or record.tool_calls or record.message):
         # Its libraries take long to import: only deployments that mask wait for them.
         from chat.masking import mask_text, mask_value
 
-        response = record.response and mask_text(record.response)
-        return replace(record, response=response, tool_calls=tuple(mask_value(record.tool_calls)))
+        return replace(
+            record,
+            response=record.response and mask_text(record.response),
+            tool_calls=tuple(mask_value(record.tool_calls)),
+            message=mask_value(record.message),
+            extras=mask_value(record.extras),
+        )
     return record
 
 
@@ -50,6 +55,8 @@ def strip_content(record: InteractionRecord) -> InteractionRecord:
         metadata={},
         response=None,
         tool_calls=(),
+        message={},
+        extras={},
         # The detail may quote the request, as the vendor does.
         error=record.error and replace(record.error, detail=""),
     )

@@ -28,7 +28,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, S
 
 from chat.telemetry.context import add_log_fields, current_request
 from chat.telemetry.logs import aws_trace, on_response_close
-from providers.base import Completion, CompletionRequest, Provider
+from providers.base import Completion, CompletionRequest, Delta, Provider
 from providers.deadline import Deadline
 from providers.errors import ProviderError
 
@@ -170,7 +170,9 @@ class TracedProvider:
     def __init__(self, provider: Provider) -> None:
         self.name = provider.name
         self.is_remote = provider.is_remote
-        self.capabilities = provider.capabilities
+        self.unsupported = provider.unsupported
+        self.list_models = provider.list_models
+        self.check = provider.check
         self.model = provider.model
         self._provider = provider
         address = urlsplit(settings.PROVIDERS[provider.name].get("base_url", ""))
@@ -181,16 +183,13 @@ class TracedProvider:
             "server.port": address.port or {"http": 80, "https": 443}.get(address.scheme),
         }
 
-    def check(self, deadline: Deadline) -> None:
-        self._provider.check(deadline)
-
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
         with self._span(request, deadline) as span:
             completion = self._provider.complete(request, deadline)
             span.set_attributes(_response_attributes(completion))
             return completion
 
-    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
+    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[Delta | Completion]:
         waiting = True
         with self._span(request, deadline, stream=True) as span:
             started = time.perf_counter()
@@ -212,9 +211,9 @@ class TracedProvider:
             "gen_ai.request.stream": stream or None,
             "gen_ai.request.model": request.model,
             "gen_ai.conversation.id": request.conversation_id,
-            "gen_ai.request.temperature": request.temperature,
-            "gen_ai.request.top_p": request.top_p,
-            "gen_ai.request.max_tokens": request.max_tokens,
+            "gen_ai.request.temperature": request.parameters.get("temperature"),
+            "gen_ai.request.top_p": request.parameters.get("top_p"),
+            "gen_ai.request.max_tokens": request.parameters.get("max_tokens"),
         }
         span = tracer().start_span(
             f"chat {request.model}", kind=SpanKind.CLIENT, attributes=_without_none(attributes)

@@ -1,24 +1,25 @@
 """Chat completions: the service's results in OpenAI's shapes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from chat.api.openai.errors import render_problem
 from chat.api.streaming import one_line
+from chat.conversation import answered_message
 from chat.errors import Problem
-from chat.service import ChatResult, Delta
+from chat.service import AnswerDelta, ChatResult
 from chat.storage.base import InteractionRecord
 
 
 def render_result(result: ChatResult) -> dict[str, Any]:
     """Return a chat completion; `interaction_id` names its record."""
     record = result.record
-    tool_calls = {"tool_calls": list(record.tool_calls)} if record.tool_calls else {}
-    content = record.response or (None if record.tool_calls else "")
-    message = {"role": "assistant", "content": content, "refusal": None, **tool_calls}
+    message = {"refusal": None, **answered_message(record)}
+    logprobs, extras = _logprobs(record.extras)
     return {
-        **_head(record, "chat.completion"),
+        **_head(record, "chat.completion", extras),
         "model": record.model,
-        "choices": [_choice(record.finish_reason, message=message)],
+        "choices": [_choice(_finish_reason(record), logprobs, message=message)],
         "usage": _usage(record),
         "interaction_id": record.interaction_id,
         **({} if result.recorded else {"recorded": False}),
@@ -35,20 +36,15 @@ class CompletionChunkFormat:
         self._usage: dict[str, Any] = {"usage": None} if include_usage else {}
         self._model = ""  # until the first chunk
 
-    def delta(self, delta: Delta) -> bytes:
+    def delta(self, delta: AnswerDelta) -> bytes:
         first = self._first_chunk(delta.record, delta.model)
-        return first + self._chunk(delta.record, {"content": delta.text})
+        logprobs, extras = _logprobs(delta.delta.extras)
+        return first + self._chunk(delta.record, delta.delta.message, logprobs, extras)
 
     def done(self, result: ChatResult) -> bytes:
         record = result.record
-        chunks = b""
-        if not self._model:
-            chunks = self._first_chunk(record, record.model)
-            if record.response:
-                chunks += self._chunk(record, {"content": record.response})
-        for index, call in enumerate(record.tool_calls):
-            chunks += self._chunk(record, {"tool_calls": [{"index": index, **call}]})
-        chunks += self._chunk(record, {}, record.finish_reason)
+        chunks = b"" if self._model else self._whole(record)
+        chunks += self._chunk(record, {}, finish_reason=_finish_reason(record))
         if self._usage:
             chunks += _event({**self._head(record), "choices": [], "usage": _usage(record)})
         return chunks + b"data: [DONE]\n\n"
@@ -63,14 +59,33 @@ class CompletionChunkFormat:
         self._model = model
         return self._chunk(record, {"role": "assistant", "content": "", "refusal": None})
 
-    def _chunk(
-        self, record: InteractionRecord, delta: dict[str, Any], finish_reason: str | None = None
-    ) -> bytes:
-        choices = [_choice(finish_reason, delta=delta)]
-        return _event({**self._head(record), "choices": choices, **self._usage})
+    def _whole(self, record: InteractionRecord) -> bytes:
+        """Write an answer of which nothing was streamed: a stored one."""
+        message = {name: value for name, value in answered_message(record).items() if value}
+        del message["role"]
+        if "tool_calls" in message:
+            numbered = enumerate(message["tool_calls"])
+            message["tool_calls"] = [{"index": index, **call} for index, call in numbered]
+        logprobs, extras = _logprobs(record.extras)
+        first = self._first_chunk(record, record.model)
+        return first + (self._chunk(record, message, logprobs, extras) if message else b"")
 
-    def _head(self, record: InteractionRecord) -> dict[str, Any]:
-        return {**_head(record, "chat.completion.chunk"), "model": self._model}
+    def _chunk(
+        self,
+        record: InteractionRecord,
+        delta: Mapping[str, Any],
+        logprobs: Any = None,
+        extras: Mapping[str, Any] | None = None,
+        *,
+        finish_reason: str | None = None,
+    ) -> bytes:
+        choices = [_choice(finish_reason, logprobs, delta=delta)]
+        return _event({**self._head(record, extras), "choices": choices, **self._usage})
+
+    def _head(
+        self, record: InteractionRecord, extras: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        return {**_head(record, "chat.completion.chunk", extras), "model": self._model}
 
 
 def render_model(id_: str, provider: str) -> dict[str, Any]:
@@ -78,17 +93,36 @@ def render_model(id_: str, provider: str) -> dict[str, Any]:
     return {"id": id_, "object": "model", "created": 0, "owned_by": provider}
 
 
-def _head(record: InteractionRecord, object_: str) -> dict[str, Any]:
+def _head(
+    record: InteractionRecord, object_: str, extras: Mapping[str, Any] | None
+) -> dict[str, Any]:
     return {
+        "system_fingerprint": None,
+        **(extras or {}),
         "id": f"chatcmpl-{record.interaction_id}",
         "object": object_,
         "created": int(record.created_at.timestamp()),
-        "system_fingerprint": None,
     }
 
 
-def _choice(finish_reason: str | None, **content: dict[str, Any]) -> dict[str, Any]:
-    return {"index": 0, **content, "logprobs": None, "finish_reason": finish_reason}
+def _choice(
+    finish_reason: str | None, logprobs: Any, **content: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {"index": 0, **content, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def _logprobs(extras: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
+    """Return the log probabilities, which stand in the choice, and the other extras."""
+    if "logprobs" not in extras:
+        return None, extras
+    rest = dict(extras)
+    return rest.pop("logprobs"), rest
+
+
+def _finish_reason(record: InteractionRecord) -> str | None:
+    """Return the record's reason, but `stop` for a model's refusal, as OpenAI has it."""
+    refusal = record.message.get("refusal")
+    return "stop" if refusal and refusal == record.response else record.finish_reason
 
 
 def _usage(record: InteractionRecord) -> dict[str, Any] | None:

@@ -7,34 +7,22 @@ from rest_framework import serializers
 from rest_framework.exceptions import ErrorDetail
 
 from chat.api import fields
-from chat.api.openai.fields import INSTRUCTION_ROLES, MessagesField, ToolChoiceField
+from chat.api.openai.fields import MessagesField, ToolChoiceField
+from providers.base import INSTRUCTION_ROLES, content_text
 
 ANONYMOUS = "anonymous"
-# Parameters that `/v1/chat` has too.
-SHARED = ("model", "temperature", "top_p", "stop", "metadata")
-# Parameters that are passed to the vendor unchanged.
-OPTIONS = (
-    "tools",
-    "tool_choice",
-    "parallel_tool_calls",
-    "response_format",
-    "seed",
-    "frequency_penalty",
-    "presence_penalty",
-    "reasoning_effort",
+# Fields that are not for the vendor as they came.
+OURS = (
+    *("model", "messages", "user", "stream", "stream_options", "n", "metadata"),
+    *("max_tokens", "max_completion_tokens", "previous_interaction_id"),
 )
-# Parameters that would change the answer and that no provider supports. A false or empty value is
-# accepted, except for a web search: an empty object asks for one with default options.
-WEB_SEARCH = "web_search_options"
-UNSUPPORTED = (
-    "audio",
-    "function_call",
-    "functions",
-    "logit_bias",
-    "logprobs",
-    "top_logprobs",
-    WEB_SEARCH,
+# Parameters that change nothing when they are false or empty. Some clients always send them, and
+# some vendors refuse them.
+EMPTY_IS_NEUTRAL = (
+    *("tools", "functions", "stop", "logit_bias", "logprobs", "top_logprobs", "audio"),
+    *("function_call", "modalities"),
 )
+NEUTRAL = {"response_format": {"type": "text"}, "modalities": ["text"]}
 
 
 class StreamOptionsSerializer(serializers.Serializer[Any]):
@@ -42,7 +30,7 @@ class StreamOptionsSerializer(serializers.Serializer[Any]):
 
 
 class CompletionSerializer(serializers.Serializer[Any]):
-    """A chat completion request. Unknown fields are ignored."""
+    """A chat completion request. Fields that are not listed here go to the vendor as they came."""
 
     model = fields.ModelIdField(help_text="A model's id, `provider:id`, or `default`.")
     messages = MessagesField(help_text="The conversation; the last message is to be answered.")
@@ -66,52 +54,66 @@ class CompletionSerializer(serializers.Serializer[Any]):
     tools = serializers.ListField(child=serializers.DictField(), **fields.OPTIONAL, max_length=128)
     tool_choice = ToolChoiceField(**fields.OPTIONAL)
     parallel_tool_calls = fields.StrictBooleanField(**fields.OPTIONAL)
+    previous_interaction_id = fields.InteractionIdField(
+        **fields.OPTIONAL,
+        max_length=64,
+        help_text="A turn whose conversation is continued; `messages` are then what is new.",
+    )
 
     def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, dict):
-            for name in UNSUPPORTED:
-                if data.get(name) or (name == WEB_SEARCH and data.get(name) is not None):
-                    raise _field_error(name, "Not supported here.", "unsupported")
-            if data.get("modalities") not in (None, [], ["text"]):
-                raise _field_error("modalities", "Only text is answered here.", "unsupported")
-        return super().to_internal_value(data)
+        attrs = super().to_internal_value(data)
+        return {**data, **attrs}
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Return the fields of a `ChatRequest`, and `stream` and `include_usage`."""
-        if any(tool.get("type") == "custom" for tool in attrs.get("tools") or ()):
-            raise _field_error("tools", "Custom tools are not supported here.", "unsupported")
-        options = _options(attrs)
-        _check_nesting(options, attrs["messages"])
-        limit = attrs.get("max_completion_tokens")
+        stream = bool(attrs.get("stream"))
+        stream_options = dict(attrs.get("stream_options") or {})
+        include_usage = bool(stream_options.pop("include_usage", False))
+        parameters = _parameters(attrs)
+        if stream and stream_options:
+            parameters["stream_options"] = stream_options
+        _check_nesting(parameters, attrs["messages"])
         return {
             **_split_messages(attrs["messages"]),
             "user_id": attrs.get("user") or ANONYMOUS,
-            **{name: attrs.get(name) for name in SHARED},
-            "max_tokens": attrs.get("max_tokens") if limit is None else limit,
-            "options": options or None,
-            "stream": bool(attrs.get("stream")),
-            "include_usage": bool((attrs.get("stream_options") or {}).get("include_usage")),
+            "model": attrs.get("model"),
+            "metadata": attrs.get("metadata"),
+            "previous_interaction_id": attrs.get("previous_interaction_id"),
+            "parameters": parameters,
+            "stream": stream,
+            "include_usage": include_usage,
         }
 
 
-def _options(attrs: dict[str, Any]) -> dict[str, Any]:
-    """Return the OPTIONS of a request, without those that change nothing."""
-    options = {name: attrs[name] for name in OPTIONS if attrs.get(name) not in (None, [])}
-    if options.get("response_format") == {"type": "text"}:
-        del options["response_format"]
-    if "tools" not in options:
-        options.pop("tool_choice", None)
-        options.pop("parallel_tool_calls", None)
-    return options
+def _parameters(attrs: dict[str, Any]) -> dict[str, Any]:
+    """Return what the vendor should be told, without what changes nothing."""
+    parameters = {
+        name: value
+        for name, value in attrs.items()
+        if name not in OURS
+        and value is not None
+        and (value or name not in EMPTY_IS_NEUTRAL)
+        and value != NEUTRAL.get(name)
+    }
+    limits = (attrs.get("max_completion_tokens"), attrs.get("max_tokens"))
+    if (limit := next((each for each in limits if each is not None), None)) is not None:
+        parameters["max_tokens"] = limit
+    if "tools" not in parameters:
+        parameters.pop("parallel_tool_calls", None)
+        if parameters.get("tool_choice") in ("auto", "none"):
+            del parameters["tool_choice"]
+    if attrs.get("store") and attrs.get("metadata"):
+        parameters["metadata"] = attrs["metadata"]  # the vendor stores them with its answer
+    return parameters
 
 
-def _check_nesting(options: dict[str, Any], messages: list[dict[str, Any]]) -> None:
+def _check_nesting(parameters: dict[str, Any], messages: list[dict[str, Any]]) -> None:
     """Raise ValidationError for JSON that orjson could not write later.
 
     The lists around it stand for the levels that records and vendor requests add.
     """
     try:
-        orjson.dumps([[[[[[[[options, messages]]]]]]]])
+        orjson.dumps([[[[[[[[parameters, messages]]]]]]]])
     except orjson.JSONEncodeError as exc:
         raise _field_error("", "The body is nested too deeply.", "invalid") from exc
 
@@ -122,24 +124,17 @@ def _split_messages(messages: list[dict[str, Any]]) -> dict[str, Any]:
     `messages` is None if `prompt` and `system` say it all.
     """
     instructions = [m for m in messages if m["role"] in INSTRUCTION_ROLES]
-    turns = [m for m in messages if m["role"] not in INSTRUCTION_ROLES]
-    if not turns:  # a request of instructions alone: they are the prompt
-        instructions, turns = [], [{**message, "role": "user"} for message in instructions]
-    system = "\n\n".join(filter(None, map(_text_content, instructions)))
-    prompts = [_text_content(message) for message in turns if message["role"] == "user"]
-    is_plain_prompt = turns == [{"role": "user", "content": _text_content(turns[0])}]
-    return {
-        "prompt": prompts[-1] if prompts else "",
-        "system": system or None,
-        "messages": None if is_plain_prompt else turns,
-    }
+    asked = [m for m in messages if m["role"] == "user"]
+    system = "\n\n".join(filter(None, map(_text, instructions))) or None
+    prompt = _text((asked or instructions or [{}])[-1])
+    plain = [{"role": "user", "content": prompt}]
+    if system:
+        plain = [{"role": "system", "content": system}, *plain]
+    return {"prompt": prompt, "system": system, "messages": None if messages == plain else messages}
 
 
-def _text_content(message: dict[str, Any]) -> str:
-    content = message["content"]
-    if isinstance(content, str):
-        return content
-    return "\n".join(part["text"] for part in content if part["type"] == "text")
+def _text(message: dict[str, Any]) -> str:
+    return content_text(message.get("content"))
 
 
 def _field_error(name: str, detail: str, code: str) -> serializers.ValidationError:

@@ -21,6 +21,7 @@ from chat.management.arguments import parse_owner, parse_user
 from chat.management.console import INTERRUPTED, ConsoleCommand, printable
 from chat.service import ChatResult, stream
 from chat.usage import format_usd
+from providers.base import content_text
 from providers.deadline import Deadline
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
@@ -106,7 +107,7 @@ class Command(ConsoleCommand):
                     answer = event
                     text = "" if begun else event.record.response or ""
                 else:
-                    text = event.text
+                    text = content_text(event.delta.message.get("content"))
                 self._write(printable(text))
                 begun = True
         finally:

@@ -11,7 +11,7 @@ from chat.management.arguments import add_format
 from chat.management.console import ConsoleCommand, printable, table
 from chat.management.provider_checks import describe_error, for_each_provider, hint
 from chat.usage import format_usd
-from providers.base import Completion, CompletionRequest, Message, Provider
+from providers.base import Completion, CompletionRequest, Provider
 from providers.deadline import Deadline
 from providers.errors import ProviderError
 
@@ -52,8 +52,8 @@ def _ask(provider: Provider) -> dict[str, Any]:
     """Return the row of one provider: its answer, or its error and a hint."""
     request = CompletionRequest(
         model=provider.model,
-        messages=(Message(role="user", content=QUESTION),),
-        max_tokens=MAX_TOKENS,
+        messages=({"role": "user", "content": QUESTION},),
+        parameters={"max_tokens": MAX_TOKENS},
     )
     row: dict[str, Any] = {"provider": provider.name, "model": provider.model}
     started = time.monotonic()

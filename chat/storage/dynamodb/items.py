@@ -27,7 +27,7 @@ from chat.storage.dynamodb.attributes import (
 )
 
 SCHEMA = 1
-COMPRESSED = ("prompt", "system", "response", "parameters", "tool_calls")
+COMPRESSED = ("prompt", "system", "response", "parameters", "tool_calls", "message", "extras")
 COMPRESS_FROM_BYTES = 1024
 MAX_ITEM_BYTES = 400 * 1024
 PART_BYTES = 390 * 1024
@@ -88,6 +88,8 @@ class InteractionItem(ItemSchema):
     response = StringAttribute()
     response_parts = IntegerAttribute()
     tool_calls = JsonAttribute(list)
+    message = JsonAttribute(dict)
+    extras = JsonAttribute(dict)
     part = BytesAttribute()
     finish_reason = StringAttribute()
     cached = FlagAttribute()
