@@ -357,7 +357,9 @@ class _Calls:
         call.vendor_ids |= {vendor_id} - {""}
         call.name = call.name or name
         own = ("index", "id", "type", kind)
-        others = {key: clean_value(piece[key]) for key in piece.keys() - own if piece[key] is not None}
+        others = {
+            key: clean_value(piece[key]) for key in piece.keys() - own if piece[key] is not None
+        }
         return call.add(arguments, others)
 
     def _find(self, index: int | None, vendor_id: str) -> _Call | None:

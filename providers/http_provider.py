@@ -39,7 +39,9 @@ class HttpProvider(ABC):
             self._raise_for_status(response)
             return self._whole(response, request)
 
-    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[Delta | Completion]:
+    def stream(
+        self, request: CompletionRequest, deadline: Deadline
+    ) -> Iterator[Delta | Completion]:
         with self._ask(request, deadline, stream=True) as response:
             self._raise_for_status(response)
             if is_stream(response):

@@ -16,8 +16,9 @@ from chat.storage import backend
 from chat.storage.base import ErrorInfo, InteractionRecord, Status
 from chat.storage.errors import StorageUnavailable
 from chat.storage.orm.interactions import OrmInteractionStore
-from providers.base import Completion, CompletionRequest, Usage
+from providers.base import Completion, CompletionRequest, Delta, Usage
 from providers.deadline import Deadline
+from providers.parsing import as_stream
 from providers.router import Attempt
 
 ALICE = "alice"
@@ -136,7 +137,6 @@ class FakeProvider:
 
     name = "mock"
     is_remote = False
-    capabilities: frozenset[str] = frozenset()
     model = "mock-1"
 
     def __init__(self, outcome: Completion | Exception) -> None:
@@ -149,10 +149,13 @@ class FakeProvider:
             raise self.outcome
         return self.outcome
 
-    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
-        completion = self.complete(request, deadline)
-        yield completion.text
-        yield completion
+    def stream(
+        self, request: CompletionRequest, deadline: Deadline
+    ) -> Iterator[Delta | Completion]:
+        return as_stream(self.complete(request, deadline))
+
+    def unsupported(self, request: CompletionRequest) -> tuple[str, ...]:
+        return ()
 
 
 class Clock:

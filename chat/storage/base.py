@@ -61,8 +61,8 @@ class InteractionRecord:
     idempotency key and tells whether a repeated key belongs to the same request. `ancestors` are
     the ids of the earlier turns that are sent along, oldest first. `response` and `tool_calls` are
     the answer's; `message` has the other fields of the assistant's message, in OpenAI's terms, and
-    `extras` those beside the message. `key_id` is the managed API key of the request. A record does not exist any more from `expires_at` on, a whole second; None
-    means never.
+    `extras` those beside the message. `key_id` is the managed API key of the request. A record does
+    not exist any more from `expires_at` on, a whole second; None means never.
     """
 
     interaction_id: str

@@ -189,7 +189,9 @@ class TracedProvider:
             span.set_attributes(_response_attributes(completion))
             return completion
 
-    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[Delta | Completion]:
+    def stream(
+        self, request: CompletionRequest, deadline: Deadline
+    ) -> Iterator[Delta | Completion]:
         waiting = True
         with self._span(request, deadline, stream=True) as span:
             started = time.perf_counter()

@@ -192,7 +192,7 @@ def priced(use_provider: Callable[..., None]) -> FakeProvider:
     """A model whose answers cost 0.10 dollars."""
     usage = Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3, cost_usd=Decimal("0.10"))
     provider = FakeProvider(
-        Completion(text="Olá", model="mock-1", finish_reason="stop", usage=usage)
+        Completion(message={"content": "Olá"}, model="mock-1", finish_reason="stop", usage=usage)
     )
     use_provider(provider)
     return provider

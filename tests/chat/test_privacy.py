@@ -39,7 +39,7 @@ CPF, CARD, PHONE, EMAIL = (
 )
 SAID = f"CPF {CPF}, cartão {CARD}, tel {PHONE}, {EMAIL}."
 MASKED = "CPF [CPF], cartão [CARD], tel [PHONE], [EMAIL]."
-TOLD = Completion(text=f"I know {EMAIL}.", model="mock-1", finish_reason="stop")
+TOLD = Completion(message={"content": f"I know {EMAIL}."}, model="mock-1", finish_reason="stop")
 
 # Words that must be nowhere.
 SECRETS = ("quetzal", "axolotl", "okapi", "narwhal", "pangolin", "tapir")

@@ -78,7 +78,7 @@ def test_a_claim_that_fails_costs_no_vendor_call(client, settings, rebuilt):
         assert vendor.requests == []
 
 
-HELLO = Completion(text="Olá!", model="mock-1", finish_reason="stop")
+HELLO = Completion(message={"content": "Olá!"}, model="mock-1", finish_reason="stop")
 
 
 class Leaves(FakeProvider):

@@ -54,17 +54,25 @@ def error_summary(
     return summarize(raised_error(provider, request, seconds=seconds))
 
 
-def read_stream(
+def read_deltas(
     provider: Provider, request: CompletionRequest = REQUEST, *, seconds: float = TIMEOUT_SECONDS
-) -> tuple[list[str], Completion]:
-    """Return the pieces of text of a stream, and its completion, which the deltas make up."""
+) -> tuple[list[dict[str, Any]], Completion]:
+    """Return the pieces of a stream's message, and its completion."""
     *pieces, completion = provider.stream(request, Deadline(seconds))
     assert isinstance(completion, Completion)
     deltas = [piece for piece in pieces if isinstance(piece, Delta)]
-    assert len(deltas) == len(pieces)
+    assert deltas == pieces
     assert all(delta.message or delta.extras for delta in deltas)
     assert joined(delta.message for delta in deltas) == completion.message
-    return [text for delta in deltas if (text := delta.message.get("content"))], completion
+    return [delta.message for delta in deltas if delta.message], completion
+
+
+def read_stream(
+    provider: Provider, request: CompletionRequest = REQUEST, *, seconds: float = TIMEOUT_SECONDS
+) -> tuple[list[str], Completion]:
+    """Return the pieces of text of a stream, and its completion."""
+    deltas, completion = read_deltas(provider, request, seconds=seconds)
+    return [delta["content"] for delta in deltas if "content" in delta], completion
 
 
 def read_failing_stream(
@@ -73,9 +81,9 @@ def read_failing_stream(
     """Return the pieces of text before a stream fails, and its error."""
     pieces: list[str] = []
     try:
-        for piece in provider.stream(request, Deadline(seconds)):
-            assert isinstance(piece, Delta)
-            pieces.append(piece.message.get("content", ""))
+        for event in provider.stream(request, Deadline(seconds)):
+            assert isinstance(event, Delta)
+            pieces += [event.message["content"]] if "content" in event.message else []
     except ProviderError as exc:
         return pieces, exc
     raise AssertionError(f"no error, but {pieces}")

@@ -84,7 +84,7 @@ DIALECTS = [
 ]
 
 HELLO = Completion(
-    text="Hello.",
+    message={"content": "Hello."},
     model="model-1-of-today",
     finish_reason="stop",
     usage=Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from providers.base import Completion, CompletionRequest, Message, Usage
+from providers.base import Completion, CompletionRequest, Usage
 from providers.errors import (
     ContentFiltered,
     ModelUnavailable,
@@ -31,9 +31,9 @@ CONVERSATION = CompletionRequest(
     model="gemini-2.5-flash",
     system="Be brief.",
     messages=(
-        Message(role="user", content="Olá"),
-        Message(role="assistant", content="Olá!"),
-        Message(role="user", content="E agora?"),
+        {"role": "user", "content": "Olá"},
+        {"role": "assistant", "content": "Olá!"},
+        {"role": "user", "content": "E agora?"},
     ),
     temperature=0.0,
     top_p=0.5,
@@ -136,7 +136,7 @@ def test_thoughts_are_counted_but_not_shown(stub_vendor: StubVendor, gemini: Gem
     reply_with_recording(stub_vendor, "gemini_success")
     completion = complete(gemini)
     assert completion == Completion(
-        text="Cześć! W czym mogę pomóc?",
+        message={"content": "Cześć! W czym mogę pomóc?"},
         model="gemini-3.8-flash",
         finish_reason="stop",
         usage=Usage(
@@ -155,7 +155,7 @@ def test_thoughts_may_use_up_the_length(stub_vendor: StubVendor, gemini: Gemini)
     reply_with_recording(stub_vendor, "gemini_max_tokens_empty")
     completion = complete(gemini)
     assert replace(completion, usage=replace(completion.usage, cost_usd=None)) == Completion(
-        text="",
+        message={},
         model="gemini-3.8-flash",
         finish_reason="length",
         usage=Usage(
@@ -234,7 +234,9 @@ def test_finish_reasons_are_mapped_to_three(
     stub_vendor: StubVendor, gemini: Gemini, finish: str, meant: Any
 ):
     stub_vendor.reply(answer(finish))
-    assert complete(gemini) == Completion(text="Hi.", model="model-1", finish_reason=meant)
+    assert complete(gemini) == Completion(
+        message={"content": "Hi."}, model="model-1", finish_reason=meant
+    )
 
 
 @pytest.mark.parametrize(

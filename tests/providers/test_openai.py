@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from providers.base import Completion, CompletionRequest, Message, Usage
+from providers.base import Completion, CompletionRequest, Usage
 from providers.errors import (
     ContentFiltered,
     ModelUnavailable,
@@ -32,9 +32,9 @@ CONVERSATION = CompletionRequest(
     model="gpt-oss:20b",
     system="Be brief.",
     messages=(
-        Message(role="user", content="Olá"),
-        Message(role="assistant", content=""),
-        Message(role="user", content="E agora?"),
+        {"role": "user", "content": "Olá"},
+        {"role": "assistant", "content": ""},
+        {"role": "user", "content": "E agora?"},
     ),
     temperature=0.0,
     top_p=0.5,
@@ -110,7 +110,7 @@ def test_openai_itself_gets_max_completion_tokens_and_list_prices():
         transport=httpx.MockTransport(post),
     )
     assert complete(openai, replace(REQUEST, max_tokens=64)) == Completion(
-        text="Hi.",
+        message={"content": "Hi."},
         model="gpt-5-nano-2025-08-07",
         finish_reason="stop",
         usage=Usage(
@@ -133,7 +133,7 @@ def test_openai_itself_gets_max_completion_tokens_and_list_prices():
 def test_reasoning_content_is_not_part_of_the_text(stub_vendor: StubVendor, openai: OpenAI):
     reply_with_recording(stub_vendor, "compat_success_reasoning_content")
     assert complete(openai) == Completion(
-        text="42",
+        message={"content": "42"},
         model="deepseek-v4-flash",
         finish_reason="stop",
         usage=Usage(
@@ -161,12 +161,14 @@ def test_thoughts_and_other_parts_are_not_part_of_the_text(
     stub_vendor: StubVendor, openai: OpenAI, content: Any, text: str
 ):
     stub_vendor.reply(answer(message={"content": content}))
-    assert complete(openai) == Completion(text=text, model="model-1", finish_reason="stop")
+    assert complete(openai) == Completion(
+        message={"content": text}, model="model-1", finish_reason="stop"
+    )
 
 
 def test_unfinished_thoughts_leave_an_empty_text(stub_vendor: StubVendor, openai: OpenAI):
     stub_vendor.reply(answer(message={"content": "<think>Hm, let"}, finish_reason="length"))
-    assert complete(openai) == Completion(text="", model="model-1", finish_reason="length")
+    assert complete(openai) == Completion(message={}, model="model-1", finish_reason="length")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,9 @@ def test_unknown_finish_reasons_mean_stop(
     stub_vendor: StubVendor, openai: OpenAI, finish: Any, meant: Any
 ):
     stub_vendor.reply(answer(finish_reason=finish))
-    assert complete(openai) == Completion(text="Hi.", model="model-1", finish_reason=meant)
+    assert complete(openai) == Completion(
+        message={"content": "Hi."}, model="model-1", finish_reason=meant
+    )
 
 
 @pytest.mark.parametrize("finish", ["error", "insufficient_system_resource"])

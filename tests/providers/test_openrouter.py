@@ -58,7 +58,7 @@ def test_max_tokens_is_always_sent(stub_vendor: StubVendor, openrouter: OpenRout
 def test_an_answer_has_its_reported_cost(stub_vendor: StubVendor, openrouter: OpenRouter):
     reply_with_recording(stub_vendor, "openrouter_success_usage_cost")
     assert complete(openrouter) == Completion(
-        text="Bonjour ! Comment puis-je vous aider ?",
+        message={"content": "Bonjour ! Comment puis-je vous aider ?"},
         model="google/gemini-3.5-flash-lite",
         finish_reason="stop",
         usage=Usage(

@@ -3,12 +3,12 @@ from typing import ClassVar
 
 import pytest
 
-from providers.base import Completion, CompletionRequest, Deadline, Message
+from providers.base import Completion, CompletionRequest, Deadline
 from providers.errors import ContentFiltered, ProviderError, ProviderFailed
 from providers.router import Attempt, Router
 
-REQUEST = CompletionRequest(model="default", messages=(Message(role="user", content="Hi"),))
-COMPLETION = Completion(text="Hello.", model="model-1", finish_reason="stop")
+REQUEST = CompletionRequest(model="default", messages=({"role": "user", "content": "Hi"},))
+COMPLETION = Completion(message={"content": "Hello."}, model="model-1", finish_reason="stop")
 
 
 class FakeProvider:

@@ -42,7 +42,7 @@ SSE = {"content-type": "text/event-stream"}
 TOOLS = [{"type": "function", "function": {"name": "get_weather"}}]
 MODEL = "model-1-of-today"
 HELLO = Completion(
-    text="Hello.",
+    message={"content": "Hello."},
     model=MODEL,
     finish_reason="stop",
     usage=Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14),
@@ -154,13 +154,13 @@ def test_each_piece_is_yielded_before_the_next_one_arrives(
 
 RECORDED = {
     "gemini_stream_success": Completion(
-        text="Cześć, świecie",
+        message={"content": "Cześć, świecie"},
         model="gemini-3.8-flash",
         finish_reason="stop",
         usage=Usage(prompt_tokens=9, completion_tokens=66, total_tokens=75, reasoning_tokens=60),
     ),
     "openrouter_stream_success": Completion(
-        text="Zażółć gęślą 🦆",
+        message={"content": "Zażółć gęślą 🦆"},
         model="google/gemini-3.5-flash-lite",
         finish_reason="stop",
         usage=Usage(
@@ -173,7 +173,7 @@ RECORDED = {
         ),
     ),
     "openai_stream_usage": Completion(
-        text="Hello!",
+        message={"content": "Hello!"},
         model="gemini-3.8-flash",
         finish_reason="stop",
         usage=Usage(

@@ -14,7 +14,7 @@ SAID = ("tool_calls", "function_call", "refusal", "audio", "reasoning_content", 
 
 
 class MessagesField(serializers.Field[Any, Any, Any, Any]):
-    """The conversation so far. Known fields of messages are validated, all are kept as they came."""
+    """The conversation so far: messages with their known fields validated, kept as they came."""
 
     default_error_messages = {
         "not_a_list": "A list of messages, and not an empty one.",

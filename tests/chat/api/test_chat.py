@@ -35,7 +35,7 @@ from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 Configure = Callable[..., None]
 AskInstead = Callable[[Any], None]
 
-HELLO = Completion(text="Hello.", model="mock-1", finish_reason="stop")
+HELLO = Completion(message={"content": "Hello."}, model="mock-1", finish_reason="stop")
 MOCK_ATTEMPT = Attempt(provider="mock", model="mock-1", outcome="ok", latency_ms=ANY)
 
 

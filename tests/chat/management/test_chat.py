@@ -27,7 +27,7 @@ from tests.factories import ALICE, FailingSettleStore, FakeProvider, all_records
 from tests.server_process import ROOT, base_environment
 
 WAIT_SECONDS = 60.0
-HELLO = Completion(text="Hello.", model="mock-1", finish_reason="stop")
+HELLO = Completion(message={"content": "Hello."}, model="mock-1", finish_reason="stop")
 
 
 def piped(text: str, *words: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
@@ -135,7 +135,9 @@ def test_a_terminal_obeys_no_model(
     transactional_db: None, monkeypatch: pytest.MonkeyPatch, use_provider: Any
 ) -> None:
     text = "\x1b]0;title\x07\x9b31m red\r\u202eder\t\x7fend\n"
-    use_provider(FakeProvider(Completion(text=text, model="m\x1b", finish_reason="stop")))
+    use_provider(
+        FakeProvider(Completion(message={"content": text}, model="m\x1b", finish_reason="stop"))
+    )
     out, err = piped("Hi", monkeypatch=monkeypatch)
     assert out == "]0;title31m redder\tend\n\n"
     assert err.startswith("m · ")

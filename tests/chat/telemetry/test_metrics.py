@@ -120,7 +120,7 @@ def metered(change_settings: Callable[..., None], log_lines: Log) -> Callable[[]
 
 
 ANSWER = Completion(
-    text="Hello",
+    message={"content": "Hello"},
     model="model-1",
     finish_reason="stop",
     usage=Usage(prompt_tokens=9, completion_tokens=41, cost_usd=Decimal("0.000104")),
@@ -147,7 +147,11 @@ def test_an_answer_has_its_latency_tokens_and_cost(
 def test_what_is_unknown_is_left_out(
     api: ApiClient, metered: Callable[[], Found], use_provider: Callable[[Any], None]
 ):
-    use_provider(FakeProvider(Completion(text="Hello", model="model-1", finish_reason="stop")))
+    use_provider(
+        FakeProvider(
+            Completion(message={"content": "Hello"}, model="model-1", finish_reason="stop")
+        )
+    )
     api.chat()
     assert metered()["function-1",] == {"Requests": 1, "Latency": ANY}
 
