@@ -7,30 +7,27 @@ leaves out zero, false and empty values: any key may be missing.
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 import httpx
 
-from providers import parsing, prices
-from providers.base import Completion, CompletionRequest, FinishReason, Usage
+from providers import gemini_request, parsing, prices
+from providers.accumulator import Accumulator, clean_value
+from providers.base import Completion, CompletionRequest, Delta, FinishReason, Usage
 from providers.deadline import Deadline
 from providers.errors import ContentFiltered, ProviderError, RequestRejected
 from providers.http_provider import HttpProvider
 from providers.parsing import as_list, as_str, get_path, identifier, token_count
 from providers.vendor_http import DONE, read_events
 
-# These models ignore temperature and topP; Google has announced that later ones will refuse them.
-_WITHOUT_SAMPLING = re.compile(
-    r"gemini-(3\.5-flash-lite|3\.([6-9]|[1-9][0-9])|[4-9]|[1-9][0-9]|flash(-lite)?-latest)"
-)
-
 # A model id becomes part of the URL. Names of other resources have a slash.
 _MODEL_ID = re.compile(r"[A-Za-z0-9._-]+")
 
-# Any other finish reason means `stop`.
+# Any other finish reason means `stop`, or `tool_calls` if there are any.
 _FINISH_REASONS: dict[str, FinishReason] = {
     "MAX_TOKENS": "length",
     "CONTINUATION": "length",
@@ -64,11 +61,96 @@ _CREDIT_DEPLETED = re.compile(r"\b(prepaid|prepayment|credits?)\b.{0,80}\bdeplet
 PER_MINUTE_SECONDS = 60.0
 
 
+# Fields of a candidate that clients get as they are: where parts of the text come from.
+_EXTRAS = ("citationMetadata", "groundingMetadata")
+
+
+class Answer:
+    """An answer of Gemini, whole or from the events of a stream, each of which has its shape."""
+
+    def __init__(self) -> None:
+        self.finish_reason = ""
+        self.extras: dict[str, Any] = {}
+        self._fields: dict[str, Any] = {}  # the last values of the fields beside the candidates
+        self._accumulator = Accumulator()
+        self._calls = 0
+        self._images = 0
+
+    @property
+    def message(self) -> dict[str, Any]:
+        return self._accumulator.message
+
+    @property
+    def model(self) -> Any:
+        return self._fields.get("modelVersion")
+
+    @property
+    def usage(self) -> Any:
+        return self._fields.get("usageMetadata")
+
+    @property
+    def block_reason(self) -> Any:
+        return get_path(self._fields.get("promptFeedback"), "blockReason")
+
+    def add(self, body: dict[str, Any]) -> Delta | None:
+        """Add an event, or the whole answer. Return what a client may see of it, if anything."""
+        self._fields |= {name: value for name, value in body.items() if value}
+        candidate = get_path(body, "candidates", 0)
+        self.finish_reason = as_str(get_path(candidate, "finishReason")) or self.finish_reason
+        extras = {name: clean_value(get_path(candidate, name)) for name in _EXTRAS}
+        extras = {name: value for name, value in extras.items() if value}
+        self.extras |= extras
+        delta: dict[str, Any] = {}
+        for part in as_list(get_path(candidate, "content", "parts")):
+            self._add_part(delta, part)
+        shown = self._accumulator.add(delta)
+        return Delta(shown, extras) if shown or extras else None
+
+    def finish(self) -> Delta | None:
+        """Return what was held back, if anything."""
+        shown = self._accumulator.finish()
+        return Delta(shown) if shown else None
+
+    def _add_part(self, delta: dict[str, Any], part: Any) -> None:
+        """Add a part to a delta: text, a thought, a whole tool call or an image.
+
+        A thought signature has to come back: with its call or its image, else with the message.
+        """
+        signature = as_str(get_path(part, "thoughtSignature"))
+        signed = (
+            {"extra_content": {"google": {"thought_signature": signature}}} if signature else {}
+        )
+        if call := get_path(part, "functionCall"):
+            delta.setdefault("tool_calls", []).append(_tool_call(call, self._calls) | signed)
+            self._calls += 1
+        elif image := _image(part):
+            delta.setdefault("images", []).append(image | {"index": self._images} | signed)
+            self._images += 1
+        else:
+            field = "reasoning_content" if get_path(part, "thought") else "content"
+            delta[field] = delta.get(field, "") + as_str(get_path(part, "text"))
+            delta |= signed
+
+
 class Gemini(HttpProvider):
     name: ClassVar[str] = "gemini"
 
+    def unsupported(self, request: CompletionRequest) -> Sequence[str]:
+        return gemini_request.unsupported(request)
+
     def check(self, deadline: Deadline) -> None:
         self._get(f"models/{_model_id(self.model)}", deadline)
+
+    def list_models(self, deadline: Deadline) -> list[str]:
+        """Return the models that chat, of all pages."""
+        models: list[str] = []
+        query = "pageSize=1000"
+        while query:
+            page = self._get(f"models?{query}", deadline)
+            models += filter(None, map(_chat_model, as_list(get_path(page, "models"))))
+            token = as_str(get_path(page, "nextPageToken"))
+            query = f"pageSize=1000&pageToken={quote(token, safe='')}" if token else ""
+        return models
 
     def _credentials(self, api_key: str) -> dict[str, str]:
         # Not in the URL: logs and exceptions repeat URLs.
@@ -79,55 +161,56 @@ class Gemini(HttpProvider):
     ) -> AbstractContextManager[httpx.Response]:
         model = _model_id(request.model)
         method = "streamGenerateContent?alt=sse" if stream else "generateContent"
-        return self._open(f"models/{model}:{method}", deadline, _body(request, model))
+        body = gemini_request.body(request, model)
+        return self._open(f"models/{model}:{method}", deadline, body)
 
     def _read_stream(
         self, response: httpx.Response, request: CompletionRequest
-    ) -> Iterator[str | Completion]:
-        """Yield the text of a stream's events, then the completion.
+    ) -> Iterator[Delta | Completion]:
+        """Yield the pieces of a stream, then the completion.
 
-        Each event has the shape of an answer; its counts replace those before. The stream ends with
-        the body, and is complete if one of its events had a finish reason.
+        The stream ends with the body, and is complete if one of its events had a finish reason.
         """
-        pieces: list[str] = []
-        answer: dict[str, Any] = {}
-        finish = ""
+        answer = Answer()
         for data in read_events(response):
             if data == DONE:  # sent by servers that imitate Gemini
                 break
             chunk = parsing.event_object(data)
             self._raise_error_inside(chunk, response.headers)
-            answer |= {name: value for name, value in chunk.items() if value}
-            candidate = get_path(chunk, "candidates", 0)
-            finish = as_str(get_path(candidate, "finishReason")) or finish
-            if text := parsing.clean_text(_text(candidate)):
-                pieces.append(text)
-                yield text
-        if not finish and not get_path(answer, "promptFeedback", "blockReason"):
+            if delta := answer.add(chunk):
+                yield delta
+        if not answer.finish_reason and not answer.block_reason:
             raise parsing.truncated_stream()
-        text = "".join(pieces)
-        answer["candidates"] = [{"content": {"parts": [{"text": text}]}, "finishReason": finish}]
-        yield from parsing.finish_stream(self._completion(answer, request), text)
+        if delta := answer.finish():
+            yield delta
+        yield self._answered(answer, request)
 
     def _completion(self, body: dict[str, Any], request: CompletionRequest) -> Completion:
-        model = parsing.model_name(body.get("modelVersion"), _model_id(request.model))
-        usage = _usage(body.get("usageMetadata"))
+        answer = Answer()
+        answer.add(body)
+        answer.finish()
+        return self._answered(answer, request)
+
+    def _answered(self, answer: Answer, request: CompletionRequest) -> Completion:
+        """Return the completion of a whole answer. Raises ProviderError for an unusable one."""
+        model = parsing.model_name(answer.model, _model_id(request.model))
+        usage = _usage(answer.usage)
         usage = replace(usage, cost_usd=prices.cost(model, usage, provider_id="google"))
-        if block := get_path(body, "promptFeedback", "blockReason"):
-            reason = parsing.log_reason("blockReason", block)
+        if answer.block_reason:
+            reason = parsing.log_reason("blockReason", answer.block_reason)
             raise ContentFiltered(parsing.CONTENT_FILTERED, reason=reason, usage=usage)
-        candidate = get_path(body, "candidates", 0)
-        finish = as_str(get_path(candidate, "finishReason"))
-        if status := _FAILED_FINISH_REASONS.get(finish):
-            reason = parsing.log_reason("finishReason", finish)
-            raise parsing.error_for_status(status, reason=reason)
-        if finish in _UNUSABLE_FINISH_REASONS:
-            raise parsing.unusable_answer("finishReason", finish)
+        finish, message = answer.finish_reason, answer.message
+        if error := _finish_error(finish):
+            error.usage = usage
+            raise error
         completion = Completion(
-            text=parsing.clean_text(_text(candidate)),
+            message=message,
             model=model,
-            finish_reason=_FINISH_REASONS.get(finish, "stop"),
+            finish_reason=_FINISH_REASONS.get(
+                finish, "tool_calls" if message.get("tool_calls") else "stop"
+            ),
             usage=usage,
+            extras=answer.extras,
         )
         return parsing.require_content(completion, empty=parsing.unusable_answer("no_text", finish))
 
@@ -165,42 +248,34 @@ def _model_id(name: str) -> str:
     return model
 
 
-def _body(request: CompletionRequest, model: str) -> dict[str, Any]:
-    sampling = _WITHOUT_SAMPLING.match(model) is None
-    config = {
-        "temperature": request.temperature if sampling else None,
-        "topP": request.top_p if sampling else None,
-        "maxOutputTokens": request.max_tokens,
-        "stopSequences": list(request.stop) or None,
-    }
-    body = {
-        "contents": _contents(request),
-        "systemInstruction": {"parts": [{"text": request.system}]} if request.system else None,
-        "generationConfig": {k: v for k, v in config.items() if v is not None} or None,
-    }
-    return {name: value for name, value in body.items() if value is not None}
+def _finish_error(finish: str) -> ProviderError | None:
+    """Return the error for a finish reason that leaves no usable answer."""
+    if status := _FAILED_FINISH_REASONS.get(finish):
+        return parsing.error_for_status(status, reason=parsing.log_reason("finishReason", finish))
+    if finish in _UNUSABLE_FINISH_REASONS:
+        return parsing.unusable_answer("finishReason", finish)
+    return None
 
 
-def _contents(request: CompletionRequest) -> list[dict[str, Any]]:
-    """Return the messages without blank ones, such as empty answers, which Gemini refuses."""
-    contents: list[dict[str, Any]] = []
-    for message in request.messages:
-        if not message.text.strip():
-            continue
-        role = "user" if message.role == "user" else "model"
-        part = {"text": message.text}
-        if contents and contents[-1]["role"] == role:
-            contents[-1]["parts"].append(part)
-        else:
-            contents.append({"role": role, "parts": [part]})
-    return contents
+def _chat_model(entry: Any) -> str:
+    """Return the id of a listed model; empty for one that does not generate content."""
+    methods = as_list(get_path(entry, "supportedGenerationMethods"))
+    name = as_str(get_path(entry, "name")).removeprefix("models/")
+    return name if "generateContent" in methods else ""
 
 
-def _text(candidate: Any) -> str:
-    """Return the text of a candidate, without the model's thoughts."""
-    parts = as_list(get_path(candidate, "content", "parts"))
-    shown = [part for part in parts if not get_path(part, "thought")]
-    return "".join(as_str(get_path(part, "text")) for part in shown)
+def _tool_call(call: Any, index: int) -> dict[str, Any]:
+    function = {"name": get_path(call, "name"), "arguments": get_path(call, "args") or {}}
+    return {"index": index, "id": get_path(call, "id"), "type": "function", "function": function}
+
+
+def _image(part: Any) -> dict[str, Any] | None:
+    """Return the image of a part; None for another part, and for the draft of an image."""
+    mime_type = as_str(get_path(part, "inlineData", "mimeType"))
+    data = as_str(get_path(part, "inlineData", "data"))
+    if not mime_type.startswith("image/") or not data or get_path(part, "thought"):
+        return None
+    return {"type": "image_url", "image_url": {"url": f"data:{mime_type};base64,{data}"}}
 
 
 def _usage(reported: Any) -> Usage:
