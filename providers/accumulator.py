@@ -64,9 +64,12 @@ class Accumulator:
     def add_whole(self, message: Mapping[str, Any]) -> None:
         """Add a message that was not streamed."""
         content = message.get("content")
-        if isinstance(content, str) and not content.lstrip().startswith(THINK_START):
-            if _LONE_THINK_END.search(content):
-                message = {**message, "content": THINK_START + content}
+        if (
+            isinstance(content, str)
+            and not content.lstrip().startswith(THINK_START)
+            and _LONE_THINK_END.search(content)
+        ):
+            message = {**message, "content": THINK_START + content}
         self.add(message)
         self.finish()
 
@@ -356,10 +359,8 @@ class _Calls:
             begun.append(call)
         call.vendor_ids |= {vendor_id} - {""}
         call.name = call.name or name
-        own = ("index", "id", "type", kind)
-        others = {
-            key: clean_value(piece[key]) for key in piece.keys() - own if piece[key] is not None
-        }
+        names = piece.keys() - ("index", "id", "type", kind)
+        others = {key: clean_value(piece[key]) for key in names if piece[key] is not None}
         return call.add(arguments, others)
 
     def _find(self, index: int | None, vendor_id: str) -> _Call | None:

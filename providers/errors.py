@@ -22,7 +22,8 @@ class ProviderError(Exception):
     The message is our own sentence and may be shown to a client. It never quotes a vendor's body,
     which can repeat the prompt or name the account. `reason` goes to the log: the vendor's HTTP
     status and error codes. `retry` allows up to `max_retries` further calls to the same provider,
-    `fallback` a call to the next one. `retry_after` is the vendor's hint, in seconds. `usage` is what the call cost.
+    `fallback` a call to the next one. `retry_after` is the vendor's hint, in seconds. `usage` is
+    what the call cost.
     """
 
     code: ClassVar[str]
