@@ -1,7 +1,9 @@
 """A provider without network or key, with predictable answers, that fails on request.
 
-It answers `You said: …` with the last prompt, counts words as tokens, and costs nothing.
-Directives anywhere in the prompt, as separate words, change that:
+It answers `You said: …` with the last prompt, counts words as tokens, and costs nothing. After the
+results of tools it answers `The tool said: …`. `tool_choice` and `response_format` are obeyed, with
+made-up values that are valid for their JSON schemas. Other parameters are accepted and change
+nothing. Directives anywhere in the prompt, as separate words, change the answer:
 
     mock:delay=2.5      wait this many seconds, at most until the deadline
     mock:fail           fail like a vendor that answers 500
@@ -14,17 +16,22 @@ Directives anywhere in the prompt, as separate words, change that:
     mock:ok             answer as usual
     mock:pace=0.1       stream one word every 0.1 seconds
     mock:break          break off in the middle of a stream
+    mock:think=Hmm      think this before the answer; several words: mock:think="I should add."
+    mock:tool=add       call this tool, if the request has tools, with made-up arguments
+    mock:tool=add {"a": 1}   call this tool with these arguments; several directives, several calls
 
 The option `directives` holds directives for all calls; the prompt's take precedence. The last
-delay, pace and outcome win. Anything else is plain text.
+delay, pace, thought and outcome win. Anything else is plain text.
 """
 
+import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from providers import parsing
+from providers import mock_answer, parsing
 from providers.base import (
     Completion,
     CompletionRequest,
@@ -32,6 +39,7 @@ from providers.base import (
     FinishReason,
     Usage,
     content_text,
+    reasoning_text,
 )
 from providers.deadline import Deadline
 from providers.errors import ContentFiltered, DeadlineExceeded, ProviderError
@@ -39,11 +47,28 @@ from providers.errors import ContentFiltered, DeadlineExceeded, ProviderError
 _DIRECTIVE = re.compile(
     r"(?<!\S)mock:(?:delay=(?P<delay>[0-9]{1,4}(?:\.[0-9]{1,3})?)"
     r"|pace=(?P<pace>[0-9]{1,2}(?:\.[0-9]{1,3})?)"
+    r"|think=(?P<thought>\"[^\"]+\"|[^\s\"]\S*)"
+    r"|tool=(?P<tool>[A-Za-z0-9_.:-]{1,128})"
     r"|fail=(?P<fail>[45][0-9]{2}|timeout|garbled)"
     r"|(?P<outcome>ok|fail|empty|filter|length|break))(?!\S)"
 )
 
-_WORD = re.compile(r"\s*\S+|\s+\Z")
+_SPACE = re.compile(r"\s*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Directives:
+    """What a prompt asks the mock to do. `text` is the prompt without its directives.
+
+    `delay` and `pace` are in seconds.
+    """
+
+    text: str
+    delay: float = 0.0
+    pace: float = 0.0
+    thought: str = ""
+    outcome: str = "ok"
+    calls: tuple[mock_answer.ToldCall, ...] = ()
 
 
 class Mock:
@@ -58,24 +83,24 @@ class Mock:
         return ()
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
-        delay, _, outcome = self._directives_for(request)
-        _sleep(delay, deadline)
-        return _answer(request, outcome)
+        directives = self._directives_for(request)
+        _sleep(directives.delay, deadline)
+        return _answer(request, directives, directives.outcome)
 
     def stream(
         self, request: CompletionRequest, deadline: Deadline
     ) -> Iterator[Delta | Completion]:
-        delay, pace, outcome = self._directives_for(request)
-        breaks = outcome == "break"
-        _sleep(delay, deadline)
-        completion = _answer(request, "ok" if breaks else outcome)
-        words = _WORD.findall(completion.text)
-        for number, word in enumerate(words):
-            if breaks and number == len(words) // 2:
+        directives = self._directives_for(request)
+        breaks = directives.outcome == "break"
+        _sleep(directives.delay, deadline)
+        completion = _answer(request, directives, "ok" if breaks else directives.outcome)
+        pieces = list(mock_answer.pieces(completion.message))
+        for number, piece in enumerate(pieces):
+            if breaks and number == len(pieces) // 2:
                 raise _error("break")
             if number:
-                _sleep(pace, deadline)
-            yield Delta({"content": word})
+                _sleep(directives.pace, deadline)
+            yield Delta(piece)
         yield completion
 
     def check(self, deadline: Deadline) -> None:
@@ -84,18 +109,43 @@ class Mock:
     def list_models(self, deadline: Deadline) -> list[str]:
         return [self.model]
 
-    def _directives_for(self, request: CompletionRequest) -> tuple[float, float, str]:
-        """Return the delay and the pace in seconds, and the outcome."""
-        delay = pace = 0.0
-        outcome = "ok"
-        for match in _DIRECTIVE.finditer(f"{self._directives} {_prompt(request)}"):
-            if match["delay"]:
-                delay = float(match["delay"])
-            elif match["pace"]:
-                pace = float(match["pace"])
-            else:
-                outcome = match["fail"] or match["outcome"]
-        return delay, pace, outcome
+    def _directives_for(self, request: CompletionRequest) -> _Directives:
+        prompt = mock_answer.prompt(request)
+        return _Directives(**(_read_directives(self._directives) | _read_directives(prompt)))
+
+
+def _read_directives(prompt: str) -> dict[str, Any]:
+    """Return the fields of _Directives that a prompt sets."""
+    found: dict[str, Any] = {}
+    texts: list[str] = []
+    position = 0
+    while match := _DIRECTIVE.search(prompt, position):
+        texts.append(prompt[position : match.start()])
+        position = match.end()
+        if match["delay"]:
+            found["delay"] = float(match["delay"])
+        elif match["pace"]:
+            found["pace"] = float(match["pace"])
+        elif match["thought"]:
+            found["thought"] = match["thought"].strip('"')
+        elif match["tool"]:
+            arguments, position = _read_object(prompt, position)
+            call = mock_answer.ToldCall(match["tool"], arguments)
+            found["calls"] = (*found.get("calls", ()), call)
+        else:
+            found["outcome"] = match["fail"] or match["outcome"]
+    texts.append(prompt[position:])
+    return {**found, "text": "".join(texts).strip()}
+
+
+def _read_object(text: str, position: int) -> tuple[str | None, int]:
+    """Return the JSON object that comes next, as text, and the position behind it."""
+    start = _SPACE.match(text, position).end()  # type: ignore[union-attr]  # it always matches
+    try:
+        value, end = json.JSONDecoder().raw_decode(text, start)
+    except (ValueError, RecursionError):
+        return None, position
+    return (text[start:end], end) if isinstance(value, dict) else (None, position)
 
 
 def _sleep(delay: float, deadline: Deadline) -> None:
@@ -104,37 +154,43 @@ def _sleep(delay: float, deadline: Deadline) -> None:
         raise _error("timeout")
 
 
-def _prompt(request: CompletionRequest) -> str:
-    """Return the text of the last user's message."""
-    texts = [content_text(m.get("content")) for m in request.messages if m.get("role") == "user"]
-    return texts[-1] if texts else ""
-
-
-def _answer(request: CompletionRequest, outcome: str) -> Completion:
-    if outcome == "length":
-        return _completion(request, "", "length")
-    if outcome != "ok":
+def _answer(request: CompletionRequest, directives: _Directives, outcome: str) -> Completion:
+    if outcome not in ("ok", "length"):
         raise _error(outcome)
-    text = f"You said: {_prompt(request)}"
+    message: dict[str, Any] = {}
+    if directives.thought:
+        message["reasoning_content"] = directives.thought
+    if outcome == "length":
+        return _completion(request, message, "length")
+    if calls := mock_answer.tool_calls(request, directives.calls, directives.text):
+        if "functions" in request.parameters:
+            message["function_call"] = calls[0]["function"]
+            return _completion(request, message, "function_call")
+        return _completion(request, message | {"tool_calls": calls}, "tool_calls")
+    text = mock_answer.text(request, directives.text)
     words = text.split()
     limit = request.parameters.get("max_tokens")
     if limit is not None and limit < len(words):
-        return _completion(request, " ".join(words[:limit]), "length")
-    return _completion(request, text, "stop")
+        return _completion(request, message | {"content": " ".join(words[:limit])}, "length")
+    return _completion(request, message | {"content": text}, "stop")
 
 
-def _completion(request: CompletionRequest, text: str, finish_reason: FinishReason) -> Completion:
+def _completion(
+    request: CompletionRequest, message: dict[str, Any], finish_reason: FinishReason
+) -> Completion:
     inputs = (content_text(message.get("content")) for message in request.messages)
     prompt_tokens = sum(len(given.split()) for given in inputs)
-    completion_tokens = len(text.split())
+    reasoning_tokens = len((reasoning_text(message) or "").split())
+    completion_tokens = len(mock_answer.all_text(message).split())
     return Completion(
-        message={"content": parsing.clean_text(text)} if text else {},
+        message=message,
         model=request.model,
         finish_reason=finish_reason,
         usage=Usage(
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             total_tokens=prompt_tokens + completion_tokens,
+            reasoning_tokens=reasoning_tokens or None,
             cost_usd=Decimal(0),
         ),
     )
