@@ -212,7 +212,7 @@ class Gemini(HttpProvider):
             usage=usage,
             extras=answer.extras,
         )
-        return parsing.require_content(completion, empty=parsing.unusable_answer("no_text", finish))
+        return parsing.require_content(completion, empty=parsing.empty_answer(finish))
 
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
         if isinstance(body, list):  # a stream's error is an array of one

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -5,8 +6,10 @@ from typing import Any
 import pytest
 
 from providers.base import Completion, CompletionRequest, Usage
+from providers.deadline import Deadline
 from providers.errors import (
     ContentFiltered,
+    EmptyAnswer,
     ModelUnavailable,
     ProviderFailed,
     ProviderMisconfigured,
@@ -18,10 +21,12 @@ from tests.providers.factories import (
     KEY,
     PROMPT,
     REQUEST,
+    TIMEOUT_SECONDS,
     ErrorSummary,
     complete,
     error_summary,
     raised_error,
+    read_deltas,
     reply_with_recording,
     summarize,
 )
@@ -29,16 +34,13 @@ from tests.stub_vendor import StubVendor
 
 CONVERSATION = CompletionRequest(
     model="gemini-2.5-flash",
-    system="Be brief.",
     messages=(
+        {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Olá"},
         {"role": "assistant", "content": "Olá!"},
         {"role": "user", "content": "E agora?"},
     ),
-    temperature=0.0,
-    top_p=0.5,
-    max_tokens=64,
-    stop=("END",),
+    parameters={"temperature": 0.0, "top_p": 0.5, "max_tokens": 64, "stop": ["END"]},
     end_user="3f1c",
 )
 
@@ -51,6 +53,10 @@ def gemini(stub_vendor: StubVendor) -> Gemini:
 def answer(finish: Any = "STOP", *parts: Any, **body: Any) -> dict[str, Any]:
     content = {"parts": list(parts or ({"text": "Hi."},))}
     return {"candidates": [{"content": content, "finishReason": finish}]} | body
+
+
+def signature(value: str) -> dict[str, Any]:
+    return {"google": {"thought_signature": value}}
 
 
 def problem(status: int, name: str, *details: Any, message: str = "no") -> dict[str, Any]:
@@ -85,8 +91,8 @@ def test_a_conversation_is_sent_with_all_its_parameters(stub_vendor: StubVendor,
 
 
 def test_a_blank_message_is_left_out(stub_vendor: StubVendor, gemini: Gemini):
-    first, second, third = CONVERSATION.messages
-    complete(gemini, replace(REQUEST, messages=(first, replace(second, content=" "), third)))
+    _, first, second, third = CONVERSATION.messages
+    complete(gemini, replace(REQUEST, messages=(first, {**second, "content": " "}, third)))
     assert stub_vendor.requests[0].json == {
         "contents": [{"role": "user", "parts": [{"text": "Olá"}, {"text": "E agora?"}]}]
     }
@@ -114,8 +120,9 @@ def test_a_blank_message_is_left_out(stub_vendor: StubVendor, gemini: Gemini):
 def test_sampling_parameters_are_not_sent_to_models_that_ignore_them(
     stub_vendor: StubVendor, gemini: Gemini, model: str, samples: bool
 ):
-    complete(gemini, replace(REQUEST, model=model, temperature=1.0, top_p=0.9, max_tokens=5))
-    sampling = {"temperature": 1.0, "topP": 0.9} if samples else {}
+    parameters = {"temperature": 1.0, "top_p": 0.9, "top_k": 40, "max_tokens": 5}
+    complete(gemini, replace(REQUEST, model=model, parameters=parameters))
+    sampling = {"temperature": 1.0, "topP": 0.9, "topK": 40} if samples else {}
     assert stub_vendor.requests[0].json["generationConfig"] == {"maxOutputTokens": 5} | sampling
 
 
@@ -132,11 +139,15 @@ def test_a_model_id_cannot_change_the_address(stub_vendor: StubVendor, gemini: G
     assert stub_vendor.requests == []
 
 
-def test_thoughts_are_counted_but_not_shown(stub_vendor: StubVendor, gemini: Gemini):
+def test_thoughts_are_counted_and_apart_from_the_text(stub_vendor: StubVendor, gemini: Gemini):
     reply_with_recording(stub_vendor, "gemini_success")
     completion = complete(gemini)
     assert completion == Completion(
-        message={"content": "Cześć! W czym mogę pomóc?"},
+        message={
+            "reasoning_content": "**Planning**\nThe user greets in Polish.",
+            "content": "Cześć! W czym mogę pomóc?",
+            "extra_content": signature("EpkCCpYCAb4+9vuku3oDHR5EQSMfPm5IpmH0"),
+        },
         model="gemini-3.8-flash",
         finish_reason="stop",
         usage=Usage(
@@ -191,7 +202,6 @@ def test_thoughts_may_use_up_the_length(stub_vendor: StubVendor, gemini: Gemini)
         ("gemini_400_model_turn", ErrorSummary(RequestRejected), "HTTP 400 INVALID_ARGUMENT"),
         ("gemini_404_model", ErrorSummary(ModelUnavailable), "HTTP 404 NOT_FOUND"),
         ("gemini_503", ErrorSummary(ProviderOverloaded, retry=True), "HTTP 503 UNAVAILABLE"),
-        ("gemini_tool_call", ErrorSummary(ProviderFailed), "no_text STOP"),
     ],
 )
 def test_recorded_errors_are_classified(
@@ -264,9 +274,9 @@ def test_a_failed_finish_reason_is_an_error(
 @pytest.mark.parametrize(
     ("finish", "expected"),
     [
-        ("STOP", ErrorSummary(ProviderFailed)),
-        ("OTHER", ErrorSummary(ProviderFailed)),
-        ("SOMETHING_NEW", ErrorSummary(ProviderFailed)),
+        ("STOP", ErrorSummary(EmptyAnswer, retry=True)),
+        ("OTHER", ErrorSummary(EmptyAnswer, retry=True)),
+        ("SOMETHING_NEW", ErrorSummary(EmptyAnswer, retry=True)),
         *((finish, ErrorSummary(ContentFiltered)) for finish in FILTERED),
     ],
 )
@@ -310,6 +320,182 @@ def test_visible_parts_are_joined(stub_vendor: StubVendor, gemini: Gemini):
     )
     stub_vendor.reply(answer("STOP", *parts))
     assert complete(gemini).text == "42"
+
+
+def called(name: str, signed: str = "", **call: Any) -> dict[str, Any]:
+    part = {"functionCall": {"name": name, **call}}
+    return part | {"thoughtSignature": signed} if signed else part
+
+
+def test_a_recorded_call_keeps_its_signature(stub_vendor: StubVendor, gemini: Gemini):
+    reply_with_recording(stub_vendor, "gemini_tool_call")
+    completion = complete(gemini)
+    assert completion.finish_reason == "tool_calls"
+    [call] = completion.message.pop("tool_calls")
+    assert completion.message == {}
+    assert json.loads(call["function"].pop("arguments")) == {"city": "Łódź"}
+    assert call == {
+        "id": "call_0",
+        "type": "function",
+        "function": {"name": "get_weather"},
+        "extra_content": signature("EpEgCo4gAb4+9vvWwdN+NkNiCCwr"),
+    }
+
+
+def test_calls_without_ids_get_ids_of_their_own(stub_vendor: StubVendor, gemini: Gemini):
+    parts = (called("now"), called("now", args={"zone": "UTC"}), called("rest", id="call_7"))
+    stub_vendor.reply(answer("STOP", *parts))
+    first, second, third = complete(gemini).message["tool_calls"]
+    assert [each["function"] for each in (first, second, third)] == [
+        {"name": "now", "arguments": "{}"},
+        {"name": "now", "arguments": '{"zone":"UTC"}'},
+        {"name": "rest", "arguments": "{}"},
+    ]
+    assert third["id"] == "call_7"
+    assert len({first["id"], second["id"], "call_7", ""}) == 4
+
+
+@pytest.mark.parametrize(
+    ("finish", "meant"),
+    [("STOP", "tool_calls"), ("MAX_TOKENS", "length"), ("SAFETY", "content_filter")],
+)
+def test_only_a_stop_with_calls_means_tool_calls(
+    stub_vendor: StubVendor, gemini: Gemini, finish: str, meant: str
+):
+    stub_vendor.reply(answer(finish, {"text": "I will look."}, called("now")))
+    assert complete(gemini).finish_reason == meant
+
+
+def test_images_are_data_urls(stub_vendor: StubVendor, gemini: Gemini):
+    draft = {"inlineData": {"mimeType": "image/png", "data": "RHJhZnQ="}, "thought": True}
+    image = {"inlineData": {"mimeType": "image/png", "data": "SW1hZ2U="}}
+    stub_vendor.reply(answer("STOP", draft, image, image | {"thoughtSignature": "U0lH"}))
+    address = {"type": "image_url", "image_url": {"url": "data:image/png;base64,SW1hZ2U="}}
+    assert complete(gemini).message == {
+        "images": [
+            address | {"index": 0},
+            address | {"index": 1, "extra_content": signature("U0lH")},
+        ]
+    }
+
+
+def test_citations_and_grounding_are_kept(stub_vendor: StubVendor, gemini: Gemini):
+    grounds = {
+        "citationMetadata": {"citationSources": [{"uri": "https://a.example"}]},
+        "groundingMetadata": {"groundingChunks": [{"web": {"uri": "https://b.example"}}]},
+    }
+    whole = answer()
+    whole["candidates"][0] |= grounds
+    stub_vendor.reply(whole)
+    assert complete(gemini).extras == grounds
+
+
+def test_a_failed_finish_keeps_its_usage(stub_vendor: StubVendor, gemini: Gemini):
+    stub_vendor.reply(
+        answer(
+            "MALFORMED_FUNCTION_CALL", usageMetadata={"promptTokenCount": 9, "totalTokenCount": 9}
+        )
+    )
+    assert raised_error(gemini).usage.total_tokens == 9
+
+
+def events(*parts: dict[str, Any] | str) -> list[str]:
+    """Return a stream with an event for each part; a text is the finish reason."""
+    candidates = [
+        {"finishReason": part} if isinstance(part, str) else {"content": {"parts": [part]}}
+        for part in parts
+    ]
+    return [f"data: {json.dumps({'candidates': [each]})}\r\n\r\n" for each in candidates]
+
+
+def test_thoughts_text_and_calls_are_streamed_as_they_come(stub_vendor: StubVendor, gemini: Gemini):
+    stub_vendor.stream(
+        events(
+            {"text": "Hm", "thought": True},
+            {"text": ", Oslo.", "thought": True},
+            {"text": "I will look."},
+            called("now", "U0lH", id="call_1"),
+            called("now", id="call_2", args={"zone": "UTC"}),
+            {"text": "", "thoughtSignature": "T1RI"},
+            "STOP",
+        )
+    )
+    deltas, completion = read_deltas(gemini)
+    first = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "now", "arguments": "{}"},
+        "extra_content": signature("U0lH"),
+    }
+    second = {
+        "id": "call_2",
+        "type": "function",
+        "function": {"name": "now", "arguments": '{"zone":"UTC"}'},
+    }
+    assert deltas == [
+        {"reasoning_content": "Hm"},
+        {"reasoning_content": ", Oslo."},
+        {"content": "I will look."},
+        {"tool_calls": [{"index": 0, **first}]},
+        {"tool_calls": [{"index": 1, **second}]},
+        {"extra_content": signature("T1RI")},
+    ]
+    assert completion == Completion(
+        message={
+            "reasoning_content": "Hm, Oslo.",
+            "content": "I will look.",
+            "tool_calls": [first, second],
+            "extra_content": signature("T1RI"),
+        },
+        model="model-1",
+        finish_reason="tool_calls",
+    )
+
+
+def test_a_stream_without_content_is_an_empty_answer(stub_vendor: StubVendor, gemini: Gemini):
+    stub_vendor.stream(events({"text": "Hm.", "thought": True}, "STOP"))
+    with pytest.raises(EmptyAnswer):
+        read_deltas(gemini)
+
+
+def test_what_the_model_answers_is_accepted_back(stub_vendor: StubVendor, gemini: Gemini):
+    stub_vendor.reply(answer("STOP", {"text": "I look."}, called("now", "U0lH", id="call_1")))
+    stub_vendor.reply(answer("STOP", {"text": "Noon."}))
+    said = {"role": "assistant", **complete(gemini).message}
+    result = {"role": "tool", "tool_call_id": "call_1", "content": "noon"}
+    messages = (*REQUEST.messages, said, result)
+    complete(gemini, replace(REQUEST, model="gemini-3.8-flash", messages=messages))
+    assert stub_vendor.requests[-1].json["contents"][1] == {
+        "role": "model",
+        "parts": [
+            {"text": "I look."},
+            {
+                "functionCall": {"id": "call_1", "name": "now", "args": {}},
+                "thoughtSignature": "U0lH",
+            },
+        ],
+    }
+
+
+def test_models_are_listed_over_all_pages(stub_vendor: StubVendor, gemini: Gemini):
+    chat, embedding = ["generateContent", "countTokens"], ["embedContent"]
+    stub_vendor.reply(
+        {
+            "models": [
+                {"name": "models/gemini-3.8-flash", "supportedGenerationMethods": chat},
+                {"name": "models/gemini-embedding-001", "supportedGenerationMethods": embedding},
+                7,
+                {"supportedGenerationMethods": chat},
+            ],
+            "nextPageToken": "a/b",
+        }
+    )
+    stub_vendor.reply({"models": [{"name": "gemma", "supportedGenerationMethods": chat}]})
+    assert gemini.list_models(Deadline(TIMEOUT_SECONDS)) == ["gemini-3.8-flash", "gemma"]
+    assert [asked.path for asked in stub_vendor.requests] == [
+        "/v1beta/models?pageSize=1000",
+        "/v1beta/models?pageSize=1000&pageToken=a%2Fb",
+    ]
 
 
 @pytest.mark.parametrize(
