@@ -25,6 +25,8 @@ _WHOLE_STRINGS = {"id", "type", "name", "format", "thought_signature"}
 # Strings in a list's elements that are continued, such as in OpenRouter's `reasoning_details`.
 _CONTINUED_STRINGS = {"text", "summary", "data", "signature"}
 
+MAX_DEPTH = 100  # of a value in a value; deeper ones cannot be encoded
+
 
 class Accumulator:
     """Put together one assistant's message, and repair each piece on its way.
@@ -401,12 +403,23 @@ def _append(fields: dict[str, Any], name: str, text: str) -> None:
         fields[name] = fields.get(name, "") + text
 
 
-def clean_value(value: Any) -> Any:
-    """Return a vendor's JSON value in which all text can be encoded and stored."""
+def clean_value(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """Return a vendor's JSON value that can be encoded and stored, cut off below `depth`."""
     if isinstance(value, str):
         return clean_text(value)
+    if depth == 0:
+        return None
     if isinstance(value, list):
-        return [clean_value(each) for each in value]
+        return [clean_value(each, depth - 1) for each in value]
     if isinstance(value, dict):
-        return {clean_text(name): clean_value(each) for name, each in value.items()}
-    return float(value) if isinstance(value, Decimal) else value
+        return {clean_text(name): clean_value(each, depth - 1) for name, each in value.items()}
+    if isinstance(value, Decimal) or (type(value) is int and value.bit_length() > 63):
+        return _as_float(value)
+    return value
+
+
+def _as_float(number: int | Decimal) -> float | None:
+    try:
+        return float(number)
+    except OverflowError:
+        return None

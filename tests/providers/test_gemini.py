@@ -356,6 +356,27 @@ def test_calls_without_ids_get_ids_of_their_own(stub_vendor: StubVendor, gemini:
 
 
 @pytest.mark.parametrize(
+    ("value", "expected"),
+    [("1" + "0" * 20, 1e20), ("1" + "0" * 400, None), ("1e999", None), ("0.5", 0.5)],
+)
+def test_numbers_in_arguments_may_have_any_size(
+    stub_vendor: StubVendor, gemini: Gemini, value: str, expected: float | None
+):
+    whole = json.dumps(answer("STOP", called("count", args={"to": "VALUE"})))
+    stub_vendor.reply(whole.replace('"VALUE"', value))
+    [call] = complete(gemini).message["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"to": expected}
+
+
+def test_arguments_nested_too_deeply_are_cut_off(stub_vendor: StubVendor, gemini: Gemini):
+    deep = "[" * 900 + "]" * 900
+    whole = json.dumps(answer("STOP", called("count", args={"to": "VALUE"})))
+    stub_vendor.reply(whole.replace('"VALUE"', deep))
+    [call] = complete(gemini).message["tool_calls"]
+    assert json.loads(call["function"]["arguments"])["to"][0][0] is not None
+
+
+@pytest.mark.parametrize(
     ("finish", "meant"),
     [("STOP", "tool_calls"), ("MAX_TOKENS", "length"), ("SAFETY", "content_filter")],
 )
@@ -450,6 +471,12 @@ def test_thoughts_text_and_calls_are_streamed_as_they_come(stub_vendor: StubVend
         model="model-1",
         finish_reason="tool_calls",
     )
+
+
+def test_parts_without_content_yield_nothing(stub_vendor: StubVendor, gemini: Gemini):
+    parts: Any = ({}, None, {"text": "", "thought": True}, {"functionCall": {}}, {"text": 7})
+    stub_vendor.stream(events(*parts, {"text": "Hi."}, "STOP"))
+    assert read_deltas(gemini)[0] == [{"content": "Hi."}]
 
 
 def test_a_stream_without_content_is_an_empty_answer(stub_vendor: StubVendor, gemini: Gemini):
