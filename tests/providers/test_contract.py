@@ -14,6 +14,7 @@ from providers.base import Completion, Provider, Usage
 from providers.errors import (
     ContentFiltered,
     DeadlineExceeded,
+    EmptyAnswer,
     ModelUnavailable,
     ProviderFailed,
     ProviderMisconfigured,
@@ -162,21 +163,23 @@ def test_an_answer_that_ends_by_length_may_be_empty(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.reply(dialect.answer("", "length"))
-    assert complete(provider) == replace(HELLO, text="", finish_reason="length")
+    assert complete(provider) == replace(HELLO, message={}, finish_reason="length")
 
 
 def test_an_answer_may_end_by_its_length(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.reply(dialect.answer("Hel", "length"))
-    assert complete(provider) == replace(HELLO, text="Hel", finish_reason="length")
+    assert complete(provider) == replace(HELLO, message={"content": "Hel"}, finish_reason="length")
 
 
 def test_a_filtered_answer_with_text_is_an_answer(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.reply(dialect.answer("Hel", "content_filter"))
-    assert complete(provider) == replace(HELLO, text="Hel", finish_reason="content_filter")
+    assert complete(provider) == replace(
+        HELLO, message={"content": "Hel"}, finish_reason="content_filter"
+    )
 
 
 def test_a_filtered_answer_without_text_is_an_error(
@@ -187,12 +190,17 @@ def test_a_filtered_answer_without_text_is_an_error(
 
 
 @pytest.mark.parametrize("text", ["", None, [], {}, 7])
-def test_an_empty_answer_falls_back_without_retry(
+def test_an_empty_answer_is_asked_for_once_more(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, text: Any
 ):
     stub_vendor.reply(dialect.answer(text))
     error = raised_error(provider)
-    assert (type(error), error.retry, error.fallback) == (ProviderFailed, False, True)
+    assert (type(error), error.retry, error.max_retries, error.fallback) == (
+        EmptyAnswer,
+        True,
+        1,
+        True,
+    )
 
 
 STATUSES = {
@@ -475,7 +483,7 @@ def test_nothing_is_sent_after_the_deadline(stub_vendor: StubVendor, provider: P
 
 
 def test_a_lone_surrogate_in_a_prompt_is_rejected(stub_vendor: StubVendor, provider: Provider):
-    message = replace(REQUEST.messages[0], content="a\ud800b")
+    message = {**REQUEST.messages[0], "content": "a\ud800b"}
     assert error_summary(provider, replace(REQUEST, messages=(message,))) == ErrorSummary(
         RequestRejected
     )

@@ -1,7 +1,7 @@
 """Whatever a vendor sends, a provider returns a valid completion or raises a ProviderError."""
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers import build
-from providers.base import Completion
+from providers.base import Completion, FinishReason
 from providers.errors import ProviderError
+from providers.parsing import CONTENT_FIELDS
 from tests.providers.factories import FIXTURES, KEY, REQUEST, complete, load_recording
 
 PROSE = "what the vendor has to say"
@@ -93,9 +94,9 @@ def check(vendor: str, answer: httpx.Response) -> None:
 
 def check_completion(completion: Completion) -> None:
     usage = completion.usage
-    assert (completion.text + completion.model).encode()
-    assert completion.text or completion.finish_reason == "length"
-    assert completion.finish_reason in {"stop", "length", "content_filter"}
+    assert (json.dumps(completion.message, ensure_ascii=False) + completion.model).encode()
+    assert completion.finish_reason == "length" or CONTENT_FIELDS & completion.message.keys()
+    assert completion.finish_reason in get_args(FinishReason)
     assert 0 < len(completion.model) <= 256
     for count in (
         usage.prompt_tokens,
