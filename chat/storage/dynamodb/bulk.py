@@ -46,7 +46,7 @@ from chat.storage.dynamodb.items import (
     primary_key,
     record_of,
     size_of,
-    split_response,
+    split_answer,
 )
 from chat.storage.dynamodb.queries import (
     BATCH_GET,
@@ -175,7 +175,7 @@ def _find(
     cursor: str | None,
     attributes: str = "",
 ) -> tuple[list[Item], dict[str, Any]]:
-    """Return a page of items, without those of response parts, and what a result tells of it."""
+    """Return a page of items, without those of parts, and what a result tells of it."""
     start = {} if cursor is None else {"ExclusiveStartKey": orjson.loads(cursor)}
     if selection.of_one_user:
         key = f"{selection.owner}#{selection.user}"
@@ -197,7 +197,7 @@ def _find(
 
 
 def _filter(selection: Selection) -> dict[str, Any]:
-    """Return the filter of a scan: selected records, no response parts."""
+    """Return the filter of a scan: selected records, no parts."""
     conditions, values = ["attribute_not_exists(part)"], Item()
     if selection.since or selection.before:
         conditions.append(CREATED)
@@ -230,7 +230,7 @@ def _plan(record: InteractionRecord, stored: Item | None) -> _Write | None:
     if holder and not record.supersedes(holder.status, holder.deadline_at):
         return None
     item = item_of(record)
-    parts = split_response(item)
+    parts = split_answer(item)
     size = size_of(item) + sum(map(size_of, parts))
     if size_of(item) > MAX_ITEM_BYTES or size > MAX_TRANSACTION_BYTES:
         raise RecordTooLarge(f"{record.interaction_id} is too long to be kept in DynamoDB.")

@@ -5,10 +5,11 @@ An item is a record's columns, with `owner_user` for the index, the `schema` num
 item has our `write_id`, the first attempt succeeded and its response was lost.
 
 An item may have 400 KB. Long texts are compressed. A request that still leaves no room for the
-outcome is refused before a provider is called. A response that does not fit is stored in parts:
-items of their own (`<interaction_id>#response-0`, …), in no index, written in one transaction with
-the record. They expire with it, and a take-over deletes them. A transaction carries 4 MB. A
-compressed response beyond that cannot be stored; the service answers and logs it, as in an outage.
+outcome is refused before a provider is called. What does not fit of an answer is stored in parts:
+items of their own (`<interaction_id>#response-0`, `<interaction_id>#message-0`, …), in no index,
+written in one transaction with the record. They expire with it, and a take-over deletes them. A
+transaction carries 4 MB. A compressed answer beyond that cannot be stored; the service answers and
+logs it, as in an outage.
 """
 
 import time
@@ -27,13 +28,14 @@ from chat.storage.dynamodb.items import (
     COLUMNS,
     MAX_ITEM_BYTES,
     MAX_TRANSACTION_BYTES,
+    PARTS_OF,
     Item,
     id_of,
     item_of,
     part_keys,
     primary_key,
     size_of,
-    split_response,
+    split_answer,
 )
 from chat.storage.dynamodb.queries import (
     BATCH_GET,
@@ -50,7 +52,7 @@ from chat.storage.dynamodb.queries import (
 from chat.storage.dynamodb.usage import counter_updates, delete_user_counters, shards
 from chat.storage.errors import RecordTooLarge, StorageUnavailable
 
-# Room for the outcome without the response: mostly attempts, and names of vendors.
+# Room for the outcome without the answer: mostly attempts, and names of vendors.
 OUTCOME_BYTES = 40 * 1024
 
 ID_IS_FREE = "attribute_not_exists(interaction_id) OR expires_at <= :now"
@@ -70,7 +72,7 @@ class DynamoInteractionStore:
     @translate_errors()
     def claim(self, record: InteractionRecord) -> InteractionRecord | None:
         item = _claim_item(record)
-        parts = split_response(item)
+        parts = split_answer(item)
         now = {":now": {"N": str(int(time.time()))}}
         request = {"Item": item, **_condition(ID_IS_FREE, now)}
         holder = _write("Put", request, item, parts)
@@ -78,7 +80,7 @@ class DynamoInteractionStore:
 
     @translate_errors()
     def take_over(self, record: InteractionRecord, holder: InteractionRecord) -> bool:
-        item, stale = _claim_item(record), split_response(item_of(holder))
+        item, stale = _claim_item(record), split_answer(item_of(holder))
         values = _as_read(holder, holder.status)
         request = {"Item": item, **_condition(AS_READ, values, STATUS_NAME)}
         return _write("Put", request, item, stale=stale) is None
@@ -86,8 +88,8 @@ class DynamoInteractionStore:
     @translate_errors()
     def settle(self, record: InteractionRecord) -> bool:
         item = item_of(record)
-        parts = split_response(item)
-        written = item.keys() & {*SETTLED, "response_parts", "write_id"}
+        parts = split_answer(item)
+        written = item.keys() & {*SETTLED, *PARTS_OF.values(), "write_id"}
         values = _as_read(record, Status.PENDING)
         request = {
             "Key": primary_key(item),

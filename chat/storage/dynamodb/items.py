@@ -31,6 +31,9 @@ COMPRESSED = ("prompt", "system", "response", "parameters", "tool_calls", "messa
 COMPRESS_FROM_BYTES = 1024
 MAX_ITEM_BYTES = 400 * 1024
 PART_BYTES = 390 * 1024
+# The columns that are kept in parts if they do not fit, and the attributes that count these.
+ANSWER = ("response", "tool_calls", "message", "extras")
+PARTS_OF = {name: f"{name}_parts" for name in ANSWER}
 MAX_TRANSACTION_BYTES = 4_000_000
 
 # An item in DynamoDB's JSON: attribute name -> {type: value}.
@@ -86,7 +89,6 @@ class InteractionItem(ItemSchema):
     provider = StringAttribute()
     model = StringAttribute()
     response = StringAttribute()
-    response_parts = IntegerAttribute()
     tool_calls = JsonAttribute(list)
     message = JsonAttribute(dict)
     extras = JsonAttribute(dict)
@@ -138,38 +140,49 @@ def _compressed(value: dict[str, Any]) -> dict[str, Any]:
     return {"B": zlib.compress(text)} if len(text) > COMPRESS_FROM_BYTES else value
 
 
-def split_response(item: Item) -> list[Item]:
-    """Remove a response that does not fit from the item, and return its parts as items."""
+def split_answer(item: Item) -> list[Item]:
+    """Remove columns of the answer, the longest first, until the item fits; return their parts."""
+    # Every answer has a response, if only an empty one.
     if "response" not in item or size_of(item) <= MAX_ITEM_BYTES:
         return []
-    response = item.pop("response")
-    data = response.get("B") or zlib.compress(response["S"].encode())
+    sizes = {name: size_of({name: item[name]}) for name in ANSWER if name in item}
+    parts: list[Item] = []
+    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        parts += _split_column(item, name)
+        if size_of(item) <= MAX_ITEM_BYTES:
+            break
+    return parts
+
+
+def _split_column(item: Item, name: str) -> list[Item]:
+    value = item.pop(name)
+    data = value.get("B") or zlib.compress(value["S"].encode())
     pieces = [data[start : start + PART_BYTES] for start in range(0, len(data), PART_BYTES)]
-    item["response_parts"] = {"N": str(len(pieces))}
-    expiry = {name: item[name] for name in ("expires_at",) if name in item}
-    return [
-        {"interaction_id": _part_id(item, number), "part": {"B": piece}, **expiry}
-        for number, piece in enumerate(pieces)
-    ]
+    item[PARTS_OF[name]] = {"N": str(len(pieces))}
+    expiry = {"expires_at": item["expires_at"]} if "expires_at" in item else {}
+    keys = _column_part_keys(item, name)
+    return [key | {"part": {"B": piece}} | expiry for key, piece in zip(keys, pieces, strict=True)]
 
 
 def part_keys(item: Item) -> list[Item]:
-    """Return the keys of the parts of an item's response."""
-    parts = int(item.get("response_parts", {"N": "0"})["N"])
-    return [{"interaction_id": _part_id(item, number)} for number in range(parts)]
+    """Return the keys of the parts of an item's answer."""
+    return [key for name in ANSWER for key in _column_part_keys(item, name)]
 
 
-def _part_id(item: Item, number: int) -> dict[str, str]:
-    return {"S": f"{id_of(item)}#response-{number}"}
+def _column_part_keys(item: Item, name: str) -> list[Item]:
+    count = item.get(PARTS_OF[name])
+    if count is None:
+        return []
+    return [{"interaction_id": {"S": f"{id_of(item)}#{name}-{n}"}} for n in range(int(count["N"]))]
 
 
 def record_of(item: Item, parts: Mapping[str, bytes]) -> InteractionRecord:
-    """Return the record of an item; its response is None if one of its parts is missing."""
-    row = InteractionItem.from_item(item)
-    ids = [id_of(key) for key in part_keys(item)]
-    if ids and all(id_ in parts for id_ in ids):
-        row.response = zlib.decompress(b"".join(parts[id_] for id_ in ids)).decode()
-    return from_columns(row)
+    """Return the record of an item. A column is absent if one of its parts is missing."""
+    for name in ANSWER:
+        ids = [id_of(key) for key in _column_part_keys(item, name)]
+        if ids and all(id_ in parts for id_ in ids):
+            item = item | {name: {"B": b"".join(parts[id_] for id_ in ids)}}
+    return from_columns(InteractionItem.from_item(item))
 
 
 def size_of(item: Item) -> int:

@@ -11,7 +11,7 @@ from django.conf import settings
 from chat.storage.base import InteractionRecord
 from chat.storage.columns import EPOCH
 from chat.storage.dynamodb.client import client
-from chat.storage.dynamodb.items import COLUMNS, Item, id_of, part_keys, record_of
+from chat.storage.dynamodb.items import COLUMNS, PARTS_OF, Item, id_of, part_keys, record_of
 from chat.storage.errors import StorageUnavailable
 
 Call = Callable[[str, dict[str, Any]], dict[str, Any]]
@@ -24,8 +24,8 @@ EARLIEST = datetime.min.replace(tzinfo=UTC)
 LATEST = datetime.max.replace(tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 CREATED = "created_at BETWEEN :since AND :last"
-# The projection that tells all keys of a record, those of its response parts included.
-KEYS = "interaction_id, response_parts"
+# The projection that tells all keys of a record, those of its answer's parts included.
+KEYS = ", ".join(("interaction_id", *PARTS_OF.values()))
 
 
 def get_item(table: str, key: Item) -> Item | None:

@@ -47,7 +47,7 @@ class ConversationIndex(GlobalSecondaryIndex["InteractionTable"]):  # type: igno
 
 
 class InteractionTable(Table, InteractionItem):
-    """Interactions, and parts of responses that are too long for an item."""
+    """Interactions, and parts of answers that are too long for an item."""
 
     class Meta:
         table_name = settings.TABLE_NAME

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -35,7 +36,7 @@ from tests.chat.storage.contract import (
     InteractionStoreContract,
 )
 from tests.dynamodb_local import Calls, botocore_client
-from tests.factories import ANSWERED, FAILED, NOON, PENDING, run_concurrently
+from tests.factories import ALICE, ANSWERED, FAILED, NOON, PENDING, run_concurrently
 from tests.stub_vendor import StubVendor
 
 NOBODY_LISTENS = "http://127.0.0.1:9"
@@ -197,6 +198,9 @@ ODD: list[dict[str, dict[str, Any]]] = [
     {"cost_usd": {"S": "much"}},
     {"cached": {"S": "perhaps"}},
     {"response_parts": {"N": "2"}},
+    {"message_parts": {"N": "1"}},
+    {"message": {"S": "[]"}},
+    {"extras": {"B": b"not zlib"}},
 ]
 
 
@@ -274,6 +278,40 @@ def test_an_answer_of_any_length_is_kept(store: DynamoInteractionStore, size: in
     assert store.claim(PENDING) == answer
 
 
+PICTURE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{noise(1_400_000)}"}}
+LONG_ANSWERS: list[dict[str, Any]] = [
+    {"response": "", "message": {"images": [PICTURE]}},
+    {"message": {"images": [PICTURE]}, "response": noise(900_000)},
+    {"message": {"reasoning_content": noise(900_000)}},
+    {"tool_calls": ({"function": {"name": "f", "arguments": noise(900_000)}},)},
+    {"extras": {"logprobs": {"content": [{"token": noise(900_000)}]}}},
+    {name: noise(500_000) for name in ("response",)}
+    | {name: {"a": noise(500_000)} for name in ("message", "extras")},
+]
+
+
+@pytest.mark.parametrize("fields", LONG_ANSWERS, ids=lambda fields: "-".join(fields))
+def test_an_answer_is_kept_in_parts_whatever_makes_it_long(
+    store: DynamoInteractionStore, fields: dict[str, Any]
+) -> None:
+    answer = replace(ANSWERED, **fields)
+    store.claim(PENDING)
+    assert store.settle(answer) is True
+    assert store.get(ID) == answer
+    assert store.list_by_user("default", ALICE, limit=2).records == (answer,)
+    assert store.delete_by_user("default", ALICE, limit=2) == 1
+    assert list(InteractionTable.scan()) == []
+
+
+def test_what_fits_beside_a_long_answer_is_no_part(store: DynamoInteractionStore) -> None:
+    store.claim(PENDING)
+    store.settle(replace(ANSWERED, message={"images": [PICTURE]}))
+    kept = item()
+    assert kept["response"] == {"S": ANSWERED.response}
+    assert "message" not in kept
+    assert "response_parts" not in kept
+
+
 def test_the_last_byte_that_fits_beside_the_question(store: DynamoInteractionStore) -> None:
     def fits(size: int) -> bool:
         forget()
@@ -318,8 +356,29 @@ def test_parts_live_as_long_as_their_record_and_are_in_no_index(
     assert len(list(InteractionTable.query("default#alice", index_name="user-index"))) == 1
 
 
+def test_an_answer_that_an_older_version_kept_in_parts_is_read(
+    store: DynamoInteractionStore,
+) -> None:
+    store.claim(PENDING)
+    store.settle(replace(ANSWERED, response=""))
+    kept = item()
+    del kept["response"]
+    text = zlib.compress(b"The sky is blue.")
+    half = len(text) // 2
+    parts = [
+        {"interaction_id": {"S": f"{ID}#response-{number}"}, "part": {"B": part}}
+        for number, part in enumerate((text[:half], text[half:]))
+    ]
+    for each in ({**kept, "response_parts": {"N": "2"}}, *parts):
+        botocore_client().put_item(TableName=InteractionTable.Meta.table_name, Item=each)
+    assert store.get(ID) == replace(ANSWERED, response="The sky is blue.")
+
+
 def test_a_take_over_deletes_the_parts_of_the_answer(store: DynamoInteractionStore) -> None:
-    broken_off = replace(ANSWERED, status=Status.ABORTED, response=noise(2_000_000))
+    message = {"reasoning_content": noise(500_000)}
+    broken_off = replace(
+        ANSWERED, status=Status.ABORTED, response=noise(2_000_000), message=message
+    )
     store.claim(PENDING)
     store.settle(broken_off)
     assert len(list(InteractionTable.scan())) > 1
