@@ -15,6 +15,7 @@ from providers.deadline import Deadline
 from providers.errors import (
     ContentFiltered,
     DeadlineExceeded,
+    EmptyAnswer,
     ModelUnavailable,
     ProviderError,
     ProviderFailed,
@@ -270,7 +271,7 @@ def _report_failure(
             breaker.record_success()
         case DeadlineExceeded() if not fair:
             pass
-        case ModelUnavailable() | ProviderFailed(retry=False):
+        case ModelUnavailable() | EmptyAnswer() | ProviderFailed(retry=False):
             pass
         case ProviderError() if not deadline.cancelled:
             breaker.record_failure()
