@@ -260,8 +260,8 @@ class ChatCompletionsProvider(HttpProvider):
         usage = _usage(answer.usage)
         usage = replace(usage, cost_usd=self._cost(answer.usage, model, usage))
         if answer.broken_call:
-            reason = parsing.log_reason("tool_call", answer.broken_call)
-            raise ProviderFailed(BROKEN_CALL, reason=reason, retry=False, usage=usage)
+            # The tool's name is content, and stays out of the log.
+            raise ProviderFailed(BROKEN_CALL, reason="broken_tool_call", retry=False, usage=usage)
         completion = Completion(
             message=answer.message,
             model=model,

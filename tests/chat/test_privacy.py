@@ -13,7 +13,7 @@ from django.core.checks import run_checks
 from chat.models import Interaction
 from chat.storage import backend
 from chat.storage.base import ErrorInfo, InteractionRecord, Status
-from providers.base import Completion
+from providers.base import Completion, Delta
 from providers.errors import ProviderFailed
 from tests.client import ApiClient, problem, status_and_code
 from tests.dynamodb_local import botocore_client
@@ -92,7 +92,8 @@ def test_the_messages_of_openai_s_clients_are_masked(
     ]
     body = {"model": "default", "messages": messages, "user": ALICE}
     assert api.post("/v1/chat/completions", body).status_code == 200
-    assert [message["content"] for message in vendor.requests[0].json["messages"]] == [MASKED] * 3
+    contents = [message["content"] for message in vendor.requests[0].json["messages"]]
+    assert contents == [MASKED, MASKED, [{"type": "text", "text": MASKED}]]
     assert not any(part.encode() in at_rest(masking) for part in (CPF, CARD, PHONE, EMAIL))
 
 
@@ -116,7 +117,7 @@ def test_a_tool_s_call_is_kept_masked(
         "type": "function",
         "function": {"name": "find", "arguments": json.dumps({"cpf": 52998224725})},
     }
-    completion = replace(TOLD, text="", finish_reason="tool_calls", tool_calls=(call,))
+    completion = replace(TOLD, message={"tool_calls": [call]}, finish_reason="tool_calls")
     use_provider(FakeProvider(completion))
     id_ = api.chat().json()["interaction_id"]
     record = backend().interactions.get(id_)
@@ -207,7 +208,7 @@ def test_what_is_imported_is_the_accounting_alone(accounting: str) -> None:
 def test_the_client_gets_all_and_the_ledger_the_accounting_alone(
     accounting: str, use_provider: AskInstead, api: ApiClient
 ) -> None:
-    use_provider(FakeProvider(replace(TOLD, text="An axolotl.")))
+    use_provider(FakeProvider(replace(TOLD, message={"content": "An axolotl."})))
     answer = api.chat(
         "A quetzal?",
         system="Say okapi.",
@@ -230,7 +231,7 @@ def test_the_client_gets_all_and_the_ledger_the_accounting_alone(
 def test_no_content_of_openai_s_clients_is_at_rest(
     accounting: str, change_settings: Configure, vendor: StubVendor, api: ApiClient
 ) -> None:
-    call = {"id": "1", "type": "function", "function": {"name": "axolotl", "arguments": "okapi"}}
+    call = {"id": "1", "type": "function", "function": {"name": "axolotl", "arguments": '"okapi"'}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     choice = {"index": 0, "finish_reason": "tool_calls", "message": message}
     vendor.reply({**OPENAI_ANSWER, "choices": [choice]})
@@ -240,6 +241,21 @@ def test_no_content_of_openai_s_clients_is_at_rest(
     answer = api.post("/v1/chat/completions", body).json()
     assert answer["choices"][0]["message"]["tool_calls"] == [call]
     assert words_at_rest(accounting) == set()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_broken_tool_call_leaves_no_content(
+    accounting: str, vendor: StubVendor, api: ApiClient, stream: bool, log_lines: Callable[[], Any]
+) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "axolotl", "arguments": "{okapi"}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    choice = {"index": 0, "finish_reason": "tool_calls", "message": message}
+    vendor.reply({**OPENAI_ANSWER, "choices": [choice]})
+    assert api.chat("quetzal", stream=stream).status_code == 502
+    assert words_at_rest(accounting) == set()
+    [line] = [line for line in log_lines() if "reason" in line]
+    assert line["reason"] == "broken_tool_call"
+    assert not any(word in json.dumps(log_lines()) for word in SECRETS)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -259,8 +275,8 @@ def test_what_a_stream_gave_until_it_broke_is_not_kept(
     accounting: str, api: ApiClient, use_provider: AskInstead
 ) -> None:
     class Broken(FakeProvider):
-        def stream(self, request: Any, deadline: Any) -> Iterator[str | Completion]:
-            yield "An axolotl "
+        def stream(self, request: Any, deadline: Any) -> Iterator[Delta | Completion]:
+            yield Delta({"reasoning": "A tapir?", "content": "An axolotl "})
             raise ProviderFailed("It broke off.")
 
     use_provider(Broken(TOLD))
@@ -279,7 +295,7 @@ def test_what_cannot_be_written_is_logged_without_content(
 ) -> None:
     use_store(FailingSettleStore)
     change_settings(STORE_CONTENT=False)
-    use_provider(FakeProvider(replace(TOLD, text="An axolotl.")))
+    use_provider(FakeProvider(replace(TOLD, message={"content": "An axolotl."})))
     assert api.chat("quetzal").json()["response"] == "An axolotl."
     assert [line["record"]["prompt"] for line in log_lines() if "record" in line] == [""]
     assert not any(word in json.dumps(log_lines()) for word in SECRETS)

@@ -20,7 +20,7 @@ from django.db import connection
 
 from chat.storage import backend
 from chat.storage.base import Status
-from providers.base import Completion, CompletionRequest
+from providers.base import Completion, CompletionRequest, Delta
 from providers.deadline import Deadline
 from providers.errors import DeadlineExceeded
 from tests.factories import ALICE, FailingSettleStore, FakeProvider, all_records
@@ -112,8 +112,10 @@ def test_a_failed_chat_ends_with_the_reason(
 class Interrupted(FakeProvider):
     """A provider that is interrupted (Ctrl-C) at its first word."""
 
-    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
-        yield "An "
+    def stream(
+        self, request: CompletionRequest, deadline: Deadline
+    ) -> Iterator[Delta | Completion]:
+        yield Delta({"content": "An "})
         signal.raise_signal(signal.SIGINT)
         deadline.sleep(20)
         raise DeadlineExceeded("It came to its end.")

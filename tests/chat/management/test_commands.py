@@ -288,7 +288,8 @@ def test_an_unreachable_database_has_failed(
 def test_missing_migrations_have_failed(transactional_db: None) -> None:
     call_command("migrate", "chat", "0003", verbosity=0)
     try:
-        missing = "There are migrations to be run: chat.0004_admin_indexes."
+        names = "chat.0004_admin_indexes, chat.0005_whole_messages"
+        missing = f"There are migrations to be run: {names}."
         assert findings()["storage"] == [("failed", missing)]
     finally:
         call_command("migrate", verbosity=0)
