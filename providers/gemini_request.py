@@ -28,7 +28,7 @@ _WITHOUT_SAMPLING = re.compile(
 )
 # These models have a thinking budget instead of levels, and no mandatory thought signatures.
 _BEFORE_GEMINI_3 = re.compile(r"gemini-[12]\.|gemma-")
-# Google's models from 3.7 on, and all Pro models, refuse the level MINIMAL.
+# The others that have levels, such as Pro models and Flash from 3.7 on, refuse MINIMAL.
 _THINKS_MINIMALLY = re.compile(r"gemini-(3(\.[0-6])?-flash|.*flash-lite)")
 
 # Google accepts this instead of a signature, for calls that another model made.
@@ -49,12 +49,13 @@ _PRO_MIN_BUDGET = 128  # Gemini 2.5 Pro always thinks
 
 _CALLING_MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
 
+_MIME_TYPES = {"image/jpg": "image/jpeg"}  # a common mistake, which Gemini refuses
+
 _SAMPLING = {"temperature": "temperature", "top_p": "topP", "top_k": "topK"}
 _PENALTIES = {"presence_penalty": "presencePenalty", "frequency_penalty": "frequencyPenalty"}
 _LIMITS = {"max_tokens": "maxOutputTokens", "seed": "seed"}
 
-# Fields of `extra_body.google`, as Google's OpenAI-compatible API takes them.
-_GOOGLE_FIELDS = {"thinking_config", "cached_content", "safety_settings"}
+_GOOGLE_FIELDS = ("thinking_config", "cached_content", "safety_settings")
 
 # Parameters that Gemini takes with any value, and parameters that change nothing for it.
 _TAKEN = {*_SAMPLING, *_PENALTIES, *_LIMITS, "stop"}
@@ -77,7 +78,7 @@ _TAKEN_VALUES: dict[str, Callable[[Any], bool]] = {
     "logprobs": lambda wanted: wanted is False,
     "top_logprobs": lambda count: count == 0,
     "function_call": lambda choice: choice in ("auto", "none"),
-    "extra_body": lambda body: _GOOGLE_FIELDS.issuperset(_google(body)) and len(body) == 1,
+    "extra_body": lambda body: body == {"google": _google(body)},
 }
 
 
@@ -109,8 +110,9 @@ def body(request: CompletionRequest, model: str) -> dict[str, Any]:
 
 
 def _google(extra_body: Any) -> dict[str, Any]:
+    """Return the fields of Gemini's own that Google's OpenAI-compatible API takes."""
     fields = get_path(extra_body, "google")
-    return fields if isinstance(fields, dict) else {}
+    return {name: fields[name] for name in _GOOGLE_FIELDS if get_path(fields, name)}
 
 
 def _unsupported_parameters(parameters: Mapping[str, Any]) -> Iterator[str]:
@@ -283,7 +285,7 @@ def _media(address: str, filename: str = "") -> dict[str, Any] | None:
     if scheme.lower() == "data":
         head, _, data = rest.partition(",")
         mime_type, _, encoding = head.partition(";")
-        mime_type = mime_type or _mime_type(filename)
+        mime_type = _MIME_TYPES.get(mime_type, mime_type) or _mime_type(filename)
         if not encoding.endswith("base64"):
             return None
     elif rest.startswith("//"):

@@ -485,23 +485,43 @@ def test_a_stream_without_content_is_an_empty_answer(stub_vendor: StubVendor, ge
         read_deltas(gemini)
 
 
-def test_what_the_model_answers_is_accepted_back(stub_vendor: StubVendor, gemini: Gemini):
-    stub_vendor.reply(answer("STOP", {"text": "I look."}, called("now", "U0lH", id="call_1")))
-    stub_vendor.reply(answer("STOP", {"text": "Noon."}))
-    said = {"role": "assistant", **complete(gemini).message}
-    result = {"role": "tool", "tool_call_id": "call_1", "content": "noon"}
-    messages = (*REQUEST.messages, said, result)
+@pytest.mark.parametrize("streamed", [False, True])
+def test_each_turn_of_a_tool_loop_sends_all_signatures_back(
+    stub_vendor: StubVendor, gemini: Gemini, streamed: bool
+):
+    turns = [
+        [{"text": f"Step {turn}."}, called("now", f"c2ln{turn}", id=f"call_{turn}"), called("rest")]
+        for turn in range(5)
+    ]
+    messages = REQUEST.messages
+    for turn in turns:
+        if streamed:
+            stub_vendor.stream(events(*turn, "STOP"))
+        else:
+            stub_vendor.reply(answer("STOP", *turn))
+        request = replace(REQUEST, model="gemini-3.8-flash", messages=messages)
+        completion = read_deltas(gemini, request)[1] if streamed else complete(gemini, request)
+        calls = completion.message["tool_calls"]
+        results = [{"role": "tool", "tool_call_id": call["id"], "content": "{}"} for call in calls]
+        messages = (*messages, {"role": "assistant", **completion.message}, *results)
+        stub_vendor.clear()
+    stub_vendor.reply(answer())
     complete(gemini, replace(REQUEST, model="gemini-3.8-flash", messages=messages))
-    assert stub_vendor.requests[-1].json["contents"][1] == {
-        "role": "model",
-        "parts": [
-            {"text": "I look."},
-            {
-                "functionCall": {"id": "call_1", "name": "now", "args": {}},
-                "thoughtSignature": "U0lH",
-            },
-        ],
-    }
+    _, *contents = stub_vendor.requests[0].json["contents"]
+    for number, (said, told) in enumerate(zip(contents[::2], contents[1::2], strict=True)):
+        text, first, second = said["parts"]
+        assert text == {"text": f"Step {number}."}
+        assert first == {
+            "functionCall": {"id": f"call_{number}", "name": "now", "args": {}},
+            "thoughtSignature": f"c2ln{number}",
+        }
+        ids = [part["functionResponse"].pop("id") for part in told["parts"]]
+        assert ids == [f"call_{number}", second["functionCall"].pop("id")]
+        assert second == {"functionCall": {"name": "rest", "args": {}}}
+        assert told["parts"] == [
+            {"functionResponse": {"name": name, "response": {}}} for name in ("now", "rest")
+        ]
+    assert len(contents) == 10
 
 
 def test_models_are_listed_over_all_pages(stub_vendor: StubVendor, gemini: Gemini):

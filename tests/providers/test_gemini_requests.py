@@ -127,6 +127,10 @@ def test_fields_without_meaning_for_gemini_are_left_out(stub_vendor: StubVendor,
             {"inlineData": {"mimeType": "image/webp", "data": PNG}},
         ),
         (
+            {"type": "image_url", "image_url": {"url": f"DATA:image/jpg;base64,{PNG}"}},
+            {"inlineData": {"mimeType": "image/jpeg", "data": PNG}},
+        ),
+        (
             {"type": "image_url", "image_url": {"url": "https://a.example/b/cat.jpg?w=1#x"}},
             {
                 "fileData": {
@@ -548,6 +552,9 @@ def test_parameters_that_change_nothing_are_left_out(stub_vendor: StubVendor, ge
         ("min_p", 0),
         ("extra_body", {"google": {"labels": {}}}),
         ("extra_body", {"google": {}, "other": {}}),
+        ("extra_body", {"other": {}}),
+        ("extra_body", {"google": 7}),
+        ("extra_body", 7),
     ],
 )
 def test_a_parameter_that_gemini_does_not_take_is_named(gemini: Gemini, name: str, value: Any):
