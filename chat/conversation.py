@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any
 
 import orjson
@@ -18,6 +19,8 @@ from chat.storage.base import InteractionRecord, Status
 from chat.telemetry.context import server_timing
 from providers.base import INSTRUCTION_ROLES, CompletionRequest, Message, content_text
 
+# As many as one read of the storage takes.
+MAX_ANCESTORS = 100
 CONTENT_NOT_STORED = (
     "The previous turn's content is not stored. "
     "Send the whole conversation as `messages` to /v1/chat/completions."
@@ -92,21 +95,21 @@ def load_history(caller: Caller, request: ChatRequest) -> History:
     if request.previous_interaction_id is None:
         return History()
     parent = _load_parent(caller, request.user_id, request.previous_interaction_id)
-    if parent.tool_calls and not _has_results(request, parent):
+    if not _has_results(request, parent):
         raise ConversationConflict(TURN_HAS_TOOL_CALLS)
-    if not settings.HISTORY_TURNS:
-        return History(parent=parent)
-    wanted = parent.ancestors[-settings.HISTORY_TURNS + 1 :] if settings.HISTORY_TURNS > 1 else ()
+    wanted = parent.ancestors[-MAX_ANCESTORS:]
     with server_timing("storage"):
         found = backend().interactions.get_many(wanted) if wanted else {}
     turns = [*(found[id_] for id_ in wanted if id_ in found), parent]
-    characters = settings.HISTORY_MAX_CHARACTERS - len(request.prompt)
-    return History(parent=parent, turns=_newest_within(turns, characters))
+    return History(parent=parent, turns=_window(turns, request))
 
 
 def _has_results(request: ChatRequest, parent: InteractionRecord) -> bool:
-    """Return whether the request has the result of each tool that the parent has called."""
-    results = {message.get("tool_call_id") for message in request.messages or ()}
+    """Return whether the request has the result of each call with which the parent ends."""
+    messages = request.messages or ()
+    results = {message.get("tool_call_id") for message in messages}
+    if parent.message.get("function_call"):
+        return any(message.get("role") == "function" for message in messages)
     return all(call.get("id") in results for call in parent.tool_calls)
 
 
@@ -127,21 +130,29 @@ def _load_parent(caller: Caller, user_id: str, interaction_id: str) -> Interacti
     return parent
 
 
-def _newest_within(turns: list[InteractionRecord], characters: int) -> list[InteractionRecord]:
-    """Return the newest turns that together have at most so many characters.
+def _window(turns: list[InteractionRecord], request: ChatRequest) -> list[InteractionRecord]:
+    """Return the newest turns within the limits on their number and their characters.
 
-    A turn with a tool's results goes with the turn that called it.
+    A turn that begins with results goes with the turn that made the calls: the two count as one,
+    and the calls whose results the request has are always kept.
     """
-    kept = len(turns)
+    characters = settings.HISTORY_MAX_CHARACTERS - len(request.prompt)
+    kept, exchanges, continued = len(turns), 0, _is_result(request_messages(request)[0])
     for number in reversed(range(len(turns))):
         turn = turns[number]
-        asked = sum(len(content_text(message.get("content"))) for message in asked_messages(turn))
-        characters -= asked + len(turn.response or "")
-        if characters < 0:
+        asked = asked_messages(turn)
+        characters -= sum(len(content_text(message.get("content"))) for message in asked)
+        characters -= len(turn.response or "")
+        if not continued and (characters < 0 or exchanges == settings.HISTORY_TURNS):
             break
-        if asked_messages(turn)[0].get("role") != "tool":
-            kept = number
+        if not _is_result(asked[0]):
+            kept, continued = number, False
+            exchanges += 1
     return turns[kept:]
+
+
+def _is_result(message: Message) -> bool:
+    return message.get("role") in ("tool", "function")
 
 
 def build_completion_request(
@@ -151,18 +162,22 @@ def build_completion_request(
 
     `record` is the pending record of the request.
     """
-    messages: list[Message] = []
+    earlier: list[Message] = []
     for turn in history.turns:
-        messages += [*asked_messages(turn), answered_message(turn)]
-    messages += request.messages or [{"role": "user", "content": request.prompt}]
+        earlier += [*asked_messages(turn), answered_message(turn)]
     return CompletionRequest(
         model=record.model,
-        messages=tuple(_with_instructions(messages, request, record)),
+        messages=tuple(_with_instructions(earlier, request, record)),
         parameters=request.parameters,
         # Vendors isolate abuse by user, but must not learn the user's id.
         end_user=salted_hmac("chat.end_user", f"{record.owner} {record.user_id}").hexdigest(),
         conversation_id=record.conversation_id,
     )
+
+
+def request_messages(request: ChatRequest) -> Sequence[Message]:
+    """Return what the client asks now: its messages, or its prompt alone."""
+    return request.messages or [{"role": "user", "content": request.prompt}]
 
 
 def asked_messages(record: InteractionRecord) -> Sequence[Message]:
@@ -183,21 +198,25 @@ def answered_message(record: InteractionRecord) -> Message:
 
 
 def _with_instructions(
-    messages: list[Message], request: ChatRequest, record: InteractionRecord
+    earlier: list[Message], request: ChatRequest, record: InteractionRecord
 ) -> list[Message]:
     """Return the conversation with the instructions of the request, or else of the turns before.
 
-    Instructions among the client's messages stay where they are. A system prompt replaces those of
-    earlier turns.
+    They replace those of earlier turns. Those with which the request begins come first; others
+    stay where they are among its messages.
     """
-    if any(_instructs(message) for message in request.messages or ()):
-        return messages
-    if request.system is None and any(map(_instructs, messages)):
-        return messages
-    if record.system is None:
-        return messages
-    rest = [message for message in messages if not _instructs(message)]
-    return [{"role": "system", "content": record.system}, *rest]
+    asked = list(request_messages(request))
+    if any(map(_instructs, asked)):
+        leading = list(takewhile(_instructs, asked))
+        return [*leading, *_without_instructions(earlier), *asked[len(leading) :]]
+    if request.system is None and any(map(_instructs, earlier)):
+        return [*earlier, *asked]
+    system = [{"role": "system", "content": record.system}] if record.system else []
+    return [*system, *_without_instructions(earlier), *asked]
+
+
+def _without_instructions(messages: list[Message]) -> list[Message]:
+    return [message for message in messages if not _instructs(message)]
 
 
 def _instructs(message: Message) -> bool:

@@ -15,8 +15,13 @@ from stdnum.br import cpf
 
 # The country of phone numbers without a country code.
 REGION = "BR"
-# Fields of a message that are never masked: ids, and data that is not text.
-UNMASKED_FIELDS = frozenset({"id", "tool_call_id", "image_url", "input_audio", "file"})
+# Fields of a message that are never masked: ids, signatures, and data that is not text.
+UNMASKED_FIELDS = frozenset(
+    {
+        *("id", "tool_call_id", "image_url", "video_url", "input_audio", "file"),
+        *("data", "signature", "thought_signature"),
+    }
+)
 
 # A number must not follow a digit or a letter, nor be the fraction of another number.
 _APART, _WHOLE = r"(?<![0-9A-Za-z+])", r"(?<![0-9][.,])"

@@ -1,7 +1,7 @@
 """Conversations and histories over HTTP, on both stores."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,7 +16,7 @@ from chat.storage.base import Status
 from providers.base import Completion, CompletionRequest, Usage
 from providers.deadline import Deadline
 from tests.client import ApiClient, field_errors, problem, status_and_code
-from tests.factories import ALICE, ANSWERED, BOB, PENDING, store_record
+from tests.factories import ALICE, ANSWERED, BOB, PENDING, FakeProvider, store_record
 
 ID = ANSWERED.interaction_id
 
@@ -31,31 +31,21 @@ def storage(request: pytest.FixtureRequest, change_settings: Callable[..., None]
     return name
 
 
-class RecallingProvider:
+class RecallingProvider(FakeProvider):
     """A provider that recalls a name from the messages it receives."""
-
-    name = "mock"
-    is_remote = False
-    capabilities: frozenset[str] = frozenset()
-    model = "mock-1"
 
     def __init__(self) -> None:
         self.asked: list[CompletionRequest] = []
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
         self.asked.append(request)
-        told = re.findall(r"my name is (\w+)", " ".join(m.text for m in request.messages))
+        told = re.findall(r"my name is (\w+)", " ".join(m["content"] for m in request.messages))
         return Completion(
-            text=told[-1] if told else "I do not know.",
+            message={"content": told[-1] if told else "I do not know."},
             model=request.model,
             finish_reason="stop",
             usage=Usage(cost_usd=Decimal(0)),
         )
-
-    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
-        completion = self.complete(request, deadline)
-        yield completion.text
-        yield completion
 
 
 @pytest.fixture
@@ -66,7 +56,7 @@ def recaller(use_provider: Callable[[Any], None]) -> RecallingProvider:
 
 
 def texts_of(request: CompletionRequest) -> list[tuple[str, str]]:
-    return [(message.role, message.text) for message in request.messages]
+    return [(message["role"], message["content"]) for message in request.messages]
 
 
 def turn(api: ApiClient, prompt: str, after: dict[str, Any] | None = None, **options: Any) -> Any:
@@ -84,13 +74,13 @@ def test_a_turn_is_sent_with_the_earlier_turns(
     third = turn(api, "who am I?", second)
     assert third["response"] == "Ada"
     assert texts_of(recaller.asked[-1]) == [
+        ("system", "Be brief."),
         ("user", "my name is Ada"),
         ("assistant", "Ada"),
         ("user", "and my age is 36"),
         ("assistant", "Ada"),
         ("user", "who am I?"),
     ]
-    assert recaller.asked[-1].system == "Be brief."
     assert [t["conversation_id"] for t in (second, third)] == [first["interaction_id"]] * 2
     assert third["previous_interaction_id"] == second["interaction_id"]
 
@@ -124,10 +114,9 @@ def test_the_window_drops_the_oldest_turns_and_keeps_the_system_prompt(
     last = turn(api, "my name is Ada", system="Be brief.")
     for prompt in ("two", "three", "who am I?"):
         last = turn(api, prompt, last)
-    assert texts_of(recaller.asked[-1])[0] == ("user", "two")
-    assert len(recaller.asked[-1].messages) == 5
+    assert texts_of(recaller.asked[-1])[:2] == [("system", "Be brief."), ("user", "two")]
+    assert len(recaller.asked[-1].messages) == 6
     assert last["response"] == "I do not know."
-    assert recaller.asked[-1].system == "Be brief."
 
 
 @pytest.mark.parametrize(("characters", "turns"), [(10_000, 3), (4_000, 2), (2_000, 1), (500, 0)])
