@@ -209,7 +209,8 @@ class ChatCompletionsProvider(HttpProvider):
         path, body = "chat/completions", self._body(request)
         if not stream:
             return self._open(path, deadline, body)
-        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        options = {**body.get("stream_options", {}), "include_usage": True}
+        body |= {"stream": True, "stream_options": options}
         return self._open(path, deadline, body, accept="text/event-stream")
 
     @property

@@ -61,7 +61,7 @@ _GOOGLE_FIELDS = ("thinking_config", "cached_content", "safety_settings")
 _TAKEN = {*_SAMPLING, *_PENALTIES, *_LIMITS, "stop"}
 _NEUTRAL = {
     *("store", "metadata", "user", "service_tier", "safety_identifier"),
-    *("prompt_cache_key", "prompt_cache_retention"),
+    *("prompt_cache_key", "prompt_cache_retention", "stream_options"),
 }
 _WITHOUT_TOOLS_NEUTRAL = {"tool_choice", "parallel_tool_calls"}
 

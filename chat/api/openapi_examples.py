@@ -9,6 +9,7 @@ CHAT_ANSWER = {
     "response": "Olá! Como posso ajudar?",
     "model": "google/gemini-3.5-flash-lite",
     "timestamp": "2026-01-01T12:00:00.000000Z",
+    "reasoning": None,
     "conversation_id": ID,
     "previous_interaction_id": None,
     "provider": "openrouter",

@@ -149,11 +149,11 @@ class InteractionSerializer(serializers.Serializer[InteractionRecord]):
     userId = serializers.CharField(source="user_id")
     prompt = serializers.CharField()
     response = serializers.CharField(allow_null=True)
+    model = serializers.CharField(help_text="The model that answered, or else was to be asked.")
+    timestamp = serializers.SerializerMethodField(help_text="When the request was accepted, UTC.")
     reasoning = serializers.SerializerMethodField(
         help_text="The model's visible thinking; null without any."
     )
-    model = serializers.CharField(help_text="The model that answered, or else was to be asked.")
-    timestamp = serializers.SerializerMethodField(help_text="When the request was accepted, UTC.")
     conversation_id = serializers.UUIDField()
     previous_interaction_id = serializers.UUIDField(allow_null=True)
     provider = serializers.CharField()

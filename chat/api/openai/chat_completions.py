@@ -14,7 +14,7 @@ from chat.storage.base import InteractionRecord
 def render_result(result: ChatResult) -> dict[str, Any]:
     """Return a chat completion; `interaction_id` names its record."""
     record = result.record
-    message = {"refusal": None, **answered_message(record)}
+    message = {"role": "assistant", "content": None, "refusal": None, **answered_message(record)}
     logprobs, extras = _logprobs(record.extras)
     return {
         **_head(record, "chat.completion", extras),

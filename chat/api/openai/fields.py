@@ -8,13 +8,16 @@ from rest_framework import serializers
 from providers.base import INSTRUCTION_ROLES, TEXT_PARTS
 
 ROLES = (*INSTRUCTION_ROLES, "user", "assistant", "tool", "function")
-PART_TYPES = (*TEXT_PARTS, "image_url", "input_audio", "file", "video_url")
-# What an assistant's message may have in place of content.
-SAID = ("tool_calls", "function_call", "refusal", "audio", "reasoning_content", "reasoning")
+# Content parts that are an object under the key named by their type. Others stay as they came.
+OBJECT_PARTS = ("image_url", "input_audio", "file", "video_url")
 
 
 class MessagesField(serializers.Field[Any, Any, Any, Any]):
-    """The conversation so far: messages with their known fields validated, kept as they came."""
+    """The conversation so far: messages with their known fields validated, kept as they came.
+
+    Except for fields that are null: SDKs send our `"refusal": null` back, and some vendors refuse
+    fields that they do not know.
+    """
 
     default_error_messages = {
         "not_a_list": "A list of messages, and not an empty one.",
@@ -26,7 +29,7 @@ class MessagesField(serializers.Field[Any, Any, Any, Any]):
             self.fail("not_a_list")
         for number, message in enumerate(data):
             self._check(number, message)
-        return data
+        return [_without_nulls(message) for message in data]
 
     def _check(self, number: int, message: Any) -> None:
         if not isinstance(message, dict) or message.get("role") not in ROLES:
@@ -34,7 +37,7 @@ class MessagesField(serializers.Field[Any, Any, Any, Any]):
         role = message["role"]
         if message.get("content") is not None:
             self._check_content(number, message["content"])
-        elif role != "assistant" or not any(message.get(name) for name in SAID):
+        elif role != "assistant" or not any(message[name] for name in message if name != "role"):
             self._fail(number, "content is missing.")
         if calls := message.get("tool_calls"):
             if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
@@ -56,15 +59,13 @@ class MessagesField(serializers.Field[Any, Any, Any, Any]):
         return None
 
     def _check_part(self, number: int, part: dict[str, Any]) -> None:
-        if part.get("type") not in PART_TYPES:
-            self._fail(number, f"a part has a type of {', '.join(PART_TYPES)}.")
-        value = part.get(part["type"])
-        if part["type"] in TEXT_PARTS:
-            self._check_text(number, value)
-        elif not isinstance(value, dict):
-            self._fail(
-                number, "each content part needs an object under the key named by its `type`."
-            )
+        kind = part.get("type")
+        if not isinstance(kind, str):
+            self._fail(number, "a content part has a `type`.")
+        elif kind in TEXT_PARTS:
+            self._check_text(number, part.get(kind))
+        elif kind in OBJECT_PARTS and not isinstance(part.get(kind), dict):
+            self._fail(number, f"a part of type {kind} has an object `{kind}`.")
 
     def _check_text(self, number: int, text: Any) -> None:
         if not isinstance(text, str) or "\0" in text:
@@ -74,6 +75,10 @@ class MessagesField(serializers.Field[Any, Any, Any, Any]):
 
     def _fail(self, number: int, fault: str) -> None:
         self.fail("message", number=number, fault=fault)
+
+
+def _without_nulls(message: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in message.items() if value is not None or key == "content"}
 
 
 class ToolChoiceField(serializers.Field[Any, Any, Any, Any]):

@@ -25,11 +25,19 @@ EMPTY_IS_NEUTRAL = (
 NEUTRAL = {"response_format": {"type": "text"}, "modalities": ["text"]}
 
 
-class StreamOptionsSerializer(serializers.Serializer[Any]):
+class OpenSerializer(serializers.Serializer[Any]):
+    """A serializer that keeps fields which it does not list."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        known = super().to_internal_value(data)
+        return {**data, **known}
+
+
+class StreamOptionsSerializer(OpenSerializer):
     include_usage = fields.StrictBooleanField(**fields.OPTIONAL)
 
 
-class CompletionSerializer(serializers.Serializer[Any]):
+class CompletionSerializer(OpenSerializer):
     """A chat completion request. Fields that are not listed here go to the vendor as they came."""
 
     model = fields.ModelIdField(help_text="A model's id, `provider:id`, or `default`.")
@@ -59,10 +67,6 @@ class CompletionSerializer(serializers.Serializer[Any]):
         max_length=64,
         help_text="A turn whose conversation is continued; `messages` are then what is new.",
     )
-
-    def to_internal_value(self, data: Any) -> Any:
-        attrs = super().to_internal_value(data)
-        return {**data, **attrs}
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Return the fields of a `ChatRequest`, and `stream` and `include_usage`."""

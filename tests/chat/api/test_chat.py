@@ -51,6 +51,7 @@ def test_an_answer_has_every_field(api: ApiClient) -> None:
         "response": "You said: Olá!",
         "model": "mock-1",
         "timestamp": ANY,
+        "reasoning": None,
         "conversation_id": body["interaction_id"],
         "previous_interaction_id": None,
         "provider": "mock",
@@ -170,7 +171,7 @@ def test_any_text_of_a_vendor_can_be_stored(api: ApiClient, vendor: StubVendor) 
     message = {"role": "assistant", "content": " a\0b \ud800 🦆 \u202e\x1b[31m\n"}
     vendor.reply({"choices": [{"message": message, "finish_reason": "stop"}], "model": "m\0"})
     body = api.chat().json()
-    assert body["response"] == " a\0b \ufffd 🦆 \u202e\x1b[31m\n"
+    assert body["response"] == " a\ufffdb \ufffd 🦆 \u202e\x1b[31m\n"
     assert body["model"] == "model-1"
     assert "recorded" not in body
     kept = api.get(f"/v1/interactions/{body['interaction_id']}").json()
@@ -777,6 +778,8 @@ UNRECORDED = {
     "previous_interaction_id": None,
     "ancestors": [],
     "tool_calls": [],
+    "message": {},
+    "extras": {},
     "system": None,
     "parameters": {"temperature": 0.5},
     "metadata": {"ticket": "7"},

@@ -20,6 +20,7 @@ REQUEST = {
     "prompt": "Olá!",
     "model": "model-1",
     "timestamp": "2026-01-01T12:00:00.123456Z",
+    "reasoning": None,
     "conversation_id": ID,
     "previous_interaction_id": None,
     "provider": "openai",

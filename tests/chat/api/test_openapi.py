@@ -200,6 +200,10 @@ def test_the_limits_of_a_request_are_documented(document: dict[str, Any]) -> Non
         "stop",
         "metadata",
         "stream",
+        "images",
+        "response_format",
+        "reasoning_effort",
+        "seed",
     ]
     assert properties["userId"]["maxLength"] == 128
     assert properties["prompt"]["maxLength"] == 32_000

@@ -101,6 +101,7 @@ def test_a_stream_has_deltas_and_then_the_whole_answer(api: ApiClient, vendor: S
         "response": "Hello there.",
         "model": "stand-in-1",
         "timestamp": ANY,
+        "reasoning": None,
         "conversation_id": events[-1][1]["interaction_id"],
         "previous_interaction_id": None,
         "provider": "openai",

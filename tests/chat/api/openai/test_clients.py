@@ -64,6 +64,9 @@ def server(stub: StubVendor, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         LLM_PROVIDER="mock",
         OPENAI_BASE_URL=f"{stub.url}/v1",
         OPENAI_MODEL="model-1",
+        GEMINI_API_KEY="key",
+        GEMINI_BASE_URL=f"{stub.url}/v1beta",
+        GEMINI_MODEL="gemini-1",
         ALLOWED_MODELS="openai:vendor/model-2",
         RATE_LIMIT_PER_MINUTE=str(LIMIT),
         WEB_CONCURRENCY="1",
@@ -234,7 +237,12 @@ class TestOpenAI:
 
     def test_models_are_listed_and_looked_up_with_slashes(self, client: OpenAI) -> None:
         listed = {model.id: model.owned_by for model in client.models.list()}
-        assert listed == {"mock-1": "mock", "model-1": "openai", "vendor/model-2": "openai"}
+        assert listed == {
+            "mock-1": "mock",
+            "gemini-1": "gemini",
+            "model-1": "openai",
+            "vendor/model-2": "openai",
+        }
         assert client.models.retrieve("vendor/model-2").id == "vendor/model-2"
 
     def test_a_model_with_a_slash_answers(self, client: OpenAI, vendor: StubVendor) -> None:
@@ -263,12 +271,14 @@ class TestOpenAIErrors:
             "invalid_request_error",
         )
 
-    def test_tools_the_provider_lacks_are_a_bad_request(self, client: OpenAI) -> None:
+    def test_a_parameter_the_provider_lacks_is_a_bad_request(self, client: OpenAI) -> None:
         with pytest.raises(
-            openai.BadRequestError, match="mock does not support this field"
+            openai.BadRequestError, match="gemini does not support this field"
         ) as caught:
-            client.chat.completions.create(model="mock-1", messages=HELLO, tools=TOOLS)
-        assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "tools")
+            client.chat.completions.create(
+                model="gemini-1", messages=HELLO, logit_bias={"50256": -100}
+            )
+        assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "logit_bias")
 
     def test_an_unknown_model_is_not_found(self, client: OpenAI) -> None:
         with pytest.raises(openai.NotFoundError) as asked:
