@@ -5,6 +5,7 @@ objects, or send a local model's thoughts as text. Clients get the same message 
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
@@ -18,11 +19,11 @@ from providers.parsing import as_list, as_str, clean_text, get_path, token_count
 # Servers that do not recognize a local model's thoughts send them as text before the answer.
 THINK_START, THINK_END = "<think>", "</think>"
 # A chat template that ends with the opening tag leaves only the closing one in the answer.
-_LONE_THINK_END = re.compile(r"(?<![`'\"])</think>")
+_UNQUOTED_TAG = re.compile(r"(?<![`'\"])</?think>")
 
 # Strings in these fields are whole in each piece; those in all others are continued.
 _WHOLE_STRINGS = {"id", "type", "name", "format", "thought_signature"}
-# Strings in a list's elements that are continued, such as in OpenRouter's `reasoning_details`.
+# Strings of OpenRouter's `reasoning_details` that are continued.
 _CONTINUED_STRINGS = {"text", "summary", "data", "signature"}
 
 MAX_DEPTH = 100  # of a value in a value; deeper ones cannot be encoded
@@ -65,13 +66,12 @@ class Accumulator:
 
     def add_whole(self, message: Mapping[str, Any]) -> None:
         """Add a message that was not streamed."""
-        content = message.get("content")
-        if (
-            isinstance(content, str)
-            and not content.lstrip().startswith(THINK_START)
-            and _LONE_THINK_END.search(content)
-        ):
-            message = {**message, "content": THINK_START + content}
+        content = as_str(message.get("content"))
+        tag = _UNQUOTED_TAG.search(content)
+        if tag and tag[0] == THINK_END:
+            thoughts = as_str(message.get("reasoning_content")) + content[: tag.start()]
+            answer = content[tag.end() :].lstrip()
+            message = {**message, "reasoning_content": thoughts, "content": answer}
         self.add(message)
         self.finish()
 
@@ -105,7 +105,9 @@ class Accumulator:
             if kind == "text":
                 self._show_content(shown, self._text("content").add(as_str(part.get("text"))))
             elif kind == "thinking":
-                thoughts = "".join(as_str(get_path(t, "text")) for t in as_list(part["thinking"]))
+                thoughts = "".join(
+                    as_str(get_path(thought, "text")) for thought in as_list(part.get("thinking"))
+                )
                 self._add_text(shown, "reasoning_content", thoughts)
             elif kind == "image_url":
                 shown.setdefault("images", []).append(clean_value(part))
@@ -137,8 +139,11 @@ def _joined_values(name: str, values: list[Any]) -> Any:
     if isinstance(last, str) and name not in _WHOLE_STRINGS:
         return "".join(value for value in values if isinstance(value, str))
     if isinstance(last, list):
-        elements = [each for value in values for each in as_list(value)]
-        return _joined_calls(elements) if name == "tool_calls" else _joined_elements(elements)
+        lists = [as_list(value) for value in values]
+        if name == "reasoning_details":
+            return _joined_details(lists)
+        elements = [element for each in lists for element in each]
+        return _joined_calls(elements) if name == "tool_calls" else elements
     if isinstance(last, dict):
         return joined(value for value in values if isinstance(value, dict))
     return last
@@ -152,28 +157,35 @@ def _joined_calls(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [joined(parts) for _, parts in sorted(calls.items())]
 
 
-def _joined_elements(elements: list[Any]) -> list[Any]:
-    """Join the pieces of each element, which has an index, or is the last one of its type."""
-    groups: list[list[dict[str, Any]]] = []
-    latest: dict[Any, list[dict[str, Any]]] = {}
-    for element in elements:
-        if not isinstance(element, dict):
-            groups.append([{"": element}])
-            continue
-        key = (element.get("type"), element.get("index"))
-        group = latest.get(key)
-        if group is None or not _continues(element, group[0]):
-            group = latest[key] = []
-            groups.append(group)
-        group.append(element)
-    return [group[0][""] if "" in group[0] else _merged(group) for group in groups]
+def _joined_details(lists: list[list[Any]]) -> list[Any]:
+    """Join the pieces of each detail: of an index, or else the last detail without one.
+
+    Details of one list are different ones: a whole message has them in one.
+    """
+    groups: list[list[Any]] = []
+    latest: dict[Any, list[Any]] = {}
+    for elements in lists:
+        begun: dict[Any, list[Any]] = {}
+        for element in elements:
+            index = get_path(element, "index")
+            key = None if index is None else (get_path(element, "type"), str(index))
+            group = latest.pop(key, None)
+            if group is None or not _continues(element, group[0]):
+                group = []
+                groups.append(group)
+            group.append(element)
+            begun[key] = group
+        latest |= begun
+    return [group[0] if len(group) == 1 else _merged(group) for group in groups]
 
 
-def _continues(element: dict[str, Any], first: dict[str, Any]) -> bool:
-    """Return whether an element of the same type and index continues the one that began so."""
-    ids = {element.get("id"), first.get("id")} - {None}
-    indexed = element.get("index") is not None
-    return len(ids) < 2 and (indexed or not _CONTINUED_STRINGS.isdisjoint(element))
+def _continues(element: Any, first: Any) -> bool:
+    """Return whether a detail continues the one that began so."""
+    if not (isinstance(element, dict) and isinstance(first, dict)):
+        return False
+    ids = {str(each["id"]) for each in (element, first) if each.get("id") is not None}
+    same = len(ids) < 2 and element.get("type") == first.get("type")
+    return same and (element.get("index") is not None or not _CONTINUED_STRINGS.isdisjoint(element))
 
 
 def _merged(group: list[dict[str, Any]]) -> dict[str, Any]:
@@ -208,17 +220,21 @@ class _Text:
 
 
 class _Thoughts:
-    """Tell thoughts in `<think>` tags before the answer from its text."""
+    """Tell thoughts in `<think>` tags before the answer from its text.
+
+    A closing tag without an opening one is left out: what came before it has been shown as text.
+    """
 
     def __init__(self) -> None:
         self._held = ""
         self._state = "start"
         self._tagged = False
+        self._previous = ""  # the last character of the text so far
 
     def add(self, piece: str) -> tuple[str, str]:
         """Return the thoughts and the text that are certain now."""
         if self._state == "text":
-            return "", piece
+            return "", self._visible(piece)
         thoughts: list[str] = []
         self._held += piece
         while self._state != "text":
@@ -228,13 +244,12 @@ class _Thoughts:
                 continue
             thought, end, rest = self._held.partition(THINK_END)
             if not end:
-                kept = _overlap(thought, THINK_END)
-                self._held = thought[len(thought) - kept :]
-                return "".join([*thoughts, thought[: len(thought) - kept]]), ""
+                thought, self._held = _split_partial_tag(thought)
+                return "".join([*thoughts, thought]), ""
             thoughts.append(thought)
             self._held, self._state = rest, "start"
         text, self._held = self._held, ""
-        return "".join(thoughts), text
+        return "".join(thoughts), self._visible(text)
 
     def finish(self) -> tuple[str, str]:
         held, self._held = self._held, ""
@@ -248,17 +263,39 @@ class _Thoughts:
         if text.startswith(THINK_START):
             self._held, self._state, self._tagged = text[len(THINK_START) :], "thoughts", True
             return False
-        if THINK_START.startswith(text):
+        if text.startswith(THINK_END):
+            self._held, self._tagged = text[len(THINK_END) :], True
+            return False
+        if THINK_START.startswith(text) or THINK_END.startswith(text):
             return True
         self._held = text if self._tagged else self._held
         self._state = "text"
         return False
 
+    def _visible(self, piece: str) -> str:
+        """Return the text without a lone closing tag; the beginning of a tag is held back."""
+        if self._tagged or not (self._held or "<" in piece):
+            self._previous = piece[-1:] or self._previous
+            return piece
+        start = len(self._previous)
+        text = self._previous + self._held + piece
+        if tag := _UNQUOTED_TAG.search(text, start):
+            self._tagged, self._held = True, ""
+            rest = text[tag.end() :] if tag[0] == THINK_END else text[tag.start() :]
+            return text[start : tag.start()] + rest
+        text, self._held = _split_partial_tag(text[start:])
+        self._previous = text[-1:] or self._previous
+        return text
 
-def _overlap(text: str, tag: str) -> int:
-    """Return how many characters at the end of `text` may be the beginning of the tag."""
-    lengths = range(min(len(text), len(tag) - 1), 0, -1)
-    return next((n for n in lengths if tag.startswith(text[-n:])), 0)
+
+def _split_partial_tag(text: str) -> tuple[str, str]:
+    """Return the text, and what may be the beginning of a tag at its end."""
+    start = text.rfind("<")
+    if start < 0 or not (
+        THINK_START.startswith(text[start:]) or THINK_END.startswith(text[start:])
+    ):
+        return text, ""
+    return text[:start], text[start:]
 
 
 class _Call:
@@ -272,6 +309,7 @@ class _Call:
         self.name = ""
         self.vendor_ids: set[str] = set()
         self.shown = False
+        self.name_repeated = False  # after the last text
         self._arguments = _Text()
         self._pieces: list[str] = []
         self._others: dict[str, Any] = {}  # that came before the name
@@ -283,18 +321,21 @@ class _Call:
     @property
     def whole(self) -> bool:
         """Whether the arguments are whole JSON; a custom tool takes any text."""
-        if self.kind == "custom":
-            return True
-        try:
-            json.loads(self.arguments)
-        except (ValueError, RecursionError):
-            return False
-        return True
+        return self.kind == "custom" or _is_json(self.arguments)
 
-    def add(self, arguments: Any, others: dict[str, Any]) -> dict[str, Any] | None:
+    @property
+    def ended(self) -> bool:
+        """Whether no more text can follow, because the arguments are a whole JSON object."""
+        last = self._pieces[-1].rstrip() if self._pieces else ""
+        if self.kind == "custom" or (last and not last.endswith("}")):
+            return False  # without a look at all of it, for servers that repeat the name each time
+        return _is_json(self.arguments)
+
+    def add(self, arguments: str, others: dict[str, Any]) -> dict[str, Any] | None:
         """Add a piece. Return what clients should see: nothing before the name is known."""
-        text = self._arguments.add(_arguments_text(arguments))
-        self._pieces.append(text)
+        text = self._arguments.add(arguments)
+        if text:
+            self._pieces.append(text)
         if not self.name:
             self._others |= others
             return None
@@ -328,8 +369,8 @@ class _Calls:
     """The tool calls of one message, numbered in the order in which they begin.
 
     A piece belongs to the call of its index, or of its id where it has no index, or else to the
-    last call. A name begins another call when it comes with another id, after complete arguments,
-    or with a call of the same delta.
+    last call. A name begins another call when it is another name, when it comes with another id or
+    with a call of the same delta, and when text follows it after arguments that are whole.
     """
 
     def __init__(self) -> None:
@@ -352,13 +393,18 @@ class _Calls:
         index = token_count(piece.get("index"))
         vendor_id = clean_text(as_str(piece.get("id")))
         name = clean_text(as_str(get_path(piece, kind, "name")))
-        arguments = get_path(piece, kind, "input" if kind == "custom" else "arguments")
+        text_field = "input" if kind == "custom" else "arguments"
+        arguments = _arguments_text(get_path(piece, kind, text_field))
         call = self._find(index, vendor_id)
+        if call and call.name_repeated and arguments.strip():
+            name = name or call.name
         if call is None or _begins_another(call, vendor_id, name, arguments, begun):
             call = _Call(len(self._calls), kind, vendor_index=index)
             call.id = self._unique_id(vendor_id)
             self._calls.append(call)
             begun.append(call)
+        repeated = call.name_repeated and not arguments.strip()
+        call.name_repeated = repeated or bool(call.name and name)
         call.vendor_ids |= {vendor_id} - {""}
         call.name = call.name or name
         names = piece.keys() - ("index", "id", "type", kind)
@@ -379,16 +425,24 @@ class _Calls:
 
 
 def _begins_another(
-    call: _Call, vendor_id: str, name: str, arguments: Any, begun: list[_Call]
+    call: _Call, vendor_id: str, name: str, arguments: str, begun: list[_Call]
 ) -> bool:
     """Return whether a piece begins a call of its own, and does not continue `call`."""
-    if not name or vendor_id in call.vendor_ids:
+    if not name:
         return False
-    if vendor_id and call.vendor_ids:
+    if call in begun or name != (call.name or name):
         return True
-    if name == call.name and not arguments and call not in begun:
-        return False  # some servers repeat the name
-    return call in begun or name != (call.name or name) or (bool(call.arguments) and call.whole)
+    if vendor_id and call.vendor_ids and vendor_id not in call.vendor_ids:
+        return True
+    return bool(arguments.strip()) and call.ended
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _arguments_text(arguments: Any) -> str:
@@ -413,13 +467,14 @@ def clean_value(value: Any, depth: int = MAX_DEPTH) -> Any:
         return [clean_value(each, depth - 1) for each in value]
     if isinstance(value, dict):
         return {clean_text(name): clean_value(each, depth - 1) for name, each in value.items()}
-    if isinstance(value, Decimal) or (type(value) is int and value.bit_length() > 63):
-        return _as_float(value)
+    if isinstance(value, float | Decimal) or (type(value) is int and value.bit_length() > 63):
+        return _finite(value)
     return value
 
 
-def _as_float(number: int | Decimal) -> float | None:
+def _finite(number: float | Decimal) -> float | None:
     try:
-        return float(number)
+        number = float(number)
     except OverflowError:
         return None
+    return number if math.isfinite(number) else None
