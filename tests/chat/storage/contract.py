@@ -26,6 +26,9 @@ from tests.factories import ALICE, ANSWERED, FAILED, NOON, PENDING, run_concurre
 ID = PENDING.interaction_id
 OTHER_ID = "01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6f"
 
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+SIGNED = {"google": {"thought_signature": "CpYB/9+kQ=="}}
+
 # Every attribute has a value that is not its default.
 FULL = InteractionRecord(
     interaction_id=ID,
@@ -43,7 +46,13 @@ FULL = InteractionRecord(
     expires_at=datetime(2126, 1, 1, tzinfo=UTC),
     previous_interaction_id=OTHER_ID,
     system=" Be brief. ",
-    parameters={"temperature": 0.1, "top_p": 1e-9, "max_tokens": 7, "stop": ["END", "\n", "🦆"]},
+    parameters={
+        "temperature": 0.1,
+        "top_p": 1e-9,
+        "max_tokens": 7,
+        "stop": ["END", "\n", "🦆"],
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "?"}, IMAGE]}],
+    },
     metadata={"ticket": "7", "": "", "chave ç": "valor 🦆"},
 )
 FULL_ANSWER = replace(
@@ -52,6 +61,25 @@ FULL_ANSWER = replace(
     model="vendor/model-1:free",
     provider="openrouter",
     response=" Olá! 🦆\n\nComo posso ajudar? \x02 ",
+    tool_calls=(
+        {
+            "id": "call_1",
+            "type": "function",
+            "function": {"name": "find", "arguments": '{"é": "🦆"}'},
+            "extra_content": SIGNED,
+        },
+    ),
+    message={
+        "reasoning": "🦆? \u202b\x01",
+        "reasoning_details": [
+            {"type": "reasoning.text", "text": "🦆?", "signature": "EqoB+/==", "index": 0},
+            {"type": "reasoning.encrypted", "data": "gAAAA==", "of": [[1, [2.5, None]], {}, []]},
+        ],
+        "extra_content": SIGNED,
+        "images": [IMAGE],
+        "refusal": None,
+    },
+    extras={"logprobs": {"content": [{"token": "Olá", "logprob": -0.5}]}, "citations": [""]},
     finish_reason="content_filter",
     cached=True,
     latency_ms=24_999,
@@ -128,6 +156,13 @@ class InteractionStoreContract:
         assert type(kept.usage.prompt_tokens) is int
         assert type(kept.latency_ms) is int
         assert kept.created_at.utcoffset() == timedelta(0)
+
+    def test_an_answer_without_further_fields_has_none(self, store: InteractionStore) -> None:
+        store.claim(PENDING)
+        store.settle(replace(ANSWERED, message={}, extras={}))
+        kept = store.get(ID)
+        assert kept is not None
+        assert (kept.message, kept.extras) == ({}, {})
 
     def test_an_error_without_detail_is_an_error(self, store: InteractionStore) -> None:
         failed = replace(FAILED, error=ErrorInfo(code="internal_error", detail=""))
@@ -445,8 +480,9 @@ class InteractionStoreContract:
             {"metadata": {"note": LONG}},
             {"error": ErrorInfo(code="provider_error", detail=LONG)},
             {"tool_calls": ({"function": {"name": "f", "arguments": LONG}},)},
+            {"message": {"reasoning": LONG}},
         ],
-        ids=["response", "metadata", "error", "tool_calls"],
+        ids=["response", "metadata", "error", "tool_calls", "message"],
     )
     def test_all_that_is_shown_counts_as_text(
         self, store: InteractionStore, changes: dict[str, Any]
@@ -459,7 +495,10 @@ class InteractionStoreContract:
 
     def test_fields_that_are_not_shown_make_no_page_shorter(self, store: InteractionStore) -> None:
         text = "問" * 400_000
-        self.fill(store, 3, system=text, parameters={"stop": [text]})
+        for id_ in self.fill(store, 3, system=text, parameters={"stop": [text]}):
+            claim = store.get(id_)
+            assert claim
+            store.settle(replace(claim, status=Status.OK, extras={"citations": [text]}))
         assert len(store.list_by_user("default", ALICE, limit=9).records) == 3
 
     def test_expired_records_are_on_no_page(self, store: InteractionStore) -> None:

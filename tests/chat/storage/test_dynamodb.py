@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import json
 import random
 import socket
 import subprocess
@@ -94,11 +95,15 @@ def test_an_item_has_every_attribute(store: DynamoInteractionStore) -> None:
         "conversation_id": {"S": FULL.conversation_id},
         "previous_interaction_id": {"S": FULL.previous_interaction_id},
         "ancestors": {"S": "[]"},
-        "tool_calls": {"S": "[]"},
+        "tool_calls": {"S": text(FULL_ANSWER.tool_calls)},
+        "message": {"S": text(FULL_ANSWER.message)},
+        "extras": {"S": text(FULL_ANSWER.extras)},
         "prompt": {"S": FULL.prompt},
         "system": {"S": " Be brief. "},
         "parameters": {
-            "S": '{"temperature":0.1,"top_p":1e-9,"max_tokens":7,"stop":["END","\\n","🦆"]}'
+            "S": '{"temperature":0.1,"top_p":1e-9,"max_tokens":7,"stop":["END","\\n","🦆"],'
+            '"messages":[{"role":"user","content":[{"type":"text","text":"?"},'
+            '{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0KGgo="}}]}]}'
         },
         "metadata": {"S": '{"ticket":"7","":"","chave ç":"valor 🦆"}'},
         "status": {"S": "ok"},
@@ -122,9 +127,15 @@ def test_an_item_has_every_attribute(store: DynamoInteractionStore) -> None:
     }
 
 
+def text(value: Any) -> str:
+    """Return compact JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def test_an_absent_value_has_no_attribute(store: DynamoInteractionStore) -> None:
     store.claim(PENDING)
     absent = {"expires_at", "request_hash", "system", "response", "latency_ms", "cost_usd"}
+    absent |= {"message", "extras"}
     assert not absent & item().keys()
 
 

@@ -26,7 +26,9 @@ def test_a_record_comes_back_whole(record: InteractionRecord) -> None:
     assert from_json(orjson.loads(to_line(record))) == record
 
 
-@pytest.mark.parametrize("name", ["expires_at", "ancestors", "tool_calls", "key_id"])
+@pytest.mark.parametrize(
+    "name", ["expires_at", "ancestors", "tool_calls", "message", "extras", "key_id"]
+)
 def test_fields_that_an_older_version_lacks_are_absent(name: str) -> None:
     data = to_json(ANSWERED)
     del data[name]
@@ -136,6 +138,8 @@ RECORDS = st.builds(
     status=st.sampled_from(Status),
     response=st.none() | TEXT | st.just("Why is the sky blue? 🦆 " * 200),
     tool_calls=st.lists(st.dictionaries(TEXT, JSON, max_size=2), max_size=2).map(tuple),
+    message=st.dictionaries(TEXT, JSON, max_size=3),
+    extras=st.dictionaries(TEXT, JSON, max_size=3),
     finish_reason=st.none() | NAME,
     cached=st.booleans(),
     latency_ms=st.none() | st.integers(0, 2**31),
