@@ -15,17 +15,20 @@ from stdnum.br import cpf
 
 # The country of phone numbers without a country code.
 REGION = "BR"
-# Fields of a message that are never masked: ids, signatures, and data that is not text.
-UNMASKED_FIELDS = frozenset(
+# Fields of a message that are never masked: data that is not text; and as strings, ids and what
+# only a vendor can read. A vendor refuses a conversation in which these are changed.
+UNMASKED_FIELDS = frozenset({"image_url", "video_url", "input_audio", "file"})
+OPAQUE_FIELDS = frozenset(
     {
-        *("id", "tool_call_id", "image_url", "video_url", "input_audio", "file"),
-        *("data", "signature", "thought_signature"),
+        *("id", "tool_call_id", "call_id", "file_id"),
+        *("thought_signature", "signature", "encrypted_content", "data", "b64_json"),
     }
 )
 
 # A number must not follow a digit or a letter, nor be the fraction of another number.
 _APART, _WHOLE = r"(?<![0-9A-Za-z+])", r"(?<![0-9][.,])"
-# UUIDs, dates, times and amounts are matched to be kept: their digits are not personal numbers.
+# UUIDs, dates, times, amounts and data URLs are matched to be kept: their digits are not personal
+# numbers.
 _UUID = rf"{_APART}[0-9A-Fa-f]{{8}}(?:-[0-9A-Fa-f]{{4}}){{3}}-[0-9A-Fa-f]{{12}}(?![0-9A-Za-z])"
 _DAY, _MONTH = "(?:0[1-9]|[12][0-9]|3[01])", "(?:0[1-9]|1[0-2])"
 _DATE = rf"{_APART}(?:[0-9]{{4}}([./-]){_MONTH}\1{_DAY}|{_DAY}([./-]){_MONTH}\2[0-9]{{4}})(?![0-9])"
@@ -33,9 +36,10 @@ _TIME = r"(?<![0-9])[0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,9})?)?(?![0-9])"
 _AMOUNT = (
     rf"{_APART}{_WHOLE}[0-9]{{1,3}}(?:(?:\.[0-9]{{3}})+,|(?:,[0-9]{{3}})+\.)[0-9]{{2}}(?![0-9])"
 )
+_DATA_URL = r"\bdata:[\w.+-]++/[\w.+-]++(?:;[\w.+=-]++)*?;base64,[\w+/=-]*+"
 # Possessive runs that cannot start inside themselves: no character is read twice.
 _EMAIL = r"(?<![\w.%+-])[\w.%+-]++@(?:[\w-]++\.)+[^\W\d_][\w-]+"
-_WORDS = re.compile(f"{_DATE}|{_TIME}|{_UUID}|{_AMOUNT}|(?P<email>{_EMAIL})")
+_WORDS = re.compile(f"{_DATA_URL}|{_DATE}|{_TIME}|{_UUID}|{_AMOUNT}|(?P<email>{_EMAIL})")
 
 # Separators between the groups of a number: blanks, dots and hyphens, those of Unicode too.
 _GAP = r"[ \xa0.\u2010-\u2013-]"
@@ -71,7 +75,7 @@ def mask_value(value: Any) -> Any:
 
 
 def _mask_field(name: str, value: Any) -> Any:
-    if name in UNMASKED_FIELDS:
+    if name in UNMASKED_FIELDS or (name in OPAQUE_FIELDS and isinstance(value, str)):
         return value
     if name == "arguments" and isinstance(value, str):
         return _mask_arguments(value)

@@ -1,6 +1,8 @@
 """Remove from records what may not be stored (STORE_CONTENT, MASK_PII)."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from django.conf import settings
 from django.utils.crypto import salted_hmac
@@ -9,13 +11,14 @@ from chat.storage.base import Backend, BulkStore, ImportResult, InteractionRecor
 
 # The parameters that tell nothing of the request's content.
 ACCOUNTING_PARAMETERS = ("temperature", "top_p", "max_tokens")
+ANSWER = ("response", "tool_calls", "message", "extras")
 
 
 def redact(record: InteractionRecord) -> InteractionRecord:
     """Return what may be stored of a record, whose request was masked on acceptance."""
     if not settings.STORE_CONTENT:
         return strip_content(record)
-    if settings.MASK_PII and (record.response or record.tool_calls or record.message):
+    if settings.MASK_PII and any(getattr(record, name) for name in ANSWER):
         # Its libraries take long to import: only deployments that mask wait for them.
         from chat.masking import mask_text, mask_value
 
@@ -24,9 +27,14 @@ def redact(record: InteractionRecord) -> InteractionRecord:
             response=record.response and mask_text(record.response),
             tool_calls=tuple(mask_value(record.tool_calls)),
             message=mask_value(record.message),
-            extras=mask_value(record.extras),
+            extras=mask_value(_without_tokens(record.extras)),
         )
     return record
+
+
+def _without_tokens(extras: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the answer's tokens, which spell personal data in pieces."""
+    return {name: value for name, value in extras.items() if name != "logprobs"}
 
 
 def redact_imported(record: InteractionRecord) -> InteractionRecord:

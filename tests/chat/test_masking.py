@@ -163,6 +163,10 @@ HOSTILE = [
     "(",
     "1-",
     "0a-",
+    "data:",
+    "data:a/a;",
+    "data:a/a;b;base64",
+    ";base64",
 ]
 
 
@@ -212,6 +216,52 @@ def test_messages_are_masked_where_they_hold_text() -> None:
         },
         {"role": "tool", "tool_call_id": "529.982.247-25", "content": "[CPF]"},
     ]
+
+
+# Digits that would be masked as a text's: a CPF with its points, and a card's.
+OPAQUE = "529.982.247-25/4111111111111111+CpYB=="
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("thought_signature", "signature", "data", "encrypted_content"),
+        *("id", "tool_call_id", "call_id", "file_id", "b64_json"),
+    ],
+)
+def test_opaque_values_stay_byte_for_byte(name: str) -> None:
+    message = {
+        "extra_content": {"google": {name: OPAQUE}},
+        "reasoning_details": [{"type": "reasoning.text", "text": "a@b.co", name: OPAQUE}],
+    }
+    assert mask_value(message) == {
+        "extra_content": {"google": {name: OPAQUE}},
+        "reasoning_details": [{"type": "reasoning.text", "text": "[EMAIL]", name: OPAQUE}],
+    }
+
+
+def test_a_field_of_that_name_that_holds_more_is_masked() -> None:
+    schema = {"properties": {"data": {"description": "Not a@b.co"}}}
+    assert mask_value(schema) == {"properties": {"data": {"description": "Not [EMAIL]"}}}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "data:image/png;base64,4111111111111111+11912345678/52998224725==",
+        "data:text/plain;charset=utf-8;base64,NTI5OTgyMjQ3MjU=52998224725",
+    ],
+)
+def test_data_urls_stay_byte_for_byte(url: str) -> None:
+    assert mask_value({"url": url, "content": f"![a@b.co]({url}) a@b.co"}) == {
+        "url": url,
+        "content": f"![[EMAIL]]({url}) [EMAIL]",
+    }
+
+
+@pytest.mark.parametrize("text", ["data: ", "data:text/plain,", "data:a/b;base64 "])
+def test_what_is_no_data_url_is_masked(text: str) -> None:
+    assert mask_text(f"{text}529.982.247-25") == f"{text}[CPF]"
 
 
 def test_arguments_that_are_no_json_are_masked_as_text() -> None:

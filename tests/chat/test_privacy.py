@@ -125,6 +125,59 @@ def test_a_tool_s_call_is_kept_masked(
     assert record.tool_calls[0]["function"] == {"name": "find", "arguments": '{"cpf":"[CPF]"}'}
 
 
+URL = "data:image/png;base64,52998224725/4111111111111111=="
+SIGNED = {"google": {"thought_signature": "52998224725/4111111111111111+=="}}
+THOUGHT = {
+    "content": f"I know {EMAIL}.",
+    "reasoning_content": f"Do I know {EMAIL}?",
+    "reasoning_details": [
+        {"type": "reasoning.text", "text": EMAIL, "signature": "52998224725=", "id": CPF},
+        {"type": "reasoning.encrypted", "data": "4111111111111111="},
+    ],
+    "tool_calls": [
+        {
+            "id": CPF,
+            "type": "function",
+            "function": {"name": "find", "arguments": json.dumps({"of": EMAIL})},
+            "extra_content": SIGNED,
+        }
+    ],
+    "images": [{"type": "image_url", "image_url": {"url": URL}}],
+    "extra_content": SIGNED,
+}
+TOLD_ALL = replace(
+    TOLD,
+    message=THOUGHT,
+    finish_reason="tool_calls",
+    extras={"logprobs": {"content": [{"token": CPF[:6]}]}, "citations": [f"https://{EMAIL}/"]},
+)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_else_the_model_said_is_kept_masked_and_signatures_as_they_came(
+    masking: str, use_provider: AskInstead, api: ApiClient, stream: bool
+) -> None:
+    use_provider(FakeProvider(TOLD_ALL))
+    response = api.chat(stream=stream)
+    assert EMAIL.encode() in (b"".join(response) if stream else response.content)
+    [record] = backend().interactions.list_by_user("default", ALICE, limit=2).records
+    assert record.response == "I know [EMAIL]."
+    [call] = record.tool_calls
+    assert call["function"]["arguments"] == '{"of":"[EMAIL]"}'
+    assert (call["id"], call["extra_content"]) == (CPF, SIGNED)
+    assert record.message == {
+        "reasoning_content": "Do I know [EMAIL]?",
+        "reasoning_details": [
+            {"type": "reasoning.text", "text": "[EMAIL]", "signature": "52998224725=", "id": CPF},
+            {"type": "reasoning.encrypted", "data": "4111111111111111="},
+        ],
+        "images": [{"type": "image_url", "image_url": {"url": URL}}],
+        "extra_content": SIGNED,
+    }
+    assert record.extras == {"citations": ["https://[EMAIL]/"]}
+    assert EMAIL.encode() not in at_rest(masking)
+
+
 def test_a_replayed_answer_is_the_masked_one(
     masking: str, use_provider: AskInstead, api: ApiClient
 ) -> None:
@@ -259,6 +312,25 @@ def test_a_broken_tool_call_leaves_no_content(
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_nothing_else_that_the_model_said_is_at_rest_or_in_the_log(
+    accounting: str,
+    use_provider: AskInstead,
+    api: ApiClient,
+    stream: bool,
+    log_lines: Callable[[], Any],
+) -> None:
+    details = [{"type": "reasoning.text", "text": "narwhal", "signature": "pangolin"}]
+    message = {"content": "axolotl", "reasoning": "okapi", "reasoning_details": details}
+    use_provider(FakeProvider(replace(TOLD, message=message, extras={"citations": ["tapir"]})))
+    response = api.chat("quetzal", stream=stream)
+    assert b"axolotl" in (b"".join(response) if stream else response.content)
+    [record] = backend().interactions.list_by_user("default", ALICE, limit=2).records
+    assert (record.status, record.message, record.extras) == (Status.OK, {}, {})
+    assert words_at_rest(accounting) == set()
+    assert not any(word in json.dumps(log_lines()) for word in SECRETS)
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_what_fails_leaves_no_content_either(
     accounting: str, vendor: StubVendor, api: ApiClient, stream: bool, log_lines: Callable[[], Any]
 ) -> None:
@@ -295,7 +367,8 @@ def test_what_cannot_be_written_is_logged_without_content(
 ) -> None:
     use_store(FailingSettleStore)
     change_settings(STORE_CONTENT=False)
-    use_provider(FakeProvider(replace(TOLD, message={"content": "An axolotl."})))
+    message = {"content": "An axolotl.", "reasoning": "An okapi?"}
+    use_provider(FakeProvider(replace(TOLD, message=message, extras={"citations": ["tapir"]})))
     assert api.chat("quetzal").json()["response"] == "An axolotl."
     assert [line["record"]["prompt"] for line in log_lines() if "record" in line] == [""]
     assert not any(word in json.dumps(log_lines()) for word in SECRETS)
