@@ -204,6 +204,8 @@ def _error(outcome: str) -> ProviderError:
         return DeadlineExceeded("The provider did not answer in time.", reason=reason)
     if outcome == "break":
         return parsing.truncated_stream()
-    if outcome in ("garbled", "empty"):
+    if outcome == "empty":
+        return parsing.empty_answer("mock", outcome)
+    if outcome == "garbled":
         return parsing.unusable_answer("mock", outcome)
     return parsing.error_for_status(500 if outcome == "fail" else int(outcome), reason=reason)

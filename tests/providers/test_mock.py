@@ -16,6 +16,7 @@ from providers.deadline import Deadline
 from providers.errors import (
     ContentFiltered,
     DeadlineExceeded,
+    EmptyAnswer,
     ModelUnavailable,
     ProviderFailed,
     ProviderMisconfigured,
@@ -89,7 +90,7 @@ def test_the_mock_respects_max_tokens():
         ("mock:fail=503", ErrorSummary(ProviderOverloaded, retry=True)),
         ("mock:fail=timeout", ErrorSummary(DeadlineExceeded)),
         ("mock:fail=garbled", ErrorSummary(ProviderFailed)),
-        ("mock:empty", ErrorSummary(ProviderFailed)),
+        ("mock:empty", ErrorSummary(EmptyAnswer, retry=True)),
         ("mock:filter", ErrorSummary(ContentFiltered)),
     ],
 )

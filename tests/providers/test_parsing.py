@@ -24,11 +24,11 @@ def test_get_path_returns_none_for_a_missing_step(value: Any, path: Any, found: 
 
 
 @given(st.text(st.characters()))
-def test_clean_text_replaces_only_lone_surrogates(text: str):
+def test_clean_text_replaces_only_lone_surrogates_and_nuls(text: str):
     clean = parsing.clean_text(text)
     assert clean.encode("utf-8").decode("utf-8") == clean
     if not any("\ud800" <= character <= "\udfff" for character in text):
-        assert clean == text
+        assert clean == text.replace("\0", "\ufffd")
 
 
 def test_surrogate_pairs_are_joined():
