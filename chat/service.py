@@ -246,6 +246,7 @@ def _settle_cached(in_flight: InFlightChat, cached: InteractionRecord) -> ChatRe
         provider=cached.provider,
         model=cached.model,
         response=cached.response,
+        tool_calls=cached.tool_calls,
         message=cached.message,
         extras=cached.extras,
         finish_reason=cached.finish_reason,

@@ -4,6 +4,8 @@ import pytest
 from django.test import Client
 
 from chat.models import Interaction
+from providers.base import Completion
+from tests.factories import FakeProvider, all_records
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -28,6 +30,37 @@ def test_the_same_question_is_answered_from_the_cache_with_a_record_of_its_own(c
     assert (cached.status, cached.cached, cached.attempts) == ("ok", True, [])
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_reasoning_and_images_are_answered_from_the_cache_too(client, use_provider, stream):
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    details = [{"type": "reasoning.text", "text": "Hm.", "signature": "EqoB+/=="}]
+    message = {"reasoning": "Hm.", "reasoning_details": details, "images": [image]}
+    provider = FakeProvider(
+        Completion(
+            message={"content": "Here.", **message},
+            model="mock-1",
+            finish_reason="stop",
+            extras={"citations": ["https://example.org/"]},
+        )
+    )
+    use_provider(provider)
+    body = {
+        "model": "default",
+        "messages": [{"role": "user", "content": "Draw."}],
+        "stream": stream,
+    }
+    for _ in range(2):
+        response = client.post("/v1/chat/completions", body, content_type="application/json")
+        text = b"".join(response).decode()
+        for part in ("Here.", '"reasoning":"Hm."', "EqoB+/==", "iVBORw0KGgo=", "example.org"):
+            assert part in text
+    assert len(provider.requests) == 1
+    first, second = all_records()
+    assert (first.message, second.message) == (message, message)
+    assert second.cached
+    assert second.extras == first.extras == {"citations": ["https://example.org/"]}
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -37,6 +70,10 @@ def test_the_same_question_is_answered_from_the_cache_with_a_record_of_its_own(c
         {"temperature": 0.1},
         {"max_tokens": 5},
         {"stop": "x"},
+        {"seed": 7},
+        {"reasoning_effort": "low"},
+        {"response_format": {"type": "json_object"}},
+        {"images": ["https://example.org/a.png"]},
     ],
     ids=str,
 )

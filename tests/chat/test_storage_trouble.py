@@ -17,7 +17,7 @@ from chat.storage.orm.interactions import OrmInteractionStore
 from chat.telemetry.logs import JsonFormatter
 from providers.base import Completion, Usage
 from providers.errors import ContentFiltered
-from tests.factories import FakeProvider
+from tests.factories import FakeProvider, all_records
 from tests.stub_vendor import StubVendor
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -79,6 +79,22 @@ def test_a_claim_that_fails_costs_no_vendor_call(client, settings, rebuilt):
 
 
 HELLO = Completion(message={"content": "Olá!"}, model="mock-1", finish_reason="stop")
+CALL = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "find", "arguments": '{"é": "🦆"}'},
+    "extra_content": {"google": {"thought_signature": "CpYB+/=="}},
+}
+THOUGHTFUL = Completion(
+    message={
+        "content": "Olá!",
+        "reasoning_details": [{"type": "reasoning.text", "text": "🦆?", "signature": "EqoB+/=="}],
+        "tool_calls": [CALL],
+    },
+    model="mock-1",
+    finish_reason="tool_calls",
+    extras={"citations": ["https://example.org/"]},
+)
 
 
 class Leaves(FakeProvider):
@@ -107,6 +123,17 @@ def test_an_answer_that_cannot_be_settled_is_given_and_logged_whole(client, unre
     assert record.response == response.json()["response"]
     assert record.interaction_id == response.json()["interaction_id"]
     assert from_json(to_json(record)) == record
+
+
+def test_all_that_the_model_said_is_logged_and_replayed(client, unrecorded_log, use_provider):
+    use_provider(FakeProvider(THOUGHTFUL))
+    with failing("UPDATE"):
+        ask(client)
+    call_command("replay_records", str(unrecorded_log), stdout=StringIO())
+    [record] = all_records()
+    assert (record.response, record.tool_calls) == ("Olá!", (CALL,))
+    assert record.message == {"reasoning_details": THOUGHTFUL.message["reasoning_details"]}
+    assert record.extras == THOUGHTFUL.extras
 
 
 def test_a_short_trouble_is_outlived(client, unrecorded_log, monkeypatch):
