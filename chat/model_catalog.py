@@ -1,7 +1,12 @@
 """The models that callers may name, and the routes (provider and model) that serve them."""
 
 import functools
+import logging
+import math
+import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from django.conf import settings
 
@@ -9,9 +14,17 @@ import providers
 from chat.callers import Caller
 from chat.errors import ValidationFailed, field_error
 from chat.http_transport import http_transport
-from providers.base import CompletionRequest
+from providers.base import CompletionRequest, Provider
+from providers.deadline import Deadline
+from providers.errors import ProviderError
 from providers.router import Route, Router, UnknownModel
 
+logger = logging.getLogger(__name__)
+
+# Vendors have this long to list their models, which are then kept; a failure is kept shorter.
+LISTING_SECONDS = 3.0
+KEEP_LISTING_SECONDS = 600.0
+RETRY_LISTING_SECONDS = 60.0
 # Alias for the configured default model, for clients that must name one.
 DEFAULT_MODEL_ALIAS = "default"
 
@@ -54,9 +67,70 @@ def routes_for(caller: Caller, model: str | None) -> list[Route]:
     return routes
 
 
-def list_models(caller: Caller) -> list[Route]:
-    """Return the routes of all models that the caller may name, the default first."""
-    return _allowed(caller, router().known)
+def list_models(caller: Caller) -> dict[str, Route]:
+    """Return all models that the caller may name, by the name to use, the default first.
+
+    If any model is allowed, these are the vendors' own too, or those that the key is restricted to.
+    """
+    routes = _allowed(caller, router().known)
+    names: dict[str, Route] = {}
+    if router().allows_any:
+        restricted = _allowed_models(caller)
+        named = [route for name in restricted for route in router().routes(name)]
+        names = {DEFAULT_MODEL_ALIAS: routes_for(caller, None)[0]}
+        routes += named if restricted else _vendors_models()
+    for route in dict.fromkeys(routes):
+        names[_name(route)] = route
+    return names
+
+
+def _name(route: Route) -> str:
+    """Return the shortest name of a model: its id, unless another provider answers to that."""
+    return route.model if router().routes(route.model)[0] == route else route.full_name
+
+
+def _vendors_models() -> list[Route]:
+    """Ask all vendors at once for their models."""
+    providers_ = list(router().providers.values())
+    deadline = Deadline(LISTING_SECONDS)
+    with ThreadPoolExecutor(len(providers_), thread_name_prefix="models") as pool:
+        listed = pool.map(lambda provider: _listing(provider).models(deadline), providers_)
+        return [
+            Route(provider, model)
+            for provider, models in zip(providers_, listed, strict=True)
+            for model in models
+        ]
+
+
+@functools.cache
+def _listing(provider: Provider) -> "VendorListing":
+    return VendorListing(provider)
+
+
+class VendorListing:
+    """The ids of a vendor's models, kept for a while. The last ones stay if the vendor fails."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+        self._lock = threading.Lock()
+        self._models: list[str] = []
+        self._fresh_until = -math.inf
+
+    def models(self, deadline: Deadline) -> list[str]:
+        """Return the models; ask the vendor if they are not fresh. Other threads wait for that."""
+        with self._lock:
+            if time.monotonic() >= self._fresh_until:
+                self._ask(deadline)
+            return self._models
+
+    def _ask(self, deadline: Deadline) -> None:
+        seconds = RETRY_LISTING_SECONDS
+        try:
+            self._models = self._provider.list_models(deadline)
+            seconds = KEEP_LISTING_SECONDS
+        except ProviderError as exc:
+            logger.warning("models of %s not listed: %s", self._provider.name, exc.reason or exc)
+        self._fresh_until = time.monotonic() + seconds
 
 
 def _allowed(caller: Caller, routes: Sequence[Route]) -> list[Route]:

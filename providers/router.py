@@ -54,9 +54,13 @@ class Route:
     model: str
 
     @property
+    def full_name(self) -> str:
+        return f"{self.provider.name}:{self.model}"
+
+    @property
     def names(self) -> frozenset[str]:
         """The names by which clients may ask for the model: its id, and `provider:id`."""
-        return frozenset((self.model, f"{self.provider.name}:{self.model}"))
+        return frozenset((self.model, self.full_name))
 
 
 class UnknownModel(ValueError):
@@ -81,9 +85,9 @@ class Router:
         reset_timeout: float = 60.0,
         backoff_seconds: float = 0.5,
     ) -> None:
-        self._providers = {provider.name: provider for provider in providers}
+        self.providers = {provider.name: provider for provider in providers}
         self._defaults = [Route(provider, provider.model) for provider in providers]
-        self._any = ANY_MODEL in allowed
+        self.allows_any = ANY_MODEL in allowed
         listed = [self._parse(model) for model in allowed if model != ANY_MODEL]
         # The routes of all models that clients may name, the default one first.
         self.known = list(dict.fromkeys(self._defaults + listed))
@@ -106,7 +110,7 @@ class Router:
             routes = self._defaults
         else:
             routes = [known for known in self.known if model in known.names]
-            if not routes and self._any:
+            if not routes and self.allows_any:
                 routes = [self._parse(model)]
         if not routes:
             raise UnknownModel(model)
@@ -242,8 +246,8 @@ class Router:
     def _parse(self, model: str) -> Route:
         """Parse `provider:id` or a bare id, which may itself hold colons (`llama3:8b`)."""
         prefix, colon, rest = model.partition(":")
-        if colon and rest and prefix in self._providers:
-            return Route(self._providers[prefix], rest)
+        if colon and rest and prefix in self.providers:
+            return Route(self.providers[prefix], rest)
         return Route(self._defaults[0].provider, model)
 
 

@@ -47,11 +47,9 @@ class UnsupportedEndpointView(OpenAIView):
 
 class ModelsView(OpenAIView):
     def get(self, request: Request) -> Response:
-        models = {}
-        for route in model_catalog.list_models(self.caller):
-            id_ = f"{route.provider.name}:{route.model}" if route.model in models else route.model
-            models[id_] = render_model(id_, route.provider.name)
-        return Response({"object": "list", "data": list(models.values())})
+        models = model_catalog.list_models(self.caller)
+        data = [render_model(name, route.provider.name) for name, route in models.items()]
+        return Response({"object": "list", "data": data})
 
 
 class ModelView(OpenAIView):
