@@ -12,7 +12,7 @@ from django.conf import settings
 from django.utils.crypto import salted_hmac
 
 from chat.callers import Caller
-from chat.errors import ConversationConflict, NotFound
+from chat.errors import ConversationConflict, NotFound, field_error
 from chat.history import get_interaction
 from chat.storage import backend
 from chat.storage.base import InteractionRecord, Status
@@ -118,9 +118,9 @@ def _load_parent(caller: Caller, user_id: str, interaction_id: str) -> Interacti
     try:
         parent = get_interaction(caller=caller, interaction_id=interaction_id)
     except NotFound:
-        raise NotFound("There is no such previous_interaction_id.") from None
+        raise _unknown_turn() from None
     if parent.user_id != user_id:
-        raise NotFound("There is no such previous_interaction_id.")
+        raise _unknown_turn()
     status = parent.status_at(datetime.now(UTC))
     if status is not Status.OK:
         state = "is still running" if status is Status.PENDING else "has no answer"
@@ -128,6 +128,11 @@ def _load_parent(caller: Caller, user_id: str, interaction_id: str) -> Interacti
     if parent.lacks_content:
         raise ConversationConflict(CONTENT_NOT_STORED)
     return parent
+
+
+def _unknown_turn() -> NotFound:
+    error = field_error("previous_interaction_id", "not_found", "There is no such turn.")
+    return NotFound("There is no such previous_interaction_id.", errors=[error])
 
 
 def _window(turns: list[InteractionRecord], request: ChatRequest) -> list[InteractionRecord]:

@@ -8,6 +8,7 @@ Problem
  │    └── InvalidApiKey   401
  ├── BudgetExceeded       402  the key's monthly budget is spent
  ├── NotFound             404  missing, or another owner's
+ ├── ModelNotFound        404  the vendor does not know the model that the client named
  ├── IdempotencyInFlight  409  a request with the same key is still running
  ├── ConversationConflict 409  the previous turn is running, failed, or is not stored
  ├── AnswerNotStored      409  the key's request was answered, and the answer is not stored
@@ -116,6 +117,10 @@ class BudgetExceeded(Problem, status=402, code="budget_exceeded", title="The bud
 
 class NotFound(Problem, status=404, code="not_found", title="Not found"):
     default_detail = "Not found, or not accessible with this key."
+
+
+class ModelNotFound(Problem, status=404, code="model_not_found", title="No such model"):
+    default_detail = "The provider does not know this model; see GET /v1/models."
 
 
 class IdempotencyInFlight(

@@ -24,6 +24,8 @@ from chat.errors import (
     ClientDisconnected,
     IdempotencyInFlight,
     IdempotencyMismatch,
+    ModelNotFound,
+    Problem,
     problem_from_exception,
 )
 from chat.storage import backend
@@ -36,7 +38,7 @@ from chat.telemetry.context import add_log_fields, current_request_id, server_ti
 from providers.accumulator import joined
 from providers.base import Completion, CompletionRequest, Delta, Usage
 from providers.deadline import Deadline
-from providers.errors import DeadlineExceeded, ProviderError
+from providers.errors import DeadlineExceeded, ModelUnavailable, ProviderError
 from providers.router import Attempt, Route
 
 # Records that could not be written are logged here, whole.
@@ -130,7 +132,8 @@ def stream(
 class InFlightChat:
     """A claimed request: what is asked, on which routes, and what came back so far.
 
-    `route` is the preferred one until one answers. `earlier` is the stored answer if the request
+    `route` is the preferred one until one answers. `names_model`: the client named a model other
+    than the default. `earlier` is the stored answer if the request
     was answered before.
     """
 
@@ -138,6 +141,7 @@ class InFlightChat:
     completion_request: CompletionRequest
     routes: list[Route]
     route: Route
+    names_model: bool
     deadline: Deadline
     started: float
     earlier: InteractionRecord | None = None
@@ -163,6 +167,7 @@ def _accept(
         completion_request=completion_request,
         routes=routes,
         route=routes[0],
+        names_model=request.model not in (None, model_catalog.DEFAULT_MODEL_ALIAS),
         deadline=deadline,
         started=started,
     )
@@ -288,10 +293,17 @@ def _settle_on_error(in_flight: InFlightChat) -> Iterator[None]:
         if isinstance(exc, DeadlineExceeded) and in_flight.deadline.cancelled:
             _settle(in_flight, status=Status.ABORTED, **partial)
             raise ClientDisconnected from exc
-        problem = problem_from_exception(exc)
+        problem = _problem(in_flight, exc)
         error = ErrorInfo(code=problem.code, detail=problem.detail)
         _settle(in_flight, status=Status.ERROR, error=error, usage=usage, **partial)
         raise problem from exc
+
+
+def _problem(in_flight: InFlightChat, exc: Exception) -> Problem:
+    """Return the problem to show the client, who is to blame for a model that does not exist."""
+    if isinstance(exc, ModelUnavailable) and in_flight.names_model:
+        return ModelNotFound()
+    return problem_from_exception(exc)
 
 
 def _partial_answer(in_flight: InFlightChat) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
+import orjson
 from django.core.validators import RegexValidator
 from rest_framework import serializers
 
@@ -15,6 +16,7 @@ MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
 MAX_METADATA = 16
 MAX_IMAGES = 16
+RESPONSE_FORMATS = ("text", "json_object", "json_schema")
 MAX_METADATA_KEY_LENGTH = 64
 
 
@@ -95,10 +97,44 @@ class ImageUrlField(StrictCharField):
 
     default_validators = [
         RegexValidator(
-            r"\A(https://[^\s/]|data:image/[a-z0-9.+-]+;base64,[A-Za-z0-9+/])",
+            r"\A(https://[^\s/]\S*|data:image/[a-z0-9.+-]+;base64,[A-Za-z0-9+/]+={0,2})\Z",
             "An https: URL, or a data: URL such as data:image/png;base64,…",
         )
     ]
+
+
+class ResponseFormatField(serializers.DictField):
+    """The form of the answer, in OpenAI's terms."""
+
+    default_error_messages = {
+        "type": f"`type` is one of {', '.join(RESPONSE_FORMATS)}.",
+        "json_schema": "`json_schema` is an object with a `name`, and mostly a `schema`.",
+        "depth": "Nested too deeply.",
+    }
+
+    def to_internal_value(self, data: Any) -> dict[str, Any]:
+        value: dict[str, Any] = super().to_internal_value(data)
+        if value.get("type") not in RESPONSE_FORMATS:
+            self.fail("type")
+        if value["type"] == "json_schema":
+            schema = value.get("json_schema")
+            if not isinstance(schema, dict) or not isinstance(schema.get("name"), str):
+                self.fail("json_schema")
+        if too_deep(value):
+            self.fail("depth")
+        return value
+
+
+def too_deep(value: Any) -> bool:
+    """Return whether orjson could not write a JSON value later.
+
+    The lists around it stand for the levels that records and vendor requests add.
+    """
+    try:
+        orjson.dumps([[[[[[[[value]]]]]]]])
+    except orjson.JSONEncodeError:
+        return True
+    return False
 
 
 class StopField(serializers.ListField):

@@ -32,7 +32,7 @@ from rest_framework.views import APIView
 from chat import errors
 from chat.api import openapi_examples as examples
 from chat.api import serializers
-from chat.api.fields import MAX_STOP_LENGTH, MAX_STOPS
+from chat.api.fields import MAX_STOP_LENGTH, MAX_STOPS, RESPONSE_FORMATS
 from chat.api.openai.errors import render_problem
 from chat.api.openai.fields import ROLES
 from chat.api.openai.serializers import CompletionSerializer
@@ -104,6 +104,22 @@ class MessagesFieldSchema(FieldSchema):
     }
 
 
+class ResponseFormatFieldSchema(FieldSchema):
+    target_class = "chat.api.fields.ResponseFormatField"
+    schema = {
+        "type": "object",
+        "properties": {
+            "type": {"type": "string", "enum": list(RESPONSE_FORMATS)},
+            "json_schema": {
+                "type": "object",
+                "properties": {"name": {"type": "string"}, "schema": {"type": "object"}},
+                "required": ["name"],
+            },
+        },
+        "required": ["type"],
+    }
+
+
 class ToolChoiceFieldSchema(FieldSchema):
     target_class = "chat.api.openai.fields.ToolChoiceField"
     schema = {"oneOf": [{"type": "string"}, {"type": "object"}]}
@@ -153,7 +169,10 @@ MODEL_ERRORS = (
     errors.ContentFiltered,
     *KEY_ERRORS,
     errors.BudgetExceeded,
+    errors.NotFound,
+    errors.ModelNotFound,
     errors.IdempotencyInFlight,
+    errors.ConversationConflict,
     errors.AnswerNotStored,
     errors.PayloadTooLarge,
     errors.IdempotencyMismatch,
@@ -305,21 +324,25 @@ document_chat(
         description=(
             "Asks a model and records the interaction, whatever comes of it. With `stream`, "
             "the answer is `text/event-stream`: `delta` events with a piece of the text each, "
-            "then `done` with the whole answer, or `error` with problem details."
+            "`reasoning` events with a piece of the model's visible thinking, then `done` with "
+            "the whole answer, or `error` with problem details."
         ),
         request=serializers.ChatSerializer,
         responses={
-            200: _success(serializers.AnswerSerializer, "The answer.", answer=examples.CHAT_ANSWER),
-            (200, "text/event-stream"): _success(str, "The answer.", events=examples.CHAT_EVENTS),
-            **_problems(
-                errors.NotFound,
-                errors.ConversationConflict,
-                *MODEL_ERRORS,
-                *DRF_ERRORS,
-                UnsupportedMediaType,
+            200: _success(
+                serializers.AnswerSerializer,
+                "The answer.",
+                answer=examples.CHAT_ANSWER,
+                reasoning=examples.REASONED_ANSWER,
             ),
+            (200, "text/event-stream"): _success(str, "The answer.", events=examples.CHAT_EVENTS),
+            **_problems(*MODEL_ERRORS, *DRF_ERRORS, UnsupportedMediaType),
         },
-        examples=[OpenApiExample("question", examples.CHAT_REQUEST, request_only=True)],
+        examples=[
+            OpenApiExample("question", examples.CHAT_REQUEST, request_only=True),
+            OpenApiExample("image", examples.IMAGE_REQUEST, request_only=True),
+            OpenApiExample("structured output", examples.JSON_REQUEST, request_only=True),
+        ],
     ),
 )
 document_history(
@@ -386,15 +409,25 @@ document_openai(
         summary="OpenAI's chat completions",
         description=(
             "The same service, ledger, keys and limits behind the interface that OpenAI's "
-            "clients speak. With `stream`, the answer is `text/event-stream` of its chunks."
+            "clients speak. With `stream`, the answer is `text/event-stream` of its chunks. "
+            "Other parameters and fields of messages go to the vendor as they came; a vendor "
+            "that cannot be told one is not asked, and the error names it."
         ),
         request=CompletionSerializer,
         parameters=MODEL_HEADERS,
         responses={
-            200: _success(OpenApiTypes.OBJECT, "The completion.", completion=examples.COMPLETION),
+            200: _success(
+                OpenApiTypes.OBJECT,
+                "The completion.",
+                completion=examples.COMPLETION,
+                tool_call=examples.TOOL_CALL_COMPLETION,
+            ),
             **_openai_errors(*MODEL_ERRORS),
         },
-        examples=[OpenApiExample("request", examples.COMPLETION_REQUEST, request_only=True)],
+        examples=[
+            OpenApiExample("request", examples.COMPLETION_REQUEST, request_only=True),
+            OpenApiExample("tool results", examples.TOOL_RESULT_REQUEST, request_only=True),
+        ],
     ),
 )
 document_openai(
@@ -402,7 +435,10 @@ document_openai(
     get=extend_schema(
         operation_id="listModels",
         summary="The models that may be named",
-        description="The models that this key may use.",
+        description=(
+            "The models that this key may use, by the names to use. If any model is allowed "
+            "(`ALLOWED_MODELS=*`), the vendors' own are listed, and `default`."
+        ),
         responses={
             200: _success(OpenApiTypes.OBJECT, "The list.", models=examples.MODELS),
             **_openai_errors(*KEY_ERRORS, errors.InternalError),

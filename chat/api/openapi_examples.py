@@ -2,6 +2,24 @@
 
 ID = "01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6e"
 CHAT_REQUEST = {"userId": "user123", "prompt": "Olá!"}
+IMAGE_REQUEST = {
+    "userId": "user123",
+    "prompt": "What is in this picture?",
+    "images": ["https://example.org/picture.png"],
+}
+JSON_REQUEST = {
+    "userId": "user123",
+    "prompt": "A city in Portugal.",
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "city",
+            "schema": {"type": "object", "properties": {"name": {"type": "string"}}},
+        },
+    },
+    "reasoning_effort": "low",
+    "seed": 7,
+}
 CHAT_ANSWER = {
     "interaction_id": ID,
     "userId": "user123",
@@ -26,6 +44,7 @@ CHAT_ANSWER = {
     },
     "metadata": {},
 }
+REASONED_ANSWER = {**CHAT_ANSWER, "reasoning": "The user greets me in Portuguese."}
 CHAT_EVENTS = 'event: delta\ndata: {"text":"Olá!"}\n\nevent: done\ndata: {"interaction_id": …}\n\n'
 RECORD = {
     **CHAT_ANSWER,
@@ -44,6 +63,16 @@ PAGE = {"items": [RECORD], "next_cursor": None}
 CONVERSATION = {"conversation_id": RECORD["conversation_id"], **PAGE}
 
 COMPLETION_REQUEST = {"model": "default", "messages": [{"role": "user", "content": "Olá!"}]}
+TOOL_CALL = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "weather", "arguments": '{"city":"Lisboa"}'},
+}
+TOOL_RESULT_REQUEST = {
+    "model": "default",
+    "previous_interaction_id": ID,
+    "messages": [{"role": "tool", "tool_call_id": TOOL_CALL["id"], "content": "18 °C"}],
+}
 COMPLETION = {
     "id": f"chatcmpl-{ID}",
     "object": "chat.completion",
@@ -66,6 +95,22 @@ COMPLETION = {
         "completion_tokens_details": {"reasoning_tokens": 0},
     },
     "interaction_id": ID,
+}
+TOOL_CALL_COMPLETION = {
+    **COMPLETION,
+    "choices": [
+        {
+            "index": 0,
+            "message": {
+                "role": "assistant",
+                "content": None,
+                "refusal": None,
+                "tool_calls": [TOOL_CALL],
+            },
+            "logprobs": None,
+            "finish_reason": "tool_calls",
+        }
+    ],
 }
 MODEL = {
     "id": "google/gemini-3.5-flash-lite",

@@ -24,6 +24,9 @@ PARAMETERS = (
     *("response_format", "reasoning_effort", "seed"),
 )
 
+# Values of parameters that change nothing.
+NEUTRAL: tuple[Any, ...] = (None, [], {"type": "text"})
+
 
 def build_once(serializer_class: type[S]) -> S:
     """Return an instance that serves all requests, with its fields built.
@@ -88,29 +91,34 @@ class ChatSerializer(serializers.Serializer[Any]):
     images = serializers.ListField(
         child=fields.ImageUrlField(),
         **fields.OPTIONAL,
+        allow_empty=False,
         max_length=fields.MAX_IMAGES,
-        help_text="Images to look at: `https:` or `data:` URLs.",
+        help_text=(
+            f"1 to {fields.MAX_IMAGES} images that the prompt is about: `https:` or `data:` URLs."
+        ),
     )
-    response_format = serializers.DictField(
+    response_format = fields.ResponseFormatField(
         **fields.OPTIONAL,
-        help_text='JSON instead of text, as in OpenAI\'s API: `{"type": "json_object"}`, or '
-        '`{"type": "json_schema", "json_schema": {"name": …, "schema": …}}`.',
+        help_text=(
+            'JSON instead of text: `{"type": "json_object"}`, or '
+            '`{"type": "json_schema", "json_schema": {"name": …, "schema": …}}`.'
+        ),
     )
     reasoning_effort = fields.StrictCharField(
         **fields.OPTIONAL,
         max_length=32,
-        help_text="How much the model thinks first: `none`, `low`, `medium`, `high`, ….",
+        help_text="How long the model thinks first: `none`, `low`, `medium`, `high`, ….",
     )
     seed = fields.StrictIntegerField(
         **fields.OPTIONAL,
         min_value=-(2**63),
         max_value=2**63 - 1,
-        help_text="The same seed gives, as far as the vendor can, the same answer.",
+        help_text="With the same seed the vendor tries to give the same answer.",
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """Return the fields of a `ChatRequest`, and `stream`."""
-        given = {name: attrs[name] for name in PARAMETERS if attrs.get(name) not in (None, [])}
+        given = {name: attrs[name] for name in PARAMETERS if attrs.get(name) not in NEUTRAL}
         images = attrs.get("images")
         return {
             **{name: value for name, value in attrs.items() if name not in (*PARAMETERS, "images")},

@@ -19,7 +19,7 @@ from chat.api.renderers import EventStreamNegotiation, PlaygroundRenderer
 from chat.api.serializers import build_once
 from chat.api.streaming import ChatEventFormat
 from chat.conversation import ChatRequest
-from chat.errors import StorageFailed
+from chat.errors import StorageFailed, ValidationFailed
 from chat.storage import backend
 from chat.storage.base import Page, format_utc
 from chat.storage.errors import StorageUnavailable
@@ -34,9 +34,19 @@ USER_QUERY = build_once(serializers.UserQuerySerializer)
 USAGE_QUERY = build_once(serializers.UsageQuerySerializer)
 USAGE_COUNTS = build_once(serializers.UsageCountsSerializer)
 
+# Content parts that a provider may lack -> fields of a chat request.
+FIELD_NAMES = {"image_url": "images"}
+
 
 class ChatView(BaseChatView):
     content_negotiation_class = EventStreamNegotiation
+
+    def handle_exception(self, exc: Exception) -> Response:
+        """Let errors name the fields of this operation."""
+        if isinstance(exc, ValidationFailed):
+            for error in exc.errors:
+                error["field"] = FIELD_NAMES.get(error["field"], error["field"])
+        return super().handle_exception(exc)
 
     def post(self, request: Request) -> HttpResponseBase:
         fields = self.validated_body(CHAT_REQUEST)

@@ -5,7 +5,7 @@ from typing import Any
 from rest_framework.response import Response
 
 from chat.api.exceptions import convert_exception
-from chat.errors import Problem, ValidationFailed
+from chat.errors import Problem
 from chat.telemetry.context import add_log_fields
 from providers.parsing import TOO_LONG
 
@@ -27,10 +27,13 @@ TERMS: dict[str, tuple[str, str | None, int | None]] = {
     "provider_timeout": (SERVER, "upstream_timeout", None),
     "internal_error": (SERVER, None, None),
 }
+# The field that our code is about.
+PARAMS = {"model_not_found": "model"}
 # The code of a field's error -> OpenAI's code; any other is `invalid_value`.
 FIELD_CODES = {
     "required": "missing_required_parameter",
     "unsupported": "unsupported_parameter",
+    "not_found": "not_found",
     "not_a_list": "invalid_type",
     "not_a_dict": "invalid_type",
     "null": "invalid_type",
@@ -53,8 +56,8 @@ def render_problem(problem: Problem) -> tuple[int, dict[str, Any]]:
     """Return the status and the body."""
     default_type = INVALID if problem.status < 500 else SERVER
     type_, code, status = TERMS.get(problem.code, (default_type, problem.code, None))
-    message, param = problem.detail, None
-    if isinstance(problem, ValidationFailed) and problem.errors:
+    message, param = problem.detail, PARAMS.get(problem.code)
+    if problem.errors:
         first = problem.errors[0]
         param = first["field"] or None
         message = ": ".join(filter(None, (param, first["detail"])))

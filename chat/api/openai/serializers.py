@@ -2,9 +2,7 @@
 
 from typing import Any
 
-import orjson
 from rest_framework import serializers
-from rest_framework.exceptions import ErrorDetail
 
 from chat.api import fields
 from chat.api.openai.fields import MessagesField, ToolChoiceField
@@ -76,7 +74,8 @@ class CompletionSerializer(OpenSerializer):
         parameters = _parameters(attrs)
         if stream and stream_options:
             parameters["stream_options"] = stream_options
-        _check_nesting(parameters, attrs["messages"])
+        if fields.too_deep([parameters, attrs["messages"]]):
+            raise serializers.ValidationError("The body is nested too deeply.")
         return {
             **_split_messages(attrs["messages"]),
             "user_id": attrs.get("user") or ANONYMOUS,
@@ -111,17 +110,6 @@ def _parameters(attrs: dict[str, Any]) -> dict[str, Any]:
     return parameters
 
 
-def _check_nesting(parameters: dict[str, Any], messages: list[dict[str, Any]]) -> None:
-    """Raise ValidationError for JSON that orjson could not write later.
-
-    The lists around it stand for the levels that records and vendor requests add.
-    """
-    try:
-        orjson.dumps([[[[[[[[parameters, messages]]]]]]]])
-    except orjson.JSONEncodeError as exc:
-        raise _field_error("", "The body is nested too deeply.", "invalid") from exc
-
-
 def _split_messages(messages: list[dict[str, Any]]) -> dict[str, Any]:
     """Return `prompt`, `system` and `messages` of a `ChatRequest`.
 
@@ -139,7 +127,3 @@ def _split_messages(messages: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _text(message: dict[str, Any]) -> str:
     return content_text(message.get("content"))
-
-
-def _field_error(name: str, detail: str, code: str) -> serializers.ValidationError:
-    return serializers.ValidationError({name: [ErrorDetail(detail, code=code)]})

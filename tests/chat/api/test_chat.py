@@ -16,7 +16,7 @@ from chat.conversation import ChatRequest
 from chat.history import get_interaction
 from chat.service import chat
 from chat.storage.base import ErrorInfo, InteractionRecord, Status
-from providers.base import Completion, Usage
+from providers.base import Completion, CompletionRequest, Usage
 from providers.deadline import Deadline
 from providers.router import Attempt
 from tests.client import ApiClient, field_errors, problem, status_and_code
@@ -35,6 +35,12 @@ from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 Configure = Callable[..., None]
 AskInstead = Callable[[Any], None]
 
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+ADDRESS = "https://example.org/a.png"
+CITY = {
+    "type": "json_schema",
+    "json_schema": {"name": "city", "schema": {"type": "object", "properties": {}}},
+}
 HELLO = Completion(message={"content": "Hello."}, model="mock-1", finish_reason="stop")
 MOCK_ATTEMPT = Attempt(provider="mock", model="mock-1", outcome="ok", latency_ms=ANY)
 
@@ -389,6 +395,15 @@ ACCEPTED: list[tuple[str, Any]] = [
     ("metadata", {f"key{number}": "" for number in range(16)}),
     ("metadata", {"k" * 64: "v" * 512}),
     ("metadata", {"chave ç": "valor 🦆"}),
+    ("images", [PICTURE]),
+    ("images", ["https://example.org/a b.png".replace(" ", "%20")] * 16),
+    ("images", ["data:image/svg+xml;base64,PHN2Zz4="]),
+    ("response_format", {"type": "text"}),
+    ("response_format", {"type": "json_object", "more": 1}),
+    ("response_format", CITY),
+    ("reasoning_effort", "low"),
+    ("seed", 0),
+    ("seed", -(2**63)),
 ]
 
 
@@ -435,6 +450,33 @@ REFUSED: list[tuple[str, Any, str, str]] = [
     ("metadata", {"a": {"b": "c"}}, "metadata.a", "invalid"),
     ("metadata", ["a"], "metadata", "not_a_dict"),
     ("metadata", "a", "metadata", "not_a_dict"),
+    ("images", [], "images", "empty"),
+    ("images", [PICTURE] * 17, "images", "max_length"),
+    ("images", PICTURE, "images", "not_a_list"),
+    ("images", ["http://example.org/a.png"], "images.0", "invalid"),
+    ("images", [PICTURE, "https://"], "images.1", "invalid"),
+    ("images", ["https://example.org/a b.png"], "images.0", "invalid"),
+    ("images", ["data:text/html;base64,QUJD"], "images.0", "invalid"),
+    ("images", ["data:image/png;base64,"], "images.0", "invalid"),
+    ("images", ["data:image/png,QUJD"], "images.0", "invalid"),
+    ("images", ["data:image/png;base64,QU JD"], "images.0", "invalid"),
+    ("images", [7], "images.0", "invalid"),
+    ("response_format", "json_object", "response_format", "not_a_dict"),
+    ("response_format", {}, "response_format", "type"),
+    ("response_format", {"type": "xml"}, "response_format", "type"),
+    ("response_format", {"type": ["text"]}, "response_format", "type"),
+    ("response_format", {"type": "json_schema"}, "response_format", "json_schema"),
+    (
+        "response_format",
+        {"type": "json_schema", "json_schema": {"schema": {}}},
+        "response_format",
+        "json_schema",
+    ),
+    ("reasoning_effort", 1, "reasoning_effort", "invalid"),
+    ("reasoning_effort", "", "reasoning_effort", "blank"),
+    ("reasoning_effort", "x" * 33, "reasoning_effort", "max_length"),
+    ("seed", 1.0, "seed", "invalid"),
+    ("seed", 2**63, "seed", "max_value"),
 ]
 
 
@@ -443,6 +485,99 @@ def test_invalid_values_are_refused(
     api: ApiClient, name: str, value: Any, field: str, code: str
 ) -> None:
     assert field_errors(api.chat(**{name: value})) == [(field, code)]
+
+
+@pytest.mark.parametrize("depth", [50, *range(240, 256), 300, 980])
+def test_a_deep_schema_is_accepted_or_refused(
+    api: ApiClient, vendor: StubVendor, depth: int
+) -> None:
+    nest = b'{"a":' * depth + b"1" + b"}" * depth
+    wanted = b'{"type":"json_schema","json_schema":{"name":"a","schema":%b}}' % nest
+    body = b'{"userId":"alice","prompt":"a","response_format":%b}' % wanted
+    assert api.post("/v1/chat", body).status_code in (200, 400)
+
+
+# --- Images, structured output, thoughts ----------------------------------------------------------
+
+
+def test_images_and_new_parameters_reach_the_vendor_and_the_record(
+    api: ApiClient, vendor: StubVendor
+) -> None:
+    given = {"response_format": CITY, "reasoning_effort": "low", "seed": 7}
+    response = api.chat("What is it?", system="Be brief.", images=[PICTURE, ADDRESS], **given)
+    assert response.status_code == 200
+    asked = {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "What is it?"},
+            {"type": "image_url", "image_url": {"url": PICTURE}},
+            {"type": "image_url", "image_url": {"url": ADDRESS}},
+        ],
+    }
+    system = {"role": "system", "content": "Be brief."}
+    assert vendor.requests[0].json == {
+        "model": "model-1",
+        "messages": [system, asked],
+        **given,
+        "user": ANY,
+    }
+    [record] = all_records()
+    assert record.parameters == {**given, "messages": [asked]}
+    assert (record.prompt, record.system) == ("What is it?", "Be brief.")
+
+    again = api.chat("And now?", previous_interaction_id=record.interaction_id)
+    assert again.status_code == 200
+    answer = {"role": "assistant", "content": "Hello from the stand-in."}
+    question = {"role": "user", "content": "And now?"}
+    assert vendor.requests[1].json["messages"] == [system, asked, answer, question]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_field_that_the_provider_lacks_is_named_as_the_client_did(
+    api: ApiClient, use_provider: AskInstead, stream: bool
+) -> None:
+    use_provider(TextOnly(HELLO))
+    response = api.chat(images=[PICTURE], seed=7, stream=stream)
+    assert field_errors(response) == [("images", "unsupported"), ("seed", "unsupported")]
+    assert all_records() == []
+
+
+class TextOnly(FakeProvider):
+    def unsupported(self, request: CompletionRequest) -> tuple[str, ...]:
+        return ("image_url", "seed")
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_thoughts_are_in_the_answer_and_the_record(
+    api: ApiClient, vendor: StubVendor, name: str
+) -> None:
+    answered_by(vendor, content="18 °C.", **{name: "Let me see."})
+    body = api.chat().json()
+    assert (body["response"], body["reasoning"]) == ("18 °C.", "Let me see.")
+    record = api.get(f"/v1/interactions/{body['interaction_id']}").json()
+    assert (record["reasoning"], record["message"]) == ("Let me see.", {name: "Let me see."})
+
+
+def test_a_refusal_is_the_response_of_a_filtered_answer(api: ApiClient, vendor: StubVendor) -> None:
+    answered_by(vendor, content=None, refusal="I cannot help with that.")
+    body = api.chat().json()
+    assert (body["response"], body["finish_reason"]) == (
+        "I cannot help with that.",
+        "content_filter",
+    )
+    [record] = all_records()
+    assert record.message == {"refusal": "I cannot help with that."}
+    assert api.chat("And now?", previous_interaction_id=record.interaction_id).status_code == 200
+    assert vendor.requests[1].json["messages"][1] == {
+        "role": "assistant",
+        "content": None,
+        "refusal": "I cannot help with that.",
+    }
+
+
+def answered_by(vendor: StubVendor, **message: Any) -> None:
+    choice = {"message": {"role": "assistant", **message}, "finish_reason": "stop"}
+    vendor.reply({**OPENAI_ANSWER, "choices": [choice]})
 
 
 # --- Which model is asked -------------------------------------------------------------------------
@@ -537,6 +672,32 @@ def test_allowed_models_widen_the_choice(
     assert response.status_code == status
     if status == 200:
         assert response.json()["model"] == model.removeprefix("mock:")
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", ["model-2", "openai:model-2", "model-1"])
+def test_a_named_model_that_the_vendor_does_not_know_is_not_found(
+    api: ApiClient, vendor: StubVendor, change_settings: Configure, model: str, stream: bool
+) -> None:
+    change_settings(ALLOWED_MODELS=["*"])
+    vendor.reply({"error": {"code": "model_not_found", "message": "no"}}, status=404)
+    response = api.chat(model=model, stream=stream)
+    assert status_and_code(response) == (404, "model_not_found")
+    [record] = all_records()
+    assert (record.status, record.error) == (
+        Status.ERROR,
+        ErrorInfo(code="model_not_found", detail=problem(response)["detail"]),
+    )
+    assert [attempt.outcome for attempt in record.attempts] == ["provider_error"]
+
+
+@pytest.mark.parametrize("model", [None, "default"])
+def test_a_configured_model_that_the_vendor_does_not_know_is_the_operator_s_trouble(
+    api: ApiClient, vendor: StubVendor, model: str | None
+) -> None:
+    vendor.reply({"error": {"code": "model_not_found", "message": "no"}}, status=404)
+    assert status_and_code(api.chat(model=model)) == (502, "provider_error")
 
 
 # --- Without HTTP ---------------------------------------------------------------------------------

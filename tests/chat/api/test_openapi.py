@@ -29,7 +29,7 @@ ERRORS: dict[tuple[str, str], dict[int, set[str]]] = {
         401: KEYS,
         402: {"budget_exceeded"},
         405: {"method_not_allowed"},
-        404: {"not_found"},
+        404: {"not_found", "model_not_found"},
         406: {"not_acceptable"},
         409: {"idempotency_in_flight", "conversation_conflict", "answer_not_kept"},
         413: {"payload_too_large"},
@@ -218,8 +218,15 @@ def test_the_limits_of_a_request_are_documented(document: dict[str, Any]) -> Non
         {"userId": "a", "prompt": "hi", "stop": ["END"], "metadata": {"ticket": "7"}},
         {"userId": "a", "prompt": "hi", "stop": "END"},
         {"userId": "a", "prompt": "hi", "stop": None, "temperature": None, "metadata": None},
+        {"userId": "a", "prompt": "hi", "images": ["https://a.example/b.png"], "seed": -1},
+        {
+            "userId": "a",
+            "prompt": "hi",
+            "reasoning_effort": "low",
+            "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}},
+        },
     ],
-    ids=["least", "more", "one stop", "nulls"],
+    ids=["least", "more", "one stop", "nulls", "an image", "structured output"],
 )
 def test_accepted_requests_match_the_document(
     api: ApiClient, document: dict[str, Any], request_: dict[str, Any]

@@ -1,16 +1,17 @@
 """POST /v1/chat/completions: OpenAI's shapes, with the service's records and limits."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest.mock import ANY
 
 import pytest
 from django.http import HttpResponse
 
+from chat import api_keys, model_catalog
 from chat.storage.base import Status
 from tests.client import ApiClient
-from tests.factories import ALICE, KEY, all_records
+from tests.factories import ALICE, KEY, Clock, all_records
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
 # Streams are written by another thread, and a claim that loses a race is rolled back.
@@ -166,6 +167,59 @@ class TestPlain:
         assert answered["message"] == {**message, "refusal": None}
         [record] = all_records()
         assert record.tool_calls == (CALL,)
+
+    @committed
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_refusal_has_a_field_of_its_own(
+        self, api: ApiClient, vendor: StubVendor, stream: bool
+    ) -> None:
+        message = {"role": "assistant", "content": None, "refusal": "No."}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        vendor.reply({**OPENAI_ANSWER, "choices": [choice]})
+        response = complete(api, stream=stream)
+        if stream:
+            assert deltas(response)[1:] == [{"refusal": "No."}, {}]
+        else:
+            [answered] = response.json()["choices"]
+            assert (answered["message"], answered["finish_reason"]) == (message, "stop")
+
+    @committed
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_all_that_a_vendor_says_reaches_the_client_and_the_record(
+        self, api: ApiClient, vendor: StubVendor, stream: bool
+    ) -> None:
+        said = {
+            "content": "Lisboa",
+            "reasoning": "A city.",
+            "reasoning_details": [{"type": "reasoning.encrypted", "data": "gAAA", "index": 0}],
+            "annotations": [{"type": "url_citation", "url_citation": {"url": "https://a.example"}}],
+            "images": [IMAGE],
+        }
+        logprobs = {"content": [{"token": "Lisboa", "logprob": -0.1}], "refusal": None}
+        choice = {"index": 0, "finish_reason": "stop", "logprobs": logprobs}
+        extras = {"citations": ["https://a.example"], "service_tier": "default"}
+        if stream:
+            pieces = [
+                {**extras, "choices": [{**choice, "delta": said, "finish_reason": None}]},
+                {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+            ]
+            vendor.reply(sse(*pieces), headers={"content-type": "text/event-stream"})
+            _, read, *_ = chunks(complete(api, stream=True))
+            answered = {"message": read["choices"][0].pop("delta"), **read["choices"][0]}
+        else:
+            whole = {**choice, "message": {"role": "assistant", **said}}
+            vendor.reply({**OPENAI_ANSWER, **extras, "choices": [whole]})
+            read = complete(api).json()
+            [answered] = read["choices"]
+            assert answered["message"].pop("role") == "assistant"
+            assert answered["message"].pop("refusal") is None
+        assert answered["message"] == said
+        assert answered["logprobs"] == logprobs
+        assert {name: read[name] for name in extras} == extras
+        [record] = all_records()
+        rest = {name: value for name, value in said.items() if name != "content"}
+        assert (record.response, record.message) == ("Lisboa", rest)
+        assert record.extras == {**extras, "logprobs": logprobs}
 
     @pytest.mark.parametrize("accept", ["*/*", "text/event-stream", "image/png", "nonsense"])
     @pytest.mark.parametrize("path", [PATH, "/v1/models", "/v1/models/mock-1"])
@@ -457,6 +511,16 @@ class TestErrors:
         assert failure(response) == (503, "server_error", "server_is_overloaded", None)
         assert response["Retry-After"] == "40"
         assert "X-Should-Retry" not in response
+
+    def test_a_named_model_that_the_vendor_does_not_know_is_not_found(
+        self, api: ApiClient, vendor: StubVendor, change_settings: Configure
+    ) -> None:
+        change_settings(ALLOWED_MODELS=["*"])
+        vendor.reply({"error": {"message": "m is not a valid model ID"}}, status=400)
+        wanted = (404, "invalid_request_error", "model_not_found", "model")
+        assert failure(complete(api, model="m")) == wanted
+        assert [record.status for record in all_records()] == [Status.ERROR]
+        assert failure(complete(api))[0] == 502
 
     def test_filtered_content_is_a_bad_request(self, api: ApiClient) -> None:
         wanted = (400, "invalid_request_error", "content_filter", None)
@@ -778,6 +842,97 @@ class TestModels:
     def test_default_can_be_looked_up(self, api: ApiClient) -> None:
         assert api.get("/v1/models/default").json()["owned_by"] == "mock"
 
-    def test_an_unknown_model_is_not_found(self, api: ApiClient) -> None:
+    def test_an_unlisted_model_cannot_be_looked_up(self, api: ApiClient) -> None:
         wanted = (404, "invalid_request_error", "model_not_found", "model")
         assert failure(api.get("/v1/models/gpt-unknown")) == wanted
+
+
+class TestVendorsModels:
+    """ALLOWED_MODELS=*: the vendors' own models are listed."""
+
+    @pytest.fixture
+    def second(self) -> Iterator[StubVendor]:
+        with StubVendor() as stub:
+            yield stub
+
+    @pytest.fixture(autouse=True)
+    def two_vendors(
+        self,
+        vendor: StubVendor,
+        second: StubVendor,
+        change_settings: Configure,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> Clock:
+        providers = {
+            name: {"api_key": "", "base_url": f"{stub.url}/v1", "model": model}
+            for name, stub, model in (("openai", vendor, "a-1"), ("openrouter", second, "b/1"))
+        }
+        change_settings(PROVIDERS=providers, ALLOWED_MODELS=["*"])
+        clock = Clock(1_000.0)
+        monkeypatch.setattr(model_catalog, "time", clock)
+        return clock
+
+    @staticmethod
+    def lists(vendor: StubVendor, *ids: str, **options: Any) -> None:
+        vendor.reply({"data": [{"id": id_} for id_ in ids]}, **options)
+
+    def test_they_are_listed_by_the_names_to_use(
+        self, api: ApiClient, vendor: StubVendor, second: StubVendor
+    ) -> None:
+        self.lists(vendor, "a-1", "a-2", "openrouter:odd")
+        self.lists(second, "b/1", "a-2", "b/2:free")
+        data = api.get("/v1/models").json()["data"]
+        assert [(model["id"], model["owned_by"]) for model in data] == [
+            ("default", "openai"),
+            ("a-1", "openai"),
+            ("b/1", "openrouter"),
+            ("a-2", "openai"),
+            ("openai:openrouter:odd", "openai"),
+            ("openrouter:a-2", "openrouter"),
+            ("openrouter:b/2:free", "openrouter"),
+        ]
+        for model in data:
+            assert api.get(f"/v1/models/{model['id']}").json() == model
+
+    def test_a_list_is_kept_for_ten_minutes(
+        self, api: ApiClient, vendor: StubVendor, second: StubVendor, two_vendors: Clock
+    ) -> None:
+        self.lists(vendor, "a-2")
+        self.lists(vendor, "a-3")
+        self.lists(second)
+        seen = []
+        for seconds in (0, 599, 2):
+            two_vendors.now += seconds
+            seen.append(api.get("/v1/models").json()["data"][-1]["id"])
+        assert seen == ["a-2", "a-2", "a-3"]
+        assert len(vendor.requests) == len(second.requests) == 2
+
+    def test_a_vendor_that_fails_leaves_its_configured_models_and_is_asked_again(
+        self,
+        api: ApiClient,
+        vendor: StubVendor,
+        second: StubVendor,
+        two_vendors: Clock,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(model_catalog, "LISTING_SECONDS", 0.3)
+        vendor.reply(status=500)
+        self.lists(vendor, "a-2")
+        self.lists(second, "b/2", delay=5)
+        self.lists(second, "b/2")
+        seen = []
+        for seconds in (0, 59, 2):
+            two_vendors.now += seconds
+            seen.append([model["id"] for model in api.get("/v1/models").json()["data"]])
+        assert seen[0] == seen[1] == ["default", "a-1", "b/1"]
+        assert seen[2] == ["default", "a-1", "b/1", "a-2", "openrouter:b/2"]
+
+    def test_a_restricted_key_sees_its_models_only(
+        self, handler: Any, transactional_db: None, vendor: StubVendor, change_settings: Configure
+    ) -> None:
+        change_settings(REQUIRE_API_KEY=True)
+        names = ["openrouter:b/9", "a-1"]
+        _, secret = api_keys.create(owner="team", name="app", allowed_models=names)
+        data = ApiClient(handler).get("/v1/models", {"X-API-Key": secret}).json()["data"]
+        assert [model["id"] for model in data] == ["default", "a-1", "openrouter:b/9"]
+        assert vendor.requests == []
