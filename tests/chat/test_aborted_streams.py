@@ -8,13 +8,12 @@ import pytest
 from chat.storage.base import InteractionRecord, Status
 from providers.base import Completion, CompletionRequest, Delta
 from providers.deadline import Deadline
-from providers.errors import ProviderFailed
+from providers.errors import DeadlineExceeded, ProviderError, ProviderFailed
 from tests.client import ApiClient
 from tests.factories import FakeProvider, all_records
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-NEVER = Completion(message={"content": "Never."}, model="mock-1", finish_reason="stop")
 SIGNED = {"google": {"thought_signature": "CpYB+/=="}}
 PIECES: list[dict[str, Any]] = [
     {"reasoning_content": "Lis"},
@@ -45,6 +44,7 @@ CALL = {
 class Early(FakeProvider):
     """A provider that gives the pieces, then waits and fails."""
 
+    outcome: ProviderError
     wait = 0
 
     def stream(
@@ -52,7 +52,7 @@ class Early(FakeProvider):
     ) -> Iterator[Delta | Completion]:
         yield from map(Delta, PIECES)
         deadline.sleep(self.wait)
-        raise ProviderFailed("It broke off.", retry=False)
+        raise self.outcome
 
 
 def assert_kept(record: InteractionRecord) -> None:
@@ -71,7 +71,7 @@ def ask(api: ApiClient) -> Any:
 def test_what_came_before_a_client_went_away_is_kept(
     api: ApiClient, use_provider: Callable[[Any], None]
 ) -> None:
-    provider = Early(NEVER)
+    provider = Early(DeadlineExceeded("It came to its end."))
     provider.wait = 20
     use_provider(provider)
     response = ask(api)
@@ -87,7 +87,7 @@ def test_what_came_before_a_client_went_away_is_kept(
 def test_what_came_before_a_vendor_failed_is_kept(
     api: ApiClient, use_provider: Callable[[Any], None]
 ) -> None:
-    use_provider(Early(NEVER))
+    use_provider(Early(ProviderFailed("It broke off.", retry=False)))
     assert b"It broke off" in b"".join(ask(api))
     [record] = all_records()
     assert (record.status, record.error and record.error.code) == (Status.ERROR, "provider_error")
