@@ -17,13 +17,14 @@ _CLASSES = {
 
 
 def build(
-    name: str, options: Mapping[str, str], transport: httpx.BaseTransport | None = None
+    name: str, options: Mapping[str, Any], transport: httpx.BaseTransport | None = None
 ) -> Provider:
     """Build a provider by its name. Raises KeyError for an unknown name.
 
-    `options` are its keyword arguments: `api_key`, `base_url` and `model`; for the mock `model`
-    and `directives`. Remote providers send through `transport`, by default the process's own
-    CurlTransport. The provider's module is imported here: unused ones cost no start-up time.
+    `options` are its keyword arguments: `api_key`, `base_url` and `model`, for OpenAI `headers`,
+    too; for the mock `model` and `directives`. Remote providers send through `transport`, by
+    default the process's own CurlTransport. The provider's module is imported here: unused ones
+    cost no start-up time.
     """
     cls: Any = pkgutil.resolve_name(_CLASSES[name])
     provider: Provider = cls(**options, transport=transport) if cls.is_remote else cls(**options)

@@ -379,7 +379,11 @@ class _Calls:
     def add(self, pieces: list[Any]) -> list[dict[str, Any]]:
         """Return the pieces as clients should see them."""
         begun: list[_Call] = []
-        shown = (self._add(piece, begun) for piece in pieces if isinstance(piece, dict))
+        known = [piece for piece in pieces if isinstance(piece, dict)]
+        indices = [token_count(piece.get("index")) for piece in known]
+        if None not in indices:
+            known.sort(key=lambda piece: piece["index"])
+        shown = (self._add(piece, begun) for piece in known)
         return [piece for piece in shown if piece]
 
     def finish(self) -> tuple[list[dict[str, Any]], str | None]:

@@ -6,7 +6,7 @@ first and vary the second. Any field of their answers may be missing.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from decimal import Decimal
@@ -16,7 +16,7 @@ import httpx
 
 from providers import parsing, prices
 from providers.accumulator import Accumulator, clean_value
-from providers.base import Completion, CompletionRequest, Delta, FinishReason, Usage
+from providers.base import Completion, CompletionRequest, Delta, FinishReason, Message, Usage
 from providers.deadline import Deadline
 from providers.errors import (
     ContentFiltered,
@@ -28,10 +28,13 @@ from providers.errors import (
 )
 from providers.http_provider import HttpProvider
 from providers.parsing import as_list, as_str, get_path, identifier, token_count
-from providers.vendor_http import DONE, read_events
+from providers.refused_fields import TOKEN_LIMITS, refused_fields
+from providers.vendor_http import read_json
 
 _CALLED: dict[str, FinishReason] = {"tool_calls": "tool_calls", "function_call": "function_call"}
 BROKEN_CALL = "The provider's answer ended within the arguments of a tool call."
+_OTHER_LIMIT = dict(zip(TOKEN_LIMITS, reversed(TOKEN_LIMITS), strict=True))
+MAX_REMEMBERED_MODELS = 1000
 _FAILED_FINISH_REASONS = {"error", "insufficient_system_resource"}  # the second one is DeepSeek's
 
 # The error for an error code or type, whatever the HTTP status.
@@ -71,38 +74,50 @@ _UNKNOWN_MODEL = re.compile(
 )
 
 
-# The fields of an answer that OpenAI has beside the choices, and that clients get in our own terms.
-_KNOWN_FIELDS = {"id", "object", "created", "model", "choices", "usage", "x_groq", "obfuscation"}
+# The fields beside the choices that clients get in our own terms.
+_KNOWN_FIELDS = {
+    *("id", "object", "created", "model", "choices", "usage", "x_groq", "obfuscation", "error"),
+}
 
 
 class Answer:
     """An answer of chat completions, whole or from the chunks of a stream.
 
     All choices are looked through: some servers write the text into one and the tool calls into
-    another. `ended` is whether the stream's end marker has come.
+    another.
     """
 
     def __init__(self) -> None:
-        self.ended = False
         self.model: Any = None
         self.usage: Any = None
         self.extras: dict[str, Any] = {}
         self.finish_reasons: list[str] = []
-        self.choices = 0  # that had content of any kind
-        self.broken_call: str | None = None
+        self.readable = True  # false for a body that is no chat completion
         self._accumulator = Accumulator()
         self._choice_of: dict[str, Any] = {}  # field of the message -> index of its choice
         self._logprobs: dict[str, list[Any]] = {}
+        self._held: dict[str, Any] | None = {}  # extras before the first piece of the message
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.finish_reasons)
 
     @property
     def message(self) -> dict[str, Any]:
         return self._accumulator.message
 
     @property
-    def finish_reason(self) -> FinishReason:
-        """Tool calls win over the vendor's word: some say `stop` with them."""
-        message = self.message
-        finish = next(iter(self.finish_reasons), "length")  # nobody knows the answer to be whole
+    def silent(self) -> bool:
+        """Whether no message has had a field with a value."""
+        return not self._choice_of.keys() - {"role"}
+
+    @property
+    def broken_call(self) -> str | None:
+        return self._accumulator.broken_call
+
+    def finish_reason(self, message: Mapping[str, Any]) -> FinishReason:
+        """Return how the answer ended. Some vendors say `stop` although there are tool calls."""
+        finish = next(iter(self.finish_reasons), "stop")
         if finish in ("length", "model_length"):
             return "length"
         for field, reason in _CALLED.items():
@@ -113,41 +128,55 @@ class Answer:
     def add(self, chunk: dict[str, Any]) -> Delta | None:
         """Add a chunk of a stream. Return what a client may see of it, if anything.
 
-        A repeated model or usage replaces the one before; Groq has its own place for the usage.
+        The extras wait for the first piece of the message: until then the request may go elsewhere.
         """
         extras = self._add_fields(chunk)
         shown: dict[str, Any] = {}
-        for choice in as_list(chunk.get("choices")):
+        for position, choice in enumerate(as_list(chunk.get("choices"))):
             self._add_finish_reason(choice)
             if logprobs := self._add_logprobs(choice):
                 extras["logprobs"] = logprobs
-            if delta := self._own_fields(choice, get_path(choice, "delta")):
+            if delta := self._own_fields(choice, position, get_path(choice, "delta")):
                 shown |= self._accumulator.add(delta)
-        return Delta(shown, extras) if shown or extras else None
+        return self._shown(shown, extras)
 
     def add_whole(self, body: dict[str, Any]) -> None:
         self._add_fields(body)
+        choices = as_list(body.get("choices"))
+        self.readable = any(isinstance(c, dict) for c in choices) or body.get("choices") == []
         message: dict[str, Any] = {}
-        for choice in as_list(body.get("choices")):
+        for position, choice in enumerate(choices):
             self._add_finish_reason(choice)
             self._add_logprobs(choice)
-            message |= self._own_fields(choice, get_path(choice, "message"))
+            message |= self._own_fields(choice, position, get_path(choice, "message"))
         self._accumulator.add_whole(message)
-        self.broken_call = self._accumulator.broken_call
 
     def finish(self) -> Delta | None:
+        """End a stream. Without a finish reason, nobody knows whether the answer is whole."""
         shown = self._accumulator.finish()
-        self.broken_call = self._accumulator.broken_call
-        return Delta(shown) if shown else None
+        if not self.finish_reasons and self.message:
+            self.finish_reasons.append("length")
+        return self._shown(shown, {})
+
+    def _shown(self, message: dict[str, Any], extras: dict[str, Any]) -> Delta | None:
+        if self._held is not None:
+            extras = self._held = self._held | extras
+            if not message:
+                return None
+            self._held = None
+            if "logprobs" in extras:  # of several pieces that waited
+                extras["logprobs"] = {n: v and v.copy() for n, v in self.extras["logprobs"].items()}
+        return Delta(message, extras) if message or extras else None
 
     def _add_fields(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Take the fields beside the choices. Return those that are new, for the client."""
+        """Take the fields beside the choices. Return those that are new, for the client.
+
+        A repeated model or usage replaces the one before; Groq has its own place for the usage.
+        """
         self.model = body.get("model") or self.model
         self.usage = body.get("usage") or get_path(body, "x_groq", "usage") or self.usage
-        others = body.keys() - _KNOWN_FIELDS
-        if not others:
-            return {}
-        values = {name: clean_value(body[name]) for name in others if body[name] is not None}
+        names = [name for name in body if name not in _KNOWN_FIELDS and body[name] is not None]
+        values = {name: clean_value(body[name]) for name in names}
         new = {name: each for name, each in values.items() if self.extras.get(name) != each}
         self.extras |= new
         return new
@@ -166,12 +195,11 @@ class Answer:
         self.extras["logprobs"] = {name: value or None for name, value in self._logprobs.items()}
         return logprobs
 
-    def _own_fields(self, choice: Any, message: Any) -> dict[str, Any]:
+    def _own_fields(self, choice: Any, position: int, message: Any) -> dict[str, Any]:
         """Return a message's fields, without those that another choice has answered before."""
         if not isinstance(message, dict):
             return {}
-        self.choices += 1
-        index = choice.get("index")
+        index = choice.get("index", position)
         return {
             name: value
             for name, value in message.items()
@@ -179,7 +207,7 @@ class Answer:
         }
 
 
-class ChatCompletionsProvider(HttpProvider):
+class ChatCompletionsProvider(HttpProvider[Answer]):
     """Call `{base_url}/chat/completions`. Subclasses set `name` and adapt the differences."""
 
     default_max_tokens: ClassVar[int | None] = None
@@ -189,6 +217,12 @@ class ChatCompletionsProvider(HttpProvider):
     quota_exhausted_codes: ClassVar[frozenset[str]] = frozenset(
         {"insufficient_quota", "billing_hard_limit_reached"}
     )
+
+    limit_field = "max_tokens"  # until a server refuses this name
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._refused: dict[str, frozenset[str]] = {}  # by model
 
     def unsupported(self, request: CompletionRequest) -> Sequence[str]:
         return ()  # the vendor gets what the client sent, and refuses what it does not have
@@ -206,56 +240,73 @@ class ChatCompletionsProvider(HttpProvider):
     def _ask(
         self, request: CompletionRequest, deadline: Deadline, *, stream: bool
     ) -> AbstractContextManager[httpx.Response]:
-        path, body = "chat/completions", self._body(request)
-        if not stream:
-            return self._open(path, deadline, body)
-        options = {**body.get("stream_options", {}), "include_usage": True}
-        body |= {"stream": True, "stream_options": options}
-        return self._open(path, deadline, body, accept="text/event-stream")
+        body = self._body(request, stream=stream)
+        accept = {"accept": "text/event-stream"} if stream else {}
+        return self._open("chat/completions", deadline, body, **accept)
 
-    @property
-    def _max_tokens_field(self) -> str:
-        return "max_tokens"
+    def _body(self, request: CompletionRequest, *, stream: bool) -> dict[str, Any]:
+        """Return the request in the vendor's terms, without fields that it has refused before."""
+        refused = self._refused.get(request.model, frozenset())
+        body: dict[str, Any] = {"model": request.model, "messages": self._messages(request)}
+        body |= request.parameters
+        limit = body.pop("max_tokens", self.default_max_tokens)
+        if limit is not None:
+            body[self._limit_name(refused)] = limit
+        if request.end_user is not None and "user" not in refused:
+            body["user"] = request.end_user
+        options = body.pop("stream_options", {})
+        if stream:
+            body["stream"] = True
+            if "stream_options" not in refused:
+                options = {**options, "include_usage": True}
+            if options:
+                body["stream_options"] = options
+        return body
 
-    def _body(self, request: CompletionRequest) -> dict[str, Any]:
-        parameters = dict(request.parameters)
-        limit = parameters.pop("max_tokens", self.default_max_tokens)
-        body = {
-            "model": request.model,
-            "messages": request.messages,
-            **parameters,
-            self._max_tokens_field: limit,
-            "user": request.end_user,
-        }
-        return {name: value for name, value in body.items() if value is not None}
+    def _raise_for_status(self, response: httpx.Response) -> None:
+        """Raise the error of a response. It is retried without the fields that it refuses."""
+        if response.is_success:
+            return
+        body = read_json(response)
+        error = self._error(response.status_code, response.headers, body)
+        if response.status_code in (400, 422) and type(error) is RequestRejected:
+            error.retry = self._remember_refused(response.request.read(), _error_object(body))
+            error.retry_after = 0.0 if error.retry else None
+        raise error
 
-    def _read_stream(
-        self, response: httpx.Response, request: CompletionRequest
-    ) -> Iterator[Delta | Completion]:
-        answer = Answer()
-        for data in read_events(response):
-            if data == DONE:
-                answer.ended = True
-                break
-            chunk = parsing.event_object(data)
-            self._raise_error_inside(chunk, response.headers)
-            if delta := answer.add(chunk):
-                yield delta
-        if not answer.ended and not answer.finish_reasons:
-            raise parsing.truncated_stream()
-        if delta := answer.finish():
-            yield delta
-        yield self._answered(answer, request)
+    def _remember_refused(self, sent: bytes, error: dict[str, Any]) -> bool:
+        """Remember the fields that an error refuses. Return whether to ask again without them.
 
-    def _completion(self, body: dict[str, Any], request: CompletionRequest) -> Completion:
-        answer = Answer()
-        answer.add_whole(body)
-        return self._answered(answer, request)
+        Only what we have added to the request counts.
+        """
+        refused = refused_fields(error)
+        request = parsing.load_json(sent) if refused else None
+        if not isinstance(request, dict):
+            return False
+        known = self._refused.get(request["model"], frozenset())
+        ours = request.keys() - {_OTHER_LIMIT[name] for name in known.intersection(TOKEN_LIMITS)}
+        if "include_usage" not in request.get("stream_options", {}):
+            ours.discard("stream_options")
+        refused &= ours
+        if len(self._refused) >= MAX_REMEMBERED_MODELS:
+            self._refused.clear()
+        self._refused[request["model"]] = known | refused
+        return bool(refused)
 
-    def _answered(self, answer: Answer, request: CompletionRequest) -> Completion:
-        """Return the completion of a whole answer. Raises ProviderError for an unusable one."""
-        failed = _FAILED_FINISH_REASONS.intersection(answer.finish_reasons)
-        for finish in failed:
+    def _messages(self, request: CompletionRequest) -> Sequence[Message]:
+        return request.messages
+
+    def _limit_name(self, refused: Set[str]) -> str:
+        """Return the name of the limit of tokens: the other one if the usual one is refused."""
+        usual = self.limit_field
+        other = _OTHER_LIMIT[usual]
+        return other if usual in refused and other not in refused else usual
+
+    def _new_answer(self) -> Answer:
+        return Answer()
+
+    def _completion(self, answer: Answer, request: CompletionRequest) -> Completion:
+        for finish in _FAILED_FINISH_REASONS.intersection(answer.finish_reasons):
             raise parsing.error_for_status(502, reason=parsing.log_reason("finish_reason", finish))
         model = parsing.model_name(answer.model, request.model)
         usage = _usage(answer.usage)
@@ -263,10 +314,11 @@ class ChatCompletionsProvider(HttpProvider):
         if answer.broken_call:
             # The tool's name is content, and stays out of the log.
             raise ProviderFailed(BROKEN_CALL, reason="broken_tool_call", retry=False, usage=usage)
+        message = answer.message
         completion = Completion(
-            message=answer.message,
+            message=message,
             model=model,
-            finish_reason=answer.finish_reason,
+            finish_reason=answer.finish_reason(message),
             usage=usage,
             extras=answer.extras,
         )
@@ -278,7 +330,15 @@ class ChatCompletionsProvider(HttpProvider):
 
     def _empty_answer_error(self, answer: Answer) -> ProviderError:
         """Return the error for an answer without content."""
+        if not answer.readable:
+            return parsing.unusable_answer("no_choices")
         return parsing.empty_answer(*answer.finish_reasons)
+
+    def _raise_error_inside(self, body: Any, headers: Mapping[str, str]) -> None:
+        """Raise the error inside a 200, which some servers write without an envelope."""
+        super()._raise_error_inside(body, headers)
+        if isinstance(body, dict) and "choices" not in body and _is_flat_error(body):
+            raise self._error(200, headers, body)
 
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
         """Return the error of a body: by its codes, then its message, then the status."""
@@ -341,6 +401,10 @@ def _error_object(body: Any) -> dict[str, Any]:
     if not isinstance(body, dict):
         return {}
     return body | {"message": error} if isinstance(error, str) else body
+
+
+def _is_flat_error(body: dict[str, Any]) -> bool:
+    return body.get("object") == "error" or bool(body.get("message") or body.get("detail"))
 
 
 def _status_for(codes: list[str]) -> int:

@@ -14,10 +14,10 @@ class Deadline:
     periodically.
     """
 
-    __slots__ = ("_cancellation", "_end")
+    __slots__ = ("_cancellation", "_end", "_latest_end")
 
     def __init__(self, seconds: float, *, _cancellation: "_Cancellation | None" = None) -> None:
-        self._end = time.monotonic() + seconds
+        self._end = self._latest_end = time.monotonic() + seconds
         self._cancellation = _cancellation or _Cancellation()
 
     def remaining(self) -> float:
@@ -56,6 +56,10 @@ class Deadline:
     def shorten(self, seconds: float) -> None:
         """Move the end to `seconds` from now, if that is earlier."""
         self._end = min(self._end, time.monotonic() + seconds)
+
+    def end_in(self, seconds: float) -> None:
+        """Move the end to `seconds` from now, also a second time, but not past the first end."""
+        self._end = min(self._latest_end, time.monotonic() + seconds)
 
     def sleep(self, seconds: float) -> None:
         """Sleep, at most until the deadline; a cancel ends the sleep at once."""

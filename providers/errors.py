@@ -49,7 +49,10 @@ class ProviderError(Exception):
 
 
 class RequestRejected(ProviderError):
+    """The request is refused. With `retry`, only a field of our own is, and will be left out."""
+
     code = "provider_rejected"
+    max_retries = 3
 
 
 class ContentFiltered(ProviderError):

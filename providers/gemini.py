@@ -7,7 +7,7 @@ leaves out zero, false and empty values: any key may be missing.
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -22,7 +22,6 @@ from providers.deadline import Deadline
 from providers.errors import ContentFiltered, ProviderError, RequestRejected
 from providers.http_provider import HttpProvider
 from providers.parsing import as_list, as_str, get_path, identifier, token_count
-from providers.vendor_http import DONE, read_events
 
 # A model id becomes part of the URL. Names of other resources have a slash.
 _MODEL_ID = re.compile(r"[A-Za-z0-9._-]+")
@@ -92,6 +91,10 @@ class Answer:
     def block_reason(self) -> Any:
         return get_path(self._fields.get("promptFeedback"), "blockReason")
 
+    @property
+    def finished(self) -> bool:
+        return bool(self.finish_reason or self.block_reason)
+
     def add(self, body: dict[str, Any]) -> Delta | None:
         """Add an event, or the whole answer. Return what a client may see of it, if anything."""
         self._fields |= {name: value for name, value in body.items() if value}
@@ -106,8 +109,11 @@ class Answer:
         shown = self._accumulator.add(delta)
         return Delta(shown, extras) if shown or extras else None
 
+    def add_whole(self, body: dict[str, Any]) -> None:
+        self.add(body)
+        self.finish()
+
     def finish(self) -> Delta | None:
-        """Return what was held back, if anything."""
         shown = self._accumulator.finish()
         return Delta(shown) if shown else None
 
@@ -132,7 +138,7 @@ class Answer:
             delta |= signed
 
 
-class Gemini(HttpProvider):
+class Gemini(HttpProvider[Answer]):
     name: ClassVar[str] = "gemini"
 
     def unsupported(self, request: CompletionRequest) -> Sequence[str]:
@@ -164,34 +170,10 @@ class Gemini(HttpProvider):
         body = gemini_request.body(request, model)
         return self._open(f"models/{model}:{method}", deadline, body)
 
-    def _read_stream(
-        self, response: httpx.Response, request: CompletionRequest
-    ) -> Iterator[Delta | Completion]:
-        """Yield the pieces of a stream, then the completion.
+    def _new_answer(self) -> Answer:
+        return Answer()
 
-        The stream ends with the body, and is complete if one of its events had a finish reason.
-        """
-        answer = Answer()
-        for data in read_events(response):
-            if data == DONE:  # sent by servers that imitate Gemini
-                break
-            chunk = parsing.event_object(data)
-            self._raise_error_inside(chunk, response.headers)
-            if delta := answer.add(chunk):
-                yield delta
-        if not answer.finish_reason and not answer.block_reason:
-            raise parsing.truncated_stream()
-        if delta := answer.finish():
-            yield delta
-        yield self._answered(answer, request)
-
-    def _completion(self, body: dict[str, Any], request: CompletionRequest) -> Completion:
-        answer = Answer()
-        answer.add(body)
-        answer.finish()
-        return self._answered(answer, request)
-
-    def _answered(self, answer: Answer, request: CompletionRequest) -> Completion:
+    def _completion(self, answer: Answer, request: CompletionRequest) -> Completion:
         """Return the completion of a whole answer. Raises ProviderError for an unusable one."""
         model = parsing.model_name(answer.model, _model_id(request.model))
         usage = _usage(answer.usage)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import httpx
 
@@ -11,11 +11,39 @@ from providers import parsing
 from providers.base import Completion, CompletionRequest, Delta
 from providers.deadline import Deadline
 from providers.errors import ProviderError
-from providers.parsing import get_path
-from providers.vendor_http import VendorClient, is_stream, read_json, read_object
+from providers.parsing import as_list, get_path
+from providers.vendor_http import (
+    DONE,
+    VendorClient,
+    end_soon,
+    is_stream,
+    read_events,
+    read_json,
+    read_object,
+)
 
 
-class HttpProvider(ABC):
+class VendorAnswer(Protocol):
+    """An answer in a vendor's terms, whole or from the chunks of a stream."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the vendor has said how the answer ended."""
+
+    def add(self, chunk: dict[str, Any]) -> Delta | None:
+        """Add a chunk of a stream. Return what a client may see of it, if anything."""
+
+    def add_whole(self, body: dict[str, Any]) -> None:
+        """Add an answer that was not streamed."""
+
+    def finish(self) -> Delta | None:
+        """End a stream. Return what was held back, if anything."""
+
+
+AnswerT = TypeVar("AnswerT", bound=VendorAnswer)
+
+
+class HttpProvider(ABC, Generic[AnswerT]):
     """Call a vendor. Subclasses build its requests, and read its answers and errors."""
 
     name: ClassVar[str]
@@ -31,12 +59,15 @@ class HttpProvider(ABC):
     ) -> None:
         self.model = model
         self._client = VendorClient(transport)
-        self._base_url = base_url
+        self._base_url, _, self._query = base_url.partition("?")
         self._headers = self._credentials(api_key)
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
         with self._ask(request, deadline, stream=False) as response:
             self._raise_for_status(response)
+            if is_stream(response):
+                *_, completion = self._read_stream(response, request)
+                return cast(Completion, completion)
             return self._whole(response, request)
 
     def stream(
@@ -46,7 +77,7 @@ class HttpProvider(ABC):
             self._raise_for_status(response)
             if is_stream(response):
                 yield from self._read_stream(response, request)
-            else:  # some servers do not stream, whatever the request says
+            else:
                 yield from parsing.as_stream(self._whole(response, request))
 
     def _get(self, path: str, deadline: Deadline) -> Any:
@@ -57,8 +88,11 @@ class HttpProvider(ABC):
     def _open(
         self, path: str, deadline: Deadline, body: Any = None, **headers: str
     ) -> AbstractContextManager[httpx.Response]:
+        url = f"{self._base_url}/{path}"
+        if self._query:
+            url += ("&" if "?" in path else "?") + self._query
         return self._client.open(
-            f"{self._base_url}/{path}",
+            url,
             headers={**self._headers, **headers},
             body=body,
             deadline=deadline,
@@ -68,11 +102,48 @@ class HttpProvider(ABC):
         """Read an answer that is not a stream."""
         body = read_object(response)
         self._raise_error_inside(body, response.headers)
-        return self._completion(body, request)
+        answer = self._new_answer()
+        answer.add_whole(body)
+        return self._completion(answer, request)
+
+    def _read_stream(
+        self, response: httpx.Response, request: CompletionRequest
+    ) -> Iterator[Delta | Completion]:
+        """Yield the pieces of a stream, then the completion."""
+        answer = self._new_answer()
+        yield from self._read_deltas(response, answer)
+        if delta := answer.finish():
+            yield delta
+        yield self._completion(answer, request)
+
+    def _read_deltas(self, response: httpx.Response, answer: AnswerT) -> Iterator[Delta]:
+        """Add a stream's events to the answer. Yield what clients may see of each.
+
+        Once the vendor has said how the answer ended, the rest has to come soon, and an error or a
+        missing end is ignored.
+        """
+        ending = False
+        try:
+            for data in read_events(response):
+                if data == DONE:
+                    return
+                if (chunk := parsing.event_object(data)) is None:
+                    continue
+                self._raise_error_inside(chunk, response.headers)
+                if delta := answer.add(chunk):
+                    yield delta
+                if answer.finished and (delta or not ending):
+                    ending = True
+                    end_soon(response)
+        except (httpx.RequestError, ProviderError):
+            if not answer.finished:
+                raise
+        if not answer.finished:
+            raise parsing.truncated_stream()
 
     def _raise_error_inside(self, body: Any, headers: Mapping[str, str]) -> None:
-        """Raise the error inside a 200, which stands in the body or in its first choice."""
-        for envelope in (body, get_path(body, "choices", 0)):
+        """Raise the error inside a 200, which stands in the body or in a choice."""
+        for envelope in (body, *as_list(get_path(body, "choices"))):
             if get_path(envelope, "error"):
                 raise self._error(200, headers, envelope)
 
@@ -91,14 +162,12 @@ class HttpProvider(ABC):
         """Send the request, for one answer or for a stream."""
 
     @abstractmethod
-    def _completion(self, body: dict[str, Any], request: CompletionRequest) -> Completion:
-        """Return the completion in the body of a 200."""
+    def _new_answer(self) -> AnswerT:
+        """Return an empty answer."""
 
     @abstractmethod
-    def _read_stream(
-        self, response: httpx.Response, request: CompletionRequest
-    ) -> Iterator[Delta | Completion]:
-        """Yield the pieces of a stream, then the completion."""
+    def _completion(self, answer: AnswerT, request: CompletionRequest) -> Completion:
+        """Return the completion of a whole answer. Raises ProviderError for an unusable one."""
 
     @abstractmethod
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:

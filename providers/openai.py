@@ -1,15 +1,34 @@
-"""OpenAI, or any OpenAI-compatible server: Ollama, vLLM, llama.cpp, …"""
+"""OpenAI, or any OpenAI-compatible server: Azure, Ollama, vLLM, llama.cpp, …"""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
+from providers.base import CompletionRequest, Message
 from providers.chat_completions import ChatCompletionsProvider
+
+OPENAI_HOST = "api.openai.com"
+AZURE_DOMAIN = ".openai.azure.com"
 
 
 class OpenAI(ChatCompletionsProvider):
+    """`headers` are sent along with each request: Azure, for one, takes its key as `api-key`."""
+
     name = "openai"
 
-    @property
-    def _max_tokens_field(self) -> str:
-        """OpenAI's reasoning models refuse `max_tokens`; Ollama ignores the other field."""
-        official = urlsplit(self._base_url).hostname == "api.openai.com"
-        return "max_completion_tokens" if official else "max_tokens"
+    def __init__(self, *, headers: Mapping[str, str] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self._headers |= headers or {}
+        host = urlsplit(self._base_url).hostname or ""
+        # OpenAI's reasoning models refuse `max_tokens`; Ollama ignores the other field.
+        self.limit_field = "max_completion_tokens" if host == OPENAI_HOST else "max_tokens"
+        # Most other servers refuse the role `developer`.
+        self._has_developer = host == OPENAI_HOST or host.endswith(AZURE_DOMAIN)
+
+    def _messages(self, request: CompletionRequest) -> Sequence[Message]:
+        if self._has_developer:
+            return request.messages
+        return [
+            {**message, "role": "system"} if message["role"] == "developer" else message
+            for message in request.messages
+        ]

@@ -59,8 +59,8 @@ class OpenRouter(ChatCompletionsProvider):
         return None if fee is None or bill is None else usd(fee + bill)
 
     def _empty_answer_error(self, answer: Answer) -> ProviderError:
-        """Return ProviderOverloaded for no content and no finish reason: the model is starting."""
-        if not answer.finish_reasons and not answer.ended:
+        """Return ProviderOverloaded for no answer and no finish reason: the model is starting."""
+        if answer.readable and answer.silent and not answer.finished:
             return ProviderOverloaded("The provider's model is still starting.", reason="no_text")
         return super()._empty_answer_error(answer)
 

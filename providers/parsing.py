@@ -184,12 +184,17 @@ def as_object(value: Any) -> dict[str, Any]:
     return value
 
 
-def event_object(data: str) -> dict[str, Any]:
-    """Return the JSON object of a stream's event. Raises ProviderFailed."""
+def event_object(data: str) -> dict[str, Any] | None:
+    """Return the JSON object of a stream's event; None for other data, which is passed over.
+
+    Raises ProviderFailed for a broken object.
+    """
     body = load_json(data)
-    if isinstance(body, dict):
-        return body
-    return as_object(get_path(body, 0))  # Gemini sends an error as an array of one
+    if isinstance(body, list):
+        body = get_path(body, 0)  # Gemini sends an error as an array of one
+    if data.lstrip().startswith("{"):
+        return as_object(body)
+    return body if isinstance(body, dict) else None
 
 
 def truncated_stream() -> ProviderFailed:
@@ -203,7 +208,8 @@ def as_stream(completion: Completion) -> Iterator[Delta | Completion]:
     message = dict(completion.message)
     if calls := message.get("tool_calls"):
         message["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
-    yield Delta(message, completion.extras)
+    if message or completion.extras:
+        yield Delta(message, completion.extras)
     yield completion
 
 

@@ -7,6 +7,7 @@ deadline over all phases and can be cancelled; others get httpx's timeouts.
 import codecs
 import functools
 import itertools
+import json
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,10 +32,15 @@ HEADERS = {"content-type": "application/json"}
 EVENT_STREAM = {"content-type": "text/event-stream"}
 # Wait this long for the end of a stream after its end marker, so that the connection can be kept.
 REST_SECONDS = 0.1
+# Wait this long for what follows the finish reason (usage, end marker): some vendors do not close.
+# With it a stream ends within two seconds.
+FINISH_SECONDS = 1.8
 DONE = "[DONE]"
 BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 _BLANK_LINE = re.compile(r"\r\n\r\n|\n\n|\r\r")
+_EVENT_START = re.compile(rb"(data|event|id|retry)?:")
+_LONGEST_START = len(b"retry:")
 _REASON = re.compile(r"[a-z0-9_]+")
 
 
@@ -52,29 +58,46 @@ def read_object(response: httpx.Response) -> dict[str, Any]:
 
 
 def is_stream(response: httpx.Response) -> bool:
-    """Return whether the body is a stream. Some vendors leave out the content type."""
-    return not any(kind in _content_type(response) for kind in ("json", "html"))
+    """Return whether the body is an event stream, by its first bytes, else by its content type.
+
+    Some vendors stream although a plain answer was requested or the other way round, and some name
+    the wrong content type.
+    """
+    kind = _content_type(response)
+    if "html" in kind:
+        return False
+    start = _peek(response)
+    if _EVENT_START.match(start):
+        return True
+    return "event-stream" in kind and not start.startswith(b"{")
+
+
+def end_soon(response: httpx.Response) -> None:
+    """Give the rest of a stream FINISH_SECONDS from now."""
+    response.request.extensions["deadline"].end_in(FINISH_SECONDS)
 
 
 def read_events(response: httpx.Response) -> Iterator[str]:
     """Yield the data of each server-sent event, the end marker included if there is one.
 
-    Bare JSON after the last event counts as one: Gemini reports errors by it. Raises
-    httpx.RequestError.
+    The data of an event that is named `error` becomes an object with an `error`. Bare JSON after
+    the last event counts as one: Gemini reports errors by it. Raises httpx.RequestError.
     """
     last: list[bytes] = []
     chunks = _remembering(_chunks(response), last)
     # Some vendors leave out the blank line after the last event.
     stream = _EventStream(itertools.chain(chunks, [b"\n\n"]))
     for event in EventSource(stream).iter_sse():
-        if event.data == DONE:
+        if event.data.strip() == DONE:
             # Drain before the marker is passed on, as nobody reads on after it.
             response.request.extensions["deadline"].shorten(REST_SECONDS)
             with suppress(httpx.RequestError):
                 deque(chunks, maxlen=0)
-            yield event.data
+            yield DONE
             return
-        if event.data:
+        if event.event == "error":
+            yield _error_event(event.data)
+        elif event.data:
             yield event.data
     text = b"".join(last).decode("utf-8-sig", "replace").strip()
     if (rest := _BLANK_LINE.split(text)[-1]).startswith(("{", "[")):
@@ -95,6 +118,13 @@ class _EventStream(httpx.Response):
         return codecs.iterdecode(self._chunks, "utf-8-sig", "replace")
 
 
+def _error_event(data: str) -> str:
+    error = load_json(data)
+    if isinstance(error, dict) and error.get("error"):
+        return data
+    return json.dumps({"error": error or data or True}, default=float)
+
+
 def _content_type(response: httpx.Response) -> str:
     return str(response.headers.get("content-type", "")).lower()
 
@@ -103,6 +133,36 @@ def _chunks(response: httpx.Response) -> Iterable[bytes]:
     # Without httpx's decoders where the transport has decoded: they cost a tenth of a call.
     encoded = "content-encoding" in response.headers
     return response.iter_bytes() if encoded else cast(httpx.SyncByteStream, response.stream)
+
+
+def _peek(response: httpx.Response) -> bytes:
+    """Return the first bytes of the body after white space, and leave the body to be read."""
+    chunks = iter(_chunks(response))
+    read = start = b""
+    for chunk in chunks:
+        read += chunk
+        start = read.removeprefix(codecs.BOM_UTF8).lstrip()
+        if len(start) >= _LONGEST_START:
+            break
+    response.stream = _Unread(read, chunks, response.stream)
+    response.headers.pop("content-encoding", None)  # it is decoded
+    return start
+
+
+class _Unread(httpx.SyncByteStream):
+    """A body of which the first bytes were read and put back."""
+
+    def __init__(self, read: bytes, rest: Iterator[bytes], body: Any) -> None:
+        self._read = read
+        self._rest = rest
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._read
+        yield from self._rest
+
+    def close(self) -> None:
+        self._body.close()
 
 
 def _remembering(chunks: Iterable[bytes], last: list[bytes]) -> Iterator[bytes]:

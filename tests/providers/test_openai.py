@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from providers.base import Completion, CompletionRequest, Usage
+from providers.deadline import Deadline
 from providers.errors import (
     ContentFiltered,
     ModelUnavailable,
@@ -24,22 +25,28 @@ from tests.providers.factories import (
     complete,
     error_summary,
     raised_error,
+    read_deltas,
     reply_with_recording,
+    summarize,
 )
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
 CONVERSATION = CompletionRequest(
     model="gpt-oss:20b",
-    system="Be brief.",
     messages=(
+        {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Olá"},
         {"role": "assistant", "content": ""},
         {"role": "user", "content": "E agora?"},
     ),
-    temperature=0.0,
-    top_p=0.5,
-    max_tokens=64,
-    stop=("END", "\n\n"),
+    parameters={
+        "temperature": 0.0,
+        "top_p": 0.5,
+        "max_tokens": 64,
+        "stop": ["END", "\n\n"],
+        "seed": 7,
+        "chat_template_kwargs": {"enable_thinking": False},
+    },
     end_user="3f1c",
 )
 
@@ -81,8 +88,74 @@ def test_a_conversation_is_sent_with_all_its_parameters(stub_vendor: StubVendor,
         "top_p": 0.5,
         "max_tokens": 64,
         "stop": ["END", "\n\n"],
+        "seed": 7,
+        "chat_template_kwargs": {"enable_thinking": False},
         "user": "3f1c",
     }
+
+
+DEVELOPER = replace(
+    REQUEST,
+    messages=({"role": "developer", "content": "Be brief.", "name": "x"}, *REQUEST.messages),
+)
+
+
+@pytest.mark.parametrize(
+    ("base_url", "role"),
+    [
+        ("https://api.openai.com/v1", "developer"),
+        ("https://x.openai.azure.com/openai/deployments/gpt?api-version=2024-10-21", "developer"),
+        ("https://api.mistral.ai/v1", "system"),
+        ("http://localhost:11434/v1", "system"),
+    ],
+)
+def test_only_openai_and_azure_get_the_role_developer(base_url: str, role: str):
+    sent = sent_to(base_url, DEVELOPER)
+    messages = json.loads(sent.content)["messages"]
+    assert messages == [{"role": role, "content": "Be brief.", "name": "x"}, *REQUEST.messages]
+
+
+def sent_to(base_url: str, request: CompletionRequest = REQUEST, **options: Any) -> httpx.Request:
+    """Return what is sent to a server at this address."""
+    sent: list[httpx.Request] = []
+
+    def post(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(200, json=answer())
+
+    transport = httpx.MockTransport(post)
+    complete(
+        OpenAI(api_key="", base_url=base_url, model="m", transport=transport, **options), request
+    )
+    return sent[0]
+
+
+def test_the_query_of_a_base_url_follows_the_path(stub_vendor: StubVendor):
+    base_url = f"{stub_vendor.url}/openai/deployments/gpt?api-version=2024-10-21"
+    azure = OpenAI(api_key="", base_url=base_url, model="gpt", headers={"api-key": KEY})
+    stub_vendor.reply(answer() | {"data": [{"id": "gpt"}]})
+    complete(azure)
+    read_deltas(azure)
+    azure.check(Deadline(5))
+    path = "/openai/deployments/gpt/chat/completions?api-version=2024-10-21"
+    assert [(sent.path, sent.headers["api-key"]) for sent in stub_vendor.requests] == [
+        (path, KEY),
+        (path, KEY),
+        ("/openai/deployments/gpt/models?api-version=2024-10-21", KEY),
+    ]
+
+
+def test_openai_with_a_query_is_still_openai():
+    sent = sent_to("https://api.openai.com/v1?x=y", replace(REQUEST, parameters={"max_tokens": 5}))
+    assert str(sent.url) == "https://api.openai.com/v1/chat/completions?x=y"
+    assert json.loads(sent.content)["max_completion_tokens"] == 5
+
+
+def test_a_header_replaces_that_of_the_key(stub_vendor: StubVendor):
+    headers = {"authorization": "Basic eA==", "x-team": "blue, or red"}
+    complete(OpenAI(api_key=KEY, base_url=stub_vendor.url, model="m", headers=headers))
+    sent = stub_vendor.requests[0].headers
+    assert (sent["authorization"], sent["x-team"]) == ("Basic eA==", "blue, or red")
 
 
 def test_an_empty_key_sends_no_authorization_header(stub_vendor: StubVendor):
@@ -109,7 +182,7 @@ def test_openai_itself_gets_max_completion_tokens_and_list_prices():
         model="gpt-5-nano",
         transport=httpx.MockTransport(post),
     )
-    assert complete(openai, replace(REQUEST, max_tokens=64)) == Completion(
+    assert complete(openai, replace(REQUEST, parameters={"max_tokens": 64})) == Completion(
         message={"content": "Hi."},
         model="gpt-5-nano-2025-08-07",
         finish_reason="stop",
@@ -130,10 +203,10 @@ def test_openai_itself_gets_max_completion_tokens_and_list_prices():
     }
 
 
-def test_reasoning_content_is_not_part_of_the_text(stub_vendor: StubVendor, openai: OpenAI):
+def test_reasoning_content_is_apart_from_the_text(stub_vendor: StubVendor, openai: OpenAI):
     reply_with_recording(stub_vendor, "compat_success_reasoning_content")
     assert complete(openai) == Completion(
-        message={"content": "42"},
+        message={"content": "42", "reasoning_content": "The user asks for the answer."},
         model="deepseek-v4-flash",
         finish_reason="stop",
         usage=Usage(
@@ -143,32 +216,93 @@ def test_reasoning_content_is_not_part_of_the_text(stub_vendor: StubVendor, open
             cached_tokens=0,
             reasoning_tokens=7,
         ),
+        extras={"system_fingerprint": "fp_x"},
     )
 
 
 @pytest.mark.parametrize(
-    ("content", "text"),
+    ("content", "message"),
     [
-        ("<think>Hm.\nSure?</think>\n\n42", "42"),
-        (" <think></think>42 <think>", "42 <think>"),
-        ("I <think> so</think>", "I <think> so</think>"),
-        ([{"type": "text", "text": "4"}, {"type": "text", "text": "2"}], "42"),
-        ([{"type": "thinking", "text": "Hm."}, {"type": "text", "text": "42"}, 7, None], "42"),
-        ([{"type": "text", "text": 7}, {"type": "text", "text": "42"}, {"text": "?"}], "42"),
+        (
+            "<think>Hm.\nSure?</think>\n\n42",
+            {"content": "42", "reasoning_content": "Hm.\nSure?"},
+        ),
+        (" <think></think>42 <think>", {"content": "42 <think>"}),
+        ("So.</think>42", {"content": "42", "reasoning_content": "So."}),
+        ("Write `</think>`.", {"content": "Write `</think>`."}),
+        ([{"type": "text", "text": "4"}, {"type": "text", "text": "2"}], {"content": "42"}),
+        (
+            [
+                {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+                *(7, None, {"type": "text", "text": "42"}),
+            ],
+            {"content": "42", "reasoning_content": "Hm."},
+        ),
+        (
+            [{"type": "text", "text": 7}, {"type": "text", "text": "42"}, {"text": "?"}],
+            {"content": "42"},
+        ),
+        (
+            [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}],
+            {"images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}]},
+        ),
     ],
 )
-def test_thoughts_and_other_parts_are_not_part_of_the_text(
-    stub_vendor: StubVendor, openai: OpenAI, content: Any, text: str
+def test_thoughts_and_images_are_apart_from_the_text(
+    stub_vendor: StubVendor, openai: OpenAI, content: Any, message: dict[str, Any]
 ):
     stub_vendor.reply(answer(message={"content": content}))
-    assert complete(openai) == Completion(
-        message={"content": text}, model="model-1", finish_reason="stop"
-    )
+    assert complete(openai) == Completion(message=message, model="model-1", finish_reason="stop")
 
 
 def test_unfinished_thoughts_leave_an_empty_text(stub_vendor: StubVendor, openai: OpenAI):
     stub_vendor.reply(answer(message={"content": "<think>Hm, let"}, finish_reason="length"))
-    assert complete(openai) == Completion(message={}, model="model-1", finish_reason="length")
+    assert complete(openai) == Completion(
+        message={"reasoning_content": "Hm, let"}, model="model-1", finish_reason="length"
+    )
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"refusal": "I'm sorry, I cannot."},
+        {"images": [IMAGE]},
+        {"audio": {"id": "audio_1", "data": "aGk=", "transcript": "hi", "expires_at": 1}},
+        {"content": "42", "annotations": [{"type": "url_citation", "url_citation": {}}]},
+        {"tool_calls": [CALL]},
+        {"content": "Wait.", "tool_calls": [{**CALL, "extra_content": {"google": {"x": "y"}}}]},
+        {"function_call": {"name": "f", "arguments": "{}"}},
+        {"content": "42", "reasoning_details": [{"type": "reasoning.text", "text": "Hm."}]},
+        {"content": "42", "something_new": {"a": [1, 0.5, None, "b"]}},
+    ],
+    ids=lambda message: next(reversed(message)),
+)
+def test_a_message_is_kept_whole(stub_vendor: StubVendor, openai: OpenAI, message: dict[str, Any]):
+    stub_vendor.reply(answer(message={"role": "assistant", "content": None, **message}))
+    assert complete(openai).message == message
+
+
+def test_fields_beside_the_choices_are_extras(stub_vendor: StubVendor, openai: OpenAI):
+    extras = {"system_fingerprint": "fp_1", "citations": ["https://example.org"], "scores": [0.5]}
+    logprobs = {"content": [{"token": "Hi", "logprob": -0.1}], "refusal": None}
+    stub_vendor.reply(answer(logprobs=logprobs) | extras | {"service_tier": None, "id": "x"})
+    assert complete(openai).extras == {**extras, "logprobs": logprobs}
+
+
+def test_all_choices_are_looked_through(stub_vendor: StubVendor, openai: OpenAI):
+    text = {"index": 0, "message": {"content": "Wait."}, "finish_reason": "tool_calls"}
+    calls = {"index": 1, "message": {"content": "", "tool_calls": [CALL]}, "finish_reason": "stop"}
+    other = {"index": 2, "message": {"content": "Another."}, "finish_reason": "stop"}
+    stub_vendor.reply({"choices": [text, calls, other]})
+    assert complete(openai) == Completion(
+        message={"content": "Wait.", "tool_calls": [CALL]},
+        model="model-1",
+        finish_reason="tool_calls",
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,27 +336,27 @@ def test_a_failed_finish_reason_is_an_error(stub_vendor: StubVendor, openai: Ope
     assert error.reason == f"finish_reason {finish}"
 
 
-def test_unrequested_tool_calls_are_no_answer(stub_vendor: StubVendor, openai: OpenAI):
-    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-    stub_vendor.reply(
-        answer(message={"content": None, "tool_calls": [call]}, finish_reason="tool_calls")
-    )
-    assert error_summary(openai) == ErrorSummary(ProviderFailed)
-
-
-def test_a_refusal_is_content_filtered(stub_vendor: StubVendor, openai: OpenAI):
-    stub_vendor.reply(answer(message={"content": None, "refusal": "I'm sorry, I cannot."}))
-    assert error_summary(openai) == ErrorSummary(ContentFiltered)
+def test_a_tool_call_with_broken_arguments_is_an_error(stub_vendor: StubVendor, openai: OpenAI):
+    broken = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"a'}}
+    for finish in ("tool_calls", "length"):
+        stub_vendor.clear()
+        stub_vendor.reply(
+            answer(message={"tool_calls": [broken]}, finish_reason=finish)
+            | {"usage": OPENAI_ANSWER["usage"]}
+        )
+        error = raised_error(openai)
+        assert summarize(error) == ErrorSummary(ProviderFailed)
+        assert error.reason == "broken_tool_call"
+        assert error.usage == Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14)
 
 
 @pytest.mark.parametrize(
     "given",
     [
         {"message": {"content": None}, "finish_reason": "content_filter"},
-        {"message": {"content": None, "refusal": "No."}},
         {"message": {"content": ""}},
     ],
-    ids=["filtered", "refused", "empty"],
+    ids=["filtered", "empty"],
 )
 def test_an_error_keeps_the_usage(stub_vendor: StubVendor, openai: OpenAI, given: dict[str, Any]):
     stub_vendor.reply(answer(**given) | {"usage": OPENAI_ANSWER["usage"]})

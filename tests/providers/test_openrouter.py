@@ -8,6 +8,7 @@ import pytest
 from providers.base import Completion, Usage
 from providers.errors import (
     ContentFiltered,
+    EmptyAnswer,
     ModelUnavailable,
     ProviderFailed,
     ProviderMisconfigured,
@@ -17,6 +18,7 @@ from providers.errors import (
 from providers.openrouter import OpenRouter
 from tests.providers.factories import (
     KEY,
+    PROMPT,
     REQUEST,
     ErrorSummary,
     complete,
@@ -41,18 +43,13 @@ def soon(seconds: float) -> str:
 
 def test_max_tokens_is_always_sent(stub_vendor: StubVendor, openrouter: OpenRouter):
     complete(openrouter)
-    complete(openrouter, replace(REQUEST, max_tokens=16, end_user="3f1c", system="Be brief."))
+    complete(openrouter, replace(REQUEST, parameters={"max_tokens": 16}, end_user="3f1c"))
     first, second = stub_vendor.requests
     assert (first.method, first.path) == ("POST", "/api/v1/chat/completions")
     assert first.headers["authorization"] == f"Bearer {KEY}"
-    prompt = {"role": "user", "content": REQUEST.messages[0].content}
-    assert first.json == {"model": "model-1", "messages": [prompt], "max_tokens": 8192}
-    assert second.json == {
-        "model": "model-1",
-        "messages": [{"role": "system", "content": "Be brief."}, prompt],
-        "max_tokens": 16,
-        "user": "3f1c",
-    }
+    asked = {"model": "model-1", "messages": [{"role": "user", "content": PROMPT}]}
+    assert first.json == {**asked, "max_tokens": 8192}
+    assert second.json == {**asked, "max_tokens": 16, "user": "3f1c"}
 
 
 def test_an_answer_has_its_reported_cost(stub_vendor: StubVendor, openrouter: OpenRouter):
@@ -69,6 +66,7 @@ def test_an_answer_has_its_reported_cost(stub_vendor: StubVendor, openrouter: Op
             reasoning_tokens=41,
             cost_usd=Decimal("0.0001951"),
         ),
+        extras={"provider": "Google AI Studio"},
     )
 
 
@@ -307,8 +305,11 @@ def choice(**values: Any) -> dict[str, Any]:
         ({"error": None, "choices": []}, ErrorSummary(ProviderOverloaded, retry=True)),
         ({"choices": None}, ErrorSummary(ProviderFailed)),
         ({"id": "gen-1"}, ErrorSummary(ProviderFailed)),
-        (choice(finish_reason="stop"), ErrorSummary(ProviderFailed)),
-        (choice(message={"content": None, "tool_calls": [{}]}), ErrorSummary(ProviderFailed)),
+        (choice(finish_reason="stop"), ErrorSummary(EmptyAnswer, retry=True)),
+        (
+            choice(message={"content": None, "tool_calls": [{}]}),
+            ErrorSummary(EmptyAnswer, retry=True),
+        ),
     ],
 )
 def test_an_error_inside_a_success_is_raised(

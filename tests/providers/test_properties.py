@@ -4,6 +4,7 @@ import json
 from typing import Any, get_args
 
 import httpx
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,7 +95,7 @@ def check(vendor: str, answer: httpx.Response) -> None:
 
 def check_completion(completion: Completion) -> None:
     usage = completion.usage
-    assert (json.dumps(completion.message, ensure_ascii=False) + completion.model).encode()
+    assert orjson.dumps([completion.message, completion.extras, completion.model])
     assert completion.finish_reason == "length" or CONTENT_FIELDS & completion.message.keys()
     assert completion.finish_reason in get_args(FinishReason)
     assert 0 < len(completion.model) <= 256

@@ -1,24 +1,24 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import pytest
 
-from providers.base import Completion, CompletionRequest, Deadline
-from providers.errors import ContentFiltered, ProviderError, ProviderFailed
+from providers.base import Completion, CompletionRequest, Deadline, Delta
+from providers.errors import ContentFiltered, EmptyAnswer, ProviderError, ProviderFailed
 from providers.router import Attempt, Router
 
 REQUEST = CompletionRequest(model="default", messages=({"role": "user", "content": "Hi"},))
 COMPLETION = Completion(message={"content": "Hello."}, model="model-1", finish_reason="stop")
+HEL, LO = Delta({"content": "Hel"}), Delta({"content": "lo."})
 
 
 class FakeProvider:
     """Give what is scripted for each call; an exception among it is raised."""
 
     is_remote: ClassVar[bool] = True
-    capabilities: ClassVar[frozenset[str]] = frozenset()
     model = "model-1"
 
-    def __init__(self, name: str, *calls: list[str | Completion | Exception]) -> None:
+    def __init__(self, name: str, *calls: Sequence[Delta | Completion | Exception]) -> None:
         self.name = name
         self.calls = list(calls)
         self.closed = False
@@ -28,7 +28,9 @@ class FakeProvider:
         assert isinstance(completion, Completion)
         return completion
 
-    def stream(self, request: CompletionRequest, deadline: Deadline) -> Iterator[str | Completion]:
+    def stream(
+        self, request: CompletionRequest, deadline: Deadline
+    ) -> Iterator[Delta | Completion]:
         assert request.model == self.model
         try:
             for event in self.calls.pop(0):
@@ -38,7 +40,13 @@ class FakeProvider:
         finally:
             self.closed = True
 
+    def unsupported(self, request: CompletionRequest) -> list[str]:
+        raise NotImplementedError
+
     def check(self, deadline: Deadline) -> None:
+        raise NotImplementedError
+
+    def list_models(self, deadline: Deadline) -> list[str]:
         raise NotImplementedError
 
 
@@ -67,18 +75,18 @@ def test_attempts_are_reported_when_all_routes_fail() -> None:
 
 
 def test_each_event_of_a_stream_comes_with_its_route() -> None:
-    router = Router([FakeProvider("a", [failed()]), FakeProvider("b", ["Hel", "lo.", COMPLETION])])
+    router = Router([FakeProvider("a", [failed()]), FakeProvider("b", [HEL, LO, COMPLETION])])
     routes, attempts = router.routes(None), list[Attempt]()
     events = router.stream(routes, REQUEST, Deadline(5), attempts.append)
-    assert next(events) == (routes[1], "Hel")
+    assert next(events) == (routes[1], HEL)
     assert outcomes(attempts) == [("a", "provider_error")]
-    assert list(events) == [(routes[1], "lo."), (routes[1], COMPLETION)]
+    assert list(events) == [(routes[1], LO), (routes[1], COMPLETION)]
     assert outcomes(attempts) == [("a", "provider_error"), ("b", "ok")]
 
 
 @pytest.mark.parametrize("events", [0, 1, 2])
 def test_closing_a_stream_aborts_its_attempt_and_ends_the_call(events: int) -> None:
-    provider = FakeProvider("a", ["Hel", "lo.", COMPLETION])
+    provider = FakeProvider("a", [HEL, LO, COMPLETION])
     router, attempts = Router([provider]), list[Attempt]()
     stream = router.stream(router.routes(None), REQUEST, Deadline(5), attempts.append)
     for _ in range(events):
@@ -89,7 +97,7 @@ def test_closing_a_stream_aborts_its_attempt_and_ends_the_call(events: int) -> N
 
 
 def test_an_error_after_the_first_piece_is_final() -> None:
-    router = Router([FakeProvider("a", ["Hel", failed()]), FakeProvider("b", [COMPLETION])])
+    router = Router([FakeProvider("a", [HEL, failed()]), FakeProvider("b", [COMPLETION])])
     attempts = list[Attempt]()
     stream = router.stream(router.routes(None), REQUEST, Deadline(5), attempts.append)
     next(stream)
@@ -98,8 +106,8 @@ def test_an_error_after_the_first_piece_is_final() -> None:
     assert outcomes(attempts) == [("a", "provider_error")]
 
 
-@pytest.mark.parametrize("started", [[], ["Hel"]])
-def test_refused_content_does_not_open_the_circuit(started: list[str | Completion]) -> None:
+@pytest.mark.parametrize("started", [[], [HEL]])
+def test_refused_content_does_not_open_the_circuit(started: list[Delta]) -> None:
     refused = [*started, ContentFiltered("filtered")]
     router = Router([FakeProvider("a", refused, [COMPLETION])], threshold=1)
     attempts = list[Attempt]()
@@ -107,6 +115,22 @@ def test_refused_content_does_not_open_the_circuit(started: list[str | Completio
         list(router.stream(router.routes(None), REQUEST, Deadline(5), attempts.append))
     router.complete(router.routes(None), REQUEST, Deadline(5), attempts.append)
     assert outcomes(attempts) == [("a", "content_filtered"), ("a", "ok")]
+
+
+@pytest.mark.parametrize("way", ["complete", "stream"])
+def test_an_empty_answer_is_asked_for_once_more(way: str) -> None:
+    for calls in ([[COMPLETION]], [[EmptyAnswer("empty")], [COMPLETION]]):
+        provider = FakeProvider("a", [EmptyAnswer("empty")], *calls)
+        router, attempts = Router([provider], backoff_seconds=0), list[Attempt]()
+        ask = getattr(router, way)
+        if len(calls) == 1:
+            ((*_, answer),) = [ask(router.routes(None), REQUEST, Deadline(5), attempts.append)]
+            assert answer in (COMPLETION, (router.routes(None)[0], COMPLETION))
+            assert outcomes(attempts) == [("a", "provider_error"), ("a", "ok")]
+        else:
+            with pytest.raises(EmptyAnswer):
+                list(ask(router.routes(None), REQUEST, Deadline(5), attempts.append))
+            assert outcomes(attempts) == [("a", "provider_error")] * 2
 
 
 def test_an_unexpected_exception_is_an_attempt_too() -> None:

@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +35,9 @@ from tests.providers.factories import (
     KEY,
     REQUEST,
     ErrorSummary,
+    complete,
     load_recording,
+    read_deltas,
     read_failing_stream,
     read_stream,
     summarize,
@@ -177,6 +180,7 @@ RECORDED = {
             reasoning_tokens=0,
             cost_usd=Decimal("0.0000288"),
         ),
+        extras={"provider": "Google AI Studio"},
     ),
     "openai_stream_usage": Completion(
         message={"content": "Hello!"},
@@ -348,7 +352,8 @@ def test_events_without_text_yield_nothing(
 ):
     event = f"data: {json.dumps(nothing)}\n\n"
     stub_vendor.stream([event, *dialect.events("Hello."), event])
-    assert read_stream(provider) == (["Hello."], HELLO)
+    pieces, completion = read_stream(provider)
+    assert (pieces, replace(completion, extras={})) == (["Hello."], HELLO)
 
 
 @pytest.mark.parametrize("finish", ["length", "content_filter"])
@@ -403,27 +408,177 @@ def test_two_streams_in_one_thread_keep_their_deadlines(
     assert list(first)[-1] == HELLO
 
 
+# --- The end of a stream --------------------------------------------------------------------------
+
+LINGERING = {
+    "silent": [""],
+    "with comments and empty chunks": [": waiting\n\n", chunk(choices=[], model=MODEL)] * 50,
+}
+
+
+@pytest.mark.parametrize("how", LINGERING)
+def test_a_stream_ends_soon_after_its_finish_reason(
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, how: str
+):
+    events = [dialect.event("Hello."), dialect.event(None, "stop"), dialect.event(None, None, 5)]
+    rest = LINGERING[how]
+    gap = 30 if len(rest) == 1 else 0.1
+    stub_vendor.stream([*events, *rest], gap=[*[0.2] * len(events), *[gap] * len(rest)])
+    started = time.monotonic()
+    assert replace(read_stream(provider)[1], extras={}) == HELLO
+    assert time.monotonic() - started < 4.0
+    assert stub_vendor.client_disconnected.wait(SOON)
+
+
+def test_text_after_a_finish_reason_prolongs_the_stream(stub_vendor: StubVendor, openai: Provider):
+    events = [OPENAI.event(text, "stop") for text in ("H", "e", "l", "lo.")]
+    stub_vendor.stream([*events, OPENAI.event(None, "stop", 5), DONE], gap=0.6)
+    assert read_stream(openai)[1] == HELLO
+
+
+@pytest.mark.parametrize(
+    "end", [f"data: {json.dumps({'error': {'code': 500}})}\n\n", 'data: {"broken', "data: {}}\n\n"]
+)
+def test_an_error_after_the_finish_reason_is_ignored(
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, end: str
+):
+    for cut in (True, False):
+        stub_vendor.clear()
+        stub_vendor.stream([dialect.event("Hello."), dialect.event(None, "stop", 5), end], cut=cut)
+        assert read_stream(provider)[1] == HELLO
+
+
+@pytest.mark.parametrize("marker", ["data:[DONE]", "data:  [DONE] ", "data: [DONE]\t"])
+def test_the_end_marker_may_have_spaces(stub_vendor: StubVendor, openai: Provider, marker: str):
+    stub_vendor.stream([*OPENAI.events("Hello.")[:-1], f"{marker}\n\n", ""], gap=[0, 0, 0, 30])
+    started = time.monotonic()
+    assert read_stream(openai)[1] == HELLO
+    assert time.monotonic() - started < 1.0
+
+
+def test_groq_reports_usage_in_its_own_place(stub_vendor: StubVendor, openai: Provider):
+    usage = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14, "queue_time": 0.1}
+    stub_vendor.stream(
+        [
+            OPENAI.event("Hello."),
+            chunk(choices=[], x_groq={"id": "req_1"}, model=MODEL),
+            OPENAI.event(None, "stop"),
+            chunk(choices=[], x_groq={"usage": usage}, model=MODEL),
+            DONE,
+        ]
+    )
+    assert read_stream(openai)[1] == HELLO
+
+
+# --- Choices and extras ---------------------------------------------------------------------------
+
+
+def test_all_choices_of_a_stream_are_looked_through(stub_vendor: StubVendor, openai: Provider):
+    def choice(index: int, finish: str | None = None, **delta: Any) -> str:
+        return chunk(choices=[{"index": index, "delta": delta, "finish_reason": finish}])
+
+    arguments = [{"index": 0, "function": {"arguments": '{"n":1}'}}]
+    stub_vendor.stream(
+        [
+            choice(0, role="assistant", content="Wait."),
+            choice(1, role="assistant", tool_calls=[{"index": 0, **call("a", "first", "")}]),
+            choice(0, "stop"),
+            choice(1, content="Another answer.", tool_calls=arguments),
+            choice(1, "tool_calls"),
+            DONE,
+        ]
+    )
+    completion = read_deltas(openai)[1]
+    calls = [call("a", "first", '{"n":1}')]
+    assert completion.message == {"content": "Wait.", "tool_calls": calls}
+    assert completion.finish_reason == "tool_calls"
+
+
+def test_extras_are_shown_when_they_change(stub_vendor: StubVendor, openai: Provider):
+    def piece(text: str, **extras: Any) -> str:
+        choice = {"index": 0, "delta": {"content": text}, "logprobs": extras.pop("logprobs", None)}
+        return chunk(choices=[choice], **extras)
+
+    def logprobs(token: str) -> dict[str, Any]:
+        return {"content": [{"token": token, "logprob": -0.5}]}
+
+    sources = ["https://example.org"]
+    stub_vendor.stream(
+        [
+            chunk(choices=[], prompt_filter_results=[]),  # Azure's first chunk
+            chunk(choices=[{"index": 0, "finish_reason": None}], system_fingerprint="fp"),
+            piece("Hel", system_fingerprint="fp", logprobs=logprobs("Hel"), service_tier=None),
+            piece("lo", system_fingerprint="fp", logprobs=logprobs("lo")),
+            piece(".", system_fingerprint="fp", citations=sources),
+            chunk(choices=[], system_fingerprint="fp", citations=sources),
+            FINISH,
+            DONE,
+        ]
+    )
+    *deltas, completion = openai.stream(REQUEST, Deadline(20))
+    first = {"prompt_filter_results": [], "system_fingerprint": "fp", "logprobs": logprobs("Hel")}
+    assert deltas == [
+        Delta({"content": "Hel"}, first),
+        Delta({"content": "lo"}, {"logprobs": logprobs("lo")}),
+        Delta({"content": "."}, {"citations": sources}),
+    ]
+    assert isinstance(completion, Completion)
+    both = {"content": logprobs("Hel")["content"] + logprobs("lo")["content"]}
+    assert completion.extras == {**first, "citations": sources, "logprobs": both}
+
+
+def test_extras_alone_do_not_begin_an_answer(stub_vendor: StubVendor, openai: Provider):
+    stub_vendor.stream([chunk(choices=[], provider="x"), f"data: {json.dumps(OVERLOADED)}\n\n"])
+    with pytest.raises(ProviderOverloaded):
+        next(openai.stream(REQUEST, Deadline(20)))
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}]},
+        {"audio": {"id": "audio_1", "data": "aGk="}},
+        {"content": "Hi.", "annotations": [{"type": "url_citation", "url_citation": {}}]},
+    ],
+    ids=lambda delta: next(iter(delta)),
+)
+def test_images_audio_and_annotations_are_streamed(
+    stub_vendor: StubVendor, openai: Provider, delta: dict[str, Any]
+):
+    stub_vendor.stream([chunk(choices=[{"index": 0, "delta": delta}]), FINISH, DONE])
+    deltas, completion = read_deltas(openai)
+    assert (deltas, completion.message) == ([delta], delta)
+
+
+def test_nuls_are_replaced(stub_vendor: StubVendor, openai: Provider):
+    stub_vendor.stream(OPENAI.events("a\0", "b"))
+    assert read_stream(openai)[0] == ["a\ufffd", "b"]
+
+
 # --- Thoughts and tools ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "thoughts"),
     [
-        "<think>Hm.</think>Hello.",
-        "<think>Hm.</think>\n\nHello.",
-        " \n<think>Hm.\n</think> Hello.",
-        "<think></think>Hello.",
-        "<think>One.</think><think>Two.</think>\n<think>\n</think>Hello.",
+        ("<think>Hm.</think>Hello.", "Hm."),
+        ("<think>Hm.</think>\n\nHello.", "Hm."),
+        (" \n<think>Hm.\n</think> Hello.", "Hm.\n"),
+        ("<think></think>Hello.", ""),
+        ("<think>One.</think><think>Two.</think>\n<think>\n</think>Hello.", "One.Two.\n"),
     ],
 )
-def test_thoughts_are_hidden_however_they_are_split(
-    stub_vendor: StubVendor, openai: Provider, text: str
+def test_thoughts_in_tags_are_reasoning_content_however_they_are_split(
+    stub_vendor: StubVendor, openai: Provider, text: str, thoughts: str
 ):
+    message = {"reasoning_content": thoughts, "content": "Hello."}
     for size in (1, 2, 3, 7, 100):
         pieces = [text[start : start + size] for start in range(0, len(text), size)]
         stub_vendor.clear()
         stub_vendor.stream(OPENAI.events(*pieces))
-        assert read_stream(openai)[1] == HELLO
+        assert read_stream(openai)[1] == replace(
+            HELLO, message={name: value for name, value in message.items() if value}
+        )
 
 
 @pytest.mark.parametrize("text", ["<", "<thin", "<b>Hi", " \n Hi", "<<think>", "a <think> b"])
@@ -437,13 +592,15 @@ def test_text_that_only_resembles_thoughts_is_shown(
 def test_thoughts_alone_are_no_answer(stub_vendor: StubVendor, openai: Provider):
     stub_vendor.stream(OPENAI.events("<think>", "I wonder"))
     pieces, error = read_failing_stream(openai)
-    assert (pieces, summarize(error)) == ([], ErrorSummary(ProviderFailed))
+    assert (pieces, summarize(error)) == ([], ErrorSummary(EmptyAnswer, retry=True))
 
 
-def test_reasoning_content_is_not_streamed(stub_vendor: StubVendor, openai: Provider):
+def test_reasoning_is_streamed_as_it_comes(stub_vendor: StubVendor, openai: Provider):
     delta = {"reasoning": "Hm.", "reasoning_content": "Hm.", "reasoning_details": [{"text": "Hm."}]}
     stub_vendor.stream([chunk(choices=[{"delta": delta}]), *OPENAI.events("Hello.")])
-    assert read_stream(openai)[0] == ["Hello."]
+    deltas, completion = read_deltas(openai)
+    assert deltas == [delta, {"content": "Hello."}]
+    assert completion == replace(HELLO, message={**delta, "content": "Hello."})
 
 
 def called(*calls: dict[str, Any]) -> str:
@@ -486,6 +643,17 @@ def test_tool_calls_without_an_index_are_whole(stub_vendor: StubVendor, openai: 
     assert read_stream(openai, WITH_TOOLS)[1].message["tool_calls"] == calls
 
 
+@pytest.mark.parametrize("finish", ["tool_calls", "stop", "length"])
+@pytest.mark.parametrize("arguments", ['{"city":"Os', "{}}", "Oslo"])
+def test_a_tool_call_with_broken_arguments_is_an_error(
+    stub_vendor: StubVendor, openai: Provider, finish: str, arguments: str
+):
+    broken = {"index": 0, **call("a", "get_weather", arguments)}
+    stub_vendor.stream([called(broken), *OPENAI.events(finish=finish)])
+    _, error = read_failing_stream(openai, WITH_TOOLS)
+    assert (summarize(error), error.usage) == (ErrorSummary(ProviderFailed), HELLO.usage)
+
+
 # --- Failing streams ------------------------------------------------------------------------------
 
 
@@ -500,11 +668,11 @@ def test_the_end_marker_may_be_missing_after_a_finish_reason(
         assert read_stream(provider)[1] == HELLO
 
 
-def test_the_finish_reason_may_be_missing_before_the_end_marker(
+def test_without_a_finish_reason_nobody_knows_whether_the_answer_is_whole(
     stub_vendor: StubVendor, openai: Provider
 ):
     stub_vendor.stream([OPENAI.event("Hello.", None, 5), DONE])
-    assert read_stream(openai)[1] == HELLO
+    assert read_stream(openai)[1] == replace(HELLO, finish_reason="length")
 
 
 @pytest.mark.parametrize("end", ["", ": bye\n\n", "data: ", 'data: {"choices": [{"del'])
@@ -583,6 +751,50 @@ def test_an_error_event_is_raised_before_and_after_the_first_piece(
         assert error.reason.startswith("HTTP 503")
 
 
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        ({"message": "busy", "code": 503}, ErrorSummary(ProviderOverloaded, retry=True)),
+        (
+            {"message": "slow down", "code": "rate_limit_exceeded"},
+            ErrorSummary(ProviderOverloaded, retry=True),
+        ),
+        (
+            {"object": "error", "message": "busy", "code": 503},
+            ErrorSummary(ProviderOverloaded, retry=True),
+        ),
+        (
+            {"object": "error", "type": "BadRequestError", "code": 400},
+            ErrorSummary(RequestRejected),
+        ),
+        ({"detail": "Internal error"}, ErrorSummary(ProviderFailed, retry=True)),
+        ({"message": "no", "code": "content_filter"}, ErrorSummary(ContentFiltered)),
+    ],
+    ids=str,
+)
+def test_a_flat_error_is_raised(
+    stub_vendor: StubVendor, openai: Provider, event: dict[str, Any], expected: ErrorSummary
+):
+    stub_vendor.stream([OPENAI.event("Hel"), f"data: {json.dumps(event)}\n\n", DONE])
+    pieces, error = read_failing_stream(openai)
+    assert (pieces, summarize(error)) == (["Hel"], expected)
+    stub_vendor.clear()
+    stub_vendor.reply(event)
+    with pytest.raises(ProviderError) as caught:
+        complete(openai)
+    assert summarize(caught.value) == expected
+
+
+@pytest.mark.parametrize("data", ['{"message": "no"}', '{"status": "failed"}', "no", '"no"', ""])
+def test_an_event_named_error_is_raised(
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, data: str
+):
+    event = f"event: error\ndata: {data}\n\n"
+    stub_vendor.stream([dialect.event("Hel"), event, *dialect.events("lo.")])
+    pieces, error = read_failing_stream(provider)
+    assert (pieces, summarize(error)) == (["Hel"], ErrorSummary(ProviderFailed, retry=True))
+
+
 def test_a_failed_finish_reason_in_a_stream_is_raised(stub_vendor: StubVendor, openai: Provider):
     stub_vendor.stream([OPENAI.event("Hel"), OPENAI.event(None, "error"), DONE])
     pieces, error = read_failing_stream(openai)
@@ -596,19 +808,17 @@ def test_an_error_inside_a_choice_is_raised(stub_vendor: StubVendor, openai: Pro
 
 
 @pytest.mark.parametrize(
-    "data",
-    [
-        "null",
-        "7",
-        '"text"',
-        "[]",
-        "[null]",
-        "not JSON",
-        "[" * 10_000,
-        '{"x": 1e99999999999999999999}',
-    ],
+    "data", ["null", "7", '"text"', "[]", "[null]", "not JSON", "[" * 10_000, "ping", "[DONE"]
 )
-def test_an_event_that_is_no_object_is_an_error(
+def test_data_that_is_no_object_is_passed_over(
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, data: str
+):
+    stub_vendor.stream([dialect.event("Hel"), f"data: {data}\n\n", *dialect.events("lo.")])
+    assert read_stream(provider) == (["Hel", "lo."], HELLO)
+
+
+@pytest.mark.parametrize("data", ['{"x": 1e99999999999999999999}', '{"choices": [{"del', "{{}"])
+def test_a_broken_object_is_an_error(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, data: str
 ):
     stub_vendor.stream([dialect.event("Hel"), f"data: {data}\n\n", *dialect.events("lo.")])
@@ -639,9 +849,12 @@ def test_a_blocked_prompt_is_filtered(stub_vendor: StubVendor):
     )
 
 
-def test_a_refusal_without_text_is_filtered(stub_vendor: StubVendor, openai: Provider):
-    stub_vendor.stream([chunk(choices=[{"delta": {"refusal": "No."}}]), FINISH, DONE])
-    assert summarize(read_failing_stream(openai)[1]) == ErrorSummary(ContentFiltered)
+def test_a_refusal_is_an_answer(stub_vendor: StubVendor, openai: Provider):
+    refusals = [chunk(choices=[{"delta": {"refusal": text}}]) for text in ("I can", "not.")]
+    stub_vendor.stream([*refusals, *OPENAI.events()])
+    deltas, completion = read_deltas(openai)
+    assert deltas == [{"refusal": "I can"}, {"refusal": "not."}]
+    assert completion == replace(HELLO, message={"refusal": "I cannot."})
 
 
 STATUSES = {
@@ -688,19 +901,55 @@ def test_an_unusable_body_falls_back_without_retry(
     assert (pieces, summarize(error), error.fallback) == ([], ErrorSummary(ProviderFailed), True)
 
 
-PLAIN = {
+OPENAI_PLAIN = {
     "model": MODEL,
     "choices": [{"message": {"content": "Hello."}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14},
+}
+GEMINI_PLAIN = {
     "candidates": [{"content": {"parts": [{"text": "Hello."}]}, "finishReason": "STOP"}],
     "modelVersion": MODEL,
-    "usage": {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14},
     "usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 5, "totalTokenCount": 14},
 }
+PLAIN = {"openai": OPENAI_PLAIN, "openrouter": OPENAI_PLAIN, "gemini": GEMINI_PLAIN}
 
 
-def test_an_answer_that_is_not_streamed_is_accepted(stub_vendor: StubVendor, provider: Provider):
-    stub_vendor.reply(PLAIN)
+@pytest.mark.parametrize("headers", [{}, SSE, {"content-type": "text/plain"}])
+def test_an_answer_that_is_not_streamed_is_accepted(
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, headers: dict[str, str]
+):
+    stub_vendor.reply(PLAIN[dialect.name], headers=headers)
     assert read_stream(provider) == (["Hello."], HELLO)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream", "text/plain", ""])
+@pytest.mark.parametrize("size", [1, 100_000])
+@pytest.mark.parametrize("requested", ["plain", "stream"])
+def test_a_stream_is_an_answer_whatever_was_requested_and_its_label(
+    stub_vendor: StubVendor,
+    dialect: Dialect,
+    provider: Provider,
+    kind: str,
+    size: int,
+    requested: str,
+):
+    data = "".join([": hi\n\n", *dialect.events("Hel", "lo.")]).encode()
+    stub_vendor.stream(split(data, size), headers={"content-type": kind})
+    answer = complete(provider) if requested == "plain" else read_stream(provider)[1]
+    assert answer == HELLO
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+def test_a_mislabelled_stream_is_not_waited_for(
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, kind: str
+):
+    first, *rest = dialect.events("Hel", "lo.")
+    stub_vendor.stream(
+        [first, *rest], gap=[0, 30, *[0] * len(rest)], headers={"content-type": kind}
+    )
+    stream = provider.stream(REQUEST, Deadline(20))
+    assert next(stream) == Delta({"content": "Hel"})
+    stream.close()  # type: ignore[attr-defined]
 
 
 def test_an_error_that_is_not_streamed_is_raised(stub_vendor: StubVendor, provider: Provider):
@@ -781,7 +1030,7 @@ def test_another_thread_ends_the_call_to_the_vendor(
 def test_another_thread_ends_the_wait_for_the_head_of_the_answer(
     stub_vendor: StubVendor, provider: Provider
 ):
-    stub_vendor.reply(PLAIN, delay=30)
+    stub_vendor.reply(OPENAI_PLAIN, delay=30)
     deadline = Deadline(30)
     with ThreadPoolExecutor(1) as thread:
         reading = thread.submit(list, provider.stream(REQUEST, deadline))
@@ -844,7 +1093,7 @@ def check_stream(name: str, pieces: list[bytes]) -> None:
     assert isinstance(completion, Completion)
     told = [delta.message for delta in deltas if isinstance(delta, Delta)]
     assert joined(told) == completion.message
-    assert json.dumps(completion.message, ensure_ascii=False).encode()
+    assert orjson.dumps([completion.message, completion.extras])
     assert completion.finish_reason == "length" or CONTENT_FIELDS & completion.message.keys()
 
 
