@@ -5,8 +5,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from django.conf import settings
 
@@ -27,6 +28,8 @@ KEEP_LISTING_SECONDS = 600.0
 RETRY_LISTING_SECONDS = 60.0
 # Alias for the configured default model, for clients that must name one.
 DEFAULT_MODEL_ALIAS = "default"
+# Parameters by which gateways such as OpenRouter and LiteLLM ask other models than `model`.
+OTHER_MODELS = ("models", "fallbacks", "preset")
 
 
 @functools.cache
@@ -65,6 +68,25 @@ def routes_for(caller: Caller, model: str | None) -> list[Route]:
         detail = "Unknown model, or not allowed for this key; see GET /v1/models."
         raise ValidationFailed(errors=[field_error("model", "unknown", detail)])
     return routes
+
+
+def check_other_models(caller: Caller, parameters: Mapping[str, Any]) -> None:
+    """Raise ValidationFailed for a parameter that could choose a model which is not allowed."""
+    for name in OTHER_MODELS:
+        value = parameters.get(name)
+        models = value if isinstance(value, list) else [value]
+        if value is not None and not all(_is_allowed(caller, model) for model in models):
+            detail = "Names a model that is unknown, or not allowed for this key."
+            raise ValidationFailed(errors=[field_error(name, "invalid", detail)])
+
+
+def _is_allowed(caller: Caller, model: Any) -> bool:
+    if router().allows_any and not _allowed_models(caller):
+        return True
+    try:
+        return isinstance(model, str) and bool(_allowed(caller, router().routes(model)))
+    except UnknownModel:
+        return False
 
 
 def list_models(caller: Caller) -> dict[str, Route]:

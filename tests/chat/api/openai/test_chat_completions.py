@@ -6,6 +6,7 @@ from typing import Any
 from unittest.mock import ANY
 
 import pytest
+from django.conf import settings
 from django.http import HttpResponse
 
 from chat import api_keys, model_catalog
@@ -666,6 +667,28 @@ class TestRequests:
         assert vendor.requests[0].json["messages"] == asked
         [record] = all_records()
         assert (record.system, record.parameters) == ("A\n\nB", {"messages": asked})
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"models": ["model-1", "expensive/model"]},
+            {"fallbacks": [{"model": "expensive/model"}]},
+            {"preset": "expensive"},
+        ],
+        ids=lambda fields: next(iter(fields)),
+    )
+    def test_a_parameter_cannot_name_a_model_that_is_not_allowed(
+        self,
+        api: ApiClient,
+        vendor: StubVendor,
+        change_settings: Configure,
+        fields: dict[str, Any],
+    ) -> None:
+        assert failure(complete(api, **fields))[::3] == (400, next(iter(fields)))
+        assert not vendor.requests
+        change_settings(PROVIDERS=settings.PROVIDERS, ALLOWED_MODELS=["*"])
+        assert text(complete(api, **fields))
+        assert vendor.requests[0].json.items() >= fields.items()
 
     def test_instructions_alone_are_the_prompt(self, api: ApiClient, vendor: StubVendor) -> None:
         messages = [{"role": "system", "content": "Say something."}]
