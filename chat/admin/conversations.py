@@ -9,6 +9,7 @@ from django.db.models import QuerySet
 from django.http import Http404
 from django.urls import reverse
 
+from chat.admin import messages
 from chat.models import Interaction
 from chat.storage.base import InteractionRecord
 from chat.storage.columns import from_columns
@@ -48,7 +49,14 @@ def turn_url(row: Interaction) -> str:
 
 
 def _turn(number: int, record: InteractionRecord) -> dict[str, Any]:
+    asked = messages.asked_messages(record)
     return {
+        # A client may send all turns each time: their images would fill the page.
+        "messages": [messages.show_message(each, thumbnails=False) for each in asked],
+        "asked": [messages.show_message(each) for each in messages.new_messages(asked)],
+        "answer": messages.show_answer(record),
+        "is_answered": bool(record.response or record.tool_calls or record.message),
+        "extras": messages.pretty_json(record.extras),
         "number": number,
         "record": record,
         "status": record.status_at(datetime.now(UTC)).value,

@@ -1,6 +1,5 @@
 """The interactions in the admin, read-only."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
+from django.template.loader import render_to_string
 from django.template.response import TemplateResponse
 from django.urls import path
 from django.utils import timezone
@@ -28,8 +28,10 @@ from chat.admin.filters import (
     ProviderFilter,
     aborted_before,
 )
+from chat.admin.messages import pretty_json, show_answer
 from chat.models import Interaction
 from chat.storage.base import Status
+from chat.storage.columns import from_columns
 from chat.usage import format_usd
 
 EXPORTS: dict[str, tuple[Callable[[QuerySet[Interaction]], Any], str]] = {
@@ -42,11 +44,11 @@ def _fieldset(title: str | None, *fields: str) -> tuple[str | None, Any]:
     return title, {"fields": fields}
 
 
-def _json_column(name: str) -> Callable[[ReadOnlyAdmin, Interaction], str]:
-    @admin.display(description=name)
-    def pretty(self: ReadOnlyAdmin, row: Interaction) -> str:
-        text = json.dumps(getattr(row, name), indent=2, ensure_ascii=False)
-        return format_html("<pre>{}</pre>", text)
+def _json_column(name: str) -> Callable[[ReadOnlyAdmin, Interaction], str | None]:
+    @admin.display(description=name.replace("_", " "))
+    def pretty(self: ReadOnlyAdmin, row: Interaction) -> str | None:
+        value = getattr(row, name)
+        return None if value is None else format_html("<pre>{}</pre>", pretty_json(value))
 
     return pretty
 
@@ -72,11 +74,11 @@ class InteractionAdmin(ReadOnlyAdmin):
         "The id of a user, an interaction, a conversation or a request, in full; "
         "or words of a prompt or an answer."
     )
-    readonly_fields = ("conversation",)
+    readonly_fields = ("conversation", "answer")
     fieldsets = (
         _fieldset(
             None,
-            *("prompt", "response", "current_status", "error_code", "error_detail"),
+            *("prompt", "answer", "current_status", "error_code", "error_detail"),
             "conversation",
         ),
         _fieldset("Who and when", "owner", "user_id", "time", "latency_ms"),
@@ -87,6 +89,7 @@ class InteractionAdmin(ReadOnlyAdmin):
             *("total_tokens", "cost"),
         ),
         _fieldset("Request", "system", "pretty_parameters", "pretty_metadata"),
+        _fieldset("Answer", "pretty_tool_calls", "pretty_message", "pretty_extras"),
         _fieldset(
             "Ids",
             *("interaction_id", "conversation_id", "previous_interaction_id", "request_id"),
@@ -161,6 +164,14 @@ class InteractionAdmin(ReadOnlyAdmin):
     def time(self, row: Interaction) -> str:
         return row.created_at.strftime("%Y-%m-%d %H:%M:%S")
 
+    @admin.display(description="response")
+    def answer(self, row: Interaction) -> str | None:
+        """Show the answer with its reasoning folded, its tool calls and its images."""
+        if not (row.response or row.tool_calls or row.message):
+            return None
+        context = {"message": show_answer(from_columns(row))}
+        return render_to_string("admin/chat/interaction/message.html", context)
+
     def conversation(self, row: Interaction) -> str:
         return format_html('<a href="{}">Read it as a page</a>', conversations.turn_url(row))
 
@@ -178,6 +189,12 @@ class InteractionAdmin(ReadOnlyAdmin):
     def cost(self, row: Interaction) -> str | None:
         return format_usd(row.cost_usd)
 
+    class Media:
+        css = {"all": ("chat/admin/admin.css",)}
+
     pretty_attempts = _json_column("attempts")
     pretty_parameters = _json_column("parameters")
     pretty_metadata = _json_column("metadata")
+    pretty_tool_calls = _json_column("tool_calls")
+    pretty_message = _json_column("message")
+    pretty_extras = _json_column("extras")

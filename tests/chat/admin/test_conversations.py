@@ -1,5 +1,6 @@
 """The conversation page of the admin."""
 
+import html
 import re
 from dataclasses import replace
 from datetime import timedelta
@@ -48,10 +49,13 @@ def test_a_failure_is_shown_with_its_reason(admin: ApiClient) -> None:
 def test_texts_are_escaped(admin: ApiClient) -> None:
     evil = "<script>alert(1)</script>"
     call = {"function": {"name": evil, "arguments": evil}}
-    turn(1, prompt=evil, response=evil, system=evil, model=evil, tool_calls=(call,))
+    message = {"reasoning": evil, "refusal": evil, "images": [{"image_url": evil}], "more": evil}
+    texts = {"prompt": evil, "response": f"! {evil}", "system": evil, "model": evil}
+    record = turn(1, **texts, tool_calls=(call,), message=message, extras={evil: evil})
     text = text_of(admin.get(f"{LIST}conversation/{ID}/"))
     assert evil not in text
-    assert text.count("&lt;script&gt;alert(1)") == 6
+    assert text.count("&lt;script&gt;alert(1)") == 12
+    assert evil not in text_of(admin.get(f"{LIST}{record.interaction_id}/change/"))
 
 
 def test_a_text_that_was_not_kept_is_no_trouble(admin: ApiClient) -> None:
@@ -59,6 +63,100 @@ def test_a_text_that_was_not_kept_is_no_trouble(admin: ApiClient) -> None:
     text = text_of(admin.get(f"{LIST}conversation/{ID}/"))
     assert "Not kept." in text
     assert "none that was kept" in text
+
+
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
+CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+MESSAGE = {
+    "reasoning": "Shall I look?",
+    "reasoning_details": [{"type": "reasoning.text", "signature": "EqoB+/=="}],
+    "images": [{"type": "image_url", "image_url": {"url": PICTURE}}],
+}
+
+
+def test_all_that_the_model_said_is_shown_and_its_reasoning_folded(admin: ApiClient) -> None:
+    record = turn(1, message=MESSAGE, tool_calls=(CALL,), extras={"citations": ["cited"]})
+    address = f"{LIST}{record.interaction_id}/change/"
+    for page in (admin.get(f"{LIST}conversation/{ID}/"), admin.get(address)):
+        text = text_of(page)
+        assert "<details><summary>Reasoning</summary>" in text
+        assert f'<img src="{PICTURE}"' in text
+        for shown in ("Shall I look?", "Como posso ajudar?", "weather {}", "EqoB+/==", "cited"):
+            assert shown in text, shown
+        assert "img-src 'self' data:" in page["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.org/a.png",
+        "data:image/svg+xml;base64,PHN2Zz4=",
+        "data:text/html;base64,PHA+",
+        'data:image/png;base64,iVBO" onerror="alert(1)',
+        "javascript:alert(1)",
+    ],
+)
+def test_an_image_that_a_page_may_not_show_is_a_note(admin: ApiClient, url: str) -> None:
+    turn(1, message={"images": [{"type": "image_url", "image_url": {"url": url}}]})
+    text = text_of(admin.get(f"{LIST}conversation/{ID}/"))
+    assert "<img src" not in text
+    assert f"<em>Image:</em> {html.escape(url)}" in text
+
+
+def test_messages_are_shown_in_their_places(admin: ApiClient) -> None:
+    parts = [
+        {"type": "text", "text": "What is this?"},
+        {"type": "image_url", "image_url": {"url": PICTURE}},
+        {"type": "input_audio", "input_audio": {"data": "UklGR" * 1000, "format": "wav"}},
+    ]
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": "Olá!"},
+        {"role": "assistant", "content": "Hi.", "reasoning_content": "A greeting."},
+        {"role": "user", "content": parts},
+    ]
+    turn(1, prompt="What is this?", system="Be brief.", parameters={"messages": messages})
+    text = text_of(admin.get(f"{LIST}conversation/{ID}/"))
+    assert "All messages (4)" in text
+    assert re.findall(r"<h4>(\w+)</h4>", text) == ["developer", "user", "assistant", "user"]
+    assert text.count("What is this?") == 2
+    assert text.count("<img src") == 1
+    assert text.index("All messages") < text.index("A greeting.") < text.index("<img src")
+    assert "(5,000 characters)" in text
+
+
+def test_a_tool_turn_shows_results_and_calls(admin: ApiClient) -> None:
+    turn(1, response="", tool_calls=(CALL,), finish_reason="tool_calls")
+    results = [{"role": "tool", "tool_call_id": "call_1", "content": "31 degrees"}]
+    turn(2, prompt="", response="Warm.", parameters={"messages": results})
+    text = text_of(admin.get(f"{LIST}conversation/{ID}/"))
+    assert "31 degrees" in text
+    assert "<em>Called a tool:</em> weather {}" in text
+    assert "Not kept." not in text
+    assert "none that was kept" not in text
+
+
+def test_a_refusal_is_shown_once_as_such(admin: ApiClient) -> None:
+    turn(1, response="I will not.", message={"refusal": "I will not."})
+    text = text_of(admin.get(f"{LIST}conversation/{ID}/"))
+    assert text.count("I will not.") == 1
+    assert "<em>Refused:</em> I will not." in text
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"parameters": {"messages": "x"}},
+        {"parameters": {"messages": [1, {}, {"role": 1, "content": [1, {}, {"type": 2}]}]}},
+        {"message": {"images": [1, {}, {"image_url": 1}], "reasoning": 1, "refusal": {"a": 1}}},
+        {"tool_calls": ({}, {"function": "x"}, {"type": "custom", "custom": {"input": "y"}})},
+    ],
+    ids=str,
+)
+def test_odd_messages_are_no_trouble(admin: ApiClient, odd: dict[str, Any]) -> None:
+    record = turn(1, **odd)
+    assert text_of(admin.get(f"{LIST}conversation/{ID}/"))
+    assert text_of(admin.get(f"{LIST}{record.interaction_id}/change/"))
 
 
 def test_a_long_conversation_comes_in_pages_and_a_record_leads_to_its_own(admin: ApiClient) -> None:
