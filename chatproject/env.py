@@ -22,6 +22,7 @@ SECRETS = (
     "OPENROUTER_API_KEY",
     "GEMINI_API_KEY",
     "OPENAI_API_KEY",
+    "OPENAI_HEADERS",
     "API_KEY",
     "API_KEYS",
     "SECRET_KEY",
@@ -29,6 +30,8 @@ SECRETS = (
     "OTEL_EXPORTER_OTLP_HEADERS",
 )
 PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 _secrets_in_aws: dict[str, str] = {}
 
 
@@ -165,24 +168,56 @@ def env_header_secret(name: str) -> str:
     return value
 
 
-def env_url(name: str, default: str = "") -> str:
-    """Return a base URL, up to and including the API's version.
-
-    A trailing slash and the path of chat completions, as in vendors' examples, are removed.
-    """
-    value = env_str(name, default).rstrip("/").removesuffix("/chat/completions").rstrip("/")
-    if value:
-        try:
-            parts = urlsplit(value)
-            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-            (parts.hostname or "").encode("idna")
-        except ValueError:  # UnicodeError is one
-            usable = False
-        if not usable or re.search(r"[^!-~]|[?#@]", value):
+def env_headers(name: str) -> dict[str, str]:
+    """Return HTTP headers from `name=value`, comma-separated, which may be a secret."""
+    headers = {}
+    for entry in split(env_secret(name)):
+        header, equals, value = (part.strip() for part in entry.partition("="))
+        if not equals or not _TOKEN.fullmatch(header) or not _HEADER_VALUE.fullmatch(value):
             raise ImproperlyConfigured(
-                f"{name} must be an http or https address, without a user, query or fragment."
+                f"{name} must be a list such as api-key=123,x-team=blue, in printable ASCII."
             )
+        headers[header.lower()] = value
+    return headers
+
+
+def env_url(name: str, default: str = "") -> str:
+    """Return a base URL, up to and including the path of the API's version.
+
+    A trailing slash is removed.
+    """
+    value = env_str(name, default).rstrip("/")
+    if value and not _is_url(value, excluded="?#@"):
+        raise ImproperlyConfigured(
+            f"{name} must be an http or https address, without a user, query or fragment."
+        )
     return value
+
+
+def env_vendor_url(name: str, default: str = "") -> str:
+    """Return a vendor's base URL, which may have a query, such as Azure's `api-version`.
+
+    The path of chat completions is removed, which vendors' examples have.
+    """
+    base, question_mark, query = env_str(name, default).partition("?")
+    base = base.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+    value = base + question_mark + query
+    if value and not _is_url(value, excluded="#@"):
+        raise ImproperlyConfigured(
+            f"{name} must be an http or https address, without a user or fragment."
+        )
+    return value
+
+
+def _is_url(value: str, *, excluded: str) -> bool:
+    """Return whether a value is the address of a server, without the excluded characters."""
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # UnicodeError is one
+        return False
+    return bool(usable) and not re.search(rf"[^!-~]|[{excluded}]", value)
 
 
 def env_proxy(name: str) -> str:

@@ -6,6 +6,7 @@ process does not.
 
 import os
 from pathlib import Path
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -15,6 +16,7 @@ from chatproject.env import (
     env_choice,
     env_float,
     env_header_secret,
+    env_headers,
     env_int,
     env_list,
     env_no_proxy,
@@ -23,6 +25,7 @@ from chatproject.env import (
     env_str,
     env_table_name,
     env_url,
+    env_vendor_url,
     export_otel_headers,
     load_env_file,
     load_secrets_from_aws,
@@ -92,17 +95,19 @@ RATE_LIMIT_PER_MINUTE = env_int("RATE_LIMIT_PER_MINUTE", 60, low=0, high=1_000_0
 OPENROUTER_API_KEY = env_header_secret("OPENROUTER_API_KEY")
 GEMINI_API_KEY = env_header_secret("GEMINI_API_KEY")
 OPENAI_API_KEY = env_header_secret("OPENAI_API_KEY")
-OPENAI_BASE_URL = env_url("OPENAI_BASE_URL")
+OPENAI_BASE_URL = env_vendor_url("OPENAI_BASE_URL")
 
-PROVIDER_OPTIONS = {
+PROVIDER_OPTIONS: dict[str, dict[str, Any]] = {
     "openrouter": {
         "api_key": OPENROUTER_API_KEY,
-        "base_url": env_url("OPENROUTER_BASE_URL", "https://openrouter.ai/api/v1"),
+        "base_url": env_vendor_url("OPENROUTER_BASE_URL", "https://openrouter.ai/api/v1"),
         "model": env_str("OPENROUTER_MODEL", "google/gemini-3.5-flash-lite"),
     },
     "gemini": {
         "api_key": GEMINI_API_KEY,
-        "base_url": env_url("GEMINI_BASE_URL", "https://generativelanguage.googleapis.com/v1beta"),
+        "base_url": env_vendor_url(
+            "GEMINI_BASE_URL", "https://generativelanguage.googleapis.com/v1beta"
+        ),
         "model": env_str("GEMINI_MODEL", "gemini-3.5-flash-lite"),
     },
     "openai": {
@@ -112,6 +117,8 @@ PROVIDER_OPTIONS = {
     },
     "mock": {"directives": env_str("MOCK_DIRECTIVES")},
 }
+if headers := env_headers("OPENAI_HEADERS"):
+    PROVIDER_OPTIONS["openai"]["headers"] = headers
 HAS_CREDENTIALS = {
     "openrouter": bool(OPENROUTER_API_KEY),
     "gemini": bool(GEMINI_API_KEY),

@@ -7,6 +7,7 @@ locals {
     "OPENROUTER_API_KEY",
     "GEMINI_API_KEY",
     "OPENAI_API_KEY",
+    "OPENAI_HEADERS",
     "API_KEY",
     "API_KEYS",
     "SECRET_KEY",

@@ -205,7 +205,6 @@ NO_URLS = {
     "a port too high": "http://host:99999/v1",
     "a port that is no number": "http://host:port/v1",
     "a space": "http://my host/v1",
-    "a query": "http://host/v1?key=1",
     "a fragment": "http://host/v1#top",
 }
 
@@ -213,6 +212,11 @@ NO_URLS = {
 @pytest.mark.parametrize("value", NO_URLS.values(), ids=NO_URLS)
 def test_an_invalid_url_stops_the_start(load: Load, value: str) -> None:
     assert "OPENAI_BASE_URL" in refusal(load, OPENAI_BASE_URL=value)
+
+
+@pytest.mark.parametrize("name", ENDPOINTS)
+def test_only_vendors_have_a_query_in_their_url(load: Load, name: str) -> None:
+    assert refusal(load, **{name: "http://host/v1?key=1"}).startswith(f"{name} must be ")
 
 
 @pytest.mark.parametrize("name", [*URLS, *ENDPOINTS])
@@ -279,6 +283,7 @@ def test_a_valid_value_is_parsed(load: Load, name: str, value: str, meant: objec
         *("PROMPT_MAX_LENGTH", "REQUIRE_API_KEY", "RATE_LIMIT_PER_MINUTE", "STORAGE"),
         *("OPENROUTER_API_KEY", "OPENROUTER_BASE_URL", "OPENROUTER_MODEL", "GEMINI_API_KEY"),
         *("GEMINI_BASE_URL", "GEMINI_MODEL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL"),
+        "OPENAI_HEADERS",
         *("MOCK_DIRECTIVES", "LLM_PROVIDER", "DATABASE_PATH", "LOG_LEVEL", "LOG_FORMAT", "METRICS"),
         *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_SDK_DISABLED"),
     ],
@@ -356,6 +361,45 @@ def test_a_base_url_may_be_pasted_in_many_ways(load: Load, name: str, pasted: st
     provider = name.removesuffix("_BASE_URL")
     settings = load(**{name: pasted, f"{provider}_API_KEY": "sk-1"})
     assert settings["PROVIDERS"][provider.lower()]["base_url"] == "http://host:8080/v1"
+
+
+@pytest.mark.parametrize("path", ["", "/", "/chat/completions", "/chat/completions/"])
+@pytest.mark.parametrize("name", URLS)
+def test_a_base_url_keeps_its_query(load: Load, name: str, path: str) -> None:
+    provider = name.removesuffix("_BASE_URL")
+    url = f"http://host/deployments/gpt{path}?api-version=2024-10-21"
+    settings = load(**{name: url, f"{provider}_API_KEY": "sk-1"})
+    kept = "http://host/deployments/gpt?api-version=2024-10-21"
+    assert settings["PROVIDERS"][provider.lower()]["base_url"] == kept
+
+
+@pytest.mark.parametrize(
+    ("value", "headers"),
+    [
+        ("api-key=123", {"api-key": "123"}),
+        (" API-Key = a=b== , x-team=blue or red ,", {"api-key": "a=b==", "x-team": "blue or red"}),
+    ],
+)
+def test_openai_gets_headers(load: Load, value: str, headers: dict[str, str]) -> None:
+    assert load(OPENAI_HEADERS=value, **ALL)["PROVIDERS"]["openai"]["headers"] == headers
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "secret",
+        "=secret",
+        "api-key=",
+        "api key=secret",
+        "api-key:secret",
+        "x=sécret",
+        "x=a\nsecret",
+    ],
+)
+def test_invalid_headers_stop_the_start_without_being_shown(load: Load, value: str) -> None:
+    assert refusal(load, OPENAI_HEADERS=value) == (
+        "OPENAI_HEADERS must be a list such as api-key=123,x-team=blue, in printable ASCII."
+    )
 
 
 # --- Which provider is asked ----------------------------------------------------------------------
