@@ -44,6 +44,12 @@ def test_the_example_env_file_names_only_variables_that_settings_read():
     assert names <= variables_read()
 
 
+def test_the_document_of_providers_sets_only_variables_that_settings_read():
+    text = (ROOT / "docs/providers.md").read_text()
+    names = set(re.findall(r"\b((?:OPENAI|API)_[A-Z_]+)\b", text))
+    assert {name.removesuffix("_SSM").removesuffix("_SECRET") for name in names} <= variables_read()
+
+
 def modules_with(pattern: str) -> set[str]:
     return {
         str(path.relative_to(ROOT))
