@@ -302,7 +302,7 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         other = _OTHER_LIMIT[usual]
         return other if usual in refused and other not in refused else usual
 
-    def _new_answer(self) -> Answer:
+    def _new_answer(self, request: CompletionRequest) -> Answer:
         return Answer()
 
     def _completion(self, answer: Answer, request: CompletionRequest) -> Completion:

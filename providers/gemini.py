@@ -65,9 +65,14 @@ _EXTRAS = ("citationMetadata", "groundingMetadata")
 
 
 class Answer:
-    """An answer of Gemini, whole or from the events of a stream, each of which has its shape."""
+    """An answer of Gemini, whole or from the events of a stream, each of which has its shape.
 
-    def __init__(self) -> None:
+    Gemini cannot be told to call one tool at a time. Without `parallel_calls` the answer has only
+    the first call; the model repeats the others when it gets the result.
+    """
+
+    def __init__(self, *, parallel_calls: bool = True) -> None:
+        self._parallel_calls = parallel_calls
         self.finish_reason = ""
         self.extras: dict[str, Any] = {}
         self._fields: dict[str, Any] = {}  # the last values of the fields beside the candidates
@@ -127,6 +132,8 @@ class Answer:
             {"extra_content": {"google": {"thought_signature": signature}}} if signature else {}
         )
         if call := get_path(part, "functionCall"):
+            if self._calls and not self._parallel_calls:
+                return
             delta.setdefault("tool_calls", []).append(_tool_call(call, self._calls) | signed)
             self._calls += 1
         elif image := _image(part):
@@ -170,8 +177,8 @@ class Gemini(HttpProvider[Answer]):
         body = gemini_request.body(request, model)
         return self._open(f"models/{model}:{method}", deadline, body)
 
-    def _new_answer(self) -> Answer:
-        return Answer()
+    def _new_answer(self, request: CompletionRequest) -> Answer:
+        return Answer(parallel_calls=request.parameters.get("parallel_tool_calls", True))
 
     def _completion(self, answer: Answer, request: CompletionRequest) -> Completion:
         """Return the completion of a whole answer. Raises ProviderError for an unusable one."""

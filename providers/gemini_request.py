@@ -58,18 +58,17 @@ _LIMITS = {"max_tokens": "maxOutputTokens", "seed": "seed"}
 _GOOGLE_FIELDS = ("thinking_config", "cached_content", "safety_settings")
 
 # Parameters that Gemini takes with any value, and parameters that change nothing for it.
-_TAKEN = {*_SAMPLING, *_PENALTIES, *_LIMITS, "stop"}
+_TAKEN = {*_SAMPLING, *_PENALTIES, *_LIMITS, "stop", "parallel_tool_calls"}
 _NEUTRAL = {
     *("store", "metadata", "user", "service_tier", "safety_identifier"),
     *("prompt_cache_key", "prompt_cache_retention", "stream_options"),
 }
-_WITHOUT_TOOLS_NEUTRAL = {"tool_choice", "parallel_tool_calls"}
+_WITHOUT_TOOLS_NEUTRAL = {"tool_choice"}
 
 # Parameters that Gemini takes with some values.
 _TAKEN_VALUES: dict[str, Callable[[Any], bool]] = {
     "tools": lambda tools: all(get_path(tool, "function", "name") for tool in tools),
     "tool_choice": lambda choice: _calling_config(choice) is not None,
-    "parallel_tool_calls": lambda parallel: parallel is True,
     "response_format": lambda value: (
         get_path(value, "type") in ("text", "json_object", "json_schema")
     ),

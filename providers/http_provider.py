@@ -102,7 +102,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
         """Read an answer that is not a stream."""
         body = read_object(response)
         self._raise_error_inside(body, response.headers)
-        answer = self._new_answer()
+        answer = self._new_answer(request)
         answer.add_whole(body)
         return self._completion(answer, request)
 
@@ -110,7 +110,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
         self, response: httpx.Response, request: CompletionRequest
     ) -> Iterator[Delta | Completion]:
         """Yield the pieces of a stream, then the completion."""
-        answer = self._new_answer()
+        answer = self._new_answer(request)
         yield from self._read_deltas(response, answer)
         if delta := answer.finish():
             yield delta
@@ -162,8 +162,8 @@ class HttpProvider(ABC, Generic[AnswerT]):
         """Send the request, for one answer or for a stream."""
 
     @abstractmethod
-    def _new_answer(self) -> AnswerT:
-        """Return an empty answer."""
+    def _new_answer(self, request: CompletionRequest) -> AnswerT:
+        """Return an empty answer to the request."""
 
     @abstractmethod
     def _completion(self, answer: AnswerT, request: CompletionRequest) -> Completion:

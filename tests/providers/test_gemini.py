@@ -355,6 +355,21 @@ def test_calls_without_ids_get_ids_of_their_own(stub_vendor: StubVendor, gemini:
     assert len({first["id"], second["id"], "call_7", ""}) == 4
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_without_parallel_tool_calls_an_answer_has_the_first_call(
+    stub_vendor: StubVendor, gemini: Gemini, stream: bool
+):
+    parts = [called("now", "c2ln"), called("rest")]
+    if stream:
+        stub_vendor.stream(events(*parts, "STOP"))
+    else:
+        stub_vendor.reply(answer("STOP", *parts))
+    request = replace(REQUEST, parameters={"parallel_tool_calls": False})
+    completion = read_deltas(gemini, request)[1] if stream else complete(gemini, request)
+    [call] = completion.message["tool_calls"]
+    assert (call["function"]["name"], completion.finish_reason) == ("now", "tool_calls")
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [("1" + "0" * 20, 1e20), ("1" + "0" * 400, None), ("1e999", None), ("0.5", 0.5)],

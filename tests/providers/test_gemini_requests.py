@@ -564,7 +564,6 @@ def test_a_parameter_that_gemini_does_not_take_is_named(gemini: Gemini, name: st
 @pytest.mark.parametrize(
     ("parameters", "names"),
     [
-        ({"parallel_tool_calls": False}, ["parallel_tool_calls"]),
         ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {}}}, ["tool_choice"]),
         ({"tools": [WEATHER, {"type": "custom", "custom": {"name": "run"}}]}, ["tools"]),
     ],
