@@ -13,7 +13,8 @@ A stream is a list of pieces, sent one after the other:
 
 A delay or a gap is a number of seconds, or an event that the test sets.
 
-Without a script it answers every chat completion and every generateContent.
+Without a script `responder` answers, a function of the request. Without that one, every chat
+completion and every generateContent is answered alike.
 """
 
 import contextlib
@@ -93,6 +94,7 @@ class ScriptedResponse:
 class StubVendor:
     delay: float = 0.0  # of unscripted answers
     max_requests: int = 10_000  # stored in `requests`
+    responder: Callable[[Received], ScriptedResponse] | None = None
 
     client_disconnected: threading.Event = field(default_factory=threading.Event, init=False)
     requests: list[Received] = field(default_factory=list, init=False)
@@ -172,7 +174,7 @@ class StubVendor:
         """
         raw = [piece.encode() if isinstance(piece, str) else piece for piece in pieces]
         gaps: list[Wait] = [gap] * len(raw) if isinstance(gap, int | float) else list(gap)
-        self.script(_stream_response(raw, gaps, headers or {}, cut=cut, chunked=chunked))
+        self.script(stream_response(raw, gaps, headers or {}, cut=cut, chunked=chunked))
 
     def send(self, data: bytes, *, delay: float = 0.0) -> None:
         """Send bytes, HTTP or not, and close."""
@@ -234,8 +236,10 @@ class StubVendor:
                 return self._script.popleft()
             if self._script:
                 return self._script[0]
+        if self.responder:
+            return self.responder(received)
         if received.path.endswith("/chat/completions") and received.json.get("stream"):
-            return _stream_response(TOKENS, [self.delay, *[0.0] * (len(TOKENS) - 1)])
+            return stream_response(TOKENS, [self.delay, *[0.0] * (len(TOKENS) - 1)])
         return _default_response(received.path, self.delay)
 
     def _respond(self, connection: socket.socket, response: ScriptedResponse) -> bool:
@@ -286,17 +290,19 @@ def _read(readline: Callable[[], bytes], read: Callable[[int], bytes]) -> Receiv
 
 def _default_response(path: str, delay: float) -> ScriptedResponse:
     if path.endswith("/chat/completions"):
-        status, answer = b"200 OK", OPENAI_ANSWER
-    elif path.endswith(":generateContent"):
-        status, answer = b"200 OK", GEMINI_ANSWER
-    else:
-        status, answer = b"404 Not Found", NOT_FOUND
-    body = json.dumps(answer).encode()
-    head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-    return ScriptedResponse(head=head % (status, len(body)), body=body, delay=delay)
+        return json_response(OPENAI_ANSWER, delay=delay)
+    if path.endswith(":generateContent"):
+        return json_response(GEMINI_ANSWER, delay=delay)
+    return json_response(NOT_FOUND, status=404, delay=delay)
 
 
-def _stream_response(
+def json_response(body: Any, *, status: int = 200, delay: Wait = 0.0) -> ScriptedResponse:
+    data = json.dumps(body).encode()
+    head = b"HTTP/1.1 %d Scripted\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return ScriptedResponse(head=head % (status, len(data)), body=data, delay=delay)
+
+
+def stream_response(
     pieces: Sequence[bytes],
     gaps: Sequence[Wait],
     headers: Mapping[str, str] | None = None,
