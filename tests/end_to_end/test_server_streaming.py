@@ -4,6 +4,7 @@ import contextlib
 import json
 import socket
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -52,9 +53,14 @@ def anew(vendor: StubVendor) -> None:
 
 @contextlib.contextmanager
 def asked(server: Server, prompt: str = "Olá!") -> Iterator[Iterator[str]]:
-    """Open a streamed answer on a new connection, and return its lines."""
-    body = {"userId": "user123", "prompt": prompt, "stream": True}
-    url = f"http://127.0.0.1:{server.port}/v1/chat"
+    """Open a streamed answer of /v1/chat on a new connection, and return its lines."""
+    with opened(server, "/v1/chat", {"userId": "user123", "prompt": prompt}) as lines:
+        yield lines
+
+
+@contextlib.contextmanager
+def opened(server: Server, path: str, body: dict[str, Any]) -> Iterator[Iterator[str]]:
+    url, body = f"http://127.0.0.1:{server.port}{path}", {**body, "stream": True}
     with (
         # To read the certificates of the web takes each client tens of milliseconds of CPU.
         httpx.Client(timeout=60, trust_env=False, verify=False) as client,
@@ -95,6 +101,51 @@ def test_the_first_token_arrives_while_the_vendor_still_sends(server: Server, ve
         assert [next(lines), next(lines)] == ["event: delta", 'data: {"text":"Hel"}']
         assert vendor.open == 1
         assert not vendor.client_disconnected.is_set()
+
+
+def piece(**message: Any) -> str:
+    return chunk(choices=[{"index": 0, "delta": message, "finish_reason": None}])
+
+
+def call_piece(arguments: str, **begun: str) -> dict[str, Any]:
+    function = {**begun, "arguments": arguments}
+    rest = {"id": "call_1", "type": "function"} if begun else {}
+    return {"index": 0, **rest, "function": function}
+
+
+def test_thoughts_and_pieces_of_calls_arrive_before_the_vendor_sends_more(
+    server: Server, vendor: StubVendor
+):
+    pieces = [
+        {"reasoning_content": "Let me"},
+        {"reasoning_content": " see."},
+        {"tool_calls": [call_piece("", name="weather")]},
+        {"tool_calls": [call_piece('{"city":')]},
+        {"tool_calls": [call_piece('"Lisboa"}')]},
+        {"content": "Wait."},
+    ]
+    gates = [threading.Event() for _ in pieces]
+    vendor.stream([*(piece(**each) for each in pieces), FINISH, DONE], gap=[*gates, 0, 0])
+    body = {"model": "default", "messages": [{"role": "user", "content": "Olá!"}]}
+    gates[0].set()
+    with opened(server, "/v1/chat/completions", body) as lines:
+        data = (json.loads(line[6:]) for line in lines if line.startswith("data: {"))
+        assert next(data)["choices"][0]["delta"]["role"] == "assistant"
+        for sent, gate in zip(pieces, [*gates[1:], gates[0]], strict=True):
+            assert next(data)["choices"][0]["delta"] == sent
+            gate.set()
+
+
+def test_a_thought_is_an_event_of_its_own_at_once(server: Server, vendor: StubVendor):
+    more = threading.Event()
+    pieces = [piece(reasoning="Let me see."), piece(content="18 °C."), FINISH, DONE]
+    vendor.stream(pieces, gap=[0, more, 0, 0])
+    with asked(server) as lines:
+        assert [next(lines), next(lines)] == ["event: reasoning", 'data: {"text":"Let me see."}']
+        more.set()
+        named = [line for line in lines if line.startswith("event: ")]
+    assert named == ["event: delta", "event: done"]
+    assert settled(server)["response"] == "18 °C."
 
 
 def test_a_stream_is_chunked_and_its_connection_is_kept(server: Server, vendor: StubVendor):
