@@ -4,6 +4,7 @@ Whatever a test does, nothing may be asked of another host, and nothing may be w
 browser's console (tests/browser.py).
 """
 
+import base64
 import json
 import re
 import subprocess
@@ -282,6 +283,130 @@ def words_of(command: str, **variables: str) -> list[str]:
     return done.stdout.split("\0")[:-1]
 
 
+# --- Thoughts -------------------------------------------------------------------------------------
+
+
+def test_thoughts_are_folded_away(playground: Playground) -> None:
+    playground.asked('mock:think="A greeting. I greet back." Olá!')
+    thoughts = playground.turn.get_by_role("group")
+    expect(thoughts.locator("p")).to_be_hidden()
+    thoughts.get_by_text("Thoughts").click()
+    expect(thoughts.locator("p")).to_have_text("A greeting. I greet back.")
+    expect(playground.answer).to_contain_text("You said:")
+    playground.asked("Olá!")
+    expect(playground.turn.locator(".thoughts")).to_be_hidden()
+
+
+def test_thoughts_are_shown_while_more_is_to_come(visit: Visit, server: Server) -> None:
+    pieces = [event("reasoning", {"text": text}) for text in ("Let me", " <b>see</b>\n- a")]
+    playground = visit(server, {"pieces": [*pieces, "hold"]})
+    playground.ask("hi")
+    playground.turn.get_by_text("Thinking…").click()
+    expect(playground.turn.locator(".thoughts p")).to_have_text("Let me <b>see</b>\n- a")
+    expect(playground.answer).to_have_attribute("aria-busy", "true")
+    playground.page.get_by_role("button", name="Stop").click()
+    expect(playground.turn.get_by_text("Thoughts")).to_be_visible()
+    expect(playground.turn.locator(".thoughts p")).to_be_visible()
+
+
+@pytest.mark.parametrize("type_", ["application/json", "text/event-stream"])
+def test_the_thoughts_of_a_stored_answer_are_shown(
+    visit: Visit, server: Server, type_: str
+) -> None:
+    answer = {**ANSWER, "response": "18 °C.", "reasoning": "Let me see."}
+    stored = json.dumps(answer) if type_ == "application/json" else event("done", answer)
+    playground = visit(server, {"pieces": [stored], "type": type_})
+    playground.asked_scripted()
+    playground.turn.get_by_text("Thoughts").click()
+    expect(playground.turn.locator(".thoughts p")).to_have_text("Let me see.")
+
+
+# --- Images ---------------------------------------------------------------------------------------
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mPgzg7HihiGlgQA8+UzQePg"
+    "luoAAAAASUVORK5CYII="
+)
+DATA_URL = f"data:image/png;base64,{base64.b64encode(PNG).decode()}"
+# Hands a picture to the page like the clipboard or a dragged file.
+HAND_OVER = """([type, data]) => {
+  const bytes = Uint8Array.from(atob(data.split(",")[1]), (c) => c.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], "picture.png", { type: "image/png" }));
+  const options = { bubbles: true, cancelable: true };
+  const event = type === "paste"
+    ? new ClipboardEvent(type, { ...options, clipboardData: transfer })
+    : new DragEvent(type, { ...options, dataTransfer: transfer });
+  document.getElementById("prompt").dispatchEvent(event);
+}"""
+
+
+def choose(playground: Playground, *names: str, type_: str = "image/png") -> None:
+    with playground.page.expect_file_chooser() as chooser:
+        playground.page.get_by_role("button", name="Add images").click()
+    files: Any = [{"name": name, "mimeType": type_, "buffer": PNG} for name in names]
+    chooser.value.set_files(files)
+
+
+@pytest.mark.parametrize("how", ["button", "paste", "drop"])
+def test_images_go_with_the_question(playground: Playground, how: str) -> None:
+    if how == "button":
+        choose(playground, "picture.png")
+    else:
+        playground.page.evaluate(HAND_OVER, [how, DATA_URL])
+    expect(playground.page.get_by_role("img", name="picture.png")).to_be_visible()
+    expect(playground.page.locator("#size")).to_have_text("1 image, 0.1 MB to send")
+    expect(playground.page.get_by_label("Your question")).to_be_focused()
+    body = playground.asked("What is it?")
+    assert body["images"] == [DATA_URL]
+    expect(playground.answer).to_have_text("You said: What is it? (1 image)")
+    expect(playground.turn.get_by_role("img")).to_have_attribute("src", DATA_URL)
+    expect(playground.page.locator("#images")).to_be_hidden()
+    assert "images" not in playground.asked("And now?")
+
+
+def test_images_can_be_removed(playground: Playground) -> None:
+    choose(playground, "one.png", "two.png")
+    expect(playground.page.locator("#size")).to_have_text("2 images, 0.1 MB to send")
+    playground.page.get_by_role("button", name="Remove one.png").click()
+    expect(playground.page.get_by_role("img")).to_have_count(1)
+    assert len(playground.asked("hi")["images"]) == 1
+
+
+def test_sixteen_images_are_the_most_and_other_files_are_refused(playground: Playground) -> None:
+    choose(playground, "notes.txt", type_="text/plain")
+    expect(playground.page.locator("#size")).to_have_text("Only images can be added.")
+    choose(playground, *(f"{number}.png" for number in range(17)))
+    expect(playground.page.locator("#size")).to_have_text("No more than 16 images.")
+    expect(playground.page.locator("#images").get_by_role("img")).to_have_count(16)
+
+
+def test_images_alone_are_no_question(playground: Playground) -> None:
+    choose(playground, "one.png")
+    playground.page.get_by_label("Your question").press("Enter")
+    expect(playground.page.locator("#size")).to_have_text("Write a question about the images.")
+    expect(playground.page.get_by_role("article")).to_have_count(0)
+
+
+def test_pasted_text_stays_text(playground: Playground) -> None:
+    """Cells of a spreadsheet are in the clipboard as text and as a picture of them."""
+    both = HAND_OVER.replace(
+        "const options", "transfer.setData('text/plain', 'a');\n  const options"
+    )
+    playground.page.evaluate(both, ["paste", DATA_URL])
+    playground.page.wait_for_timeout(100)
+    expect(playground.page.locator("#images")).to_be_hidden()
+
+
+def test_a_failed_question_is_tried_again_with_its_images(playground: Playground) -> None:
+    choose(playground, "one.png")
+    playground.asked("mock:fail=429")
+    with playground.page.expect_request("**/v1/chat") as sent:
+        playground.turn.get_by_role("button", name="Try again").click()
+    assert sent.value.post_data_json["images"] == [DATA_URL]
+    playground.wait()
+
+
 # --- Streams --------------------------------------------------------------------------------------
 
 UTF8 = "Olá, 世界 👋"
@@ -452,9 +577,16 @@ def test_a_long_answer_does_not_keep_the_page_busy(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_is_accessible(visit: Visit, server: Server, scheme: str) -> None:
-    playground = visit(server, stream(RICH), color_scheme=scheme, reduced_motion="reduce")
+    script = stream(RICH)
+    script["pieces"].insert(0, event("reasoning", {"text": "Let me see."}))
+    playground = visit(server, script, color_scheme=scheme, reduced_motion="reduce")
+    assert violations(playground.page) == []
+    choose(playground, "one.png")
+    expect(playground.page.get_by_role("img")).to_be_visible()
     assert violations(playground.page) == []
     playground.asked_scripted()
+    playground.turn.get_by_text("Thoughts").click()
+    assert violations(playground.page) == []
     playground.page.evaluate("(script) => { window.script = script; }", refusal())
     playground.ask("hi")
     playground.turn.get_by_role("button", name="Try again").wait_for()

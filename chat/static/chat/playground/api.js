@@ -18,7 +18,10 @@ export async function models(root, key) {
   return (await json(response)).data.map((model) => model.id);
 }
 
-/** Ask, and yield `{ text }` for each piece of the answer, then `{ answer }`. Throws a Failure. */
+/**
+ * Ask, and yield `{ text }` for each piece of the answer and `{ thought }` for each of the thinking
+ * before it, then `{ answer }`. Throws a Failure.
+ */
 export async function* chat(root, key, question, signal) {
   const response = await send(`${root}v1/chat`, {
     method: "POST",
@@ -35,6 +38,8 @@ export async function* chat(root, key, question, signal) {
   for await (const { event, data } of events(response.body, signal)) {
     if (event === "delta") {
       yield { text: parsed(data).text };
+    } else if (event === "reasoning") {
+      yield { thought: parsed(data).text };
     } else if (event === "done") {
       yield { answer: parsed(data) };
       return;

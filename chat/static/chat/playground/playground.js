@@ -2,6 +2,7 @@
 
 import { chat, models } from "./api.js";
 import { copy, curl } from "./clipboard.js";
+import { Images, thumbnail } from "./images.js";
 import { Markdown } from "./markdown.js";
 
 const root = document.body.dataset.root;
@@ -10,7 +11,9 @@ const [form, prompt, model, key, user, more, settings, trouble, send, stop, turn
     ..."ask prompt model key user more settings trouble send stop".split(" "),
     ..."turns welcome status".split(" "),
   ].map((id) => document.getElementById(id));
+const files = document.getElementById("files");
 
+const images = new Images(document.getElementById("images"), document.getElementById("size"));
 let running = null; // the AbortController of the answer that is being written
 let last = null; // the turn that the next one continues
 const shown = new WeakMap(); // article -> Turn
@@ -19,17 +22,25 @@ const shown = new WeakMap(); // article -> Turn
 
 class Turn {
   text = "";
+  thoughts = "";
+  drawn = 0; // so many characters of the thoughts
 
   constructor(question, apiKey) {
     this.question = question;
     this.key = apiKey;
     this.article = document.getElementById("turn").content.cloneNode(true).firstElementChild;
     shown.set(this.article, this);
-    this.part(".question").textContent = question.prompt;
+    this.part(".question p").textContent = question.prompt;
+    this.part(".question ul").append(...(question.images ?? []).map((url) => thumbnail({ url })));
+    this.part(".question ul").hidden = !question.images;
     this.part(".answer").setAttribute("aria-busy", "true");
     this.markdown = new Markdown(this.part(".answer"));
     this.draw = nowAndThen(() => {
-      if (!this.ended) keepingPlace(() => this.markdown.grow(this.text));
+      if (this.ended) return;
+      keepingPlace(() => {
+        this.drawThoughts();
+        this.markdown.grow(this.text);
+      });
     });
     turns.append(this.article);
   }
@@ -43,7 +54,20 @@ class Turn {
     this.draw();
   }
 
+  think(thought) {
+    this.thoughts += thought;
+    this.draw();
+  }
+
+  drawThoughts() {
+    this.part(".thoughts p").append(this.thoughts.slice(this.drawn));
+    this.drawn = this.thoughts.length;
+    this.part(".thoughts").hidden = !this.thoughts;
+    if (this.text || this.ended) this.part(".thoughts summary").textContent = "Thoughts";
+  }
+
   done(answer) {
+    this.thoughts ||= answer.reasoning ?? "";
     this.id = answer.interaction_id;
     this.end("Answer complete.", { facts: facts(answer) });
   }
@@ -59,6 +83,7 @@ class Turn {
   end(announcement, { facts = [], notes = [], error = false }) {
     this.ended = true;
     keepingPlace(() => {
+      this.drawThoughts();
       this.markdown.finish(this.text);
       this.part(".answer").removeAttribute("aria-busy");
       this.part(".facts").textContent = facts.join("\u00a0· ");
@@ -103,20 +128,22 @@ function duration(milliseconds) {
 
 // --- Asking ---------------------------------------------------------------------------------------
 
-async function ask(text) {
-  const turn = new Turn(question(text), key.value);
+async function ask(text, pictures) {
+  const turn = new Turn(question(text, pictures), key.value);
   const controller = new AbortController();
   welcome.hidden = true;
   busy(controller);
   scrollTo(0, document.documentElement.scrollHeight);
   status.textContent = "Waiting for the answer.";
   try {
-    for await (const { text, answer } of chat(root, turn.key, turn.question, controller.signal)) {
-      if (answer) {
-        turn.done(answer);
+    for await (const piece of chat(root, turn.key, turn.question, controller.signal)) {
+      if (piece.answer) {
+        turn.done(piece.answer);
         last = turn;
+      } else if (piece.thought) {
+        turn.think(piece.thought);
       } else {
-        turn.add(text);
+        turn.add(piece.text);
       }
     }
   } catch (error) {
@@ -128,12 +155,13 @@ async function ask(text) {
   }
 }
 
-function question(text) {
+function question(text, pictures) {
   // A conversation belongs to one user, and to the owner of one key.
   const goesOn = last && last.question.userId === user.value && last.key === key.value;
   return {
     userId: user.value,
     prompt: text,
+    ...(pictures.length && { images: pictures }),
     ...(model.value && { model: model.value }),
     ...(goesOn && { previous_interaction_id: last.id }),
     stream: true,
@@ -213,10 +241,52 @@ function open(visible) {
 form.addEventListener("submit", (event) => {
   event.preventDefault();
   prompt.focus();
-  if (running || !prompt.value.trim()) return;
-  const text = prompt.value;
+  if (running) return;
+  if (!prompt.value.trim()) {
+    if (images.urls.length) images.say("Write a question about the images.");
+    return;
+  }
+  const [text, pictures] = [prompt.value, images.urls];
   prompt.value = "";
-  ask(text);
+  images.clear();
+  ask(text, pictures);
+});
+
+async function attach(files) {
+  await images.add(files);
+  status.textContent = document.getElementById("size").textContent;
+  prompt.focus();
+}
+
+document.getElementById("attach").addEventListener("click", () => files.click());
+
+files.addEventListener("change", () => {
+  attach([...files.files]);
+  files.value = ""; // the same file may be chosen again
+});
+
+prompt.addEventListener("paste", (event) => {
+  const { files, types } = event.clipboardData;
+  if (!files.length || types.includes("text/plain")) return; // cells of a table are an image too
+  event.preventDefault();
+  attach([...files]);
+});
+
+document.addEventListener("dragover", (event) => {
+  if (!event.dataTransfer.types.includes("Files")) return;
+  event.preventDefault();
+  form.classList.add("over");
+});
+
+document.addEventListener("dragleave", ({ relatedTarget }) => {
+  if (!relatedTarget) form.classList.remove("over");
+});
+
+document.addEventListener("drop", (event) => {
+  form.classList.remove("over");
+  if (!event.dataTransfer.files.length) return;
+  event.preventDefault();
+  attach([...event.dataTransfer.files]);
 });
 
 prompt.addEventListener("keydown", (event) => {
@@ -251,7 +321,7 @@ turns.addEventListener("click", async ({ target }) => {
   const turn = shown.get(target.closest("article"));
   if (target.matches("[data-again]") && !running) {
     turn.article.remove();
-    ask(turn.question.prompt);
+    ask(turn.question.prompt, turn.question.images ?? []);
   }
   const text = {
     answer: () => turn.text,

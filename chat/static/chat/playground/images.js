@@ -1,0 +1,84 @@
+// The images that go with the next question: pasted, dropped, or chosen.
+
+const MOST = 16; // as the API has it
+
+export class Images {
+  #images = []; // { name, url }
+  #list;
+  #note;
+
+  constructor(list, note) {
+    this.#list = list;
+    this.#note = note;
+  }
+
+  /** Data URLs. */
+  get urls() {
+    return this.#images.map(({ url }) => url);
+  }
+
+  /** Add those of the files that are images. */
+  async add(files) {
+    const images = [...files].filter(({ type }) => type.startsWith("image/"));
+    const fitting = images.slice(0, MOST - this.#images.length);
+    this.#images.push(...(await Promise.all(fitting.map(read))));
+    this.#draw();
+    if (images.length < files.length) this.say("Only images can be added.");
+    if (fitting.length < images.length) this.say(`No more than ${MOST} images.`);
+  }
+
+  clear() {
+    this.#images = [];
+    this.#draw();
+  }
+
+  say(sentence) {
+    this.#note.textContent = sentence;
+    this.#note.hidden = !sentence;
+  }
+
+  #draw() {
+    const count = this.#images.length;
+    this.#list.replaceChildren(...this.#images.map((image) => this.#removable(image)));
+    this.#list.hidden = !count;
+    const size = this.urls.reduce((sum, url) => sum + url.length, 0);
+    this.say(count ? `${count} ${count === 1 ? "image" : "images"}, ${megabytes(size)} to send` : "");
+  }
+
+  #removable(image) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = "×";
+    button.ariaLabel = `Remove ${image.name}`;
+    button.addEventListener("click", () => {
+      this.#images = this.#images.filter((other) => other !== image);
+      this.#draw();
+    });
+    const item = thumbnail(image);
+    item.append(button);
+    return item;
+  }
+}
+
+/** An item of a list: the image, small. */
+export function thumbnail({ name = "Image", url }) {
+  const picture = document.createElement("img");
+  picture.src = url;
+  picture.alt = name;
+  const item = document.createElement("li");
+  item.append(picture);
+  return item;
+}
+
+function read(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve({ name: file.name || "Image", url: reader.result });
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(file);
+  });
+}
+
+function megabytes(bytes) {
+  return `${Math.max(0.1, bytes / 1e6).toFixed(1)} MB`;
+}
