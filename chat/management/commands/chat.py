@@ -15,13 +15,13 @@ from django.core.management.base import CommandError
 from chat.api.exceptions import convert_exception
 from chat.api.serializers import AnswerSerializer, ChatSerializer
 from chat.callers import Caller
-from chat.conversation import ChatRequest
+from chat.conversation import ChatRequest, answered_message
 from chat.errors import Problem
 from chat.management.arguments import parse_owner, parse_user
 from chat.management.console import INTERRUPTED, ConsoleCommand, printable
 from chat.service import ChatResult, stream
 from chat.usage import format_usd
-from providers.base import content_text
+from providers.base import Message, content_text, reasoning_text
 from providers.deadline import Deadline
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
@@ -58,6 +58,7 @@ class Command(ConsoleCommand):
         self._fields: dict[str, Any] = {"userId": options["user"]}
         self._fields |= {name: options[name] for name in ("model", "system", "max_tokens")}
         self._json = options["format"] == "json"
+        self._thinking = False
         self._dim = self.stderr.isatty() and not options["no_color"]
         self._previous: str | None = options["previous"]
         if sys.stdin.isatty():
@@ -103,15 +104,16 @@ class Command(ConsoleCommand):
         begun = False
         try:
             for event in stream(caller=self._caller, request=request, deadline=deadline):
-                if isinstance(event, ChatResult):
-                    answer = event
-                    text = "" if begun else event.record.response or ""
+                if not isinstance(event, ChatResult):
+                    self._write_delta(event.delta.message)
                 else:
-                    text = content_text(event.delta.message.get("content"))
-                self._write(printable(text))
+                    answer = event
+                    if not begun:
+                        self._write_delta(answered_message(event.record))
                 begun = True
         finally:
             if begun:
+                self._end_thoughts()
                 self._write("\n")
         if answer is None:
             raise AssertionError("the stream ended without a result")
@@ -139,6 +141,25 @@ class Command(ConsoleCommand):
             record.interaction_id if answer.recorded else "not recorded",
         )
         self._note(" · ".join(part for part in parts if part))
+
+    def _write_delta(self, message: Message) -> None:
+        """Write a piece of an answer; on a terminal, the thoughts before it, dimmed."""
+        thoughts = reasoning_text(message)
+        if thoughts and self._dim and not self._json:
+            self._thinking = True
+            self._write_error(f"{DIM}{printable(thoughts)}{PLAIN}")
+        if text := content_text(message.get("content")) or message.get("refusal"):
+            self._end_thoughts()
+            self._write(printable(text))
+
+    def _end_thoughts(self) -> None:
+        if self._thinking:
+            self._thinking = False
+            self._write_error("\n\n")
+
+    def _write_error(self, text: str) -> None:
+        self.stderr.write(text, ending="", style_func=str)
+        self.stderr.flush()
 
     def _write(self, text: str) -> None:
         if self._json:

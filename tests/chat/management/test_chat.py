@@ -145,6 +145,15 @@ def test_a_terminal_obeys_no_model(
     assert err.startswith("m · ")
 
 
+def test_a_refusal_is_the_answer(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch, use_provider: Any
+) -> None:
+    message = {"refusal": "I cannot.", "reasoning": "Hm."}
+    use_provider(FakeProvider(Completion(message=message, model="m", finish_reason="stop")))
+    out, err = piped("Hi", monkeypatch=monkeypatch)
+    assert (out, "Hm." in err) == ("I cannot.\n", False)
+
+
 def test_an_answer_that_is_not_recorded_is_said_to_be(
     transactional_db: None, monkeypatch: pytest.MonkeyPatch, use_store: Any
 ) -> None:
@@ -222,6 +231,10 @@ def test_people_talk_stop_and_leave(database: str) -> None:
     terminal.until("You said: One?")
     terminal.until("4 tokens")
     terminal.until("> ")
+    terminal.type("mock:think=Hmm And?\n")
+    terminal.until("\x1b[2mHmm\x1b[0m")
+    terminal.until("You said:")
+    terminal.until("> ")
     terminal.type("mock:pace=0.5 a b c d e f\n")
     terminal.until("You said:")
     terminal.type("\x03")
@@ -242,11 +255,11 @@ def test_people_talk_stop_and_leave(database: str) -> None:
     terminal.until("> ")
     terminal.type("\x04")
     assert terminal.ended() == 0
-    one, stopped, failed, two = all_records()
-    assert [one.status, two.status] == [Status.OK] * 2
+    one, thought, stopped, failed, two = all_records()
+    assert [one.status, thought.status, two.status] == [Status.OK] * 3
     assert (stopped.status, failed.status) == (Status.ABORTED, Status.ERROR)
     assert stopped.response
-    assert two.previous_interaction_id == one.interaction_id
+    assert two.previous_interaction_id == thought.interaction_id
 
 
 def test_without_stored_content_questions_stand_alone(database: str) -> None:
