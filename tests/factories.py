@@ -157,6 +157,12 @@ class FakeProvider:
     def unsupported(self, request: CompletionRequest) -> tuple[str, ...]:
         return ()
 
+    def check(self, deadline: Deadline) -> None:
+        pass
+
+    def list_models(self, deadline: Deadline) -> list[str]:
+        return [self.model]
+
 
 class Clock:
     """A replacement for the module `time`, with a time that the test sets."""

@@ -17,7 +17,7 @@ OUTCOME = (
     *("status", "provider", "model", "response", "tool_calls"),
     *("finish_reason", "cached", "latency_ms"),
 )
-# Most records have none of these, and then no column of it.
+# JSON objects of the outcome that most records do not have: an empty one is None in its column.
 SPARSE = ("message", "extras")
 NESTED = ("attempts", "error", "usage")
 REQUEST = [
@@ -38,7 +38,8 @@ def outcome_columns(record: InteractionRecord) -> dict[str, Any]:
     """Return the columns that a settlement writes."""
     return {
         **{name: getattr(record, name) for name in OUTCOME},
-        **{name: getattr(record, name) or None for name in SPARSE},
+        "message": record.message or None,
+        "extras": record.extras or None,
         "attempts": [
             {name: getattr(attempt, name) for name in ATTEMPT} for attempt in record.attempts
         ],
@@ -60,21 +61,20 @@ def from_columns(row: Any) -> InteractionRecord:
         "created_at": created_at,
         "deadline_at": created_at,
     }
-    columns = {name: getattr(row, name) for name in (*REQUEST, *OUTCOME, *SPARSE)}
+    columns = {name: getattr(row, name) for name in (*REQUEST, *OUTCOME)}
     present = {name: value for name, value in columns.items() if value is not None}
     changed: dict[str, Any] = {
         "conversation_id": row.conversation_id or row.interaction_id,
         "status": Status(row.status or Status.ABORTED),
         "ancestors": tuple(id_ for id_ in row.ancestors or () if isinstance(id_, str)),
         "tool_calls": tuple(call for call in row.tool_calls or () if isinstance(call, Mapping)),
+        "message": row.message if isinstance(row.message, dict) else {},
+        "extras": row.extras if isinstance(row.extras, dict) else {},
         "attempts": tuple(
             _attempt(each) for each in row.attempts or () if isinstance(each, Mapping)
         ),
         "usage": Usage(**{name: getattr(row, name) for name in USAGE}),
     }
-    for name in SPARSE:
-        if not isinstance(present.get(name), Mapping):
-            present.pop(name, None)
     if row.error_code:
         changed["error"] = ErrorInfo(code=row.error_code, detail=row.error_detail or "")
     return InteractionRecord(**{**absent, **present, **changed})

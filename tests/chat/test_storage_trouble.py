@@ -224,3 +224,18 @@ def test_replaying_stores_a_record_whose_claim_is_gone(client, unrecorded_log):
     Interaction.objects.all().delete()
     assert replay(unrecorded_log) == "1 records found, 1 stored."
     assert Interaction.objects.get().response == answer["response"]
+
+
+def nested(levels):
+    return {"of": nested(levels - 1)} if levels else 1
+
+
+@pytest.mark.parametrize("odd", [2**70, 10**400, nested(300)], ids=["long", "huge", "nested"])
+def test_values_that_storage_cannot_keep_cost_no_answer(client, vendor, odd):
+    message = {"role": "assistant", "content": "Olá!", "odd": odd}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    vendor.reply({"model": "m", "choices": [choice], "citations": [odd]})
+    response = ask(client)
+    assert (response.status_code, response.json()["response"]) == (200, "Olá!")
+    [record] = all_records()
+    assert (record.status, record.response) == ("ok", "Olá!")
