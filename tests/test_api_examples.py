@@ -134,6 +134,7 @@ def assert_like(found: Any, expected: Any, ids: dict[str, str], *, whole: bool) 
         assert IDS.sub("ID", found) == IDS.sub("ID", expected)
         for own, documented in zip(IDS.findall(found), IDS.findall(expected), strict=True):
             assert ids.setdefault(documented, own) == own
+        assert len(set(ids.values())) == len(ids)
     else:
         assert found == expected
 
