@@ -67,7 +67,7 @@ class Accumulator:
     def add_whole(self, message: Mapping[str, Any]) -> None:
         """Add a message that was not streamed."""
         content = as_str(message.get("content"))
-        tag = _UNQUOTED_TAG.search(content)
+        tag = THINK_END in content and _UNQUOTED_TAG.search(content)
         if tag and tag[0] == THINK_END:
             thoughts = as_str(message.get("reasoning_content")) + content[: tag.start()]
             answer = content[tag.end() :].lstrip()

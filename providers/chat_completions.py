@@ -132,23 +132,21 @@ class Answer:
         """
         extras = self._add_fields(chunk)
         shown: dict[str, Any] = {}
-        for position, choice in enumerate(as_list(chunk.get("choices"))):
-            self._add_finish_reason(choice)
-            if logprobs := self._add_logprobs(choice):
+        for choice in self._choices(chunk):
+            if logprobs := self._add_logprobs(choice.get("logprobs")):
                 extras["logprobs"] = logprobs
-            if delta := self._own_fields(choice, position, get_path(choice, "delta")):
+            if delta := self._own_fields(choice, "delta"):
                 shown |= self._accumulator.add(delta)
         return self._shown(shown, extras)
 
     def add_whole(self, body: dict[str, Any]) -> None:
         self._add_fields(body)
-        choices = as_list(body.get("choices"))
-        self.readable = any(isinstance(c, dict) for c in choices) or body.get("choices") == []
+        choices = self._choices(body)
+        self.readable = bool(choices) or body.get("choices") == []
         message: dict[str, Any] = {}
-        for position, choice in enumerate(choices):
-            self._add_finish_reason(choice)
-            self._add_logprobs(choice)
-            message |= self._own_fields(choice, position, get_path(choice, "message"))
+        for choice in choices:
+            self._add_logprobs(choice.get("logprobs"))
+            message = self._own_fields(choice, "message") | message
         self._accumulator.add_whole(message)
 
     def finish(self) -> Delta | None:
@@ -174,36 +172,41 @@ class Answer:
         A repeated model or usage replaces the one before; Groq has its own place for the usage.
         """
         self.model = body.get("model") or self.model
-        self.usage = body.get("usage") or get_path(body, "x_groq", "usage") or self.usage
+        self.usage = body.get("usage") or get_path(body.get("x_groq"), "usage") or self.usage
+        if body.keys() <= _KNOWN_FIELDS:
+            return {}
         names = [name for name in body if name not in _KNOWN_FIELDS and body[name] is not None]
         values = {name: clean_value(body[name]) for name in names}
         new = {name: each for name, each in values.items() if self.extras.get(name) != each}
         self.extras |= new
         return new
 
-    def _add_finish_reason(self, choice: Any) -> None:
-        if reason := as_str(get_path(choice, "finish_reason")):
-            self.finish_reasons.append(reason)
+    def _choices(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the choices, and take their finish reasons."""
+        choices = [choice for choice in as_list(body.get("choices")) if isinstance(choice, dict)]
+        reasons = (as_str(choice.get("finish_reason")) for choice in choices)
+        self.finish_reasons += filter(None, reasons)
+        return choices
 
-    def _add_logprobs(self, choice: Any) -> dict[str, Any] | None:
+    def _add_logprobs(self, logprobs: Any) -> dict[str, Any] | None:
         """Take the log probabilities of a choice: lists, which grow with a stream."""
-        logprobs = clean_value(get_path(choice, "logprobs"))
         if not isinstance(logprobs, dict) or not logprobs:
             return None
-        for name, value in logprobs.items():
+        added: dict[str, Any] = clean_value(logprobs)
+        for name, value in added.items():
             self._logprobs.setdefault(name, []).extend(as_list(value))
         self.extras["logprobs"] = {name: value or None for name, value in self._logprobs.items()}
-        return logprobs
+        return added
 
-    def _own_fields(self, choice: Any, position: int, message: Any) -> dict[str, Any]:
-        """Return a message's fields, without those that another choice has answered before."""
+    def _own_fields(self, choice: dict[str, Any], name: str) -> dict[str, Any]:
+        """Return a choice's message or delta, without fields that another choice has had before."""
+        message, index = choice.get(name), choice.get("index")
         if not isinstance(message, dict):
             return {}
-        index = choice.get("index", position)
         return {
-            name: value
-            for name, value in message.items()
-            if value and self._choice_of.setdefault(name, index) == index
+            field: value
+            for field, value in message.items()
+            if value and self._choice_of.setdefault(field, index) == index
         }
 
 
@@ -404,7 +407,8 @@ def _error_object(body: Any) -> dict[str, Any]:
 
 
 def _is_flat_error(body: dict[str, Any]) -> bool:
-    return body.get("object") == "error" or bool(body.get("message") or body.get("detail"))
+    message = as_str(body.get("message"))
+    return body.get("object") == "error" or bool(message or body.get("detail"))
 
 
 def _status_for(codes: list[str]) -> int:

@@ -34,6 +34,7 @@ MAX_MODEL_LENGTH = 256
 # The fields of a message that make it an answer.
 CONTENT_FIELDS = {"content", "tool_calls", "function_call", "refusal", "images", "audio"}
 
+_DECODER = json.JSONDecoder(parse_float=Decimal)  # json.loads makes one for each call
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 # Some vendors have no error code for a context that is too long.
@@ -171,7 +172,9 @@ def retry_after(value: Any) -> float | None:
 def load_json(data: str | bytes) -> Any:
     """Parse JSON, fractions as Decimal; None when it is not JSON."""
     try:
-        return json.loads(data, parse_float=Decimal)
+        if isinstance(data, bytes):
+            data = data.decode(json.detect_encoding(data), "surrogatepass")
+        return _DECODER.decode(data)
     # ArithmeticError: Decimal too has its limits, at an exponent of twenty digits.
     except (ValueError, ArithmeticError, RecursionError):
         return None
