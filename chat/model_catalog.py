@@ -28,8 +28,8 @@ KEEP_LISTING_SECONDS = 600.0
 RETRY_LISTING_SECONDS = 60.0
 # Alias for the configured default model, for clients that must name one.
 DEFAULT_MODEL_ALIAS = "default"
-# Parameters by which gateways such as OpenRouter and LiteLLM ask other models than `model`.
-OTHER_MODELS = ("models", "fallbacks", "preset")
+# Parameters by which a vendor asks other models than `model`.
+OTHER_MODELS = {"openrouter": ("models", "preset")}
 
 
 @functools.cache
@@ -70,14 +70,17 @@ def routes_for(caller: Caller, model: str | None) -> list[Route]:
     return routes
 
 
-def check_other_models(caller: Caller, parameters: Mapping[str, Any]) -> None:
+def check_other_models(
+    caller: Caller, routes: Sequence[Route], parameters: Mapping[str, Any]
+) -> None:
     """Raise ValidationFailed for a parameter that could choose a model which is not allowed."""
-    for name in OTHER_MODELS:
-        value = parameters.get(name)
-        models = value if isinstance(value, list) else [value]
-        if value is not None and not all(_is_allowed(caller, model) for model in models):
-            detail = "Names a model that is unknown, or not allowed for this key."
-            raise ValidationFailed(errors=[field_error(name, "invalid", detail)])
+    for route in routes:
+        for name in OTHER_MODELS.get(route.provider.name, ()):
+            models = parameters.get(name) or ()
+            models = models if isinstance(models, list | tuple) else [models]
+            if not all(_is_allowed(caller, model) for model in models):
+                detail = "Names a model that is unknown, or not allowed for this key."
+                raise ValidationFailed(errors=[field_error(name, "invalid", detail)])
 
 
 def _is_allowed(caller: Caller, model: Any) -> bool:

@@ -157,7 +157,7 @@ def _accept(
     if settings.MASK_PII:
         request = request.masked()
     routes = model_catalog.routes_for(caller, request.model)
-    model_catalog.check_other_models(caller, request.parameters)
+    model_catalog.check_other_models(caller, routes, request.parameters)
     enforce_budget(caller)
     history = load_history(caller, request)
     record = _pending_record(caller, request, history, routes[0], deadline, idempotency_key)
