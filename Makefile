@@ -53,7 +53,7 @@ lint-terraform: $(VENV)/dev ## Check terraform/ (needs terraform and the interne
 	$(BIN)/uv tool run $(CHECKOV) --directory terraform --framework terraform --compact --quiet
 
 audit: $(VENV)/dev ## Look for known vulnerabilities of the packages (needs the internet)
-	@for name in local lambda dev; do \
+	@for name in local lambda dev clients; do \
 	  $(BIN)/uv tool run $(PIP_AUDIT) --disable-pip --require-hashes --requirement requirements/$$name.txt || exit 1; \
 	done
 
@@ -62,7 +62,7 @@ fmt: $(VENV)/dev ## Format the code
 	$(BIN)/ruff format .
 
 lock: $(VENV)/dev ## Lock the requirements (requirements/*.in -> *.txt, with hashes)
-	@for name in base local lambda dev; do \
+	@for name in base local lambda dev clients; do \
 	  echo "locking requirements/$$name.txt"; \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-strip-extras --custom-compile-command "make lock" \
@@ -97,7 +97,7 @@ environment:
 	@command -v aws >/dev/null || { echo "The aws command line tool is needed."; exit 1; }
 
 clean: ## Remove .venv and caches; records and .env stay
-	rm -rf $(VENV) .cache .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache staticfiles
+	rm -rf $(VENV) .cache .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache staticfiles tests/clients/node/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE):

@@ -11,6 +11,7 @@ from tests.stub_vendor import StubVendor
 
 # The models of each vendor. A client that keeps what it is given can use the second one, too.
 MOCK, OPENAI, REASONER, GEMINI = "mock-1", "model-1", stub_model.REASONER, "gemini-3-pro-preview"
+MODELS = [MOCK, OPENAI, REASONER, GEMINI]
 # What the mock is told to do; the stub model decides by itself.
 PROMPT = " ".join(
     [

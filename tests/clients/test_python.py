@@ -19,7 +19,7 @@ from pydantic_ai import Agent, NativeOutput
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-from tests.clients.conftest import GEMINI, MOCK, OPENAI, PROMPT, REASONER
+from tests.clients.conftest import GEMINI, MOCK, MODELS, OPENAI, PROMPT
 from tests.clients.stub_model import CITIES, SIGNATURE, THOUGHT
 from tests.factories import KEY
 from tests.stub_vendor import StubVendor
@@ -43,7 +43,7 @@ TOOLS: Any = [
 ]
 
 plain_and_streamed = pytest.mark.parametrize("streamed", [False, True])
-all_models = pytest.mark.parametrize("model", [MOCK, OPENAI, REASONER, GEMINI])
+all_models = pytest.mark.parametrize("model", MODELS)
 # A client that leaves out a message's `reasoning_content` cannot use the reasoner with tools.
 no_reasoner = pytest.mark.parametrize("model", [MOCK, OPENAI, GEMINI])
 
