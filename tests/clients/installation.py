@@ -37,7 +37,7 @@ def python() -> Path:
 
 def _install(lock: Path, target: Path, install: Callable[[], None]) -> None:
     wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
-    installed = target / "installed-lock"
+    installed = target / ".installed-lock"
     target.mkdir(parents=True, exist_ok=True)
     with target.with_suffix(".lock").open("w") as exclusive:
         fcntl.flock(exclusive, fcntl.LOCK_EX)
