@@ -75,7 +75,7 @@ class ProviderFailed(ProviderError):
 
 
 class EmptyAnswer(ProviderFailed):
-    """An answer without content, which the next try mostly has."""
+    """An empty or malformed answer. The next one mostly is whole."""
 
     max_retries = 1
 

@@ -19,7 +19,7 @@ from providers import gemini_request, parsing, prices
 from providers.accumulator import Accumulator, clean_value
 from providers.base import Completion, CompletionRequest, Delta, FinishReason, Usage
 from providers.deadline import Deadline
-from providers.errors import ContentFiltered, ProviderError, RequestRejected
+from providers.errors import ContentFiltered, EmptyAnswer, ProviderError, RequestRejected
 from providers.http_provider import HttpProvider
 from providers.parsing import as_list, as_str, get_path, identifier, token_count
 
@@ -36,12 +36,8 @@ _FINISH_REASONS: dict[str, FinishReason] = {
     **dict.fromkeys(("IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION"), "content_filter"),
 }
 
-# Finish reasons that fail like this status. 502 is retried: the next answer may be well formed.
-_FAILED_FINISH_REASONS = {
-    "MALFORMED_FUNCTION_CALL": 502,
-    "MALFORMED_RESPONSE": 502,
-    "PUP_LIMITED_DISABLED": 403,
-}
+# The next answer is mostly well formed.
+_MALFORMED_FINISH_REASONS = {"MALFORMED_FUNCTION_CALL", "MALFORMED_RESPONSE"}
 _UNUSABLE_FINISH_REASONS = {
     "",  # proto3 JSON leaves out FINISH_REASON_UNSPECIFIED, the zero value
     "FINISH_REASON_UNSPECIFIED",
@@ -239,8 +235,11 @@ def _model_id(name: str) -> str:
 
 def _finish_error(finish: str) -> ProviderError | None:
     """Return the error for a finish reason that leaves no usable answer."""
-    if status := _FAILED_FINISH_REASONS.get(finish):
-        return parsing.error_for_status(status, reason=parsing.log_reason("finishReason", finish))
+    reason = parsing.log_reason("finishReason", finish)
+    if finish in _MALFORMED_FINISH_REASONS:
+        return EmptyAnswer("The provider gave a malformed answer.", reason=reason)
+    if finish == "PUP_LIMITED_DISABLED":
+        return parsing.error_for_status(403, reason=reason)
     if finish in _UNUSABLE_FINISH_REASONS:
         return parsing.unusable_answer("finishReason", finish)
     return None

@@ -48,6 +48,8 @@ _EFFORTS = {
 _PRO_MIN_BUDGET = 128  # Gemini 2.5 Pro always thinks
 
 _CALLING_MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
+# With `allowed_tools`: AUTO takes no names of functions.
+_ALLOWED_TOOLS_MODES = {"auto": "VALIDATED", "required": "ANY"}
 
 _MIME_TYPES = {"image/jpg": "image/jpeg"}  # a common mistake, which Gemini refuses
 
@@ -56,6 +58,11 @@ _PENALTIES = {"presence_penalty": "presencePenalty", "frequency_penalty": "frequ
 _LIMITS = {"max_tokens": "maxOutputTokens", "seed": "seed"}
 
 _GOOGLE_FIELDS = ("thinking_config", "cached_content", "safety_settings")
+_THINKING_FIELDS = {
+    "thinking_level": "thinkingLevel",
+    "thinking_budget": "thinkingBudget",
+    "include_thoughts": "includeThoughts",
+}
 
 # Parameters that Gemini takes with any value, and parameters that change nothing for it.
 _TAKEN = {*_SAMPLING, *_PENALTIES, *_LIMITS, "stop", "parallel_tool_calls"}
@@ -63,7 +70,7 @@ _NEUTRAL = {
     *("store", "metadata", "user", "service_tier", "safety_identifier"),
     *("prompt_cache_key", "prompt_cache_retention", "stream_options"),
 }
-_WITHOUT_TOOLS_NEUTRAL = {"tool_choice"}
+_ASKED_BY_EMPTY = {"web_search_options"}  # all others ask for nothing when they are empty
 
 # Parameters that Gemini takes with some values.
 _TAKEN_VALUES: dict[str, Callable[[Any], bool]] = {
@@ -73,7 +80,10 @@ _TAKEN_VALUES: dict[str, Callable[[Any], bool]] = {
         get_path(value, "type") in ("text", "json_object", "json_schema")
     ),
     "reasoning_effort": lambda effort: as_str(effort) in _EFFORTS,
-    "modalities": lambda modalities: {"text", "image"}.issuperset(map(as_str, modalities)),
+    "modalities": lambda modalities: {"text", "image"}.issuperset(
+        map(as_str, as_list(modalities) or [""])
+    ),
+    "verbosity": lambda verbosity: verbosity == "medium",  # OpenAI's default
     "logprobs": lambda wanted: wanted is False,
     "top_logprobs": lambda count: count == 0,
     "function_call": lambda choice: choice in ("auto", "none"),
@@ -111,17 +121,23 @@ def body(request: CompletionRequest, model: str) -> dict[str, Any]:
 def _google(extra_body: Any) -> dict[str, Any]:
     """Return the fields of Gemini's own that Google's OpenAI-compatible API takes."""
     fields = get_path(extra_body, "google")
-    return {name: fields[name] for name in _GOOGLE_FIELDS if get_path(fields, name)}
+    known = {name: fields[name] for name in _GOOGLE_FIELDS if get_path(fields, name)}
+    if not isinstance(known.get("thinking_config", {}), dict):
+        del known["thinking_config"]
+    return known
 
 
 def _unsupported_parameters(parameters: Mapping[str, Any]) -> Iterator[str]:
-    neutral = _NEUTRAL if parameters.get("tools") else _NEUTRAL | _WITHOUT_TOOLS_NEUTRAL
     for name, value in parameters.items():
-        if name in _TAKEN or name in neutral or value in ([], {}, ""):
+        if name in _TAKEN or name in _NEUTRAL:
+            continue
+        if value in ([], {}, "") and name not in _ASKED_BY_EMPTY:
             continue
         takes = _TAKEN_VALUES.get(name)
         if takes is None or not takes(value):
             yield name
+    if not parameters.get("tools") and parameters.get("tool_choice") not in (None, "auto", "none"):
+        yield "tool_choice"
 
 
 def _unsupported_parts(messages: Iterable[Message]) -> Iterator[str]:
@@ -170,10 +186,18 @@ def _contents(messages: Iterable[Message], model: str) -> list[dict[str, Any]]:
             parts = _parts(message.get("content"))
         if parts and role == previous:
             contents[-1]["parts"] += parts
+            if role == "tool":
+                _sort_results(contents[-1]["parts"], list(names))
         elif parts:
             contents.append({"role": "model" if role == "assistant" else "user", "parts": parts})
             previous = role
     return contents
+
+
+def _sort_results(parts: list[dict[str, Any]], call_ids: list[str]) -> None:
+    """Put results in the order of their calls, as some models do not read the ids."""
+    order = {call_id: number for number, call_id in enumerate(call_ids)}
+    parts.sort(key=lambda part: order.get(part["functionResponse"].get("id"), len(order)))
 
 
 def _answer_parts(message: Message, model: str, names: dict[str, str]) -> list[dict[str, Any]]:
@@ -194,7 +218,9 @@ def _answer_parts(message: Message, model: str, names: dict[str, str]) -> list[d
             parts.append(_signed(part, _signature(image)))
     for number, call in enumerate(calls):
         part = _function_call(call)
-        names[as_str(call.get("id"))] = part["functionCall"].get("name", "")
+        call_id = as_str(call.get("id"))
+        names.pop(call_id, None)  # of an earlier turn: the newest calls are the last ones
+        names[call_id] = part["functionCall"].get("name", "")
         # Only the first one of parallel calls has a signature.
         default = "" if number or _BEFORE_GEMINI_3.match(model) else _NO_SIGNATURE
         parts.append(_signed(part, _signature(call) or default))
@@ -211,9 +237,8 @@ def _signed(part: dict[str, Any], signature: str) -> dict[str, Any]:
 
 def _function_call(call: Mapping[str, Any]) -> dict[str, Any]:
     """Return a tool call. Raises RequestRejected for arguments that are no JSON object."""
-    custom = call.get("custom")  # of another vendor: a tool whose input is any text
-    if custom:
-        name, arguments = custom.get("name"), {"input": custom.get("input")}
+    if name := get_path(call, "custom", "name"):  # a tool of OpenAI's, whose input is any text
+        arguments = {"input": get_path(call, "custom", "input")}
     else:
         name = get_path(call, "function", "name")
         arguments = _arguments(get_path(call, "function", "arguments"))
@@ -271,8 +296,8 @@ def _part(part: Any) -> dict[str, Any] | None:
     if kind in ("image_url", "video_url"):
         return _media(as_str(value) or as_str(get_path(value, "url")))
     if kind == "input_audio":
-        mime_type = f"audio/{get_path(value, 'format')}"
-        return {"inlineData": {"mimeType": mime_type, "data": as_str(get_path(value, "data"))}}
+        kind, data = as_str(get_path(value, "format")), as_str(get_path(value, "data"))
+        return _media(f"data:audio/{kind};base64,{data}") if kind else None
     if kind == "file":
         return _media(as_str(get_path(value, "file_data")), as_str(get_path(value, "filename")))
     return None
@@ -283,7 +308,7 @@ def _media(address: str, filename: str = "") -> dict[str, Any] | None:
     scheme, _, rest = address.partition(":")
     if scheme.lower() == "data":
         head, _, data = rest.partition(",")
-        mime_type, _, encoding = head.partition(";")
+        mime_type, _, encoding = head.lower().partition(";")
         mime_type = _MIME_TYPES.get(mime_type, mime_type) or _mime_type(filename)
         if not encoding.endswith("base64"):
             return None
@@ -320,8 +345,13 @@ def _tool_config(tools: list[Any], choice: Any) -> dict[str, Any] | None:
 
 
 def _calling_config(choice: Any) -> dict[str, Any] | None:
-    if name := get_path(choice, "function", "name"):
-        return {"mode": "ANY", "allowedFunctionNames": [name]}
+    if get_path(choice, "function"):
+        choice = {"allowed_tools": {"mode": "required", "tools": [choice]}}
+    if allowed := get_path(choice, "allowed_tools"):
+        mode = _ALLOWED_TOOLS_MODES.get(as_str(get_path(allowed, "mode")))
+        tools = as_list(get_path(allowed, "tools"))
+        names = [as_str(get_path(tool, "function", "name")) for tool in tools]
+        return {"mode": mode, "allowedFunctionNames": names} if mode and all(names) else None
     mode = _CALLING_MODES.get(as_str(choice))
     return {"mode": mode} if mode else None
 
@@ -358,9 +388,12 @@ def _response_format(wanted: Any) -> dict[str, Any]:
 
 def _thinking_config(effort: Any, google: Mapping[str, Any], model: str) -> dict[str, Any]:
     """Return how much to think. Who asks for thoughts gets to see them."""
-    own = google.get("thinking_config") or {}
+    own = {
+        _THINKING_FIELDS.get(name, name): value
+        for name, value in google.get("thinking_config", {}).items()
+    }
     if not effort:
-        return dict(own)
+        return own
     level, budget = _EFFORTS[effort]
     shown = {} if effort == "none" else {"includeThoughts": True}
     if _BEFORE_GEMINI_3.match(model):

@@ -152,8 +152,9 @@ def gemini_rows() -> Iterator[tuple[str, list[Any]]]:
 def lacking(name: str, value: Any) -> list[str]:
     """Return what Gemini cannot be told, of a request with this parameter."""
     message = {"role": "user", "content": "Hello"}
+    parameters = {"tools": [{"type": "function", "function": {"name": "add"}}], name: value}
     request = CompletionRequest(
-        model=GEMINI["model"], messages=(message,), parameters={name: value}, end_user="3f1c"
+        model=GEMINI["model"], messages=(message,), parameters=parameters, end_user="3f1c"
     )
     return list(Gemini(**GEMINI).unsupported(request))
 

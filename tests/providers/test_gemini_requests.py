@@ -131,6 +131,10 @@ def test_fields_without_meaning_for_gemini_are_left_out(stub_vendor: StubVendor,
             {"inlineData": {"mimeType": "image/jpeg", "data": PNG}},
         ),
         (
+            {"type": "image_url", "image_url": {"url": f"data:IMAGE/PNG;charset=x;BASE64,{PNG}"}},
+            {"inlineData": {"mimeType": "image/png", "data": PNG}},
+        ),
+        (
             {"type": "image_url", "image_url": {"url": "https://a.example/b/cat.jpg?w=1#x"}},
             {
                 "fileData": {
@@ -177,6 +181,8 @@ def test_images_audio_and_files_are_sent(
         ({"type": "image_url", "image_url": {"url": "data:image/svg+xml,<svg/>"}}, "image_url"),
         ({"type": "image_url", "image_url": {"url": "cat.png"}}, "image_url"),
         ({"type": "image_url", "image_url": {}}, "image_url"),
+        ({"type": "input_audio", "input_audio": {"data": "UklG"}}, "input_audio"),
+        ({"type": "input_audio", "input_audio": {"format": "wav"}}, "input_audio"),
         ({"type": "file", "file": {"file_id": "file-1"}}, "file_id"),
         ({"type": "file", "file": {"file_data": "JVBE"}}, "file"),
         ({"type": "thing", "thing": 7}, "thing"),
@@ -255,6 +261,21 @@ def test_parallel_calls_and_their_results_are_one_content_each(
         },
         {"role": "user", "parts": [{"text": "So?"}]},
     ]
+
+
+def test_results_are_in_the_order_of_their_calls(stub_vendor: StubVendor, gemini: Gemini):
+    messages = [
+        user("Oslo or Rome?"),
+        calling(call("call_2")),
+        tool("call_2", "7 degrees"),
+        calling(call("call_1"), call("call_2")),
+        tool("call_x", "nothing"),
+        tool("call_2", "8 degrees"),
+        tool("call_1", "9 degrees"),
+    ]
+    told = sent(gemini, stub_vendor, *messages)
+    results = [part["functionResponse"] for part in told["contents"][-1]["parts"]]
+    assert [result["id"] for result in results] == ["call_1", "call_2", "call_x"]
 
 
 @pytest.mark.parametrize("text", ["7", "[7]", "null", "{", "", "7 degrees"])
@@ -386,6 +407,10 @@ def test_tools_are_function_declarations(stub_vendor: StubVendor, gemini: Gemini
 NAMED = {"type": "function", "function": {"name": "get_weather"}}
 
 
+def allowed(mode: str) -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [NAMED]}}
+
+
 @pytest.mark.parametrize(
     ("choice", "strict", "expected"),
     [
@@ -396,6 +421,8 @@ NAMED = {"type": "function", "function": {"name": "get_weather"}}
         ("auto", True, {"mode": "VALIDATED"}),
         ("required", True, {"mode": "ANY"}),
         ("none", True, {"mode": "NONE"}),
+        (allowed("auto"), False, {"mode": "VALIDATED", "allowedFunctionNames": ["get_weather"]}),
+        (allowed("required"), False, {"mode": "ANY", "allowedFunctionNames": ["get_weather"]}),
     ],
 )
 def test_a_tool_choice_is_a_calling_mode(
@@ -496,10 +523,18 @@ def test_google_s_own_fields_are_taken_as_its_compatible_api_does(
     told = sent(gemini, stub_vendor, extra_body={"google": google})
     assert told.pop("contents")
     assert told == {
-        "generationConfig": {"thinkingConfig": thinking},
+        "generationConfig": {
+            "thinkingConfig": {"thinkingLevel": "low", "includeThoughts": True},
+        },
         "safetySettings": safety,
         "cachedContent": "cachedContents/1",
     }
+
+
+def test_google_s_own_thinking_config_takes_precedence(stub_vendor: StubVendor, gemini: Gemini):
+    google = {"thinking_config": {"thinking_level": "high", "includeThoughts": False}}
+    told = config(gemini, stub_vendor, reasoning_effort="low", extra_body={"google": google})
+    assert told == {"thinkingConfig": {"thinkingLevel": "high", "includeThoughts": False}}
 
 
 def test_parameters_that_change_nothing_are_left_out(stub_vendor: StubVendor, gemini: Gemini):
@@ -525,6 +560,7 @@ def test_parameters_that_change_nothing_are_left_out(stub_vendor: StubVendor, ge
         tool_choice="auto",
         parallel_tool_calls=False,
         modalities=["text"],
+        verbosity="medium",
         response_format={"type": "text"},
         chat_template_kwargs={},
     )
@@ -542,6 +578,8 @@ def test_parameters_that_change_nothing_are_left_out(stub_vendor: StubVendor, ge
         ("prediction", {"type": "content", "content": "a"}),
         ("audio", {"voice": "alloy", "format": "wav"}),
         ("modalities", ["text", "audio"]),
+        ("modalities", 7),
+        ("web_search_options", {}),
         ("web_search_options", {"search_context_size": "low"}),
         ("response_format", {"type": "grammar", "grammar": "a"}),
         ("reasoning_effort", "auto"),
@@ -554,6 +592,7 @@ def test_parameters_that_change_nothing_are_left_out(stub_vendor: StubVendor, ge
         ("extra_body", {"google": {}, "other": {}}),
         ("extra_body", {"other": {}}),
         ("extra_body", {"google": 7}),
+        ("extra_body", {"google": {"thinking_config": "low"}}),
         ("extra_body", 7),
     ],
 )
@@ -565,6 +604,9 @@ def test_a_parameter_that_gemini_does_not_take_is_named(gemini: Gemini, name: st
     ("parameters", "names"),
     [
         ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {}}}, ["tool_choice"]),
+        ({"tool_choice": allowed("none")}, ["tool_choice"]),
+        ({"tool_choice": {**NAMED, "function": {"name": 7}}}, ["tool_choice"]),
+        ({"tool_choice": "required", "tools": []}, ["tool_choice"]),
         ({"tools": [WEATHER, {"type": "custom", "custom": {"name": "run"}}]}, ["tools"]),
     ],
 )
