@@ -231,7 +231,8 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         return ()  # the vendor gets what the client sent, and refuses what it does not have
 
     def list_models(self, deadline: Deadline) -> list[str]:
-        entries = as_list(get_path(self._get("models", deadline), "data"))
+        body = self._get("models", deadline)
+        entries = as_list(get_path(body, "data")) or as_list(body)  # a bare list: Together
         return [id_ for entry in entries if (id_ := as_str(get_path(entry, "id")))]
 
     def check(self, deadline: Deadline) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from providers.base import CompletionRequest, content_text
-from providers.parsing import as_list, as_str, clean_text, get_path
+from providers.parsing import as_items, as_list, as_str, clean_text, get_path
 from providers.schema_sample import sample
 
 # A made-up string repeats at most so many characters of the prompt.
@@ -68,7 +68,7 @@ def tool_calls(
         if kind == "custom":
             call = {"name": name, "input": arguments or _sample_text(said)}
         else:
-            call = {"name": name, "arguments": arguments or _made_up(schema, said)}
+            call = {"name": name, "arguments": arguments or _made_up(_of_object(schema), said)}
         calls.append({"id": f"call_{uuid4().hex}", "type": kind, kind: call})
     return calls
 
@@ -153,6 +153,11 @@ def _chosen(
 def _made_up(schema: Any, said: str) -> str:
     """Return JSON that is valid for the schema: an empty object without one."""
     return _json({} if schema is None else sample(schema, _sample_text(said)))
+
+
+def _of_object(schema: Any) -> dict[str, Any]:
+    """Return the schema of a tool's arguments: an object, also where the schema does not say it."""
+    return {"type": "object", **dict(as_items(schema))}
 
 
 def _sample_text(said: str) -> str:

@@ -80,6 +80,11 @@ def test_models_are_listed(stub_vendor: StubVendor) -> None:
     assert stub_vendor.requests[0].path == "/v1/models"
 
 
+def test_models_may_be_listed_without_an_envelope(stub_vendor: StubVendor) -> None:
+    stub_vendor.reply([{"id": "b"}, {"id": "a"}])  # Together
+    assert make_provider("openai", stub_vendor).list_models(Deadline(5)) == ["b", "a"]
+
+
 def test_check_reports_an_unreachable_vendor() -> None:
     with StubVendor() as stub_vendor:
         gone = make_provider("openai", stub_vendor)

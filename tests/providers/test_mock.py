@@ -280,6 +280,13 @@ def test_a_tool_without_an_object_gets_made_up_arguments(text: str):
     assert called(text, tools=[ADD]) == [("add", '{"a": 1, "b": 5}')]
 
 
+@pytest.mark.parametrize("schema", [{}, {"description": "none"}, {"$ref": "#/$defs/A"}, None])
+def test_made_up_arguments_are_an_object(schema: Any):
+    parameters = schema and {**schema, "$defs": {"A": {"properties": {}}}}
+    tools = [{"type": "function", "function": {"name": "now", "parameters": parameters}}]
+    assert called("mock:tool=now", tools=tools) == [("now", "{}")]
+
+
 def test_the_mock_answers_with_all_results_of_the_last_turn():
     text, tools = "mock:tool=add", [ADD]
     assert message(text, "3", tools=tools) == {"content": "The tool said: 3"}
