@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import orjson
 
-from providers.parsing import as_list, as_str, clean_text, get_path, token_count
+from providers.parsing import as_list, as_str, clean_text, get_path, identifier
 
 # Servers that do not recognize a local model's thoughts send them as text before the answer.
 THINK_START, THINK_END = "<think>", "</think>"
@@ -23,6 +23,8 @@ _UNQUOTED_TAG = re.compile(r"(?<![`'\"])</?think>")
 
 # Strings in these fields are whole in each piece; those in all others are continued.
 _WHOLE_STRINGS = {"id", "type", "name", "format", "thought_signature"}
+# Content parts that are thoughts -> their text, or list of texts: Mistral's, Databricks's.
+_THOUGHTS = {"thinking": "thinking", "reasoning": "summary"}
 # Strings of OpenRouter's `reasoning_details` that are continued.
 _CONTINUED_STRINGS = {"text", "summary", "data", "signature"}
 
@@ -39,8 +41,10 @@ class Accumulator:
         self.broken_call: str | None = None
         self._deltas: list[dict[str, Any]] = []
         self._calls = _Calls()
+        self._function_call: _Call | None = None  # the legacy field
         self._thoughts = _Thoughts()
         self._texts: dict[str, _Text] = {}
+        self._inner_texts: dict[tuple[str, ...], _Text] = {}  # inside objects
 
     @property
     def message(self) -> dict[str, Any]:
@@ -58,8 +62,14 @@ class Accumulator:
             elif name == "tool_calls":
                 if pieces := self._calls.add(as_list(value)):
                     shown[name] = pieces
+            elif name == "function_call":
+                self._add_function_call(shown, value)
+            elif name == "reasoning_details":
+                shown[name] = [self._clean_detail(each) for each in as_list(value)]
             elif isinstance(value, str):
                 self._add_text(shown, name, value)
+            elif isinstance(value, dict):
+                shown[name] = self._clean_object(value, name)
             else:
                 shown[name] = clean_value(value)
         return self._keep(shown)
@@ -89,6 +99,9 @@ class Accumulator:
         pieces, self.broken_call = self._calls.finish()
         if pieces:
             shown["tool_calls"] = pieces
+        if call := self._function_call:
+            _show_function_call(shown, call.finish())
+            self.broken_call = self.broken_call or (None if call.whole else call.name)
         return self._keep(shown)
 
     def _keep(self, shown: dict[str, Any]) -> dict[str, Any]:
@@ -104,13 +117,18 @@ class Accumulator:
             kind = get_path(part, "type")
             if kind == "text":
                 self._show_content(shown, self._text("content").add(as_str(part.get("text"))))
-            elif kind == "thinking":
-                thoughts = "".join(
-                    as_str(get_path(thought, "text")) for thought in as_list(part.get("thinking"))
-                )
-                self._add_text(shown, "reasoning_content", thoughts)
+            elif kind == "refusal":
+                self._add_text(shown, "refusal", as_str(part.get("refusal")))
+            elif kind in _THOUGHTS:
+                self._add_text(shown, "reasoning_content", _plain_text(part.get(_THOUGHTS[kind])))
             elif kind == "image_url":
                 shown.setdefault("images", []).append(clean_value(part))
+
+    def _add_function_call(self, shown: dict[str, Any], value: Any) -> None:
+        call = self._function_call or _Call(0, "function", vendor_index=None)
+        self._function_call = call
+        call.name = call.name or clean_text(as_str(get_path(value, "name")))
+        _show_function_call(shown, call.add(_arguments_text(get_path(value, "arguments")), {}))
 
     def _show_content(self, shown: dict[str, Any], text: str) -> None:
         thought, visible = self._thoughts.add(text)
@@ -123,6 +141,20 @@ class Accumulator:
 
     def _text(self, name: str) -> "_Text":
         return self._texts.setdefault(name, _Text())
+
+    def _clean_detail(self, detail: Any) -> Any:
+        if not isinstance(detail, dict):
+            return clean_value(detail)
+        return self._clean_object(detail, str(detail.get("type")), str(detail.get("index")))
+
+    def _clean_object(self, value: dict[str, Any], *path: str) -> dict[str, Any]:
+        """Clean an object whose texts go on in later pieces of the same path."""
+        return {
+            clean_text(name): self._inner_texts.setdefault((*path, name), _Text()).add(each)
+            if isinstance(each, str) and name not in _WHOLE_STRINGS
+            else clean_value(each)
+            for name, each in value.items()
+        }
 
 
 def joined(deltas: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -380,9 +412,8 @@ class _Calls:
         """Return the pieces as clients should see them."""
         begun: list[_Call] = []
         known = [piece for piece in pieces if isinstance(piece, dict)]
-        indices = [token_count(piece.get("index")) for piece in known]
-        if None not in indices:
-            known.sort(key=lambda piece: piece["index"])
+        if None not in map(_vendor_index, known):
+            known.sort(key=lambda piece: int(piece["index"]))
         shown = (self._add(piece, begun) for piece in known)
         return [piece for piece in shown if piece]
 
@@ -394,7 +425,7 @@ class _Calls:
 
     def _add(self, piece: dict[str, Any], begun: list[_Call]) -> dict[str, Any] | None:
         kind = "custom" if piece.get("type") == "custom" or "custom" in piece else "function"
-        index = token_count(piece.get("index"))
+        index = _vendor_index(piece)
         vendor_id = clean_text(as_str(piece.get("id")))
         name = clean_text(as_str(get_path(piece, kind, "name")))
         text_field = "input" if kind == "custom" else "arguments"
@@ -439,6 +470,22 @@ def _begins_another(
     if vendor_id and call.vendor_ids and vendor_id not in call.vendor_ids:
         return True
     return bool(arguments.strip()) and call.ended
+
+
+def _vendor_index(piece: Mapping[str, Any]) -> int | None:
+    """Return the number of a piece's call, which some servers write as a string."""
+    text = identifier(piece.get("index"))
+    return int(text) if text.isdecimal() else None
+
+
+def _show_function_call(shown: dict[str, Any], piece: dict[str, Any] | None) -> None:
+    if piece:
+        shown["function_call"] = piece["function"]
+
+
+def _plain_text(value: Any) -> str:
+    """Return a text, or the texts of a list of parts."""
+    return as_str(value) or "".join(as_str(get_path(part, "text")) for part in as_list(value))
 
 
 def _is_json(text: str) -> bool:

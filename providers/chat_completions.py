@@ -27,7 +27,7 @@ from providers.errors import (
     RequestRejected,
 )
 from providers.http_provider import HttpProvider
-from providers.parsing import as_list, as_str, get_path, identifier, token_count
+from providers.parsing import as_items, as_list, as_str, get_path, identifier, token_count
 from providers.refused_fields import TOKEN_LIMITS, refused_fields
 from providers.vendor_http import read_json
 
@@ -35,6 +35,7 @@ _CALLED: dict[str, FinishReason] = {"tool_calls": "tool_calls", "function_call":
 BROKEN_CALL = "The provider's answer ended within the arguments of a tool call."
 _OTHER_LIMIT = dict(zip(TOKEN_LIMITS, reversed(TOKEN_LIMITS), strict=True))
 MAX_REMEMBERED_MODELS = 1000
+_TOO_LONG = {"length", "model_length", "max_tokens"}
 _FAILED_FINISH_REASONS = {"error", "insufficient_system_resource"}  # the second one is DeepSeek's
 
 # The error for an error code or type, whatever the HTTP status.
@@ -117,8 +118,8 @@ class Answer:
 
     def finish_reason(self, message: Mapping[str, Any]) -> FinishReason:
         """Return how the answer ended. Some vendors say `stop` although there are tool calls."""
-        finish = next(iter(self.finish_reasons), "stop")
-        if finish in ("length", "model_length"):
+        finish = next(iter(self.finish_reasons), "stop").lower()
+        if finish in _TOO_LONG:
             return "length"
         for field, reason in _CALLED.items():
             if message.get(field):
@@ -131,23 +132,19 @@ class Answer:
         The extras wait for the first piece of the message: until then the request may go elsewhere.
         """
         extras = self._add_fields(chunk)
-        shown: dict[str, Any] = {}
-        for choice in self._choices(chunk):
+        choices = self._choices(chunk)
+        for choice in choices:
             if logprobs := self._add_logprobs(choice.get("logprobs")):
                 extras["logprobs"] = logprobs
-            if delta := self._own_fields(choice, "delta"):
-                shown |= self._accumulator.add(delta)
-        return self._shown(shown, extras)
+        return self._shown(self._accumulator.add(self._merged(choices, "delta")), extras)
 
     def add_whole(self, body: dict[str, Any]) -> None:
         self._add_fields(body)
         choices = self._choices(body)
         self.readable = bool(choices) or body.get("choices") == []
-        message: dict[str, Any] = {}
         for choice in choices:
             self._add_logprobs(choice.get("logprobs"))
-            message = self._own_fields(choice, "message") | message
-        self._accumulator.add_whole(message)
+        self._accumulator.add_whole(self._merged(choices, "message"))
 
     def finish(self) -> Delta | None:
         """End a stream. Without a finish reason, nobody knows whether the answer is whole."""
@@ -198,16 +195,24 @@ class Answer:
         self.extras["logprobs"] = {name: value or None for name, value in self._logprobs.items()}
         return added
 
-    def _own_fields(self, choice: dict[str, Any], name: str) -> dict[str, Any]:
-        """Return a choice's message or delta, without fields that another choice has had before."""
-        message, index = choice.get(name), choice.get("index")
-        if not isinstance(message, dict):
-            return {}
-        return {
-            field: value
-            for field, value in message.items()
-            if value and self._choice_of.setdefault(field, index) == index
-        }
+    def _merged(self, choices: list[dict[str, Any]], name: str) -> dict[str, Any]:
+        """Return the messages or deltas of all choices as one.
+
+        Tool calls come from all of them, any other field from the first one that had it.
+        """
+        merged: dict[str, Any] = {}
+        for position, choice in enumerate(choices):
+            index = choice.get("index")
+            index = position if index is None else index
+            for field, value in as_items(choice.get(name)):
+                if not value:
+                    continue
+                first = self._choice_of.setdefault(field, index) == index
+                if field == "tool_calls":
+                    merged[field] = [*merged.get(field, ()), *as_list(value)]
+                elif first:
+                    merged[field] = value
+        return merged
 
 
 class ChatCompletionsProvider(HttpProvider[Answer]):

@@ -104,7 +104,25 @@ class TestMessage:
             {"function_call": {"arguments": '{"a":'}},
             {"function_call": {"arguments": "1}"}},
         ]
+        assert shown(*deltas) == deltas
         assert streamed(*deltas) == {"function_call": {"name": "add", "arguments": '{"a":1}'}}
+
+    @pytest.mark.parametrize(
+        ("arguments", "text"),
+        [({"a": 1}, '{"a":1}'), (None, "{}"), ("", "{}"), (f'"{EMOJI}"', f'"{EMOJI}"')],
+    )
+    def test_arguments_of_a_legacy_function_call_are_repaired(self, arguments: Any, text: str):
+        message = {"function_call": {"name": "add", "arguments": arguments}}
+        expected = {"function_call": {"name": "add", "arguments": text}}
+        assert streamed(message) == whole(**message) == expected
+        again = {"function_call": {"name": "add", "arguments": ""}}
+        assert streamed(again, message, again) == expected
+
+    def test_a_legacy_function_call_can_be_broken(self):
+        accumulator = Accumulator()
+        accumulator.add({"function_call": {"name": "add", "arguments": '{"a":'}})
+        accumulator.finish()
+        assert accumulator.broken_call == "add"
 
     def test_mistrals_lists_of_content_are_thoughts_and_text(self):
         thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
@@ -113,6 +131,18 @@ class TestMessage:
         message = {"reasoning_content": "Hm.", "content": "Hello", "images": [image]}
         assert streamed({"content": [thinking]}, {"content": [text, image]}) == message
         assert whole(content=[thinking, text, image]) == message
+
+    def test_other_content_parts_with_text(self):
+        summary = [{"type": "summary_text", "text": "Hm."}]
+        parts = [
+            {"type": "reasoning", "summary": summary},
+            {"type": "thinking", "thinking": "Well."},
+            {"type": "text", "text": "Hello"},
+            {"type": "refusal", "refusal": "No."},
+        ]
+        message = {"reasoning_content": "Hm.Well.", "content": "Hello", "refusal": "No."}
+        assert streamed(*({"content": [part]} for part in parts)) == message
+        assert whole(content=parts) == message
 
     @pytest.mark.parametrize(
         "content",
@@ -146,6 +176,16 @@ class TestCharacters:
         assert called([piece(f'{{"a":"{HIGH}', "f", index=0)], [piece(f'{LOW}"}}', index=0)]) == [
             ("f", f'{{"a":"{EMOJI}"}}')
         ]
+
+    def test_a_character_inside_an_object_is_put_together(self):
+        texts = [{"type": "reasoning.text", "index": 0, "text": half} for half in (HIGH, LOW)]
+        [detail] = details(*([text] for text in texts))
+        assert detail["text"] == EMOJI
+        halves = [{"function_call": {"name": "f", "arguments": f'"{HIGH}'}}]
+        halves += [{"function_call": {"arguments": f'{LOW}"'}}]
+        assert streamed(*halves)["function_call"]["arguments"] == f'"{EMOJI}"'
+        halves = [{"audio": {"transcript": half}} for half in (HIGH, LOW)]
+        assert streamed(*halves) == {"audio": {"transcript": EMOJI}}
 
     @pytest.mark.parametrize(
         ("pieces", "text"),
@@ -476,7 +516,7 @@ def interleaved(draw: st.DrawFn, queues: list[list[Any]]) -> list[Any]:
 class Numbering:
     """How a server numbers the pieces of calls. `mixed`: pieces of several calls may alternate."""
 
-    index: Callable[[int], int | None] = lambda number: None
+    index: Callable[[int], int | str | None] = lambda number: None
     ids: str = "none"  # "first" or "each"
     mixed: bool = False
     whole: bool = False
@@ -486,6 +526,7 @@ NUMBERINGS = {
     "indexes and ids": Numbering(index=lambda number: number, ids="first", mixed=True),
     "indexes and ids on each piece": Numbering(index=lambda number: number, ids="each", mixed=True),
     "indexes alone": Numbering(index=lambda number: number, mixed=True),
+    "indexes as strings": Numbering(index=lambda number: str(number + 1), mixed=True),
     "indexes with gaps": Numbering(index=lambda number: 3 * number + 1, ids="first", mixed=True),
     "index 0 and ids": Numbering(index=lambda number: 0, ids="first"),
     "index 0 and ids on each piece": Numbering(index=lambda number: 0, ids="each", mixed=True),

@@ -305,12 +305,20 @@ def test_all_choices_are_looked_through(stub_vendor: StubVendor, openai: OpenAI)
     )
 
 
+def test_each_choice_may_have_a_tool_call(stub_vendor: StubVendor, openai: OpenAI):
+    second = CALL | {"id": "call_2"}
+    choices = [{"message": {"tool_calls": [each]}} for each in (CALL, second)]
+    stub_vendor.reply({"choices": choices})
+    assert complete(openai).message == {"tool_calls": [CALL, second]}
+
+
 @pytest.mark.parametrize(
     ("finish", "meant"),
     [
         ("stop", "stop"),
         ("length", "length"),
         ("model_length", "length"),
+        ("MAX_TOKENS", "length"),
         ("content_filter", "content_filter"),
         ("tool_calls", "stop"),
         ("eos", "stop"),

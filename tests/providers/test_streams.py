@@ -494,6 +494,25 @@ def test_all_choices_of_a_stream_are_looked_through(stub_vendor: StubVendor, ope
     assert completion.finish_reason == "tool_calls"
 
 
+def test_choices_of_one_chunk_may_each_have_a_call(stub_vendor: StubVendor, openai: Provider):
+    calls = [call("a", "first", "{}"), call("b", "second", "{}")]
+    choices = [{"index": n, "delta": {"tool_calls": [each]}} for n, each in enumerate(calls)]
+    stub_vendor.stream([chunk(choices=choices), FINISH, DONE])
+    deltas, completion = read_deltas(openai)
+    shown = [{"index": number, **each} for number, each in enumerate(calls)]
+    assert deltas == [{"tool_calls": shown}]
+    assert completion.message == {"tool_calls": calls}
+
+
+@pytest.mark.parametrize("indexes", [(None, 0), (0, None)])
+def test_a_choice_without_an_index_is_the_first(
+    stub_vendor: StubVendor, openai: Provider, indexes: tuple[int | None, ...]
+):
+    pieces = [chunk(choices=[{"index": n, "delta": {"content": "Hi"}}]) for n in indexes]
+    stub_vendor.stream([*pieces, FINISH, DONE])
+    assert read_deltas(openai)[1].text == "HiHi"
+
+
 def test_extras_are_shown_when_they_change(stub_vendor: StubVendor, openai: Provider):
     def piece(text: str, **extras: Any) -> str:
         choice = {"index": 0, "delta": {"content": text}, "logprobs": extras.pop("logprobs", None)}
