@@ -381,6 +381,23 @@ def test_sixteen_images_are_the_most_and_other_files_are_refused(playground: Pla
     expect(playground.page.locator("#images").get_by_role("img")).to_have_count(16)
 
 
+def test_images_that_come_at_once_are_sixteen_at_most(playground: Playground) -> None:
+    many = HAND_OVER.replace("transfer.items", "for (let i = 0; i < 9; i++) transfer.items")
+    playground.page.evaluate(f"(one) => [one, one].map({many})", ["drop", DATA_URL])
+    expect(playground.page.locator("#size")).to_have_text("No more than 16 images.")
+    expect(playground.page.locator("#images").get_by_role("img")).to_have_count(16)
+
+
+def test_many_images_leave_room_on_a_phone(server: Server, visit: Visit) -> None:
+    playground = visit(server, viewport={"width": 360, "height": 640})
+    choose(playground, *(f"{number}.png" for number in range(16)))
+    expect(playground.page.locator("#images").get_by_role("img")).to_have_count(16)
+    height = playground.page.locator("#ask").evaluate("form => form.clientHeight")
+    assert height < 640 * 2 / 3
+    playground.page.get_by_role("button", name="Remove 15.png").click()
+    expect(playground.page.locator("#images").get_by_role("img")).to_have_count(15)
+
+
 def test_images_alone_are_no_question(playground: Playground) -> None:
     choose(playground, "one.png")
     playground.page.get_by_label("Your question").press("Enter")

@@ -20,8 +20,9 @@ export class Images {
   /** Add those of the files that are images. */
   async add(files) {
     const images = [...files].filter(({ type }) => type.startsWith("image/"));
-    const fitting = images.slice(0, MOST - this.#images.length);
-    this.#images.push(...(await Promise.all(fitting.map(read))));
+    const pictures = await Promise.all(images.slice(0, MOST).map(read));
+    const fitting = pictures.slice(0, MOST - this.#images.length); // others came in the meantime
+    this.#images.push(...fitting);
     this.#draw();
     if (images.length < files.length) this.say("Only images can be added.");
     if (fitting.length < images.length) this.say(`No more than ${MOST} images.`);
