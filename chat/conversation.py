@@ -169,7 +169,7 @@ def build_completion_request(
     """
     earlier: list[Message] = []
     for turn in history.turns:
-        earlier += [*asked_messages(turn), answered_message(turn)]
+        earlier += [*asked_messages(turn), _sent_back(answered_message(turn))]
     return CompletionRequest(
         model=record.model,
         messages=tuple(_with_instructions(earlier, request, record)),
@@ -200,6 +200,14 @@ def answered_message(record: InteractionRecord) -> Message:
     if rest and (not content or content == rest.get("refusal")):
         return {"role": "assistant", "content": None, **rest}
     return {"role": "assistant", "content": content, **rest}
+
+
+def _sent_back(answer: Message) -> Message:
+    """Return an answer as vendors take it in a conversation: audio by its id alone."""
+    audio = answer.get("audio")
+    if not isinstance(audio, Mapping) or "id" not in audio:
+        return answer
+    return {**answer, "audio": {"id": audio["id"]}}
 
 
 def _with_instructions(

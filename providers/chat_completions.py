@@ -28,7 +28,7 @@ from providers.errors import (
 )
 from providers.http_provider import HttpProvider
 from providers.parsing import as_items, as_list, as_str, get_path, identifier, token_count
-from providers.refused_fields import TOKEN_LIMITS, refused_fields
+from providers.refused_fields import THOUGHTS, TOKEN_LIMITS, refused_fields
 from providers.vendor_http import read_json
 
 _CALLED: dict[str, FinishReason] = {"tool_calls": "tool_calls", "function_call": "function_call"}
@@ -256,8 +256,10 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
     def _body(self, request: CompletionRequest, *, stream: bool) -> dict[str, Any]:
         """Return the request in the vendor's terms, without fields that it has refused before."""
         refused = self._refused.get(request.model, frozenset())
-        body: dict[str, Any] = {"model": request.model, "messages": self._messages(request)}
-        body |= request.parameters
+        messages = self._messages(request)
+        if THOUGHTS in refused:
+            messages = [_without_thoughts(message) for message in messages]
+        body: dict[str, Any] = {"model": request.model, "messages": messages, **request.parameters}
         limit = body.pop("max_tokens", self.default_max_tokens)
         if limit is not None:
             body[self._limit_name(refused)] = limit
@@ -296,6 +298,7 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         ours = request.keys() - {_OTHER_LIMIT[name] for name in known.intersection(TOKEN_LIMITS)}
         if "include_usage" not in request.get("stream_options", {}):
             ours.discard("stream_options")
+        ours |= {THOUGHTS for message in request["messages"] if THOUGHTS in message}
         refused &= ours
         if len(self._refused) >= MAX_REMEMBERED_MODELS:
             self._refused.clear()
@@ -383,6 +386,10 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
 
     def _quota_exhausted(self, error: dict[str, Any]) -> bool:
         return not self.quota_exhausted_codes.isdisjoint(self._codes(error))
+
+
+def _without_thoughts(message: Message) -> Message:
+    return {name: value for name, value in message.items() if name != THOUGHTS}
 
 
 def _usage(reported: Any) -> Usage:

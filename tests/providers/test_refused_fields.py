@@ -200,6 +200,39 @@ def test_fields_may_be_refused_one_after_the_other(stub_vendor: StubVendor, open
     assert ask(openai, stream=True) == [*["provider_rejected"] * 3, "ok"]
 
 
+THOUGHTS_PATH = "messages[1].reasoning_content"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"detail": [invalid("messages", "1", "assistant", "reasoning_content")]},
+        said("Unknown parameter: 'messages[1].reasoning_content'.", param=THOUGHTS_PATH),
+        said("no such field", param=THOUGHTS_PATH, code="unknown_parameter"),
+        said("Unknown name \"reasoning_content\" at 'messages[1]': Cannot find field."),
+        said("'messages.1' : property 'reasoning_content' is unsupported"),
+    ],
+    ids=str,
+)
+def test_thoughts_are_left_out(stub_vendor: StubVendor, openai: OpenAI, error: dict[str, Any]):
+    answer = {"role": "assistant", "content": "Hi."}
+    asked = [*REQUEST.messages, answer, *REQUEST.messages]
+    thought = {**answer, "reasoning_content": "Hm."}
+    request = replace(REQUEST, messages=(*REQUEST.messages, thought, *REQUEST.messages))
+    stub_vendor.reply(error, status=422)
+    stub_vendor.reply(OPENAI_ANSWER)
+    assert ask(openai, request) == ["provider_rejected", "ok"]
+    assert ask(openai, request) == ["ok"]
+    assert [sent.json["messages"] for sent in stub_vendor.requests[1:]] == [asked] * 2
+
+
+def test_thoughts_that_a_server_misses_are_not_left_out(stub_vendor: StubVendor, openai: OpenAI):
+    message = "The reasoning_content in the thinking mode must be passed back to the API."
+    stub_vendor.reply(said(message), status=400)
+    thought = {"role": "assistant", "content": "Hi.", "reasoning_content": "Hm."}
+    assert ask(openai, replace(REQUEST, messages=(thought,))) == ["provider_rejected"]
+
+
 def test_a_field_that_was_not_sent_is_not_asked_without(stub_vendor: StubVendor, openai: OpenAI):
     stub_vendor.reply(said("Unrecognized request argument supplied: user, max_tokens"), status=400)
     assert ask(openai, REQUEST) == ["provider_rejected"]

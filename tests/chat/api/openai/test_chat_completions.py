@@ -169,6 +169,18 @@ class TestPlain:
         [record] = all_records()
         assert record.tool_calls == (CALL,)
 
+    def test_spoken_answers_are_sent_back_by_their_id(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        audio = {"id": "audio_1", "data": "aGk=", "transcript": "hi", "expires_at": 1}
+        choice = {"message": {"content": None, "audio": audio}, "finish_reason": "stop"}
+        vendor.reply({"choices": [choice]})
+        body = complete(api).json()
+        assert body["choices"][0]["message"]["audio"] == audio
+        complete(api, previous_interaction_id=body["interaction_id"])
+        said = vendor.requests[-1].json["messages"][1]
+        assert said == {"role": "assistant", "content": None, "audio": {"id": "audio_1"}}
+
     @committed
     @pytest.mark.parametrize("stream", [False, True])
     def test_a_refusal_has_a_field_of_its_own(
