@@ -93,9 +93,10 @@ class Completion:
     """A model's answer.
 
     `message` is the assistant's, without `role`: `content` (str), `tool_calls`, and all else that
-    the vendor said. `extras` are the fields of the answer beside its message: `logprobs`, and those
-    that OpenAI does not have, such as `citations`. The text is empty only with tool calls, with
-    images or audio, or when `finish_reason` is `length`.
+    the vendor said. `extras` are the fields of the answer beside its message: `logprobs`, `choice`
+    with the other fields of its choice, and those that OpenAI does not have, such as `citations`.
+    The text is empty only with tool calls, with images or audio, or when `finish_reason` is
+    `length`.
     """
 
     message: dict[str, Any]

@@ -75,10 +75,11 @@ _UNKNOWN_MODEL = re.compile(
 )
 
 
-# The fields beside the choices that clients get in our own terms.
+# The fields beside the choices, and of a choice, that clients get in our own terms.
 _KNOWN_FIELDS = {
     *("id", "object", "created", "model", "choices", "usage", "x_groq", "obfuscation", "error"),
 }
+_KNOWN_CHOICE_FIELDS = {"index", "message", "delta", "finish_reason", "logprobs", "error"}
 
 
 class Answer:
@@ -97,7 +98,7 @@ class Answer:
         self._accumulator = Accumulator()
         self._choice_of: dict[str, Any] = {}  # field of the message -> index of its choice
         self._logprobs: dict[str, list[Any]] = {}
-        self._held: dict[str, Any] | None = {}  # extras before the first piece of the message
+        self._begun = False  # whether a client has seen a piece of the message
 
     @property
     def finished(self) -> bool:
@@ -131,19 +132,15 @@ class Answer:
 
         The extras wait for the first piece of the message: until then the request may go elsewhere.
         """
-        extras = self._add_fields(chunk)
         choices = self._choices(chunk)
-        for choice in choices:
-            if logprobs := self._add_logprobs(choice.get("logprobs")):
-                extras["logprobs"] = logprobs
+        extras = self._add_fields(chunk) | self._add_choice_fields(choices)
         return self._shown(self._accumulator.add(self._merged(choices, "delta")), extras)
 
     def add_whole(self, body: dict[str, Any]) -> None:
-        self._add_fields(body)
         choices = self._choices(body)
+        self._add_fields(body)
+        self._add_choice_fields(choices)
         self.readable = bool(choices) or body.get("choices") == []
-        for choice in choices:
-            self._add_logprobs(choice.get("logprobs"))
         self._accumulator.add_whole(self._merged(choices, "message"))
 
     def finish(self) -> Delta | None:
@@ -154,13 +151,12 @@ class Answer:
         return self._shown(shown, {})
 
     def _shown(self, message: dict[str, Any], extras: dict[str, Any]) -> Delta | None:
-        if self._held is not None:
-            extras = self._held = self._held | extras
+        if not self._begun:
             if not message:
                 return None
-            self._held = None
-            if "logprobs" in extras:  # of several pieces that waited
-                extras["logprobs"] = {n: v and v.copy() for n, v in self.extras["logprobs"].items()}
+            self._begun, extras = True, dict(self.extras)
+            if "logprobs" in extras:  # whose lists grow
+                extras["logprobs"] = {n: v and v.copy() for n, v in extras["logprobs"].items()}
         return Delta(message, extras) if message or extras else None
 
     def _add_fields(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -170,10 +166,7 @@ class Answer:
         """
         self.model = body.get("model") or self.model
         self.usage = body.get("usage") or get_path(body.get("x_groq"), "usage") or self.usage
-        if body.keys() <= _KNOWN_FIELDS:
-            return {}
-        names = [name for name in body if name not in _KNOWN_FIELDS and body[name] is not None]
-        values = {name: clean_value(body[name]) for name in names}
+        values = _unknown_fields(body, _KNOWN_FIELDS)
         new = {name: each for name, each in values.items() if self.extras.get(name) != each}
         self.extras |= new
         return new
@@ -184,6 +177,18 @@ class Answer:
         reasons = (as_str(choice.get("finish_reason")) for choice in choices)
         self.finish_reasons += filter(None, reasons)
         return choices
+
+    def _add_choice_fields(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        """Take the fields of choices beside the message. Return those that are new."""
+        new: dict[str, Any] = {}
+        for choice in choices:
+            if logprobs := self._add_logprobs(choice.get("logprobs")):
+                new["logprobs"] = logprobs
+            if fields := _unknown_fields(choice, _KNOWN_CHOICE_FIELDS):
+                new["choice"] = new.get("choice", {}) | fields
+        if "choice" in new:
+            self.extras["choice"] = self.extras.get("choice", {}) | new["choice"]
+        return new
 
     def _add_logprobs(self, logprobs: Any) -> dict[str, Any] | None:
         """Take the log probabilities of a choice: lists, which grow with a stream."""
@@ -210,9 +215,21 @@ class Answer:
                 first = self._choice_of.setdefault(field, index) == index
                 if field == "tool_calls":
                     merged[field] = [*merged.get(field, ()), *as_list(value)]
+                elif first and isinstance(value, str):
+                    merged[field] = as_str(merged.get(field)) + value
                 elif first:
                     merged[field] = value
         return merged
+
+
+def _unknown_fields(value: dict[str, Any], known: Set[str]) -> dict[str, Any]:
+    if value.keys() <= known:
+        return {}
+    return {
+        name: clean_value(each)
+        for name, each in value.items()
+        if name not in known and each is not None
+    }
 
 
 class ChatCompletionsProvider(HttpProvider[Answer]):

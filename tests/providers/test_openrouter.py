@@ -66,7 +66,7 @@ def test_an_answer_has_its_reported_cost(stub_vendor: StubVendor, openrouter: Op
             reasoning_tokens=41,
             cost_usd=Decimal("0.0001951"),
         ),
-        extras={"provider": "Google AI Studio"},
+        extras={"provider": "Google AI Studio", "choice": {"native_finish_reason": "STOP"}},
     )
 
 

@@ -180,7 +180,7 @@ RECORDED = {
             reasoning_tokens=0,
             cost_usd=Decimal("0.0000288"),
         ),
-        extras={"provider": "Google AI Studio"},
+        extras={"provider": "Google AI Studio", "choice": {"native_finish_reason": "STOP"}},
     ),
     "openai_stream_usage": Completion(
         message={"content": "Hello!"},
@@ -502,6 +502,13 @@ def test_choices_of_one_chunk_may_each_have_a_call(stub_vendor: StubVendor, open
     shown = [{"index": number, **each} for number, each in enumerate(calls)]
     assert deltas == [{"tool_calls": shown}]
     assert completion.message == {"tool_calls": calls}
+
+
+def test_one_choice_may_be_in_a_chunk_twice(stub_vendor: StubVendor, openai: Provider):
+    choices = [{"index": 0, "delta": {"content": text}} for text in ("Hel", "lo")]
+    stub_vendor.stream([chunk(choices=choices), FINISH, DONE])
+    deltas, completion = read_deltas(openai)
+    assert (deltas, completion.text) == ([{"content": "Hello"}], "Hello")
 
 
 @pytest.mark.parametrize("indexes", [(None, 0), (0, None)])

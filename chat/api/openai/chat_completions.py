@@ -10,16 +10,19 @@ from chat.errors import Problem
 from chat.service import AnswerDelta, ChatResult
 from chat.storage.base import InteractionRecord
 
+NO_EXTRAS: Mapping[str, Any] = {}
+# The extras of an answer that stand in its choice.
+CHOICE_EXTRAS = ("logprobs", "choice")
+
 
 def render_result(result: ChatResult) -> dict[str, Any]:
     """Return a chat completion; `interaction_id` names its record."""
     record = result.record
     message = {"role": "assistant", "content": None, "refusal": None, **answered_message(record)}
-    logprobs, extras = _logprobs(record.extras)
     return {
-        **_head(record, "chat.completion", extras),
+        **_head(record, "chat.completion", record.extras),
         "model": record.model,
-        "choices": [_choice(_finish_reason(record), logprobs, message=message)],
+        "choices": [_choice(_finish_reason(record), record.extras, message=message)],
         "usage": _usage(record),
         "interaction_id": record.interaction_id,
         **({} if result.recorded else {"recorded": False}),
@@ -38,8 +41,7 @@ class CompletionChunkFormat:
 
     def delta(self, delta: AnswerDelta) -> bytes:
         first = self._first_chunk(delta.record, delta.model)
-        logprobs, extras = _logprobs(delta.delta.extras)
-        return first + self._chunk(delta.record, delta.delta.message, logprobs, extras)
+        return first + self._chunk(delta.record, delta.delta.message, delta.delta.extras)
 
     def done(self, result: ChatResult) -> bytes:
         record = result.record
@@ -66,24 +68,22 @@ class CompletionChunkFormat:
         if "tool_calls" in message:
             numbered = enumerate(message["tool_calls"])
             message["tool_calls"] = [{"index": index, **call} for index, call in numbered]
-        logprobs, extras = _logprobs(record.extras)
         first = self._first_chunk(record, record.model)
-        return first + (self._chunk(record, message, logprobs, extras) if message else b"")
+        return first + (self._chunk(record, message, record.extras) if message else b"")
 
     def _chunk(
         self,
         record: InteractionRecord,
         delta: Mapping[str, Any],
-        logprobs: Any = None,
-        extras: Mapping[str, Any] | None = None,
+        extras: Mapping[str, Any] = NO_EXTRAS,
         *,
         finish_reason: str | None = None,
     ) -> bytes:
-        choices = [_choice(finish_reason, logprobs, delta=delta)]
+        choices = [_choice(finish_reason, extras, delta=delta)]
         return _event({**self._head(record, extras), "choices": choices, **self._usage})
 
     def _head(
-        self, record: InteractionRecord, extras: Mapping[str, Any] | None = None
+        self, record: InteractionRecord, extras: Mapping[str, Any] = NO_EXTRAS
     ) -> dict[str, Any]:
         return {**_head(record, "chat.completion.chunk", extras), "model": self._model}
 
@@ -93,12 +93,10 @@ def render_model(id_: str, provider: str) -> dict[str, Any]:
     return {"id": id_, "object": "model", "created": 0, "owned_by": provider}
 
 
-def _head(
-    record: InteractionRecord, object_: str, extras: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def _head(record: InteractionRecord, object_: str, extras: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "system_fingerprint": None,
-        **(extras or {}),
+        **{name: value for name, value in extras.items() if name not in CHOICE_EXTRAS},
         "id": f"chatcmpl-{record.interaction_id}",
         "object": object_,
         "created": int(record.created_at.timestamp()),
@@ -106,17 +104,15 @@ def _head(
 
 
 def _choice(
-    finish_reason: str | None, logprobs: Any, **content: Mapping[str, Any]
+    finish_reason: str | None, extras: Mapping[str, Any], **content: Mapping[str, Any]
 ) -> dict[str, Any]:
-    return {"index": 0, **content, "logprobs": logprobs, "finish_reason": finish_reason}
-
-
-def _logprobs(extras: Mapping[str, Any]) -> tuple[Any, Mapping[str, Any]]:
-    """Return the log probabilities, which stand in the choice, and the other extras."""
-    if "logprobs" not in extras:
-        return None, extras
-    rest = dict(extras)
-    return rest.pop("logprobs"), rest
+    return {
+        "index": 0,
+        **content,
+        "logprobs": extras.get("logprobs"),
+        **extras.get("choice", {}),
+        "finish_reason": finish_reason,
+    }
 
 
 def _finish_reason(record: InteractionRecord) -> str | None:

@@ -209,10 +209,12 @@ class TestPlain:
             "images": [IMAGE],
         }
         logprobs = {"content": [{"token": "Lisboa", "logprob": -0.1}], "refusal": None}
-        choice = {"index": 0, "finish_reason": "stop", "logprobs": logprobs}
+        beside = {"content_filter_results": {"hate": {"filtered": False}}, "stop_reason": 7}
+        choice = {"index": 0, "finish_reason": "stop", "logprobs": logprobs, **beside}
         extras = {"citations": ["https://a.example"], "service_tier": "default"}
         if stream:
             pieces = [
+                {"choices": [{"index": 0, "delta": {}, "stop_reason": 7}]},
                 {**extras, "choices": [{**choice, "delta": said, "finish_reason": None}]},
                 {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
             ]
@@ -228,11 +230,12 @@ class TestPlain:
             assert answered["message"].pop("refusal") is None
         assert answered["message"] == said
         assert answered["logprobs"] == logprobs
+        assert {name: answered[name] for name in beside} == beside
         assert {name: read[name] for name in extras} == extras
         [record] = all_records()
         rest = {name: value for name, value in said.items() if name != "content"}
         assert (record.response, record.message) == ("Lisboa", rest)
-        assert record.extras == {**extras, "logprobs": logprobs}
+        assert record.extras == {**extras, "logprobs": logprobs, "choice": beside}
 
     @pytest.mark.parametrize("accept", ["*/*", "text/event-stream", "image/png", "nonsense"])
     @pytest.mark.parametrize("path", [PATH, "/v1/models", "/v1/models/mock-1"])
