@@ -17,7 +17,13 @@ from chat.history import get_interaction
 from chat.storage import backend
 from chat.storage.base import InteractionRecord, Status
 from chat.telemetry.context import server_timing
-from providers.base import INSTRUCTION_ROLES, CompletionRequest, Message, content_text
+from providers.base import (
+    INSTRUCTION_ROLES,
+    AnsweredMessage,
+    CompletionRequest,
+    Message,
+    content_text,
+)
 
 # As many as one read of the storage takes.
 MAX_ANCESTORS = 100
@@ -169,7 +175,8 @@ def build_completion_request(
     """
     earlier: list[Message] = []
     for turn in history.turns:
-        earlier += [*asked_messages(turn), _sent_back(answered_message(turn))]
+        answered = AnsweredMessage(_sent_back(answered_message(turn)), turn.provider)
+        earlier += [*asked_messages(turn), answered]
     return CompletionRequest(
         model=record.model,
         messages=tuple(_with_instructions(earlier, request, record)),

@@ -17,6 +17,9 @@ Message = Mapping[str, Any]
 INSTRUCTION_ROLES = ("system", "developer")
 # Content parts whose text is a string under the key named by their type.
 TEXT_PARTS = ("text", "refusal")
+# The fields of an assistant's message that OpenAI takes.
+OPENAI_MESSAGE_FIELDS = {"role", "content", "refusal", "tool_calls", "function_call"}
+OPENAI_CALL_FIELDS = {"id", "type", "function", "custom"}
 # The fields in which vendors write a model's visible thoughts.
 REASONING_FIELDS = ("reasoning_content", "reasoning")
 
@@ -43,14 +46,38 @@ def reasoning_text(message: Message) -> str | None:
     return next((text for text in thoughts if text and isinstance(text, str)), None)
 
 
+class AnsweredMessage(dict[str, Any]):
+    """An assistant's message, with the name of the provider that wrote it."""
+
+    def __init__(self, message: Message, provider: str) -> None:
+        super().__init__(message)
+        self._provider = provider
+
+    def sent_to(self, provider: str) -> Message:
+        """Return the message for a provider: whole, or without another vendor's own fields.
+
+        Vendors refuse fields that they do not know, and signatures of other vendors.
+        """
+        if provider == self._provider:
+            return self
+        plain = {name: value for name, value in self.items() if name in OPENAI_MESSAGE_FIELDS}
+        if calls := plain.get("tool_calls"):
+            plain["tool_calls"] = [
+                {name: value for name, value in call.items() if name in OPENAI_CALL_FIELDS}
+                for call in calls
+            ]
+        return plain
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionRequest:
     """One request to a model.
 
-    `messages` go from the oldest to the newest, instructions included. `parameters` are all others
-    of a chat completion, under OpenAI's names and without nulls; the limit of tokens is always
-    `max_tokens`. `end_user` is an opaque, stable id that vendors use to isolate abuse, never a name
-    or an address. `conversation_id` is ours and is not sent to vendors.
+    `messages` go from the oldest to the newest, instructions included; answers of earlier turns may
+    be AnsweredMessages. `parameters` are all others of a chat completion, under OpenAI's names and
+    without nulls; the limit of tokens is always `max_tokens`. `end_user` is an opaque, stable id
+    that vendors use to isolate abuse, never a name or an address. `conversation_id` is ours and is
+    not sent to vendors.
     """
 
     model: str

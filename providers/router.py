@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-from providers.base import Completion, CompletionRequest, Delta, Provider
+from providers.base import AnsweredMessage, Completion, CompletionRequest, Delta, Provider
 from providers.circuit_breaker import CircuitBreaker
 from providers.deadline import Deadline
 from providers.errors import (
@@ -160,9 +160,8 @@ class Router:
         """Try the routes in order until one answers or its error rules out a fallback."""
         errors: list[ProviderError] = []
         for route in routes:
-            if request.model != route.model:
-                request = replace(request, model=route.model)
-            attempt = partial(self._attempt, route, request, deadline, on_attempt, ask)
+            told = _told(request, route)
+            attempt = partial(self._attempt, route, told, deadline, on_attempt, ask)
             try:
                 events, first = self._try_with_retries(route, deadline, attempt)
             except ProviderError as exc:
@@ -252,6 +251,15 @@ class Router:
 
 
 Ask = Callable[[Provider, CompletionRequest], Iterator[T]]
+
+
+def _told(request: CompletionRequest, route: Route) -> CompletionRequest:
+    """Return the request as the route's provider gets it."""
+    messages = tuple(
+        message.sent_to(route.provider.name) if isinstance(message, AnsweredMessage) else message
+        for message in request.messages
+    )
+    return replace(request, model=route.model, messages=messages)
 
 
 def _outcome(error: BaseException, deadline: Deadline) -> str:

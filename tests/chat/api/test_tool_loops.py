@@ -231,3 +231,18 @@ def test_an_unknown_turn_is_not_found(api: ApiClient, vendor: StubVendor, stream
         "previous_interaction_id",
     )
     assert all_records() == []
+
+
+def test_another_provider_gets_no_fields_of_the_vendors_own(
+    vendor: StubVendor, change_settings: Callable[..., None], api: ApiClient, stream: bool
+):
+    given, previous = ask(api, stream, messages=[QUESTION], tools=TOOLS)
+    with StubVendor() as other:
+        options = {"api_key": "key", "base_url": f"{other.url}/v1", "model": "model-2"}
+        change_settings(PROVIDERS={"openai": options})
+        result = {"role": "tool", "tool_call_id": "call_0", "content": "0"}
+        ask(api, stream, messages=[result], previous_interaction_id=previous)
+        [call] = given["tool_calls"]
+        del call["extra_content"]
+        answered = {"role": "assistant", "content": None, "tool_calls": [call]}
+        assert other.requests[0].json["messages"] == [QUESTION, answered, result]
