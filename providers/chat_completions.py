@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 import httpx
 
 from providers import parsing, prices
-from providers.accumulator import Accumulator, clean_value
+from providers.accumulator import Accumulator
 from providers.base import Completion, CompletionRequest, Delta, FinishReason, Message, Usage
+from providers.clean_values import clean_value
 from providers.deadline import Deadline
 from providers.errors import (
     ContentFiltered,

@@ -16,8 +16,9 @@ from urllib.parse import quote
 import httpx
 
 from providers import gemini_request, parsing, prices
-from providers.accumulator import Accumulator, clean_value
+from providers.accumulator import Accumulator
 from providers.base import Completion, CompletionRequest, Delta, FinishReason, Usage
+from providers.clean_values import clean_value
 from providers.deadline import Deadline
 from providers.errors import ContentFiltered, EmptyAnswer, ProviderError, RequestRejected
 from providers.http_provider import HttpProvider
