@@ -175,7 +175,8 @@ def build_completion_request(
     """
     earlier: list[Message] = []
     for turn in history.turns:
-        answered = AnsweredMessage(_sent_back(answered_message(turn)), turn.provider)
+        model = turn.attempts[-1].model if turn.attempts else None  # as it was asked for
+        answered = AnsweredMessage(_sent_back(answered_message(turn)), turn.provider, model)
         earlier += [*asked_messages(turn), answered]
     return CompletionRequest(
         model=record.model,

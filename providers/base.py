@@ -47,18 +47,19 @@ def reasoning_text(message: Message) -> str | None:
 
 
 class AnsweredMessage(dict[str, Any]):
-    """An assistant's message, with the name of the provider that wrote it."""
+    """An assistant's message, with its provider and the model, as far as it is known."""
 
-    def __init__(self, message: Message, provider: str) -> None:
+    def __init__(self, message: Message, provider: str, model: str | None) -> None:
         super().__init__(message)
         self._provider = provider
+        self._model = model
 
-    def sent_to(self, provider: str) -> Message:
-        """Return the message for a provider: whole, or without another vendor's own fields.
+    def sent_to(self, provider: str, model: str) -> Message:
+        """Return the message: whole for its own model, for others without the vendor's own fields.
 
-        Vendors refuse fields that they do not know, and signatures of other vendors.
+        Vendors refuse fields that they do not know, and signatures of other models.
         """
-        if provider == self._provider:
+        if provider == self._provider and self._model in (None, model):
             return self
         plain = {name: value for name, value in self.items() if name in OPENAI_MESSAGE_FIELDS}
         if calls := plain.get("tool_calls"):
@@ -66,6 +67,8 @@ class AnsweredMessage(dict[str, Any]):
                 {name: value for name, value in call.items() if name in OPENAI_CALL_FIELDS}
                 for call in calls
             ]
+        if plain.keys() <= {"role", "content"}:
+            plain["content"] = plain["content"] or ""  # of an answer of images alone
         return plain
 
 

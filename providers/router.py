@@ -256,7 +256,9 @@ Ask = Callable[[Provider, CompletionRequest], Iterator[T]]
 def _told(request: CompletionRequest, route: Route) -> CompletionRequest:
     """Return the request as the route's provider gets it."""
     messages = tuple(
-        message.sent_to(route.provider.name) if isinstance(message, AnsweredMessage) else message
+        message.sent_to(route.provider.name, route.model)
+        if isinstance(message, AnsweredMessage)
+        else message
         for message in request.messages
     )
     return replace(request, model=route.model, messages=messages)

@@ -233,16 +233,39 @@ def test_an_unknown_turn_is_not_found(api: ApiClient, vendor: StubVendor, stream
     assert all_records() == []
 
 
-def test_another_provider_gets_no_fields_of_the_vendors_own(
-    vendor: StubVendor, change_settings: Callable[..., None], api: ApiClient, stream: bool
+@pytest.mark.parametrize("name", ["openai", "openrouter"])
+def test_another_model_gets_no_fields_of_the_vendors_own(
+    vendor: StubVendor,
+    change_settings: Callable[..., None],
+    api: ApiClient,
+    stream: bool,
+    name: str,
 ):
     given, previous = ask(api, stream, messages=[QUESTION], tools=TOOLS)
     with StubVendor() as other:
         options = {"api_key": "key", "base_url": f"{other.url}/v1", "model": "model-2"}
-        change_settings(PROVIDERS={"openai": options})
+        change_settings(PROVIDERS={name: options})
         result = {"role": "tool", "tool_call_id": "call_0", "content": "0"}
         ask(api, stream, messages=[result], previous_interaction_id=previous)
         [call] = given["tool_calls"]
         del call["extra_content"]
         answered = {"role": "assistant", "content": None, "tool_calls": [call]}
         assert other.requests[0].json["messages"] == [QUESTION, answered, result]
+
+
+def test_another_model_gets_no_images_of_the_model(
+    vendor: StubVendor, change_settings: Callable[..., None], api: ApiClient
+):
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    with StubVendor() as drawing:
+        options = {"api_key": "key", "base_url": f"{drawing.url}/v1", "model": "model-2"}
+        change_settings(PROVIDERS={"openai": options})
+        drawing.reply(whole({"role": "assistant", "content": None, "images": [image]}))
+        drawing.reply(whole({"role": "assistant", "content": "A cat."}))
+        drawn = api.chat("Draw.").json()["interaction_id"]
+        api.chat("What?", previous_interaction_id=drawn)
+        change_settings(PROVIDERS={"openai": {**options, "model": "model-3"}})
+        api.chat("What?", previous_interaction_id=drawn)
+        own, other = (request.json["messages"][1] for request in drawing.requests[1:])
+        assert own == {"role": "assistant", "content": None, "images": [image]}
+        assert other == {"role": "assistant", "content": ""}
