@@ -1,0 +1,212 @@
+"""Messages of chat completions in the terms of Google's Gemini API.
+
+https://ai.google.dev/api/caching#Content describes contents and their parts, and
+https://ai.google.dev/gemini-api/docs/thought-signatures what has to be sent back.
+"""
+
+import mimetypes
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from providers.base import INSTRUCTION_ROLES, TEXT_PARTS, Message, content_text
+from providers.errors import RequestRejected
+from providers.parsing import as_list, as_str, get_path
+
+# These models have a thinking budget instead of levels, and no mandatory thought signatures.
+BEFORE_GEMINI_3 = re.compile(r"gemini-[12]\.|gemma-")
+
+# Google accepts this instead of a signature, for calls that another model made.
+_NO_SIGNATURE = "skip_thought_signature_validator"
+
+_MIME_TYPES = {"image/jpg": "image/jpeg"}  # a common mistake, which Gemini refuses
+
+
+def to_instructions(messages: Iterable[Message]) -> Iterator[dict[str, Any]]:
+    """Yield the parts of the system instruction, of messages in any place."""
+    for message in messages:
+        text = content_text(message.get("content"))
+        if message.get("role") in INSTRUCTION_ROLES and text.strip():
+            yield {"text": text}
+
+
+def to_contents(messages: Iterable[Message], model: str) -> list[dict[str, Any]]:
+    """Return the messages, of which those of one role in a row are one content.
+
+    Blank ones, such as empty answers, are left out, because Gemini refuses them. Tool results are
+    a content of their own: their number has to be that of the calls.
+    """
+    contents: list[dict[str, Any]] = []
+    names: dict[str, str] = {}  # of the functions, by the id of the call
+    previous = None
+    for message in messages:
+        role = message.get("role")
+        if role in INSTRUCTION_ROLES:
+            continue
+        if role == "assistant":
+            parts = _answer_parts(message, model, names)
+        elif role in ("tool", "function"):
+            parts = [_function_response(message, names)]
+        else:
+            parts = _parts(message.get("content"))
+        if parts and role == previous:
+            contents[-1]["parts"] += parts
+            if role == "tool":
+                _sort_results(contents[-1]["parts"], list(names))
+        elif parts:
+            contents.append({"role": "model" if role == "assistant" else "user", "parts": parts})
+            previous = role
+    return contents
+
+
+def unsupported_parts(messages: Iterable[Message]) -> Iterator[str]:
+    """Yield the names of the content parts that Gemini does not take."""
+    for message in messages:
+        if message.get("audio"):
+            yield "audio"
+        for part in as_list(message.get("content")):
+            translated = _part(part)
+            if translated is None and get_path(part, "file", "file_id"):
+                yield "file_id"
+            elif translated is None or not _has_place(translated, message.get("role")):
+                yield as_str(part.get("type")) or "content"
+
+
+def _has_place(part: dict[str, Any], role: Any) -> bool:
+    if role in INSTRUCTION_ROLES:
+        return "text" in part
+    return role not in ("tool", "function") or "fileData" not in part
+
+
+def _sort_results(parts: list[dict[str, Any]], call_ids: list[str]) -> None:
+    """Put results in the order of their calls, as some models do not read the ids."""
+    order = {call_id: number for number, call_id in enumerate(call_ids)}
+    parts.sort(key=lambda part: order.get(part["functionResponse"].get("id"), len(order)))
+
+
+def _answer_parts(message: Message, model: str, names: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the parts of an assistant's message. Adds its calls to `names`.
+
+    Google has the signature of an answer without calls on its text. Of thoughts nothing else has
+    to be sent back.
+    """
+    parts = [*_parts(message.get("content")), *_parts(message.get("refusal"))]
+    calls = as_list(message.get("tool_calls"))
+    if function_call := message.get("function_call"):
+        calls = [*calls, {"function": function_call}]
+    if (signature := _signature(message)) and (parts or calls):
+        parts = parts or [{"text": ""}]
+        parts[-1] = {**parts[-1], "thoughtSignature": signature}
+    for image in as_list(message.get("images")):
+        if part := _part(image):
+            parts.append(_signed(part, _signature(image)))
+    for number, call in enumerate(calls):
+        part = _function_call(call)
+        call_id = as_str(call.get("id"))
+        names.pop(call_id, None)  # of an earlier turn: the newest calls are the last ones
+        names[call_id] = part["functionCall"].get("name", "")
+        # Only the first one of parallel calls has a signature.
+        default = "" if number or BEFORE_GEMINI_3.match(model) else _NO_SIGNATURE
+        parts.append(_signed(part, _signature(call) or default))
+    return parts
+
+
+def _signature(carrier: Mapping[str, Any]) -> str:
+    return as_str(get_path(carrier.get("extra_content"), "google", "thought_signature"))
+
+
+def _signed(part: dict[str, Any], signature: str) -> dict[str, Any]:
+    return {**part, "thoughtSignature": signature} if signature else part
+
+
+def _function_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tool call. Raises RequestRejected for arguments that are no JSON object."""
+    if name := get_path(call, "custom", "name"):  # a tool of OpenAI's, whose input is any text
+        arguments = {"input": get_path(call, "custom", "input")}
+    else:
+        name = get_path(call, "function", "name")
+        arguments = _arguments(get_path(call, "function", "arguments"))
+    fields = {"id": call.get("id"), "name": name, "args": arguments}
+    return {"functionCall": {key: value for key, value in fields.items() if value is not None}}
+
+
+def _arguments(text: Any) -> dict[str, Any]:
+    arguments = _json_object(text) if text else {}
+    if arguments is None:
+        message = "The arguments of a tool call in the messages are not a JSON object."
+        raise RequestRejected(message, reason="tool_call_arguments")
+    return arguments
+
+
+def _function_response(message: Message, names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the result of a tool call. Gemini takes an object; a text becomes its `result`."""
+    call_id = message.get("tool_call_id")
+    text = content_text(message.get("content"))
+    result = _json_object(text)
+    media = [part for part in _parts(message.get("content")) if "text" not in part]
+    fields = {
+        "id": call_id,
+        "name": names.get(as_str(call_id)) or message.get("name") or call_id,
+        "response": {"result": text} if result is None else result,
+        "parts": media or None,
+    }
+    return {"functionResponse": {key: value for key, value in fields.items() if value is not None}}
+
+
+def _json_object(text: Any) -> dict[str, Any] | None:
+    if isinstance(text, dict):
+        return text
+    try:
+        value = orjson.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _parts(content: Any) -> list[dict[str, Any]]:
+    """Return the parts of a message's content, without blank text."""
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    translated = [part for part in map(_part, as_list(content)) if part]
+    return [part for part in translated if "text" not in part or part["text"].strip()]
+
+
+def _part(part: Any) -> dict[str, Any] | None:
+    """Return a content part in Gemini's terms; None for one that it does not take."""
+    kind = as_str(get_path(part, "type"))
+    value = get_path(part, kind)
+    if kind in TEXT_PARTS:
+        return {"text": as_str(value)}
+    if kind in ("image_url", "video_url"):
+        return _media(as_str(value) or as_str(get_path(value, "url")))
+    if kind == "input_audio":
+        kind, data = as_str(get_path(value, "format")), as_str(get_path(value, "data"))
+        return _media(f"data:audio/{kind};base64,{data}") if kind else None
+    if kind == "file":
+        return _media(as_str(get_path(value, "file_data")), as_str(get_path(value, "filename")))
+    return None
+
+
+def _media(address: str, filename: str = "") -> dict[str, Any] | None:
+    """Return the content of a data URL (or of base64 with a file name), or a URL as it is."""
+    scheme, _, rest = address.partition(":")
+    if scheme.lower() == "data":
+        head, _, data = rest.partition(",")
+        mime_type, _, encoding = head.lower().partition(";")
+        mime_type = _MIME_TYPES.get(mime_type, mime_type) or _mime_type(filename)
+        if not encoding.endswith("base64"):
+            return None
+    elif rest.startswith("//"):
+        mime_type = _mime_type(filename or address)
+        return {"fileData": {"fileUri": address} | ({"mimeType": mime_type} if mime_type else {})}
+    else:
+        mime_type, data = _mime_type(filename), address
+    return {"inlineData": {"mimeType": mime_type, "data": data}} if mime_type and data else None
+
+
+def _mime_type(address: str) -> str:
+    """Guess the type of a file by its name; empty if unknown."""
+    name = re.split(r"[?#]", address, maxsplit=1)[0].rpartition("/")[2]
+    return mimetypes.guess_type(name)[0] or ""
