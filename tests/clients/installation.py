@@ -51,11 +51,10 @@ def _install_node() -> None:
 
 
 def _install_python() -> None:
-    uv = str(Path(sys.executable).with_name("uv"))
-    _run(uv, "venv", "--quiet", "--clear", f"--python={sys.executable}", str(PYTHON))
-    environment = str(PYTHON / "bin" / "python")
-    requirements = f"--requirements={PYTHON_LOCK}"
-    _run(uv, "pip", "install", f"--python={environment}", "--require-hashes", requirements)
+    _run(sys.executable, "-m", "venv", "--clear", str(PYTHON))
+    pip = (str(PYTHON / "bin" / "python"), "-m", "pip", "install", "--quiet")
+    # pip, because uv does not read pip's configuration, which may name another index.
+    _run(*pip, "--disable-pip-version-check", "--require-hashes", f"--requirement={PYTHON_LOCK}")
 
 
 def _run(*command: str) -> None:
