@@ -78,11 +78,14 @@ ENABLE_PLAYGROUND = env_bool("ENABLE_PLAYGROUND", True)
 # --- The request ----------------------------------------------------------------------------------
 
 REQUEST_TIMEOUT_SECONDS = env_float("REQUEST_TIMEOUT_SECONDS", 25, low=0.1, high=900)
-MAX_BODY_BYTES = env_int("MAX_BODY_BYTES", 1024 * 1024, low=1024, high=64 * 1024 * 1024)
+# Lambda takes requests of 6 MB.
+MAX_BODY_BYTES = env_int(
+    "MAX_BODY_BYTES", (6 if ON_LAMBDA else 10) * 1024 * 1024, low=1024, high=64 * 1024 * 1024
+)
 # Limits of the earlier turns that are sent to the model.
 HISTORY_TURNS = env_int("HISTORY_TURNS", 30, low=0, high=100)
-HISTORY_MAX_CHARACTERS = env_int("HISTORY_MAX_CHARACTERS", 100_000, low=0, high=10_000_000)
-PROMPT_MAX_LENGTH = env_int("PROMPT_MAX_LENGTH", 32_000, low=1, high=10_000_000)
+HISTORY_MAX_CHARACTERS = env_int("HISTORY_MAX_CHARACTERS", 400_000, low=0, high=10_000_000)
+PROMPT_MAX_LENGTH = env_int("PROMPT_MAX_LENGTH", 200_000, low=1, high=10_000_000)
 
 # --- Keys and limits ------------------------------------------------------------------------------
 

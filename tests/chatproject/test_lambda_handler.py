@@ -192,7 +192,7 @@ def test_the_longest_list_fits_into_lambdas_limit(character, list_of):
                 ANSWERED,
                 interaction_id=str(uuid4()),
                 conversation_id=TALK,
-                prompt=character * 32_000,
+                prompt=character * 200_000,
                 response=character * 24_000,
             )
         )

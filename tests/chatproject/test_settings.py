@@ -114,8 +114,8 @@ def test_nothing_needs_to_be_set(load: Load) -> None:
         "API_PORT": 8000,
         "ALLOWED_HOSTS": ["localhost", "127.0.0.1", "[::1]"],
         "REQUEST_TIMEOUT_SECONDS": 25,
-        "MAX_BODY_BYTES": 1024 * 1024,
-        "PROMPT_MAX_LENGTH": 32_000,
+        "MAX_BODY_BYTES": 10 * 1024 * 1024,
+        "PROMPT_MAX_LENGTH": 200_000,
         "REQUIRE_API_KEY": False,
         "API_KEYS": [],
         "RATE_LIMIT_PER_MINUTE": 60,
@@ -222,6 +222,11 @@ def test_only_vendors_have_a_query_in_their_url(load: Load, name: str) -> None:
 @pytest.mark.parametrize("name", [*URLS, *ENDPOINTS])
 def test_the_error_about_a_url_names_its_variable(load: Load, name: str) -> None:
     assert refusal(load, **{name: "localhost"}).startswith(f"{name} must be ")
+
+
+def test_on_lambda_a_body_may_be_as_long_as_lambda_takes(load: Load) -> None:
+    on_lambda = {"AWS_LAMBDA_FUNCTION_NAME": "chat", "SECRET_KEY": "s" * 50}
+    assert load(**on_lambda)["MAX_BODY_BYTES"] == 6 * 1024 * 1024
 
 
 @pytest.mark.parametrize("name", ["openrouter", "gemini", "openai"])

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from django.conf import settings
 from rest_framework import serializers
 
 from providers.base import INSTRUCTION_ROLES, TEXT_PARTS
@@ -70,8 +69,6 @@ class MessagesField(serializers.Field[Any, Any, Any, Any]):
     def _check_text(self, number: int, text: Any) -> None:
         if not isinstance(text, str) or "\0" in text:
             self._fail(number, "a text is a string without NUL.")
-        if len(text) > settings.PROMPT_MAX_LENGTH:
-            self._fail(number, f"no more than {settings.PROMPT_MAX_LENGTH} characters.")
 
     def _fail(self, number: int, fault: str) -> None:
         self.fail("message", number=number, fault=fault)

@@ -206,7 +206,7 @@ def test_the_limits_of_a_request_are_documented(document: dict[str, Any]) -> Non
         "seed",
     ]
     assert properties["userId"]["maxLength"] == 128
-    assert properties["prompt"]["maxLength"] == 32_000
+    assert properties["prompt"]["maxLength"] == 200_000
     assert properties["max_tokens"]["minimum"] == 1
     assert (properties["temperature"]["minimum"], properties["temperature"]["maximum"]) == (0, 2)
 

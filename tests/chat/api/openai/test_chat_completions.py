@@ -457,6 +457,12 @@ class TestErrors:
         wanted = (413, "invalid_request_error", "request_too_large", None)
         assert failure(complete(api, "a" * 100)) == wanted
 
+    def test_a_text_may_be_as_long_as_the_body(
+        self, api: ApiClient, change_settings: Configure
+    ) -> None:
+        change_settings(PROMPT_MAX_LENGTH=10)
+        assert text(complete(api, "a" * 1_000_000)) == "You said: " + "a" * 1_000_000
+
     @pytest.mark.parametrize(
         "path",
         [
