@@ -32,7 +32,7 @@ from http import HTTPStatus
 from typing import Any, ClassVar
 
 from chat.storage.errors import InvalidCursor, RecordTooLarge, StorageUnavailable
-from providers.errors import ProviderError
+from providers.errors import ProviderError, RequestRejected
 
 logger = logging.getLogger(__name__)
 
@@ -221,6 +221,8 @@ def problem_from_exception(exc: Exception) -> Problem:
     match exc:
         case Problem():
             return exc
+        case RequestRejected(vendor_message=message) if message:
+            return ProviderRejected(f"{exc} The vendor's message: {message}")
         case ProviderError():
             return PROVIDER_PROBLEMS[exc.code](str(exc), retry_after=exc.retry_after)
         case StorageUnavailable():

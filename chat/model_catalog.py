@@ -15,6 +15,7 @@ import providers
 from chat.callers import Caller
 from chat.errors import ValidationFailed, field_error
 from chat.http_transport import http_transport
+from chat.storage.redaction import redact_text
 from providers.base import CompletionRequest, Provider
 from providers.deadline import Deadline
 from providers.errors import ProviderError
@@ -154,7 +155,9 @@ class VendorListing:
             self._models = self._provider.list_models(deadline)
             seconds = KEEP_LISTING_SECONDS
         except ProviderError as exc:
-            logger.warning("models of %s not listed: %s", self._provider.name, exc.reason or exc)
+            causes = (exc.reason or str(exc), redact_text(exc.vendor_message))
+            text = ": ".join(filter(None, causes))
+            logger.warning("models of %s not listed: %s", self._provider.name, text)
         self._fresh_until = time.monotonic() + seconds
 
 

@@ -32,7 +32,7 @@ from chat.storage import backend
 from chat.storage.base import ErrorInfo, InteractionRecord, Status
 from chat.storage.errors import StorageUnavailable
 from chat.storage.jsonl import to_json
-from chat.storage.redaction import keyed_digest, redact
+from chat.storage.redaction import keyed_digest, redact, redact_text
 from chat.telemetry import metrics
 from chat.telemetry.context import add_log_fields, current_request_id, server_timing
 from providers.accumulator import joined
@@ -91,7 +91,7 @@ def chat(
         return result
     with _settle_on_error(in_flight), server_timing("provider"):
         in_flight.route, completion = model_catalog.router().complete(
-            in_flight.routes, in_flight.completion_request, deadline, in_flight.attempts.append
+            in_flight.routes, in_flight.completion_request, deadline, in_flight.add_attempt
         )
     return _settle_completion(in_flight, completion)
 
@@ -115,7 +115,7 @@ def stream(
         return
     with _settle_on_error(in_flight), server_timing("provider"):
         events = model_catalog.router().stream(
-            in_flight.routes, in_flight.completion_request, deadline, in_flight.attempts.append
+            in_flight.routes, in_flight.completion_request, deadline, in_flight.add_attempt
         )
         with closing(events):  # ends the attempt before the record is settled
             for route, event in events:
@@ -147,6 +147,15 @@ class InFlightChat:
     earlier: InteractionRecord | None = None
     deltas: list[dict[str, Any]] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
+    vendor_errors: list[str] = field(default_factory=list)
+
+    def add_attempt(self, attempt: Attempt, error: ProviderError | None) -> None:
+        """Keep an ended call to a provider, and log why it failed, also if a later one answers."""
+        self.attempts.append(attempt)
+        if error:
+            parts = (attempt.provider, error.reason, redact_text(error.vendor_message))
+            self.vendor_errors.append(": ".join(filter(None, parts)))
+            add_log_fields(vendor_errors=self.vendor_errors)
 
 
 def _accept(

@@ -297,7 +297,7 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         if response.is_success:
             return
         body = read_json(response)
-        error = self._error(response.status_code, response.headers, body)
+        error = self._error_with_message(response.status_code, response.headers, body)
         if response.status_code in (400, 422) and type(error) is RequestRejected:
             error.retry = self._remember_refused(response.request.read(), _error_object(body))
             error.retry_after = 0.0 if error.retry else None
@@ -368,7 +368,7 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         """Raise the error inside a 200, which some servers write without an envelope."""
         super()._raise_error_inside(body, headers)
         if isinstance(body, dict) and "choices" not in body and _is_flat_error(body):
-            raise self._error(200, headers, body)
+            raise self._error_with_message(200, headers, body)
 
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
         """Return the error of a body: by its codes, then its message, then the status."""

@@ -19,9 +19,10 @@ from providers.base import Usage
 class ProviderError(Exception):
     """The reason why a provider gave no answer.
 
-    The message is our own sentence and may be shown to a client. It never quotes a vendor's body,
-    which can repeat the prompt or name the account. `reason` goes to the log: the vendor's HTTP
-    status and error codes. `retry` allows up to `max_retries` further calls to the same provider,
+    The message is our own sentence and may be shown to a client. `reason` goes to the log: the
+    vendor's HTTP status and error codes. `vendor_message` is the vendor's sentence, with keys
+    masked. It can repeat the prompt or name the account: it goes to the log, and to a client only
+    from RequestRejected. `retry` allows up to `max_retries` further calls to the same provider,
     `fallback` a call to the next one. `retry_after` is the vendor's hint, in seconds. `usage` is
     what the call cost.
     """
@@ -42,6 +43,7 @@ class ProviderError(Exception):
     ) -> None:
         super().__init__(message)
         self.reason = reason
+        self.vendor_message = ""
         self.retry_after = retry_after
         self.usage = usage or Usage()
         if retry is not None:

@@ -21,6 +21,7 @@ from providers.vendor_http import (
     read_json,
     read_object,
 )
+from providers.vendor_message import vendor_message
 
 
 class VendorAnswer(Protocol):
@@ -61,6 +62,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
         self._client = VendorClient(transport)
         self._base_url, _, self._query = base_url.partition("?")
         self._headers = self._credentials(api_key)
+        self._secrets = {api_key}
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
         with self._ask(request, deadline, stream=False) as response:
@@ -145,11 +147,20 @@ class HttpProvider(ABC, Generic[AnswerT]):
         """Raise the error inside a 200, which stands in the body or in a choice."""
         for envelope in (body, *as_list(get_path(body, "choices"))):
             if get_path(envelope, "error"):
-                raise self._error(200, headers, envelope)
+                raise self._error_with_message(200, headers, envelope)
 
     def _raise_for_status(self, response: httpx.Response) -> None:
         if not response.is_success:
-            raise self._error(response.status_code, response.headers, read_json(response))
+            body = read_json(response)
+            raise self._error_with_message(response.status_code, response.headers, body)
+
+    def _error_with_message(
+        self, status: int, headers: Mapping[str, str], body: Any
+    ) -> ProviderError:
+        """Return the error of a body, with the vendor's sentence."""
+        error = self._error(status, headers, body)
+        error.vendor_message = vendor_message(body, secrets=self._secrets)
+        return error
 
     def _credentials(self, api_key: str) -> dict[str, str]:
         """Return the headers that hold the key."""

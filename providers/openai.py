@@ -19,6 +19,7 @@ class OpenAI(ChatCompletionsProvider):
     def __init__(self, *, headers: Mapping[str, str] | None = None, **options: Any) -> None:
         super().__init__(**options)
         self._headers |= headers or {}
+        self._secrets |= set(self._headers.values())
         host = urlsplit(self._base_url).hostname or ""
         # OpenAI's reasoning models refuse `max_tokens`; Ollama ignores the other field.
         self.limit_field = "max_completion_tokens" if host == OPENAI_HOST else "max_tokens"

@@ -42,8 +42,8 @@ class Attempt:
     latency_ms: int
 
 
-# Receives each attempt when it has ended, the failed ones included.
-OnAttempt = Callable[[Attempt], None]
+# Receives each attempt when it has ended, with its error if it failed.
+OnAttempt = Callable[[Attempt, ProviderError | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +225,7 @@ class Router:
                 OPEN_CIRCUIT, reason="circuit_open", retry=False, retry_after=wait
             )
         started, begun, outcome = time.monotonic(), False, "ok"
+        error: ProviderError | None = None
         try:
             events = ask(route.provider, request)
             yield next(events)
@@ -232,6 +233,7 @@ class Router:
             yield from events
         except BaseException as exc:
             outcome = _outcome(exc, deadline)
+            error = exc if isinstance(exc, ProviderError) else None
             fair = timeout >= MIN_FAIR_TIMEOUT
             _report_failure(exc, breaker, deadline, begun=begun, fair=fair)
             raise
@@ -240,7 +242,8 @@ class Router:
         finally:
             elapsed = round((time.monotonic() - started) * 1000)
             name, model = route.provider.name, route.model
-            on_attempt(Attempt(provider=name, model=model, outcome=outcome, latency_ms=elapsed))
+            attempt = Attempt(provider=name, model=model, outcome=outcome, latency_ms=elapsed)
+            on_attempt(attempt, error)
 
     def _parse(self, model: str) -> Route:
         """Parse `provider:id` or a bare id, which may itself hold colons (`llama3:8b`)."""

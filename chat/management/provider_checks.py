@@ -17,6 +17,7 @@ from providers.errors import (
     ProviderError,
     ProviderMisconfigured,
     ProviderOverloaded,
+    RequestRejected,
 )
 
 T = TypeVar("T")
@@ -26,6 +27,7 @@ HINTS: tuple[tuple[type[ProviderError], str], ...] = (
     (ProviderMisconfigured, "see {name}_API_KEY, {name}_BASE_URL and the account's credit"),
     (ProviderOverloaded, "wait, raise the quota, or configure another provider"),
     (DeadlineExceeded, "see REQUEST_TIMEOUT_SECONDS, or choose a faster model"),
+    (RequestRejected, "see {name}_MODEL: the vendor refuses this request to it"),
     (ProviderError, "see {name}_BASE_URL, the network and the vendor's status page"),
 )
 
@@ -47,8 +49,10 @@ def for_each_provider(
 
 
 def describe_error(error: ProviderError) -> str:
-    """Return the error's sentence, with the vendor's own code."""
-    return f"{error} ({error.reason})" if error.reason else str(error)
+    """Return the error's sentence, with the vendor's own code and message."""
+    codes = f" ({error.reason})" if error.reason else ""
+    message = f" The vendor's message: {error.vendor_message}" if error.vendor_message else ""
+    return f"{error}{codes}{message}"
 
 
 def hint(name: str, error: ProviderError) -> str:

@@ -18,7 +18,7 @@ def redact(record: InteractionRecord) -> InteractionRecord:
     """Return what may be stored of a record, whose request was masked on acceptance."""
     if not settings.STORE_CONTENT:
         return strip_content(record)
-    if settings.MASK_PII and any(getattr(record, name) for name in ANSWER):
+    if settings.MASK_PII and any(getattr(record, name) for name in (*ANSWER, "error")):
         # Its libraries take long to import: only deployments that mask wait for them.
         from chat.masking import mask_text, mask_value
 
@@ -28,8 +28,20 @@ def redact(record: InteractionRecord) -> InteractionRecord:
             tool_calls=tuple(mask_value(record.tool_calls)),
             message=mask_value(record.message),
             extras=mask_value(_without_tokens(record.extras)),
+            error=record.error and replace(record.error, detail=mask_text(record.error.detail)),
         )
     return record
+
+
+def redact_text(text: str) -> str:
+    """Return what may be logged of a text that may quote a request."""
+    if not settings.STORE_CONTENT:
+        return ""
+    if text and settings.MASK_PII:
+        from chat.masking import mask_text
+
+        return mask_text(text)
+    return text
 
 
 def _without_tokens(extras: Mapping[str, Any]) -> dict[str, Any]:

@@ -128,6 +128,7 @@ class SimpleFormatter(logging.Formatter):
 
 TERMINAL_FIELDS = (
     "code",
+    "vendor_errors",
     "owner",
     "provider",
     "model",

@@ -110,6 +110,18 @@ def test_the_client_gets_the_answer_as_it_came_and_the_ledger_keeps_it_masked(
     assert record.response == "I know [EMAIL]."
 
 
+def test_a_vendor_s_error_message_is_kept_and_logged_masked(
+    masking: str, vendor: StubVendor, api: ApiClient, log_lines: Callable[[], Any]
+) -> None:
+    vendor.reply({"error": {"message": f"Who is {EMAIL}?"}}, status=400)
+    assert api.chat().status_code == 400
+    [record] = backend().interactions.list_by_user("default", ALICE, limit=2).records
+    assert record.error
+    assert record.error.detail.endswith("The vendor's message: Who is [EMAIL]?")
+    [line] = [line for line in log_lines() if "reason" in line]
+    assert line["vendor_errors"] == ["openai: HTTP 400: Who is [EMAIL]?"]
+
+
 def test_a_tool_s_call_is_kept_masked(
     masking: str, use_provider: AskInstead, api: ApiClient
 ) -> None:
@@ -338,6 +350,7 @@ def test_what_fails_leaves_no_content_either(
     vendor.reply({"error": {"message": "axolotl", "param": "tapir"}}, status=400)
     response = api.chat("quetzal", stream=stream)
     assert status_and_code(response)[1] == "provider_rejected"
+    assert "axolotl" in problem(response)["detail"]
     [record] = backend().interactions.list_by_user("default", ALICE, limit=2).records
     assert record.error == ErrorInfo(code="provider_rejected", detail="")
     assert words_at_rest(accounting) == set()

@@ -9,6 +9,7 @@ from providers.accumulator import joined
 from providers.base import Completion, CompletionRequest, Delta, Provider
 from providers.deadline import Deadline
 from providers.errors import ProviderError
+from providers.router import Attempt
 from tests.stub_vendor import StubVendor
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -17,6 +18,13 @@ KEY = "sk-secret-key"
 PROMPT = "What is the airspeed of an unladen swallow?"
 TIMEOUT_SECONDS = 20.0  # longer than any answer takes, even on a busy machine
 REQUEST = CompletionRequest(model="model-1", messages=({"role": "user", "content": PROMPT},))
+
+
+class Attempts(list[Attempt]):
+    """The attempts that a router reports."""
+
+    def add(self, attempt: Attempt, error: ProviderError | None) -> None:
+        self.append(attempt)
 
 
 @dataclass(frozen=True)

@@ -303,6 +303,9 @@ def test_an_error_never_quotes_the_prompt_the_key_or_the_vendor(
         shown = f"{error} {error!r} {error.args} {error.reason}"
         assert KEY not in shown
         assert "swallow" not in shown
+        redirects = 300 <= status <= 399  # its body is not read
+        said = "" if redirects else f"Your key [KEY] asked: {PROMPT}"
+        assert error.vendor_message == said
 
 
 def test_a_context_that_is_too_long_has_our_own_sentence(

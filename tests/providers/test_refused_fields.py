@@ -10,8 +10,8 @@ from providers.base import Completion
 from providers.deadline import Deadline
 from providers.errors import RequestRejected
 from providers.openai import OpenAI
-from providers.router import Attempt, Router
-from tests.providers.factories import KEY, REQUEST
+from providers.router import Router
+from tests.providers.factories import KEY, REQUEST, Attempts
 from tests.stub_vendor import DONE, FINISH, OPENAI_ANSWER, StubVendor, chunk
 
 OURS = replace(REQUEST, end_user="3f1c", parameters={"max_tokens": 64})
@@ -25,15 +25,15 @@ def openai(stub_vendor: StubVendor) -> OpenAI:
 
 def ask(openai: OpenAI, request: Any = OURS, *, stream: bool = False) -> list[str]:
     """Return the outcomes of a request's attempts."""
-    attempts = list[Attempt]()
+    attempts = Attempts()
     router = Router([openai], backoff_seconds=0)
     routes = router.routes(None)
     with suppress(RequestRejected):
         if stream:
-            *_, (_, last) = router.stream(routes, request, Deadline(20), attempts.append)
+            *_, (_, last) = router.stream(routes, request, Deadline(20), attempts.add)
             assert isinstance(last, Completion)
         else:
-            router.complete(routes, request, Deadline(20), attempts.append)
+            router.complete(routes, request, Deadline(20), attempts.add)
     return [attempt.outcome for attempt in attempts]
 
 

@@ -6,6 +6,7 @@ import pytest
 from providers.base import Completion, CompletionRequest, Deadline, Delta
 from providers.errors import ContentFiltered, EmptyAnswer, ProviderError, ProviderFailed
 from providers.router import Attempt, Router
+from tests.providers.factories import Attempts
 
 REQUEST = CompletionRequest(model="default", messages=({"role": "user", "content": "Hi"},))
 COMPLETION = Completion(message={"content": "Hello."}, model="model-1", finish_reason="stop")
@@ -60,24 +61,24 @@ def outcomes(attempts: list[Attempt]) -> list[tuple[str, str]]:
 
 def test_a_completion_comes_with_its_route_and_every_attempt() -> None:
     router = Router([FakeProvider("a", [failed()]), FakeProvider("b", [COMPLETION])])
-    routes, attempts = router.routes(None), list[Attempt]()
-    answer = router.complete(routes, REQUEST, Deadline(5), attempts.append)
+    routes, attempts = router.routes(None), Attempts()
+    answer = router.complete(routes, REQUEST, Deadline(5), attempts.add)
     assert answer == (routes[1], COMPLETION)
     assert outcomes(attempts) == [("a", "provider_error"), ("b", "ok")]
 
 
 def test_attempts_are_reported_when_all_routes_fail() -> None:
     router = Router([FakeProvider("a", [failed("first")]), FakeProvider("b", [failed()])])
-    attempts = list[Attempt]()
+    attempts = Attempts()
     with pytest.raises(ProviderFailed, match="first"):
-        router.complete(router.routes(None), REQUEST, Deadline(5), attempts.append)
+        router.complete(router.routes(None), REQUEST, Deadline(5), attempts.add)
     assert outcomes(attempts) == [("a", "provider_error"), ("b", "provider_error")]
 
 
 def test_each_event_of_a_stream_comes_with_its_route() -> None:
     router = Router([FakeProvider("a", [failed()]), FakeProvider("b", [HEL, LO, COMPLETION])])
-    routes, attempts = router.routes(None), list[Attempt]()
-    events = router.stream(routes, REQUEST, Deadline(5), attempts.append)
+    routes, attempts = router.routes(None), Attempts()
+    events = router.stream(routes, REQUEST, Deadline(5), attempts.add)
     assert next(events) == (routes[1], HEL)
     assert outcomes(attempts) == [("a", "provider_error")]
     assert list(events) == [(routes[1], LO), (routes[1], COMPLETION)]
@@ -87,8 +88,8 @@ def test_each_event_of_a_stream_comes_with_its_route() -> None:
 @pytest.mark.parametrize("events", [0, 1, 2])
 def test_closing_a_stream_aborts_its_attempt_and_ends_the_call(events: int) -> None:
     provider = FakeProvider("a", [HEL, LO, COMPLETION])
-    router, attempts = Router([provider]), list[Attempt]()
-    stream = router.stream(router.routes(None), REQUEST, Deadline(5), attempts.append)
+    router, attempts = Router([provider]), Attempts()
+    stream = router.stream(router.routes(None), REQUEST, Deadline(5), attempts.add)
     for _ in range(events):
         next(stream)
     stream.close()
@@ -98,8 +99,8 @@ def test_closing_a_stream_aborts_its_attempt_and_ends_the_call(events: int) -> N
 
 def test_an_error_after_the_first_piece_is_final() -> None:
     router = Router([FakeProvider("a", [HEL, failed()]), FakeProvider("b", [COMPLETION])])
-    attempts = list[Attempt]()
-    stream = router.stream(router.routes(None), REQUEST, Deadline(5), attempts.append)
+    attempts = Attempts()
+    stream = router.stream(router.routes(None), REQUEST, Deadline(5), attempts.add)
     next(stream)
     with pytest.raises(ProviderFailed):
         next(stream)
@@ -110,10 +111,10 @@ def test_an_error_after_the_first_piece_is_final() -> None:
 def test_refused_content_does_not_open_the_circuit(started: list[Delta]) -> None:
     refused = [*started, ContentFiltered("filtered")]
     router = Router([FakeProvider("a", refused, [COMPLETION])], threshold=1)
-    attempts = list[Attempt]()
+    attempts = Attempts()
     with pytest.raises(ProviderError):
-        list(router.stream(router.routes(None), REQUEST, Deadline(5), attempts.append))
-    router.complete(router.routes(None), REQUEST, Deadline(5), attempts.append)
+        list(router.stream(router.routes(None), REQUEST, Deadline(5), attempts.add))
+    router.complete(router.routes(None), REQUEST, Deadline(5), attempts.add)
     assert outcomes(attempts) == [("a", "content_filtered"), ("a", "ok")]
 
 
@@ -121,21 +122,21 @@ def test_refused_content_does_not_open_the_circuit(started: list[Delta]) -> None
 def test_an_empty_answer_is_asked_for_once_more(way: str) -> None:
     for calls in ([[COMPLETION]], [[EmptyAnswer("empty")], [COMPLETION]]):
         provider = FakeProvider("a", [EmptyAnswer("empty")], *calls)
-        router, attempts = Router([provider], backoff_seconds=0), list[Attempt]()
+        router, attempts = Router([provider], backoff_seconds=0), Attempts()
         ask = getattr(router, way)
         if len(calls) == 1:
-            ((*_, answer),) = [ask(router.routes(None), REQUEST, Deadline(5), attempts.append)]
+            ((*_, answer),) = [ask(router.routes(None), REQUEST, Deadline(5), attempts.add)]
             assert answer in (COMPLETION, (router.routes(None)[0], COMPLETION))
             assert outcomes(attempts) == [("a", "provider_error"), ("a", "ok")]
         else:
             with pytest.raises(EmptyAnswer):
-                list(ask(router.routes(None), REQUEST, Deadline(5), attempts.append))
+                list(ask(router.routes(None), REQUEST, Deadline(5), attempts.add))
             assert outcomes(attempts) == [("a", "provider_error")] * 2
 
 
 def test_an_unexpected_exception_is_an_attempt_too() -> None:
     router = Router([FakeProvider("a", [RuntimeError("bug")])])
-    attempts = list[Attempt]()
+    attempts = Attempts()
     with pytest.raises(RuntimeError):
-        router.complete(router.routes(None), REQUEST, Deadline(5), attempts.append)
+        router.complete(router.routes(None), REQUEST, Deadline(5), attempts.add)
     assert outcomes(attempts) == [("a", "internal_error")]

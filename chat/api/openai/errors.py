@@ -65,7 +65,7 @@ def render_problem(problem: Problem) -> tuple[int, dict[str, Any]]:
             code, status = "model_not_found", 404
         else:
             code = FIELD_CODES.get(first["code"], "invalid_value")
-    elif problem.detail == TOO_LONG:
+    elif problem.detail.startswith(TOO_LONG):
         code = "context_length_exceeded"
     error = {"message": message, "type": type_, "param": param, "code": code}
     return status or problem.status, {"error": error}

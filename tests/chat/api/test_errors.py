@@ -8,6 +8,7 @@ from django.contrib.auth.models import User
 
 from tests.client import ApiClient, problem, status_and_code
 from tests.factories import FakeProvider
+from tests.stub_vendor import StubVendor
 
 
 def test_a_problem_has_the_documented_shape(api: ApiClient) -> None:
@@ -151,6 +152,35 @@ def test_all_unexpected_exceptions_give_the_same_problem(
     response = api.chat()
     assert status_and_code(response) == (500, "internal_error")
     assert "/etc/passwd" not in response.content.decode()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_refusal_of_the_request_has_the_vendor_s_sentence(
+    transactional_db: None, api: ApiClient, vendor: StubVendor, status: int, stream: bool
+) -> None:
+    message = "messages[3]: no such role.\nYour key: sk-of-the-vendor"
+    vendor.reply({"error": {"message": message}, "user_id": "u-1"}, status=status)
+    detail = problem(api.chat(stream=stream))["detail"]
+    assert detail.startswith("The provider rejected the request")
+    assert detail.endswith("The vendor's message: messages[3]: no such role. Your key: [KEY]")
+
+
+def test_the_vendor_s_sentence_is_cut(api: ApiClient, vendor: StubVendor) -> None:
+    vendor.reply({"error": {"message": "word " * 1000}}, status=400)
+    said = problem(api.chat())["detail"].partition("The vendor's message: ")[2]
+    assert (len(said), said[-1]) == (500, "…")
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 408, 429, 500, 503])
+def test_other_failures_show_nothing_of_the_vendor_s_body(
+    api: ApiClient, vendor: StubVendor, status: int
+) -> None:
+    headers = {"retry-after": "0"}
+    vendor.reply({"error": {"message": "Hello.", "param": "Hello"}}, status=status, headers=headers)
+    response = api.chat()
+    assert response.status_code in (502, 503)
+    assert "Hello" not in response.content.decode()
 
 
 def test_each_answer_has_its_own_request_id(api: ApiClient) -> None:

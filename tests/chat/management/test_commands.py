@@ -199,10 +199,21 @@ def test_a_failing_provider_is_shown_with_a_hint_and_without_its_key(two_vendors
     assert [line.split()[2] for line in out.splitlines()[1:3]] == ["provider_error", "ok"]
     assert out.splitlines()[3] == (
         "openai: The provider refused the credentials. (HTTP 401 invalid_api_key) "
+        "The vendor's message: [KEY] "
         "Hint: see OPENAI_API_KEY, OPENAI_BASE_URL and the account's credit"
     )
     assert "sk-secret" not in out
     assert len(two_vendors[0].requests) == 1
+
+
+def test_a_refused_question_is_shown_in_the_vendor_s_words(two_vendors: Any) -> None:
+    message = "Unsupported value: 'max_tokens' is below 128."
+    two_vendors[0].reply({"error": {"message": message}}, status=400)
+    out, _ = failed("check_providers")
+    assert out.splitlines()[3] == (
+        f"openai: The provider rejected the request. (HTTP 400) The vendor's message: {message} "
+        "Hint: see OPENAI_MODEL: the vendor refuses this request to it"
+    )
 
 
 # --- doctor ---------------------------------------------------------------------------------------
@@ -244,11 +255,11 @@ def test_a_finding_is_a_line_and_its_hint_another(db: None, vendor: StubVendor) 
 
 
 def test_a_vendor_that_refuses_the_key_has_failed(db: None, vendor: StubVendor) -> None:
-    vendor.reply({"error": {"message": "sk-of-the-vendor"}}, status=401)
+    vendor.reply({"error": {"message": "Who is sk-of-the-vendor?"}}, status=401)
     [(status, detail)] = findings()["vendor openai"]
     assert (status, detail) == (
         "failed",
-        "The provider refused the credentials. (HTTP 401)",
+        "The provider refused the credentials. (HTTP 401) The vendor's message: Who is [KEY]?",
     )
     assert failed("doctor")[1] == "1 of 4 failed."
 

@@ -13,7 +13,7 @@ import pytest
 from chat.telemetry.logs import SimpleFormatter
 from tests.client import ApiClient
 from tests.factories import ALICE, ANSWERED, FakeProvider, store_record
-from tests.stub_vendor import StubVendor
+from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
 Log = Callable[[], list[dict[str, Any]]]
 HEAD = {"level": "INFO", "logger": "chat.request", "message": "request", "timestamp": ANY}
@@ -72,6 +72,7 @@ def test_a_failed_request_s_line_says_why(
         "prompt_tokens": None,
         "completion_tokens": None,
         "reason": "HTTP 429 insufficient_quota",
+        "vendor_errors": ["openai: HTTP 429 insufficient_quota: secret"],
         "code": "provider_unavailable",
     }
 
@@ -179,16 +180,31 @@ def test_what_was_said_is_not_logged(
         assert said not in simple_log()
 
 
-def test_a_vendor_s_answer_is_not_logged(
+def test_a_vendor_s_answer_is_not_logged_but_its_error_message_is(
     api: ApiClient, vendor: StubVendor, log_lines: Log
 ) -> None:
     api.chat()
     vendor.clear()
-    vendor.reply({"error": {"message": "Hello from the stand-in."}}, status=500)
+    message = "Hello from the stand-in.\nIts key: sk-of-the-vendor"
+    vendor.reply({"error": {"message": message}, "text": "Hi!"}, status=502)
     api.chat()
-    assert len(log_lines()) == 2
-    assert "Hello" not in str(log_lines())
-    assert "sk-of-the-vendor" not in str(log_lines())
+    answered, failed = log_lines()
+    assert "Hello" not in str(answered)
+    said = "openai: HTTP 502: Hello from the stand-in. Its key: [KEY]"
+    assert failed["vendor_errors"] == [said] * 3
+    assert "Hi!" not in str(failed)
+    assert "sk-of-the-vendor" not in str(failed)
+
+
+def test_a_failure_that_a_retry_made_good_is_logged(
+    api: ApiClient, vendor: StubVendor, log_lines: Log, simple_log: Callable[[], str]
+) -> None:
+    vendor.reply({"error": {"message": "Try again."}}, status=503, headers={"retry-after": "0"})
+    vendor.reply(OPENAI_ANSWER)
+    assert api.chat().status_code == 200
+    [line] = log_lines()
+    assert line["vendor_errors"] == ["openai: HTTP 503: Try again."]
+    assert "vendor_errors=['openai: HTTP 503: Try again.']" in simple_log()
 
 
 def test_who_asked_is_not_logged(api: ApiClient, log_lines: Log) -> None:

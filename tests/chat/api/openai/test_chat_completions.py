@@ -548,10 +548,12 @@ class TestErrors:
         wanted = (400, "invalid_request_error", "content_filter", None)
         assert failure(complete(api, "mock:filter")) == wanted
 
+    @pytest.mark.parametrize("words", ["", "This model's maximum context length is 8192 tokens."])
     def test_a_context_that_is_too_long_has_openais_code(
-        self, api: ApiClient, vendor: StubVendor
+        self, api: ApiClient, vendor: StubVendor, words: str
     ) -> None:
-        vendor.reply({"error": {"message": "", "code": "context_length_exceeded"}}, status=400)
+        error = {"message": words, "code": "context_length_exceeded"}
+        vendor.reply({"error": error}, status=400)
         wanted = (400, "invalid_request_error", "context_length_exceeded", None)
         assert failure(complete(api)) == wanted
 
