@@ -8,7 +8,7 @@ import orjson
 from django.core.validators import RegexValidator
 from rest_framework import serializers
 
-from chat.storage.base import ID_PATTERN, MAX_ID_LENGTH
+from chat.storage.base import MAX_ID_LENGTH, USER_ID_PATTERN
 
 # Options of a field that may be absent or null.
 OPTIONAL: dict[str, Any] = {"required": False, "allow_null": True}
@@ -66,8 +66,8 @@ class UserIdField(StrictCharField):
 
     default_validators = [
         RegexValidator(
-            rf"\A{ID_PATTERN}\Z",
-            "ASCII letters, digits and . _ : @ | + - only, and neither . nor ..",
+            rf"\A{USER_ID_PATTERN}\Z",
+            "Any characters but / and control characters, and neither . nor ..",
         )
     ]
 

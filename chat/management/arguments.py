@@ -5,9 +5,8 @@ from argparse import ArgumentParser, ArgumentTypeError
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from functools import partial
 
-from chat.storage.jsonl import is_valid_id
+from chat.storage.jsonl import is_valid_owner, is_valid_user_id
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 MAX_DURATION = timedelta(days=36_500)
@@ -56,15 +55,18 @@ def parse_dollars(text: str) -> Decimal:
     raise ArgumentTypeError(f"{text!r} is not an amount such as 25 or 0.50")
 
 
-def _parse_id(text: str, kind: str) -> str:
-    if not is_valid_id(text):
+def parse_owner(text: str) -> str:
+    if not is_valid_owner(text):
         characters = "ASCII letters, digits and . _ : @ | + -"
-        raise ArgumentTypeError(f"{kind} has 1 to 128 {characters}, and is neither . nor ..")
+        raise ArgumentTypeError(f"an owner has 1 to 128 {characters}, and is neither . nor ..")
     return text
 
 
-parse_owner = partial(_parse_id, kind="an owner")
-parse_user = partial(_parse_id, kind="a user id")
+def parse_user(text: str) -> str:
+    if not is_valid_user_id(text):
+        characters = "characters, without / and control characters"
+        raise ArgumentTypeError(f"a user id has 1 to 128 {characters}, and is neither . nor ..")
+    return text
 
 
 def add_format(parser: ArgumentParser, default: str = "text") -> None:

@@ -18,8 +18,9 @@ from providers.router import Attempt
 # A claim that is not settled this long after its deadline counts as aborted.
 SETTLE_GRACE = timedelta(seconds=5)
 
-# Owners and user ids. Clients and proxies resolve "." and ".." in a path.
-ID_PATTERN = r"(?!\.{1,2}\Z)[A-Za-z0-9._:@|+-]+"
+OWNER_PATTERN = r"(?!\.{1,2}\Z)[A-Za-z0-9._:@|+-]+"
+# User ids stand in paths, where a slash separates, and clients and proxies resolve "." and "..".
+USER_ID_PATTERN = r"(?!\.{1,2}\Z)[^/\x00-\x1f\x7f-\x9f]+"
 MAX_ID_LENGTH = 128
 
 API_KEY_PREFIX = "sca"

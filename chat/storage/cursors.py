@@ -23,8 +23,8 @@ def user_scope(owner: str, user_id: str) -> str:
 
 
 def conversation_scope(owner: str, conversation_id: str) -> str:
-    """Return the scope of the list of a conversation's turns."""
-    return f"{owner}#conversation#{conversation_id}"
+    """Return the scope of the list of a conversation's turns. No user id has a slash."""
+    return f"{owner}#conversation/{conversation_id}"
 
 
 def build_page(found: Sequence[InteractionRecord], limit: int, scope: str) -> Page:

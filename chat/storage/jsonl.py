@@ -13,10 +13,18 @@ from uuid import UUID
 
 import orjson
 
-from chat.storage.base import ID_PATTERN, MAX_ID_LENGTH, ErrorInfo, InteractionRecord
+from chat.storage.base import (
+    MAX_ID_LENGTH,
+    OWNER_PATTERN,
+    USER_ID_PATTERN,
+    ErrorInfo,
+    InteractionRecord,
+)
 from providers.base import COST_DECIMALS, Usage
 from providers.router import Attempt
 
+# Words of a command line have them for bytes that are not UTF-8.
+SURROGATE = re.compile(r"[\ud800-\udfff]")
 MAX_INTEGER = 2**63 - 1
 MAX_COST_USD = Decimal(10**12)
 KINDS: tuple[type, ...] = (InteractionRecord, Usage, ErrorInfo, Attempt)
@@ -57,9 +65,16 @@ def from_json(data: Any) -> InteractionRecord:
     return record
 
 
-def is_valid_id(text: str) -> bool:
-    """Return whether `text` can be an owner or a user id."""
-    return len(text) <= MAX_ID_LENGTH and re.fullmatch(ID_PATTERN, text) is not None
+def is_valid_owner(text: str) -> bool:
+    return _is_id(text, OWNER_PATTERN)
+
+
+def is_valid_user_id(text: str) -> bool:
+    return _is_id(text, USER_ID_PATTERN) and SURROGATE.search(text) is None
+
+
+def _is_id(text: str, pattern: str) -> bool:
+    return len(text) <= MAX_ID_LENGTH and re.fullmatch(pattern, text) is not None
 
 
 def _check_known(data: dict[str, Any] | None, kind: type) -> None:
@@ -87,7 +102,7 @@ def _check_storable(record: InteractionRecord) -> None:
         cost.is_finite() and 0 <= cost < MAX_COST_USD and cost == round(cost, COST_DECIMALS)
     ):
         raise ValueError("the cost is not an amount in US dollars with up to 12 decimals")
-    if not (is_valid_id(record.user_id) and is_valid_id(record.owner)):
+    if not (is_valid_user_id(record.user_id) and is_valid_owner(record.owner)):
         raise ValueError("owner or userId is not valid")
     if not record.conversation_id or (record.error and not record.error.code):
         raise ValueError("the conversation id or the error code is empty")

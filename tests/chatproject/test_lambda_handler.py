@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
@@ -68,6 +69,15 @@ def test_errors_are_problem_details_on_each_front(front):
     assert json.loads(answer["body"])["code"] == "malformed_json"
     assert headers(answer)["content-type"] == "application/problem+json"
     assert headers(answer)["x-request-id"]
+
+
+@pytest.mark.parametrize("front", FRONTS)
+@pytest.mark.parametrize("user", ["José Silva", "a#b?c", "100 %", "🦆"])
+def test_each_front_finds_the_records_of_a_user(front, user):
+    store_record(replace(ANSWERED, user_id=user))
+    for path in (user, quote(user)):
+        status, body = ask(front(path=f"/v1/users/{path}/interactions", method="GET"))
+        assert (status, [item["userId"] for item in body["items"]]) == (200, [user])
 
 
 def test_the_stage_of_an_http_api_is_not_part_of_the_path():

@@ -40,7 +40,9 @@ class CompletionSerializer(OpenSerializer):
 
     model = fields.ModelIdField(help_text="A model's id, `provider:id`, or `default`.")
     messages = MessagesField(help_text="The conversation; the last message is to be answered.")
-    user = fields.UserIdField(**fields.OPTIONAL, help_text="The user id; else `anonymous`.")
+    user = fields.UserIdField(
+        **fields.OPTIONAL, allow_blank=True, help_text="The user id; else `anonymous`."
+    )
     stream = fields.StrictBooleanField(**fields.OPTIONAL)
     stream_options = StreamOptionsSerializer(**fields.OPTIONAL)
     temperature = fields.StrictFloatField(**fields.OPTIONAL, min_value=0, max_value=2)

@@ -9,10 +9,11 @@ item of the same name and month, a random shard, so that only busy names have se
 the shards up.
 
 An index lists the items of an owner and a kind, a moment late for new ones, and users in the order
-of their ids: `#` sorts before all characters of an id, and `$` between the two.
+of their ids: `#` sorts before all characters of an escaped id, and `$` between the two.
 """
 
 import random
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -40,6 +41,9 @@ FIELD_OF = dict(zip("reptcu", COUNT_FIELDS, strict=True))
 # Keys of an index have at most 1 KB, the owner included.
 MAX_NAME_BYTES = 800
 PAGE = 1000
+# The characters of a name up to `%` are `%0` to `%5` in a key, which keeps the order of names.
+ESCAPED_CHARACTERS = ' !"#$%'
+ESCAPES = str.maketrans({each: f"%{n}" for n, each in enumerate(ESCAPED_CHARACTERS)})
 # The list, the name and the month of an item.
 CounterItem = tuple[str, str, str]
 
@@ -61,7 +65,7 @@ def counter_updates(records: Iterable[InteractionRecord], shard: int) -> list[di
         counts = UsageCounts.of(record)
         amounts = {letter + day: getattr(counts, field) for letter, field in FIELD_OF.items()}
         for by, name in counters_for(record):
-            item = (_list(record.owner, by), _short(name), month)
+            item = (_list(record.owner, by), _escaped(name), month)
             sums[item].update(amounts)
             if by is CounterKind.USER:
                 expiries[item] = record.expires_at
@@ -92,7 +96,7 @@ def _update(
 
 def delete_user_counters(owner: str, user_id: str) -> None:
     """Delete the counters of a user."""
-    listed = _listed(owner, CounterKind.USER, "begins_with(pk, :from)", f"{user_id}#")
+    listed = _listed(owner, CounterKind.USER, "begins_with(pk, :from)", f"{_escaped(user_id)}#")
     delete_items(settings.STATE_TABLE_NAME, [key for _, _, key in listed])
 
 
@@ -112,7 +116,7 @@ class DynamoUsageStore:
         self, owner: str, first: date, last: date, *, limit: int, after: str = ""
     ) -> UserPage:
         found: dict[str, list[Item]] = {}
-        start = f"{after}$" if after else ""
+        start = f"{_escaped(after)}$" if after else ""
         for name, month, key in _listed(owner, CounterKind.USER, "pk > :from", start):
             if _month(first) <= month <= _month(last):
                 found.setdefault(name, []).append(key)
@@ -131,7 +135,10 @@ class DynamoUsageStore:
 
     @translate_errors()
     def month(self, owner: str, by: CounterKind, name: str, day: date) -> UsageCounts:
-        keys = [_key(_list(owner, by), name, _month(day), shard) for shard in range(MAX_SHARDS)]
+        keys = [
+            _key(_list(owner, by), _escaped(name), _month(day), shard)
+            for shard in range(MAX_SHARDS)
+        ]
         return sum(_counts(keys, date.min, date.max).values(), UsageCounts())
 
 
@@ -144,17 +151,19 @@ def _month(day: date) -> str:
 
 
 def _key(listed_in: str, name: str, month: str, shard: int) -> Item:
-    return {"pk": {"S": f"{listed_in}#{_short(name)}#{month}#{shard}"}}
+    return {"pk": {"S": f"{listed_in}#{name}#{month}#{shard}"}}
 
 
-def _short(name: str) -> str:
-    return name.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+def _escaped(name: str) -> str:
+    """Return a name as a part of a key."""
+    escaped = name.translate(ESCAPES)
+    return escaped.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
 
 
 def _parts(pk: str) -> tuple[str, str]:
     """Return the name and the month of an item."""
     name, month, _ = pk.split("#", 3)[3].rsplit("#", 2)
-    return name, month
+    return re.sub("%([0-5])", lambda escape: ESCAPED_CHARACTERS[int(escape[1])], name), month
 
 
 def _listed(

@@ -575,7 +575,7 @@ def test_any_other_word_is_no_moment(text: str) -> None:
 
 WRONG = [
     ("export_interactions", "--since", "yesterday"),
-    ("export_interactions", "--user", "a b"),
+    ("export_interactions", "--user", "a/b"),
     ("export_interactions", "--since", "1d", "--before", "2d"),
     ("purge_interactions",),
     ("purge_interactions", "--older-than", "90"),

@@ -94,7 +94,7 @@ def test_a_conversation_is_gone_on_with(
         ),
         ("Hi", ["--max-tokens", "0"], "max_tokens: Ensure this value"),
         ("Hi", ["--continue", "unknown"], "previous_interaction_id: There is no such turn."),
-        ("Hi", ["--user", "a b"], "a user id has"),
+        ("Hi", ["--user", "a/b"], "a user id has"),
         ("mock:fail", [], "The provider failed. "),
         ("mock:break a b", [], "The provider broke off its answer."),
     ],

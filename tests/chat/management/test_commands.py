@@ -143,7 +143,7 @@ class Interrupted(OrmInteractionStore):
         return super().delete_by_user(owner, user_id, limit=limit)
 
 
-@pytest.mark.parametrize("word", ["", "a b", "x" * 129, ".."])
+@pytest.mark.parametrize("word", ["", "a/b", "a\nb", "x" * 129, "..", "a\udcff"])
 def test_a_user_has_an_id(word: str) -> None:
     assert "a user id has" in failed("erase_user", word, "--yes")[1]
 

@@ -68,7 +68,7 @@ BAD: dict[str, Any] = {
     "a cost that is too large": {"usage": {"cost_usd": "1000000000000"}},
     "metadata that are no texts": {"metadata": {"a": 1}},
     "a conversation without a name": {"conversation_id": ""},
-    "a user that there cannot be": {"user_id": "a b"},
+    "a user that there cannot be": {"user_id": "a/b"},
     "an owner that there cannot be": {"owner": ""},
     "a time beyond all times": {"created_at": "9999-12-31T23:59:59-14:00"},
     "an error without a name": {"error": {"code": "", "detail": "b"}},

@@ -156,7 +156,8 @@ def test_owners_are_apart(each_storage: str) -> None:
 
 
 def test_users_come_in_pages_in_the_order_of_their_ids(each_storage: str) -> None:
-    names = ["a", "a+b", "a.b", "ab", "a|b", "b", "A", "a-"]
+    names = ["a", "a+b", "a.b", "ab", "a|b", "b", "A", "a-", "é", "🦆", "a&"]
+    names += ["a b", "a!", 'a"', "a#", "a#2026-01#0", "a$", "a%", "a%0", "a ", " "]
     for name in [*names, "a"]:
         again(user_id=name)
     found: list[tuple[str, int]] = []
@@ -167,7 +168,7 @@ def test_users_come_in_pages_in_the_order_of_their_ids(each_storage: str) -> Non
             break
         page, pages = users(limit=3, after=page.next_after), pages + 1
     assert found == [(name, 2 if name == "a" else 1) for name in sorted(names)]
-    assert pages == 3
+    assert pages == 7
 
 
 def test_only_users_of_the_period_are_listed(each_storage: str) -> None:
@@ -189,6 +190,15 @@ def test_erasing_a_user_deletes_the_user_counters(each_storage: str) -> None:
     assert set(page.users) == {BOB, "alice2"}
     assert set(backend().usage.users("team:blue", DAY, DAY, limit=9).users) == {ALICE}
     assert daily()[DAY, MODEL].requests == 3
+
+
+@pytest.mark.parametrize("other", [f"{ALICE}#", f"{ALICE}#2026-01#0", f"{ALICE} "])
+def test_erasing_a_user_leaves_one_whose_id_begins_likewise(each_storage: str, other: str) -> None:
+    again()
+    again(user_id=other)
+    assert backend().interactions.delete_by_user("default", ALICE, limit=9) == 1
+    assert dict(users().users) == {other: ONE}
+    assert backend().usage.month("default", CounterKind.USER, other, DAY) == ONE
 
 
 def test_user_counters_expire_with_the_records(each_storage: str) -> None:

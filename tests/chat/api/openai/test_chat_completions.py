@@ -457,6 +457,10 @@ class TestErrors:
         wanted = (413, "invalid_request_error", "request_too_large", None)
         assert failure(complete(api, "a" * 100)) == wanted
 
+    @pytest.mark.parametrize("user", ["a/b", "..", "a\n", "a" * 129, 7])
+    def test_a_user_that_is_no_user_id_is_refused(self, api: ApiClient, user: Any) -> None:
+        assert failure(complete(api, user=user))[::3] == (400, "user")
+
     def test_a_text_may_be_as_long_as_the_body(
         self, api: ApiClient, change_settings: Configure
     ) -> None:
@@ -775,7 +779,10 @@ class TestRequests:
         assert body["choices"][0]["message"]["content"] == "You said: um"
         assert body["choices"][0]["finish_reason"] == "length"
 
-    @pytest.mark.parametrize(("user", "kept"), [(ALICE, ALICE), (None, "anonymous")])
+    @pytest.mark.parametrize(
+        ("user", "kept"),
+        [(ALICE, ALICE), (None, "anonymous"), ("", "anonymous"), ("José Silva", "José Silva")],
+    )
     def test_user_is_the_user_id(self, api: ApiClient, user: str | None, kept: str) -> None:
         assert text(complete(api, user=user))
         assert [record.user_id for record in all_records()] == [kept]
