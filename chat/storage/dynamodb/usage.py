@@ -135,10 +135,8 @@ class DynamoUsageStore:
 
     @translate_errors()
     def month(self, owner: str, by: CounterKind, name: str, day: date) -> UsageCounts:
-        keys = [
-            _key(_list(owner, by), _escaped(name), _month(day), shard)
-            for shard in range(MAX_SHARDS)
-        ]
+        item = (_list(owner, by), _escaped(name), _month(day))
+        keys = [_key(*item, shard) for shard in range(MAX_SHARDS)]
         return sum(_counts(keys, date.min, date.max).values(), UsageCounts())
 
 

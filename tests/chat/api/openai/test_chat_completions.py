@@ -428,7 +428,7 @@ class TestErrors:
             ({"stream_options": []}, "invalid_value", "stream_options"),
             ({"tool_choice": 1}, "invalid_value", "tool_choice"),
             ({"tools": {}}, "invalid_type", "tools"),
-            ({"user": "no spaces"}, "invalid_value", "user"),
+            ({"user": "no/slash"}, "invalid_value", "user"),
             ({"user": 7}, "invalid_value", "user"),
         ],
         ids=json.dumps,
