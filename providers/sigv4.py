@@ -22,6 +22,9 @@ from providers.deadline import Deadline
 # What proxies may change on the way.
 _UNSIGNED = frozenset({"expect", "transfer-encoding", "user-agent", "x-amzn-trace-id"})
 
+# DynamoDB answers with up to 16 MB, a third more in base64.
+MAX_ANSWER_BYTES = 24 * 1024 * 1024
+
 
 class Keys(NamedTuple):
     """An access key; a temporary one has a `token`."""
@@ -119,7 +122,11 @@ class JsonService:
             self._url,
             headers={**signed, **unsigned},
             stream=httpx.ByteStream(content),  # `content` would make httpx look for a type
-            extensions={"deadline": deadline, "fresh": fresh},
+            extensions={
+                "deadline": deadline,
+                "fresh": fresh,
+                "max_body_bytes": MAX_ANSWER_BYTES,
+            },
         )
         response = self._transport.handle_request(request)
         try:

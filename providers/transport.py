@@ -44,10 +44,10 @@ _ENCODING_HEADERS = {b"content-encoding", b"content-length"}
 class CurlTransport(httpx.BaseTransport):
     """Send httpx requests through libcurl.
 
-    `request.extensions` may carry a `deadline` (Deadline; else httpx's own `timeout` holds) and
-    `fresh` (bool), which asks for a new connection. Redirects are not followed. Compressed bodies
-    are decoded. Errors are httpx's, and their message is a word for the log, such as
-    `connection_refused`: transport_errors.py lists them.
+    `request.extensions` may carry a `deadline` (Deadline; else httpx's own `timeout` holds),
+    `fresh` (bool), which asks for a new connection, and `max_body_bytes` (int). Redirects are not
+    followed. Compressed bodies are decoded. Errors are httpx's, and their message is a word for the
+    log, such as `connection_refused`: transport_errors.py lists them.
     """
 
     def __init__(
@@ -226,7 +226,6 @@ class _Handle:
             pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
             pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_2TLS,
             pycurl.CONNECTTIMEOUT_MS: round(CONNECT_SECONDS * 1000),
-            pycurl.MAXFILESIZE_LARGE: MAX_BODY_BYTES,
             pycurl.NOSIGNAL: 1,
             pycurl.PATH_AS_IS: 1,
             _SUPPRESS_CONNECT_HEADERS: 1,
@@ -240,6 +239,8 @@ class _Handle:
     def _set_request(self, request: httpx.Request, url: str, *, expect: bool) -> None:
         curl, content, method = self._curl, request.read(), request.method
         curl.setopt(pycurl.URL, url)
+        limit = request.extensions.get("max_body_bytes", MAX_BODY_BYTES)
+        curl.setopt(pycurl.MAXFILESIZE_LARGE, limit)
         curl.setopt(pycurl.NOBODY, method == "HEAD")
         curl.setopt(pycurl.CUSTOMREQUEST, method)
         if content or method in ("POST", "PUT", "PATCH"):

@@ -123,7 +123,9 @@ def test_an_operation_is_called_by_its_target(fresh: bool):
     [request] = requests
     assert request.headers["x-amz-target"] == "AmazonSSM.GetParameters"
     assert request.headers["content-type"] == "application/x-amz-json-1.1"
-    assert request.extensions == {"deadline": deadline, "fresh": fresh}
+    limit = 24 * 1024 * 1024
+    options = {"deadline": deadline, "fresh": fresh, "max_body_bytes": limit}
+    assert request.extensions == options
 
 
 def test_a_response_that_breaks_off_is_closed():

@@ -37,16 +37,16 @@ from chat.storage.dynamodb.client import (
     translate_errors,
 )
 from chat.storage.dynamodb.items import (
-    MAX_ITEM_BYTES,
     MAX_TRANSACTION_BYTES,
     Item,
     id_of,
+    is_too_large,
     item_of,
     part_keys,
     primary_key,
     record_of,
     size_of,
-    split_answer,
+    split,
 )
 from chat.storage.dynamodb.queries import (
     BATCH_GET,
@@ -58,6 +58,7 @@ from chat.storage.dynamodb.queries import (
     delete_items,
     get_items,
     get_records,
+    put_items,
 )
 from chat.storage.dynamodb.usage import counter_updates, shards
 from chat.storage.errors import RecordTooLarge, StorageUnavailable
@@ -74,9 +75,10 @@ TRANSACTION_BYTES = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class _Write:
-    """A record and the actions that write it."""
+    """A record and the actions that write it, after the parts that do not fit beside them."""
 
     record: InteractionRecord
+    ahead: Sequence[Item]
     actions: Sequence[dict[str, Any]]
     size: int
     replaces: bool
@@ -230,19 +232,23 @@ def _plan(record: InteractionRecord, stored: Item | None) -> _Write | None:
     if holder and not record.supersedes(holder.status, holder.deadline_at):
         return None
     item = item_of(record)
-    parts = split_answer(item)
-    size = size_of(item) + sum(map(size_of, parts))
-    if size_of(item) > MAX_ITEM_BYTES or size > MAX_TRANSACTION_BYTES:
+    question, answer = split(item)
+    size = size_of(item) + sum(map(size_of, answer))
+    if is_too_large(item, question) or size > MAX_TRANSACTION_BYTES:
         raise RecordTooLarge(f"{record.interaction_id} is too long to be kept in DynamoDB.")
-    kept = {id_of(part) for part in parts}
+    kept = {id_of(part) for part in (*question, *answer)}
     stale = [key for key in (part_keys(stored) if stored else ()) if id_of(key) not in kept]
+    whole = size + sum(map(size_of, question))
+    fits = whole <= MAX_TRANSACTION_BYTES
+    parts = [*question, *answer] if fits else answer
     table = {"TableName": settings.TABLE_NAME}
     actions = [
         {"Put": table | {"Item": item} | _if_as_read(stored)},
         *({"Put": table | {"Item": part}} for part in parts),
         *({"Delete": table | {"Key": key}} for key in stale),
     ]
-    return _Write(record, actions, size, replaces=holder is not None)
+    ahead = [] if fits else question
+    return _Write(record, ahead, actions, whole if fits else size, replaces=holder is not None)
 
 
 def _if_as_read(stored: Item | None) -> dict[str, Any]:
@@ -282,6 +288,7 @@ def _settled(writes: Sequence[_Write]) -> list[InteractionRecord]:
 
 def _commit(client: _PatientClient, writes: Sequence[_Write]) -> bool:
     """Write and count in one transaction; return False if a stored record has changed."""
+    put_items(settings.TABLE_NAME, [part for write in writes for part in write.ahead], client.call)
     for shard in shards():
         actions = [action for write in writes for action in write.actions]
         actions += counter_updates(_settled(writes), shard)

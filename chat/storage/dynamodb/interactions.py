@@ -4,12 +4,12 @@ An item is a record's columns, with `owner_user` for the index, the `schema` num
 `write_id`, which is new in each write. It makes retries safe: if the condition fails and the stored
 item has our `write_id`, the first attempt succeeded and its response was lost.
 
-An item may have 400 KB. Long texts are compressed. A request that still leaves no room for the
-outcome is refused before a provider is called. What does not fit of an answer is stored in parts:
-items of their own (`<interaction_id>#response-0`, `<interaction_id>#message-0`, …), in no index,
-written in one transaction with the record. They expire with it, and a take-over deletes them. A
-transaction carries 4 MB. A compressed answer beyond that cannot be stored; the service answers and
-logs it, as in an outage.
+An item may have 400 KB. Long texts are compressed. What does not fit of a question, with room for
+its outcome, or of an answer is stored in parts: items of their own (`<interaction_id>#prompt-0`,
+`<interaction_id>#response-0`, …), in no index, written in one transaction with the claim or the
+outcome. They expire with the record, and a take-over deletes those of the answer. A transaction
+carries 4 MB. A compressed question over 3.5 MB is refused before a provider is called. A compressed
+answer over 3.5 MB cannot be stored; the service answers and logs it, as in an outage.
 """
 
 import time
@@ -25,17 +25,18 @@ from chat.storage.columns import SETTLED
 from chat.storage.cursors import build_page, conversation_scope, decode_cursor, user_scope
 from chat.storage.dynamodb.client import CONDITION_FAILED, client, refusals, translate_errors
 from chat.storage.dynamodb.items import (
+    ANSWER,
     COLUMNS,
-    MAX_ITEM_BYTES,
     MAX_TRANSACTION_BYTES,
     PARTS_OF,
     Item,
     id_of,
+    is_too_large,
     item_of,
     part_keys,
     primary_key,
     size_of,
-    split_answer,
+    split,
 )
 from chat.storage.dynamodb.queries import (
     BATCH_GET,
@@ -52,9 +53,8 @@ from chat.storage.dynamodb.queries import (
 from chat.storage.dynamodb.usage import counter_updates, delete_user_counters, shards
 from chat.storage.errors import RecordTooLarge, StorageUnavailable
 
-# Room for the outcome without the answer: mostly attempts, and names of vendors.
-OUTCOME_BYTES = 40 * 1024
-
+# The attributes that a settlement writes.
+WRITTEN = {*SETTLED, *(PARTS_OF[name] for name in ANSWER), "write_id"}
 ID_IS_FREE = "attribute_not_exists(interaction_id) OR expires_at <= :now"
 AS_READ = "#status = :status AND deadline_at = :deadline_at"
 STATUS_NAME = {"#status": "status"}
@@ -71,8 +71,7 @@ class DynamoInteractionStore:
 
     @translate_errors()
     def claim(self, record: InteractionRecord) -> InteractionRecord | None:
-        item = _claim_item(record)
-        parts = split_answer(item)
+        item, parts = _claim_item(record)
         now = {":now": {"N": str(int(time.time()))}}
         request = {"Item": item, **_condition(ID_IS_FREE, now)}
         holder = _write("Put", request, item, parts)
@@ -80,16 +79,19 @@ class DynamoInteractionStore:
 
     @translate_errors()
     def take_over(self, record: InteractionRecord, holder: InteractionRecord) -> bool:
-        item, stale = _claim_item(record), split_answer(item_of(holder))
+        item, parts = _claim_item(record)
+        kept = {id_of(part) for part in parts}
+        question, answer = split(item_of(holder))
+        stale = [part for part in (*question, *answer) if id_of(part) not in kept]
         values = _as_read(holder, holder.status)
         request = {"Item": item, **_condition(AS_READ, values, STATUS_NAME)}
-        return _write("Put", request, item, stale=stale) is None
+        return _write("Put", request, item, parts, stale) is None
 
     @translate_errors()
     def settle(self, record: InteractionRecord) -> bool:
         item = item_of(record)
-        parts = split_answer(item)
-        written = item.keys() & {*SETTLED, *PARTS_OF.values(), "write_id"}
+        _, parts = split(item)
+        written = item.keys() & WRITTEN
         values = _as_read(record, Status.PENDING)
         request = {
             "Key": primary_key(item),
@@ -206,13 +208,13 @@ def _keys(query: IndexQuery, start: Item | None, size: int) -> Iterator[list[Ite
 # --- Records and items ----------------------------------------------------------------------------
 
 
-def _claim_item(record: InteractionRecord) -> Item:
-    """Return the item of a claim, if the outcome will fit too. Raises RecordTooLarge."""
+def _claim_item(record: InteractionRecord) -> tuple[Item, list[Item]]:
+    """Return the item of a claim and the parts of its question. Raises RecordTooLarge."""
     item = item_of(record)
-    request = {name: value for name, value in item.items() if name not in SETTLED}
-    if size_of(request) > MAX_ITEM_BYTES - OUTCOME_BYTES:
+    parts, _ = split(item)
+    if is_too_large(item, parts):
         raise RecordTooLarge("The prompt and what comes with it are too long to be kept.")
-    return item
+    return item, parts
 
 
 # --- Writing --------------------------------------------------------------------------------------

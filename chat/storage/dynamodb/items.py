@@ -5,7 +5,7 @@ tables need them (tables.py).
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,7 @@ from uuid import uuid4
 from pynamodb.attributes import AttributeContainer, UnicodeAttribute
 
 from chat.storage.base import InteractionRecord, Status
-from chat.storage.columns import from_columns, to_columns
+from chat.storage.columns import SETTLED, from_columns, to_columns
 from chat.storage.dynamodb.attributes import (
     BytesAttribute,
     ExpiryAttribute,
@@ -32,8 +32,12 @@ COMPRESS_FROM_BYTES = 1024
 MAX_ITEM_BYTES = 400 * 1024
 PART_BYTES = 390 * 1024
 # The columns that are kept in parts if they do not fit, and the attributes that count these.
+QUESTION = ("prompt", "system", "parameters")
 ANSWER = ("response", "tool_calls", "message", "extras")
-PARTS_OF = {name: f"{name}_parts" for name in ANSWER}
+PARTS_OF = {name: f"{name}_parts" for name in (*QUESTION, *ANSWER)}
+# Room for the outcome without the answer: mostly attempts, and names of vendors.
+OUTCOME_BYTES = 40 * 1024
+MAX_QUESTION_BYTES = 3_500_000
 MAX_TRANSACTION_BYTES = 4_000_000
 
 # An item in DynamoDB's JSON: attribute name -> {type: value}.
@@ -140,17 +144,32 @@ def _compressed(value: dict[str, Any]) -> dict[str, Any]:
     return {"B": zlib.compress(text)} if len(text) > COMPRESS_FROM_BYTES else value
 
 
-def split_answer(item: Item) -> list[Item]:
-    """Remove columns of the answer, the longest first, until the item fits; return their parts."""
-    # Every answer has a response, if only an empty one.
-    if "response" not in item or size_of(item) <= MAX_ITEM_BYTES:
-        return []
-    sizes = {name: size_of({name: item[name]}) for name in ANSWER if name in item}
+def split(item: Item) -> tuple[list[Item], list[Item]]:
+    """Remove long columns until the item fits; return the parts of the question and the answer.
+
+    The question leaves room for an outcome, so its parts are the same before and after settlement.
+    """
+    if size_of(item) <= MAX_ITEM_BYTES - OUTCOME_BYTES:
+        return [], []
+    outcome = {name: item.pop(name) for name in SETTLED if name in item}
+    question = _split_columns(item, QUESTION, MAX_ITEM_BYTES - OUTCOME_BYTES)
+    item |= outcome
+    return question, _split_columns(item, ANSWER, MAX_ITEM_BYTES)
+
+
+def is_too_large(item: Item, question: Sequence[Item]) -> bool:
+    """Return whether DynamoDB cannot keep a split item with the parts of its question."""
+    return size_of(item) > MAX_ITEM_BYTES or sum(map(size_of, question)) > MAX_QUESTION_BYTES
+
+
+def _split_columns(item: Item, names: Iterable[str], limit: int) -> list[Item]:
+    """Remove these columns, the longest first, until the item fits; return their parts."""
+    sizes = {name: size_of({name: item[name]}) for name in names if name in item}
     parts: list[Item] = []
     for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
-        parts += _split_column(item, name)
-        if size_of(item) <= MAX_ITEM_BYTES:
+        if size_of(item) <= limit:
             break
+        parts += _split_column(item, name)
     return parts
 
 
@@ -165,8 +184,8 @@ def _split_column(item: Item, name: str) -> list[Item]:
 
 
 def part_keys(item: Item) -> list[Item]:
-    """Return the keys of the parts of an item's answer."""
-    return [key for name in ANSWER for key in _column_part_keys(item, name)]
+    """Return the keys of an item's parts."""
+    return [key for name in PARTS_OF for key in _column_part_keys(item, name)]
 
 
 def _column_part_keys(item: Item, name: str) -> list[Item]:
@@ -178,7 +197,7 @@ def _column_part_keys(item: Item, name: str) -> list[Item]:
 
 def record_of(item: Item, parts: Mapping[str, bytes]) -> InteractionRecord:
     """Return the record of an item. A column is absent if one of its parts is missing."""
-    for name in ANSWER:
+    for name in PARTS_OF:
         ids = [id_of(key) for key in _column_part_keys(item, name)]
         if ids and all(id_ in parts for id_ in ids):
             item = item | {name: {"B": b"".join(parts[id_] for id_ in ids)}}

@@ -18,13 +18,15 @@ Call = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 BATCH_GET = 100
 BATCH_WRITE = 25
+# A try of a call has little more than a second, in which 10 MB arrive.
+PARTS_AT_ONCE = 20
 BATCH_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 EARLIEST = datetime.min.replace(tzinfo=UTC)
 LATEST = datetime.max.replace(tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 CREATED = "created_at BETWEEN :since AND :last"
-# The projection that tells all keys of a record, those of its answer's parts included.
+# The projection that tells all keys of a record, those of its parts included.
 KEYS = ", ".join(("interaction_id", *PARTS_OF.values()))
 
 
@@ -69,18 +71,28 @@ def get_items(
 def get_records(
     items: Sequence[Item], *, consistent: bool = True, call: Call | None = None
 ) -> list[InteractionRecord]:
-    """Return the records of these items, with the responses that are stored in parts."""
+    """Return the records of these items, with what is stored in parts."""
     keys = [key for item in items for key in part_keys(item)]
-    found = get_items(settings.TABLE_NAME, keys, consistent=consistent, call=call)
-    parts = {id_of(part): part["part"]["B"] for part in found if "part" in part}
+    parts: dict[str, bytes] = {}
+    for start in range(0, len(keys), PARTS_AT_ONCE):
+        at_once = keys[start : start + PARTS_AT_ONCE]
+        found = get_items(settings.TABLE_NAME, at_once, consistent=consistent, call=call)
+        parts |= {id_of(part): part["part"]["B"] for part in found if "part" in part}
     return [record_of(item, parts) for item in items]
 
 
 def delete_items(table: str, keys: Sequence[Item]) -> None:
-    requests = [{"DeleteRequest": {"Key": key}} for key in keys]
+    _write_batches(table, [{"DeleteRequest": {"Key": key}} for key in keys], client().call)
+
+
+def put_items(table: str, items: Sequence[Item], call: Call) -> None:
+    _write_batches(table, [{"PutRequest": {"Item": item}} for item in items], call)
+
+
+def _write_batches(table: str, requests: Sequence[dict[str, Any]], call: Call) -> None:
     for start in range(0, len(requests), BATCH_WRITE):
         batch = {table: requests[start : start + BATCH_WRITE]}
-        for _ in _until_done("BatchWriteItem", batch, "UnprocessedItems", client().call):
+        for _ in _until_done("BatchWriteItem", batch, "UnprocessedItems", call):
             pass
 
 

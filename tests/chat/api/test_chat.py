@@ -1,6 +1,8 @@
 """POST /v1/chat: one prompt, one answer, one record."""
 
+import random
 import re
+from base64 import b64encode
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import replace
@@ -293,6 +295,33 @@ def test_a_prompt_of_200000_characters_of_any_width_is_stored_whole(api: ApiClie
     assert body["prompt"] == prompt
     assert body["response"] == f"You said: {prompt}"
     assert [record.prompt for record in all_records()] == [prompt]
+
+
+def photo(megabytes: float) -> str:
+    content = random.Random(0).randbytes(int(megabytes * 1_000_000))
+    return f"data:image/jpeg;base64,{b64encode(content).decode()}"
+
+
+def test_an_image_of_3_mb_is_sent_stored_and_continued(
+    api: ApiClient, each_storage: str, vendor: StubVendor
+) -> None:
+    image = photo(3)
+    first = api.chat("What is it?", images=[image])
+    assert first.status_code == 200
+    api.chat("And now?", previous_interaction_id=first.json()["interaction_id"])
+    parts = [{"type": "text", "text": "What is it?"}]
+    parts += [{"type": "image_url", "image_url": {"url": image}}]
+    asked = [request.json["messages"][0]["content"] for request in vendor.requests]
+    assert asked == [parts, parts]
+
+
+def test_a_question_that_dynamodb_cannot_keep_is_refused_before_the_vendor_is_asked(
+    api: ApiClient, dynamodb: str, change_settings: Configure, vendor: StubVendor
+) -> None:
+    change_settings(STORAGE="dynamodb")
+    response = api.chat("What is it?", images=[photo(3.7)])
+    assert status_and_code(response) == (413, "payload_too_large")
+    assert vendor.requests == []
 
 
 # --- What is not a request ------------------------------------------------------------------------

@@ -309,6 +309,15 @@ def test_long_answers_are_imported_and_read_whole(on_dynamodb: None) -> None:
     assert requests() == 5
 
 
+def test_records_larger_than_a_transaction_are_imported_and_purged(on_dynamodb: None) -> None:
+    records = made(2, prompt=noise(6_000_000), response=noise(6_000_000))
+    assert backend().bulk.import_records(records) == ImportResult(new=2)
+    assert backend().bulk.import_records(records) == ImportResult()
+    assert sorted(scanned(2), key=repr) == sorted(records, key=repr)
+    assert purged(before=datetime.now(UTC)) == 2
+    assert scan_raw() == []
+
+
 def test_import_and_purge_delete_the_parts_of_replaced_answers(on_dynamodb: None) -> None:
     store_record(replace(FAILED, response=noise(1_000_000)))
     backend().bulk.import_records([replace(LATER, status=Status.OK, response=noise(1_500_000))])
@@ -325,7 +334,7 @@ def scan_raw() -> list[Any]:
 
 
 def test_a_record_that_does_not_fit_is_named_and_nothing_is_written(on_dynamodb: None) -> None:
-    records = [*made(2), *made(1, prompt=noise(900_000))]
+    records = [*made(2), *made(1, prompt=noise(6_400_000))]
     with pytest.raises(RecordTooLarge, match=records[2].interaction_id):
         backend().bulk.import_records(records)
     assert scanned() == []

@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -255,29 +256,102 @@ def forget(interaction_id: str = ID) -> None:
     botocore_client().delete_item(TableName=InteractionTable.Meta.table_name, Key=key)
 
 
-def test_a_request_that_leaves_no_room_for_the_outcome_is_refused(
-    store: DynamoInteractionStore,
-) -> None:
+def test_a_question_in_one_item_leaves_room_for_the_outcome(store: DynamoInteractionStore) -> None:
     def fits(size: int) -> bool:
-        try:
-            assert store.claim(replace(PENDING, prompt=noise(size))) is None
-        except RecordTooLarge:
-            return False
         forget()
-        return True
+        assert store.claim(replace(PENDING, prompt=noise(size))) is None
+        return "prompt_parts" not in item()
 
     fitting = last(500_000, 900_000, fits)
     assert fitting > 600_000
-    with pytest.raises(RecordTooLarge):
-        store.claim(replace(PENDING, prompt=noise(fitting + 1)))
-    assert store.get(ID) is None
-
-    claim = replace(PENDING, prompt=noise(fitting))
     attempt = replace(ANSWERED.attempts[0], model="m" * 256)
-    outcome = replace(ANSWERED, prompt=claim.prompt, attempts=(attempt,) * 100)
-    store.claim(claim)
+    for size in (fitting, fitting + 1):
+        forget()
+        claim = replace(PENDING, prompt=noise(size))
+        outcome = replace(ANSWERED, prompt=claim.prompt, attempts=(attempt,) * 100)
+        store.claim(claim)
+        assert store.settle(outcome) is True
+        assert store.get(ID) == outcome
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{noise(2_000_000)}"}}
+LONG_QUESTIONS: list[dict[str, Any]] = [
+    {"prompt": noise(2_000_000)},
+    {"system": noise(900_000)},
+    {"parameters": {"messages": [{"role": "user", "content": [IMAGE, IMAGE, IMAGE]}]}},
+    {"prompt": noise(500_000), "system": noise(500_001), "parameters": {"a": noise(500_002)}},
+    {"prompt": noise(690_000), "system": noise(80_000)},
+    {"metadata": {f"key{number}": "é" * 512 for number in range(16)}, "prompt": noise(900_000)},
+]
+
+
+@pytest.mark.parametrize("answer", [10, 900_000, 6_000_000], ids=["short", "long", "longest"])
+@pytest.mark.parametrize("fields", LONG_QUESTIONS, ids=lambda fields: "-".join(fields))
+def test_a_long_question_is_kept_in_parts(
+    store: DynamoInteractionStore, fields: dict[str, Any], answer: int
+) -> None:
+    claim = replace(PENDING, **fields)
+    outcome = replace(ANSWERED, response=noise(answer), **fields)
+    assert store.claim(claim) is None
+    assert store.get(ID) == claim
+    assert store.claim(claim) == claim
     assert store.settle(outcome) is True
     assert store.get(ID) == outcome
+    assert store.get_many([ID]) == {ID: outcome}
+    assert store.list_by_user("default", ALICE, limit=2).records == (outcome,)
+    assert store.delete_by_user("default", ALICE, limit=2) == 1
+    assert list(InteractionTable.scan()) == []
+
+
+def test_a_question_over_the_limit_is_refused(store: DynamoInteractionStore) -> None:
+    assert store.claim(replace(PENDING, prompt=noise(6_000_000))) is None
+    store.delete_by_user("default", ALICE, limit=2)
+    with pytest.raises(RecordTooLarge):
+        store.claim(replace(PENDING, prompt=noise(6_400_000)))
+    assert list(InteractionTable.scan()) == []
+
+
+def test_a_page_of_large_records_is_read(store: DynamoInteractionStore) -> None:
+    records = [
+        replace(PENDING, interaction_id=str(uuid4()), prompt="x", system=noise(600_000 + number))
+        for number in range(45)
+    ]
+    for record in records:
+        store.claim(record)
+    page = store.list_by_user("default", ALICE, limit=100)
+    assert {record.interaction_id: record for record in page.records} == {
+        record.interaction_id: record for record in records
+    }
+
+
+def test_an_erased_question_in_parts_stays_erased(store: DynamoInteractionStore) -> None:
+    claim = replace(PENDING, prompt=noise(2_000_000))
+    store.claim(claim)
+    store.delete_by_user("default", ALICE, limit=2)
+    assert store.settle(replace(ANSWERED, prompt=claim.prompt)) is False
+    assert list(InteractionTable.scan()) == []
+
+
+def test_a_take_over_keeps_the_question_and_deletes_the_other_parts(
+    store: DynamoInteractionStore,
+) -> None:
+    asked, broken_off = noise(2_000_000), noise(1_000_000)
+    store.claim(replace(PENDING, prompt=asked, system=noise(900_000)))
+    holder = replace(
+        ANSWERED,
+        status=Status.ABORTED,
+        prompt=asked,
+        system=noise(900_000),
+        response=broken_off,
+    )
+    assert store.settle(holder) is True
+    again = replace(LATER, prompt=asked)
+    assert store.take_over(again, holder) is True
+    assert store.get(ID) == again
+    assert store.settle(replace(again, status=Status.OK, response="Hi.")) is True
+    assert store.get(ID) == replace(again, status=Status.OK, response="Hi.")
+    parts = int(item()["prompt_parts"]["N"])
+    assert len(list(InteractionTable.scan())) == 1 + parts
 
 
 @pytest.mark.parametrize("size", [600_000, 2_000_000, 6_000_000])
