@@ -45,6 +45,7 @@ class Interaction(models.Model):
     cached_tokens = models.PositiveBigIntegerField(null=True)
     reasoning_tokens = models.PositiveBigIntegerField(null=True)
     cost_usd = models.DecimalField("cost (USD)", max_digits=24, decimal_places=12, null=True)
+    estimated = models.BooleanField("tokens estimated", null=True)
 
     class Meta:
         ordering = ("-created_at",)

@@ -36,7 +36,7 @@ from chat.storage.redaction import keyed_digest, redact, redact_text
 from chat.telemetry import metrics
 from chat.telemetry.context import add_log_fields, current_request_id, server_timing
 from providers.accumulator import joined
-from providers.base import Completion, CompletionRequest, Delta, Usage
+from providers.base import Completion, CompletionRequest, Delta
 from providers.deadline import Deadline
 from providers.errors import DeadlineExceeded, ModelUnavailable, ProviderError
 from providers.router import Attempt, Route
@@ -278,7 +278,7 @@ def _settle_completion(in_flight: InFlightChat, completion: Completion) -> ChatR
         provider=in_flight.route.provider.name,
         model=completion.model,
         extras=completion.extras,
-        usage=completion.usage,
+        usage=in_flight.attempts[-1].usage,
         **{"finish_reason": completion.finish_reason, **_answer_fields(completion.message)},
     )
     if result.recorded:
@@ -295,9 +295,7 @@ def _settle_on_error(in_flight: InFlightChat) -> Iterator[None]:
         _settle(in_flight, status=Status.ABORTED, **_partial_answer(in_flight))
         raise
     except Exception as exc:
-        usage = Usage()
         if isinstance(exc, ProviderError):
-            usage = exc.usage
             add_log_fields(reason=exc.reason)
         partial = _partial_answer(in_flight)
         if isinstance(exc, DeadlineExceeded) and in_flight.deadline.cancelled:
@@ -305,7 +303,7 @@ def _settle_on_error(in_flight: InFlightChat) -> Iterator[None]:
             raise ClientDisconnected from exc
         problem = _problem(in_flight, exc)
         error = ErrorInfo(code=problem.code, detail=problem.detail)
-        _settle(in_flight, status=Status.ERROR, error=error, usage=usage, **partial)
+        _settle(in_flight, status=Status.ERROR, error=error, **partial)
         raise problem from exc
 
 
@@ -317,10 +315,11 @@ def _problem(in_flight: InFlightChat, exc: Exception) -> Problem:
 
 
 def _partial_answer(in_flight: InFlightChat) -> dict[str, Any]:
-    """Return what was streamed so far and the route it came from, as fields of the record."""
+    """Return as fields of the record what was streamed so far, its route, and what it used."""
+    used: dict[str, Any] = {"usage": in_flight.attempts[-1].usage} if in_flight.attempts else {}
     if not in_flight.deltas:
-        return {}
-    return {
+        return used
+    return used | {
         "provider": in_flight.route.provider.name,
         "model": in_flight.route.model,
         **_answer_fields(joined(in_flight.deltas)),
@@ -351,13 +350,13 @@ def _settle(in_flight: InFlightChat, **outcome: Any) -> ChatResult:
         attempts=tuple(in_flight.attempts),
         **outcome,
     )
-    preferred = in_flight.routes[0].provider.name
+    preferred, spent = in_flight.routes[0].provider.name, record.spent
     add_log_fields(
         provider=record.provider,
         model=record.model,
-        prompt_tokens=record.usage.prompt_tokens,
-        completion_tokens=record.usage.completion_tokens,
-        **metrics.outcome_metrics(record.usage, record.attempts, preferred),
+        prompt_tokens=spent.prompt_tokens,
+        completion_tokens=spent.completion_tokens,
+        **metrics.outcome_metrics(spent, record.attempts, preferred),
     )
     try:
         return ChatResult(record=record, recorded=_write_outcome(record, in_flight.deadline))

@@ -5,7 +5,7 @@ object that the client or the vendor wrote, with the fields that we do not know 
 https://platform.openai.com/docs/api-reference/chat describes messages, parameters and deltas.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, Protocol
@@ -80,7 +80,8 @@ class CompletionRequest:
     be AnsweredMessages. `parameters` are all others of a chat completion, under OpenAI's names and
     without nulls; the limit of tokens is always `max_tokens`. `end_user` is an opaque, stable id
     that vendors use to isolate abuse, never a name or an address. `conversation_id` is ours and is
-    not sent to vendors.
+    not sent to vendors. A provider tells `on_usage` what the call used, however it ended, with
+    estimates where the vendor reported nothing.
     """
 
     model: str
@@ -88,6 +89,7 @@ class CompletionRequest:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     end_user: str | None = None
     conversation_id: str | None = None
+    on_usage: "Callable[[Usage], object] | None" = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +97,8 @@ class Usage:
     """Tokens and US dollars. None means unknown, which is not zero.
 
     `prompt_tokens` include `cached_tokens`; `completion_tokens` include `reasoning_tokens`.
-    `cost_usd` has at most COST_DECIMALS decimals.
+    `cost_usd` has at most COST_DECIMALS decimals. `estimated`: tokens are by
+    `providers.estimates`, because the vendor did not report them.
     """
 
     prompt_tokens: int | None = None
@@ -104,6 +107,31 @@ class Usage:
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
     cost_usd: Decimal | None = None
+    estimated: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is known."""
+        return any(getattr(self, name) is not None for name in _AMOUNTS)
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """Return the sum of what is known."""
+        return Usage(
+            **{name: _sum(getattr(self, name), getattr(other, name)) for name in _AMOUNTS},
+            estimated=self.estimated or other.estimated,
+        )
+
+
+_AMOUNTS = (
+    *("prompt_tokens", "completion_tokens", "total_tokens"),
+    *("cached_tokens", "reasoning_tokens", "cost_usd"),
+)
+
+
+def _sum(one: Any, other: Any) -> Any:
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
 
 
 @dataclass(frozen=True, slots=True)

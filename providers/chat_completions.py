@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import httpx
 
-from providers import parsing, prices
+from providers import parsing, prices, reported_usage
 from providers.accumulator import Accumulator
 from providers.base import Completion, CompletionRequest, Delta, FinishReason, Message, Usage
 from providers.clean_values import clean_value
@@ -28,7 +28,7 @@ from providers.errors import (
     RequestRejected,
 )
 from providers.http_provider import HttpProvider
-from providers.parsing import as_items, as_list, as_str, get_path, identifier, token_count
+from providers.parsing import as_items, as_list, as_str, get_path, identifier
 from providers.refused_fields import THOUGHTS, TOKEN_LIMITS, refused_fields
 from providers.vendor_http import read_json
 
@@ -93,6 +93,7 @@ class Answer:
     def __init__(self) -> None:
         self.model: Any = None
         self.usage: Any = None
+        self.counted: Usage | None = None
         self.extras: dict[str, Any] = {}
         self.finish_reasons: list[str] = []
         self.readable = True  # false for a body that is no chat completion
@@ -151,6 +152,14 @@ class Answer:
             self.finish_reasons.append("length")
         return self._shown(shown, {})
 
+    def add_usage(self, body: dict[str, Any]) -> None:
+        """Take the model and the usage, which replace those before.
+
+        Groq has its own place for the usage.
+        """
+        self.model = body.get("model") or self.model
+        self.usage = body.get("usage") or get_path(body.get("x_groq"), "usage") or self.usage
+
     def _shown(self, message: dict[str, Any], extras: dict[str, Any]) -> Delta | None:
         if not self._begun:
             if not message:
@@ -161,12 +170,8 @@ class Answer:
         return Delta(message, extras) if message or extras else None
 
     def _add_fields(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Take the fields beside the choices. Return those that are new, for the client.
-
-        A repeated model or usage replaces the one before; Groq has its own place for the usage.
-        """
-        self.model = body.get("model") or self.model
-        self.usage = body.get("usage") or get_path(body.get("x_groq"), "usage") or self.usage
+        """Take the fields beside the choices. Return those that are new, for the client."""
+        self.add_usage(body)
         values = _unknown_fields(body, _KNOWN_FIELDS)
         new = {name: each for name, each in values.items() if self.extras.get(name) != each}
         self.extras |= new
@@ -338,9 +343,7 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
     def _completion(self, answer: Answer, request: CompletionRequest) -> Completion:
         for finish in _FAILED_FINISH_REASONS.intersection(answer.finish_reasons):
             raise parsing.error_for_status(502, reason=parsing.log_reason("finish_reason", finish))
-        model = parsing.model_name(answer.model, request.model)
-        usage = _usage(answer.usage)
-        usage = replace(usage, cost_usd=self._cost(answer.usage, model, usage))
+        model, usage = self._model(answer, request), self._counted(answer, request)
         if answer.broken_call:
             # The tool's name is content, and stays out of the log.
             raise ProviderFailed(BROKEN_CALL, reason="broken_tool_call", retry=False, usage=usage)
@@ -354,8 +357,17 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         )
         return parsing.require_content(completion, empty=self._empty_answer_error(answer))
 
-    def _cost(self, reported_usage: Any, model: str, usage: Usage) -> Decimal | None:
-        """Return the cost in US dollars: by default the list price of the tokens."""
+    def _usage(self, answer: Answer, request: CompletionRequest) -> Usage:
+        usage = reported_usage.tokens(answer.usage)
+        cost = self._cost(answer.usage, self._model(answer, request), usage)
+        return replace(usage, cost_usd=cost)
+
+    def _cost(self, reported: Any, model: str, usage: Usage) -> Decimal | None:
+        """Return the cost in US dollars: the vendor's own, else the list price of the tokens."""
+        cost = reported_usage.cost(reported)
+        return self.list_price(model, usage) if cost is None else cost
+
+    def list_price(self, model: str, usage: Usage) -> Decimal | None:
         return prices.cost(model, usage, provider_api_url=self._base_url)
 
     def _empty_answer_error(self, answer: Answer) -> ProviderError:
@@ -364,10 +376,12 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
             return parsing.unusable_answer("no_choices")
         return parsing.empty_answer(*answer.finish_reasons)
 
-    def _raise_error_inside(self, body: Any, headers: Mapping[str, str]) -> None:
+    def _raise_error_inside(
+        self, body: dict[str, Any], headers: Mapping[str, str], answer: Answer
+    ) -> None:
         """Raise the error inside a 200, which some servers write without an envelope."""
-        super()._raise_error_inside(body, headers)
-        if isinstance(body, dict) and "choices" not in body and _is_flat_error(body):
+        super()._raise_error_inside(body, headers, answer)
+        if "choices" not in body and _is_flat_error(body):
             raise self._error_with_message(200, headers, body)
 
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
@@ -408,21 +422,6 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
 
 def _without_thoughts(message: Message) -> Message:
     return {name: value for name, value in message.items() if name != THOUGHTS}
-
-
-def _usage(reported: Any) -> Usage:
-    prompt = token_count(get_path(reported, "prompt_tokens"))
-    answer = token_count(get_path(reported, "completion_tokens"))
-    total = token_count(get_path(reported, "total_tokens"))
-    return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=answer,
-        total_tokens=parsing.sum_tokens((prompt, answer)) if total is None else total,
-        cached_tokens=token_count(get_path(reported, "prompt_tokens_details", "cached_tokens")),
-        reasoning_tokens=token_count(
-            get_path(reported, "completion_tokens_details", "reasoning_tokens")
-        ),
-    )
 
 
 def _error_object(body: Any) -> dict[str, Any]:

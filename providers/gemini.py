@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, ClassVar
 from urllib.parse import quote
 
@@ -74,6 +75,7 @@ class Answer:
         self.extras: dict[str, Any] = {}
         self._fields: dict[str, Any] = {}  # the last values of the fields beside the candidates
         self._accumulator = Accumulator()
+        self.counted: Usage | None = None
         self._calls = 0
         self._images = 0
 
@@ -99,7 +101,7 @@ class Answer:
 
     def add(self, body: dict[str, Any]) -> Delta | None:
         """Add an event, or the whole answer. Return what a client may see of it, if anything."""
-        self._fields |= {name: value for name, value in body.items() if value}
+        self.add_usage(body)
         candidate = get_path(body, "candidates", 0)
         self.finish_reason = as_str(get_path(candidate, "finishReason")) or self.finish_reason
         extras = {name: clean_value(get_path(candidate, name)) for name in _EXTRAS}
@@ -110,6 +112,9 @@ class Answer:
             self._add_part(delta, part)
         shown = self._accumulator.add(delta)
         return Delta(shown, extras) if shown or extras else None
+
+    def add_usage(self, body: dict[str, Any]) -> None:
+        self._fields |= {name: value for name, value in body.items() if value}
 
     def add_whole(self, body: dict[str, Any]) -> None:
         self.add(body)
@@ -179,9 +184,7 @@ class Gemini(HttpProvider[Answer]):
 
     def _completion(self, answer: Answer, request: CompletionRequest) -> Completion:
         """Return the completion of a whole answer. Raises ProviderError for an unusable one."""
-        model = parsing.model_name(answer.model, _model_id(request.model))
-        usage = _usage(answer.usage)
-        usage = replace(usage, cost_usd=prices.cost(model, usage, provider_id="google"))
+        model, usage = self._model(answer, request), self._counted(answer, request)
         if answer.block_reason:
             reason = parsing.log_reason("blockReason", answer.block_reason)
             raise ContentFiltered(parsing.CONTENT_FILTERED, reason=reason, usage=usage)
@@ -199,6 +202,16 @@ class Gemini(HttpProvider[Answer]):
             extras=answer.extras,
         )
         return parsing.require_content(completion, empty=parsing.empty_answer(finish))
+
+    def _model(self, answer: Answer, request: CompletionRequest) -> str:
+        return parsing.model_name(answer.model, request.model.removeprefix("models/"))
+
+    def _usage(self, answer: Answer, request: CompletionRequest) -> Usage:
+        usage = _usage(answer.usage)
+        return replace(usage, cost_usd=self.list_price(self._model(answer, request), usage))
+
+    def list_price(self, model: str, usage: Usage) -> Decimal | None:
+        return prices.cost(model.removeprefix("models/"), usage, provider_id="google")
 
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
         if isinstance(body, list):  # a stream's error is an array of one

@@ -2,13 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 import httpx
 
-from providers import parsing
-from providers.base import Completion, CompletionRequest, Delta
+from providers import estimates, parsing
+from providers.base import Completion, CompletionRequest, Delta, Message, Usage
 from providers.deadline import Deadline
 from providers.errors import ProviderError
 from providers.parsing import as_list, get_path
@@ -25,7 +27,20 @@ from providers.vendor_message import vendor_message
 
 
 class VendorAnswer(Protocol):
-    """An answer in a vendor's terms, whole or from the chunks of a stream."""
+    """An answer in a vendor's terms, whole or from the chunks of a stream.
+
+    `counted` is the usage, once it has been counted.
+    """
+
+    counted: Usage | None
+
+    @property
+    def model(self) -> Any:
+        """The model as the vendor reports it, if it does."""
+
+    @property
+    def message(self) -> Message:
+        """The message so far."""
 
     @property
     def finished(self) -> bool:
@@ -36,6 +51,9 @@ class VendorAnswer(Protocol):
 
     def add_whole(self, body: dict[str, Any]) -> None:
         """Add an answer that was not streamed."""
+
+    def add_usage(self, body: dict[str, Any]) -> None:
+        """Take the model and the usage of a body, which may be an error's."""
 
     def finish(self) -> Delta | None:
         """End a stream. Return what was held back, if anything."""
@@ -65,22 +83,57 @@ class HttpProvider(ABC, Generic[AnswerT]):
         self._secrets = {api_key}
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
-        with self._ask(request, deadline, stream=False) as response:
+        with (
+            self._counting(request) as answer,
+            self._ask(request, deadline, stream=False) as response,
+        ):
             self._raise_for_status(response)
             if is_stream(response):
-                *_, completion = self._read_stream(response, request)
+                *_, completion = self._read_stream(response, request, answer)
                 return cast(Completion, completion)
-            return self._whole(response, request)
+            return self._whole(response, request, answer)
 
     def stream(
         self, request: CompletionRequest, deadline: Deadline
     ) -> Iterator[Delta | Completion]:
-        with self._ask(request, deadline, stream=True) as response:
+        with (
+            self._counting(request) as answer,
+            self._ask(request, deadline, stream=True) as response,
+        ):
             self._raise_for_status(response)
             if is_stream(response):
-                yield from self._read_stream(response, request)
+                yield from self._read_stream(response, request, answer)
             else:
-                yield from parsing.as_stream(self._whole(response, request))
+                yield from parsing.as_stream(self._whole(response, request, answer))
+
+    @contextmanager
+    def _counting(self, request: CompletionRequest) -> Iterator[AnswerT]:
+        """Give an empty answer, and report its usage when the call has ended, in whatever way."""
+        answer = self._new_answer(request)
+        try:
+            yield answer
+        finally:
+            if request.on_usage:
+                request.on_usage(self._spent(answer, request))
+
+    def _spent(self, answer: AnswerT, request: CompletionRequest) -> Usage:
+        """Return what a call used, whole or not, with estimates of what was not reported."""
+        reported = self._counted(answer, request)
+        if reported.prompt_tokens is not None and reported.completion_tokens is not None:
+            return reported
+        usage = estimates.with_estimates(reported, request, answer.message)
+        if usage is reported or usage.cost_usd is not None:
+            return usage
+        # A vendor may report a name of its own, which the price list does not have.
+        names = dict.fromkeys((self._model(answer, request), request.model))
+        prices = (self.list_price(name, usage) for name in names)
+        return replace(usage, cost_usd=next((each for each in prices if each is not None), None))
+
+    def _counted(self, answer: AnswerT, request: CompletionRequest) -> Usage:
+        """Return the usage that the vendor reported, and its cost."""
+        if answer.counted is None:
+            answer.counted = self._usage(answer, request)
+        return answer.counted
 
     def _get(self, path: str, deadline: Deadline) -> Any:
         with self._open(path, deadline) as response:
@@ -100,19 +153,19 @@ class HttpProvider(ABC, Generic[AnswerT]):
             deadline=deadline,
         )
 
-    def _whole(self, response: httpx.Response, request: CompletionRequest) -> Completion:
+    def _whole(
+        self, response: httpx.Response, request: CompletionRequest, answer: AnswerT
+    ) -> Completion:
         """Read an answer that is not a stream."""
         body = read_object(response)
-        self._raise_error_inside(body, response.headers)
-        answer = self._new_answer(request)
+        self._raise_error_inside(body, response.headers, answer)
         answer.add_whole(body)
         return self._completion(answer, request)
 
     def _read_stream(
-        self, response: httpx.Response, request: CompletionRequest
+        self, response: httpx.Response, request: CompletionRequest, answer: AnswerT
     ) -> Iterator[Delta | Completion]:
         """Yield the pieces of a stream, then the completion."""
-        answer = self._new_answer(request)
         yield from self._read_deltas(response, answer)
         if delta := answer.finish():
             yield delta
@@ -131,7 +184,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
                     return
                 if (chunk := parsing.event_object(data)) is None:
                     continue
-                self._raise_error_inside(chunk, response.headers)
+                self._raise_error_inside(chunk, response.headers, answer)
                 if delta := answer.add(chunk):
                     yield delta
                 if answer.finished and (delta or not ending):
@@ -143,10 +196,13 @@ class HttpProvider(ABC, Generic[AnswerT]):
         if not answer.finished:
             raise parsing.truncated_stream()
 
-    def _raise_error_inside(self, body: Any, headers: Mapping[str, str]) -> None:
+    def _raise_error_inside(
+        self, body: dict[str, Any], headers: Mapping[str, str], answer: AnswerT
+    ) -> None:
         """Raise the error inside a 200, which stands in the body or in a choice."""
-        for envelope in (body, *as_list(get_path(body, "choices"))):
+        for envelope in (body, *as_list(body.get("choices"))):
             if get_path(envelope, "error"):
+                answer.add_usage(body)
                 raise self._error_with_message(200, headers, envelope)
 
     def _raise_for_status(self, response: httpx.Response) -> None:
@@ -175,6 +231,18 @@ class HttpProvider(ABC, Generic[AnswerT]):
     @abstractmethod
     def _new_answer(self, request: CompletionRequest) -> AnswerT:
         """Return an empty answer to the request."""
+
+    def _model(self, answer: AnswerT, request: CompletionRequest) -> str:
+        """Return the model that answered."""
+        return parsing.model_name(answer.model, request.model)
+
+    @abstractmethod
+    def list_price(self, model: str, usage: Usage) -> Decimal | None:
+        """Return the list price of tokens in US dollars; None if it is unknown."""
+
+    @abstractmethod
+    def _usage(self, answer: AnswerT, request: CompletionRequest) -> Usage:
+        """Return the usage that the vendor reported, and its cost."""
 
     @abstractmethod
     def _completion(self, answer: AnswerT, request: CompletionRequest) -> Completion:

@@ -27,11 +27,12 @@ delay, pace, thought and outcome win. Anything else is plain text.
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, ClassVar
 
 from providers import mock_answer, parsing
+from providers.accumulator import joined
 from providers.base import (
     Completion,
     CompletionRequest,
@@ -43,6 +44,7 @@ from providers.base import (
 )
 from providers.deadline import Deadline
 from providers.errors import ContentFiltered, DeadlineExceeded, ProviderError
+from providers.estimates import with_estimates
 
 _DIRECTIVE = re.compile(
     r"(?<!\S)mock:(?:delay=(?P<delay>[0-9]{1,4}(?:\.[0-9]{1,3})?)"
@@ -95,12 +97,18 @@ class Mock:
         _sleep(directives.delay, deadline)
         completion = _answer(request, directives, "ok" if breaks else directives.outcome)
         pieces = list(mock_answer.pieces(completion.message))
-        for number, piece in enumerate(pieces):
-            if breaks and number == len(pieces) // 2:
-                raise _error("break")
-            if number:
-                _sleep(directives.pace, deadline)
-            yield Delta(piece)
+        shown: list[dict[str, Any]] = []
+        try:
+            for number, piece in enumerate(pieces):
+                if breaks and number == len(pieces) // 2:
+                    raise _error("break")
+                if number:
+                    _sleep(directives.pace, deadline)
+                shown.append(piece)
+                yield Delta(piece)
+        except (GeneratorExit, ProviderError):
+            _report_abandoned(request, shown)
+            raise
         yield completion
 
     def check(self, deadline: Deadline) -> None:
@@ -194,6 +202,13 @@ def _completion(
             cost_usd=Decimal(0),
         ),
     )
+
+
+def _report_abandoned(request: CompletionRequest, shown: list[dict[str, Any]]) -> None:
+    """Report the usage of an unfinished stream: estimated, as for a vendor that reports it last."""
+    if request.on_usage and shown:
+        usage = with_estimates(Usage(), request, joined(shown))
+        request.on_usage(replace(usage, cost_usd=Decimal(0)))
 
 
 def _error(outcome: str) -> ProviderError:

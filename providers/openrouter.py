@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from providers import parsing
+from providers import parsing, prices
 from providers.base import Usage
 from providers.chat_completions import Answer, ChatCompletionsProvider
 from providers.deadline import Deadline
@@ -46,17 +46,20 @@ class OpenRouter(ChatCompletionsProvider):
     def check(self, deadline: Deadline) -> None:
         self._get("key", deadline)  # its list of models needs no key
 
-    def _cost(self, reported_usage: Any, model: str, usage: Usage) -> Decimal | None:
-        """Return the final price in US dollars.
+    def _cost(self, reported: Any, model: str, usage: Usage) -> Decimal | None:
+        """Return the final price in US dollars; without one the list price.
 
         With the operator's own key at a vendor (BYOK), `cost` is only OpenRouter's fee, and the
         vendor's bill is added.
         """
-        fee = usd(get_path(reported_usage, "cost"))
-        if get_path(reported_usage, "is_byok") is not True:
-            return fee
-        bill = usd(get_path(reported_usage, "cost_details", "upstream_inference_cost"))
+        fee = usd(get_path(reported, "cost"))
+        if get_path(reported, "is_byok") is not True:
+            return self.list_price(model, usage) if fee is None else fee
+        bill = usd(get_path(reported, "cost_details", "upstream_inference_cost"))
         return None if fee is None or bill is None else usd(fee + bill)
+
+    def list_price(self, model: str, usage: Usage) -> Decimal | None:
+        return prices.cost(model, usage, provider_id="openrouter")
 
     def _empty_answer_error(self, answer: Answer) -> ProviderError:
         """Return ProviderOverloaded for no answer and no finish reason: the model is starting."""

@@ -3,6 +3,7 @@
 import functools
 import ipaddress
 from decimal import Decimal
+from types import ModuleType
 from urllib.parse import urlsplit
 
 from providers import parsing
@@ -14,9 +15,10 @@ def cost(
 ) -> Decimal | None:
     """Return the list price in US dollars, from the prices bundled with genai-prices.
 
-    The vendor is `provider_id`, genai-prices' id for it, or is found by `provider_api_url`. The
-    result is None when the vendor, the model, one of its prices or a token count is unknown.
-    Cached tokens have their own price; reasoning tokens cost the same as other output tokens.
+    The vendor is `provider_id`, genai-prices' id for it, or is found by `provider_api_url`, also at
+    a regional host. The result is None when the vendor, the model, one of its prices or a token
+    count is unknown. Cached tokens have their own price; reasoning tokens cost the same as other
+    output tokens.
     """
     if usage.prompt_tokens is None or usage.completion_tokens is None:
         return None
@@ -30,16 +32,45 @@ def cost(
         output_tokens=usage.completion_tokens,
     )
     try:
-        if provider_id is None:
-            price = genai_prices.calc_price(tokens, model, provider_api_url=provider_api_url)
-        else:
-            price = genai_prices.calc_price(tokens, model, provider_id=provider_id)
+        vendor = provider_id or _vendor_at(genai_prices, provider_api_url or "")
+        price = genai_prices.calc_price(tokens, model, provider_id=vendor)
     except Exception:  # any error of the library: an unknown price must not fail the answer
         return None
     # genai-prices lists some models without prices, and would return 0 for them.
     if price.model_price.input_mtok is None or price.model_price.output_mtok is None:
         return None
     return parsing.usd(price.total_price)
+
+
+# Hosts of vendors that genai-prices does not list, by their end.
+_MORE_HOSTS = {
+    "api.together.ai": "together",
+    ".api.cognitive.microsoft.com": "azure",
+    ".openai.azure.us": "azure",
+}
+
+
+@functools.cache
+def _vendor_at(genai_prices: ModuleType, url: str) -> str:
+    """Return genai-prices' id of the vendor at an address. Raises LookupError.
+
+    A region may come before a vendor's host (`eu.api.openai.com`), or within (`api.eu.mistral.ai`).
+    """
+    host = urlsplit(url).hostname or ""
+    for end, vendor in _MORE_HOSTS.items():
+        if host.endswith(end):
+            return vendor
+    first, _, rest = host.partition(".")
+    _, _, last = rest.partition(".")
+    hosts = [host, rest, f"{first}.{last}"] if "." in last else [host, rest]
+    snapshot = genai_prices.data_snapshot.get_snapshot()
+    for each in hosts:
+        try:
+            found = snapshot.find_provider(None, None, url.replace(host, each, 1))
+        except LookupError:
+            continue
+        return str(found.id)
+    raise LookupError(url)
 
 
 @functools.cache

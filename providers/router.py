@@ -3,13 +3,13 @@
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
-from providers.base import AnsweredMessage, Completion, CompletionRequest, Delta, Provider
+from providers.base import AnsweredMessage, Completion, CompletionRequest, Delta, Provider, Usage
 from providers.circuit_breaker import CircuitBreaker
 from providers.deadline import Deadline
 from providers.errors import (
@@ -34,12 +34,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One ended call to a provider. `outcome` is `ok`, the code of its error, or `aborted`."""
+    """One ended call to a provider, and what it used.
+
+    `outcome` is `ok`, the code of its error, or `aborted`.
+    """
 
     provider: str
     model: str
     outcome: str
     latency_ms: int
+    usage: Usage = field(default_factory=Usage)
 
 
 # Receives each attempt when it has ended, with its error if it failed.
@@ -125,7 +129,7 @@ class Router:
     ) -> tuple[Route, Completion]:
         """Return the first completion that a route gives, and that route. Raises ProviderError."""
 
-        def ask(provider: Provider, request: CompletionRequest) -> Iterator[Completion]:
+        def ask(provider: Provider, request: CompletionRequest) -> Generator[Completion]:
             yield provider.complete(request, deadline)
 
         [answer] = self._run(routes, request, deadline, on_attempt, ask)
@@ -144,8 +148,8 @@ class Router:
         ends the call to the vendor. Raises ProviderError.
         """
 
-        def ask(provider: Provider, request: CompletionRequest) -> Iterator[Delta | Completion]:
-            return provider.stream(request, deadline)
+        def ask(provider: Provider, request: CompletionRequest) -> Generator[Delta | Completion]:
+            yield from provider.stream(request, deadline)
 
         return self._run(routes, request, deadline, on_attempt, ask)
 
@@ -226,12 +230,23 @@ class Router:
             )
         started, begun, outcome = time.monotonic(), False, "ok"
         error: ProviderError | None = None
+        usage = Usage()
+
+        def count(used: Usage) -> None:
+            nonlocal usage
+            usage = used
+
+        request = replace(request, on_usage=count)
         try:
-            events = ask(route.provider, request)
-            yield next(events)
-            begun = True
-            yield from events
+            with closing(ask(route.provider, request)) as events:
+                for event in events:
+                    yield event
+                    begun = True
+            if isinstance(event, Completion) and not usage.known:
+                usage = event.usage
         except BaseException as exc:
+            if isinstance(exc, ProviderError) and not usage.known:
+                usage = exc.usage
             outcome = _outcome(exc, deadline)
             error = exc if isinstance(exc, ProviderError) else None
             fair = timeout >= MIN_FAIR_TIMEOUT
@@ -241,8 +256,13 @@ class Router:
             breaker.record_success()
         finally:
             elapsed = round((time.monotonic() - started) * 1000)
-            name, model = route.provider.name, route.model
-            attempt = Attempt(provider=name, model=model, outcome=outcome, latency_ms=elapsed)
+            attempt = Attempt(
+                provider=route.provider.name,
+                model=route.model,
+                outcome=outcome,
+                latency_ms=elapsed,
+                usage=usage,
+            )
             on_attempt(attempt, error)
 
     def _parse(self, model: str) -> Route:
@@ -253,7 +273,7 @@ class Router:
         return Route(self._defaults[0].provider, model)
 
 
-Ask = Callable[[Provider, CompletionRequest], Iterator[T]]
+Ask = Callable[[Provider, CompletionRequest], Generator[T]]
 
 
 def _told(request: CompletionRequest, route: Route) -> CompletionRequest:

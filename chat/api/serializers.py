@@ -11,7 +11,8 @@ from rest_framework import serializers
 from chat.api import fields
 from chat.storage.base import InteractionRecord, Status, format_utc
 from chat.usage import DEFAULT_DAYS, MAX_DAYS, DateRange, UsageGroup, format_usd
-from providers.base import FinishReason, reasoning_text
+from providers.base import FinishReason, Usage, reasoning_text
+from providers.router import Attempt
 
 S = TypeVar("S", bound=serializers.Serializer[Any])
 
@@ -146,8 +147,19 @@ class UsageSerializer(serializers.Serializer[Any]):
     )
     cost_usd = serializers.SerializerMethodField()
 
+    estimated = serializers.BooleanField(
+        required=False,
+        help_text="Only when true: the vendor did not report the tokens, and they are estimated.",
+    )
+
     def get_cost_usd(self, usage: Any) -> str | None:
         return format_usd(usage.cost_usd)
+
+    def to_representation(self, usage: Usage) -> dict[str, Any]:
+        body: dict[str, Any] = super().to_representation(usage)
+        if not usage.estimated:
+            del body["estimated"]
+        return body
 
 
 class InteractionSerializer(serializers.Serializer[InteractionRecord]):
@@ -203,6 +215,13 @@ class AttemptSerializer(serializers.Serializer[Any]):
     model = serializers.CharField()
     outcome = serializers.CharField(help_text="`ok`, or the code of the error.")
     latency_ms = serializers.IntegerField()
+    usage = UsageSerializer(required=False, help_text="Only where it is known.")
+
+    def to_representation(self, attempt: Attempt) -> dict[str, Any]:
+        body: dict[str, Any] = super().to_representation(attempt)
+        if not attempt.usage.known:
+            del body["usage"]
+        return body
 
 
 class RecordSerializer(InteractionSerializer):

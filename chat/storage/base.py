@@ -60,7 +60,8 @@ class InteractionRecord:
     the first ones to call, and after settlement the ones that answered. `latency_ms` counts from
     the acceptance of the request to its outcome. `request_hash` is set for requests with an
     idempotency key and tells whether a repeated key belongs to the same request. `ancestors` are
-    the ids of the earlier turns that are sent along, oldest first. `response` and `tool_calls` are
+    the ids of the earlier turns that are sent along, oldest first. `usage` is that of the attempt
+    that answered, or else of the last one. `response` and `tool_calls` are
     the answer's; `message` has the other fields of the assistant's message, in OpenAI's terms, and
     `extras` those beside the message. `key_id` is the managed API key of the request. A record does
     not exist any more from `expires_at` on, a whole second; None means never.
@@ -95,6 +96,12 @@ class InteractionRecord:
     usage: Usage = field(default_factory=Usage)
     error: ErrorInfo | None = None
     attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def spent(self) -> Usage:
+        """What all attempts used; records of older versions know the usage of the last one only."""
+        known = [attempt.usage for attempt in self.attempts if attempt.usage.known]
+        return sum(known[1:], known[0]) if known else self.usage
 
     @property
     def lacks_content(self) -> bool:
@@ -263,7 +270,7 @@ class CounterKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageCounts:
-    """Sums over settled records. Unknown tokens and costs add nothing.
+    """Sums over all attempts of settled records. Unknown tokens and costs add nothing.
 
     `cost` is in units of the last decimal of a record's cost: 10**-12 US dollars.
     """
@@ -277,7 +284,7 @@ class UsageCounts:
 
     @classmethod
     def of(cls, record: InteractionRecord) -> "UsageCounts":
-        usage = record.usage
+        usage = record.spent
         return cls(
             requests=1,
             errors=int(record.status is Status.ERROR),

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from chat.storage.base import ApiKey, ErrorInfo, InteractionRecord, Status
@@ -10,7 +11,7 @@ from providers.base import Usage
 from providers.router import Attempt
 
 EPOCH = datetime.fromtimestamp(0, UTC)
-ATTEMPT = [field.name for field in fields(Attempt)]
+ATTEMPT = [field.name for field in fields(Attempt) if field.name != "usage"]
 USAGE = [field.name for field in fields(Usage)]
 # The fields of a record that are columns as they are: those of its outcome, and the others.
 OUTCOME = (
@@ -40,12 +41,11 @@ def outcome_columns(record: InteractionRecord) -> dict[str, Any]:
         **{name: getattr(record, name) for name in OUTCOME},
         "message": record.message or None,
         "extras": record.extras or None,
-        "attempts": [
-            {name: getattr(attempt, name) for name in ATTEMPT} for attempt in record.attempts
-        ],
+        "attempts": [_attempt_columns(attempt) for attempt in record.attempts],
         "error_code": record.error and record.error.code,
         "error_detail": record.error and record.error.detail,
         **{name: getattr(record.usage, name) for name in USAGE},
+        "estimated": record.usage.estimated or None,
     }
 
 
@@ -73,7 +73,7 @@ def from_columns(row: Any) -> InteractionRecord:
         "attempts": tuple(
             _attempt(each) for each in row.attempts or () if isinstance(each, Mapping)
         ),
-        "usage": Usage(**{name: getattr(row, name) for name in USAGE}),
+        "usage": _usage({name: getattr(row, name) for name in USAGE}),
     }
     if row.error_code:
         changed["error"] = ErrorInfo(code=row.error_code, detail=row.error_detail or "")
@@ -86,6 +86,27 @@ def api_key_from_columns(row: Any) -> ApiKey:
     return ApiKey(**{**columns, "allowed_models": tuple(row.allowed_models or ())})
 
 
+def _attempt_columns(attempt: Attempt) -> dict[str, Any]:
+    """Return an attempt in JSON's types, with what is known of its usage."""
+    entry = {name: getattr(attempt, name) for name in ATTEMPT}
+    if attempt.usage.known:
+        used = {name: getattr(attempt.usage, name) for name in USAGE}
+        used["cost_usd"] = None if used["cost_usd"] is None else str(used["cost_usd"])
+        used["estimated"] = used["estimated"] or None
+        entry["usage"] = {name: value for name, value in used.items() if value is not None}
+    return entry
+
+
 def _attempt(entry: Mapping[str, Any]) -> Attempt:
     known: dict[str, Any] = {name: entry.get(name) for name in ATTEMPT}
-    return Attempt(**known)
+    usage = entry.get("usage")
+    return Attempt(**known, usage=_usage(usage) if isinstance(usage, Mapping) else Usage())
+
+
+def _usage(values: Mapping[str, Any]) -> Usage:
+    known: dict[str, Any] = {name: values.get(name) for name in USAGE}
+    try:
+        cost = None if known["cost_usd"] is None else Decimal(known["cost_usd"])
+    except (ArithmeticError, TypeError, ValueError):
+        cost = None
+    return Usage(**known | {"cost_usd": cost, "estimated": bool(known["estimated"])})

@@ -53,4 +53,4 @@ def decode_cursor(cursor: str, scope: str) -> Position:
 def _size(record: InteractionRecord) -> int:
     """Return the size in JSON of the long fields that a list shows."""
     shown = (record.prompt, record.response, record.metadata, record.error, record.attempts)
-    return len(orjson.dumps([*shown, record.tool_calls, record.message]))
+    return len(orjson.dumps([*shown, record.tool_calls, record.message], default=str))

@@ -59,6 +59,7 @@ def from_json(data: Any) -> InteractionRecord:
     _check_known(data.get("error"), ErrorInfo)
     for attempt in data.get("attempts", ()):
         _check_known(attempt, Attempt)
+        _check_known(attempt.get("usage"), Usage)
     if "status" not in data:
         raise ValueError("this is not a record: it has no status")
     _check_storable(record)
@@ -87,25 +88,36 @@ def _check_storable(record: InteractionRecord) -> None:
     """Raise ValueError for values of the right type that a store cannot keep."""
     UUID(record.interaction_id)
     times = (record.created_at, record.deadline_at, record.expires_at)
-    usage, cost = record.usage, record.usage.cost_usd
-    tokens = (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
-    numbers = (*tokens, usage.cached_tokens, usage.reasoning_tokens, record.latency_ms)
     if any(time is not None and time.tzinfo is None for time in times):
         raise ValueError("a time has no time zone")
     try:
         [time.astimezone(UTC) for time in times if time is not None]
     except OverflowError:
         raise ValueError("a time is out of range") from None
-    if any(number is not None and not 0 <= number <= MAX_INTEGER for number in numbers):
-        raise ValueError("a number is negative or too large")
-    if cost is not None and not (
-        cost.is_finite() and 0 <= cost < MAX_COST_USD and cost == round(cost, COST_DECIMALS)
-    ):
-        raise ValueError("the cost is not an amount in US dollars with up to 12 decimals")
+    _check_number(record.latency_ms)
+    for usage in (record.usage, *(attempt.usage for attempt in record.attempts)):
+        _check_usage(usage)
     if not (is_valid_user_id(record.user_id) and is_valid_owner(record.owner)):
         raise ValueError("owner or userId is not valid")
     if not record.conversation_id or (record.error and not record.error.code):
         raise ValueError("the conversation id or the error code is empty")
+
+
+def _check_usage(usage: Usage) -> None:
+    """Raise ValueError for an amount out of range."""
+    tokens = (usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
+    for number in (*tokens, usage.cached_tokens, usage.reasoning_tokens):
+        _check_number(number)
+    cost = usage.cost_usd
+    if cost is not None and not (
+        cost.is_finite() and 0 <= cost < MAX_COST_USD and cost == round(cost, COST_DECIMALS)
+    ):
+        raise ValueError("the cost is not an amount in US dollars with up to 12 decimals")
+
+
+def _check_number(number: int | None) -> None:
+    if number is not None and not 0 <= number <= MAX_INTEGER:
+        raise ValueError("a number is negative or too large")
 
 
 def _plain(value: Any) -> str:

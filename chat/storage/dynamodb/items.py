@@ -109,6 +109,7 @@ class InteractionItem(ItemSchema):
     cached_tokens = IntegerAttribute()
     reasoning_tokens = IntegerAttribute()
     cost_usd = ParsedAttribute(Decimal)
+    estimated = FlagAttribute()
 
 
 class CacheItem(ItemSchema):

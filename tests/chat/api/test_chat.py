@@ -45,6 +45,14 @@ CITY = {
     "json_schema": {"name": "city", "schema": {"type": "object", "properties": {}}},
 }
 HELLO = Completion(message={"content": "Hello."}, model="mock-1", finish_reason="stop")
+UNKNOWN_USAGE = {
+    "prompt_tokens": None,
+    "completion_tokens": None,
+    "total_tokens": None,
+    "cached_tokens": None,
+    "reasoning_tokens": None,
+    "cost_usd": None,
+}
 MOCK_ATTEMPT = Attempt(provider="mock", model="mock-1", outcome="ok", latency_ms=ANY)
 
 
@@ -121,6 +129,7 @@ def test_an_answer_leaves_one_record(api: ApiClient) -> None:
         metadata={"ticket": "7"},
     ).json()
     [record] = all_records()
+    counted = Usage(prompt_tokens=3, completion_tokens=3, total_tokens=6, cost_usd=Decimal("0"))
     assert record == InteractionRecord(
         interaction_id=body["interaction_id"],
         owner="default",
@@ -139,8 +148,8 @@ def test_an_answer_leaves_one_record(api: ApiClient) -> None:
         response="You said: Olá!",
         finish_reason="stop",
         latency_ms=body["latency_ms"],
-        usage=Usage(prompt_tokens=3, completion_tokens=3, total_tokens=6, cost_usd=Decimal("0")),
-        attempts=(MOCK_ATTEMPT,),
+        usage=counted,
+        attempts=(replace(MOCK_ATTEMPT, usage=counted),),
     )
     assert timedelta(seconds=24) < record.deadline_at - before < timedelta(seconds=26)
 
@@ -845,7 +854,12 @@ def test_an_answer_that_a_filter_cut_short_is_an_answer(api: ApiClient, vendor: 
     body = api.chat().json()
     assert (body["response"], body["finish_reason"]) == ("Well, ", "content_filter")
     assert body["model"] == "model-1"
-    assert set(body["usage"].values()) == {None}
+    assert body["usage"] == UNKNOWN_USAGE | {
+        "prompt_tokens": 3,
+        "completion_tokens": 2,
+        "total_tokens": 5,
+        "estimated": True,
+    }
 
 
 @pytest.mark.django_db(transaction=True)  # streams are written by another thread
@@ -999,9 +1013,26 @@ UNRECORDED = {
         "cached_tokens": None,
         "reasoning_tokens": None,
         "cost_usd": "0",
+        "estimated": False,
     },
     "error": None,
-    "attempts": [{"provider": "mock", "model": "mock-1", "outcome": "ok", "latency_ms": ANY}],
+    "attempts": [
+        {
+            "provider": "mock",
+            "model": "mock-1",
+            "outcome": "ok",
+            "latency_ms": ANY,
+            "usage": {
+                "prompt_tokens": 1,
+                "completion_tokens": 3,
+                "total_tokens": 4,
+                "cached_tokens": None,
+                "reasoning_tokens": None,
+                "cost_usd": "0",
+                "estimated": False,
+            },
+        }
+    ],
 }
 
 

@@ -51,7 +51,15 @@ def test_an_answer_can_be_read_by_its_id(api: ApiClient) -> None:
     assert response.json() == answer | {
         "status": "ok",
         "error": None,
-        "attempts": [{"provider": "mock", "model": "mock-1", "outcome": "ok", "latency_ms": ANY}],
+        "attempts": [
+            {
+                "provider": "mock",
+                "model": "mock-1",
+                "outcome": "ok",
+                "latency_ms": ANY,
+                "usage": answer["usage"],
+            }
+        ],
     }
 
 

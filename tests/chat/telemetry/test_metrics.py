@@ -269,6 +269,8 @@ def test_a_stream_that_breaks_off_is_an_error(
         "Requests": 1,
         "Errors": 1,
         "Latency": ANY,
+        "PromptTokens": 3,  # estimated
+        "CompletionTokens": 1,
         "ProviderErrors": 1,
     }
 

@@ -1,0 +1,70 @@
+"""The usage of OpenAI-compatible vendors: what is inside which count differs between them."""
+
+from decimal import Decimal
+from typing import Any
+
+from providers import parsing
+from providers.base import Usage
+from providers.parsing import get_path, token_count, usd
+
+# xAI's unit of cost: https://docs.x.ai/docs/models
+TICKS_PER_USD = 10**10
+
+
+def tokens(reported: Any) -> Usage:
+    """Return the tokens of a `usage` object.
+
+    Some vendors leave the cached tokens out of `prompt_tokens` (as Anthropic does), or the thoughts
+    out of `completion_tokens` (as xAI does, and Google). The total then has more than the two.
+    """
+    prompt = token_count(get_path(reported, "prompt_tokens"))
+    answer = token_count(get_path(reported, "completion_tokens"))
+    total = token_count(get_path(reported, "total_tokens"))
+    cached = _cached(reported)
+    thoughts = token_count(get_path(reported, "completion_tokens_details", "reasoning_tokens"))
+    if prompt is not None and answer is not None:
+        missing = max(0, (total or 0) - prompt - answer)
+        apart = _cached_apart(reported, prompt, missing, cached or 0, thoughts or 0)
+        prompt, answer = prompt + apart, answer + max(0, missing - apart)
+    summed = parsing.sum_tokens((prompt, answer))
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=answer,
+        total_tokens=summed if total is None or (summed or 0) > total else total,
+        cached_tokens=cached,
+        reasoning_tokens=thoughts,
+    )
+
+
+def cost(reported: Any) -> Decimal | None:
+    """Return the cost in US dollars that a `usage` object tells; None without one."""
+    ticks = token_count(get_path(reported, "cost_in_usd_ticks"))
+    if ticks is not None:
+        return usd(Decimal(ticks) / TICKS_PER_USD)
+    told = (
+        get_path(reported, "cost"),  # OpenRouter, and gateways that follow it
+        get_path(reported, "cost", "total_cost"),  # Perplexity
+        get_path(reported, "estimated_cost"),  # DeepInfra
+    )
+    return next((amount for each in told if (amount := usd(each)) is not None), None)
+
+
+def _cached_apart(reported: Any, prompt: int, missing: int, cached: int, thoughts: int) -> int:
+    """Return the tokens read from and written to the cache, if `prompt` does not include them.
+
+    `missing` tokens are in the total only.
+    """
+    apart = cached + (token_count(get_path(reported, "cache_creation_input_tokens")) or 0)
+    shown_by_total = missing in (apart, apart + thoughts) and missing != thoughts
+    return apart if cached > prompt or shown_by_total else 0
+
+
+def _cached(reported: Any) -> int | None:
+    """Return the tokens read from the cache, as OpenAI, Anthropic or DeepSeek name them."""
+    places = (
+        ("prompt_tokens_details", "cached_tokens"),
+        ("cache_read_input_tokens",),
+        ("prompt_cache_hit_tokens",),
+    )
+    counts = (token_count(get_path(reported, *place)) for place in places)
+    return next((count for count in counts if count is not None), None)
