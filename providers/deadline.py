@@ -1,5 +1,6 @@
 """Deadlines that can be cancelled, shared by all threads that work for one request."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -10,13 +11,20 @@ Callback = Callable[[], object]
 class Deadline:
     """A point on the monotonic clock by which a request must be done, or cancelled before.
 
-    Waiting code registers a callback with `on_cancel` instead of looking at `cancelled`
-    periodically.
+    A vendor may be silent for at most `idle_seconds` within it. Waiting code registers a callback
+    with `on_cancel` instead of looking at `cancelled` periodically.
     """
 
-    __slots__ = ("_cancellation", "_end", "_latest_end")
+    __slots__ = ("_cancellation", "_end", "_latest_end", "idle_seconds")
 
-    def __init__(self, seconds: float, *, _cancellation: "_Cancellation | None" = None) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        *,
+        idle_seconds: float = math.inf,
+        _cancellation: "_Cancellation | None" = None,
+    ) -> None:
+        self.idle_seconds = idle_seconds
         self._end = self._latest_end = time.monotonic() + seconds
         self._cancellation = _cancellation or _Cancellation()
 
@@ -51,7 +59,7 @@ class Deadline:
         Cancelling one of the two cancels both.
         """
         left = self.remaining_if_not_cancelled()
-        return Deadline(left, _cancellation=self._cancellation)
+        return Deadline(left, idle_seconds=self.idle_seconds, _cancellation=self._cancellation)
 
     def shorten(self, seconds: float) -> None:
         """Move the end to `seconds` from now, if that is earlier."""

@@ -9,6 +9,7 @@ ProviderError
  │    └── EmptyAnswer        retried once
  ├── ProviderOverloaded      rate limit, quota or overload; retried, falls back
  └── DeadlineExceeded        the request's time is used up
+      └── VendorSilent       the vendor was silent for too long; falls back
 """
 
 from typing import ClassVar
@@ -90,3 +91,7 @@ class ProviderOverloaded(ProviderError):
 
 class DeadlineExceeded(ProviderError):
     code = "provider_timeout"
+
+
+class VendorSilent(DeadlineExceeded):
+    fallback = True

@@ -21,6 +21,7 @@ from providers.errors import (
     ProviderFailed,
     ProviderOverloaded,
     RequestRejected,
+    VendorSilent,
 )
 
 ANY_MODEL = "*"
@@ -304,6 +305,8 @@ def _report_failure(
     match error:
         case RequestRejected() | ContentFiltered():
             breaker.record_success()
+        case VendorSilent():
+            breaker.record_failure()
         case DeadlineExceeded() if begun:  # it answered, if at too great a length
             breaker.record_success()
         case DeadlineExceeded() if not fair:

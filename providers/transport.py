@@ -44,10 +44,11 @@ _ENCODING_HEADERS = {b"content-encoding", b"content-length"}
 class CurlTransport(httpx.BaseTransport):
     """Send httpx requests through libcurl.
 
-    `request.extensions` may carry a `deadline` (Deadline; else httpx's own `timeout` holds),
-    `fresh` (bool), which asks for a new connection, and `max_body_bytes` (int). Redirects are not
-    followed. Compressed bodies are decoded. Errors are httpx's, and their message is a word for the
-    log, such as `connection_refused`: transport_errors.py lists them.
+    `request.extensions` may carry a `deadline` (Deadline) beside httpx's `timeout`, whose `read`
+    is the longest silence of the server; `fresh` (bool), which asks for a new connection; and
+    `max_body_bytes` (int). Redirects are not followed. Compressed bodies are decoded. Errors are
+    httpx's, and their message is a word for the log, such as `connection_refused`:
+    transport_errors.py lists them.
     """
 
     def __init__(
@@ -155,7 +156,8 @@ class _Handle:
 
         With `expect`, send the body when the server asks for it.
         """
-        self._deadline, self._idle_seconds = _deadline(request)
+        self._deadline, self._idle_seconds = _limits(request)
+        self._heard()
         self.status, self.http_version = 0, b""
         self.headers: list[tuple[bytes, bytes]] = []
         self.lines.clear()
@@ -169,14 +171,15 @@ class _Handle:
         with self._deadline.on_cancel(self._wake):
             while not self._in_body and not self.done:
                 self._step()
+        if not request.extensions.get("deadline"):
+            self._deadline = Deadline(math.inf)  # httpx's timeouts limit no whole body
         if not self._in_body:
             self._check()
 
     def read(self) -> list[bytes]:
         """Return the next pieces of the body, none at its end. Raises httpx.TransportError."""
         if not self.pieces and not self.done:
-            if self._idle_seconds is not None:
-                self._deadline = Deadline(self._idle_seconds)
+            self._heard()  # it was not while nobody read
             with self._deadline.on_cancel(self._wake):
                 while not self.pieces and not self.done:
                     self._step()
@@ -251,8 +254,8 @@ class _Handle:
 
     def _step(self) -> None:
         """Wait for the next event of the connection. Raises httpx.TimeoutException."""
-        remaining = self._deadline.remaining()
-        if not remaining:
+        remaining = min(self._deadline.remaining(), self._idle_until - time.monotonic())
+        if remaining <= 0:
             raise transport_errors.timed_out(self._curl, self._deadline, in_body=self._in_body)
         milliseconds = math.ceil(min(remaining, 86400.0) * 1000)
         timer = self._multi.timeout()  # when libcurl wants to be called anyway; below 0: never
@@ -268,6 +271,10 @@ class _Handle:
         if not events:
             self._act(pycurl.SOCKET_TIMEOUT, 0)
 
+    def _heard(self) -> None:
+        """Start the time in which the server must send something."""
+        self._idle_until = time.monotonic() + self._idle_seconds
+
     def _act(self, fd: int, mask: int) -> None:
         try:
             _, running = self._multi.socket_action(fd, mask)
@@ -278,6 +285,7 @@ class _Handle:
             self._error = failed[0][1] if failed else 0
             self.done = True
         if self.lines:
+            self._heard()
             self._parse_head()
 
     def _check(self) -> None:
@@ -337,13 +345,13 @@ class _Body(httpx.SyncByteStream):
     __del__ = close
 
 
-def _deadline(request: httpx.Request) -> tuple[Deadline, float | None]:
-    """Return the deadline of the request, and httpx's read timeout where that holds instead."""
-    if deadline := request.extensions.get("deadline"):
-        return deadline, None
+def _limits(request: httpx.Request) -> tuple[Deadline, float]:
+    """Return the deadline of the head, and the seconds of silence that end the call."""
     timeout = request.extensions.get("timeout", {})
-    connect, read = timeout.get("connect"), timeout.get("read")
-    return Deadline(math.inf if None in (connect, read) else connect + read), read
+    connect, read = (
+        math.inf if timeout.get(name) is None else timeout[name] for name in ("connect", "read")
+    )
+    return request.extensions.get("deadline") or Deadline(connect + read), read
 
 
 def _header_lines(headers: httpx.Headers, *, expect: bool) -> list[bytes]:

@@ -24,6 +24,7 @@ from providers.errors import (
     ProviderFailed,
     ProviderMisconfigured,
     RequestRejected,
+    VendorSilent,
 )
 from providers.parsing import as_object, load_json
 from providers.transport import default_transport
@@ -188,7 +189,8 @@ class VendorClient:
 
         Without a body it is a GET. The context translates the httpx.RequestError of a body.
 
-        Raises DeadlineExceeded, ProviderFailed for a vendor that cannot be reached or breaks off,
+        Raises DeadlineExceeded, VendorSilent for a vendor that is silent for `idle_seconds`,
+        ProviderFailed for one that cannot be reached or breaks off,
         and ProviderMisconfigured for an address that redirects.
         """
         own = deadline.part()
@@ -220,15 +222,14 @@ def _request(url: str, headers: Mapping[str, str], body: Any, deadline: Deadline
     length = {"content-length": str(len(content))} if content else {}
     whole = {"host": host, **length, **HEADERS, **headers}
     seconds = deadline.remaining()
+    timeout = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
+    timeout["read"] = min(seconds, deadline.idle_seconds)
     return httpx.Request(
         "POST" if content else "GET",
         parsed,
         headers=whole,
         stream=httpx.ByteStream(content),
-        extensions={
-            "deadline": deadline,
-            "timeout": dict.fromkeys(("connect", "read", "write", "pool"), seconds),
-        },
+        extensions={"deadline": deadline, "timeout": timeout},
     )
 
 
@@ -246,6 +247,8 @@ def _failure(
     reason = str(exc) if _REASON.fullmatch(str(exc)) else type(exc).__name__
     if deadline.expired:
         return DeadlineExceeded("The provider did not answer in time.", reason=reason)
+    if isinstance(exc, httpx.ReadTimeout):
+        return VendorSilent("The provider fell silent.", reason=reason)
     if broken_off:
         return ProviderFailed("The provider broke off its answer.", reason=reason, retry=False)
     begun = isinstance(exc, httpx.RemoteProtocolError | httpx.DecodingError)

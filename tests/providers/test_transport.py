@@ -227,17 +227,25 @@ def test_httpx_timeouts_hold_without_a_deadline(transport: CurlTransport):
             assert failing(httpx.ReadTimeout, transport, url, extensions=extensions)
 
 
+@pytest.mark.parametrize("with_deadline", [False, True])
 def test_the_read_timeout_of_httpx_holds_between_pieces_of_a_body(
-    vendor: StubVendor, transport: CurlTransport
+    vendor: StubVendor, transport: CurlTransport, with_deadline: bool
 ):
     timeout = {"connect": LONG, "read": 0.3, "write": LONG, "pool": LONG}
-    extensions = {"deadline": None, "timeout": timeout}
+    extensions = {"deadline": Deadline(LONG) if with_deadline else None, "timeout": timeout}
     vendor.stream([b"x"] * 20, gap=0.03)
     assert send(transport, vendor.url, extensions=extensions).content == b"x" * 20
     vendor.clear()
     vendor.stream([b"x", b"x"], gap=[0.0, LONG])
     reason = failing(httpx.ReadTimeout, transport, vendor.url, extensions=extensions)
     assert reason == "timed_out_reading"
+
+
+def test_the_read_timeout_holds_before_the_head_beside_a_deadline():
+    extensions = {"deadline": Deadline(LONG), "timeout": {"read": 0.1}}
+    with silent_vendor() as (transport, url):
+        reason = failing(httpx.ReadTimeout, transport, url, extensions=extensions)
+    assert reason == "timed_out_waiting"
 
 
 class CountingPoll:
