@@ -33,6 +33,7 @@ from chat.storage.base import ErrorInfo, InteractionRecord, Status
 from chat.storage.errors import StorageUnavailable
 from chat.storage.jsonl import to_json
 from chat.storage.redaction import keyed_digest, redact, redact_text
+from chat.storage.time_limit import MAX_SECONDS, storage_deadline
 from chat.telemetry import metrics
 from chat.telemetry.context import add_log_fields, current_request_id, server_timing
 from providers.accumulator import joined
@@ -370,13 +371,15 @@ def _write_outcome(record: InteractionRecord, deadline: Deadline) -> bool:
 
     Raises StorageUnavailable.
     """
-    for tries in itertools.count(1):
-        try:
-            with server_timing("storage"):
-                return backend().interactions.settle(record)
-        except StorageUnavailable:
-            wait = random.uniform(0, 0.1 * 2**tries)  # noqa: S311  (no secret)
-            if tries == MAX_SETTLE_TRIES or wait >= deadline.remaining_if_not_cancelled():
-                raise
-        time.sleep(wait)
+    deadline = Deadline(min(deadline.remaining_if_not_cancelled(), MAX_SECONDS))
+    with storage_deadline(deadline):
+        for tries in itertools.count(1):
+            try:
+                with server_timing("storage"):
+                    return backend().interactions.settle(record)
+            except StorageUnavailable:
+                wait = random.uniform(0, 0.1 * 2**tries)  # noqa: S311  (no secret)
+                if tries == MAX_SETTLE_TRIES or wait >= deadline.remaining():
+                    raise
+            time.sleep(wait)
     raise AssertionError("the last try returns or raises")

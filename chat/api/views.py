@@ -23,6 +23,8 @@ from chat.errors import StorageFailed, ValidationFailed
 from chat.storage import backend
 from chat.storage.base import Page, format_utc
 from chat.storage.errors import StorageUnavailable
+from chat.storage.time_limit import storage_deadline
+from providers.deadline import Deadline
 
 # `build_once` says why they are shared, and built at import.
 CHAT_REQUEST = build_once(serializers.ChatSerializer)
@@ -33,6 +35,9 @@ USER_ID = build_once(serializers.UserIdSerializer)
 USER_QUERY = build_once(serializers.UserQuerySerializer)
 USAGE_QUERY = build_once(serializers.UsageQuerySerializer)
 USAGE_COUNTS = build_once(serializers.UsageCountsSerializer)
+
+# Storage that takes longer than this is not ready.
+READY_SECONDS = 3.0
 
 # Content parts that a provider may lack -> fields of a chat request.
 FIELD_NAMES = {"image_url": "images"}
@@ -126,7 +131,8 @@ class ReadyView(PublicView):
         # `provider` is always ok: settings refuse to start without a configured one.
         checks = {"storage": "ok", "provider": "ok"}
         try:
-            backend().interactions.check()
+            with storage_deadline(Deadline(READY_SECONDS)):
+                backend().interactions.check()
         except StorageUnavailable:
             checks["storage"] = StorageFailed.title
         ready = set(checks.values()) == {"ok"}

@@ -28,14 +28,7 @@ from chat.storage.base import (
     newest_by_id,
     unexpired,
 )
-from chat.storage.dynamodb.client import (
-    TRANSIENT,
-    DynamoDBClient,
-    new_client,
-    reason_of,
-    refusals,
-    translate_errors,
-)
+from chat.storage.dynamodb.client import DynamoDBClient, new_client, refusals, translate_errors
 from chat.storage.dynamodb.items import (
     MAX_TRANSACTION_BYTES,
     Item,
@@ -65,9 +58,10 @@ from chat.storage.errors import RecordTooLarge, StorageUnavailable
 
 # A page has up to 1 MB, and may come over a slow network.
 TRY_SECONDS = 30.0
-# A throttled call is repeated for about a minute.
+# A throttled call is repeated for this long.
+CALL_SECONDS = 90.0
+# Records that others change meanwhile are planned again.
 TRIES = 10
-MAX_WAIT_SECONDS = 15.0
 # DynamoDB accepts transactions of 4 MB, but does not always finish them in time.
 MAX_ACTIONS = 100
 TRANSACTION_BYTES = 1_000_000
@@ -84,26 +78,16 @@ class _Write:
     replaces: bool
 
 
-class _PatientClient:
-    """Repeats throttled calls for about a minute, and adds up their read units."""
+class _MeasuringClient:
+    """Adds up the read units of calls."""
 
     def __init__(self, client: DynamoDBClient) -> None:
         self._client = client
         self.read_units = 0.0
 
     def call(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        # It takes long to import, and a request needs this module's class only.
-        from tenacity import Retrying, retry_if_exception, stop_after_attempt
-        from tenacity import wait_random_exponential as random_wait
-
         measured = {} if operation == "DescribeTable" else {"ReturnConsumedCapacity": "TOTAL"}
-        retrying = Retrying(
-            retry=retry_if_exception(_is_throttling),
-            wait=random_wait(multiplier=0.1, max=MAX_WAIT_SECONDS),
-            stop=stop_after_attempt(TRIES),
-            reraise=True,
-        )
-        answer: dict[str, Any] = retrying(self._client.call, operation, arguments | measured)
+        answer = self._client.call(operation, arguments | measured)
         consumed = answer.get("ConsumedCapacity", [])
         for each in consumed if isinstance(consumed, list) else [consumed]:
             self.read_units += each.get("CapacityUnits", 0.0)
@@ -115,7 +99,7 @@ class DynamoBulkStore:
 
     @cached_property
     def _client(self) -> DynamoDBClient:
-        return new_client(try_seconds=TRY_SECONDS)
+        return new_client(try_seconds=TRY_SECONDS, call_seconds=CALL_SECONDS)
 
     @translate_errors()
     def estimate(self, selection: Selection) -> int | None:
@@ -123,12 +107,12 @@ class DynamoBulkStore:
         if selection.of_one_user:
             return None
         request = {"TableName": settings.TABLE_NAME}
-        table = _PatientClient(self._client).call("DescribeTable", request)["Table"]
+        table = _MeasuringClient(self._client).call("DescribeTable", request)["Table"]
         return table["ItemCount"] or None
 
     @translate_errors()
     def scan(self, selection: Selection, *, limit: int, cursor: str | None = None) -> Batch:
-        client = _PatientClient(self._client)
+        client = _MeasuringClient(self._client)
         items, page = _find(client, selection, limit, cursor)
         records = unexpired(get_records(items, consistent=False, call=client.call))
         return Batch(
@@ -140,7 +124,7 @@ class DynamoBulkStore:
     @translate_errors()
     def import_records(self, records: list[InteractionRecord]) -> ImportResult:
         """Write in transactions; plan a record again that changed in the meantime."""
-        client = _PatientClient(self._client)
+        client = _MeasuringClient(self._client)
         left, new, replaced = newest_by_id(records), 0, 0
         for _ in range(TRIES):
             writes = _plan_all(client, left)
@@ -160,7 +144,7 @@ class DynamoBulkStore:
         self, selection: Selection, *, limit: int, cursor: str | None = None, dry_run: bool = False
     ) -> PurgeResult:
         """Delete a page. A record that is taken over between the two calls is deleted too."""
-        items, page = _find(_PatientClient(self._client), selection, limit, cursor, KEYS)
+        items, page = _find(_MeasuringClient(self._client), selection, limit, cursor, KEYS)
         if not dry_run:
             parts = [key for item in items for key in part_keys(item)]
             delete_items(settings.TABLE_NAME, [*parts, *map(primary_key, items)])
@@ -171,7 +155,7 @@ class DynamoBulkStore:
 
 
 def _find(
-    client: _PatientClient,
+    client: _MeasuringClient,
     selection: Selection,
     limit: int,
     cursor: str | None,
@@ -219,7 +203,7 @@ def _filter(selection: Selection) -> dict[str, Any]:
 # --- Writing --------------------------------------------------------------------------------------
 
 
-def _plan_all(client: _PatientClient, records: dict[str, InteractionRecord]) -> list[_Write]:
+def _plan_all(client: _MeasuringClient, records: dict[str, InteractionRecord]) -> list[_Write]:
     """Return the writes that are due, given what is stored now."""
     keys = [{"interaction_id": {"S": id_}} for id_ in records]
     stored = {id_of(item): item for item in get_items(settings.TABLE_NAME, keys, call=client.call)}
@@ -286,7 +270,7 @@ def _settled(writes: Sequence[_Write]) -> list[InteractionRecord]:
     return [write.record for write in writes if write.record.status is not Status.PENDING]
 
 
-def _commit(client: _PatientClient, writes: Sequence[_Write]) -> bool:
+def _commit(client: _MeasuringClient, writes: Sequence[_Write]) -> bool:
     """Write and count in one transaction; return False if a stored record has changed."""
     put_items(settings.TABLE_NAME, [part for write in writes for part in write.ahead], client.call)
     for shard in shards():
@@ -305,10 +289,3 @@ def _commit(client: _PatientClient, writes: Sequence[_Write]) -> bool:
         else:
             return True
     raise StorageUnavailable
-
-
-def _is_throttling(exc: BaseException) -> bool:
-    if not isinstance(exc, ClientError):
-        return False
-    throttled = {"ThrottlingError", "ProvisionedThroughputExceeded"}
-    return reason_of(exc) in TRANSIENT or bool(throttled.intersection(refusals(exc)))

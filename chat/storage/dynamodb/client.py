@@ -17,6 +17,7 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionClosedError,
+    ConnectTimeoutError,
     EndpointConnectionError,
     HTTPClientError,
     ReadTimeoutError,
@@ -26,15 +27,22 @@ from django.core.exceptions import ImproperlyConfigured
 
 from chat.http_transport import http_transport
 from chat.storage.errors import StorageUnavailable
+from chat.storage.time_limit import storage_seconds
 from chat.telemetry.context import add_log_fields
 from providers import sigv4
 from providers.deadline import Deadline
 from providers.sigv4 import JsonService, Signer
 
 CONDITION_FAILED = "ConditionalCheckFailedException"
-# DynamoDB answers in milliseconds. Two tries leave time to settle the record on Lambda.
-TRY_SECONDS = 1.2
-MAX_PAUSE_SECONDS = 0.1
+# The first try of a call, as DynamoDB mostly answers in milliseconds. Each further one may take
+# twice as long as the one before, for a table that is slow.
+TRY_SECONDS = 2.0
+MIN_TRY_SECONDS = 0.5
+# The tries of a call outside of requests.
+CALL_SECONDS = 5.0
+# A server that refuses connections is down rather than slow.
+MAX_REFUSED = 3
+MAX_PAUSE_SECONDS = 2.0
 
 # Errors after which the same call may succeed, besides every 5xx status.
 TRANSIENT = frozenset(
@@ -48,38 +56,77 @@ TRANSIENT = frozenset(
         "TransactionInProgressException",
     }
 )
+# The same in the reasons of a cancelled transaction.
+THROTTLED = frozenset({"ThrottlingError", "ProvisionedThroughputExceeded"})
+
+
+class _Retries:
+    """The tries of one call within its time: how long each may take, and the pauses between."""
+
+    def __init__(self, try_seconds: float, call_seconds: float) -> None:
+        self._try_seconds = try_seconds
+        self._deadline = Deadline(call_seconds)
+        self._tries = self._refused = 0
+
+    def try_seconds(self) -> float:
+        """Return the time of the next try: a longer one each time, but time for two more."""
+        longer = self._try_seconds * 2.0**self._tries
+        return max(MIN_TRY_SECONDS, min(longer, self._deadline.remaining() / 3))
+
+    def pause(self, exc: BotoCoreError | ClientError) -> float | None:
+        """Return the seconds until the next try, with full jitter; None if there is none."""
+        self._tries += 1
+        self._refused += isinstance(exc, EndpointConnectionError | ConnectionClosedError)
+        if self._refused == MAX_REFUSED or not _is_transient(exc):
+            return None
+        pause = random.uniform(0, min(0.05 * 2**self._tries, MAX_PAUSE_SECONDS))  # noqa: S311
+        return pause if pause < self._deadline.remaining() else None
 
 
 class DynamoDBClient:
-    """The client of the stores, and of PynamoDB. Each try of a call may take `try_seconds`."""
+    """The client of the stores, and of PynamoDB.
+
+    A call takes up to `call_seconds` outside of requests, and its first try up to `try_seconds`.
+    """
 
     _request_signer = None  # PynamoDB reads it, to replace a client without credentials
 
-    def __init__(self, service: JsonService, *, try_seconds: float = TRY_SECONDS) -> None:
+    def __init__(
+        self,
+        service: JsonService,
+        *,
+        try_seconds: float = TRY_SECONDS,
+        call_seconds: float = CALL_SECONDS,
+    ) -> None:
         self._service = service
         self._try_seconds = try_seconds
+        self._call_seconds = call_seconds
 
     def call(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Call an operation with botocore's arguments, and return an answer of botocore's shape.
 
-        A transient failure is retried once. Raises ClientError for an error of DynamoDB's, and
-        BotoCoreError if DynamoDB cannot be reached.
+        Transient failures are retried, within the request's deadline. Raises ClientError for an
+        error of DynamoDB's, and BotoCoreError if DynamoDB cannot be reached.
         """
         content = orjson.dumps(arguments, default=_base64)
-        try:
-            return self._call(operation, content)
-        except (EndpointConnectionError, HTTPClientError):
-            pass  # retry over a new connection, as this one may be dead
-        except ClientError as exc:
-            if not _is_transient(exc):
-                raise
-            time.sleep(random.uniform(0, MAX_PAUSE_SECONDS))  # noqa: S311  (no secret)
-        return self._call(operation, content, fresh=True)
+        retries = _Retries(self._try_seconds, storage_seconds(self._call_seconds))
+        fresh = False
+        while True:
+            try:
+                return self._call(operation, content, retries.try_seconds(), fresh=fresh)
+            except (BotoCoreError, ClientError) as exc:
+                pause = retries.pause(exc)
+                if pause is None:
+                    raise
+                fresh = isinstance(exc, BotoCoreError)  # this connection may be dead
+            time.sleep(pause)
 
     _make_api_call = call  # PynamoDB's name for it
 
-    def _call(self, operation: str, content: bytes, *, fresh: bool = False) -> dict[str, Any]:
-        status, body = self._exchange(operation, content, fresh)
+    def _call(
+        self, operation: str, content: bytes, seconds: float, *, fresh: bool
+    ) -> dict[str, Any]:
+        status, body = self._exchange(operation, content, seconds, fresh)
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:
@@ -101,12 +148,16 @@ class DynamoDBClient:
             operation,
         )
 
-    def _exchange(self, operation: str, content: bytes, fresh: bool) -> tuple[int, bytes]:
-        target, deadline = f"DynamoDB_20120810.{operation}", Deadline(self._try_seconds)
+    def _exchange(
+        self, operation: str, content: bytes, seconds: float, fresh: bool
+    ) -> tuple[int, bytes]:
+        target, deadline = f"DynamoDB_20120810.{operation}", Deadline(seconds)
         endpoint = self._service.endpoint
         try:
             return self._service.post(target, content, deadline=deadline, fresh=fresh)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as exc:
+        except httpx.ConnectTimeout as exc:
+            raise ConnectTimeoutError(endpoint_url=endpoint) from exc
+        except (httpx.ConnectError, httpx.ProxyError) as exc:
             raise EndpointConnectionError(endpoint_url=endpoint) from exc
         except httpx.TimeoutException as exc:
             raise ReadTimeoutError(endpoint_url=endpoint) from exc
@@ -117,8 +168,7 @@ class DynamoDBClient:
 @functools.cache
 def client() -> DynamoDBClient:
     """Return the shared client. Raises ImproperlyConfigured without a region or credentials."""
-    # Two tries must fit into the time of a request.
-    return new_client(try_seconds=min(TRY_SECONDS, settings.REQUEST_TIMEOUT_SECONDS / 2))
+    return new_client()
 
 
 def new_client(**options: float) -> DynamoDBClient:
@@ -171,9 +221,13 @@ def write_if(operation: str, request: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _is_transient(exc: ClientError) -> bool:
+def _is_transient(exc: BotoCoreError | ClientError) -> bool:
+    """Return whether the same call may succeed later."""
+    if not isinstance(exc, ClientError):
+        return isinstance(exc, ConnectTimeoutError | EndpointConnectionError | HTTPClientError)
     status = exc.response["ResponseMetadata"]["HTTPStatusCode"]
-    return status >= 500 or exc.response["Error"]["Code"] in TRANSIENT
+    code = exc.response["Error"]["Code"]
+    return status >= 500 or code in TRANSIENT or not THROTTLED.isdisjoint(refusals(exc))
 
 
 def _base64(value: Any) -> str:

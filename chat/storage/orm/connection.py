@@ -1,5 +1,6 @@
 """Connections of the local store to SQLite."""
 
+import math
 import os
 import sqlite3
 import threading
@@ -12,6 +13,8 @@ from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from chat.storage.errors import StorageUnavailable
+from chat.storage.time_limit import storage_seconds
+from providers.deadline import Deadline
 
 DATABASE_ERRORS = (DatabaseError, sqlite3.Error)
 
@@ -46,10 +49,15 @@ def write_queue() -> Iterator[sqlite3.Connection]:
         if own.in_atomic_block:
             yield _sqlite(own)
             return
-        if not _queue.acquire(timeout=settings.SQLITE_BUSY_TIMEOUT):
+        deadline = Deadline(storage_seconds(settings.SQLITE_BUSY_TIMEOUT))
+        if not _queue.acquire(timeout=deadline.remaining()):
             raise StorageUnavailable
         try:
-            yield _sqlite(_writer())
+            writer = _sqlite(_writer())
+            # Other processes may hold the lock for the rest of the time, in whole seconds: the
+            # connection caches its statements by their texts.
+            writer.execute(f"PRAGMA busy_timeout = {math.ceil(deadline.remaining())}000")
+            yield writer
         except DATABASE_ERRORS:
             disconnect_writer()
             raise

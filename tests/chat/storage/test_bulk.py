@@ -375,9 +375,9 @@ def test_an_item_without_a_write_id_is_replaced_too(on_dynamodb: None) -> None:
 
 def failing(monkeypatch: pytest.MonkeyPatch, times: int, code: str, reason: str = "") -> None:
     """The next so many writes are refused."""
-    call, left = DynamoDBClient.call, [times]
+    call, left = DynamoDBClient._call, [times]
 
-    def refuse(self: DynamoDBClient, operation: str, arguments: Any) -> dict[str, Any]:
+    def refuse(self: DynamoDBClient, operation: str, *rest: Any, **options: Any) -> dict[str, Any]:
         if operation == "TransactWriteItems" and left[0]:
             left[0] -= 1
             error: Any = {
@@ -386,9 +386,9 @@ def failing(monkeypatch: pytest.MonkeyPatch, times: int, code: str, reason: str 
                 "CancellationReasons": [{"Code": "None"}, {"Code": reason or "None"}],
             }
             raise ClientError(error, operation)
-        return call(self, operation, arguments)
+        return call(self, operation, *rest, **options)
 
-    monkeypatch.setattr(DynamoDBClient, "call", refuse)
+    monkeypatch.setattr(DynamoDBClient, "_call", refuse)
 
 
 @pytest.mark.parametrize(
@@ -423,10 +423,8 @@ def test_a_lost_response_to_a_settlement_counts_nothing_twice(
 ) -> None:
     exchange, lost = DynamoDBClient._exchange, []
 
-    def lose_one(
-        self: DynamoDBClient, operation: str, content: bytes, fresh: bool
-    ) -> tuple[int, bytes]:
-        answer = exchange(self, operation, content, fresh)
+    def lose_one(self: DynamoDBClient, operation: str, *rest: Any) -> tuple[int, bytes]:
+        answer = exchange(self, operation, *rest)
         if not lost and operation == "TransactWriteItems":
             lost.append(answer)
             raise ReadTimeoutError(endpoint_url="")

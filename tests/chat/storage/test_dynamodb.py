@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -23,11 +23,14 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from pytest_django import Settings
 
+from chat.storage import time_limit
 from chat.storage.base import InteractionRecord, InteractionStore, Status
 from chat.storage.dynamodb.client import DynamoDBClient
 from chat.storage.dynamodb.interactions import DynamoInteractionStore
 from chat.storage.dynamodb.tables import InteractionTable
 from chat.storage.errors import RecordTooLarge, StorageUnavailable
+from chat.storage.time_limit import storage_deadline
+from providers.deadline import Deadline
 from providers.sigv4 import Keys
 from tests.chat.storage.contract import (
     FULL,
@@ -522,18 +525,27 @@ def test_silence_is_noticed_in_seconds(
 THROTTLED = "ProvisionedThroughputExceededException"
 
 
+@pytest.fixture
+def out_of_time(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The deadline of the request has passed, and little time is left to settle."""
+    monkeypatch.setattr(time_limit, "SETTLE_SECONDS", 0.3)
+    with storage_deadline(Deadline(0)):
+        yield
+
+
+@pytest.mark.usefixtures("out_of_time")
 @pytest.mark.parametrize(
-    ("status", "code", "tries"),
+    ("status", "code", "retried"),
     [
-        (400, THROTTLED, 2),
-        (400, "ThrottlingException", 2),
-        (400, "RequestLimitExceeded", 2),
-        (500, "InternalServerError", 2),
-        (503, "ServiceUnavailable", 2),
-        (400, "AccessDeniedException", 1),
-        (400, "ResourceNotFoundException", 1),
-        (400, "UnrecognizedClientException", 1),
-        (400, "ValidationException", 1),
+        (400, THROTTLED, True),
+        (400, "ThrottlingException", True),
+        (400, "RequestLimitExceeded", True),
+        (500, "InternalServerError", True),
+        (503, "ServiceUnavailable", True),
+        (400, "AccessDeniedException", False),
+        (400, "ResourceNotFoundException", False),
+        (400, "UnrecognizedClientException", False),
+        (400, "ValidationException", False),
     ],
 )
 @pytest.mark.parametrize("call", CALLS, ids=IDS)
@@ -542,15 +554,16 @@ def test_a_refusal_raises_storage_unavailable(
     call: Callable[[DynamoInteractionStore], Any],
     status: int,
     code: str,
-    tries: int,
+    retried: bool,
 ) -> None:
     with StubVendor() as dynamodb:
         dynamodb.reply({"__type": f"com.amazonaws.dynamodb.v20120810#{code}"}, status=status)
         dynamodb_at(dynamodb.url)
         assert refuses(DynamoInteractionStore(), call) < 3
-        assert len(dynamodb.requests) == tries
+        assert (len(dynamodb.requests) > 1) is retried
 
 
+@pytest.mark.usefixtures("out_of_time")
 @pytest.mark.parametrize("body", [b"<html>", b"", b'"'])
 def test_a_garbled_response_raises_storage_unavailable(
     dynamodb_at: Callable[[str], None], body: bytes
@@ -593,15 +606,33 @@ def test_without_credentials_there_is_no_store(
         DynamoInteractionStore()
 
 
+def throttled(*reasons: str) -> bytes:
+    """The body of a refusal: of a call, or with reasons of a transaction."""
+    code = "TransactionCanceledException" if reasons else THROTTLED
+    answer: dict[str, Any] = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}"}
+    if reasons:
+        answer["CancellationReasons"] = [{"Code": reason} for reason in reasons]
+    return json.dumps(answer).encode()
+
+
 @contextlib.contextmanager
-def losing_answers(url: str, lost: int) -> Iterator[str]:
-    """The address of a DynamoDB that does what it is asked, but whose first answers get lost."""
+def troubled(
+    url: str, *, lost: int = 0, slow: int = 0, seconds: float = 0.0, refusals: Sequence[bytes] = ()
+) -> Iterator[str]:
+    """The address of a DynamoDB in trouble.
+
+    Its first calls are refused. Then it does what it is asked, but so many answers get lost, and so
+    many come late.
+    """
     target = urlsplit(url)
-    left = [lost]
+    left, late, refused = [lost], [slow], list(refusals)
 
     class Forward(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
+            if refused:
+                self.answer(400, "application/x-amz-json-1.0", refused.pop(0))
+                return
             upstream = http.client.HTTPConnection(target.hostname or "", target.port)
             upstream.request("POST", "/", body, dict(self.headers))
             answer = upstream.getresponse()
@@ -611,8 +642,15 @@ def losing_answers(url: str, lost: int) -> Iterator[str]:
             if left[0]:
                 left[0] -= 1
                 return
-            self.send_response(answer.status)
-            self.send_header("content-type", answer.headers["content-type"])
+            if late[0]:
+                late[0] -= 1
+                time.sleep(seconds)
+            with contextlib.suppress(OSError):  # nobody waits for it any more
+                self.answer(answer.status, answer.headers["content-type"], data)
+
+        def answer(self, status: int, kind: str, data: bytes) -> None:
+            self.send_response(status)
+            self.send_header("content-type", kind)
             self.send_header("content-length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
@@ -632,19 +670,59 @@ def test_a_retried_write_detects_its_first_attempt(
     dynamodb: str, dynamodb_at: Callable[[str], None], size: int
 ) -> None:
     answer = replace(ANSWERED, response=noise(size))
-    with losing_answers(dynamodb, lost=1) as url:
+    with troubled(dynamodb, lost=1) as url:
         dynamodb_at(url)
         assert DynamoInteractionStore().claim(PENDING) is None
         assert DynamoInteractionStore().claim(PENDING) == PENDING
-    with losing_answers(dynamodb, lost=1) as url:
+    with troubled(dynamodb, lost=1) as url:
         dynamodb_at(url)
         assert DynamoInteractionStore().settle(answer) is True
         assert DynamoInteractionStore().get(ID) == answer
         assert DynamoInteractionStore().settle(answer) is False
 
 
+def test_a_slow_write_is_waited_for_within_the_deadline(
+    dynamodb: str, dynamodb_at: Callable[[str], None]
+) -> None:
+    with troubled(dynamodb, slow=2, seconds=2.5) as url, storage_deadline(Deadline(60)):
+        dynamodb_at(url)
+        store = DynamoInteractionStore()
+        assert store.claim(PENDING) is None
+    with troubled(dynamodb, slow=2, seconds=2.5) as url, storage_deadline(Deadline(60)):
+        dynamodb_at(url)
+        assert DynamoInteractionStore().settle(ANSWERED) is True
+        assert DynamoInteractionStore().get(ID) == ANSWERED
+
+
+@pytest.mark.parametrize(
+    "reasons",
+    [(), ("None", "ThrottlingError"), ("None", "None", "ProvisionedThroughputExceeded")],
+    ids=lambda reasons: "-".join(reasons) or "call",
+)
+def test_throttled_writes_are_retried_within_the_deadline(
+    dynamodb: str, dynamodb_at: Callable[[str], None], reasons: Sequence[str]
+) -> None:
+    refusals = [throttled(*reasons)] * 6
+    with storage_deadline(Deadline(60)):
+        with troubled(dynamodb, refusals=refusals) as url:
+            dynamodb_at(url)
+            assert DynamoInteractionStore().claim(PENDING) is None
+        with troubled(dynamodb, refusals=refusals) as url:
+            dynamodb_at(url)
+            assert DynamoInteractionStore().settle(ANSWERED) is True
+            assert DynamoInteractionStore().get(ID) == ANSWERED
+
+
+def test_silence_after_the_deadline_leaves_seconds_to_settle(
+    dynamodb_at: Callable[[str], None],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, storage_deadline(Deadline(0)):
+        dynamodb_at(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert refuses(DynamoInteractionStore(), lambda store: store.settle(ANSWERED)) < 6
+
+
 def test_it_recovers_by_itself(dynamodb: str, dynamodb_at: Callable[[str], None]) -> None:
-    with losing_answers(dynamodb, lost=2) as url:
+    with troubled(dynamodb, lost=3) as url:
         dynamodb_at(url)
         store = DynamoInteractionStore()
         refuses(store, lambda store: store.claim(PENDING))

@@ -1,12 +1,18 @@
 """The store on SQLite."""
 
 import gc
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import pytest
 from django.db import connection, transaction
+from pytest_django import Settings
 
 from chat.models import Interaction
 from chat.storage.base import InteractionStore
@@ -14,6 +20,8 @@ from chat.storage.errors import StorageUnavailable
 from chat.storage.orm import interactions
 from chat.storage.orm.connection import write_queue
 from chat.storage.orm.interactions import OrmInteractionStore
+from chat.storage.time_limit import storage_deadline
+from providers.deadline import Deadline
 from tests.chat.storage.contract import OTHER_ID, YESTERDAY, InteractionStoreContract
 from tests.factories import PENDING, Clock
 
@@ -76,6 +84,55 @@ def test_after_a_failure_the_next_writer_connects_anew(transactional_db: None) -
     with pytest.raises(StorageUnavailable):
         store.claim(replace(PENDING, interaction_id=OTHER_ID))
     assert store.claim(replace(PENDING, interaction_id=OTHER_ID)) is None
+
+
+@contextmanager
+def locked() -> Iterator[None]:
+    """Hold the lock to write, as another process may."""
+    with closing(sqlite3.connect(connection.settings_dict["NAME"])) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+@contextmanager
+def queued() -> Iterator[None]:
+    """Hold the place of this process's writer, as another thread may."""
+    taken, done = Event(), Event()
+
+    def hold() -> None:
+        with write_queue():
+            taken.set()
+            done.wait(30)
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(hold)
+        taken.wait(30)
+        yield
+        done.set()
+
+
+@pytest.mark.parametrize("busy", [locked, queued])
+def test_a_request_waits_for_a_busy_writer_within_its_deadline(
+    transactional_db: None,
+    settings: Settings,
+    busy: Callable[[], AbstractContextManager[None]],
+) -> None:
+    settings.SQLITE_BUSY_TIMEOUT = 0.1
+    connection.ensure_connection()
+    store = OrmInteractionStore()
+
+    def claim() -> bool:
+        with storage_deadline(Deadline(60)):
+            return store.claim(PENDING) is None
+
+    with ThreadPoolExecutor(1) as thread:
+        with busy():
+            with pytest.raises(StorageUnavailable):
+                store.claim(PENDING)
+            waiting = thread.submit(claim)
+            time.sleep(0.3)
+            assert not waiting.done()
+        assert waiting.result(timeout=30)
 
 
 def test_expired_records_are_deleted_a_minute_later(

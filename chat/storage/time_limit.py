@@ -1,0 +1,33 @@
+"""The time that a storage may take: within the request's deadline, and some more to settle."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from providers.deadline import Deadline
+
+# A call waits this long for a storage that is slow, if the request has so much time.
+MAX_SECONDS = 30.0
+# A call has this long past the deadline, for the record of a request that used up its time:
+# half a second for each of three tries.
+SETTLE_SECONDS = 1.5
+
+_deadline: ContextVar[Deadline | None] = ContextVar("storage_deadline", default=None)
+
+
+@contextmanager
+def storage_deadline(deadline: Deadline) -> Iterator[None]:
+    """Let calls of the storage within the context wait until the deadline, cancelled or not."""
+    token = _deadline.set(deadline)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def storage_seconds(default: float) -> float:
+    """Return how long a call may take from now on; `default` outside of requests."""
+    deadline = _deadline.get()
+    if deadline is None:
+        return default
+    return min(max(deadline.remaining_if_not_cancelled(), SETTLE_SECONDS), MAX_SECONDS)
