@@ -77,7 +77,15 @@ ENABLE_PLAYGROUND = env_bool("ENABLE_PLAYGROUND", True)
 
 # --- The request ----------------------------------------------------------------------------------
 
-REQUEST_TIMEOUT_SECONDS = env_float("REQUEST_TIMEOUT_SECONDS", 25, low=0.1, high=900)
+# The deadlines of a plain answer and of a streamed one, and the longest silence of a vendor within
+# a stream. On Lambda an HTTP API waits for 30 seconds, of which two are to settle and to respond.
+REQUEST_TIMEOUT_SECONDS = env_float(
+    "REQUEST_TIMEOUT_SECONDS", 28 if ON_LAMBDA else 120, low=0.1, high=900
+)
+STREAM_TIMEOUT_SECONDS = env_float(
+    "STREAM_TIMEOUT_SECONDS", 28 if ON_LAMBDA else 600, low=0.1, high=3600
+)
+STREAM_IDLE_SECONDS = env_float("STREAM_IDLE_SECONDS", 60, low=0.1, high=3600)
 # Lambda takes requests of 6 MB.
 MAX_BODY_BYTES = env_int(
     "MAX_BODY_BYTES", (6 if ON_LAMBDA else 10) * 1024 * 1024, low=1024, high=64 * 1024 * 1024

@@ -44,7 +44,7 @@ locals {
       dimensions  = { FunctionName = local.name }
       statistic   = "p99"
       period      = 900
-      above       = 24000
+      above       = 27000
     }
     server-errors = {
       description = "The API answered with 5xx."

@@ -55,7 +55,7 @@ variable "memory_mb" {
 }
 
 variable "timeout_seconds" {
-  description = "Longest run of the function. The gateway stops waiting after 30 seconds; REQUEST_TIMEOUT_SECONDS (25) must fit in."
+  description = "Longest run of the function. The gateway stops waiting after 30 seconds; REQUEST_TIMEOUT_SECONDS (28) and two seconds to settle must fit in."
   type        = number
   default     = 30
 

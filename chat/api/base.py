@@ -17,16 +17,22 @@ from chat.api.server_context import cancel_on_disconnect, remaining_seconds
 from chat.callers import Caller
 from chat.conversation import ChatRequest
 from chat.errors import MalformedJson, ValidationFailed, field_error
+from chat.storage.time_limit import SETTLE_SECONDS, storage_deadline
 from chat.telemetry.context import add_log_fields, server_timing
 from providers.deadline import Deadline
 
 # Lambda needs this long after the deadline to settle the record and to respond.
-SETTLE_SECONDS = 3.0
+LAMBDA_SECONDS = SETTLE_SECONDS + 0.5
 IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
 
 
 class BaseAPIView(APIView):
     """A view that authenticates first."""
+
+    def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        """Let storage take the time that a request has."""
+        with storage_deadline(self.deadline()):
+            return super().dispatch(request, *args, **kwargs)
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self.perform_authentication(request)  # DRF would negotiate the content type before
@@ -48,9 +54,12 @@ class BaseAPIView(APIView):
         validated: dict[str, Any] = serializer.run_validation(self.request.data)
         return validated
 
-    def deadline(self) -> Deadline:
+    def deadline(self, *, stream: bool = False) -> Deadline:
         """Start the request's deadline."""
-        remaining = remaining_seconds(self.request.META) - SETTLE_SECONDS
+        remaining = remaining_seconds(self.request.META) - LAMBDA_SECONDS
+        if stream:
+            seconds = min(settings.STREAM_TIMEOUT_SECONDS, remaining)
+            return Deadline(seconds, idle_seconds=settings.STREAM_IDLE_SECONDS)
         return Deadline(min(settings.REQUEST_TIMEOUT_SECONDS, remaining))
 
 
@@ -65,26 +74,27 @@ class BaseChatView(BaseAPIView):
         stream_format: streaming.StreamFormat | None,
     ) -> HttpResponseBase:
         """Return a stream in `stream_format`, or without one the result, written by `render`."""
-        deadline = self.deadline()
-        with server_timing("storage"):
-            user_id = chat_request.user_id
-            self.headers |= ratelimit.check_rate_limit(request, self.caller, user_id)
-        arguments: dict[str, Any] = {
-            "caller": self.caller,
-            "request": chat_request,
-            "deadline": deadline,
-            "idempotency_key": _idempotency_key(request),
-            "use_cache": "no-cache" not in request.headers.get("Cache-Control", "").lower(),
-        }
-        if stream_format:
-            return streaming.respond(
-                service.stream(**arguments),
-                deadline=deadline,
-                stream_format=stream_format,
-                environ=request.META,
-            )
-        with cancel_on_disconnect(request.META, deadline):
-            result = service.chat(**arguments)
+        deadline = self.deadline(stream=stream_format is not None)
+        with storage_deadline(deadline):
+            with server_timing("storage"):
+                user_id = chat_request.user_id
+                self.headers |= ratelimit.check_rate_limit(request, self.caller, user_id)
+            arguments: dict[str, Any] = {
+                "caller": self.caller,
+                "request": chat_request,
+                "deadline": deadline,
+                "idempotency_key": _idempotency_key(request),
+                "use_cache": "no-cache" not in request.headers.get("Cache-Control", "").lower(),
+            }
+            if stream_format:
+                return streaming.respond(
+                    service.stream(**arguments),
+                    deadline=deadline,
+                    stream_format=stream_format,
+                    environ=request.META,
+                )
+            with cancel_on_disconnect(request.META, deadline):
+                result = service.chat(**arguments)
         headers = {"Idempotency-Replayed": "true"} if result.replayed else None
         return Response(render(result), headers=headers)
 

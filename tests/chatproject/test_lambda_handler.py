@@ -218,9 +218,9 @@ def test_the_longest_list_fits_into_lambdas_limit(character, list_of):
 
 def test_the_deadline_leaves_time_to_settle():
     started = time.monotonic()
-    status, body = ask(v2(body={**QUESTION, "prompt": "mock:delay=20"}), seconds=2.3)
+    status, body = ask(v2(body={**QUESTION, "prompt": "mock:delay=20"}), seconds=1.9)
     assert (status, body["code"]) == (504, "provider_timeout")
-    assert time.monotonic() - started < 2.3
+    assert time.monotonic() - started < 1.9
     record = Interaction.objects.get()
     assert (record.status, record.attempts) == ("error", [])  # less is left than to settle takes
 

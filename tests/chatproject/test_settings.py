@@ -113,7 +113,9 @@ def test_nothing_needs_to_be_set(load: Load) -> None:
         "API_HOST": "127.0.0.1",
         "API_PORT": 8000,
         "ALLOWED_HOSTS": ["localhost", "127.0.0.1", "[::1]"],
-        "REQUEST_TIMEOUT_SECONDS": 25,
+        "REQUEST_TIMEOUT_SECONDS": 120,
+        "STREAM_TIMEOUT_SECONDS": 600,
+        "STREAM_IDLE_SECONDS": 60,
         "MAX_BODY_BYTES": 10 * 1024 * 1024,
         "PROMPT_MAX_LENGTH": 200_000,
         "REQUIRE_API_KEY": False,
@@ -130,6 +132,11 @@ def test_nothing_needs_to_be_set(load: Load) -> None:
     }
     assert {name: settings[name] for name in expected} == expected
     assert not settings.get("DEBUG", False)
+
+
+def test_on_lambda_the_deadlines_fit_the_gateway(load: Load) -> None:
+    settings = load(AWS_LAMBDA_FUNCTION_NAME="chat", SECRET_KEY="secret")
+    assert settings["REQUEST_TIMEOUT_SECONDS"] == settings["STREAM_TIMEOUT_SECONDS"] == 28
 
 
 # --- Values that cannot be used -------------------------------------------------------------------
@@ -152,6 +159,10 @@ BAD = [
     ("REQUEST_TIMEOUT_SECONDS", "nan"),
     ("REQUEST_TIMEOUT_SECONDS", "inf"),
     ("REQUEST_TIMEOUT_SECONDS", "25s"),
+    ("STREAM_TIMEOUT_SECONDS", "0"),
+    ("STREAM_TIMEOUT_SECONDS", "3601"),
+    ("STREAM_IDLE_SECONDS", "0"),
+    ("STREAM_IDLE_SECONDS", "a minute"),
     ("MAX_BODY_BYTES", "1023"),
     ("MAX_BODY_BYTES", "1MiB"),
     ("PROMPT_MAX_LENGTH", "0"),
@@ -267,6 +278,8 @@ def test_booleans_have_several_spellings(load: Load, value: str, meant: bool) ->
         ("RATE_LIMIT_PER_MINUTE", "0", 0),
         ("REQUEST_TIMEOUT_SECONDS", "0.1", 0.1),
         ("REQUEST_TIMEOUT_SECONDS", "900", 900),
+        ("STREAM_TIMEOUT_SECONDS", "3600", 3600),
+        ("STREAM_IDLE_SECONDS", "0.1", 0.1),
         ("MAX_BODY_BYTES", "1024", 1024),
         ("LOG_LEVEL", "DEBUG", "DEBUG"),
         ("LOG_FORMAT", "simple", "simple"),
@@ -285,6 +298,7 @@ def test_a_valid_value_is_parsed(load: Load, name: str, value: str, meant: objec
     [
         *("API_HOST", "API_PORT", "API_KEY", "API_KEYS", "ALLOWED_HOSTS", "ALLOWED_MODELS"),
         *("WEB_CONCURRENCY", "WEB_THREADS", "REQUEST_TIMEOUT_SECONDS", "MAX_BODY_BYTES"),
+        *("STREAM_TIMEOUT_SECONDS", "STREAM_IDLE_SECONDS"),
         *("PROMPT_MAX_LENGTH", "REQUIRE_API_KEY", "RATE_LIMIT_PER_MINUTE", "STORAGE"),
         *("OPENROUTER_API_KEY", "OPENROUTER_BASE_URL", "OPENROUTER_MODEL", "GEMINI_API_KEY"),
         *("GEMINI_BASE_URL", "GEMINI_MODEL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL"),

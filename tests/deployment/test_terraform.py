@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from chat.api.base import LAMBDA_SECONDS
 from chat.storage.dynamodb.tables import TABLES, InteractionTable, StateTable
-from chatproject import env, settings
+from chatproject import env
 from chatproject.lambda_handler import COMMANDS
 from tests.deployment.configuration import (
     ENVIRONMENTS,
@@ -95,7 +96,7 @@ def test_optional_variables_have_defaults():
     assert (default("memory_mb"), default("timeout_seconds")) == (512, 30)
     assert default("architecture") == "arm64"
     assert default("maintenance_command")[0] in COMMANDS
-    assert default("timeout_seconds") > settings.REQUEST_TIMEOUT_SECONDS
+    assert default("timeout_seconds") == 28 + LAMBDA_SECONDS  # the deadline, and to settle
 
 
 def test_every_variable_and_output_is_described_and_every_variable_checked():

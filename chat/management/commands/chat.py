@@ -87,7 +87,9 @@ class Command(ConsoleCommand):
 
     def _ask(self, prompt: str) -> bool:
         """Stream the answer and report its cost; return False if it was stopped. Raises Problem."""
-        deadline = Deadline(settings.REQUEST_TIMEOUT_SECONDS)
+        deadline = Deadline(
+            settings.STREAM_TIMEOUT_SECONDS, idle_seconds=settings.STREAM_IDLE_SECONDS
+        )
         try:
             with _cancel_on_interrupt(deadline):
                 answer = self._stream(self._chat_request(prompt), deadline)

@@ -151,7 +151,7 @@ def test_an_answer_leaves_one_record(api: ApiClient) -> None:
         usage=counted,
         attempts=(replace(MOCK_ATTEMPT, usage=counted),),
     )
-    assert timedelta(seconds=24) < record.deadline_at - before < timedelta(seconds=26)
+    assert timedelta(seconds=119) < record.deadline_at - before < timedelta(seconds=121)
 
 
 # --- What reaches the vendor ----------------------------------------------------------------------

@@ -285,7 +285,7 @@ def test_an_invalid_request_for_a_stream_is_a_400(api: ApiClient):
 def test_a_vendor_that_stays_silent_is_a_timeout(
     api: ApiClient, vendor: StubVendor, settings: Settings
 ):
-    settings.REQUEST_TIMEOUT_SECONDS = 0.5
+    settings.STREAM_TIMEOUT_SECONDS = 0.5
     vendor.stream([chunk("late")], gap=30)
     assert status_and_code(ask(api)) == (504, "provider_timeout")
     assert only_record().status is Status.ERROR
@@ -326,7 +326,7 @@ def test_a_stream_that_breaks_off_is_an_event(api: ApiClient):
 def test_the_deadline_in_mid_stream_is_an_event(
     api: ApiClient, vendor: StubVendor, settings: Settings
 ):
-    settings.REQUEST_TIMEOUT_SECONDS = 1.0  # the first delta must arrive in time
+    settings.STREAM_TIMEOUT_SECONDS = 1.0  # the first delta must arrive in time
     vendor.stream([chunk("Hel"), *[": waiting\n\n"] * 600], gap=[0, *[0.05] * 600])
     events = events_of(ask(api))
     assert [name for name, _ in events] == ["delta", "error"]
@@ -334,6 +334,65 @@ def test_the_deadline_in_mid_stream_is_an_event(
     record = only_record()
     assert (record.status, record.response) == (Status.ERROR, "Hel")
     assert vendor.client_disconnected.wait(SOON)
+
+
+def test_a_vendor_that_falls_silent_in_mid_stream_is_a_timeout(
+    api: ApiClient, vendor: StubVendor, settings: Settings, log_lines: Log
+):
+    settings.STREAM_IDLE_SECONDS = 0.5
+    vendor.stream([chunk("Hel"), chunk("lo")], gap=[0, 30])
+    events = events_of(ask(api))
+    assert [name for name, _ in events] == ["delta", "error"]
+    assert events[-1][1]["code"] == "provider_timeout"
+    record = only_record()
+    assert (record.status, record.response) == (Status.ERROR, "Hel")
+    assert [attempt.outcome for attempt in record.attempts] == ["provider_timeout"]
+    assert vendor.client_disconnected.wait(SOON)
+    [line] = log_lines()
+    assert line["reason"] == "timed_out_reading"
+
+
+@pytest.mark.parametrize("word", [chunk("a"), ": waiting\n\n"], ids=["text", "comment"])
+def test_a_stream_lasts_as_long_as_the_vendor_says_something(
+    api: ApiClient, vendor: StubVendor, settings: Settings, word: str
+):
+    settings.REQUEST_TIMEOUT_SECONDS = settings.STREAM_IDLE_SECONDS = 1.0
+    vendor.stream([*[word] * 30, chunk("b"), FINISH, DONE], gap=0.05)
+    name, done = events_of(ask(api))[-1]
+    assert (name, done["response"].lstrip("a")) == ("done", "b")
+
+
+@pytest.mark.usefixtures("both_vendors")
+def test_a_silent_vendor_is_replaced_before_the_first_delta(
+    api: ApiClient, vendor: StubVendor, fallback_vendor: StubVendor, settings: Settings
+):
+    settings.STREAM_IDLE_SECONDS = 1.0
+    vendor.reply(OPENAI_ANSWER, delay=30)
+    fallback_vendor.stream(HELLO)
+    events = events_of(ask(api))
+    assert (text_of(events), events[-1][1]["provider"]) == ("Hello there.", "openrouter")
+    assert (len(vendor.requests), len(fallback_vendor.requests)) == (1, 1)
+    attempts = [(attempt.provider, attempt.outcome) for attempt in only_record().attempts]
+    assert attempts == [("openai", "provider_timeout"), ("openrouter", "ok")]
+
+
+def test_streams_that_fall_silent_open_the_circuit(
+    api: ApiClient, vendor: StubVendor, change_settings: Callable[..., None]
+):
+    change_settings(CIRCUIT_BREAKER_THRESHOLD=2, STREAM_IDLE_SECONDS=0.5)
+    vendor.stream([chunk("Hel"), chunk("lo")], gap=[0, 30])
+    for _ in range(2):
+        assert [name for name, _ in events_of(ask(api))] == ["delta", "error"]
+    assert status_and_code(ask(api)) == (503, "provider_unavailable")
+    assert len(vendor.requests) == 2
+
+
+def test_a_plain_answer_may_be_silent_for_longer(
+    api: ApiClient, vendor: StubVendor, settings: Settings
+):
+    settings.STREAM_IDLE_SECONDS = settings.STREAM_TIMEOUT_SECONDS = 0.2
+    vendor.reply(OPENAI_ANSWER, delay=0.6)
+    assert api.chat().status_code == 200
 
 
 @pytest.mark.usefixtures("both_vendors")
@@ -403,7 +462,7 @@ def test_repeatedly_broken_streams_open_the_circuit(
 def test_long_answers_do_not_open_the_circuit(
     api: ApiClient, vendor: StubVendor, change_settings: Callable[..., None]
 ):
-    change_settings(CIRCUIT_BREAKER_THRESHOLD=2, REQUEST_TIMEOUT_SECONDS=1.0)
+    change_settings(CIRCUIT_BREAKER_THRESHOLD=2, STREAM_TIMEOUT_SECONDS=1.0)
     vendor.stream([chunk("Hel"), chunk("lo")], gap=[0, 30])
     for _ in range(3):
         assert [name for name, _ in events_of(ask(api))] == ["delta", "error"]

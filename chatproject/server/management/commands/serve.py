@@ -48,6 +48,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         super().__init__()
 
     def load_config(self) -> None:
+        longest = max(settings.REQUEST_TIMEOUT_SECONDS, settings.STREAM_TIMEOUT_SECONDS)
         options = {
             "bind": _address(),
             "workers": settings.WEB_CONCURRENCY,
@@ -57,7 +58,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "preload_app": True,
             "keepalive": int(CLIENT_SECONDS),
             # Running requests end by their own deadline.
-            "graceful_timeout": int(settings.REQUEST_TIMEOUT_SECONDS) + 5,
+            "graceful_timeout": int(longest) + 5,
             "logger_class": GunicornLogger,
             "control_socket_disable": True,
             "worker_exit": lambda arbiter, worker: _flush_traces(),
