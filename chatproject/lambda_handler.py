@@ -16,6 +16,7 @@ import sys
 BLOCKED_IMPORTS = ("requests", "yaml", "click")
 sys.modules.update(dict.fromkeys(BLOCKED_IMPORTS))  # type: ignore[arg-type]  # None: not found
 
+import base64
 import contextlib
 import io
 import json
@@ -31,6 +32,7 @@ from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings")
 
+from chat.errors import InternalError, MalformedJson, Problem
 from chatproject.env import lambda_trace_id
 from chatproject.wsgi import application, flush_traces
 
@@ -86,13 +88,16 @@ def handler(event: Event, context: Any) -> dict[str, Any]:
         return run_command(event["manage"])
     try:
         answer: dict[str, Any] = _answer(_normalize_event(event), context)
+    except MalformedJson as exc:
+        logger.warning("an event's body is not valid base64", extra={"request_id": _id(context)})
+        return _problem(exc, context)
     except Exception:
         logger.exception("an event could not be answered", extra={"request_id": _id(context)})
-        return _failure("The request could not be handled.", context)
+        return _problem(InternalError("The request could not be handled."), context)
     finally:
         flush_traces(FLUSH_SECONDS)  # the process is frozen until the next event
     if _too_large(answer["body"]):
-        return _failure("The answer is larger than Lambda returns.", context)
+        return _problem(InternalError("The answer is larger than Lambda returns."), context)
     return answer
 
 
@@ -168,8 +173,11 @@ def _client_ip(context: dict[str, Any], environ: dict[str, Any]) -> str | None:
 def _normalize_event(event: Event) -> Event:
     """Add the fields that apig-wsgi and Django need and fronts may omit.
 
-    The path is percent-encoded, as Django cannot read a path beyond Latin-1.
+    The path is percent-encoded, as Django cannot read a path beyond Latin-1. Raises MalformedJson
+    for a body that cannot be decoded.
     """
+    if event.get("isBase64Encoded"):
+        _check_base64(event.get("body") or "")
     field = "rawPath" if event.get("version") == "2.0" else "path"
     path = quote(event[field] or "/", safe="/%:@!$&'()*+,;=~-._")
     whole = {name: value for name, value in event.items() if value is not None}
@@ -186,27 +194,25 @@ def _normalize_event(event: Event) -> Event:
     }
 
 
+def _check_base64(body: str) -> None:
+    try:
+        base64.b64decode(body, validate=True)
+    except ValueError as exc:
+        raise MalformedJson("The event's body is not valid base64.") from exc
+
+
 def _too_large(body: str) -> bool:
     if len(body) * MAX_BYTES_PER_CHARACTER < MAX_ANSWER_BYTES:
         return False
     return len(json.dumps(body)) > MAX_ANSWER_BYTES
 
 
-def _failure(detail: str, context: Any) -> dict[str, Any]:
-    """Return a 500 as problem details, for errors outside Django."""
-    problem = {
-        "type": "urn:problem:internal_error",
-        "title": "Internal error",
-        "status": 500,
-        "detail": detail,
-        "code": "internal_error",
-        "request_id": _id(context),
-        "errors": [],
-    }
+def _problem(problem: Problem, context: Any) -> dict[str, Any]:
+    """Return the answer to an event that does not reach Django, or whose answer is lost."""
     return {
-        "statusCode": 500,
+        "statusCode": problem.status,
         "headers": {"content-type": "application/problem+json", "x-request-id": _id(context)},
-        "body": json.dumps(problem),
+        "body": json.dumps(problem.body(_id(context))),
         "isBase64Encoded": False,
     }
 

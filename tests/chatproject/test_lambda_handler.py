@@ -165,6 +165,26 @@ def test_a_poisoned_event_is_answered_and_the_next_one_works(event):
     assert ask(v2(path="/v1/health", method="GET"))[0] == 200
 
 
+@pytest.mark.parametrize("body", ["%%%", "e30", "e30=\n", "é", "\ud800", "e30=e30="])
+@pytest.mark.parametrize("event", [v1, v2])
+def test_a_body_that_is_not_valid_base64_is_a_bad_request(event, body):
+    answer = lambda_handler.handler(event() | {"body": body, "isBase64Encoded": True}, Context())
+    assert answer["statusCode"] == 400
+    assert answer["headers"] == {
+        "content-type": "application/problem+json",
+        "x-request-id": "8f507cfc-example",
+    }
+    assert json.loads(answer["body"]) == {
+        "type": "urn:problem:malformed_json",
+        "title": "The body is not JSON",
+        "status": 400,
+        "detail": "The event's body is not valid base64.",
+        "code": "malformed_json",
+        "request_id": "8f507cfc-example",
+        "errors": [],
+    }
+
+
 def test_a_failure_outside_django_is_logged_with_the_request_id(monkeypatch, caplog):
     def broken(environ, start_response):
         raise RuntimeError("boom")
