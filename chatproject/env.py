@@ -181,6 +181,22 @@ def env_headers(name: str) -> dict[str, str]:
     return headers
 
 
+def env_origins(name: str, *, accepted: Sequence[str] = (), wildcards: bool = False) -> list[str]:
+    """Return origins as browsers send them, in lower case; `accepted` are other words for them.
+
+    With `wildcards` a host may begin with `*.`.
+    """
+    origins = [origin.lower() for origin in env_list(name)]
+    host = r"(\*\.)?[^\s/?#@*]+" if wildcards else r"[^\s/?#@*]+"
+    for origin in origins:
+        if origin not in accepted and not re.fullmatch(rf"[a-z][a-z0-9+.-]*://{host}", origin):
+            raise ImproperlyConfigured(
+                f"{name} must be origins such as https://app.example.org, without a path, "
+                f"not {origin!r}."
+            )
+    return origins
+
+
 def env_url(name: str, default: str = "") -> str:
     """Return a base URL, up to and including the path of the API's version.
 

@@ -20,6 +20,7 @@ from chatproject.env import (
     env_int,
     env_list,
     env_no_proxy,
+    env_origins,
     env_proxy,
     env_secret,
     env_str,
@@ -62,8 +63,10 @@ if build := env_str("BUILD"):
 FUNCTION_NAME = env_str("AWS_LAMBDA_FUNCTION_NAME")
 ON_LAMBDA = bool(FUNCTION_NAME)
 
-API_HOST = env_str("API_HOST", "127.0.0.1")
-API_PORT = env_int("API_PORT", 8000, low=1, high=65535)
+# A platform that sets PORT (Heroku, Cloud Run) reaches the server from outside the machine.
+ON_PLATFORM = bool(env_str("PORT")) and not env_str("API_PORT")
+API_HOST = env_str("API_HOST", "0.0.0.0" if ON_PLATFORM else "127.0.0.1")  # noqa: S104
+API_PORT = env_int("API_PORT", env_int("PORT", 8000, low=1, high=65535), low=1, high=65535)
 WEB_CONCURRENCY = env_int("WEB_CONCURRENCY", min(os.cpu_count() or 1, 4), low=1, high=64)
 WEB_THREADS = env_int("WEB_THREADS", 64, low=1, high=512)
 
@@ -71,6 +74,37 @@ WEB_THREADS = env_int("WEB_THREADS", 64, low=1, high=512)
 LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
 LISTENS_LOCALLY = API_HOST in ("localhost", "127.0.0.1", "::1") and not ON_LAMBDA
 ALLOWED_HOSTS = env_list("ALLOWED_HOSTS") or (LOOPBACK if LISTENS_LOCALLY else ["*"])
+
+# Behind a proxy that ends TLS: where the admin's forms may come from, and whether the proxy's
+# X-Forwarded-Proto tells the scheme. A client could forge that header if there were no proxy.
+CSRF_TRUSTED_ORIGINS = env_origins("CSRF_TRUSTED_ORIGINS", wildcards=True)
+if TRUST_FORWARDED_PROTO := env_bool("TRUST_FORWARDED_PROTO", False):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+    SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
+
+# Other origins whose pages may call /v1/ from a browser.
+CORS_ALLOWED_ORIGINS = env_origins("CORS_ALLOWED_ORIGINS", accepted=("*", "null"))
+CORS_ENABLED = bool(CORS_ALLOWED_ORIGINS)
+CORS_ALLOW_ALL_ORIGINS = "*" in CORS_ALLOWED_ORIGINS
+if CORS_ALLOW_ALL_ORIGINS:
+    CORS_ALLOWED_ORIGINS = []
+CORS_URLS_REGEX = "^/v1/"
+CORS_ALLOW_METHODS = ("DELETE", "GET", "OPTIONS", "POST")
+CORS_ALLOW_HEADERS = (
+    *("authorization", "x-api-key", "content-type", "idempotency-key", "x-request-id", "accept"),
+    # What OpenAI's clients send along.
+    *("openai-organization", "openai-project", "openai-beta", "user-agent"),
+    *("x-stainless-arch", "x-stainless-async", "x-stainless-custom-poll-interval"),
+    *("x-stainless-helper-method", "x-stainless-lang", "x-stainless-os", "x-stainless-poll-helper"),
+    *("x-stainless-package-version", "x-stainless-raw-response", "x-stainless-read-timeout"),
+    *("x-stainless-retry-count", "x-stainless-runtime", "x-stainless-runtime-version"),
+    "x-stainless-timeout",
+)
+CORS_EXPOSE_HEADERS = (
+    *("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "x-request-id"),
+    *("idempotency-replayed", "retry-after", "x-should-retry", "server-timing"),
+)
+CORS_PREFLIGHT_MAX_AGE = 3600
 
 # `/` serves the playground page, or else the JSON index alone.
 ENABLE_PLAYGROUND = env_bool("ENABLE_PLAYGROUND", True)
@@ -174,7 +208,7 @@ if STORAGE == "sqlite" and (DATABASE_PATH.is_dir() or not DATABASE_PATH.parent.i
 # Seconds that a writer waits for the database's lock.
 SQLITE_BUSY_TIMEOUT = min(5.0, REQUEST_TIMEOUT_SECONDS)
 SQLITE = {
-    "ENGINE": "django.db.backends.sqlite3",
+    "ENGINE": "chatproject.sqlite",
     "NAME": DATABASE_PATH,
     "CONN_MAX_AGE": None,
     "OPTIONS": {
@@ -268,6 +302,7 @@ INSTALLED_APPS = [
     "chat",  # before the admin, whose templates it extends
     *STORAGE_SETTINGS["apps"],
     "chatproject.server",
+    *(["corsheaders"] if CORS_ENABLED else []),
     "django.contrib.staticfiles",
     "django_ratelimit",
     "rest_framework",
@@ -277,6 +312,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "chat.telemetry.logs.RequestLogMiddleware",
     *(["chat.telemetry.traces.TracingMiddleware"] if TRACING_ENABLED else []),
+    *(["corsheaders.middleware.CorsMiddleware"] if CORS_ENABLED else []),
     "django.middleware.security.SecurityMiddleware",
     # WhiteNoise scans all static files when it starts: too slow for a cold start.
     *([] if ON_LAMBDA else ["whitenoise.middleware.WhiteNoiseMiddleware"]),

@@ -142,6 +142,16 @@ def test_on_lambda_the_deadlines_fit_the_gateway(load: Load) -> None:
 # --- Values that cannot be used -------------------------------------------------------------------
 
 BAD = [
+    ("PORT", "0"),
+    ("PORT", "tcp://10.0.0.1:80"),
+    ("CORS_ALLOWED_ORIGINS", "app.example.org"),
+    ("CORS_ALLOWED_ORIGINS", "https://app.example.org/"),
+    ("CORS_ALLOWED_ORIGINS", "https://*.example.org"),
+    ("CORS_ALLOWED_ORIGINS", "https://"),
+    ("CSRF_TRUSTED_ORIGINS", "chat.example.org"),
+    ("CSRF_TRUSTED_ORIGINS", "https://chat.example.org/admin"),
+    ("CSRF_TRUSTED_ORIGINS", "*"),
+    ("TRUST_FORWARDED_PROTO", "https"),
     ("API_PORT", "0"),
     ("API_PORT", "65536"),
     ("API_PORT", "http"),
@@ -303,6 +313,7 @@ def test_a_valid_value_is_parsed(load: Load, name: str, value: str, meant: objec
         *("OPENROUTER_API_KEY", "OPENROUTER_BASE_URL", "OPENROUTER_MODEL", "GEMINI_API_KEY"),
         *("GEMINI_BASE_URL", "GEMINI_MODEL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL"),
         "OPENAI_HEADERS",
+        *("PORT", "CORS_ALLOWED_ORIGINS", "CSRF_TRUSTED_ORIGINS", "TRUST_FORWARDED_PROTO"),
         *("MOCK_DIRECTIVES", "LLM_PROVIDER", "DATABASE_PATH", "LOG_LEVEL", "LOG_FORMAT", "METRICS"),
         *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_SDK_DISABLED"),
     ],
@@ -314,6 +325,43 @@ def test_an_empty_variable_counts_as_unset(load: Load, name: str, empty: str) ->
         del settings["LOGGING"]["filters"]  # a function, which is made anew each time
     names = [each for each in plain if each.isupper()]
     assert {each: changed[each] for each in names} == {each: plain[each] for each in names}
+
+
+@pytest.mark.parametrize(
+    ("variables", "host", "port"),
+    [
+        ({"PORT": "3000"}, "0.0.0.0", 3000),
+        ({"PORT": "3000", "API_HOST": "::1"}, "::1", 3000),
+        ({"PORT": "3000", "API_PORT": "9000"}, "127.0.0.1", 9000),
+        ({}, "127.0.0.1", 8000),
+    ],
+)
+def test_a_platform_s_port_is_served_unless_api_port_is_set(
+    load: Load, variables: dict[str, str], host: str, port: int
+) -> None:
+    settings = load(**variables)
+    assert (settings["API_HOST"], settings["API_PORT"]) == (host, port)
+    assert settings["ALLOWED_HOSTS"] == (["*"] if host.startswith("0") else settings["LOOPBACK"])
+
+
+@pytest.mark.parametrize(
+    ("value", "origins", "all_allowed"),
+    [
+        ("https://App.example.org, http://b:3", ["https://app.example.org", "http://b:3"], False),
+        ("capacitor://localhost,null", ["capacitor://localhost", "null"], False),
+        ("*", [], True),
+        ("", [], False),
+    ],
+)
+def test_cors_is_installed_for_the_allowed_origins(
+    load: Load, value: str, origins: list[str], all_allowed: bool
+) -> None:
+    settings = load(CORS_ALLOWED_ORIGINS=value)
+    assert settings["CORS_ALLOWED_ORIGINS"] == origins
+    assert settings["CORS_ALLOW_ALL_ORIGINS"] is all_allowed
+    installed = "corsheaders.middleware.CorsMiddleware" in settings["MIDDLEWARE"]
+    assert installed is bool(value)
+    assert ("corsheaders" in settings["INSTALLED_APPS"]) is bool(value)
 
 
 @pytest.mark.parametrize(
