@@ -34,16 +34,26 @@ from chat.api import openapi_examples as examples
 from chat.api import serializers
 from chat.api.fields import MAX_STOP_LENGTH, MAX_STOPS, RESPONSE_FORMATS
 from chat.api.openai.errors import render_problem
-from chat.api.openai.fields import ROLES
+from chat.api.openai.fields import OBJECT_PARTS, ROLES
 from chat.api.openai.serializers import CompletionSerializer
 from chat.errors import Problem
+from chat.storage.base import MAX_ID_LENGTH, USER_ID_PATTERN
 from chat.usage import DEFAULT_DAYS, MAX_DAYS, UsageGroup
+from providers.base import TEXT_PARTS
 
 Responses = dict[Any, OpenApiResponse]
 
 
 class SchemaGenerator(generators.SchemaGenerator):
-    """drf-spectacular's generator. Naming it in the settings imports the extensions below."""
+    """drf-spectacular's generator, with links. Its name in the settings imports this module."""
+
+    def get_schema(self, request: Any = None, public: bool = False) -> Any:
+        schema = super().get_schema(request=request, public=public)  # type: ignore[no-untyped-call]
+        for path in schema["paths"].values():
+            for operation in path.values():
+                if links := LINKS.get(operation["operationId"]):
+                    operation["responses"]["200"]["links"] = links
+        return schema
 
 
 class ApiKeyScheme(OpenApiAuthenticationExtension):
@@ -82,24 +92,46 @@ class StopFieldSchema(FieldSchema):
     schema = {"oneOf": [STOP, {"type": "array", "items": STOP, "maxItems": MAX_STOPS}]}
 
 
+def _object(*required: str, **properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+TEXT, OBJECT = {"type": "string"}, {"type": "object"}
+# The values of content parts under the key named by their type.
+PART_VALUES = dict.fromkeys(TEXT_PARTS, TEXT) | dict.fromkeys(OBJECT_PARTS, OBJECT)
+CONTENT_PARTS = [
+    *(
+        _object("type", kind, type={"const": kind}, **{kind: value})
+        for kind, value in PART_VALUES.items()
+    ),
+    _object("type", type={"type": "string", "not": {"enum": list(PART_VALUES)}}),
+]
+CONTENT = [TEXT, {"type": "array", "items": {"oneOf": CONTENT_PARTS}}]
+ASKING_ROLES = [role for role in ROLES if role not in ("assistant", "tool")]
+
+
 class MessagesFieldSchema(FieldSchema):
     target_class = "chat.api.openai.fields.MessagesField"
     schema = {
         "type": "array",
         "minItems": 1,
         "items": {
-            "type": "object",
-            "properties": {
-                "role": {"type": "string", "enum": list(ROLES)},
-                "content": {
-                    "oneOf": [
-                        {"type": "string"},
-                        {"type": "array", "items": {"type": "object"}},
-                        {"type": "null"},
-                    ]
-                },
-            },
-            "required": ["role"],
+            "oneOf": [
+                _object("role", "content", role={"enum": ASKING_ROLES}, content={"oneOf": CONTENT}),
+                _object(
+                    *("role", "content", "tool_call_id"),
+                    role={"const": "tool"},
+                    content={"oneOf": CONTENT},
+                    tool_call_id=TEXT,
+                ),
+                _object(
+                    "role",
+                    role={"const": "assistant"},
+                    content={"oneOf": [*CONTENT, {"type": "null"}]},
+                    tool_calls={"type": ["array", "null"], "items": {"type": "object"}},
+                )
+                | {"minProperties": 2},
+            ]
         },
     }
 
@@ -219,8 +251,8 @@ def _error_responses(
 # --- Parameters and headers ------------------------------------------------------------------
 
 
-def _path(name: str, description: str) -> OpenApiParameter:
-    return OpenApiParameter(name, str, OpenApiParameter.PATH, description=description)
+def _path(name: str, description: str, kind: Any = str) -> OpenApiParameter:
+    return OpenApiParameter(name, kind, OpenApiParameter.PATH, description=description)
 
 
 def _query(name: str, kind: Any, description: str) -> OpenApiParameter:
@@ -247,8 +279,7 @@ def _response_header(name: str, kind: type, description: str, *statuses: int) ->
 REQUEST_ID = [
     _request_header(
         "X-Request-ID",
-        "Your own id for the request: up to 128 of `A-Z a-z 0-9 . _ -`.",
-        r"^[A-Za-z0-9._-]{1,128}$",
+        "Your own id for the request: up to 128 of `A-Z a-z 0-9 . _ -`. Another one is replaced.",
     ),
     _response_header("X-Request-ID", str, "The id of the request, in our log too."),
     _response_header("Server-Timing", str, "Milliseconds spent: total, provider, storage."),
@@ -274,7 +305,42 @@ MODEL_HEADERS = [
 ]
 
 
+USER_ID = {
+    "type": "string",
+    "maxLength": MAX_ID_LENGTH,
+    "pattern": "^" + USER_ID_PATTERN.replace(r"\Z", "$") + "$",
+}
+NOT_EMPTY = {"type": "string", "minLength": 1}
 USERS_ON_A_PAGE = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
+
+
+# --- Links -----------------------------------------------------------------------------------
+
+
+def _link(operation_id: str, **parameters: str) -> dict[str, Any]:
+    """Return a link to the operation that takes values of the answer, named by JSON pointers."""
+    taken = {name: f"$response.body#{pointer}" for name, pointer in parameters.items()}
+    return {"operationId": operation_id, "parameters": taken}
+
+
+RECORD_LINKS = {
+    "record": _link("getInteraction", interaction_id="/interaction_id"),
+    "conversation": _link("getConversation", conversation_id="/conversation_id"),
+    "records of the user": _link("listUserInteractions", user_id="/userId"),
+    "erasure of the user": _link("eraseUserInteractions", user_id="/userId"),
+}
+ITEM_LINKS = {
+    "record": _link("getInteraction", interaction_id="/items/0/interaction_id"),
+    "conversation": _link("getConversation", conversation_id="/items/0/conversation_id"),
+}
+LINKS: dict[str, dict[str, Any]] = {
+    "chat": RECORD_LINKS,
+    "getInteraction": RECORD_LINKS,
+    "createChatCompletion": {"record": _link("getInteraction", interaction_id="/interaction_id")},
+    "listUserInteractions": ITEM_LINKS,
+    "getConversation": ITEM_LINKS,
+    "listModels": {"model": _link("getModel", model_id="/data/0/id")},
+}
 
 
 # --- Operations ------------------------------------------------------------------------------
@@ -335,7 +401,9 @@ document_chat(
                 answer=examples.CHAT_ANSWER,
                 reasoning=examples.REASONED_ANSWER,
             ),
-            (200, "text/event-stream"): _success(str, "The answer.", events=examples.CHAT_EVENTS),
+            (200, "text/event-stream"): _success(
+                OpenApiTypes.ANY, "The answer.", events=examples.CHAT_EVENTS
+            ),
             **_problems(*MODEL_ERRORS, *DRF_ERRORS, UnsupportedMediaType),
         },
         examples=[
@@ -364,7 +432,7 @@ document_history(
         operation_id="listUserInteractions",
         summary="A user's records",
         description="The newest first, in pages.",
-        parameters=[_path("user_id", "The user's id."), serializers.UserQuerySerializer],
+        parameters=[_path("user_id", "The user's id.", USER_ID), serializers.UserQuerySerializer],
         responses={
             200: _success(serializers.PageSerializer, "The page.", page=examples.PAGE),
             **_problems(errors.ValidationFailed, *READ_ERRORS),
@@ -377,7 +445,7 @@ document_history(
             "Deletes all records of the user for good. If one request's time is not enough, the "
             "answer is a 503: repeat the request until it returns 200."
         ),
-        parameters=[_path("user_id", "The user's id.")],
+        parameters=[_path("user_id", "The user's id.", USER_ID)],
         request=None,
         responses={
             200: _success(
@@ -422,6 +490,7 @@ document_openai(
                 completion=examples.COMPLETION,
                 tool_call=examples.TOOL_CALL_COMPLETION,
             ),
+            (200, "text/event-stream"): _success(OpenApiTypes.ANY, "The chunks."),
             **_openai_errors(*MODEL_ERRORS),
         },
         examples=[
@@ -476,7 +545,7 @@ document_usage(
                 "group_by", str, enum=[each.value for each in UsageGroup], default="date"
             ),
             _query("limit", USERS_ON_A_PAGE, "Users on a page."),
-            _query("cursor", str, "The `next_cursor` of the page before."),
+            _query("cursor", NOT_EMPTY, "The `next_cursor` of the page before."),
         ],
         responses={
             200: _success(serializers.UsageReportSerializer, "The usage.", usage=examples.USAGE),

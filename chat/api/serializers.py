@@ -93,6 +93,7 @@ class ChatSerializer(serializers.Serializer[Any]):
         child=fields.ImageUrlField(),
         **fields.OPTIONAL,
         allow_empty=False,
+        min_length=1,
         max_length=fields.MAX_IMAGES,
         help_text=(
             f"1 to {fields.MAX_IMAGES} images that the prompt is about: `https:` or `data:` URLs."

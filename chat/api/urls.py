@@ -1,4 +1,5 @@
-from django.urls import path
+from django.urls import path, register_converter
+from django.urls.converters import StringConverter
 
 from chat.api import views
 from chat.api.openai import views as openai
@@ -8,7 +9,16 @@ UNSUPPORTED_OPENAI_PATHS = (
     *("audio", "batches", "chat/completions", "completions", "embeddings", "files", "fine_tuning"),
     *("images", "models", "moderations", "responses", "uploads", "vector_stores"),
 )
-PATH_SUFFIXES = ("", "/", "/<path:rest>")
+PATH_SUFFIXES = ("", "/", "/<anything:rest>")
+
+
+class AnythingConverter(StringConverter):
+    """Like `path`, but with line feeds, so that no name of a model gets Django's own 404."""
+
+    regex = r"[\s\S]+"
+
+
+register_converter(AnythingConverter, "anything")
 
 urlpatterns = [
     path("", views.IndexView.as_view(), name="index"),
@@ -18,7 +28,7 @@ urlpatterns = [
     path("v1/ready", views.ReadyView.as_view(), name="ready"),
     path("v1/chat/completions", openai.CompletionsView.as_view(), name="chat-completions"),
     path("v1/models", openai.ModelsView.as_view(), name="models"),
-    path("v1/models/<path:model_id>", openai.ModelView.as_view(), name="model"),
+    path("v1/models/<anything:model_id>", openai.ModelView.as_view(), name="model"),
     path(
         "v1/conversations/<str:conversation_id>",
         views.ConversationView.as_view(),

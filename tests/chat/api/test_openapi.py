@@ -172,6 +172,29 @@ def test_every_example_matches_its_schema(document: dict[str, Any]) -> None:
         check(document, schema, example)
 
 
+def test_answers_are_linked_to_the_operations_that_take_their_ids(
+    document: dict[str, Any],
+) -> None:
+    operations = {
+        operation["operationId"]: operation
+        for path in document["paths"].values()
+        for operation in path.values()
+    }
+    linked = set()
+    for operation in operations.values():
+        for link in operation["responses"]["200"].get("links", {}).values():
+            target = operations[link["operationId"]]
+            linked.add(link["operationId"])
+            required = {each["name"] for each in target["parameters"] if each.get("required")}
+            assert link["parameters"].keys() == required
+    taking = {
+        id_
+        for id_, each in operations.items()
+        if any(p["in"] == "path" for p in each["parameters"])
+    }
+    assert linked == taking
+
+
 def test_either_header_carries_the_key(document: dict[str, Any]) -> None:
     assert document["components"]["securitySchemes"] == {
         "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

@@ -474,6 +474,7 @@ class TestErrors:
             "/v1/responses",
             "/v1/responses/resp_1",
             "/v1/models/",
+            "/v1/embeddings/a%0Ab",
             "/v1/chat/completions/",
             "/v1/chat/completions/chatcmpl-1",
         ],
@@ -900,6 +901,7 @@ class TestModels:
     def test_an_unlisted_model_cannot_be_looked_up(self, api: ApiClient) -> None:
         wanted = (404, "invalid_request_error", "model_not_found", "model")
         assert failure(api.get("/v1/models/gpt-unknown")) == wanted
+        assert failure(api.get("/v1/models/gpt%0Aunknown")) == wanted
 
 
 class TestVendorsModels:
