@@ -1,8 +1,10 @@
 """What cannot be claimed is not asked; what cannot be settled is answered, and stored later."""
 
 import logging
+import sqlite3
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from io import StringIO
 
 import orjson
@@ -181,6 +183,22 @@ def test_what_failed_is_on_record_though_the_client_has_gone(
     assert ask(client).json()["code"] == code
     row = Interaction.objects.get()
     assert (row.status, row.error_code, row.total_tokens) == ("error", code, tokens)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_waits_within_its_deadline_for_another_process_to_write(client, settings, stream):
+    settings.SQLITE_BUSY_TIMEOUT = 0.05
+    path = connection.settings_dict["NAME"]
+    with closing(sqlite3.connect(path, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        timer = threading.Timer(0.5, other.rollback)
+        timer.start()
+        response = ask(client, stream=stream)
+        assert response.status_code == 200
+        assert b"recorded" not in response.getvalue()
+        timer.join()
+    [record] = all_records()
+    assert record.status == "ok"
 
 
 def test_the_client_is_not_kept_waiting_past_the_deadline_for_the_ledger(

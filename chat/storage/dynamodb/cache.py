@@ -1,7 +1,7 @@
 """A Django cache on DynamoDB with atomic counters: each increment is one UpdateItem.
 
 Expiry is in whole seconds, as DynamoDB's TTL has it. TTL deletes days late, so expired items are
-ignored here. An increment is retried when its response is lost, and may then count twice.
+ignored here. An increment is retried when its response is lost or late, and may then count again.
 """
 
 import math
