@@ -30,7 +30,7 @@ from providers.errors import (
 from providers.http_provider import HttpProvider
 from providers.parsing import as_items, as_list, as_str, get_path, identifier
 from providers.refused_fields import THOUGHTS, TOKEN_LIMITS, refused_fields
-from providers.vendor_http import read_json
+from providers.vendor_http import read_error
 
 _CALLED: dict[str, FinishReason] = {"tool_calls": "tool_calls", "function_call": "function_call"}
 BROKEN_CALL = "The provider's answer ended within the arguments of a tool call."
@@ -301,7 +301,7 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         """Raise the error of a response. It is retried without the fields that it refuses."""
         if response.is_success:
             return
-        body = read_json(response)
+        body = read_error(response)
         error = self._error_with_message(response.status_code, response.headers, body)
         if response.status_code in (400, 422) and type(error) is RequestRejected:
             error.retry = self._remember_refused(response.request.read(), _error_object(body))

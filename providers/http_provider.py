@@ -19,6 +19,7 @@ from providers.vendor_http import (
     VendorClient,
     end_soon,
     is_stream,
+    read_error,
     read_events,
     read_json,
     read_object,
@@ -207,7 +208,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
 
     def _raise_for_status(self, response: httpx.Response) -> None:
         if not response.is_success:
-            body = read_json(response)
+            body = read_error(response)
             raise self._error_with_message(response.status_code, response.headers, body)
 
     def _error_with_message(

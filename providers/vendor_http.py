@@ -50,6 +50,18 @@ def read_json(response: httpx.Response) -> Any:
     return load_json(b"".join(_chunks(response)))
 
 
+def read_error(response: httpx.Response) -> Any:
+    """Read the body of an error: JSON, or plain text, which proxies and some servers send.
+
+    None for another body, such as a page in HTML. Raises httpx.RequestError.
+    """
+    data = b"".join(_chunks(response))
+    body = load_json(data)
+    if body is None and _content_type(response).startswith("text/plain"):
+        return data.decode("utf-8", "replace")
+    return body
+
+
 def read_object(response: httpx.Response) -> dict[str, Any]:
     """Read the body of a successful answer. Raises ProviderFailed unless it is a JSON object."""
     body = read_json(response)

@@ -308,6 +308,19 @@ def test_an_error_never_quotes_the_prompt_the_key_or_the_vendor(
         assert error.vendor_message == said
 
 
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("text/plain", "upstream connect error"), ("text/html", ""), ("application/json", "")],
+)
+def test_an_error_in_plain_text_has_a_message(
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, kind: str, message: str
+):
+    body = b"upstream connect error\n"
+    stub_vendor.reply(body, status=503, headers={"content-type": kind})
+    error = raised_error(provider)
+    assert (error.reason, error.vendor_message) == ("HTTP 503", message)
+
+
 def test_a_context_that_is_too_long_has_our_own_sentence(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
