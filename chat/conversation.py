@@ -19,6 +19,7 @@ from chat.storage.base import InteractionRecord, Status
 from chat.telemetry.context import server_timing
 from providers.base import (
     INSTRUCTION_ROLES,
+    TEXT_PARTS,
     AnsweredMessage,
     CompletionRequest,
     Message,
@@ -144,22 +145,36 @@ def _unknown_turn() -> NotFound:
 def _window(turns: list[InteractionRecord], request: ChatRequest) -> list[InteractionRecord]:
     """Return the newest turns within the limits on their number and their characters.
 
-    A turn that begins with results goes with the turn that made the calls: the two count as one,
-    and the calls whose results the request has are always kept.
+    Images and files are limited as in a request, by MAX_BODY_BYTES. A turn that begins with results
+    goes with the turn that made the calls: the two count as one, and the calls whose results the
+    request has are always kept.
     """
     characters = settings.HISTORY_MAX_CHARACTERS - len(request.prompt)
+    file_bytes = settings.MAX_BODY_BYTES - _file_bytes(request_messages(request))
     kept, exchanges, continued = len(turns), 0, _is_result(request_messages(request)[0])
     for number in reversed(range(len(turns))):
         turn = turns[number]
         asked = asked_messages(turn)
         characters -= sum(len(content_text(message.get("content"))) for message in asked)
         characters -= len(turn.response or "")
-        if not continued and (characters < 0 or exchanges == settings.HISTORY_TURNS):
+        file_bytes -= _file_bytes(asked)
+        exceeded = characters < 0 or file_bytes < 0 or exchanges == settings.HISTORY_TURNS
+        if exceeded and not continued:
             break
         if not _is_result(asked[0]):
             kept, continued = number, False
             exchanges += 1
     return turns[kept:]
+
+
+def _file_bytes(messages: Sequence[Message]) -> int:
+    """Return the size in JSON of the content parts that are no texts."""
+    lists = (message["content"] for message in messages if isinstance(message.get("content"), list))
+    return sum(len(orjson.dumps(part)) for parts in lists for part in parts if not _is_text(part))
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") in TEXT_PARTS
 
 
 def _is_result(message: Message) -> bool:

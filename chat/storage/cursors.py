@@ -27,14 +27,16 @@ def conversation_scope(owner: str, conversation_id: str) -> str:
     return f"{owner}#conversation/{conversation_id}"
 
 
-def build_page(found: Sequence[InteractionRecord], limit: int, scope: str) -> Page:
+def build_page(
+    found: Sequence[InteractionRecord], limit: int, scope: str, *, more: bool = False
+) -> Page:
     """Return a page of at most `limit` records and PAGE_BYTES, but of one record at least.
 
-    `found` has one record more than `limit` if the list goes on.
+    The list goes on if `found` has one record more than `limit`, or if there is `more`.
     """
     sizes = accumulate(map(_size, found[:limit]))
     records = tuple(found[: max(1, sum(size <= PAGE_BYTES for size in sizes))])
-    if len(records) == len(found):
+    if len(records) == len(found) and not more:
         return Page(records=records)
     last = records[-1]
     position = [last.created_at.isoformat(), last.interaction_id]

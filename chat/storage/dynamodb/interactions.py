@@ -13,7 +13,7 @@ answer over 3.5 MB cannot be stored; the service answers and logs it, as in an o
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Literal, cast
 
@@ -42,6 +42,7 @@ from chat.storage.dynamodb.queries import (
     BATCH_GET,
     CONVERSATION_INDEX,
     KEYS,
+    PARTS_AT_ONCE,
     USER_INDEX,
     IndexQuery,
     delete_items,
@@ -53,6 +54,8 @@ from chat.storage.dynamodb.queries import (
 from chat.storage.dynamodb.usage import counter_updates, delete_user_counters, shards
 from chat.storage.errors import RecordTooLarge, StorageUnavailable
 
+# A page ends after so many parts, about 16 MB.
+PAGE_PARTS = 40
 # The attributes that a settlement writes.
 WRITTEN = {*SETTLED, *(PARTS_OF[name] for name in ANSWER), "write_id"}
 ID_IS_FREE = "attribute_not_exists(interaction_id) OR expires_at <= :now"
@@ -119,7 +122,7 @@ class DynamoInteractionStore:
     @translate_errors()
     def get_many(self, interaction_ids: Sequence[str]) -> dict[str, InteractionRecord]:
         keys = [{"interaction_id": {"S": id_}} for id_ in interaction_ids]
-        return {record.interaction_id: record for record in _records(keys)}
+        return {record.interaction_id: record for record in unexpired(get_records(_items(keys)))}
 
     @translate_errors()
     def list_by_user(
@@ -184,18 +187,36 @@ def _page(query: IndexQuery, owner: str, scope: str, limit: int, cursor: str | N
                 query.index.key: {"S": query.key},
             }
     found: list[InteractionRecord] = []
-    for keys in _keys(query, start, limit + 1):
-        found += [record for record in _records(keys) if record.owner == owner]
+    parts = 0
+    for items in _groups(_keys(query, start, limit + 1)):
+        if found and parts >= PAGE_PARTS:
+            return build_page(found, limit, scope, more=True)
+        parts += sum(len(part_keys(item)) for item in items)
+        found += [record for record in unexpired(get_records(items)) if record.owner == owner]
         if len(found) > limit:
             break
     return build_page(found, limit, scope)
 
 
-def _records(keys: Sequence[Item]) -> list[InteractionRecord]:
-    """Return the records of the keys that exist, in order."""
+def _groups(pages: Iterable[Sequence[Item]]) -> Iterator[list[Item]]:
+    """Yield the items of these keys in order, a few at a time where they have many parts."""
+    for keys in pages:
+        group: list[Item] = []
+        parts = 0
+        for item in _items(keys):
+            group.append(item)
+            parts += len(part_keys(item))
+            if parts >= PARTS_AT_ONCE:
+                yield group
+                group, parts = [], 0
+        if group:
+            yield group
+
+
+def _items(keys: Sequence[Item]) -> list[Item]:
+    """Return the items of the keys that exist, in order."""
     items = {id_of(item): item for item in get_items(settings.TABLE_NAME, keys)}
-    present = [items[id_of(key)] for key in keys if id_of(key) in items]
-    return unexpired(get_records(present))
+    return [items[id_of(key)] for key in keys if id_of(key) in items]
 
 
 def _keys(query: IndexQuery, start: Item | None, size: int) -> Iterator[list[Item]]:

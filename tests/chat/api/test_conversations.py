@@ -17,6 +17,7 @@ from providers.base import Completion, CompletionRequest, Usage
 from providers.deadline import Deadline
 from tests.client import ApiClient, field_errors, problem, status_and_code
 from tests.factories import ALICE, ANSWERED, BOB, PENDING, FakeProvider, store_record
+from tests.stub_vendor import StubVendor
 
 ID = ANSWERED.interaction_id
 
@@ -134,6 +135,24 @@ def test_the_window_is_limited_by_characters(
     change_settings(STORAGE=storage, HISTORY_MAX_CHARACTERS=characters)
     turn(api, "y", last)
     assert len(recaller.asked[-1].messages) == 2 * turns + 1
+
+
+@pytest.mark.parametrize(("limit", "turns"), [(10_000, 3), (4_000, 2), (2_000, 1), (1_000, 0)])
+def test_the_window_is_limited_by_the_images_in_it(
+    api: ApiClient,
+    vendor: StubVendor,
+    change_settings: Callable[..., None],
+    limit: int,
+    turns: int,
+) -> None:
+    last = {}
+    for _ in range(3):
+        image = "https://example.org/" + "a" * 1_400
+        answer = api.chat("What is it?", images=[image], **last).json()
+        last = {"previous_interaction_id": answer["interaction_id"]}
+    change_settings(MAX_BODY_BYTES=limit)
+    api.chat("And this?", images=["https://example.org/b"], **last)
+    assert len(vendor.requests[-1].json["messages"]) == 2 * turns + 1
 
 
 def test_without_a_window_no_earlier_turn_is_sent(

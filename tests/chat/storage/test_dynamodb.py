@@ -327,6 +327,23 @@ def test_a_page_of_large_records_is_read(store: DynamoInteractionStore) -> None:
     }
 
 
+def test_a_page_of_records_in_parts_ends_early(store: DynamoInteractionStore) -> None:
+    ids = [str(uuid4()) for _ in range(25)]
+    for number, id_ in enumerate(ids):
+        created_at = NOON + timedelta(seconds=number)
+        text = noise(1_500_000 if number < 22 else 10)
+        claim = replace(PENDING, interaction_id=id_, created_at=created_at, prompt="x", system=text)
+        store.claim(claim)
+    sizes, found, cursor = [], [], None
+    while cursor or not sizes:
+        page = store.list_by_user("default", ALICE, limit=24, cursor=cursor)
+        sizes.append(len(page.records))
+        found += [record.interaction_id for record in page.records]
+        cursor = page.next_cursor
+    assert found == ids[::-1]
+    assert sizes[0] < 20
+
+
 def test_an_erased_question_in_parts_stays_erased(store: DynamoInteractionStore) -> None:
     claim = replace(PENDING, prompt=noise(2_000_000))
     store.claim(claim)
