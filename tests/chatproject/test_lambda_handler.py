@@ -1,5 +1,7 @@
 """The Lambda handler, called by each front."""
 
+import base64
+import gzip
 import json
 import time
 from dataclasses import replace
@@ -59,6 +61,15 @@ def test_each_front_is_answered(front, encoded):
     status, body = ask(front(body=QUESTION, encoded=encoded))
     assert (status, body["prompt"], body["response"]) == (200, "Olá!", "You said: Olá!")
     assert Interaction.objects.get().response == "You said: Olá!"
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_each_front_takes_a_compressed_body(front):
+    event = front(headers={"content-encoding": "gzip"})
+    content = gzip.compress(json.dumps(QUESTION).encode())
+    event |= {"body": base64.b64encode(content).decode(), "isBase64Encoded": True}
+    status, body = ask(event)
+    assert (status, body["prompt"]) == (200, "Olá!")
 
 
 @pytest.mark.parametrize("front", FRONTS)
