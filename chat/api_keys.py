@@ -56,6 +56,7 @@ def create(
     expires_at: datetime | None = None,
     rate_limit: int | None = None,
     monthly_budget_usd: Decimal | None = None,
+    user_monthly_budget_usd: Decimal | None = None,
     allowed_models: Sequence[str] = (),
 ) -> tuple[ApiKey, str]:
     """Create a key, and return it with its text, which is not stored. Raises StorageUnavailable."""
@@ -70,6 +71,7 @@ def create(
         expires_at=expires_at,
         rate_limit=rate_limit,
         monthly_budget_usd=monthly_budget_usd,
+        user_monthly_budget_usd=user_monthly_budget_usd,
         allowed_models=tuple(allowed_models),
     )
     if not backend().api_keys.add(key):

@@ -1,25 +1,84 @@
-"""Monthly budgets of managed API keys."""
+"""Monthly budgets of managed API keys, and of each of their users.
 
-from datetime import UTC, datetime
+A request reserves what it may cost in the write that claims its record, and settles the difference
+in the write that settles it. So requests at once cannot spend more than one of them alone. Keys
+without a budget reserve nothing.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from django.utils.crypto import salted_hmac
 
 from chat.callers import Caller
-from chat.errors import BudgetExceeded
 from chat.storage import backend
-from chat.storage.base import CounterKind
-from chat.telemetry.context import server_timing
+from chat.storage.base import CounterKind, InteractionRecord, Reservation, cost_units
+from providers import estimates
+from providers.base import CompletionRequest, Usage
+from providers.router import Route
+
+# Assumed of a request that does not limit its answer.
+ANSWER_TOKENS = 8192
+# Assumed of a model whose price is unknown, for the time of the request only: 10 dollars a million.
+UNKNOWN_TOKEN_USD = Decimal("0.00001")
+# What a crash left reserved is free again this long after the request's deadline.
+RELEASE_AFTER = timedelta(minutes=1)
 
 
-def enforce_budget(caller: Caller) -> None:
-    """Refuse the request once the key's recorded cost has reached its monthly budget.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budgets:
+    """The budgets of a key in US dollars, and what the key has spent this month."""
 
-    Requests in flight are not counted, because their cost is known only afterwards. Raises
-    BudgetExceeded, StorageUnavailable.
-    """
+    monthly_usd: Decimal | None
+    spent_usd: Decimal
+    user_monthly_usd: Decimal | None
+
+
+def reservations(
+    caller: Caller, record: InteractionRecord, request: CompletionRequest, route: Route
+) -> tuple[Reservation, ...]:
+    """Return what a request reserves of each budget of its key."""
     key = caller.key
-    if key is None or key.monthly_budget_usd is None:
-        return
+    if key is None or (key.monthly_budget_usd is None and key.user_monthly_budget_usd is None):
+        return ()
+    limits = {
+        (CounterKind.KEY, key.key_id): key.monthly_budget_usd,
+        (CounterKind.KEY_USER, _user_counter(key.key_id, record.user_id)): (
+            key.user_monthly_budget_usd
+        ),
+    }
+    amount, until = cost_units(_estimate(request, route)), record.deadline_at + RELEASE_AFTER
+    return tuple(
+        Reservation(by=by, name=name, limit=cost_units(limit), amount=amount, until=until)
+        for (by, name), limit in limits.items()
+        if limit is not None
+    )
+
+
+def of_caller(caller: Caller) -> Budgets | None:
+    """Return the budgets of the caller's key; None without one. Raises StorageUnavailable."""
+    key = caller.key
+    if key is None or (key.monthly_budget_usd is None and key.user_monthly_budget_usd is None):
+        return None
     today = datetime.now(UTC).date()
-    with server_timing("storage"):
-        spent = backend().usage.month(key.owner, CounterKind.KEY, key.key_id, today)
-    if spent.cost_usd >= key.monthly_budget_usd:
-        raise BudgetExceeded
+    spent = backend().usage.month(key.owner, CounterKind.KEY, key.key_id, today)
+    return Budgets(
+        monthly_usd=key.monthly_budget_usd,
+        spent_usd=spent.cost_usd,
+        user_monthly_usd=key.user_monthly_budget_usd,
+    )
+
+
+def _estimate(request: CompletionRequest, route: Route) -> Decimal:
+    """Return what one answer may cost, rather too much than too little."""
+    prompt = estimates.prompt_tokens(request)
+    answer = request.parameters.get("max_tokens", ANSWER_TOKENS)
+    usage = Usage(prompt_tokens=prompt, completion_tokens=answer)
+    price = route.provider.list_price(route.model, usage)
+    return (prompt + answer) * UNKNOWN_TOKEN_USD if price is None else price
+
+
+def _user_counter(key_id: str, user_id: str) -> str:
+    """Return the name of a user's counter. It outlives an erasure, so it must not name the user."""
+    return f"{key_id}.{salted_hmac('chat.budget', user_id, algorithm='sha256').hexdigest()}"

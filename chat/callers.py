@@ -20,6 +20,11 @@ class Caller:
     key: ApiKey | None = None
 
     @property
+    def has_own_rate_limit(self) -> bool:
+        """Whether the key has a limit, which all its users share."""
+        return self.key is not None and self.key.rate_limit is not None
+
+    @property
     def rate_limit(self) -> int:
         """Requests per minute; 0 means no limit."""
         own = self.key.rate_limit if self.key else None

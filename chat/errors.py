@@ -6,7 +6,7 @@ Problem
  ├── ProviderRejected     400  the vendor refuses the request itself
  ├── MissingApiKey        401
  │    └── InvalidApiKey   401
- ├── BudgetExceeded       402  the key's monthly budget is spent
+ ├── BudgetExceeded       402  a monthly budget of the key is spent
  ├── NotFound             404  missing, or another owner's
  ├── ModelNotFound        404  the vendor does not know the model that the client named
  ├── IdempotencyInFlight  409  a request with the same key is still running
@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar
 
-from chat.storage.errors import InvalidCursor, RecordTooLarge, StorageUnavailable
+from chat.storage.errors import BudgetSpent, InvalidCursor, RecordTooLarge, StorageUnavailable
 from providers.errors import ProviderError, RequestRejected
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class InvalidApiKey(
 
 
 class BudgetExceeded(Problem, status=402, code="budget_exceeded", title="The budget is spent"):
-    default_detail = "The key's budget of this month (UTC) is spent."
+    default_detail = "The budget of this month (UTC) is spent, or held by requests in flight."
 
 
 class NotFound(Problem, status=404, code="not_found", title="Not found"):
@@ -227,6 +227,8 @@ def problem_from_exception(exc: Exception) -> Problem:
             return PROVIDER_PROBLEMS[exc.code](str(exc), retry_after=exc.retry_after)
         case StorageUnavailable():
             return StorageFailed(str(exc))
+        case BudgetSpent():
+            return BudgetExceeded(str(exc))
         case RecordTooLarge():
             return PayloadTooLarge(str(exc))
         case InvalidCursor():

@@ -89,6 +89,9 @@ class ApiKey(models.Model):
     monthly_budget_usd = models.DecimalField(
         "monthly budget (USD)", max_digits=24, decimal_places=12, null=True
     )
+    user_monthly_budget_usd = models.DecimalField(
+        "monthly budget of each user (USD)", max_digits=24, decimal_places=12, null=True
+    )
     allowed_models = models.JSONField()
 
     class Meta:
@@ -120,6 +123,23 @@ class UsageCount(models.Model):
 
     def __str__(self) -> str:
         return f"{self.owner} {self.by} {self.name} {self.date}"
+
+
+class Reservation(models.Model):
+    """`Reservation` of a request in flight: what it may cost, in 10^-12 USD."""
+
+    interaction_id = models.CharField(max_length=36, db_index=True)
+    owner = models.CharField(max_length=128)
+    by = models.CharField(max_length=8)
+    name = models.CharField(max_length=256)
+    amount = models.BigIntegerField()
+    expires_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        indexes = (models.Index(fields=("owner", "by", "name"), name="reservation_index"),)
+
+    def __str__(self) -> str:
+        return self.interaction_id
 
 
 class CacheEntry(models.Model):

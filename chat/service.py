@@ -16,7 +16,7 @@ import uuid_utils
 from django.conf import settings
 
 from chat import answer_cache, model_catalog
-from chat.budgets import enforce_budget
+from chat.budgets import reservations
 from chat.callers import Caller
 from chat.conversation import ChatRequest, History, build_completion_request, load_history
 from chat.errors import (
@@ -29,7 +29,7 @@ from chat.errors import (
     problem_from_exception,
 )
 from chat.storage import backend
-from chat.storage.base import ErrorInfo, InteractionRecord, Status
+from chat.storage.base import ErrorInfo, InteractionRecord, Reservation, Status
 from chat.storage.errors import StorageUnavailable
 from chat.storage.jsonl import to_json
 from chat.storage.redaction import keyed_digest, redact, redact_text
@@ -78,8 +78,9 @@ def chat(
 ) -> ChatResult:
     """Answer a request, and leave exactly one record of it.
 
-    1. Accept: check model and budget, and load the turns before.
-    2. Claim: write the record as pending before any provider is asked. An idempotency key
+    1. Accept: check the model, and load the turns before.
+    2. Claim: write the record as pending before any provider is asked, and reserve what the request
+       may cost of its key's budgets. An idempotency key
        determines the record's id, so the claim is also the lock: a repeated request gets the first
        one's answer.
     3. Ask the cache, then the providers.
@@ -145,6 +146,7 @@ class InFlightChat:
     names_model: bool
     deadline: Deadline
     started: float
+    reservations: tuple[Reservation, ...] = ()
     earlier: InteractionRecord | None = None
     deltas: list[dict[str, Any]] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
@@ -168,7 +170,6 @@ def _accept(
         request = request.masked()
     routes = model_catalog.routes_for(caller, request.model)
     model_catalog.check_other_models(caller, routes, request.parameters)
-    enforce_budget(caller)
     history = load_history(caller, request)
     record = _pending_record(caller, request, history, routes[0], deadline, idempotency_key)
     completion_request = build_completion_request(request, history, record)
@@ -181,9 +182,10 @@ def _accept(
         names_model=request.model not in (None, model_catalog.DEFAULT_MODEL_ALIAS),
         deadline=deadline,
         started=started,
+        reservations=reservations(caller, record, completion_request, routes[0]),
     )
     add_log_fields(interaction_id=record.interaction_id)
-    in_flight.earlier = _claim(record)
+    in_flight.earlier = _claim(record, in_flight.reservations)
     return in_flight
 
 
@@ -224,13 +226,15 @@ def _pending_record(
     )
 
 
-def _claim(record: InteractionRecord) -> InteractionRecord | None:
+def _claim(
+    record: InteractionRecord, reserved: tuple[Reservation, ...]
+) -> InteractionRecord | None:
     """Write the pending record; or return the answered record of the same request.
 
     Raises IdempotencyMismatch, IdempotencyInFlight, AnswerNotStored.
     """
     with server_timing("storage"):
-        holder = backend().interactions.claim(record)
+        holder = backend().interactions.claim(record, *reserved)
         if holder is None:
             return None
         if holder.request_hash is None or holder.request_hash != record.request_hash:
@@ -240,7 +244,9 @@ def _claim(record: InteractionRecord) -> InteractionRecord | None:
             raise AnswerNotStored
         if status is Status.OK:
             return holder
-        if status is Status.PENDING or not backend().interactions.take_over(record, holder):
+        if status is Status.PENDING or not backend().interactions.take_over(
+            record, holder, *reserved
+        ):
             raise IdempotencyInFlight
         return None
 
@@ -360,23 +366,23 @@ def _settle(in_flight: InFlightChat, **outcome: Any) -> ChatResult:
         **metrics.outcome_metrics(spent, record.attempts, preferred),
     )
     try:
-        return ChatResult(record=record, recorded=_write_outcome(record, in_flight.deadline))
+        return ChatResult(record=record, recorded=_write_outcome(record, in_flight))
     except StorageUnavailable:
         unrecorded.exception("not recorded", extra={"record": to_json(redact(record))})
         return ChatResult(record=record, recorded=False)
 
 
-def _write_outcome(record: InteractionRecord, deadline: Deadline) -> bool:
+def _write_outcome(record: InteractionRecord, in_flight: InFlightChat) -> bool:
     """Settle the record, with retries within the deadline; False if its claim is gone.
 
     Raises StorageUnavailable.
     """
-    deadline = Deadline(min(deadline.remaining_if_not_cancelled(), MAX_SECONDS))
+    deadline = Deadline(min(in_flight.deadline.remaining_if_not_cancelled(), MAX_SECONDS))
     with storage_deadline(deadline):
         for tries in itertools.count(1):
             try:
                 with server_timing("storage"):
-                    return backend().interactions.settle(record)
+                    return backend().interactions.settle(record, *in_flight.reservations)
             except StorageUnavailable:
                 wait = random.uniform(0, 0.1 * 2**tries)  # noqa: S311  (no secret)
                 if tries == MAX_SETTLE_TRIES or wait >= deadline.remaining():

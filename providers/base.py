@@ -186,6 +186,9 @@ class Provider(Protocol):
     def unsupported(self, request: CompletionRequest) -> Sequence[str]:
         """Return the names of the parameters and content parts that the vendor cannot be told."""
 
+    def list_price(self, model: str, usage: Usage) -> Decimal | None:
+        """Return the list price of tokens in US dollars; None if it is unknown."""
+
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
         """Answer the request in one call to the vendor, before the deadline.
 

@@ -84,6 +84,9 @@ class Mock:
     def unsupported(self, request: CompletionRequest) -> Sequence[str]:
         return ()
 
+    def list_price(self, model: str, usage: Usage) -> Decimal:
+        return Decimal(0)
+
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
         directives = self._directives_for(request)
         _sleep(directives.delay, deadline)

@@ -154,6 +154,9 @@ class FakeProvider:
     ) -> Iterator[Delta | Completion]:
         return as_stream(self.complete(request, deadline))
 
+    def list_price(self, model: str, usage: Usage) -> Decimal | None:
+        return Decimal(0)
+
     def unsupported(self, request: CompletionRequest) -> tuple[str, ...]:
         return ()
 

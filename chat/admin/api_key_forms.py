@@ -54,12 +54,18 @@ class KeyForm(ModelForm):
         min_value=0,
         max_value=1_000_000,
         label="Requests per minute",
-        help_text="For each of its users. Empty: RATE_LIMIT_PER_MINUTE; 0: no limit.",
+        help_text="Of all its users. Empty: RATE_LIMIT_PER_MINUTE for each; 0: no limit.",
     )
     monthly_budget_usd = forms.DecimalField(
         required=False,
         validators=[_validator(arguments.parse_dollars)],
         label="Monthly budget (USD)",
+        help_text="Empty: none.",
+    )
+    user_monthly_budget_usd = forms.DecimalField(
+        required=False,
+        validators=[_validator(arguments.parse_dollars)],
+        label="Monthly budget of each user (USD)",
         help_text="Empty: none.",
     )
     models = forms.CharField(
@@ -69,7 +75,10 @@ class KeyForm(ModelForm):
 
     class Meta:
         model = ApiKey
-        fields = ("owner", "name", "expires_at", "rate_limit", "monthly_budget_usd")
+        fields = (
+            *("owner", "name", "expires_at", "rate_limit"),
+            *("monthly_budget_usd", "user_monthly_budget_usd"),
+        )
 
     def clean_name(self) -> str:
         name: str = self.cleaned_data["name"]

@@ -46,7 +46,7 @@ class KeyAdmin(ReadOnlyAdmin):
     form = KeyForm
     list_display = (
         *("prefix", "owner", "name", "status", "expires_at", "last_used_at", "rate_limit"),
-        *("budget", "spent"),
+        *("budget", "spent", "user_budget"),
     )
     list_filter = (KeyStatusFilter,)
     search_fields = ("key_id", "owner", "name")
@@ -54,7 +54,8 @@ class KeyAdmin(ReadOnlyAdmin):
     actions = ("revoke",)
     shown_fields = (
         *("prefix", "owner", "name", "status", "created_at", "expires_at", "revoked_at"),
-        *("last_used_at", "previous_until", "rate_limit", "budget", "spent", "models"),
+        *("last_used_at", "previous_until", "rate_limit", "budget", "spent", "user_budget"),
+        "models",
     )
 
     def get_urls(self) -> list[Any]:
@@ -144,6 +145,10 @@ class KeyAdmin(ReadOnlyAdmin):
     @admin.display(description="monthly budget (USD)")
     def budget(self, row: ApiKey) -> str | None:
         return format_usd(row.monthly_budget_usd)
+
+    @admin.display(description="monthly budget of each user (USD)")
+    def user_budget(self, row: ApiKey) -> str | None:
+        return format_usd(row.user_monthly_budget_usd)
 
     @admin.display(description="spent this month (USD)")
     def spent(self, row: Any) -> str | None:

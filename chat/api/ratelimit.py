@@ -1,4 +1,7 @@
-"""The rate limit: requests per minute and (key, userId), counted by django-ratelimit."""
+"""The rate limit: requests per minute, counted by django-ratelimit.
+
+A key's own limit is of the key as a whole; RATE_LIMIT_PER_MINUTE is per (key, userId).
+"""
 
 from django_ratelimit.core import get_usage
 from rest_framework.request import Request
@@ -16,10 +19,11 @@ def check_rate_limit(request: Request, caller: Caller, user_id: str) -> dict[str
     limit = caller.rate_limit
     if not limit:
         return {}
+    counted = caller.key_id if caller.has_own_rate_limit else f"{caller.key_id} {user_id}"
     usage = get_usage(
         request,
         group="chat",
-        key=lambda group, request: f"{caller.key_id} {user_id}",
+        key=lambda group, request: counted,
         rate=f"{limit}/m",
         increment=True,
     )

@@ -396,6 +396,23 @@ class UsageGroupSerializer(UsageCountsSerializer):
     user = serializers.CharField(required=False)
 
 
+class BudgetsSerializer(serializers.Serializer[Any]):
+    """The monthly budgets of the caller's key, and what the key has spent this month (UTC)."""
+
+    monthly_usd = serializers.SerializerMethodField(help_text="Of the key as a whole.")
+    spent_usd = serializers.SerializerMethodField()
+    user_monthly_usd = serializers.SerializerMethodField(help_text="Of each of its users.")
+
+    def get_monthly_usd(self, budgets: Any) -> str | None:
+        return format_usd(budgets.monthly_usd)
+
+    def get_spent_usd(self, budgets: Any) -> str | None:
+        return format_usd(budgets.spent_usd)
+
+    def get_user_monthly_usd(self, budgets: Any) -> str | None:
+        return format_usd(budgets.user_monthly_usd)
+
+
 class UsageReportSerializer(serializers.Serializer[Any]):
     """Usage by group, and in total."""
 
@@ -404,6 +421,7 @@ class UsageReportSerializer(serializers.Serializer[Any]):
     next_cursor = serializers.CharField(
         allow_null=True, help_text="Of the next page of users; null is the end."
     )
+    budget = BudgetsSerializer(required=False, help_text="Only where the caller's key has one.")
 
 
 class FieldErrorSerializer(serializers.Serializer[Any]):

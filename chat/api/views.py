@@ -12,7 +12,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
-from chat import history, service, usage
+from chat import budgets, history, service, usage
 from chat.api import serializers
 from chat.api.base import BaseAPIView, BaseChatView
 from chat.api.renderers import EventStreamNegotiation, PlaygroundRenderer
@@ -34,6 +34,7 @@ PAGE_QUERY = build_once(serializers.PageQuerySerializer)
 USER_ID = build_once(serializers.UserIdSerializer)
 USER_QUERY = build_once(serializers.UserQuerySerializer)
 USAGE_QUERY = build_once(serializers.UsageQuerySerializer)
+BUDGETS = build_once(serializers.BudgetsSerializer)
 USAGE_COUNTS = build_once(serializers.UsageCountsSerializer)
 
 # Storage that takes longer than this is not ready.
@@ -112,7 +113,10 @@ class UsageView(BaseAPIView):
             for name, counts in report.groups.items()
         ]
         total = USAGE_COUNTS.to_representation(report.total)
-        return Response({"items": items, "total": total, "next_cursor": report.next_cursor})
+        body = {"items": items, "total": total, "next_cursor": report.next_cursor}
+        if of_key := budgets.of_caller(self.caller):
+            body["budget"] = BUDGETS.to_representation(of_key)
+        return Response(body)
 
 
 class PublicView(BaseAPIView):

@@ -38,6 +38,7 @@ def describe_key(key: ApiKey, now: datetime) -> dict[str, Any]:
         "last_used_at": _iso(key.last_used_at),
         "rate_limit": key.rate_limit,
         "monthly_budget_usd": format_usd(key.monthly_budget_usd),
+        "user_monthly_budget_usd": format_usd(key.user_monthly_budget_usd),
         "allowed_models": list(key.allowed_models),
     }
 

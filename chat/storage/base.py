@@ -143,22 +143,27 @@ class Page:
 class InteractionStore(Protocol):
     """Records by id, by user and by conversation. Expired records are never returned."""
 
-    def claim(self, record: InteractionRecord) -> InteractionRecord | None:
+    def claim(
+        self, record: InteractionRecord, *reservations: "Reservation"
+    ) -> InteractionRecord | None:
         """Write a new record and return None; if its id is taken, return the stored record.
 
-        Raises RecordTooLarge.
+        The same write makes the reservations. Raises RecordTooLarge, BudgetSpent.
         """
 
-    def take_over(self, record: InteractionRecord, holder: InteractionRecord) -> bool:
+    def take_over(
+        self, record: InteractionRecord, holder: InteractionRecord, *reservations: "Reservation"
+    ) -> bool:
         """Replace `holder`, a failed or aborted record, with a new claim.
 
         Return False, without writing, if the stored record is no longer `holder`. Of several
-        concurrent calls one succeeds.
+        concurrent calls one succeeds. Raises BudgetSpent.
         """
 
-    def settle(self, record: InteractionRecord) -> bool:
+    def settle(self, record: InteractionRecord, *reservations: "Reservation") -> bool:
         """Write the outcome of a claim once, and count it; return False if the claim is gone.
 
+        The same write releases the reservations of the claim.
         A claim is identified by its deadline, because a take-over sets another one.
         """
 
@@ -203,9 +208,10 @@ class ApiKey:
     """A managed API key, without its secret: only keyed digests are stored.
 
     Requests with the key act for `owner`. After a rotation the previous secret stays valid until
-    `previous_until`. `rate_limit` is per minute: 0 is no limit, None the service's default.
-    `monthly_budget_usd` None is no budget. Empty `allowed_models` allow all models of the service.
-    `last_used_at` is written about once an hour.
+    `previous_until`. `rate_limit` is per minute, of all users: 0 is no limit, None the
+    service's default for each user. `monthly_budget_usd` is for the key as a whole and
+    `user_monthly_budget_usd` for each of its users; None is no budget. Empty `allowed_models` allow
+    all models of the service. `last_used_at` is written about once an hour.
     """
 
     key_id: str
@@ -220,6 +226,7 @@ class ApiKey:
     previous_until: datetime | None = None
     rate_limit: int | None = None
     monthly_budget_usd: Decimal | None = None
+    user_monthly_budget_usd: Decimal | None = None
     allowed_models: tuple[str, ...] = ()
 
     @property
@@ -266,6 +273,7 @@ class CounterKind(StrEnum):
     MODEL = "model"
     USER = "user"
     KEY = "key"
+    KEY_USER = "key-user"  # only of keys with a budget for each user
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,7 +299,7 @@ class UsageCounts:
             prompt_tokens=usage.prompt_tokens or 0,
             completion_tokens=usage.completion_tokens or 0,
             total_tokens=usage.total_tokens or 0,
-            cost=round((usage.cost_usd or Decimal(0)).scaleb(COST_DECIMALS)),
+            cost=cost_units(usage.cost_usd or Decimal(0)),
         )
 
     @property
@@ -303,13 +311,45 @@ class UsageCounts:
         return UsageCounts(**sums)
 
 
+def cost_units(amount: Decimal) -> int:
+    """Return US dollars in units of 10**-12."""
+    return round(amount.scaleb(COST_DECIMALS))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """What a request in flight may spend of a monthly budget.
+
+    The budget is of the cost that is counted by `by` under `name`. `limit` and `amount` are in
+    units of 10**-12 US dollars. A request is refused when what is spent this month (UTC) and what
+    is reserved reach the limit. At `until` an unsettled reservation is free again.
+    """
+
+    by: CounterKind
+    name: str
+    limit: int
+    amount: int
+    until: datetime
+
+
 COUNT_FIELDS = tuple(field.name for field in fields(UsageCounts))
 
 
-def counters_for(record: InteractionRecord) -> list[tuple[CounterKind, str]]:
+def counters_for(
+    record: InteractionRecord, reservations: Iterable[Reservation] = ()
+) -> list[tuple[CounterKind, str]]:
     """Return the kinds and names of the counters that a record adds to."""
     names = [(CounterKind.MODEL, record.model), (CounterKind.USER, record.user_id)]
-    return names if record.key_id is None else [*names, (CounterKind.KEY, record.key_id)]
+    if record.key_id is not None:
+        names.append((CounterKind.KEY, record.key_id))
+    return list(dict.fromkeys([*names, *((each.by, each.name) for each in reservations)]))
+
+
+def counter_expiry(record: InteractionRecord, by: CounterKind) -> datetime | None:
+    """Return when a counter is deleted: of a user with the records, of a budget after its month."""
+    if by is CounterKind.KEY_USER:
+        return record.created_at + timedelta(days=32)
+    return record.expires_at if by is CounterKind.USER else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 StorageError
  ├── StorageUnavailable  the storage cannot be reached, or refuses for now
  ├── RecordTooLarge      the storage cannot keep a record of this size
+ ├── BudgetSpent         nothing is left of a budget for another request
  └── InvalidCursor       the cursor does not belong to this list
 
 An empty message leaves the wording to `chat.errors`.
@@ -19,6 +20,10 @@ class StorageUnavailable(StorageError):
 
 class RecordTooLarge(StorageError):
     """The storage cannot keep a record of this size."""
+
+
+class BudgetSpent(StorageError):
+    """A budget is spent, or reserved by requests in flight."""
 
 
 class InvalidCursor(StorageError):

@@ -7,7 +7,14 @@ from typing import Any
 from django.conf import settings
 from django.utils.crypto import salted_hmac
 
-from chat.storage.base import Backend, BulkStore, ImportResult, InteractionRecord, InteractionStore
+from chat.storage.base import (
+    Backend,
+    BulkStore,
+    ImportResult,
+    InteractionRecord,
+    InteractionStore,
+    Reservation,
+)
 
 # The parameters that tell nothing of the request's content.
 ACCOUNTING_PARAMETERS = ("temperature", "top_p", "max_tokens")
@@ -107,14 +114,18 @@ class RedactingStore:
         self.delete_by_user = store.delete_by_user
         self.check = store.check
 
-    def claim(self, record: InteractionRecord) -> InteractionRecord | None:
-        return self.store.claim(redact(record))
+    def claim(
+        self, record: InteractionRecord, *reservations: Reservation
+    ) -> InteractionRecord | None:
+        return self.store.claim(redact(record), *reservations)
 
-    def take_over(self, record: InteractionRecord, holder: InteractionRecord) -> bool:
-        return self.store.take_over(redact(record), holder)
+    def take_over(
+        self, record: InteractionRecord, holder: InteractionRecord, *reservations: Reservation
+    ) -> bool:
+        return self.store.take_over(redact(record), holder, *reservations)
 
-    def settle(self, record: InteractionRecord) -> bool:
-        return self.store.settle(redact(record))
+    def settle(self, record: InteractionRecord, *reservations: Reservation) -> bool:
+        return self.store.settle(redact(record), *reservations)
 
 
 class RedactingBulkStore:

@@ -171,6 +171,7 @@ class TracedProvider:
         self.name = provider.name
         self.is_remote = provider.is_remote
         self.unsupported = provider.unsupported
+        self.list_price = provider.list_price
         self.list_models = provider.list_models
         self.check = provider.check
         self.model = provider.model

@@ -234,7 +234,7 @@ def test_a_budget_is_of_a_month(api: ApiClient, each_storage: str, priced: FakeP
     assert [ask(api, key).status_code for _ in range(2)] == [200, 402]
 
 
-def test_requests_in_flight_are_all_that_a_budget_does_not_know(
+def test_requests_in_flight_that_reserve_nothing_pass(
     handler: Any, each_storage: str, priced: FakeProvider
 ) -> None:
     key = create("--monthly-budget-usd", "0.20")
@@ -450,8 +450,17 @@ def test_a_use_that_cannot_be_noted_fails_nothing(
     assert kept(key).last_used_at is None
 
 
-def test_users_of_a_key_are_limited_apart(api: ApiClient, each_storage: str) -> None:
-    key = create("--rate-limit", "1")
+def test_users_of_a_key_share_its_own_limit(api: ApiClient, each_storage: str) -> None:
+    key = create("--rate-limit", "2")
+    statuses = [ask(api, key, user=user).status_code for user in (ALICE, BOB, BOB)]
+    assert statuses == [200, 200, 429]
+
+
+def test_users_of_a_key_without_a_limit_are_limited_apart(
+    api: ApiClient, each_storage: str, change_settings: Configure
+) -> None:
+    change_settings(RATE_LIMIT_PER_MINUTE=1)
+    key = create()
     statuses = [ask(api, key, user=user).status_code for user in (ALICE, ALICE, BOB)]
     assert statuses == [200, 429, 200]
 

@@ -33,12 +33,18 @@ class Command(ConsoleCommand):
         parser.add_argument(
             "--rate-limit",
             type=int,
-            help="requests per minute for each user, instead of RATE_LIMIT_PER_MINUTE; 0: no limit",
+            help="requests per minute of all its users together, instead of "
+            "RATE_LIMIT_PER_MINUTE for each; 0: no limit",
         )
         parser.add_argument(
             "--monthly-budget-usd",
             type=parse_dollars,
             help="spending limit per month (UTC), as far as costs are known",
+        )
+        parser.add_argument(
+            "--user-monthly-budget-usd",
+            type=parse_dollars,
+            help="spending limit per month (UTC) for each user of the key",
         )
         parser.add_argument(
             "--model",
@@ -57,6 +63,7 @@ class Command(ConsoleCommand):
             expires_at=None if options["expires_in"] is None else now + options["expires_in"],
             rate_limit=options["rate_limit"],
             monthly_budget_usd=options["monthly_budget_usd"],
+            user_monthly_budget_usd=options["user_monthly_budget_usd"],
             allowed_models=options["model"],
         )
         self.write_report(options, text, {"key": text, **describe_key(key, now)}, indent=2)

@@ -11,7 +11,7 @@ from chat.storage import backend
 
 COLUMNS = (
     *("prefix", "owner", "name", "status", "created_at", "expires_at", "last_used_at"),
-    *("rate_limit", "monthly_budget_usd", "allowed_models"),
+    *("rate_limit", "monthly_budget_usd", "user_monthly_budget_usd", "allowed_models"),
 )
 
 

@@ -41,6 +41,7 @@ class ApiKeyItem(ItemSchema):
     previous_until = TimestampAttribute()
     rate_limit = IntegerAttribute()
     monthly_budget_usd = ParsedAttribute(Decimal)
+    user_monthly_budget_usd = ParsedAttribute(Decimal)
     allowed_models = JsonAttribute(list)
 
 

@@ -20,9 +20,10 @@ from typing import Any, Literal, cast
 from botocore.exceptions import ClientError
 from django.conf import settings
 
-from chat.storage.base import InteractionRecord, Page, Status, unexpired
+from chat.storage.base import InteractionRecord, Page, Reservation, Status, unexpired
 from chat.storage.columns import SETTLED
 from chat.storage.cursors import build_page, conversation_scope, decode_cursor, user_scope
+from chat.storage.dynamodb import budgets
 from chat.storage.dynamodb.client import CONDITION_FAILED, client, refusals, translate_errors
 from chat.storage.dynamodb.items import (
     ANSWER,
@@ -73,25 +74,29 @@ class DynamoInteractionStore:
         client()  # a configuration that cannot work fails at start, not at the first request
 
     @translate_errors()
-    def claim(self, record: InteractionRecord) -> InteractionRecord | None:
+    def claim(
+        self, record: InteractionRecord, *reservations: Reservation
+    ) -> InteractionRecord | None:
         item, parts = _claim_item(record)
         now = {":now": {"N": str(int(time.time()))}}
         request = {"Item": item, **_condition(ID_IS_FREE, now)}
-        holder = _write("Put", request, item, parts)
+        holder = _write_reserving(record, reservations, request, item, parts)
         return None if holder is None else get_records([holder])[0]
 
     @translate_errors()
-    def take_over(self, record: InteractionRecord, holder: InteractionRecord) -> bool:
+    def take_over(
+        self, record: InteractionRecord, holder: InteractionRecord, *reservations: Reservation
+    ) -> bool:
         item, parts = _claim_item(record)
         kept = {id_of(part) for part in parts}
         question, answer = split(item_of(holder))
         stale = [part for part in (*question, *answer) if id_of(part) not in kept]
         values = _as_read(holder, holder.status)
         request = {"Item": item, **_condition(AS_READ, values, STATUS_NAME)}
-        return _write("Put", request, item, parts, stale) is None
+        return _write_reserving(record, reservations, request, item, parts, stale) is None
 
     @translate_errors()
-    def settle(self, record: InteractionRecord) -> bool:
+    def settle(self, record: InteractionRecord, *reservations: Reservation) -> bool:
         item = item_of(record)
         _, parts = split(item)
         written = item.keys() & WRITTEN
@@ -105,8 +110,10 @@ class DynamoInteractionStore:
                 {f"#{name}": name for name in written},
             ),
         }
-        for shard in shards():
-            counts = counter_updates([record], shard)
+        # A budget has one item, whatever the shard.
+        for shard in shards(budgets.TRIES) if reservations else shards():
+            counts = counter_updates([record], shard, reservations)
+            counts += budgets.releasing(record, reservations)
             try:
                 return _write("Update", request, item, parts, counts=counts) is None
             except ClientError as exc:
@@ -239,6 +246,29 @@ def _claim_item(record: InteractionRecord) -> tuple[Item, list[Item]]:
 
 
 # --- Writing --------------------------------------------------------------------------------------
+
+
+def _write_reserving(
+    record: InteractionRecord,
+    reservations: Sequence[Reservation],
+    request: dict[str, Any],
+    item: Item,
+    parts: Sequence[Item],
+    stale: Sequence[Item] = (),
+) -> Item | None:
+    """Put a claim and make its reservations, again after a conflict with other claims.
+
+    Raises BudgetSpent.
+    """
+    for _ in budgets.tries():
+        reserving = budgets.reserving(record, reservations)
+        try:
+            return _write("Put", request, item, parts, stale, reserving)
+        except ClientError as exc:
+            conflicts = {"ConditionalCheckFailed", "TransactionConflict"}
+            if not reservations or conflicts.isdisjoint(refusals(exc)):
+                raise
+    raise StorageUnavailable
 
 
 def _write(

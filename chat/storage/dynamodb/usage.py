@@ -16,7 +16,7 @@ import random
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -26,8 +26,10 @@ from chat.storage.base import (
     COUNT_FIELDS,
     CounterKind,
     InteractionRecord,
+    Reservation,
     UsageCounts,
     UserPage,
+    counter_expiry,
     counters_for,
 )
 from chat.storage.dynamodb.client import translate_errors
@@ -48,15 +50,17 @@ ESCAPES = str.maketrans({each: f"%{n}" for n, each in enumerate(ESCAPED_CHARACTE
 CounterItem = tuple[str, str, str]
 
 
-def shards() -> Iterator[int]:
+def shards(tries: int = CONFLICT_TRIES) -> Iterator[int]:
     """Yield shards to count in: the first, then after each conflict and a pause a random one."""
     yield 0
-    for _ in range(CONFLICT_TRIES):
+    for _ in range(tries):
         time.sleep(random.uniform(0, MAX_PAUSE_SECONDS))  # noqa: S311  (no secret)
         yield random.randrange(1, MAX_SHARDS)  # noqa: S311  (no secret)
 
 
-def counter_updates(records: Iterable[InteractionRecord], shard: int) -> list[dict[str, Any]]:
+def counter_updates(
+    records: Iterable[InteractionRecord], shard: int, reservations: Sequence[Reservation] = ()
+) -> list[dict[str, Any]]:
     """Return the transaction's actions that count records."""
     sums: dict[CounterItem, Counter[str]] = defaultdict(Counter)
     expiries: dict[CounterItem, datetime | None] = {}
@@ -64,11 +68,11 @@ def counter_updates(records: Iterable[InteractionRecord], shard: int) -> list[di
         month, day = record.created_at.astimezone(UTC).date().isoformat().rsplit("-", 1)
         counts = UsageCounts.of(record)
         amounts = {letter + day: getattr(counts, field) for letter, field in FIELD_OF.items()}
-        for by, name in counters_for(record):
+        for by, name in counters_for(record, reservations):
             item = (_list(record.owner, by), _escaped(name), month)
             sums[item].update(amounts)
-            if by is CounterKind.USER:
-                expiries[item] = record.expires_at
+            if by in (CounterKind.USER, CounterKind.KEY_USER):
+                expiries[item] = counter_expiry(record, by)
     return [_update(item, shard, sums[item], expiries) for item in sums]
 
 

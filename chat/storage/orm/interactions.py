@@ -1,5 +1,6 @@
 """Interactions on Django's ORM: SQLite."""
 
+import sqlite3
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,12 +10,13 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from chat.models import Interaction
-from chat.storage.base import InteractionRecord, Page
-from chat.storage.columns import from_columns, to_columns
+from chat.storage.base import InteractionRecord, Page, Reservation
+from chat.storage.columns import from_columns
 from chat.storage.cursors import Position, build_page, conversation_scope, decode_cursor, user_scope
 from chat.storage.errors import StorageUnavailable
+from chat.storage.orm import budgets
 from chat.storage.orm.connection import immediate_transaction, translate_errors, write_queue
-from chat.storage.orm.sql import insert, update
+from chat.storage.orm.sql import delete_as_read, insert, update
 from chat.storage.orm.usage import count, expired_counts, user_counts
 
 Rows = QuerySet[Interaction]
@@ -30,26 +32,36 @@ class OrmInteractionStore:
     def __init__(self) -> None:
         self._swept_at = time.monotonic()
 
-    def claim(self, record: InteractionRecord) -> InteractionRecord | None:
+    def claim(
+        self, record: InteractionRecord, *reservations: Reservation
+    ) -> InteractionRecord | None:
         with write_queue() as connection:
             self._sweep()
             for _ in range(CLAIM_TRIES):
-                if insert(connection, record):
+                if _insert(connection, record, reservations):
                     return None
                 if holder := self.get(record.interaction_id):
                     return holder
                 _expired().filter(interaction_id=record.interaction_id).delete()
         raise StorageUnavailable
 
-    def take_over(self, record: InteractionRecord, holder: InteractionRecord) -> bool:
-        with write_queue():
-            return _as_read(holder).update(**to_columns(record)) == 1
+    def take_over(
+        self, record: InteractionRecord, holder: InteractionRecord, *reservations: Reservation
+    ) -> bool:
+        with write_queue() as connection, immediate_transaction(connection):
+            budgets.check(connection, record, reservations)
+            taken = delete_as_read(connection, holder) and insert(connection, record)
+            if taken and reservations:
+                budgets.reserve(connection, record, reservations)
+        return taken
 
-    def settle(self, record: InteractionRecord) -> bool:
+    def settle(self, record: InteractionRecord, *reservations: Reservation) -> bool:
         with write_queue() as connection, immediate_transaction(connection):
             settled = update(connection, record)
             if settled:
-                count(connection, [record])
+                count(connection, [record], reservations)
+                if reservations:
+                    budgets.release(connection, record)
         return settled
 
     @translate_errors()
@@ -100,6 +112,21 @@ class OrmInteractionStore:
             self._swept_at = now
             _expired().delete()
             expired_counts().delete()
+            budgets.expired_reservations().delete()
+
+
+def _insert(
+    connection: sqlite3.Connection, record: InteractionRecord, reservations: Sequence[Reservation]
+) -> bool:
+    """Insert a record and its reservations; return False if its id is taken."""
+    if not reservations:
+        return insert(connection, record)
+    with immediate_transaction(connection):
+        budgets.check(connection, record, reservations)
+        inserted = insert(connection, record)
+        if inserted:
+            budgets.reserve(connection, record, reservations)
+    return inserted
 
 
 def created_within(rows: Rows, since: datetime | None, before: datetime | None) -> Rows:
@@ -134,10 +161,3 @@ def _unexpired() -> Rows:
 
 def _expired() -> Rows:
     return Interaction.objects.filter(expires_at__lte=timezone.now())
-
-
-def _as_read(record: InteractionRecord) -> Rows:
-    """Select the stored record if it has not changed since it was read."""
-    return Interaction.objects.filter(
-        interaction_id=record.interaction_id, status=record.status, deadline_at=record.deadline_at
-    )

@@ -25,6 +25,9 @@ UPDATE = f"""
     UPDATE chat_interaction SET {", ".join(f"{name} = :{name}" for name in SETTLED)}
     WHERE interaction_id = :interaction_id AND deadline_at = :deadline_at
     AND status = 'pending'"""  # noqa: S608  (our own names)
+DELETE_AS_READ = """
+    DELETE FROM chat_interaction
+    WHERE interaction_id = :interaction_id AND status = :status AND deadline_at = :deadline_at"""
 DELETE = "DELETE FROM chat_interaction WHERE interaction_id = ?"
 
 
@@ -43,6 +46,13 @@ def update(connection: sqlite3.Connection, record: InteractionRecord) -> bool:
     claim = {"interaction_id": record.interaction_id, "deadline_at": record.deadline_at}
     values = _adapted(outcome_columns(record) | claim)
     return connection.execute(UPDATE, values).rowcount == 1
+
+
+def delete_as_read(connection: sqlite3.Connection, record: InteractionRecord) -> bool:
+    """Delete a stored record; return False if it has changed since it was read."""
+    names = ("interaction_id", "status", "deadline_at")
+    values = _adapted({name: getattr(record, name) for name in names})
+    return connection.execute(DELETE_AS_READ, values).rowcount == 1
 
 
 def delete_many(connection: sqlite3.Connection, interaction_ids: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
 """Usage counters on Django's ORM: a row for each day and name, added to by one statement."""
 
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date
 from typing import Any
 
@@ -14,8 +14,10 @@ from chat.storage.base import (
     COUNT_FIELDS,
     CounterKind,
     InteractionRecord,
+    Reservation,
     UsageCounts,
     UserPage,
+    counter_expiry,
     counters_for,
 )
 from chat.storage.orm.connection import translate_errors
@@ -30,14 +32,18 @@ COUNT = f"""
 SUMS = {field: Sum(field) for field in COUNT_FIELDS}
 
 
-def count(connection: sqlite3.Connection, records: Iterable[InteractionRecord]) -> None:
+def count(
+    connection: sqlite3.Connection,
+    records: Iterable[InteractionRecord],
+    reservations: Sequence[Reservation] = (),
+) -> None:
     """Count records, in the transaction that settles them."""
     rows: list[tuple[Any, ...]] = []
     for record in records:
         counts, day = UsageCounts.of(record), record.created_at.astimezone(UTC).date().isoformat()
         numbers = [getattr(counts, field) for field in COUNT_FIELDS]
-        for by, name in counters_for(record):
-            expiry = record.expires_at if by is CounterKind.USER else None
+        for by, name in counters_for(record, reservations):
+            expiry = counter_expiry(record, by)
             adapted = django_connection.ops.adapt_datetimefield_value(expiry)
             rows.append((record.owner, by, name, day, adapted, *numbers))
     connection.executemany(COUNT, rows)

@@ -38,7 +38,8 @@ def test_a_key_has_the_terms_that_it_was_given(
     change_settings(ALLOWED_MODELS=["model-2"])
     before = datetime.now(UTC)
     words = ["--owner", "team:blue", "--expires-in", "90d", "--rate-limit", "0"]
-    words += ["--monthly-budget-usd", "12.50", "--model", "model-2", "--model", "mock:mock-1"]
+    words += ["--monthly-budget-usd", "12.50", "--user-monthly-budget-usd", "0.10"]
+    words += ["--model", "model-2", "--model", "mock:mock-1"]
     out, _ = run("create_api_key", "mobile app", *words, "--format", "json")
     told, key = json.loads(out), the_key()
     assert api_keys.verify(told.pop("key")).key_id == key.key_id
@@ -59,6 +60,7 @@ def test_a_key_has_the_terms_that_it_was_given(
         "last_used_at": None,
         "rate_limit": 0,
         "monthly_budget_usd": "12.5",
+        "user_monthly_budget_usd": "0.1",
         "allowed_models": ["model-2", "mock:mock-1"],
     }
 

@@ -1,0 +1,70 @@
+"""Reservations on SQLite: rows that live from the claim of a record to its settlement."""
+
+import sqlite3
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from django.db import connection as django_connection
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from chat import models
+from chat.storage.base import InteractionRecord, Reservation
+from chat.storage.errors import BudgetSpent
+
+COMMITTED = """
+    SELECT (
+        SELECT COALESCE(SUM(cost), 0) FROM chat_usagecount
+        WHERE owner = :owner AND "by" = :by AND name = :name AND date BETWEEN :first AND :last
+    ) + (
+        SELECT COALESCE(SUM(amount), 0) FROM chat_reservation
+        WHERE owner = :owner AND "by" = :by AND name = :name AND expires_at > :now
+    )"""
+RESERVE = """
+    INSERT INTO chat_reservation (interaction_id, owner, "by", name, amount, expires_at)
+    VALUES (?, ?, ?, ?, ?, ?)"""
+RELEASE = "DELETE FROM chat_reservation WHERE interaction_id = ?"
+
+
+def check(
+    connection: sqlite3.Connection, record: InteractionRecord, reservations: Sequence[Reservation]
+) -> None:
+    """Raise BudgetSpent if one of the budgets is spent or reserved."""
+    now = datetime.now(UTC)
+    month = now.date().isoformat()[:7]
+    for each in reservations:
+        values = {
+            "owner": record.owner,
+            "by": each.by,
+            "name": each.name,
+            "first": f"{month}-01",
+            "last": f"{month}-31",
+            "now": _adapted(now),
+        }
+        [committed] = connection.execute(COMMITTED, values).fetchone()
+        if committed >= each.limit:
+            raise BudgetSpent
+
+
+def reserve(
+    connection: sqlite3.Connection, record: InteractionRecord, reservations: Sequence[Reservation]
+) -> None:
+    """Write the reservations of a claim, in its transaction; they replace those of the same id."""
+    release(connection, record)
+    rows = [
+        (record.interaction_id, record.owner, each.by, each.name, each.amount, _adapted(each.until))
+        for each in reservations
+    ]
+    connection.executemany(RESERVE, rows)
+
+
+def release(connection: sqlite3.Connection, record: InteractionRecord) -> None:
+    connection.execute(RELEASE, (record.interaction_id,))
+
+
+def expired_reservations() -> QuerySet[models.Reservation]:
+    return models.Reservation.objects.filter(expires_at__lte=timezone.now())
+
+
+def _adapted(moment: datetime) -> str:
+    return str(django_connection.ops.adapt_datetimefield_value(moment))
