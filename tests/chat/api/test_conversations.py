@@ -336,7 +336,7 @@ def test_an_invalid_query_is_refused(
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_an_invalid_user_id_is_refused(api: ApiClient, method: str) -> None:
-    assert field_errors(api.request(method, "/v1/users/a%20b/interactions")) == [
+    assert field_errors(api.request(method, "/v1/users/a%0Ab/interactions")) == [
         ("userId", "invalid")
     ]
 

@@ -362,7 +362,7 @@ def test_a_record_too_large_for_dynamodb_is_named(
     dynamodb: str, change_settings: Configure, tmp_path: Path
 ) -> None:
     change_settings(STORAGE="dynamodb")
-    [record] = made(1, prompt=os.urandom(700_000).hex())
+    [record] = made(1, prompt=os.urandom(3_300_000).hex())
     path = tmp_path / "all.jsonl"
     path.write_bytes(to_line(record))
     assert f"{record.interaction_id} is too long" in refusal("import_interactions", str(path))
