@@ -359,8 +359,10 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
 
     def _usage(self, answer: Answer, request: CompletionRequest) -> Usage:
         usage = reported_usage.tokens(answer.usage)
-        cost = self._cost(answer.usage, self._model(answer, request), usage)
-        return replace(usage, cost_usd=cost)
+        # A vendor may report a name of its own, which the price list does not have.
+        names = dict.fromkeys((self._model(answer, request), request.model))
+        costs = (self._cost(answer.usage, name, usage) for name in names)
+        return replace(usage, cost_usd=next((cost for cost in costs if cost is not None), None))
 
     def _cost(self, reported: Any, model: str, usage: Usage) -> Decimal | None:
         """Return the cost in US dollars: the vendor's own, else the list price of the tokens."""

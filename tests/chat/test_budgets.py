@@ -23,7 +23,7 @@ from providers.deadline import Deadline
 from tests.client import ApiClient, status_and_code
 from tests.factories import ALICE, ANSWERED, BOB, PENDING, FakeProvider, run_concurrently
 from tests.server_process import ROOT, Server, base_environment
-from tests.stub_vendor import DONE, FINISH, StubVendor, chunk
+from tests.stub_vendor import DONE, FINISH, OPENAI_ANSWER, StubVendor, chunk
 
 Configure = Callable[..., None]
 MODEL = "google/gemini-2.5-flash"
@@ -131,7 +131,9 @@ def test_processes_share_a_budget(tmp_path: Path) -> None:
         "WEB_CONCURRENCY": "3",
         "RATE_LIMIT_PER_MINUTE": "0",
     }
-    with StubVendor(delay=1.0) as vendor:
+    with StubVendor() as vendor:
+        # A request that arrives late meets the cost of the first one.
+        vendor.reply(OPENAI_ANSWER | {"usage": {"cost": 0.02}}, delay=1.0)
         variables["OPENROUTER_BASE_URL"] = f"{vendor.url}/v1"
         with Server(tmp_path, **variables) as server:
             key = _create_key(tmp_path, variables)

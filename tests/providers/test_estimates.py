@@ -89,6 +89,13 @@ def test_a_plain_answer_without_usage_is_estimated(
     assert (attempt.outcome, attempt.usage) == ("ok", ESTIMATE)
 
 
+def test_an_unknown_name_of_the_vendor_has_the_price_of_the_requested_model(
+    stub_vendor: StubVendor, openrouter: OpenRouter
+) -> None:
+    stub_vendor.reply(OPENAI_ANSWER | {"model": "a-name-of-its-own"})  # 9 and 5 tokens
+    assert openrouter.complete(REQUEST, Deadline(20)).usage.cost_usd == Decimal("0.0000152")
+
+
 def test_what_the_vendor_reported_before_the_end_counts(
     stub_vendor: StubVendor, openrouter: OpenRouter
 ) -> None:
