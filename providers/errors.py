@@ -6,7 +6,8 @@ ProviderError
  ├── ProviderMisconfigured   the key, the account's credit or the base URL is wrong; falls back
  │    └── ModelUnavailable   the vendor does not have the model; falls back
  ├── ProviderFailed          unreachable, broken, or an unusable answer; retried, falls back
- │    └── EmptyAnswer        retried once
+ │    ├── EmptyAnswer        retried once
+ │    └── MalformedAnswer
  ├── ProviderOverloaded      rate limit, quota or overload; retried, falls back
  └── DeadlineExceeded        the request's time is used up
       └── VendorSilent       the vendor was silent for too long; falls back
@@ -78,9 +79,13 @@ class ProviderFailed(ProviderError):
 
 
 class EmptyAnswer(ProviderFailed):
-    """An empty or malformed answer. The next one mostly is whole."""
+    """An answer without content. The next one mostly has some."""
 
     max_retries = 1
+
+
+class MalformedAnswer(ProviderFailed):
+    """The model's answer cannot be read, as the vendor says. A prompt can cause it."""
 
 
 class ProviderOverloaded(ProviderError):

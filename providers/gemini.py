@@ -21,7 +21,7 @@ from providers.accumulator import Accumulator
 from providers.base import Completion, CompletionRequest, Delta, FinishReason, Usage
 from providers.clean_values import clean_value
 from providers.deadline import Deadline
-from providers.errors import ContentFiltered, EmptyAnswer, ProviderError, RequestRejected
+from providers.errors import ContentFiltered, MalformedAnswer, ProviderError, RequestRejected
 from providers.http_provider import HttpProvider
 from providers.parsing import as_list, as_str, get_path, identifier, token_count
 
@@ -251,7 +251,7 @@ def _finish_error(finish: str) -> ProviderError | None:
     """Return the error for a finish reason that leaves no usable answer."""
     reason = parsing.log_reason("finishReason", finish)
     if finish in _MALFORMED_FINISH_REASONS:
-        return EmptyAnswer("The provider gave a malformed answer.", reason=reason)
+        return MalformedAnswer("The provider gave a malformed answer.", reason=reason)
     if finish == "PUP_LIMITED_DISABLED":
         return parsing.error_for_status(403, reason=reason)
     if finish in _UNUSABLE_FINISH_REASONS:

@@ -16,6 +16,7 @@ from providers.errors import (
     ContentFiltered,
     DeadlineExceeded,
     EmptyAnswer,
+    MalformedAnswer,
     ModelUnavailable,
     ProviderError,
     ProviderFailed,
@@ -311,7 +312,7 @@ def _report_failure(
             breaker.record_success()
         case DeadlineExceeded() if not fair:
             pass
-        case ModelUnavailable() | EmptyAnswer() | ProviderFailed(retry=False):
+        case ModelUnavailable() | EmptyAnswer() | MalformedAnswer() | ProviderFailed(retry=False):
             pass
         case ProviderError() if not deadline.cancelled:
             breaker.record_failure()

@@ -49,7 +49,7 @@ def test_malformed_requests_are_refused_as_a_problem(server, request_bytes, stat
     assert json.loads(body)["status"] == status
 
 
-@pytest.mark.parametrize(("size", "key", "status"), [(100_000, "", 401), (3_000_000, "key", 413)])
+@pytest.mark.parametrize(("size", "key", "status"), [(100_000, "", 401), (11_000_000, "key", 413)])
 def test_after_a_refused_body_the_connection_is_good_for_the_next_request(
     server, size, key, status
 ):

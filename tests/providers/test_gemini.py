@@ -10,6 +10,7 @@ from providers.deadline import Deadline
 from providers.errors import (
     ContentFiltered,
     EmptyAnswer,
+    MalformedAnswer,
     ModelUnavailable,
     ProviderFailed,
     ProviderMisconfigured,
@@ -252,8 +253,8 @@ def test_finish_reasons_are_mapped_to_three(
 @pytest.mark.parametrize(
     ("finish", "expected"),
     [
-        ("MALFORMED_FUNCTION_CALL", ErrorSummary(EmptyAnswer, retry=True)),
-        ("MALFORMED_RESPONSE", ErrorSummary(EmptyAnswer, retry=True)),
+        ("MALFORMED_FUNCTION_CALL", ErrorSummary(MalformedAnswer, retry=True)),
+        ("MALFORMED_RESPONSE", ErrorSummary(MalformedAnswer, retry=True)),
         ("UNEXPECTED_TOOL_CALL", ErrorSummary(ProviderFailed)),
         ("TOO_MANY_TOOL_CALLS", ErrorSummary(ProviderFailed)),
         ("MISSING_THOUGHT_SIGNATURE", ErrorSummary(ProviderFailed)),
