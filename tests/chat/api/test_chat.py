@@ -826,10 +826,10 @@ def test_a_provider_s_failure_is_reported_and_recorded(
 
 
 def test_the_vendor_s_retry_after_is_passed_on(api: ApiClient, vendor: StubVendor) -> None:
-    vendor.reply({"error": {"code": 429}}, status=429, headers={"retry-after": "116.2"})
+    vendor.reply({"error": {"code": 429}}, status=429, headers={"retry-after": "1160.2"})
     response = api.chat()
     assert status_and_code(response) == (503, "provider_unavailable")
-    assert response["Retry-After"] == "117"
+    assert response["Retry-After"] == "1161"
 
 
 def test_a_vendor_s_error_text_is_not_shown(api: ApiClient, vendor: StubVendor) -> None:

@@ -533,10 +533,10 @@ class TestErrors:
     def test_an_overloaded_vendor_is_a_retryable_503(
         self, api: ApiClient, vendor: StubVendor
     ) -> None:
-        vendor.reply({"error": {"message": "slow"}}, status=429, headers={"Retry-After": "40"})
+        vendor.reply({"error": {"message": "slow"}}, status=429, headers={"Retry-After": "400"})
         response = complete(api)
         assert failure(response) == (503, "server_error", "server_is_overloaded", None)
-        assert response["Retry-After"] == "40"
+        assert response["Retry-After"] == "400"
         assert "X-Should-Retry" not in response
 
     def test_a_named_model_that_the_vendor_does_not_know_is_not_found(
