@@ -4,9 +4,11 @@ import math
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
+from weakref import WeakKeyDictionary
 
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
@@ -14,13 +16,14 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from chat.storage.errors import StorageUnavailable
 from chat.storage.time_limit import storage_seconds
-from providers.deadline import Deadline
 
 DATABASE_ERRORS = (DatabaseError, sqlite3.Error)
 
 _queue = threading.Lock()
 # By process id: a forked process must neither use nor close its parent's connection.
 _writers: dict[int, BaseDatabaseWrapper] = {}
+# Seconds that each of them waits for SQLite's lock, once that has been set.
+_busy_seconds: WeakKeyDictionary[BaseDatabaseWrapper, int] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -49,15 +52,14 @@ def write_queue() -> Iterator[sqlite3.Connection]:
         if own.in_atomic_block:
             yield _sqlite(own)
             return
-        deadline = Deadline(storage_seconds(settings.SQLITE_BUSY_TIMEOUT))
-        if not _queue.acquire(timeout=deadline.remaining()):
+        started, seconds = time.monotonic(), storage_seconds(settings.SQLITE_BUSY_TIMEOUT)
+        if not _queue.acquire(timeout=seconds):
             raise StorageUnavailable
         try:
-            writer = _sqlite(_writer())
-            # Other processes may hold the lock for the rest of the time, in whole seconds: the
-            # connection caches its statements by their texts.
-            writer.execute(f"PRAGMA busy_timeout = {math.ceil(deadline.remaining())}000")
-            yield writer
+            # Other processes may hold the lock for the rest of the time: in whole seconds, which
+            # are mostly those of the write before.
+            rest = max(0.0, seconds - (time.monotonic() - started))
+            yield _waiting(_writer(), math.ceil(rest))
         except DATABASE_ERRORS:
             disconnect_writer()
             raise
@@ -92,6 +94,15 @@ def disconnect_writer() -> None:
     """Close the writers' connection; the next writer opens another."""
     if writer := _writers.pop(os.getpid(), None):
         writer.close()
+
+
+def _waiting(writer: BaseDatabaseWrapper, seconds: int) -> sqlite3.Connection:
+    """Return a writer's connection, which waits so long for SQLite's lock."""
+    connection = _sqlite(writer)
+    if _busy_seconds.get(writer) != seconds:
+        connection.execute(f"PRAGMA busy_timeout = {seconds}000")
+        _busy_seconds[writer] = seconds
+    return connection
 
 
 def _writer() -> BaseDatabaseWrapper:
