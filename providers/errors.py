@@ -99,4 +99,6 @@ class DeadlineExceeded(ProviderError):
 
 
 class VendorSilent(DeadlineExceeded):
+    """The vendor sent nothing for the deadline's `idle_seconds`; another one may be faster."""
+
     fallback = True

@@ -222,14 +222,8 @@ class Router:
 
         The attempt lasts until the generator ends or is closed.
         """
-        timeout, breaker = deadline.remaining(), self._breakers[route.provider.name]
-        if not timeout:
-            raise DeadlineExceeded("No provider answered in time.")
-        if not breaker.allow(timeout):
-            wait = breaker.remaining()
-            raise ProviderOverloaded(
-                OPEN_CIRCUIT, reason="circuit_open", retry=False, retry_after=wait
-            )
+        breaker, timeout = self._breakers[route.provider.name], deadline.remaining()
+        _check_allowed(breaker, timeout)
         started, begun, outcome = time.monotonic(), False, "ok"
         error: ProviderError | None = None
         usage = Usage()
@@ -276,6 +270,15 @@ class Router:
 
 
 Ask = Callable[[Provider, CompletionRequest], Generator[T]]
+
+
+def _check_allowed(breaker: CircuitBreaker, timeout: float) -> None:
+    """Raise DeadlineExceeded without time for a call, ProviderOverloaded for an open circuit."""
+    if not timeout:
+        raise DeadlineExceeded("No provider answered in time.")
+    if not breaker.allow(timeout):
+        wait = breaker.remaining()
+        raise ProviderOverloaded(OPEN_CIRCUIT, reason="circuit_open", retry=False, retry_after=wait)
 
 
 def _told(request: CompletionRequest, route: Route) -> CompletionRequest:

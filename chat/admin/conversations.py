@@ -49,7 +49,7 @@ def turn_url(row: Interaction) -> str:
 
 
 def _turn(number: int, record: InteractionRecord) -> dict[str, Any]:
-    asked = messages.asked_messages(record)
+    asked = messages.sent_messages(record)
     return {
         # A client may send all turns each time: their images would fill the page.
         "messages": [messages.show_message(each, thumbnails=False) for each in asked],

@@ -21,8 +21,8 @@ MAX_STRING = 2000
 PLACED = {"role", "content", "tool_calls", "images", "refusal", *REASONING_FIELDS}
 
 
-def asked_messages(record: InteractionRecord) -> list[Message]:
-    """Return all messages of a request; none if it was one prompt."""
+def sent_messages(record: InteractionRecord) -> list[Message]:
+    """Return the messages that the client sent; none if it sent one prompt."""
     return _objects(record.parameters.get("messages"))
 
 
