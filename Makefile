@@ -29,6 +29,7 @@ dev: $(VENV)/dev ## Set up all that development needs
 	@echo "Ready. 'make test' runs the tests, 'make run' the API; settings go into .env (see .env.example)."
 
 test: $(VENV)/dev ## Run all tests, with coverage
+	@$(BIN)/python -m tests.clients.installation 2>/dev/null & # the tests report what fails
 	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report=term
 
 bench: $(VENV)/dev ## Run the benchmarks, or a part: make bench ONLY=server

@@ -1,6 +1,7 @@
 """Clients that need an environment of their own, installed by the tests when their lock changes.
 
-Concurrent test processes wait for the first one.
+`python -m tests.clients.installation` installs all of them ahead of the tests. Concurrent processes
+wait for the first one.
 """
 
 import fcntl
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.not_run import fail_or_skip
@@ -52,8 +54,8 @@ def _install_node() -> None:
 
 def _install_python() -> None:
     _run(sys.executable, "-m", "venv", "--clear", str(PYTHON))
-    pip = (str(PYTHON / "bin" / "python"), "-m", "pip", "install", "--quiet")
     # pip, because uv does not read pip's configuration, which may name another index.
+    pip = (str(PYTHON / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-compile")
     _run(*pip, "--disable-pip-version-check", "--require-hashes", f"--requirement={PYTHON_LOCK}")
 
 
@@ -61,3 +63,10 @@ def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: is a package index reachable?\n{done.stderr}")
+
+
+if __name__ == "__main__":
+    with ThreadPoolExecutor() as pool:
+        installing = [pool.submit(node), pool.submit(python)]
+    for each in installing:
+        each.result()

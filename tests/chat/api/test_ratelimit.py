@@ -172,7 +172,7 @@ def test_invalid_requests_are_not_counted(
     assert rate_limit_headers(response)[:2] == (1, 0)
 
 
-@pytest.mark.parametrize("prompt", ["hi", "mock:fail"])
+@pytest.mark.parametrize("prompt", ["hi", "mock:fail=garbled"])
 def test_a_limit_of_zero_is_no_limit(
     api: ApiClient, change_settings: Configure, prompt: str
 ) -> None:
