@@ -8,6 +8,7 @@ their documentation advises for production. docs/performance.md says what each d
 
 import functools
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -34,7 +35,11 @@ START_SECONDS = 180.0
 WARM_UP_SECONDS = 10.0
 IDLE_CPU_SECONDS = 0.3
 
-LITELLM, FASTAPI, PORTKEY = "1.108.7", "0.165.0", "1.15.2"
+PYTHON_PACKAGES = {
+    "prototype": ["fastapi==0.165.0", "httpx==0.28.1", "uvicorn[standard]==0.54.0"],
+    "litellm": ["litellm[proxy]==1.108.7"],
+}
+NODE_PACKAGES = {"portkey": "@portkey-ai/gateway@1.15.2"}
 LITELLM_CONFIG = """
 model_list:
   - model_name: m
@@ -66,9 +71,7 @@ def ours(vendor_url: str) -> Iterator[Started]:
 
 @contextmanager
 def prototype(vendor_url: str) -> Iterator[Started]:
-    python = _python(
-        "prototype", f"fastapi=={FASTAPI}", "httpx==0.28.1", "uvicorn[standard]==0.54.0"
-    )
+    python = str(install("prototype") / "bin" / "python")
     port = free_port()
     options = ["--port", str(port), "--workers", str(WORKERS), "--no-access-log"]
     command = [python, "-m", "uvicorn", "benchmarks.prototype:app", *options]
@@ -78,12 +81,12 @@ def prototype(vendor_url: str) -> Iterator[Started]:
 
 @contextmanager
 def litellm(vendor_url: str) -> Iterator[Started]:
-    python = _python("litellm", f"litellm[proxy]=={LITELLM}")
-    config = HOME / "litellm" / "config.yaml"
+    home = install("litellm")
+    config = home / "config.yaml"
     config.write_text(LITELLM_CONFIG.format(vendor=vendor_url, key=server.KEY))
     port = free_port()
     command: list[str | Path] = [
-        *(python, Path(python).with_name("litellm"), "--config", config),
+        *(home / "bin" / "python", home / "bin" / "litellm", "--config", config),
         *("--host", "127.0.0.1", "--port", str(port), "--num_workers", str(WORKERS)),
         # It imports for longer than uvicorn's health check allows.
         *("--timeout_worker_healthcheck", str(int(START_SECONDS))),
@@ -95,13 +98,8 @@ def litellm(vendor_url: str) -> Iterator[Started]:
 
 @contextmanager
 def portkey(vendor_url: str) -> Iterator[Started]:
-    folder = HOME / "portkey"
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        package = f"@portkey-ai/gateway@{PORTKEY}"
-        _run("npm", "install", "--silent", "--no-fund", "--no-audit", package, cwd=folder)
     port = free_port()
-    script = folder / "node_modules/@portkey-ai/gateway/build/start-server.js"
+    script = install("portkey") / "node_modules/@portkey-ai/gateway/build/start-server.js"
     with _running(["node", script, f"--port={port}", "--headless"], port) as pid:
         headers = {"x-portkey-provider": "openai", "x-portkey-custom-host": vendor_url}
         # Its streams fail on Node: https://github.com/Portkey-AI/gateway/issues/1389
@@ -148,16 +146,32 @@ def _row(name: str, stream: bool, clients: int, outcome: Outcome, memory: float)
     }
 
 
-def _python(name: str, *packages: str) -> str:
-    """Return the interpreter of a virtual environment with these packages."""
+def install(name: str) -> Path:
+    """Install a gateway, unless it is installed, and return its folder.
+
+    Raises OSError or CalledProcessError if that fails, e.g. without npm or the internet.
+    """
     folder = HOME / name
-    python = str(folder / "bin" / "python")
     if not folder.exists():
-        _run(sys.executable, "-m", "uv", "venv", "--quiet", folder)
-        # Else modules would be compiled while the gateway is measured.
-        options = ["--quiet", "--compile-bytecode", "--python", python]
-        _run(sys.executable, "-m", "uv", "pip", "install", *options, *packages)
-    return python
+        progress(f"{name}: installing")
+        folder.mkdir(parents=True)
+        try:
+            if name in NODE_PACKAGES:
+                options = ["--silent", "--no-fund", "--no-audit"]
+                _run("npm", "install", *options, NODE_PACKAGES[name], cwd=folder)
+            else:
+                _make_environment(folder, PYTHON_PACKAGES[name])
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
+    return folder
+
+
+def _make_environment(folder: Path, packages: Sequence[str]) -> None:
+    _run(sys.executable, "-m", "uv", "venv", "--quiet", folder)
+    # Else modules would be compiled while the gateway is measured.
+    options = ["--quiet", "--compile-bytecode", "--python", str(folder / "bin" / "python")]
+    _run(sys.executable, "-m", "uv", "pip", "install", *options, *packages)
 
 
 def _run(*command: str | Path, cwd: Path = ROOT) -> None:

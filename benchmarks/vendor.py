@@ -1,10 +1,11 @@
 """A cheap vendor, as it shares the cores with what is measured.
 
-    python -m benchmarks.vendor [--delay 0.05] [--tokens 20] [--gap 0.01]
+    python -m benchmarks.vendor [--delay 0.05] [--tokens 20] [--gap 0.01] [--log FILE]
 
 Every request is a chat completion. Its answer or the first token of its stream comes after
-`--delay` seconds, and each further token after `--gap` seconds. The tests' vendor, which can fail,
-is in tests/stub_vendor.py and gives the same answers.
+`--delay` seconds, and each further token after `--gap` seconds. The log has a line for each
+request: its body. The tests' vendor, which can fail, is in tests/stub_vendor.py and gives the same
+answers.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import IO, TypeVar, cast
 
 import uvloop
 
@@ -46,24 +47,24 @@ class Running:
 
 
 @contextmanager
-def running(pace: Pace) -> Iterator[Running]:
+def running(pace: Pace, log: Path | None = None) -> Iterator[Running]:
     """Run a vendor in a new process. Its url is a base URL, as OpenAI's is."""
     options = [f"--{name}={value}" for name, value in vars(pace).items()]
+    options += [f"--log={log}"] if log else []
     command = [sys.executable, "-m", "benchmarks.vendor", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    try:
-        assert process.stdout
-        yield Running(url=process.stdout.readline().split()[-1], pid=process.pid)
-    finally:
-        process.terminate()
-        process.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            assert process.stdout
+            yield Running(url=process.stdout.readline().split()[-1], pid=process.pid)
+        finally:
+            process.terminate()
 
 
 class Connection(asyncio.Protocol):
     """Answer the requests of one connection, one after the other."""
 
-    def __init__(self, pace: Pace, answer: bytes, pieces: list[bytes]) -> None:
-        self.pace, self.answer, self.pieces = pace, answer, pieces
+    def __init__(self, pace: Pace, answer: bytes, pieces: list[bytes], log: IO[bytes] | None):
+        self.pace, self.answer, self.pieces, self.log = pace, answer, pieces, log
         self.loop = asyncio.get_running_loop()
         self.buffer = b""
 
@@ -77,7 +78,10 @@ class Connection(asyncio.Protocol):
         if not end or len(rest) < length:
             return
         body, self.buffer = rest[:length], rest[length:]
+        if self.log:
+            self.log.write(body + b"\n")
         if b'"stream":true' in body or b'"stream": true' in body:
+            self.began = self.loop.time() + self.pace.delay
             self._after(self.pace.delay, self._send, 0)
         else:
             self._after(self.pace.delay, self._write, self.answer)
@@ -89,7 +93,9 @@ class Connection(asyncio.Protocol):
             return
         self._write(self.pieces[number])
         if number + 1 < len(self.pieces):
-            self.loop.call_later(self.pace.gap, self._send, number + 1)
+            # At a time of its own, so that delays do not add up.
+            at = self.began + (number + 1) * self.pace.gap
+            self.loop.call_at(at, self._send, number + 1)
 
     def _write(self, data: bytes) -> None:
         if not self.transport.is_closing():
@@ -121,11 +127,11 @@ def _pieces(tokens: int) -> list[bytes]:
     return [STREAM_HEAD + pieces[0], *pieces[1:-1], pieces[-1] + b"0\r\n\r\n"]
 
 
-async def _serve(pace: Pace) -> None:
+async def _serve(pace: Pace, log: IO[bytes] | None) -> None:
     answer, pieces = _answer(), _pieces(pace.tokens)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: Connection(pace, answer, pieces), "127.0.0.1", 0, backlog=1024
+        lambda: Connection(pace, answer, pieces, log), "127.0.0.1", 0, backlog=4096
     )
     port = server.sockets[0].getsockname()[1]
     sys.stdout.write(f"answering at http://127.0.0.1:{port}/v1\n")
@@ -140,7 +146,10 @@ def main() -> None:
         "--tokens", type=int, default=Pace.tokens, help="tokens of a stream, at least two"
     )
     parser.add_argument("--gap", type=float, default=Pace.gap, help="seconds between two tokens")
-    uvloop.run(_serve(Pace(**vars(parser.parse_args()))))
+    parser.add_argument("--log", type=Path, help="file for the bodies of requests")
+    given = parser.parse_args()
+    log = given.log.open("wb", buffering=0) if given.log else None
+    uvloop.run(_serve(Pace(given.delay, given.tokens, given.gap), log))
 
 
 if __name__ == "__main__":

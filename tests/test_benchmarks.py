@@ -1,10 +1,18 @@
-"""The benchmarks name functions of the product, which must exist."""
+"""The benchmarks name functions of the product, and count what fails."""
 
 import pkgutil
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
+from benchmarks import abuse, crowd, load, vendor, waiting
+from benchmarks.abuse import Record
 from benchmarks.parts import OURS
+from tests.stub_vendor import DONE, FINISH, StubVendor, chunk
+
+KEY = "benchmark-key"
+TWO_TOKENS = [chunk("token 0 "), chunk("token 1 ") + FINISH + DONE]
 
 
 @pytest.mark.parametrize("seam", OURS)
@@ -12,3 +20,48 @@ def test_a_seam_is_a_function_of_the_product(seam: str) -> None:
     module, _, path = seam.partition(":")
     owner, _, name = path.rpartition(".")
     assert callable(getattr(pkgutil.resolve_name(f"{module}:{owner}"), name))
+
+
+def test_a_crowd_of_streams_leaves_ok_records(tmp_path: Path) -> None:
+    kind = waiting.Kind("streams", vendor.Pace(tokens=3, gap=0.01), crowds=(5,), tokens=3)
+    with vendor.running(kind.pace) as upstream:
+        [measured] = waiting.ask(waiting.ours(tmp_path, {}), upstream.url, kind, kind.crowds)
+    assert (len(measured.crowd.whole), measured.records) == (5, 5)
+    assert [len(reply.tokens) for reply in measured.crowd.replies] == [3] * 5
+    assert measured.usage.cpu > 0
+    assert measured.usage.peak_mb > 0
+
+
+def test_a_crowd_counts_what_fails() -> None:
+    with StubVendor() as stub:
+        stub.reply({}, status=503)
+        stub.reset()
+        stub.stream(TWO_TOKENS[:1])  # ends in time, a token too early
+        stub.stream(TWO_TOKENS[:1], cut=True)
+        stub.stream([TWO_TOKENS[0], TWO_TOKENS[1][:3]], gap=[0.0, 60.0])
+        target = load.completions(stub.url, key=KEY, stream=True)
+        found = [crowd.ask(target, clients=1, tokens=2, limit=1.0) for _ in range(5)]
+    assert [dict(each.failures) for each in found] == [
+        {"503": 1},
+        {"no answer": 1},
+        {"cut": 1},
+        {"cut": 1},
+        {"cut": 1},
+    ]
+
+
+def test_a_token_that_arrives_in_two_pieces_is_one_token() -> None:
+    with StubVendor() as stub:
+        stub.reply("token token ", body_pace=(5, 0.05))
+        target = load.completions(stub.url, key=KEY, stream=True)
+        [reply] = crowd.ask(target, clients=1, tokens=2, limit=5.0).whole
+    assert len(reply.tokens) == 2
+
+
+def test_a_missing_or_second_record_fails_the_abuse_run() -> None:
+    record = Record("id", "ok", datetime(2026, 1, 1, tzinfo=UTC))
+    records = {1: [record], 2: [record, record], 3: []}
+    assert abuse.exactly_one("answered", [1], records).held
+    assert not abuse.exactly_one("answered", [1, 2], records).held
+    assert not abuse.exactly_one("answered", [1, 3], records).held
+    assert not abuse.exactly_one("answered", [1], records, {"error"}).held
