@@ -101,12 +101,14 @@ class CurlTransport(httpx.BaseTransport):
     def _take(self, origin: str, *, fresh: bool) -> "_Handle":
         """Return the idle handle that was used last, or a new one."""
         idle = self._idle[origin]
-        with suppress(IndexError):
-            while not fresh:
+        while idle and not fresh:
+            try:
                 handle = idle.pop()
-                if handle.usable:
-                    return handle
-                handle.close()
+            except IndexError:  # another thread took the last one
+                break
+            if handle.usable:
+                return handle
+            handle.close()
         for each in list(self._idle.values()):  # also of the origins that are not used any more
             _discard(each)
         return _Handle(
@@ -240,7 +242,7 @@ class _Handle:
             self._curl.setopt(option, value)
 
     def _set_request(self, request: httpx.Request, url: str, *, expect: bool) -> None:
-        curl, content, method = self._curl, request.read(), request.method
+        curl, content, method = self._curl, _content(request), request.method
         curl.setopt(pycurl.URL, url)
         limit = request.extensions.get("max_body_bytes", MAX_BODY_BYTES)
         curl.setopt(pycurl.MAXFILESIZE_LARGE, limit)
@@ -347,11 +349,18 @@ class _Body(httpx.SyncByteStream):
 
 def _limits(request: httpx.Request) -> tuple[Deadline, float]:
     """Return the deadline of the head, and the seconds of silence that end the call."""
-    timeout = request.extensions.get("timeout", {})
-    connect, read = (
-        math.inf if timeout.get(name) is None else timeout[name] for name in ("connect", "read")
-    )
-    return request.extensions.get("deadline") or Deadline(connect + read), read
+    timeout = {"connect": None, "read": None, **request.extensions.get("timeout", {})}
+    read = math.inf if timeout["read"] is None else timeout["read"]
+    if deadline := request.extensions.get("deadline"):
+        return deadline, read
+    connect = math.inf if timeout["connect"] is None else timeout["connect"]
+    return Deadline(connect + read), read
+
+
+def _content(request: httpx.Request) -> bytes:
+    """Return the body. `request.read()` takes as long as signing a request."""
+    stream = request.stream
+    return b"".join(stream) if isinstance(stream, httpx.ByteStream) else request.read()
 
 
 def _header_lines(headers: httpx.Headers, *, expect: bool) -> list[bytes]:
@@ -379,16 +388,18 @@ def _status(line: bytes) -> tuple[bytes, int]:
 
 def _decoded(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Return the headers without those of an encoding that libcurl has undone."""
-    if any(name.lower() == b"content-encoding" for name, _ in headers):
+    if b"content-encoding" in {name.lower() for name, _ in headers}:
         return [each for each in headers if each[0].lower() not in _ENCODING_HEADERS]
     return headers
 
 
 def _discard(idle: deque[_Handle], *, all_of_them: bool = False) -> None:
     """Close the idle handles that have expired, or that are too many."""
-    with suppress(IndexError):  # another thread took the last one
+    try:
         while all_of_them or len(idle) > MAX_IDLE_HANDLES or not idle[0].usable:
             idle.popleft().close()
+    except IndexError:  # there is none, or another thread took the last one
+        return
 
 
 _handles: WeakSet[_Handle] = WeakSet()

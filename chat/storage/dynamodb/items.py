@@ -50,10 +50,13 @@ class ItemSchema(AttributeContainer):
     @classmethod
     def to_item(cls, columns: dict[str, Any]) -> Item:
         """Return the item of these columns, without those that are None."""
+        attributes = cls.get_attributes()
         return {
-            attribute.attr_name: {attribute.attr_type: attribute.serialize(columns[name])}
-            for name, attribute in cls.get_attributes().items()
-            if columns.get(name) is not None
+            attributes[name].attr_name: {
+                attributes[name].attr_type: attributes[name].serialize(value)
+            }
+            for name, value in columns.items()
+            if value is not None and name in attributes
         }
 
     @classmethod
@@ -141,8 +144,9 @@ def item_of(record: InteractionRecord) -> Item:
 
 
 def _compressed(value: dict[str, Any]) -> dict[str, Any]:
-    text = value["S"].encode()
-    return {"B": zlib.compress(text)} if len(text) > COMPRESS_FROM_BYTES else value
+    if _size(value["S"]) <= COMPRESS_FROM_BYTES:
+        return value
+    return {"B": zlib.compress(value["S"].encode())}
 
 
 def split(item: Item) -> tuple[list[Item], list[Item]]:
@@ -210,8 +214,14 @@ def size_of(item: Item) -> int:
     size = 0
     for name, typed in item.items():
         for value in typed.values():
-            size += len(name) + len(value if isinstance(value, bytes) else str(value).encode())
+            size += len(name) + _size(value)
     return size
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value) if value.isascii() else len(value.encode())
+    return len(value if isinstance(value, bytes) else str(value))
 
 
 def id_of(item: Item) -> str:

@@ -15,9 +15,9 @@ of their ids: `#` sorts before all characters of an escaped id, and `$` between 
 import random
 import re
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import Any
 
 from django.conf import settings
@@ -31,6 +31,7 @@ from chat.storage.base import (
     UserPage,
     counter_expiry,
     counters_for,
+    format_utc,
 )
 from chat.storage.dynamodb.client import translate_errors
 from chat.storage.dynamodb.items import Item
@@ -62,22 +63,23 @@ def counter_updates(
     records: Iterable[InteractionRecord], shard: int, reservations: Sequence[Reservation] = ()
 ) -> list[dict[str, Any]]:
     """Return the transaction's actions that count records."""
-    sums: dict[CounterItem, Counter[str]] = defaultdict(Counter)
+    sums: dict[CounterItem, dict[str, int]] = defaultdict(dict)
     expiries: dict[CounterItem, datetime | None] = {}
     for record in records:
-        month, day = record.created_at.astimezone(UTC).date().isoformat().rsplit("-", 1)
+        month, day = format_utc(record.created_at)[:10].rsplit("-", 1)
         counts = UsageCounts.of(record)
         amounts = {letter + day: getattr(counts, field) for letter, field in FIELD_OF.items()}
         for by, name in counters_for(record, reservations):
             item = (_list(record.owner, by), _escaped(name), month)
-            sums[item].update(amounts)
+            for attribute, amount in amounts.items():
+                sums[item][attribute] = sums[item].get(attribute, 0) + amount
             if by in (CounterKind.USER, CounterKind.KEY_USER):
                 expiries[item] = counter_expiry(record, by)
     return [_update(item, shard, sums[item], expiries) for item in sums]
 
 
 def _update(
-    item: CounterItem, shard: int, sums: Counter[str], expiries: Mapping[CounterItem, Any]
+    item: CounterItem, shard: int, sums: Mapping[str, int], expiries: Mapping[CounterItem, Any]
 ) -> dict[str, Any]:
     amounts = {name: value for name, value in sums.items() if value}
     added = ", ".join(f"{name} :{name}" for name in amounts)
