@@ -21,6 +21,7 @@ Problem
  ├── ProviderFailed       502
  ├── ProviderUnavailable  503  every provider is rate limited or overloaded
  ├── StorageFailed        503
+ ├── ServerBusy           503  as many requests as the server can serve are running
  └── ProviderTimeout      504  the deadline was reached
 `chat.api.exceptions` renders problems (RFC 9457), and maps the exceptions of Django and DRF.
 """
@@ -189,6 +190,11 @@ class StorageFailed(
 ):
     default_detail = "The storage cannot be used at the moment; try again."
     default_retry_after = 5
+
+
+class ServerBusy(Problem, status=503, code="server_busy", title="The server is busy"):
+    default_detail = "The server has as many requests as it can serve. Try again."
+    default_retry_after = 1.0
 
 
 class ProviderTimeout(

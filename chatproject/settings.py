@@ -68,7 +68,7 @@ ON_PLATFORM = bool(env_str("PORT")) and not env_str("API_PORT")
 API_HOST = env_str("API_HOST", "0.0.0.0" if ON_PLATFORM else "127.0.0.1")  # noqa: S104
 API_PORT = env_int("API_PORT", env_int("PORT", 8000, low=1, high=65535), low=1, high=65535)
 WEB_CONCURRENCY = env_int("WEB_CONCURRENCY", min(os.cpu_count() or 1, 4), low=1, high=64)
-WEB_THREADS = env_int("WEB_THREADS", 64, low=1, high=512)
+WEB_THREADS = env_int("WEB_THREADS", 1000, low=1, high=5000)
 
 # A server on a loopback address accepts loopback host names only, against DNS rebinding.
 LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
@@ -317,6 +317,7 @@ MIDDLEWARE = [
     # WhiteNoise scans all static files when it starts: too slow for a cold start.
     *([] if ON_LAMBDA else ["whitenoise.middleware.WhiteNoiseMiddleware"]),
     "django.middleware.common.CommonMiddleware",
+    *([] if ON_LAMBDA else ["chat.api.middleware.FullServerMiddleware"]),
     *STORAGE_SETTINGS["middleware"],
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]

@@ -193,7 +193,8 @@ class OpenAIErrorSerializer(Serializer[Any]):
 
 KEY_ERRORS = (errors.MissingApiKey, errors.InvalidApiKey)
 DRF_ERRORS = (MethodNotAllowed, NotAcceptable)
-READ_ERRORS = (*KEY_ERRORS, errors.InternalError, errors.StorageFailed, *DRF_ERRORS)
+BUSY_ERRORS = (errors.StorageFailed, errors.ServerBusy)
+READ_ERRORS = (*KEY_ERRORS, errors.InternalError, *BUSY_ERRORS, *DRF_ERRORS)
 MODEL_ERRORS = (
     errors.MalformedJson,
     errors.ValidationFailed,
@@ -212,7 +213,7 @@ MODEL_ERRORS = (
     errors.InternalError,
     errors.ProviderFailed,
     errors.ProviderUnavailable,
-    errors.StorageFailed,
+    *BUSY_ERRORS,
     errors.ProviderTimeout,
 )
 

@@ -12,12 +12,19 @@ LAMBDA_CONTEXT = "apig_wsgi.context"
 # A server that can watch its client puts a function here. It takes a deadline, and returns a
 # context in which a disconnect cancels the deadline.
 CANCEL_ON_DISCONNECT = "chat.cancel_on_disconnect"
+# A server that serves as many requests as it can sets this to True for those that are too many.
+SERVER_FULL = "chat.server_full"
 
 
 def remaining_seconds(environ: Mapping[str, Any]) -> float:
     """Return the seconds until Lambda stops this invocation; infinity without such a limit."""
     context = environ.get(LAMBDA_CONTEXT)
     return context.get_remaining_time_in_millis() / 1000 if context else math.inf
+
+
+def is_full(environ: Mapping[str, Any]) -> bool:
+    """Return whether the server has no place for this request."""
+    return bool(environ.get(SERVER_FULL))
 
 
 def can_stream(environ: Mapping[str, Any]) -> bool:

@@ -17,9 +17,10 @@ from chat.api import serializers
 from chat.api.base import BaseAPIView, BaseChatView
 from chat.api.renderers import EventStreamNegotiation, PlaygroundRenderer
 from chat.api.serializers import build_once
+from chat.api.server_context import is_full
 from chat.api.streaming import ChatEventFormat
 from chat.conversation import ChatRequest
-from chat.errors import StorageFailed, ValidationFailed
+from chat.errors import ServerBusy, StorageFailed, ValidationFailed
 from chat.storage import backend
 from chat.storage.base import Page, format_utc
 from chat.storage.errors import StorageUnavailable
@@ -126,11 +127,15 @@ class PublicView(BaseAPIView):
 
 
 class HealthView(PublicView):
+    answers_when_full = True
+
     def get(self, request: Request) -> Response:
         return Response({"status": "healthy", "version": settings.VERSION, "timestamp": _now()})
 
 
 class ReadyView(PublicView):
+    answers_when_full = True
+
     def get(self, request: Request) -> Response:
         # `provider` is always ok: settings refuse to start without a configured one.
         checks = {"storage": "ok", "provider": "ok"}
@@ -139,6 +144,8 @@ class ReadyView(PublicView):
                 backend().interactions.check()
         except StorageUnavailable:
             checks["storage"] = StorageFailed.title
+        if is_full(request.META):
+            checks["server"] = ServerBusy.title
         ready = set(checks.values()) == {"ok"}
         body = {"status": "ready" if ready else "not_ready", "checks": checks, "timestamp": _now()}
         return Response(body, status=200 if ready else 503)

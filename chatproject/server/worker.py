@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from django.db import connections
 from gunicorn import arbiter, util
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.http.unreader import SocketUnreader
@@ -20,12 +21,19 @@ from gunicorn.workers import gthread
 
 from chat.api.exceptions import problem_response
 from chat.errors import InternalError, Problem, ValidationFailed
+from chatproject.server import memory
+from chatproject.server.threads import ElasticThreadPool
 from chatproject.server.tuning import TunedWorker
 
 # Seconds that a client may take for its next bytes, or to accept ours.
 CLIENT_SECONDS = 10.0
 # Seconds that a client may take to send a whole request.
 REQUEST_SECONDS = 30.0
+# The same for a request that has one of the last threads.
+CROWDED_SECONDS = 1.0
+# Threads beyond those for as many requests as are allowed: they refuse the others, and tell
+# whether the server is ready.
+SPARE_THREADS = 8
 # Seconds that a thread waits for the first request of a connection.
 FIRST_REQUEST_SECONDS = 0.02
 # Seconds that a client may take to close its side of a connection closed by us.
@@ -57,6 +65,23 @@ class Worker(TunedWorker):
     def init_process(self) -> None:
         self.lingering = deque()
         super().init_process()
+
+    def get_thread_pool(self) -> ElasticThreadPool:
+        """Start threads when they are needed, and end them when they are idle.
+
+        gunicorn keeps all that it ever needed, with their connections to the database.
+        """
+        return ElasticThreadPool(
+            self.cfg.threads + SPARE_THREADS,
+            on_thread_end=connections.close_all,
+            on_shrink=memory.trim,
+        )
+
+    def handle(self, conn: "Connection") -> Any:
+        """Give a client less time for its request while there are few threads for others."""
+        crowded = self.tpool.free < SPARE_THREADS
+        conn.request_seconds = CROWDED_SECONDS if crowded else REQUEST_SECONDS
+        return super().handle(conn)
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -128,6 +153,7 @@ class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
 
     # Closed on our side, while the client may still be sending.
     lingers = False
+    request_seconds = REQUEST_SECONDS
 
     def wait_for_data(self, timeout: float) -> Any:
         """Give the thread back sooner than gunicorn's 5 seconds if no request arrives."""
@@ -139,7 +165,7 @@ class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
             super().init()
             self.parser.unreader = DeadlineUnreader(self.sock)
         self.sock.settimeout(CLIENT_SECONDS)
-        self.parser.unreader.deadline = time.monotonic() + REQUEST_SECONDS
+        self.parser.unreader.deadline = time.monotonic() + self.request_seconds
 
     def close(self, graceful: bool = False) -> None:
         """Close the connection, or only our side of it while the client is still sending.

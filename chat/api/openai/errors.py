@@ -25,6 +25,7 @@ TERMS: dict[str, tuple[str, str | None, int | None]] = {
     "provider_error": (SERVER, "upstream_error", None),
     "provider_unavailable": (SERVER, "server_is_overloaded", None),
     "provider_timeout": (SERVER, "upstream_timeout", None),
+    "server_busy": (SERVER, "server_is_overloaded", None),
     "internal_error": (SERVER, None, None),
 }
 # The field that our code is about.

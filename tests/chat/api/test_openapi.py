@@ -21,7 +21,7 @@ LISTS: dict[int, set[str]] = {
     405: {"method_not_allowed"},
     406: {"not_acceptable"},
     500: {"internal_error"},
-    503: {"storage_unavailable"},
+    503: {"storage_unavailable", "server_busy"},
 }
 ERRORS: dict[tuple[str, str], dict[int, set[str]]] = {
     ("/v1/chat", "post"): {
@@ -38,7 +38,7 @@ ERRORS: dict[tuple[str, str], dict[int, set[str]]] = {
         429: {"rate_limited"},
         500: {"internal_error"},
         502: {"provider_error"},
-        503: {"provider_unavailable", "storage_unavailable"},
+        503: {"provider_unavailable", "storage_unavailable", "server_busy"},
         504: {"provider_timeout"},
     },
     ("/v1/interactions/{interaction_id}", "get"): {
@@ -47,7 +47,7 @@ ERRORS: dict[tuple[str, str], dict[int, set[str]]] = {
         405: {"method_not_allowed"},
         406: {"not_acceptable"},
         500: {"internal_error"},
-        503: {"storage_unavailable"},
+        503: {"storage_unavailable", "server_busy"},
     },
     ("/v1/users/{user_id}/interactions", "get"): LISTS,
     ("/v1/users/{user_id}/interactions", "delete"): LISTS,
@@ -62,7 +62,7 @@ ERRORS: dict[tuple[str, str], dict[int, set[str]]] = {
         405: {"method_not_allowed"},
         406: {"not_acceptable"},
         500: {"internal_error"},
-        503: {"storage_unavailable"},
+        503: {"storage_unavailable", "server_busy"},
     },
     ("/v1/health", "get"): {405: {"method_not_allowed"}, 406: {"not_acceptable"}},
     ("/v1/ready", "get"): {405: {"method_not_allowed"}, 406: {"not_acceptable"}},

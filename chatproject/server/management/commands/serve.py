@@ -15,7 +15,8 @@ from django.db import DatabaseError, connection, connections
 from gunicorn import systemd
 from gunicorn.app.base import BaseApplication
 
-from chatproject.server import tuning
+from chatproject.server import memory, tuning
+from chatproject.server.capacity import Capacity
 from chatproject.server.disconnect import with_disconnects
 from chatproject.server.logger import GunicornLogger
 from chatproject.server.worker import CLIENT_SECONDS, Arbiter, Worker
@@ -27,6 +28,8 @@ FLUSH_SECONDS = 2.0
 GC_THRESHOLD = 50_000
 
 MAX_OPEN_FILES = 65_536
+# Files of a waiting chat: the client's socket, the vendor's, a wake-up pipe (2), and libcurl's own.
+FILES_PER_REQUEST = 6
 
 BANNER = """
 Serverless Chat API {version}
@@ -43,8 +46,12 @@ DYNAMODB_RECORDS = "DynamoDB, table {table} ({python} manage.py create_tables ma
 class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
     """gunicorn, configured by Django's settings."""
 
-    def __init__(self, banner: str) -> None:
+    def __init__(self, banner: str, max_files: int) -> None:
         self.banner = banner
+        # A quarter of the files is for clients that keep a connection without a request.
+        self.requests = min(settings.WEB_THREADS, max_files * 3 // 4 // FILES_PER_REQUEST)
+        self.connections = max_files - self.requests * (FILES_PER_REQUEST - 1)
+        self.capacity = Capacity(self.requests)
         super().__init__()
 
     def load_config(self) -> None:
@@ -52,8 +59,11 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         options = {
             "bind": _address(),
             "workers": settings.WEB_CONCURRENCY,
-            "threads": settings.WEB_THREADS,
+            "threads": self.requests,
+            "worker_connections": self.connections,
+            "backlog": self.connections,
             "worker_class": Worker,
+            "post_request": self.capacity.release,
             **tuning.HOOKS,
             "preload_app": True,
             "keepalive": int(CLIENT_SECONDS),
@@ -85,7 +95,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         gc.collect()
         gc.freeze()  # the collector need not look through imported modules
         gc.set_threshold(GC_THRESHOLD)
-        return with_disconnects(application)
+        return self.capacity.limit(with_disconnects(application))
 
 
 class Command(BaseCommand):
@@ -99,21 +109,19 @@ class Command(BaseCommand):
         banner = BANNER.format(
             version=settings.VERSION, url=url, provider=_provider(), records=_records(url)
         )
-        raise_file_limit()
-        Server(banner).run()
+        memory.share_arenas()
+        Server(banner, raise_file_limit()).run()
 
 
-def raise_file_limit() -> None:
-    """Allow more open files.
-
-    A waiting chat needs about five: the client's socket, the vendor's, a wake-up pipe (2), and
-    libcurl's own.
-    """
+def raise_file_limit() -> int:
+    """Allow more open files. Return how many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(ValueError, OSError):  # macOS has a limit below its hard one
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_OPEN_FILES if soft == resource.RLIM_INFINITY else min(soft, MAX_OPEN_FILES)
 
 
 def _check_address(arbiter: Any) -> None:

@@ -1,0 +1,47 @@
+"""Limit the requests that a process serves at a time. Those beyond are told so at once.
+
+A thread more than that would not help: the files and the memory of each request are limited, too.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from chat.api.server_context import SERVER_FULL
+
+HAS_PLACE = "chatproject.has_place"
+
+Application = Callable[..., Any]
+
+
+class Capacity:
+    """Places for `requests` requests at a time."""
+
+    def __init__(self, requests: int) -> None:
+        self._free = requests
+        self._lock = threading.Lock()
+
+    def limit(self, application: Application) -> Application:
+        """Wrap a WSGI application: its environment says so if the server is full.
+
+        The server calls `release` when the response has been sent.
+        """
+
+        def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+            environ[HAS_PLACE] = self._take()
+            environ[SERVER_FULL] = not environ[HAS_PLACE]
+            return application(environ, start_response)
+
+        return wrapped
+
+    def release(self, worker: Any, request: Any, environ: dict[str, Any], response: Any) -> None:
+        """Free the place of a request: gunicorn's hook `post_request`."""
+        if environ.get(HAS_PLACE):
+            with self._lock:
+                self._free += 1
+
+    def _take(self) -> bool:
+        with self._lock:
+            taken = self._free > 0
+            self._free -= taken
+        return taken
