@@ -19,6 +19,7 @@ from chat.storage.redaction import redact_text
 from providers.base import CompletionRequest, Provider
 from providers.deadline import Deadline
 from providers.errors import ProviderError
+from providers.media import URL_FIELDS
 from providers.router import Route, Router, UnknownModel
 
 logger = logging.getLogger(__name__)
@@ -179,8 +180,18 @@ def supporting(routes: Sequence[Route], request: CompletionRequest) -> list[Rout
     lacking = [route.provider.unsupported(request) for route in routes]
     found = [route for route, names in zip(routes, lacking, strict=True) if not names]
     if not found:
-        detail = f"Provider {routes[0].provider.name} does not support this field."
+        provider = routes[0].provider.name
         raise ValidationFailed(
-            errors=[field_error(name, "unsupported", detail) for name in lacking[0]]
+            errors=[
+                field_error(name, "unsupported", _why_unsupported(provider, name))
+                for name in lacking[0]
+            ]
         )
     return found
+
+
+def _why_unsupported(provider: str, name: str) -> str:
+    kind, _, field = name.partition(".")
+    if field and field == URL_FIELDS.get(kind):
+        return f"Provider {provider} does not fetch addresses: send the content as a data URL."
+    return f"Provider {provider} does not support this field."

@@ -23,6 +23,7 @@ SECRETS = (
     "GEMINI_API_KEY",
     "OPENAI_API_KEY",
     "OPENAI_HEADERS",
+    "AWS_BEARER_TOKEN_BEDROCK",
     "API_KEY",
     "API_KEYS",
     "SECRET_KEY",
@@ -283,6 +284,38 @@ def env_ca_file(name: str) -> str:
                 f"{name} must name a file of certificates in PEM, but {path} cannot be read as one."
             ) from exc
     return path
+
+
+def env_model_id(name: str) -> str:
+    """Return the id or the ARN of a model or of an inference profile of Bedrock."""
+    value = env_str(name)
+    if value and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,2047}", value):
+        raise ImproperlyConfigured(
+            f"{name} must be the id or the ARN of a model or an inference profile, such as "
+            f"us.anthropic.claude-sonnet-4-5-20250929-v1:0, not {value!r}."
+        )
+    return value
+
+
+def env_region(name: str) -> str:
+    value = env_str(name)
+    if value and not re.fullmatch(r"[a-z]{2,}(-[a-z0-9]+)+", value):
+        raise ImproperlyConfigured(
+            f"{name} must be a region of AWS, such as us-east-1, not {value!r}."
+        )
+    return value
+
+
+def env_guardrail(name: str) -> str:
+    """Return a guardrail of Bedrock and its version, as `id:version` or `arn:version`."""
+    value = env_str(name)
+    arn = r"arn:aws(-[^:]+)?:bedrock:[a-z0-9-]{1,20}:[0-9]{12}:guardrail/[a-z0-9]+"
+    if value and not re.fullmatch(rf"([a-z0-9]+|{arn}):([1-9][0-9]{{0,7}}|DRAFT)", value):
+        raise ImproperlyConfigured(
+            f"{name} must be a guardrail's id or ARN and its version, such as abc123def456:1 or "
+            f"abc123def456:DRAFT, not {value!r}."
+        )
+    return value
 
 
 def env_table_name(name: str, default: str) -> str:

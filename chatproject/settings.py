@@ -15,13 +15,16 @@ from chatproject.env import (
     env_ca_file,
     env_choice,
     env_float,
+    env_guardrail,
     env_header_secret,
     env_headers,
     env_int,
     env_list,
+    env_model_id,
     env_no_proxy,
     env_origins,
     env_proxy,
+    env_region,
     env_secret,
     env_str,
     env_table_name,
@@ -141,6 +144,7 @@ OPENROUTER_API_KEY = env_header_secret("OPENROUTER_API_KEY")
 GEMINI_API_KEY = env_header_secret("GEMINI_API_KEY")
 OPENAI_API_KEY = env_header_secret("OPENAI_API_KEY")
 OPENAI_BASE_URL = env_vendor_url("OPENAI_BASE_URL")
+BEDROCK_MODEL = env_model_id("BEDROCK_MODEL")
 
 PROVIDER_OPTIONS: dict[str, dict[str, Any]] = {
     "openrouter": {
@@ -160,6 +164,14 @@ PROVIDER_OPTIONS: dict[str, dict[str, Any]] = {
         "base_url": OPENAI_BASE_URL or "https://api.openai.com/v1",
         "model": env_str("OPENAI_MODEL", "gpt-5-nano"),
     },
+    "bedrock": {
+        "api_key": env_header_secret("AWS_BEARER_TOKEN_BEDROCK"),
+        "base_url": env_url("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", env_url("AWS_ENDPOINT_URL")),
+        "model": BEDROCK_MODEL,
+        "region": env_region("BEDROCK_REGION") or AWS_REGION,
+        "keys": AWS_KEYS,
+        "guardrail": env_guardrail("BEDROCK_GUARDRAIL"),
+    },
     "mock": {"directives": env_str("MOCK_DIRECTIVES")},
 }
 if headers := env_headers("OPENAI_HEADERS"):
@@ -168,6 +180,7 @@ HAS_CREDENTIALS = {
     "openrouter": bool(OPENROUTER_API_KEY),
     "gemini": bool(GEMINI_API_KEY),
     "openai": bool(OPENAI_API_KEY or OPENAI_BASE_URL),
+    "bedrock": bool(BEDROCK_MODEL),
 }
 LLM_PROVIDER = env_choice(
     "LLM_PROVIDER",
@@ -175,9 +188,8 @@ LLM_PROVIDER = env_choice(
     list(PROVIDER_OPTIONS),
 )
 if not HAS_CREDENTIALS.get(LLM_PROVIDER, True):
-    raise ImproperlyConfigured(
-        f"LLM_PROVIDER is {LLM_PROVIDER}, which needs {LLM_PROVIDER.upper()}_API_KEY to be set."
-    )
+    needed = "BEDROCK_MODEL" if LLM_PROVIDER == "bedrock" else f"{LLM_PROVIDER.upper()}_API_KEY"
+    raise ImproperlyConfigured(f"LLM_PROVIDER is {LLM_PROVIDER}, which needs {needed} to be set.")
 # Try the other configured providers when the first one fails.
 LLM_FALLBACK = env_bool("LLM_FALLBACK", True)
 CIRCUIT_BREAKER_THRESHOLD = env_int("CIRCUIT_BREAKER_THRESHOLD", 5, low=1, high=1000)

@@ -12,6 +12,7 @@ _CLASSES = {
     "openrouter": "providers.openrouter:OpenRouter",
     "gemini": "providers.gemini:Gemini",
     "openai": "providers.openai:OpenAI",
+    "bedrock": "providers.bedrock:Bedrock",
     "mock": "providers.mock:Mock",
 }
 
@@ -22,9 +23,9 @@ def build(
     """Build a provider by its name. Raises KeyError for an unknown name.
 
     `options` are its keyword arguments: `api_key`, `base_url` and `model`, for OpenAI `headers`,
-    too; for the mock `model` and `directives`. Remote providers send through `transport`, by
-    default the process's own CurlTransport. The provider's module is imported here: unused ones
-    cost no start-up time.
+    too, for Bedrock `region`, `keys` and `guardrail`; for the mock `model` and `directives`. Remote
+    providers send through `transport`, by default the process's own CurlTransport. The provider's
+    module is imported here: unused ones cost no start-up time.
     """
     cls: Any = pkgutil.resolve_name(_CLASSES[name])
     provider: Provider = cls(**options, transport=transport) if cls.is_remote else cls(**options)

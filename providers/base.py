@@ -184,7 +184,10 @@ class Provider(Protocol):
     def is_remote(self) -> bool: ...
 
     def unsupported(self, request: CompletionRequest) -> Sequence[str]:
-        """Return the names of the parameters and content parts that the vendor cannot be told."""
+        """Return the names of the parameters and content parts that the vendor cannot be told.
+
+        For a URL that it does not fetch the name is the path in the part, such as `image_url.url`.
+        """
 
     def list_price(self, model: str, usage: Usage) -> Decimal | None:
         """Return the list price of tokens in US dollars; None if it is unknown."""

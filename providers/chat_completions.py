@@ -23,7 +23,6 @@ from providers.errors import (
     ContentFiltered,
     ModelUnavailable,
     ProviderError,
-    ProviderFailed,
     ProviderMisconfigured,
     RequestRejected,
 )
@@ -33,7 +32,6 @@ from providers.refused_fields import THOUGHTS, TOKEN_LIMITS, refused_fields
 from providers.vendor_http import read_error
 
 _CALLED: dict[str, FinishReason] = {"tool_calls": "tool_calls", "function_call": "function_call"}
-BROKEN_CALL = "The provider's answer ended within the arguments of a tool call."
 _OTHER_LIMIT = dict(zip(TOKEN_LIMITS, reversed(TOKEN_LIMITS), strict=True))
 MAX_REMEMBERED_MODELS = 1000
 _TOO_LONG = {"length", "model_length", "max_tokens"}
@@ -345,8 +343,7 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
             raise parsing.error_for_status(502, reason=parsing.log_reason("finish_reason", finish))
         model, usage = self._model(answer, request), self._counted(answer, request)
         if answer.broken_call:
-            # The tool's name is content, and stays out of the log.
-            raise ProviderFailed(BROKEN_CALL, reason="broken_tool_call", retry=False, usage=usage)
+            raise parsing.broken_call(usage)
         message = answer.message
         completion = Completion(
             message=message,

@@ -4,7 +4,6 @@ https://ai.google.dev/api/caching#Content describes contents and their parts, an
 https://ai.google.dev/gemini-api/docs/thought-signatures what has to be sent back.
 """
 
-import mimetypes
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ import orjson
 
 from providers.base import INSTRUCTION_ROLES, TEXT_PARTS, Message, content_text
 from providers.errors import RequestRejected
+from providers.media import inline_media, is_url, mime_type_of
 from providers.parsing import as_list, as_str, get_path
 
 # These models have a thinking budget instead of levels, and no mandatory thought signatures.
@@ -20,8 +20,6 @@ BEFORE_GEMINI_3 = re.compile(r"gemini-[12]\.|gemma-")
 
 # Google accepts this instead of a signature, for calls that another model made.
 _NO_SIGNATURE = "skip_thought_signature_validator"
-
-_MIME_TYPES = {"image/jpg": "image/jpeg"}  # a common mistake, which Gemini refuses
 
 
 def to_instructions(messages: Iterable[Message]) -> Iterator[dict[str, Any]]:
@@ -191,22 +189,8 @@ def _part(part: Any) -> dict[str, Any] | None:
 
 def _media(address: str, filename: str = "") -> dict[str, Any] | None:
     """Return the content of a data URL (or of base64 with a file name), or a URL as it is."""
-    scheme, _, rest = address.partition(":")
-    if scheme.lower() == "data":
-        head, _, data = rest.partition(",")
-        mime_type, _, encoding = head.lower().partition(";")
-        mime_type = _MIME_TYPES.get(mime_type, mime_type) or _mime_type(filename)
-        if not encoding.endswith("base64"):
-            return None
-    elif rest.startswith("//"):
-        mime_type = _mime_type(filename or address)
+    if is_url(address):
+        mime_type = mime_type_of(filename or address)
         return {"fileData": {"fileUri": address} | ({"mimeType": mime_type} if mime_type else {})}
-    else:
-        mime_type, data = _mime_type(filename), address
-    return {"inlineData": {"mimeType": mime_type, "data": data}} if mime_type and data else None
-
-
-def _mime_type(address: str) -> str:
-    """Guess the type of a file by its name; empty if unknown."""
-    name = re.split(r"[?#]", address, maxsplit=1)[0].rpartition("/")[2]
-    return mimetypes.guess_type(name)[0] or ""
+    media = inline_media(address, filename)
+    return media and {"inlineData": {"mimeType": media.mime_type, "data": media.data}}

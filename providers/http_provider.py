@@ -16,6 +16,7 @@ from providers.errors import ProviderError
 from providers.parsing import as_list, get_path
 from providers.vendor_http import (
     DONE,
+    Sign,
     VendorClient,
     end_soon,
     is_stream,
@@ -68,6 +69,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
 
     name: ClassVar[str]
     is_remote: ClassVar[bool] = True
+    _sign: Sign | None = None
 
     def __init__(
         self,
@@ -89,7 +91,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
             self._ask(request, deadline, stream=False) as response,
         ):
             self._raise_for_status(response)
-            if is_stream(response):
+            if self._is_stream(response):
                 *_, completion = self._read_stream(response, request, answer)
                 return cast(Completion, completion)
             return self._whole(response, request, answer)
@@ -102,7 +104,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
             self._ask(request, deadline, stream=True) as response,
         ):
             self._raise_for_status(response)
-            if is_stream(response):
+            if self._is_stream(response):
                 yield from self._read_stream(response, request, answer)
             else:
                 yield from parsing.as_stream(self._whole(response, request, answer))
@@ -152,6 +154,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
             headers={**self._headers, **headers},
             body=body,
             deadline=deadline,
+            sign=self._sign,
         )
 
     def _whole(
@@ -180,11 +183,9 @@ class HttpProvider(ABC, Generic[AnswerT]):
         """
         ending = False
         try:
-            for data in read_events(response):
-                if data == DONE:
+            for chunk in self._read_chunks(response):
+                if chunk is None:
                     return
-                if (chunk := parsing.event_object(data)) is None:
-                    continue
                 self._raise_error_inside(chunk, response.headers, answer)
                 if delta := answer.add(chunk):
                     yield delta
@@ -196,6 +197,20 @@ class HttpProvider(ABC, Generic[AnswerT]):
                 raise
         if not answer.finished:
             raise parsing.truncated_stream()
+
+    def _is_stream(self, response: httpx.Response) -> bool:
+        return is_stream(response)
+
+    def _read_chunks(self, response: httpx.Response) -> Iterator[dict[str, Any] | None]:
+        """Yield the chunks of a stream, and None at its end marker if there is one.
+
+        Raises httpx.RequestError and ProviderError.
+        """
+        for data in read_events(response):
+            if data == DONE:
+                yield None
+            elif (chunk := parsing.event_object(data)) is not None:
+                yield chunk
 
     def _raise_error_inside(
         self, body: dict[str, Any], headers: Mapping[str, str], answer: AnswerT

@@ -14,7 +14,7 @@ from datetime import UTC
 from decimal import Decimal
 from typing import Any
 
-from providers.base import COST_DECIMALS, Completion, Delta
+from providers.base import COST_DECIMALS, Completion, Delta, Usage
 from providers.errors import (
     ContentFiltered,
     EmptyAnswer,
@@ -38,7 +38,10 @@ _DECODER = json.JSONDecoder(parse_float=Decimal)  # json.loads makes one for eac
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 # Some vendors have no error code for a context that is too long.
-_TOO_LONG = re.compile(r"context (length|window|size)|maximum context|token count", re.IGNORECASE)
+_TOO_LONG = re.compile(
+    r"context (length|window|size)|maximum context|token count|(input|prompt) is too long",
+    re.IGNORECASE,
+)
 
 # Sentences that several modules use.
 CONTENT_FILTERED = "The provider's safety filter refused the content."
@@ -220,6 +223,15 @@ def unusable_answer(*parts: Any) -> ProviderFailed:
     """Return the error for an answer without usable content. It is not retried."""
     message = "The provider gave an answer that cannot be used."
     return ProviderFailed(message, reason=log_reason(*parts), retry=False)
+
+
+def broken_call(usage: Usage) -> ProviderFailed:
+    """Return the error for a tool call whose arguments are not whole JSON.
+
+    The tool's name is content, and stays out of the log.
+    """
+    message = "The provider's answer ended within the arguments of a tool call."
+    return ProviderFailed(message, reason="broken_tool_call", retry=False, usage=usage)
 
 
 def empty_answer(*parts: Any) -> EmptyAnswer:

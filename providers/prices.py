@@ -11,14 +11,21 @@ from providers.base import Usage
 
 
 def cost(
-    model: str, usage: Usage, *, provider_id: str | None = None, provider_api_url: str | None = None
+    model: str,
+    usage: Usage,
+    *,
+    provider_id: str | None = None,
+    provider_api_url: str | None = None,
+    cache_write_tokens: int | None = None,
+    cache_write_1h_tokens: int | None = None,
 ) -> Decimal | None:
     """Return the list price in US dollars, from the prices bundled with genai-prices.
 
     The vendor is `provider_id`, genai-prices' id for it, or is found by `provider_api_url`, also at
     a regional host. The result is None when the vendor, the model, one of its prices or a token
-    count is unknown. Cached tokens have their own price; reasoning tokens cost the same as other
-    output tokens.
+    count is unknown. Cached tokens have their own price, and so have those of the prompt that were
+    written to the cache, some of them for an hour; reasoning tokens cost the same as other output
+    tokens.
     """
     if usage.prompt_tokens is None or usage.completion_tokens is None:
         return None
@@ -29,6 +36,8 @@ def cost(
     tokens = genai_prices.Usage(
         input_tokens=usage.prompt_tokens,
         cache_read_tokens=usage.cached_tokens,
+        cache_write_tokens=cache_write_tokens,
+        cache_write_1h_tokens=cache_write_1h_tokens,
         output_tokens=usage.completion_tokens,
     )
     try:

@@ -137,10 +137,21 @@ class JsonService:
             body.close()
 
 
+# The domains of AWS's partitions, by the beginnings of their regions.
+_DOMAINS = {
+    "cn-": "amazonaws.com.cn",
+    "eusc-": "amazonaws.eu",
+    "us-iso-": "c2s.ic.gov",
+    "us-isob-": "sc2s.sgov.gov",
+    "us-isof-": "csp.hci.ic.gov",
+    "eu-isoe-": "cloud.adc-e.uk",
+}
+
+
 def endpoint(service: str, region: str) -> str:
     """Return the address of a service in a region."""
-    china = ".cn" if region.startswith("cn-") else ""
-    return f"https://{service}.{region}.amazonaws.com{china}/"
+    found = (domain for start, domain in _DOMAINS.items() if region.startswith(start))
+    return f"https://{service}.{region}.{next(found, 'amazonaws.com')}/"
 
 
 def credentials(keys: Keys) -> Callable[[], Keys] | None:

@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
@@ -28,6 +28,9 @@ from providers.errors import (
 )
 from providers.parsing import as_object, load_json
 from providers.transport import default_transport
+
+# Return the headers of a request with its signature, given method, URL, headers and body.
+Sign = Callable[[str, httpx.URL, Mapping[str, str], bytes], Mapping[str, str]]
 
 HEADERS = {"content-type": "application/json"}
 EVENT_STREAM = {"content-type": "text/event-stream"}
@@ -47,7 +50,7 @@ _REASON = re.compile(r"[a-z0-9_]+")
 
 def read_json(response: httpx.Response) -> Any:
     """Read the whole body as JSON; None when it is not JSON. Raises httpx.RequestError."""
-    return load_json(b"".join(_chunks(response)))
+    return load_json(b"".join(body_chunks(response)))
 
 
 def read_error(response: httpx.Response) -> Any:
@@ -55,7 +58,7 @@ def read_error(response: httpx.Response) -> Any:
 
     None for another body, such as a page in HTML. Raises httpx.RequestError.
     """
-    data = b"".join(_chunks(response))
+    data = b"".join(body_chunks(response))
     body = load_json(data)
     if body is None and _content_type(response).startswith("text/plain"):
         return data.decode("utf-8", "replace")
@@ -79,7 +82,7 @@ def is_stream(response: httpx.Response) -> bool:
     kind = _content_type(response)
     if "html" in kind:
         return False
-    start = _peek(response)
+    start = peek(response)
     if _EVENT_START.match(start):
         return True
     return "event-stream" in kind and not start.startswith(b"{")
@@ -97,7 +100,7 @@ def read_events(response: httpx.Response) -> Iterator[str]:
     the last event counts as one: Gemini reports errors by it. Raises httpx.RequestError.
     """
     last: list[bytes] = []
-    chunks = _remembering(_chunks(response), last)
+    chunks = _remembering(body_chunks(response), last)
     # Some vendors leave out the blank line after the last event.
     stream = _EventStream(itertools.chain(chunks, [b"\n\n"]))
     for event in EventSource(stream).iter_sse():
@@ -142,15 +145,16 @@ def _content_type(response: httpx.Response) -> str:
     return str(response.headers.get("content-type", "")).lower()
 
 
-def _chunks(response: httpx.Response) -> Iterable[bytes]:
+def body_chunks(response: httpx.Response) -> Iterable[bytes]:
+    """Return the body as it comes. Reading it raises httpx.RequestError."""
     # Without httpx's decoders where the transport has decoded: they cost a tenth of a call.
     encoded = "content-encoding" in response.headers
     return response.iter_bytes() if encoded else cast(httpx.SyncByteStream, response.stream)
 
 
-def _peek(response: httpx.Response) -> bytes:
+def peek(response: httpx.Response) -> bytes:
     """Return the first bytes of the body after white space, and leave the body to be read."""
-    chunks = iter(_chunks(response))
+    chunks = iter(body_chunks(response))
     read = start = b""
     for chunk in chunks:
         read += chunk
@@ -195,7 +199,13 @@ class VendorClient:
 
     @contextmanager
     def open(
-        self, url: str, *, headers: Mapping[str, str], body: Any, deadline: Deadline
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: Any,
+        deadline: Deadline,
+        sign: Sign | None = None,
     ) -> Iterator[httpx.Response]:
         """Send `body` as JSON and wait for the head of the answer; the call ends with the context.
 
@@ -206,7 +216,7 @@ class VendorClient:
         and ProviderMisconfigured for an address that redirects.
         """
         own = deadline.part()
-        request = _request(url, headers, body, own)
+        request = _request(url, headers, body, own, sign)
         response = None
         try:
             response = self._transport.handle_request(request)
@@ -224,20 +234,26 @@ class VendorClient:
                 response.close()
 
 
-def _request(url: str, headers: Mapping[str, str], body: Any, deadline: Deadline) -> httpx.Request:
+def _request(
+    url: str, headers: Mapping[str, str], body: Any, deadline: Deadline, sign: Sign | None
+) -> httpx.Request:
     try:
         content = b"" if body is None else orjson.dumps(body)
     except orjson.JSONEncodeError as exc:  # half of a surrogate pair, which UTF-8 does not have
         message = "The text of the request cannot be encoded."
         raise RequestRejected(message, reason=type(exc).__name__) from exc
     parsed, host = _parsed(url)
+    method = "POST" if content else "GET"
     length = {"content-length": str(len(content))} if content else {}
-    whole = {"host": host, **length, **HEADERS, **headers}
+    headers = {**HEADERS, **headers}
+    if sign:
+        headers = sign(method, parsed, headers, content)
+    whole = {"host": host, **length, **headers}
     seconds = deadline.remaining()
     timeout = dict.fromkeys(("connect", "read", "write", "pool"), seconds)
     timeout["read"] = min(seconds, deadline.idle_seconds)
     return httpx.Request(
-        "POST" if content else "GET",
+        method,
         parsed,
         headers=whole,
         stream=httpx.ByteStream(content),

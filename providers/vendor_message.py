@@ -15,7 +15,10 @@ MASK = "[KEY]"
 
 # Where error objects keep their sentence, the most specific first. OpenRouter hands on the error of
 # the vendor behind it as text, in `metadata.raw`.
-_FIELDS = ("error", "message", "msg", "detail", "errors", "error_description", "description")
+_FIELDS = (
+    *("error", "message", "Message", "msg", "detail", "errors"),
+    *("error_description", "description"),
+)
 
 _CHARACTERS = r"[A-Za-z0-9_~.+/*…=-]"
 _MIXED = rf"(?={_CHARACTERS}*[0-9])(?={_CHARACTERS}*[A-Za-z]){_CHARACTERS}{{7,}}[A-Za-z0-9_*=-]"

@@ -8,6 +8,7 @@ locals {
     "GEMINI_API_KEY",
     "OPENAI_API_KEY",
     "OPENAI_HEADERS",
+    "AWS_BEARER_TOKEN_BEDROCK",
     "API_KEY",
     "API_KEYS",
     "SECRET_KEY",

@@ -15,6 +15,7 @@ from providers.errors import (
     DeadlineExceeded,
     ModelUnavailable,
     ProviderError,
+    ProviderFailed,
     ProviderMisconfigured,
     ProviderOverloaded,
     RequestRejected,
@@ -30,6 +31,24 @@ HINTS: tuple[tuple[type[ProviderError], str], ...] = (
     (RequestRejected, "see {name}_MODEL: the vendor refuses this request to it"),
     (ProviderError, "see {name}_BASE_URL, the network and the vendor's status page"),
 )
+
+
+# Where a provider has other variables than these.
+OWN_HINTS: dict[str, tuple[tuple[type[ProviderError], str], ...]] = {
+    "bedrock": (
+        (
+            ModelUnavailable,
+            "see BEDROCK_MODEL and BEDROCK_REGION: does the region have the model? Newer ones are "
+            "called by an inference profile, such as us.anthropic.…",
+        ),
+        (
+            ProviderMisconfigured,
+            "see AWS's credentials, their permissions bedrock:InvokeModel and "
+            "bedrock:InvokeModelWithResponseStream on BEDROCK_MODEL, and the account's access to it",
+        ),
+        (ProviderFailed, "see BEDROCK_REGION, the network and AWS's health dashboard"),
+    )
+}
 
 
 def for_each_provider(
@@ -57,5 +76,6 @@ def describe_error(error: ProviderError) -> str:
 
 def hint(name: str, error: ProviderError) -> str:
     """Return what the operator can do about the error of the provider `name`."""
-    text = next(text for kind, text in HINTS if isinstance(error, kind))
+    hints = (*OWN_HINTS.get(name, ()), *HINTS)
+    text = next(text for kind, text in hints if isinstance(error, kind))
     return text.format(name=name.upper())

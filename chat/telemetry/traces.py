@@ -34,7 +34,7 @@ from providers.errors import ProviderError
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"})
 # The conventions' names of providers, where they differ from ours.
-PROVIDER_NAMES = {"gemini": "gcp.gemini"}
+PROVIDER_NAMES = {"bedrock": "aws.bedrock", "gemini": "gcp.gemini"}
 # https://docs.aws.amazon.com/xray/latest/devguide/xray-concepts.html#xray-concepts-tracingheader
 AWS_PARENT = re.compile(r"(?:^|;) ?Parent=([0-9a-f]{16}) ?(?:;|$)")
 AWS_SAMPLED = re.compile(r"(?:^|;) ?Sampled=1 ?(?:;|$)")
