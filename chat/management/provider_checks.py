@@ -33,19 +33,19 @@ HINTS: tuple[tuple[type[ProviderError], str], ...] = (
 )
 
 
+BEDROCK_MODEL = (
+    "see BEDROCK_MODEL and BEDROCK_REGION: does the region have the model? Newer ones are called "
+    "by an inference profile, such as us.anthropic.…"
+)
+BEDROCK_ACCESS = (
+    "see AWS's credentials, their permissions bedrock:InvokeModel and "
+    "bedrock:InvokeModelWithResponseStream on BEDROCK_MODEL, and the account's access to it"
+)
 # Where a provider has other variables than these.
 OWN_HINTS: dict[str, tuple[tuple[type[ProviderError], str], ...]] = {
     "bedrock": (
-        (
-            ModelUnavailable,
-            "see BEDROCK_MODEL and BEDROCK_REGION: does the region have the model? Newer ones are "
-            "called by an inference profile, such as us.anthropic.…",
-        ),
-        (
-            ProviderMisconfigured,
-            "see AWS's credentials, their permissions bedrock:InvokeModel and "
-            "bedrock:InvokeModelWithResponseStream on BEDROCK_MODEL, and the account's access to it",
-        ),
+        (ModelUnavailable, BEDROCK_MODEL),
+        (ProviderMisconfigured, BEDROCK_ACCESS),
         (ProviderFailed, "see BEDROCK_REGION, the network and AWS's health dashboard"),
     )
 }

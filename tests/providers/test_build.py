@@ -8,7 +8,7 @@ from providers import build
 OPTIONS = {"api_key": "k", "base_url": "http://localhost/v1", "model": "m"}
 
 
-@pytest.mark.parametrize("name", ["openrouter", "gemini", "openai"])
+@pytest.mark.parametrize("name", ["openrouter", "gemini", "openai", "bedrock"])
 def test_a_vendor_is_built_by_its_name(name: str):
     provider = build(name, OPTIONS)
     assert (provider.name, provider.model) == (name, "m")

@@ -53,6 +53,17 @@ def _gemini(text: Any, finish: str, usage: tuple[Any, Any, Any], model: Any) -> 
     }
 
 
+def _bedrock(text: Any, finish: str, usage: tuple[Any, Any, Any], model: Any) -> dict[str, Any]:
+    reasons = {"stop": "end_turn", "length": "max_tokens", "content_filter": "content_filtered"}
+    names = ("inputTokens", "outputTokens", "totalTokens")
+    return {
+        "output": {"message": {"role": "assistant", "content": [{"text": text}]}},
+        "stopReason": reasons[finish],
+        "usage": dict(zip(names, usage, strict=True)),
+        "trace": {"promptRouter": {"invokedModelId": model}},
+    }
+
+
 def _openai_error(_status: int, message: str) -> dict[str, Any]:
     return {"error": {"message": message, "type": message, "code": message, "param": message}}
 
@@ -60,6 +71,10 @@ def _openai_error(_status: int, message: str) -> dict[str, Any]:
 def _gemini_error(status: int, message: str) -> dict[str, Any]:
     details = [{"@type": message, "reason": message, "retryDelay": message}]
     return {"error": {"code": status, "message": message, "status": message, "details": details}}
+
+
+def _bedrock_error(_status: int, message: str) -> dict[str, Any]:
+    return {"__type": message, "message": message, "originalMessage": message}
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,7 @@ DIALECTS = [
     Dialect("openai", _openai, _openai_error),
     Dialect("openrouter", _openai, _openai_error),
     Dialect("gemini", _gemini, _gemini_error),
+    Dialect("bedrock", _bedrock, _bedrock_error),
 ]
 
 HELLO = Completion(

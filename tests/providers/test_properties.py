@@ -17,7 +17,7 @@ from tests.providers.factories import FIXTURES, KEY, REQUEST, complete, load_rec
 
 PROSE = "what the vendor has to say"
 
-VENDORS = ("openai", "openrouter", "gemini")
+VENDORS = ("openai", "openrouter", "gemini", "bedrock")
 
 EVERY = [load_recording(path.stem) for path in sorted(FIXTURES.glob("*.json"))]
 RECORDED = [answer for answer in EVERY if "body" in answer]
@@ -43,7 +43,9 @@ scalars = (
     | st.integers(min_value=2**53 - 2, max_value=2**64)
     | st.floats()
     | st.text(st.characters(), max_size=20)
-    | st.sampled_from(["stop", "length", "STOP", "MAX_TOKENS", "error", "429", "17s", PROSE, KEY])
+    | st.sampled_from(
+        ["stop", "length", "STOP", "MAX_TOKENS", "end_turn", "error", "429", "17s", PROSE, KEY]
+    )
 )
 values = st.recursive(
     scalars,
@@ -77,7 +79,7 @@ statuses = (
     st.just(200) | st.sampled_from(sorted({a["status"] for a in RECORDED})) | st.integers(100, 999)
 )
 headers = st.dictionaries(
-    st.sampled_from(["retry-after", "x-ratelimit-reset", "content-type"]),
+    st.sampled_from(["retry-after", "x-ratelimit-reset", "content-type", "x-amzn-errortype"]),
     st.text(st.characters(max_codepoint=255), max_size=30) | st.integers().map(str),
 )
 
