@@ -31,6 +31,7 @@ from providers.errors import (
     RequestRejected,
 )
 from providers.parsing import CONTENT_FIELDS
+from tests import bedrock_frames
 from tests.providers.factories import (
     KEY,
     REQUEST,
@@ -84,6 +85,7 @@ class Dialect:
     name: str
     payload: Callable[[str | None, str | None, int | None], dict[str, Any]]
     end: str
+    noise: str | bytes = ": waiting\n\n"
 
     def event(
         self, text: str | None = None, finish: str | None = None, tokens: int | None = None
@@ -95,10 +97,33 @@ class Dialect:
         return [*map(self.event, texts), self.event(None, finish, 5), self.end]
 
 
+class Frames(Dialect):
+    """Bedrock's frames, in place of server-sent events."""
+
+    def event(
+        self, text: str | None = None, finish: str | None = None, tokens: int | None = None
+    ) -> Any:
+        reasons = {"stop": "end_turn", "length": "max_tokens", "content_filter": "content_filtered"}
+        usage = {"inputTokens": 9, "outputTokens": tokens, "totalTokens": 14} if tokens else None
+        router = {"invokedModelId": f"arn:aws:bedrock:us-east-1::foundation-model/{MODEL}"}
+        frames = [
+            text and bedrock_frames.delta(text=text),
+            finish and bedrock_frames.event("messageStop", stopReason=reasons[finish]),
+            bedrock_frames.event("metadata", usage=usage, trace={"promptRouter": router}),
+        ]
+        return b"".join(filter(None, frames))
+
+
 OPENAI = Dialect("openai", _openai, DONE)
 OPENROUTER = Dialect("openrouter", _openai, DONE)
 GEMINI = Dialect("gemini", _gemini, "")
-DIALECTS = [OPENAI, OPENROUTER, GEMINI]
+BEDROCK = Frames("bedrock", _openai, "", bedrock_frames.event("messageStart", role="assistant"))
+SSE_DIALECTS = [OPENAI, OPENROUTER, GEMINI]
+DIALECTS = [*SSE_DIALECTS, BEDROCK]
+
+only_sse = pytest.mark.parametrize(
+    "dialect", SSE_DIALECTS, ids=lambda each: each.name, indirect=True
+)
 
 
 def make_provider(name: str, stub_vendor: StubVendor) -> Provider:
@@ -218,6 +243,7 @@ def test_recorded_streams_are_read_in_pieces_of_any_size(
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
 @pytest.mark.parametrize("size", [1, 2, 3, 100_000])
+@only_sse
 def test_lines_may_end_in_any_way(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, end: str, size: int
 ):
@@ -235,6 +261,7 @@ def raw(event: str) -> str:
     return f"data: {json.dumps(payload, ensure_ascii=False)}\n\n"
 
 
+@only_sse
 def test_a_token_is_not_cut_where_only_python_sees_a_line_end(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
@@ -246,6 +273,7 @@ def test_a_token_is_not_cut_where_only_python_sees_a_line_end(
         assert read_stream(provider)[0] == [ODD]
 
 
+@only_sse
 def test_text_is_utf_8_whatever_the_header_says(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
@@ -257,6 +285,7 @@ def test_text_is_utf_8_whatever_the_header_says(
 
 
 @pytest.mark.parametrize("size", [1, 100_000])
+@only_sse
 def test_a_byte_order_mark_is_ignored(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, size: int
 ):
@@ -265,6 +294,7 @@ def test_a_byte_order_mark_is_ignored(
     assert read_stream(provider)[1] == HELLO
 
 
+@only_sse
 def test_comments_and_other_fields_are_ignored(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
@@ -274,6 +304,7 @@ def test_comments_and_other_fields_are_ignored(
     assert read_stream(provider)[1] == HELLO
 
 
+@only_sse
 def test_the_data_of_an_event_may_have_several_lines(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
@@ -287,6 +318,7 @@ def test_the_data_of_an_event_may_have_several_lines(
     assert read_stream(provider)[1] == HELLO
 
 
+@only_sse
 def test_the_last_event_may_lack_its_blank_line(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
@@ -347,6 +379,7 @@ def test_a_stream_without_usage_has_unknown_usage(
     ],
     ids=json.dumps,
 )
+@only_sse
 def test_events_without_text_yield_nothing(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, nothing: dict[str, Any]
 ):
@@ -417,6 +450,7 @@ LINGERING = {
 
 
 @pytest.mark.parametrize("how", LINGERING)
+@only_sse
 def test_a_stream_ends_soon_after_its_finish_reason(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, how: str
 ):
@@ -439,6 +473,7 @@ def test_text_after_a_finish_reason_prolongs_the_stream(stub_vendor: StubVendor,
 @pytest.mark.parametrize(
     "end", [f"data: {json.dumps({'error': {'code': 500}})}\n\n", 'data: {"broken', "data: {}}\n\n"]
 )
+@only_sse
 def test_an_error_after_the_finish_reason_is_ignored(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, end: str
 ):
@@ -703,6 +738,7 @@ def test_without_a_finish_reason_nobody_knows_whether_the_answer_is_whole(
 
 @pytest.mark.parametrize("end", ["", ": bye\n\n", "data: ", 'data: {"choices": [{"del'])
 @pytest.mark.parametrize("chunked", [True, False])
+@only_sse
 def test_a_body_that_ends_early_is_a_truncated_stream(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, end: str, chunked: bool
 ):
@@ -766,6 +802,7 @@ OVERLOADED = {"error": {"code": 503, "message": "busy", "status": "UNAVAILABLE"}
     ],
     ids=["event", "then done", "named", "list", "bare", "bare list"],
 )
+@only_sse
 def test_an_error_event_is_raised_before_and_after_the_first_piece(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, event: str
 ):
@@ -812,6 +849,7 @@ def test_a_flat_error_is_raised(
 
 
 @pytest.mark.parametrize("data", ['{"message": "no"}', '{"status": "failed"}', "no", '"no"', ""])
+@only_sse
 def test_an_event_named_error_is_raised(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, data: str
 ):
@@ -836,6 +874,7 @@ def test_an_error_inside_a_choice_is_raised(stub_vendor: StubVendor, openai: Pro
 @pytest.mark.parametrize(
     "data", ["null", "7", '"text"', "[]", "[null]", "not JSON", "[" * 10_000, "ping", "[DONE"]
 )
+@only_sse
 def test_data_that_is_no_object_is_passed_over(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, data: str
 ):
@@ -844,6 +883,7 @@ def test_data_that_is_no_object_is_passed_over(
 
 
 @pytest.mark.parametrize("data", ['{"x": 1e99999999999999999999}', '{"choices": [{"del', "{{}"])
+@only_sse
 def test_a_broken_object_is_an_error(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, data: str
 ):
@@ -937,7 +977,18 @@ GEMINI_PLAIN = {
     "modelVersion": MODEL,
     "usageMetadata": {"promptTokenCount": 9, "candidatesTokenCount": 5, "totalTokenCount": 14},
 }
-PLAIN = {"openai": OPENAI_PLAIN, "openrouter": OPENAI_PLAIN, "gemini": GEMINI_PLAIN}
+BEDROCK_PLAIN = {
+    "output": {"message": {"role": "assistant", "content": [{"text": "Hello."}]}},
+    "stopReason": "end_turn",
+    "usage": {"inputTokens": 9, "outputTokens": 5, "totalTokens": 14},
+    "trace": {"promptRouter": {"invokedModelId": MODEL}},
+}
+PLAIN = {
+    "openai": OPENAI_PLAIN,
+    "openrouter": OPENAI_PLAIN,
+    "gemini": GEMINI_PLAIN,
+    "bedrock": BEDROCK_PLAIN,
+}
 
 
 @pytest.mark.parametrize("headers", [{}, SSE, {"content-type": "text/plain"}])
@@ -951,6 +1002,7 @@ def test_an_answer_that_is_not_streamed_is_accepted(
 @pytest.mark.parametrize("kind", ["application/json", "text/event-stream", "text/plain", ""])
 @pytest.mark.parametrize("size", [1, 100_000])
 @pytest.mark.parametrize("requested", ["plain", "stream"])
+@only_sse
 def test_a_stream_is_an_answer_whatever_was_requested_and_its_label(
     stub_vendor: StubVendor,
     dialect: Dialect,
@@ -1004,10 +1056,15 @@ def test_an_answer_over_the_size_limit_is_refused(
 
 # --- Deadline and cancellation --------------------------------------------------------------------
 
-ENDLESS: dict[str, Callable[[Dialect], list[str]]] = {
+
+def raw_bytes(event: str | bytes) -> bytes:
+    return event.encode() if isinstance(event, str) else event
+
+
+ENDLESS: dict[str, Callable[[Dialect], list[str | bytes]]] = {
     "pieces": lambda dialect: [dialect.event("Hel")] * 200,
-    "comments": lambda dialect: [dialect.event("Hel"), *[": waiting\n\n"] * 200],
-    "bytes": lambda dialect: [dialect.event("Hel"), *dialect.event("lo")],
+    "comments": lambda dialect: [dialect.event("Hel"), *[dialect.noise] * 200],
+    "bytes": lambda dialect: [dialect.event("Hel"), *split(raw_bytes(dialect.event("lo")), 1)],
     "silence": lambda dialect: [dialect.event("Hel")],
 }
 
@@ -1069,7 +1126,7 @@ def test_another_thread_ends_the_wait_for_the_head_of_the_answer(
 # --- Any bytes ------------------------------------------------------------------------------------
 
 OPTIONS = {"api_key": KEY, "base_url": "http://localhost", "model": "model-1"}
-VENDORS = ("openai", "openrouter", "gemini")
+VENDORS = ("openai", "openrouter", "gemini", "bedrock")
 
 
 def read_bytes(name: str, pieces: list[bytes]) -> list[Delta | Completion]:
@@ -1107,7 +1164,8 @@ def test_any_split_of_a_stream_gives_the_same_answer(
 lines = st.sampled_from(
     [b"data: ", b"data:", b": ", b"event: error", b"id: 1", b"retry: x", b"\n", b"\r", b"\r\n\r\n"]
     + [b"{", b"}", b'{"choices": [', b'{"error": ', b"null", b"[DONE]", b"\xff", b"\xef\xbb\xbf"]
-    + [event.encode() for dialect in DIALECTS for event in dialect.events("Hel", "lo.")]
+    + [event.encode() for dialect in SSE_DIALECTS for event in dialect.events("Hel", "lo.")]
+    + bedrock_frames.text_stream("Hel", "lo.")
 )
 
 
