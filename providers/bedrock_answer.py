@@ -193,8 +193,7 @@ def _events(block: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield "contentBlockStart", {"start": {kind: started}}
     reasoning = get_path(block, "reasoningContent")
     pieces = [
-        block,  # for text, calls and images a piece has the shape of the whole
-        {"reasoningContent": reasoning},
+        block,  # of most kinds a piece has the shape of the whole
         {"reasoningContent": get_path(reasoning, "reasoningText")},
         *as_list(get_path(block, "citationsContent", "content")),
         *({"citation": each} for each in as_list(get_path(block, "citationsContent", "citations"))),
