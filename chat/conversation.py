@@ -1,7 +1,7 @@
 """The client's request, the turns it continues, and the provider's request made of both."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from itertools import takewhile
@@ -30,11 +30,13 @@ from providers.base import (
 MAX_ANCESTORS = 100
 CONTENT_NOT_STORED = (
     "The previous turn's content is not stored. "
-    "Send the whole conversation as `messages` to /v1/chat/completions."
+    "Send the whole conversation: as `messages` to /v1/chat/completions, or as `input` to "
+    "/v1/responses."
 )
 TURN_HAS_TOOL_CALLS = (
     "The previous turn ended in tool calls. Send their results as `messages`, with this "
-    "`previous_interaction_id` or after the whole conversation, to /v1/chat/completions."
+    "`previous_interaction_id` or after the whole conversation, to /v1/chat/completions; or as "
+    "`function_call_output` items of `input` to /v1/responses."
 )
 
 
@@ -45,7 +47,9 @@ class ChatRequest:
     `model` None is the configured model. `parameters` are those for the vendor, under OpenAI's
     names and without nulls; the limit of tokens is always `max_tokens`. `previous_interaction_id`
     names the turn to continue. `messages` are what the client asks now, as OpenAI's messages; None
-    if `prompt` and `system` say it all. `prompt` is the last text of its user.
+    if `prompt` and `system` say it all. `prompt` is the last text of its user. With
+    `drops_instructions` the instructions of earlier turns end with them. `accounting_only` keeps
+    no texts on record.
     """
 
     user_id: str
@@ -56,6 +60,8 @@ class ChatRequest:
     metadata: Mapping[str, str] | None = None
     previous_interaction_id: str | None = None
     messages: list[dict[str, Any]] | None = None
+    drops_instructions: bool = False
+    accounting_only: bool = False
 
     @property
     def recorded_parameters(self) -> dict[str, Any]:
@@ -64,9 +70,9 @@ class ChatRequest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all fields that are not None; equal requests have equal digests."""
+        """SHA-256 over all fields that are set; equal requests have equal digests."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        given = {name: value for name, value in given.items() if value not in (None, {})}
+        given = {name: value for name, value in given.items() if value not in (None, {}, False)}
         return hashlib.sha256(orjson.dumps(given, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     def masked(self) -> "ChatRequest":
@@ -151,7 +157,7 @@ def _window(turns: list[InteractionRecord], request: ChatRequest) -> list[Intera
     """
     characters = settings.HISTORY_MAX_CHARACTERS - len(request.prompt)
     file_bytes = settings.MAX_BODY_BYTES - _file_bytes(request_messages(request))
-    kept, exchanges, continued = len(turns), 0, _is_result(request_messages(request)[0])
+    kept, exchanges, continued = len(turns), 0, _begins_with_result(request_messages(request))
     for number in reversed(range(len(turns))):
         turn = turns[number]
         asked = asked_messages(turn)
@@ -161,7 +167,7 @@ def _window(turns: list[InteractionRecord], request: ChatRequest) -> list[Intera
         exceeded = characters < 0 or file_bytes < 0 or exchanges == settings.HISTORY_TURNS
         if exceeded and not continued:
             break
-        if not _is_result(asked[0]):
+        if not _begins_with_result(asked):
             kept, continued = number, False
             exchanges += 1
     return turns[kept:]
@@ -177,8 +183,10 @@ def _is_text(part: Any) -> bool:
     return isinstance(part, dict) and part.get("type") in TEXT_PARTS
 
 
-def _is_result(message: Message) -> bool:
-    return message.get("role") in ("tool", "function")
+def _begins_with_result(messages: Sequence[Message]) -> bool:
+    """Return whether the first message after the instructions is a tool's result."""
+    roles = (message.get("role") for message in messages if not _instructs(message))
+    return next(roles, None) in ("tool", "function")
 
 
 def build_completion_request(
@@ -190,9 +198,11 @@ def build_completion_request(
     """
     earlier: list[Message] = []
     for turn in history.turns:
-        model = turn.attempts[-1].model if turn.attempts else None  # as it was asked for
-        answered = AnsweredMessage(_sent_back(answered_message(turn)), turn.provider, model)
-        earlier += [*asked_messages(turn), answered]
+        asked = asked_messages(turn)
+        if request.drops_instructions:
+            asked = input_messages(asked, turn.system)
+        earlier += [*asked, as_answered(answered_message(turn), turn)]
+    earlier = list(_whole_calls(earlier, request_messages(request)))
     return CompletionRequest(
         model=record.model,
         messages=tuple(_with_instructions(earlier, request, record)),
@@ -225,12 +235,36 @@ def answered_message(record: InteractionRecord) -> Message:
     return {"role": "assistant", "content": content, **rest}
 
 
-def _sent_back(answer: Message) -> Message:
-    """Return an answer as vendors take it in a conversation: audio by its id alone."""
-    audio = answer.get("audio")
-    if not isinstance(audio, Mapping) or "id" not in audio:
-        return answer
-    return {**answer, "audio": {"id": audio["id"]}}
+def input_messages(messages: Sequence[Message], instructions: str | None) -> Sequence[Message]:
+    """Return the messages without the instructions with which they begin."""
+    first = messages[0] if messages else {}
+    own = _instructs(first) and instructions and first.get("content") == instructions
+    return messages[1:] if own else messages
+
+
+def as_answered(message: Message, record: InteractionRecord) -> AnsweredMessage:
+    """Return an answer of a record as its vendor takes it back: audio by its id alone."""
+    model = record.attempts[-1].model if record.attempts else None  # as it was asked for
+    audio = message.get("audio")
+    if isinstance(audio, Mapping) and "id" in audio:
+        message = {**message, "audio": {"id": audio["id"]}}
+    return AnsweredMessage(message, record.provider, model)
+
+
+def _whole_calls(earlier: Sequence[Message], asked: Sequence[Message]) -> Iterator[Message]:
+    """Yield the earlier messages without the calls and results whose other half was deleted.
+
+    Vendors refuse the one without the other.
+    """
+    messages = [*earlier, *asked]
+    called = {call.get("id") for message in messages for call in message.get("tool_calls") or ()}
+    answered = {message.get("tool_call_id") for message in messages}
+    for message in earlier:
+        if message.get("role") == "tool" and message.get("tool_call_id") not in called:
+            continue
+        if isinstance(message, AnsweredMessage):
+            message = message.with_calls(lambda call: call.get("id") in answered)
+        yield message
 
 
 def _with_instructions(
@@ -241,6 +275,9 @@ def _with_instructions(
     They replace those of earlier turns. Those with which the request begins come first; others
     stay where they are among its messages.
     """
+    if request.drops_instructions:
+        system = [{"role": "system", "content": request.system}] if request.system else []
+        return [*system, *earlier, *input_messages(request_messages(request), request.system)]
     asked = list(request_messages(request))
     if any(map(_instructs, asked)):
         leading = list(takewhile(_instructs, asked))

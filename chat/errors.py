@@ -32,6 +32,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar
 
+from chat.storage.base import InteractionRecord
 from chat.storage.errors import BudgetSpent, InvalidCursor, RecordTooLarge, StorageUnavailable
 from providers.errors import ProviderError, RequestRejected
 
@@ -42,7 +43,7 @@ class Problem(Exception):
     """An error with an HTTP status, a stable `code`, and a sentence for the client.
 
     `retry_after` is in seconds. `errors` name the invalid fields: `field` is a dotted path, or
-    empty for the whole body.
+    empty for the whole body. `record` is that of the request, if one was made.
     """
 
     status: int = 500
@@ -64,6 +65,7 @@ class Problem(Exception):
     ) -> None:
         self.detail = detail or self.default_detail
         self.errors = errors or []
+        self.record: InteractionRecord | None = None
         self.headers = dict(headers or {})
         seconds = self.default_retry_after if retry_after is None else retry_after
         if seconds is not None:
@@ -142,7 +144,7 @@ class AnswerNotStored(
 ):
     default_detail = (
         "This Idempotency-Key was already answered, and the answer is not stored "
-        "(STORE_CONTENT=false). Use a new key to ask again."
+        "(STORE_CONTENT=false, or `store: false`). Use a new key to ask again."
     )
 
 

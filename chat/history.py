@@ -1,16 +1,18 @@
 """Look up and delete stored interactions on behalf of a caller."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
 from chat.callers import Caller
 from chat.errors import NotFound, StorageFailed
 from chat.storage import backend
-from chat.storage.base import InteractionRecord, Page
+from chat.storage.base import InteractionRecord, Page, Status
 from chat.telemetry.context import server_timing
 from providers.deadline import Deadline
 
 ERASED_AT_ONCE = 500
+READ_AT_ONCE = 100
 
 
 def parse_interaction_id(id_: str) -> str:
@@ -29,6 +31,33 @@ def get_interaction(*, caller: Caller, interaction_id: str) -> InteractionRecord
     if record is None or record.owner != caller.owner:
         raise NotFound
     return record
+
+
+def get_answers(
+    *, caller: Caller, user_id: str, interaction_ids: Sequence[str]
+) -> dict[str, InteractionRecord]:
+    """Return those of the records that are a user's and have an answer, by their ids.
+
+    Raises StorageUnavailable.
+    """
+    found: dict[str, InteractionRecord] = {}
+    with server_timing("storage"):
+        for start in range(0, len(interaction_ids), READ_AT_ONCE):
+            ids = interaction_ids[start : start + READ_AT_ONCE]
+            found |= backend().interactions.get_many(ids)
+    return {
+        id_: record
+        for id_, record in found.items()
+        if (record.owner, record.user_id) == (caller.owner, user_id)
+        and record.status is Status.OK
+        and not record.lacks_content
+    }
+
+
+def delete_interaction(record: InteractionRecord) -> None:
+    """Delete a record. What it used stays counted. Raises StorageUnavailable."""
+    with server_timing("storage"):
+        backend().interactions.delete(record.interaction_id)
 
 
 def get_conversation(

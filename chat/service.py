@@ -32,7 +32,7 @@ from chat.storage import backend
 from chat.storage.base import ErrorInfo, InteractionRecord, Reservation, Status
 from chat.storage.errors import StorageUnavailable
 from chat.storage.jsonl import to_json
-from chat.storage.redaction import keyed_digest, redact, redact_text
+from chat.storage.redaction import keyed_digest, redact, redact_text, strip_content
 from chat.storage.time_limit import MAX_SECONDS, storage_deadline
 from chat.telemetry import metrics
 from chat.telemetry.context import add_log_fields, current_request_id, server_timing
@@ -61,9 +61,10 @@ class ChatResult:
 
 @dataclass(frozen=True, slots=True)
 class AnswerDelta:
-    """A piece of an answer, with the claimed record and the model that answers."""
+    """A piece of an answer, with the claimed record, and the provider and model that answer."""
 
     record: InteractionRecord
+    provider: str
     model: str
     delta: Delta
 
@@ -126,7 +127,8 @@ def stream(
                     completion = event
                 else:
                     in_flight.deltas.append(event.message)
-                    yield AnswerDelta(in_flight.record, route.model, event)
+                    provider = route.provider.name
+                    yield AnswerDelta(in_flight.record, provider, route.model, event)
     yield _settle_completion(in_flight, completion)
 
 
@@ -135,8 +137,8 @@ class InFlightChat:
     """A claimed request: what is asked, on which routes, and what came back so far.
 
     `route` is the preferred one until one answers. `names_model`: the client named a model other
-    than the default. `earlier` is the stored answer if the request
-    was answered before.
+    than the default. `accounting_only`: storage gets no texts. `earlier` is the stored answer if
+    the request was answered before.
     """
 
     record: InteractionRecord
@@ -144,6 +146,7 @@ class InFlightChat:
     routes: list[Route]
     route: Route
     names_model: bool
+    accounting_only: bool
     deadline: Deadline
     started: float
     reservations: tuple[Reservation, ...] = ()
@@ -151,6 +154,10 @@ class InFlightChat:
     deltas: list[dict[str, Any]] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     vendor_errors: list[str] = field(default_factory=list)
+
+    def stored(self, record: InteractionRecord) -> InteractionRecord:
+        """Return what storage gets of a record."""
+        return strip_content(record) if self.accounting_only else record
 
     def add_attempt(self, attempt: Attempt, error: ProviderError | None) -> None:
         """Keep an ended call to a provider, and log why it failed, also if a later one answers."""
@@ -180,12 +187,13 @@ def _accept(
         routes=routes,
         route=routes[0],
         names_model=request.model not in (None, model_catalog.DEFAULT_MODEL_ALIAS),
+        accounting_only=request.accounting_only,
         deadline=deadline,
         started=started,
         reservations=reservations(caller, record, completion_request, routes[0]),
     )
     add_log_fields(interaction_id=record.interaction_id)
-    in_flight.earlier = _claim(record, in_flight.reservations)
+    in_flight.earlier = _claim(in_flight.stored(record), in_flight.reservations)
     return in_flight
 
 
@@ -202,14 +210,16 @@ def _pending_record(
     request_hash = None
     if idempotency_key is not None:
         interaction_id = str(uuid5(IDEMPOTENCY_NAMESPACE, f"{caller.owner}\n{idempotency_key}"))
-        request_hash = request.digest if settings.STORE_CONTENT else keyed_digest(request.digest)
+        keeps_content = settings.STORE_CONTENT and not request.accounting_only
+        request_hash = request.digest if keeps_content else keyed_digest(request.digest)
     parent, days = history.parent, settings.RETENTION_DAYS
+    inherited = None if request.drops_instructions else history.system
     return InteractionRecord(
         interaction_id=interaction_id,
         owner=caller.owner,
         user_id=request.user_id,
         prompt=request.prompt,
-        system=request.system or history.system,
+        system=request.system or inherited,
         parameters=request.recorded_parameters,
         metadata=request.metadata or {},
         created_at=now,
@@ -288,7 +298,7 @@ def _settle_completion(in_flight: InFlightChat, completion: Completion) -> ChatR
         usage=in_flight.attempts[-1].usage,
         **{"finish_reason": completion.finish_reason, **_answer_fields(completion.message)},
     )
-    if result.recorded:
+    if result.recorded and not in_flight.accounting_only:
         answer_cache.put(in_flight.record, result.record)
     return result
 
@@ -310,7 +320,7 @@ def _settle_on_error(in_flight: InFlightChat) -> Iterator[None]:
             raise ClientDisconnected from exc
         problem = _problem(in_flight, exc)
         error = ErrorInfo(code=problem.code, detail=problem.detail)
-        _settle(in_flight, status=Status.ERROR, error=error, **partial)
+        problem.record = _settle(in_flight, status=Status.ERROR, error=error, **partial).record
         raise problem from exc
 
 
@@ -368,7 +378,8 @@ def _settle(in_flight: InFlightChat, **outcome: Any) -> ChatResult:
     try:
         return ChatResult(record=record, recorded=_write_outcome(record, in_flight))
     except StorageUnavailable:
-        unrecorded.exception("not recorded", extra={"record": to_json(redact(record))})
+        stored = to_json(redact(in_flight.stored(record)))
+        unrecorded.exception("not recorded", extra={"record": stored})
         return ChatResult(record=record, recorded=False)
 
 
@@ -382,7 +393,8 @@ def _write_outcome(record: InteractionRecord, in_flight: InFlightChat) -> bool:
         for tries in itertools.count(1):
             try:
                 with server_timing("storage"):
-                    return backend().interactions.settle(record, *in_flight.reservations)
+                    stored = in_flight.stored(record)
+                    return backend().interactions.settle(stored, *in_flight.reservations)
             except StorageUnavailable:
                 wait = random.uniform(0, 0.1 * 2**tries)  # noqa: S311  (no secret)
                 if tries == MAX_SETTLE_TRIES or wait >= deadline.remaining():

@@ -54,6 +54,16 @@ class AnsweredMessage(dict[str, Any]):
         self._provider = provider
         self._model = model
 
+    def with_calls(self, wanted: "Callable[[Message], bool]") -> "AnsweredMessage":
+        """Return the message with those of its tool calls that are wanted."""
+        calls = self.get("tool_calls") or ()
+        kept = [call for call in calls if wanted(call)]
+        if len(kept) == len(calls):
+            return self
+        message = {name: value for name, value in self.items() if name != "tool_calls"}
+        message |= {"tool_calls": kept} if kept else {"content": message["content"] or ""}
+        return AnsweredMessage(message, self._provider, self._model)
+
     def sent_to(self, provider: str, model: str) -> Message:
         """Return the message: whole for its own model, for others without the vendor's own fields.
 

@@ -35,6 +35,7 @@ from chat.api import serializers
 from chat.api.fields import MAX_STOP_LENGTH, MAX_STOPS, RESPONSE_FORMATS
 from chat.api.openai.errors import render_problem
 from chat.api.openai.fields import OBJECT_PARTS, ROLES
+from chat.api.openai.responses.serializers import ResponseSerializer
 from chat.api.openai.serializers import CompletionSerializer
 from chat.errors import Problem
 from chat.storage.base import MAX_ID_LENGTH, USER_ID_PATTERN
@@ -97,6 +98,8 @@ def _object(*required: str, **properties: Any) -> dict[str, Any]:
 
 
 TEXT, OBJECT = {"type": "string"}, {"type": "object"}
+NAME = {"type": "string", "minLength": 1}
+INPUT_TEXT = _object("type", "text", type={"const": "input_text"}, text=TEXT)
 # The values of content parts under the key named by their type.
 PART_VALUES = dict.fromkeys(TEXT_PARTS, TEXT) | dict.fromkeys(OBJECT_PARTS, OBJECT)
 CONTENT_PARTS = [
@@ -133,6 +136,42 @@ class MessagesFieldSchema(FieldSchema):
                 | {"minProperties": 2},
             ]
         },
+    }
+
+
+class InputFieldSchema(FieldSchema):
+    target_class = "chat.api.openai.responses.serializers.InputField"
+    schema = {
+        "oneOf": [
+            TEXT,
+            {
+                "type": "array",
+                "minItems": 1,
+                "items": {
+                    "oneOf": [
+                        _object(
+                            *("role", "content"),
+                            type={"const": "message"},
+                            role={"enum": ["user", "system", "developer", "assistant"]},
+                            content={"oneOf": [TEXT, {"type": "array", "items": INPUT_TEXT}]},
+                        ),
+                        _object(
+                            *("type", "call_id", "name", "arguments"),
+                            type={"const": "function_call"},
+                            call_id=NAME,
+                            name=NAME,
+                            arguments=TEXT,
+                        ),
+                        _object(
+                            *("type", "call_id", "output"),
+                            type={"const": "function_call_output"},
+                            call_id=NAME,
+                            output=TEXT,
+                        ),
+                    ]
+                },
+            },
+        ]
     }
 
 
@@ -312,6 +351,7 @@ USER_ID = {
     "pattern": "^" + USER_ID_PATTERN.replace(r"\Z", "$") + "$",
 }
 NOT_EMPTY = {"type": "string", "minLength": 1}
+ITEMS_ON_A_PAGE = {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}
 USERS_ON_A_PAGE = {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
 
 
@@ -337,6 +377,12 @@ ITEM_LINKS = {
 LINKS: dict[str, dict[str, Any]] = {
     "chat": RECORD_LINKS,
     "getInteraction": RECORD_LINKS,
+    "createResponse": {
+        "record": _link("getInteraction", interaction_id="/interaction_id"),
+        "response": _link("getResponse", response_id="/id"),
+        "input items": _link("listResponseInputItems", response_id="/id"),
+        "deletion": _link("deleteResponse", response_id="/id"),
+    },
     "createChatCompletion": {"record": _link("getInteraction", interaction_id="/interaction_id")},
     "listUserInteractions": ITEM_LINKS,
     "getConversation": ITEM_LINKS,
@@ -498,6 +544,83 @@ document_openai(
             OpenApiExample("request", examples.COMPLETION_REQUEST, request_only=True),
             OpenApiExample("tool results", examples.TOOL_RESULT_REQUEST, request_only=True),
         ],
+    ),
+)
+document_responses = partial(
+    document,
+    extend_schema(tags=["openai"], parameters=READ_HEADERS),
+)
+RESPONSE_ID = _path("response_id", "Its id: `resp_` and the id of its record.")
+RESPONSE_ERRORS = (*KEY_ERRORS, errors.NotFound, errors.InternalError, errors.StorageFailed)
+document_openai(
+    "chat.api.openai.responses.views.ResponsesView",
+    post=extend_schema(
+        operation_id="createResponse",
+        summary="OpenAI's responses",
+        description=(
+            "The same service behind OpenAI's Responses API. `previous_response_id` continues a "
+            "record's conversation; `instructions` hold for one response. With `stream`, the "
+            "answer is `text/event-stream` of OpenAI's events. Hosted tools, `background`, "
+            "`conversation`, `prompt` and `truncation: auto` are not supported: the error names "
+            "them. Other parameters go to the vendor as they came."
+        ),
+        request=ResponseSerializer,
+        parameters=MODEL_HEADERS,
+        responses={
+            200: _success(
+                OpenApiTypes.OBJECT,
+                "The response.",
+                response=examples.RESPONSE,
+                tool_call=examples.TOOL_CALL_RESPONSE,
+            ),
+            (200, "text/event-stream"): _success(OpenApiTypes.ANY, "The events."),
+            **_openai_errors(*MODEL_ERRORS),
+        },
+        examples=[
+            OpenApiExample("text", examples.RESPONSE_REQUEST, request_only=True),
+            OpenApiExample("tool results", examples.RESPONSE_RESULTS_REQUEST, request_only=True),
+        ],
+    ),
+)
+document_responses(
+    "chat.api.openai.responses.views.ResponseView",
+    get=extend_schema(
+        operation_id="getResponse",
+        summary="One response",
+        description="A record as a response. One whose texts are not stored is not found.",
+        parameters=[RESPONSE_ID],
+        responses={
+            200: _success(OpenApiTypes.OBJECT, "The response.", response=examples.RESPONSE),
+            **_openai_errors(*RESPONSE_ERRORS),
+        },
+    ),
+    delete=extend_schema(
+        operation_id="deleteResponse",
+        summary="Delete a response",
+        description="Deletes its record. Later turns go on without it; usage stays counted.",
+        parameters=[RESPONSE_ID],
+        responses={
+            200: _success(OpenApiTypes.OBJECT, "Done.", deleted=examples.DELETED_RESPONSE),
+            **_openai_errors(*RESPONSE_ERRORS),
+        },
+    ),
+)
+document_responses(
+    "chat.api.openai.responses.views.ResponseItemsView",
+    get=extend_schema(
+        operation_id="listResponseInputItems",
+        summary="What a response was asked",
+        description="The items of its own `input`, without those of earlier responses.",
+        parameters=[
+            RESPONSE_ID,
+            _query("limit", ITEMS_ON_A_PAGE, "Items on a page."),
+            OpenApiParameter("order", str, enum=["asc", "desc"], default="desc"),
+            _query("after", NOT_EMPTY, "The id of the last item of the page before."),
+        ],
+        responses={
+            200: _success(OpenApiTypes.OBJECT, "The items.", items=examples.RESPONSE_ITEMS),
+            **_openai_errors(errors.ValidationFailed, *RESPONSE_ERRORS),
+        },
     ),
 )
 document_openai(

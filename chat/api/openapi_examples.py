@@ -112,6 +112,89 @@ TOOL_CALL_COMPLETION = {
         }
     ],
 }
+RESPONSE_REQUEST = {"model": "default", "input": "Olá!"}
+RESPONSE_RESULTS_REQUEST = {
+    "model": "default",
+    "previous_response_id": f"resp_{ID}",
+    "input": [{"type": "function_call_output", "call_id": "call_1", "output": "18 °C"}],
+}
+RESPONSE = {
+    "id": f"resp_{ID}",
+    "object": "response",
+    "created_at": 1767268800,
+    "background": False,
+    "status": "completed",
+    "completed_at": 1767268801,
+    "error": None,
+    "incomplete_details": None,
+    "instructions": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "model": "google/gemini-3.5-flash-lite",
+    "output": [
+        {
+            "id": f"msg_{ID}",
+            "type": "message",
+            "status": "completed",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": "Olá!", "annotations": [], "logprobs": []}],
+        }
+    ],
+    "previous_response_id": None,
+    "store": True,
+    "truncation": "disabled",
+    "usage": {
+        "input_tokens": 9,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": 41,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 50,
+        "cost_usd": "0.000104",
+    },
+    "user": None,
+    "max_output_tokens": None,
+    "parallel_tool_calls": True,
+    "prompt_cache_key": None,
+    "reasoning": {"effort": None, "summary": None},
+    "safety_identifier": None,
+    "service_tier": None,
+    "temperature": None,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": None,
+    "interaction_id": ID,
+}
+TOOL_CALL_RESPONSE = {
+    **RESPONSE,
+    "output": [
+        {
+            "id": f"fc_{ID}",
+            "type": "function_call",
+            "status": "completed",
+            "call_id": "call_1",
+            "name": "weather",
+            "arguments": '{"city":"Lisboa"}',
+        }
+    ],
+}
+DELETED_RESPONSE = {"id": f"resp_{ID}", "object": "response", "deleted": True}
+RESPONSE_ITEMS = {
+    "object": "list",
+    "data": [
+        {
+            "id": f"msg_in_{ID}",
+            "type": "message",
+            "status": "completed",
+            "role": "user",
+            "content": [{"type": "input_text", "text": "Olá!"}],
+        }
+    ],
+    "first_id": f"msg_in_{ID}",
+    "last_id": f"msg_in_{ID}",
+    "has_more": False,
+}
 MODEL = {
     "id": "google/gemini-3.5-flash-lite",
     "object": "model",

@@ -193,6 +193,9 @@ class InteractionStore(Protocol):
     ) -> Page:
         """Return up to `limit` turns of a conversation, oldest first. Raises InvalidCursor."""
 
+    def delete(self, interaction_id: str) -> None:
+        """Delete a record, if it is there. What it used stays counted."""
+
     def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
         """Delete about `limit` of a user's records and return how many; 0 when none was left."""
 

@@ -111,7 +111,7 @@ class RedactingStore:
         self.get, self.get_many = store.get, store.get_many
         self.list_by_user = store.list_by_user
         self.list_by_conversation = store.list_by_conversation
-        self.delete_by_user = store.delete_by_user
+        self.delete, self.delete_by_user = store.delete, store.delete_by_user
         self.check = store.check
 
     def claim(

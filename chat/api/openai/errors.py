@@ -35,6 +35,7 @@ FIELD_CODES = {
     "required": "missing_required_parameter",
     "unsupported": "unsupported_parameter",
     "not_found": "not_found",
+    "previous_response_not_found": "previous_response_not_found",
     "not_a_list": "invalid_type",
     "not_a_dict": "invalid_type",
     "null": "invalid_type",

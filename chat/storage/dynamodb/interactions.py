@@ -155,13 +155,18 @@ class DynamoInteractionStore:
         return _page(query, owner, conversation_scope(owner, conversation_id), limit, cursor)
 
     @translate_errors()
+    def delete(self, interaction_id: str) -> None:
+        _delete_whole(
+            get_items(settings.TABLE_NAME, [{"interaction_id": {"S": interaction_id}}], KEYS)
+        )
+
+    @translate_errors()
     def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
         deleted = 0
         query = IndexQuery(USER_INDEX, f"{owner}#{user_id}", newest_first=True)
         for keys in _keys(query, None, min(limit, BATCH_GET)):
             items = get_items(settings.TABLE_NAME, keys, KEYS)
-            parts = [key for item in items for key in part_keys(item)]
-            delete_items(settings.TABLE_NAME, [*parts, *map(primary_key, items)])
+            _delete_whole(items)
             deleted += len(items)
             if deleted >= limit:
                 break
@@ -176,6 +181,12 @@ class DynamoInteractionStore:
 
 
 # --- Many items -----------------------------------------------------------------------------------
+
+
+def _delete_whole(items: Sequence[Item]) -> None:
+    """Delete items with their parts."""
+    parts = [key for item in items for key in part_keys(item)]
+    delete_items(settings.TABLE_NAME, [*parts, *map(primary_key, items)])
 
 
 def _page(query: IndexQuery, owner: str, scope: str, limit: int, cursor: str | None) -> Page:

@@ -95,6 +95,10 @@ class OrmInteractionStore:
         rows = _unexpired().filter(owner=owner, conversation_id=conversation_id)
         return _page(rows, conversation_scope(owner, conversation_id), limit, cursor)
 
+    def delete(self, interaction_id: str) -> None:
+        with write_queue(), transaction.atomic():
+            Interaction.objects.filter(pk=interaction_id).delete()
+
     def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
         newest = Interaction.objects.filter(owner=owner, user_id=user_id).order_by("-created_at")
         with write_queue(), transaction.atomic():

@@ -54,6 +54,10 @@ ERRORS: dict[tuple[str, str], dict[int, set[str]]] = {
     ("/v1/conversations/{conversation_id}", "get"): {**LISTS, 404: {"not_found"}},
     # These have OpenAI's error shape, which tests/chat/api/openai checks.
     ("/v1/chat/completions", "post"): {},
+    ("/v1/responses", "post"): {},
+    ("/v1/responses/{response_id}", "get"): {},
+    ("/v1/responses/{response_id}", "delete"): {},
+    ("/v1/responses/{response_id}/input_items", "get"): {},
     ("/v1/models", "get"): {},
     ("/v1/models/{model_id}", "get"): {},
     ("/v1/usage", "get"): {
@@ -128,6 +132,10 @@ def test_every_operation_has_an_id_and_a_summary(document: dict[str, Any]) -> No
         "eraseUserInteractions",
         "getConversation",
         "createChatCompletion",
+        "createResponse",
+        "getResponse",
+        "deleteResponse",
+        "listResponseInputItems",
         "listModels",
         "getModel",
         "getUsage",

@@ -471,8 +471,8 @@ class TestErrors:
         "path",
         [
             "/v1/embeddings",
-            "/v1/responses",
-            "/v1/responses/resp_1",
+            "/v1/responses/",
+            "/v1/responses/resp_1/cancel",
             "/v1/models/",
             "/v1/embeddings/a%0Ab",
             "/v1/chat/completions/",

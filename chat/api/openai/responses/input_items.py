@@ -1,0 +1,324 @@
+"""Input items as messages of chat completions, and messages of a record as input items.
+
+https://platform.openai.com/docs/api-reference/responses/create#responses-create-input
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from chat.api.openai.responses import custom_tools
+from chat.api.openai.responses.ids import item_id, record_of_item
+from chat.api.openai.responses.output_items import answer_items, message_items
+from chat.api.openai.responses.vendor_fields import (
+    VendorFields,
+    decoded,
+    fields_of,
+    fields_on_record,
+)
+from chat.conversation import asked_messages, input_messages
+from chat.errors import ValidationFailed, field_error
+from chat.storage.base import InteractionRecord
+from providers.base import INSTRUCTION_ROLES, Message
+from providers.parsing import as_list, as_str, get_path
+
+Item = Mapping[str, Any]
+Records = Mapping[str, InteractionRecord]
+
+ASKING_ROLES = ("user", *INSTRUCTION_ROLES)
+RESULTS = ("function_call_output", "custom_tool_call_output")
+STREAMED_AGAIN = re.compile(r"\A((?:msg|rs)_.{36})_[0-9]+\Z")
+ANSWER_ITEMS = ("message", "reasoning", "function_call", "custom_tool_call")
+
+
+def referenced_records(items: Sequence[Item]) -> list[str]:
+    """Return the ids of the records that items name instead of saying it all."""
+    named = (
+        record_of_item(item.get("id"))
+        for item in items
+        if item.get("type") == "item_reference"
+        or (item.get("type") == "reasoning" and not item.get("encrypted_content"))
+    )
+    return list(dict.fromkeys(filter(None, named)))
+
+
+def to_messages(items: Sequence[Item], records: Records) -> list[dict[str, Any]]:
+    """Return the items as messages. Raises ValidationFailed for an item that is none.
+
+    `records` are those of `referenced_records` that the caller may read.
+    """
+    messages: list[dict[str, Any]] = []
+    answer = _Answer()
+    referred: set[str] = set()
+    for number, given in enumerate(items):
+        read = _ItemReader(number, records)
+        item = read.resolved(given)
+        if given.get("type") == "item_reference":
+            if item["id"] in referred:
+                continue
+            referred.add(item["id"])
+        if read.is_of_answer(item):
+            if answer.ends_before(item):
+                messages += answer.messages()
+                answer = _Answer()
+            read.into(answer, item)
+        else:
+            messages += [*answer.messages(), read.message(item)]
+            answer = _Answer()
+    return [*messages, *answer.messages()]
+
+
+class _Answer:
+    """An assistant's message, which comes in several items."""
+
+    def __init__(self) -> None:
+        self.records: set[str] = set()  # from which its items are
+        self.texts: list[Any] = []
+        self.refusal = ""
+        self.calls: list[dict[str, Any]] = []
+        self.vendor_fields = VendorFields()
+
+    def ends_before(self, item: Item) -> bool:
+        """Return whether an item begins another answer. Calls go on: their results come next."""
+        if item["type"] not in ("message", "reasoning") or self.calls:
+            return False
+        if record_of_item(item.get("id")) in self.records:
+            return False
+        return bool(self.texts or self.refusal) and not _comes_after(item)
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Return the message; none of thoughts alone, which vendors refuse."""
+        if not (self.texts or self.refusal or self.calls):
+            return []
+        message: dict[str, Any] = {"role": "assistant", "content": _answer_content(self.texts)}
+        if self.refusal:
+            message["refusal"] = self.refusal
+        if self.calls:
+            message["tool_calls"] = self.calls
+        return [self.vendor_fields.added_to(message)]
+
+
+class _ItemReader:
+    """Read the item at a position of the input."""
+
+    def __init__(self, number: int, records: Records) -> None:
+        self._number = number
+        self._records = records
+
+    def resolved(self, item: Item) -> Item:
+        """Return the item with its type, or the one that it refers to."""
+        if item.get("type") == "item_reference":
+            record = self._records.get(record_of_item(item.get("id")) or "")
+            items = answer_items(record) if record else []
+            wanted = as_str(item.get("id"))
+            # A stream may show a message or the thoughts in several items: a record has one.
+            wanted = STREAMED_AGAIN.sub(r"\1", wanted)
+            found = next((each for each in items if each["id"] == wanted), None)
+            if found is None:
+                raise self.error(f"there is no item {item.get('id')!r}", "not_found")
+            return found
+        return {**item, "type": item.get("type") or "message"}
+
+    def is_of_answer(self, item: Item) -> bool:
+        if item["type"] == "message":
+            return item.get("role") == "assistant"
+        return item["type"] in ANSWER_ITEMS
+
+    def message(self, item: Item) -> dict[str, Any]:
+        """Return the message of a user's item, or of a tool's result."""
+        if item["type"] in RESULTS:
+            output = self._parts(item.get("output"), "output")
+            return {"role": "tool", "tool_call_id": self._text(item, "call_id"), "content": output}
+        if item["type"] != "message":
+            raise self.error(f"type {item['type']!r} is not supported", "unsupported")
+        if item.get("role") not in ASKING_ROLES:
+            raise self.error(f"role is one of {', '.join((*ASKING_ROLES, 'assistant'))}")
+        return {"role": item["role"], "content": self._parts(item.get("content"), "content")}
+
+    def into(self, answer: _Answer, item: Item) -> None:
+        """Add an item of an answer."""
+        if record_id := record_of_item(item.get("id")):
+            answer.records.add(record_id)
+        match item["type"]:
+            case "message":
+                self._add_text(answer, item.get("content"))
+            case "reasoning":
+                self._add_reasoning(answer, item)
+            case "function_call":
+                function = {"name": self._text(item, "name"), "arguments": item.get("arguments")}
+                if not isinstance(function["arguments"], str):
+                    raise self.error("arguments are a string")
+                answer.calls.append(self._call(item, function))
+            case _:
+                arguments = custom_tools.arguments_of(self._any_text(item, "input"))
+                function = {"name": self._text(item, "name"), "arguments": arguments}
+                answer.calls.append(self._call(item, function))
+
+    def error(self, fault: str, code: str = "invalid") -> ValidationFailed:
+        detail = f"Item {self._number}: {fault}."
+        return ValidationFailed(errors=[field_error("input", code, detail)])
+
+    def _call(self, item: Item, function: dict[str, Any]) -> dict[str, Any]:
+        return {"id": self._text(item, "call_id"), "type": "function", "function": function}
+
+    def _add_text(self, answer: _Answer, content: Any) -> None:
+        for part in self._parts_list(content, "content"):
+            if part.get("type") == "refusal":
+                answer.refusal += self._any_text(part, "refusal")
+            else:
+                answer.texts.append(self._part(part))
+
+    def _add_reasoning(self, answer: _Answer, item: Item) -> None:
+        """Add what the vendor wants back: from the carrier, or from the record, or the thoughts."""
+        if carrier := item.get("encrypted_content"):
+            found = decoded(carrier) if isinstance(carrier, str) else None
+            if found is None:
+                raise self.error("encrypted_content was not written by this service")
+            answer.vendor_fields = found
+        elif record := self._records.get(record_of_item(item.get("id")) or ""):
+            answer.vendor_fields = fields_on_record(record)
+        elif thoughts := _thoughts(item):
+            answer.vendor_fields = VendorFields({"reasoning_content": thoughts})
+
+    def _parts(self, content: Any, name: str) -> Any:
+        """Return the content of a message: a text, or parts."""
+        parts = [self._part(part) for part in self._parts_list(content, name)]
+        return _content(parts)
+
+    def _parts_list(self, content: Any, name: str) -> list[Item]:
+        if isinstance(content, str):
+            content = [{"type": "input_text", "text": content}]
+        if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+            raise self.error(f"{name} is a string or a list of parts")
+        return content
+
+    def _part(self, part: Item) -> dict[str, Any]:
+        """Return a content part in chat completions' terms, with the fields that are unknown."""
+        kind = part.get("type")
+        rest = {name: value for name, value in part.items() if value is not None}
+        match kind:
+            case "input_text" | "output_text" | "text":
+                for name in ("annotations", "logprobs"):
+                    rest.pop(name, None)
+                return {**rest, "type": "text", "text": self._any_text(part, "text")}
+            case "input_image":
+                detail = {"detail": rest.pop("detail")} if "detail" in rest else {}
+                if not rest.get("image_url"):
+                    raise self.error("an input_image without image_url", "unsupported")
+                url = self._any_text(rest, "image_url")
+                return {**rest, "type": "image_url", "image_url": {"url": url, **detail}}
+            case "input_file":
+                file: dict[str, Any] = {
+                    name: rest[name] for name in ("filename", "file_id") if name in rest
+                }
+                data = rest.get("file_data", rest.get("file_url"))
+                if data is not None:
+                    file["file_data"] = data
+                if not all(isinstance(value, str) for value in file.values()) or not file:
+                    raise self.error("an input_file has file_data, a file_url or a file_id")
+                return {"type": "file", "file": file}
+            case "input_audio":
+                if not isinstance(part.get("input_audio"), dict):
+                    raise self.error("an input_audio has an object input_audio")
+                return rest
+            case _:
+                raise self.error(f"content of type {kind!r} is not supported", "unsupported")
+
+    def _text(self, item: Item, name: str) -> str:
+        if not (text := self._any_text(item, name)):
+            raise self.error(f"{name} is missing")
+        return text
+
+    def _any_text(self, item: Item, name: str) -> str:
+        text = item.get(name)
+        if not isinstance(text, str) or "\0" in text:
+            raise self.error(f"{name} is a string without NUL")
+        return text
+
+
+def _content(parts: list[dict[str, Any]]) -> Any:
+    """Return a single plain text as a string, which all vendors take; None for no parts."""
+    if len(parts) == 1 and parts[0].keys() == {"type", "text"}:
+        return parts[0]["text"]
+    return parts or None
+
+
+def _answer_content(parts: list[dict[str, Any]]) -> Any:
+    """Return the content of an answer: one text, unless its parts have fields of their own."""
+    if parts and all(part.keys() == {"type", "text"} for part in parts):
+        return "".join(part["text"] for part in parts)
+    return parts or None
+
+
+def _comes_after(item: Item) -> bool:
+    """Return whether a reasoning item belongs to the answer before it."""
+    found = decoded(as_str(item.get("encrypted_content")))
+    return item["type"] == "reasoning" and found is not None and found.after
+
+
+def _thoughts(item: Item) -> str:
+    parts = [*as_list(item.get("content")), *as_list(item.get("summary"))]
+    texts = (as_str(get_path(part, "text")) for part in parts)
+    return "\n\n".join(filter(None, texts))
+
+
+# --- The way back ---------------------------------------------------------------------------------
+
+
+def input_items(record: InteractionRecord) -> list[dict[str, Any]]:
+    """Return what a record was asked as items, without its instructions."""
+    custom = custom_tools.names(record.parameters)
+    types: dict[str, str] = {}  # of the calls, by their ids
+    items: list[dict[str, Any]] = []
+    for message in input_messages(asked_messages(record), record.system):
+        if message.get("role") == "assistant":
+            fields = fields_of(message, "", None)
+            answered = message_items(message, "", custom, vendor_fields=fields)
+            items += answered
+            types |= {item["call_id"]: item["type"] for item in items if "call_id" in item}
+        else:
+            items.append(_asked_item(message, types))
+    kinds = {"message": "msg", "reasoning": "rs"}
+    return [
+        {
+            **item,
+            "id": item_id(kinds.get(item["type"], "in"), f"in_{record.interaction_id}", number),
+        }
+        for number, item in enumerate(items)
+    ]
+
+
+def _asked_item(message: Message, types: Mapping[str, str]) -> dict[str, Any]:
+    if message.get("role") in ("tool", "function"):
+        call_id = as_str(message.get("tool_call_id"))
+        custom = types.get(call_id) == "custom_tool_call"
+        content = message.get("content")
+        output = content if isinstance(content, str) else _shown_parts(content)
+        type_ = "custom_tool_call_output" if custom else "function_call_output"
+        return {"type": type_, "status": "completed", "call_id": call_id, "output": output}
+    content = _shown_parts(message.get("content"))
+    return {"type": "message", "status": "completed", "role": message["role"], "content": content}
+
+
+def _shown_parts(content: Any) -> list[Any]:
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    return [_shown_part(part) for part in as_list(content)]
+
+
+def _shown_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
+    match part["type"]:
+        case "text":
+            return {**part, "type": "input_text"}
+        case "image_url":
+            rest = {name: value for name, value in part.items() if name != "image_url"}
+            return {**rest, "type": "input_image", "detail": "auto", **_flat_image(part)}
+        case "file":
+            return {"type": "input_file", **part["file"]}
+    return part
+
+
+def _flat_image(part: Mapping[str, Any]) -> dict[str, Any]:
+    detail = get_path(part, "image_url", "detail")
+    shown = {"image_url": get_path(part, "image_url", "url")}
+    return {**shown, "detail": detail} if detail else shown

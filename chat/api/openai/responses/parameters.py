@@ -1,0 +1,218 @@
+"""A request's parameters in chat completions' terms, and back for the response that repeats them.
+
+https://platform.openai.com/docs/api-reference/responses/create
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rest_framework.exceptions import ErrorDetail, ValidationError
+
+from chat.api.openai.responses import custom_tools
+from providers.parsing import as_list, as_str, get_path
+
+# What this service does not have -> the values that ask for nothing.
+NOT_SERVED: dict[str, tuple[Any, ...]] = {
+    "background": (False,),
+    "conversation": (),
+    "prompt": (),
+    "max_tool_calls": (),
+    "truncation": ("disabled",),
+    "context_management": ([],),
+    "moderation": (),
+    "image": (),
+    "access_programs": (),
+    "background_options": ({},),
+}
+# The names in a request -> those of chat completions, which vendors and records have.
+CHAT_NAMES = {
+    "max_output_tokens": "max_tokens",
+    "text.format": "response_format",
+    "text.verbosity": "verbosity",
+    "reasoning.effort": "reasoning_effort",
+    "previous_response_id": "previous_interaction_id",
+    "input": "messages",
+}
+NAMES = {chat: name for name, chat in CHAT_NAMES.items()}
+# Fields that the vendor does not get under their own names. `client_metadata` is the client's
+# trace of itself.
+OURS = {
+    *("model", "input", "instructions", "previous_response_id", "include", "store", "user"),
+    *("stream", "stream_options", "metadata", "client_metadata", "text", "reasoning", "tools"),
+    *("tool_choice", "parallel_tool_calls", "max_output_tokens", "top_logprobs"),
+    *NOT_SERVED,
+}
+LOGPROBS = "message.output_text.logprobs"
+ENCRYPTED_CONTENT = "reasoning.encrypted_content"
+# The others are of hosted tools, and of images that are shown anyway.
+INCLUDABLE = {
+    *(LOGPROBS, ENCRYPTED_CONTENT, "message.input_image.image_url"),
+    *("file_search_call.results", "web_search_call.results", "web_search_call.action.sources"),
+    *("computer_call_output.output.image_url", "code_interpreter_call.outputs"),
+}
+JSON_SCHEMA_FIELDS = ("name", "description", "schema", "strict")
+FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
+
+
+def to_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a validated request. Raises ValidationError for one not served."""
+    for name, neutral in NOT_SERVED.items():
+        if (value := given.get(name)) is not None and value not in neutral:
+            raise unsupported(name, f"{value!r} is not supported here." if neutral else "")
+    parameters = {
+        name: value for name, value in given.items() if name not in OURS and value is not None
+    }
+    translated = {
+        "max_tokens": given.get("max_output_tokens"),
+        **_text(given.get("text") or {}),
+        **_reasoning(given.get("reasoning") or {}),
+        **_logprobs(given),
+        **_tools(given),
+    }
+    return parameters | {name: value for name, value in translated.items() if value is not None}
+
+
+def unsupported(name: str, detail: str = "") -> ValidationError:
+    """Return the error for what this service does not have."""
+    message = detail or "Not supported here."
+    return ValidationError({name: ErrorDetail(message, code="unsupported")})
+
+
+def _check_fields(name: str, value: Mapping[str, Any], known: set[str]) -> None:
+    for field in value:
+        if field not in known and value[field] is not None:
+            raise unsupported(f"{name}.{field}")
+
+
+def _text(text: Mapping[str, Any]) -> dict[str, Any]:
+    _check_fields("text", text, {"format", "verbosity"})
+    response_format = text.get("format") or {"type": "text"}
+    match get_path(response_format, "type"):
+        case "text":
+            translated = None
+        case "json_schema":
+            fields = {name: get_path(response_format, name) for name in JSON_SCHEMA_FIELDS}
+            schema = {name: value for name, value in fields.items() if value is not None}
+            if not isinstance(schema.get("name"), str) or not isinstance(
+                schema.get("schema"), dict
+            ):
+                detail = "A format of type json_schema has a `name` and a `schema`."
+                raise ValidationError({"text.format": detail})
+            translated = {"type": "json_schema", "json_schema": schema}
+        case "json_object":
+            translated = {"type": "json_object"}
+        case other:
+            raise unsupported("text.format", f"Type {other!r} is not supported here.")
+    return {"response_format": translated, "verbosity": text.get("verbosity")}
+
+
+def _reasoning(reasoning: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the effort. Thoughts are shown in any case, so a wish for a summary is met."""
+    if reasoning.get("mode") not in (None, "standard"):
+        raise unsupported("reasoning.mode")
+    if reasoning.get("context") not in (None, "auto"):
+        raise unsupported("reasoning.context")
+    known = {"effort", "summary", "generate_summary", "mode", "context"}
+    _check_fields("reasoning", reasoning, known)
+    return {"reasoning_effort": reasoning.get("effort")}
+
+
+def _logprobs(given: Mapping[str, Any]) -> dict[str, Any]:
+    top = given.get("top_logprobs")
+    if not top and LOGPROBS not in (given.get("include") or ()):
+        return {}
+    return {"logprobs": True, "top_logprobs": top}
+
+
+def _tools(given: Mapping[str, Any]) -> dict[str, Any]:
+    tools = [_tool(tool) for tool in given.get("tools") or ()]
+    choice = _tool_choice(given.get("tool_choice"))
+    if not tools:  # some vendors refuse these without tools
+        return {} if choice in (None, "auto", "none") else {"tool_choice": choice}
+    parallel = given.get("parallel_tool_calls")
+    return {"tools": tools, "tool_choice": choice, "parallel_tool_calls": parallel}
+
+
+def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
+    kind = tool.get("type")
+    if kind not in ("function", "custom"):
+        raise unsupported("tools", f"Tools of type {kind!r} are not supported here.")
+    if not isinstance(tool.get("name"), str) or not tool["name"]:
+        raise ValidationError({"tools": "A tool has a `name`."})
+    if kind == "custom":
+        return {"type": "function", "function": custom_tools.as_function(tool)}
+    fields = {name: tool.get(name) for name in FUNCTION_FIELDS}
+    function = {name: value for name, value in fields.items() if value is not None}
+    return {"type": "function", "function": function}
+
+
+def _tool_choice(choice: Any) -> Any:
+    if choice is None or isinstance(choice, str):
+        if choice not in (None, "none", "auto", "required"):
+            raise ValidationError({"tool_choice": "One of none, auto, required, or an object."})
+        return choice
+    match choice.get("type"):
+        case "function" | "custom":
+            return {"type": "function", "function": {"name": _name(choice)}}
+        case "allowed_tools":
+            tools = [_tool_choice(tool) for tool in as_list(choice.get("tools")) if tool]
+            allowed = {"mode": choice.get("mode") or "auto", "tools": tools}
+            return {"type": "allowed_tools", "allowed_tools": allowed}
+        case other:
+            raise unsupported("tool_choice", f"Type {other!r} is not supported here.")
+
+
+def _name(choice: Mapping[str, Any]) -> str:
+    if not (name := as_str(choice.get("name"))):
+        raise ValidationError({"tool_choice": "It has the `name` of a tool."})
+    return name
+
+
+# --- The way back ---------------------------------------------------------------------------------
+
+
+def shown_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a response that repeat its request."""
+    custom = custom_tools.names(parameters)
+    return {
+        "max_output_tokens": parameters.get("max_tokens"),
+        "parallel_tool_calls": parameters.get("parallel_tool_calls", True),
+        "prompt_cache_key": parameters.get("prompt_cache_key"),
+        "reasoning": {"effort": parameters.get("reasoning_effort"), "summary": None},
+        "safety_identifier": parameters.get("safety_identifier"),
+        "service_tier": parameters.get("service_tier"),
+        "temperature": parameters.get("temperature"),
+        "text": _shown_text(parameters),
+        "tool_choice": _shown_choice(parameters.get("tool_choice") or "auto", custom),
+        "tools": [_shown_tool(tool, custom) for tool in parameters.get("tools") or ()],
+        "top_logprobs": parameters.get("top_logprobs") or 0,
+        "top_p": parameters.get("top_p"),
+    }
+
+
+def _shown_text(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    wanted = parameters.get("response_format") or {"type": "text"}
+    schema = get_path(wanted, "json_schema") or {}
+    shown = {"format": {"type": get_path(wanted, "type"), **schema}}
+    verbosity = parameters.get("verbosity")
+    return {**shown, "verbosity": verbosity} if verbosity else shown
+
+
+def _shown_tool(tool: Any, custom: set[str]) -> Any:
+    function = get_path(tool, "function")
+    if not isinstance(function, Mapping):
+        return tool
+    name, description = function.get("name"), function.get("description")
+    if name in custom:
+        return {"type": "custom", "name": name, "description": description}
+    rest = {"parameters": function.get("parameters"), "strict": function.get("strict")}
+    return {"type": "function", "name": name, "description": description, **rest}
+
+
+def _shown_choice(choice: Any, custom: set[str]) -> Any:
+    if allowed := get_path(choice, "allowed_tools"):
+        tools = [_shown_choice(tool, custom) for tool in as_list(get_path(allowed, "tools"))]
+        return {"type": "allowed_tools", "mode": get_path(allowed, "mode"), "tools": tools}
+    if name := get_path(choice, "function", "name"):
+        return {"type": "custom" if name in custom else "function", "name": name}
+    return choice

@@ -1,0 +1,116 @@
+"""Serializers of requests for responses."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from chat.api import fields
+from chat.api.openai.fields import ToolChoiceField
+from chat.api.openai.responses import parameters
+from chat.api.openai.responses.ids import RESPONSE_PREFIX
+from chat.api.openai.serializers import ANONYMOUS, OpenSerializer
+
+MAX_ITEMS_ON_A_PAGE = 100
+
+
+class InputField(serializers.Field[Any, Any, Any, Any]):
+    """A text, or a list of items."""
+
+    default_error_messages = {
+        "not_a_list": "A string, or a list of items, and not an empty one.",
+        "item": "Item {number}: an object.",
+    }
+
+    def to_internal_value(self, data: Any) -> list[dict[str, Any]]:
+        if isinstance(data, str):
+            return [{"type": "message", "role": "user", "content": data}]
+        if not isinstance(data, list) or not data:
+            self.fail("not_a_list")
+        for number, item in enumerate(data):
+            if not isinstance(item, dict):
+                self.fail("item", number=number)
+        return data
+
+
+class ResponseIdField(fields.InteractionIdField):
+    """The id of a response: the record's, with a prefix."""
+
+    def to_internal_value(self, data: Any) -> str:
+        text = data.removeprefix(RESPONSE_PREFIX) if isinstance(data, str) else data
+        return super().to_internal_value(text)
+
+
+class IncludeField(serializers.ListField):
+    child = serializers.ChoiceField(choices=sorted(parameters.INCLUDABLE))
+
+
+class ResponseStreamOptionsSerializer(OpenSerializer):
+    include_obfuscation = fields.StrictBooleanField(**fields.OPTIONAL)
+
+
+class ResponseSerializer(OpenSerializer):
+    """A request for a response. Fields that are not listed here go to the vendor as they came."""
+
+    model = fields.ModelIdField(
+        **fields.OPTIONAL, help_text="A model's id, `provider:id`, or `default`."
+    )
+    input = InputField(help_text="A text, or items: messages, tool calls and their results.")
+    instructions = fields.StrictCharField(
+        **fields.OPTIONAL, allow_blank=True, help_text="They hold for this response alone."
+    )
+    previous_response_id = ResponseIdField(
+        **fields.OPTIONAL,
+        max_length=64,
+        help_text="A response whose conversation is continued; `input` is then what is new.",
+    )
+    tools = serializers.ListField(child=serializers.DictField(), **fields.OPTIONAL, max_length=128)
+    tool_choice = ToolChoiceField(**fields.OPTIONAL)
+    parallel_tool_calls = fields.StrictBooleanField(**fields.OPTIONAL)
+    text = serializers.DictField(**fields.OPTIONAL)
+    reasoning = serializers.DictField(**fields.OPTIONAL)
+    max_output_tokens = fields.StrictIntegerField(
+        **fields.OPTIONAL, min_value=1, max_value=1_000_000
+    )
+    temperature = fields.StrictFloatField(**fields.OPTIONAL, min_value=0, max_value=2)
+    top_p = fields.StrictFloatField(**fields.OPTIONAL, min_value=0, max_value=1)
+    top_logprobs = fields.StrictIntegerField(**fields.OPTIONAL, min_value=0, max_value=20)
+    include = IncludeField(**fields.OPTIONAL)
+    store = fields.StrictBooleanField(
+        **fields.OPTIONAL, help_text="False keeps the accounting alone, without texts."
+    )
+    stream = fields.StrictBooleanField(**fields.OPTIONAL)
+    stream_options = ResponseStreamOptionsSerializer(**fields.OPTIONAL)
+    metadata = fields.MetadataField(**fields.OPTIONAL)
+    user = fields.UserIdField(
+        **fields.OPTIONAL, allow_blank=True, help_text="The user id; else `anonymous`."
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Return the fields of a `ChatRequest` without its messages; and `input`, `include`.
+
+        `stream` is among them, too.
+        """
+        translated = parameters.to_parameters(attrs)
+        if fields.too_deep([translated, attrs["input"]]):
+            raise serializers.ValidationError("The body is nested too deeply.")
+        return {
+            "user_id": attrs.get("user") or ANONYMOUS,
+            "model": attrs.get("model"),
+            "system": attrs.get("instructions") or None,
+            "metadata": attrs.get("metadata"),
+            "previous_interaction_id": attrs.get("previous_response_id"),
+            "parameters": translated,
+            "drops_instructions": True,
+            "accounting_only": attrs.get("store") is False,
+            "input": attrs["input"],
+            "include": attrs.get("include") or (),
+            "stream": bool(attrs.get("stream")),
+        }
+
+
+class ItemsQuerySerializer(serializers.Serializer[Any]):
+    """The page of a response's input items."""
+
+    limit = serializers.IntegerField(default=20, min_value=1, max_value=MAX_ITEMS_ON_A_PAGE)
+    order = serializers.ChoiceField(choices=("asc", "desc"), default="desc")
+    after = serializers.CharField(required=False)

@@ -1,0 +1,81 @@
+"""What a vendor wants back with its answer and OpenAI's items have no place for.
+
+Thoughts, thought signatures and the like. They travel in the `encrypted_content` of a reasoning
+item, as base64 of JSON: a carrier, not a secret. Without it the item's id names the record that has
+them.
+"""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from chat.conversation import answered_message
+from chat.storage.base import InteractionRecord
+from providers.base import OPENAI_CALL_FIELDS, OPENAI_MESSAGE_FIELDS, AnsweredMessage, Message
+
+# These fields of a message have a place in the items.
+SHOWN = {*OPENAI_MESSAGE_FIELDS, "annotations", "images", "audio"}
+
+
+@dataclass(frozen=True, slots=True)
+class VendorFields:
+    """The fields of a message and, by id, of its tool calls, with their vendor.
+
+    `after`: their reasoning item follows the other items of the message.
+    """
+
+    message: Mapping[str, Any] = field(default_factory=dict)
+    calls: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    provider: str = ""
+    model: str | None = None
+    after: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.message or self.calls)
+
+    def added_to(self, message: Message) -> dict[str, Any]:
+        """Return an assistant's message with the fields, for their vendor alone."""
+        whole = {**message, **self.message}
+        if calls := message.get("tool_calls"):
+            whole["tool_calls"] = [{**call, **self.calls.get(call["id"], {})} for call in calls]
+        return AnsweredMessage(whole, self.provider, self.model) if self.provider else whole
+
+    def encoded(self) -> str:
+        return base64.urlsafe_b64encode(orjson.dumps(self)).decode()
+
+
+def fields_of(message: Message, provider: str, model: str | None) -> VendorFields:
+    """Return the vendor's fields of an assistant's message."""
+    calls = {
+        call["id"]: own for call in message.get("tool_calls") or () if (own := _own_fields(call))
+    }
+    own = {name: value for name, value in message.items() if name not in SHOWN}
+    return VendorFields(own, calls, provider, model)
+
+
+def fields_on_record(record: InteractionRecord) -> VendorFields:
+    model = record.attempts[-1].model if record.attempts else None
+    return fields_of(answered_message(record), record.provider, model)
+
+
+def decoded(encrypted_content: str) -> VendorFields | None:
+    """Return the fields in a carrier; None if it is not one of ours."""
+    try:
+        values = orjson.loads(base64.urlsafe_b64decode(encrypted_content))
+        message, calls = dict(values["message"]), dict(values["calls"])
+        return VendorFields(
+            {name: value for name, value in message.items() if name not in SHOWN},
+            {id_: _own_fields(dict(call)) for id_, call in calls.items()},
+            str(values["provider"]),
+            values["model"] and str(values["model"]),
+            bool(values["after"]),
+        )
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _own_fields(call: Message) -> dict[str, Any]:
+    return {name: value for name, value in call.items() if name not in OPENAI_CALL_FIELDS}

@@ -1,0 +1,600 @@
+"""`/v1/responses`: OpenAI's Responses API. The SDK's own types read every answer, strictly."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.http import HttpResponse
+from openai.types.responses import Response, ResponseItem, ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from chat.storage.base import Status
+from chat.usage import format_usd
+from tests import commands
+from tests.client import ApiClient
+from tests.factories import KEY, all_records
+from tests.stub_vendor import StubVendor
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+Configure = Callable[..., None]
+PATH = "/v1/responses"
+EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+ITEM: TypeAdapter[Any] = TypeAdapter(ResponseItem)
+ADD = {
+    "type": "function",
+    "name": "add",
+    "description": "Add two numbers.",
+    "parameters": {"type": "object", "properties": {"a": {"type": "number"}}},
+    "strict": True,
+}
+PATCH = {"type": "custom", "name": "patch", "description": "Apply a patch."}
+PLAIN_ANSWER = {
+    "model": "stand-in-1",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"content": "Hi."}}],
+    "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12},
+}
+
+
+def create(api: ApiClient, given: Any = "Olá!", **fields: Any) -> HttpResponse:
+    headers = fields.pop("headers", None)
+    return api.post(PATH, {"model": "default", "input": given, **fields}, headers=headers)
+
+
+def body(response: HttpResponse) -> dict[str, Any]:
+    """Return a response that the SDK's type reads strictly."""
+    found: dict[str, Any] = json.loads(response.content)
+    assert response.status_code == 200, found
+    Response.model_validate(found, strict=True)
+    return found
+
+
+def failure(response: HttpResponse) -> tuple[int, str | None, str | None]:
+    error = json.loads(response.content)["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    return response.status_code, error["code"], error["param"]
+
+
+def events(response: HttpResponse) -> list[dict[str, Any]]:
+    """Return the events of a stream, which are numbered and which the SDK's types read."""
+    assert response.status_code == 200, response.content
+    assert response["Content-Type"] == "text/event-stream; charset=utf-8"
+    found = []
+    for block in b"".join(response.streaming_content).decode().strip().split("\n\n"):
+        name, data = block.split("\n")
+        event = json.loads(data.removeprefix("data: "))
+        assert name == f"event: {event['type']}"
+        EVENT.validate_python(event, strict=True)
+        found.append(event)
+    assert [event["sequence_number"] for event in found] == list(range(len(found)))
+    return found
+
+
+def names(found: list[dict[str, Any]]) -> list[str]:
+    """Return the types of the events, without repetition of deltas."""
+    types = [event["type"].removeprefix("response.") for event in found]
+    return [name for n, name in enumerate(types) if n == 0 or name != types[n - 1]]
+
+
+def text(found: dict[str, Any]) -> str:
+    return Response.model_validate(found).output_text
+
+
+def chunk(finish: str | None = None, usage: Any = None, **delta: Any) -> str:
+    choices = [{"index": 0, "delta": delta, "finish_reason": finish}]
+    return json.dumps({"model": "m", "choices": choices, "usage": usage})
+
+
+def stream_of(*chunks: str) -> dict[str, Any]:
+    data = "".join(f"data: {each}\n\n" for each in (*chunks, "[DONE]"))
+    return {"body": data, "headers": {"content-type": "text/event-stream"}}
+
+
+def reply_stream(vendor: StubVendor, *chunks: str) -> None:
+    scripted = stream_of(*chunks)
+    vendor.reply(scripted["body"], headers=scripted["headers"])
+
+
+ITEM_EVENTS = {
+    "message": [
+        *("output_item.added", "content_part.added", "output_text.delta", "output_text.done"),
+        *("content_part.done", "output_item.done"),
+    ],
+    "reasoning": [
+        *("output_item.added", "reasoning_summary_part.added", "reasoning_summary_text.delta"),
+        *("reasoning_summary_text.done", "reasoning_summary_part.done", "output_item.done"),
+    ],
+}
+BEGUN = ["created", "in_progress"]
+
+
+class TestPlain:
+    def test_a_text_is_answered_by_a_message(self, api: ApiClient) -> None:
+        found = body(create(api, instructions="Be brief.", metadata={"a": "b"}, user="ana"))
+        [record] = all_records()
+        assert found["id"] == f"resp_{record.interaction_id}"
+        assert (found["object"], found["status"], found["error"]) == ("response", "completed", None)
+        assert (found["instructions"], found["metadata"]) == ("Be brief.", {"a": "b"})
+        assert (found["user"], record.user_id) == ("ana", "ana")
+        [message] = found["output"]
+        assert message == {
+            "id": f"msg_{record.interaction_id}",
+            "type": "message",
+            "status": "completed",
+            "role": "assistant",
+            "content": [
+                {"type": "output_text", "text": "You said: Olá!", "annotations": [], "logprobs": []}
+            ],
+        }
+
+    def test_the_record_has_the_tokens_and_the_cost_of_the_usage(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        details = {
+            "prompt_tokens_details": {"cached_tokens": 4},
+            "completion_tokens_details": {"reasoning_tokens": 1},
+            "cost": 0.25,
+        }
+        vendor.reply({**PLAIN_ANSWER, "usage": {**PLAIN_ANSWER["usage"], **details}})
+        found = body(create(api))
+        assert found["usage"] == {
+            "input_tokens": 10,
+            "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0},
+            "output_tokens": 2,
+            "output_tokens_details": {"reasoning_tokens": 1},
+            "total_tokens": 12,
+            "cost_usd": "0.25",
+        }
+        [record] = all_records()
+        usage = record.usage
+        assert (usage.prompt_tokens, usage.completion_tokens, format_usd(usage.cost_usd)) == (
+            10,
+            2,
+            "0.25",
+        )
+
+    def test_unknown_usage_is_null(self, api: ApiClient, vendor: StubVendor) -> None:
+        vendor.reply({**PLAIN_ANSWER, "usage": None})
+        assert body(create(api))["usage"] is None
+
+    def test_thoughts_are_a_reasoning_item(self, api: ApiClient) -> None:
+        found = body(create(api, "Hi mock:think=Greeting.", reasoning={"effort": "low"}))
+        reasoning, message = found["output"]
+        assert reasoning["summary"] == [{"type": "summary_text", "text": "Greeting."}]
+        assert message["type"] == "message"
+        assert found["reasoning"]["effort"] == "low"
+        assert found["usage"]["output_tokens_details"] == {"reasoning_tokens": 1}
+
+    def test_tool_calls_are_items(self, api: ApiClient) -> None:
+        prompt = 'mock:tool=add {"a": 1} mock:tool=add {"a": 2}'
+        found = body(create(api, prompt, tools=[ADD], parallel_tool_calls=True))
+        one, two = found["output"]
+        assert (one["type"], one["name"], one["arguments"]) == ("function_call", "add", '{"a": 1}')
+        assert one["id"] != two["id"]
+        assert one["call_id"] != two["call_id"]
+        assert (found["tools"], found["tool_choice"]) == ([ADD], "auto")
+
+    def test_a_custom_tool_takes_any_text(self, api: ApiClient, vendor: StubVendor) -> None:
+        call = {"name": "patch", "arguments": '{"input": "*** Begin\\n+a"}'}
+        calls = [{"id": "call_1", "type": "function", "function": call}]
+        choice = {"index": 0, "finish_reason": "tool_calls", "message": {"tool_calls": calls}}
+        vendor.reply({**PLAIN_ANSWER, "choices": [choice]})
+        grammar = {"type": "grammar", "syntax": "lark", "definition": "start: /.+/"}
+        found = body(
+            create(
+                api,
+                tools=[{**PATCH, "format": grammar}],
+                tool_choice={"type": "custom", "name": "patch"},
+            )
+        )
+        [item] = found["output"]
+        assert (item["type"], item["input"]) == ("custom_tool_call", "*** Begin\n+a")
+        assert found["tool_choice"] == {"type": "custom", "name": "patch"}
+        assert found["tools"][0]["type"] == "custom"
+        [tool] = vendor.requests[0].json["tools"]
+        assert tool["function"]["parameters"]["properties"].keys() == {"input"}
+        assert "start: /.+/" in tool["function"]["description"]
+
+    def test_a_refusal_is_a_content_part(self, api: ApiClient, vendor: StubVendor) -> None:
+        message = {"content": None, "refusal": "I cannot."}
+        vendor.reply({**PLAIN_ANSWER, "choices": [{"finish_reason": "stop", "message": message}]})
+        found = body(create(api))
+        assert found["status"] == "completed"
+        assert found["output"][0]["content"] == [{"type": "refusal", "refusal": "I cannot."}]
+
+    @pytest.mark.parametrize(
+        ("finish", "reason"),
+        [("length", "max_output_tokens"), ("content_filter", "content_filter")],
+    )
+    def test_an_answer_that_is_not_whole_is_incomplete(
+        self, api: ApiClient, vendor: StubVendor, finish: str, reason: str
+    ) -> None:
+        choice = {"finish_reason": finish, "message": {"content": "Hi"}}
+        vendor.reply({**PLAIN_ANSWER, "choices": [choice]})
+        found = body(create(api, max_output_tokens=7))
+        assert (found["status"], found["incomplete_details"]) == ("incomplete", {"reason": reason})
+        assert found["output"][0]["status"] == "incomplete"
+        assert vendor.requests[0].json["max_tokens"] == 7
+
+    def test_what_else_the_vendor_says_is_shown(self, api: ApiClient, vendor: StubVendor) -> None:
+        citation = {"start_index": 0, "end_index": 2, "title": "T", "url": "https://a.example"}
+        message = {
+            "content": "Hi",
+            "annotations": [{"type": "url_citation", "url_citation": citation}],
+        }
+        logprobs = {"content": [{"token": "Hi", "logprob": -0.5, "top_logprobs": []}]}
+        choice = {"finish_reason": "stop", "message": message, "logprobs": logprobs}
+        vendor.reply({**PLAIN_ANSWER, "choices": [choice], "citations": ["https://a.example"]})
+        found = body(create(api, include=["message.output_text.logprobs"], top_logprobs=2))
+        [part] = found["output"][0]["content"]
+        assert part["annotations"] == [{"type": "url_citation", **citation}]
+        assert part["logprobs"] == [
+            {"token": "Hi", "bytes": [72, 105], "logprob": -0.5, "top_logprobs": []}
+        ]
+        assert found["citations"] == ["https://a.example"]
+        sent = vendor.requests[0].json
+        assert (sent["logprobs"], sent["top_logprobs"]) == (True, 2)
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_an_error_before_the_answer_has_its_own_status(
+        self, api: ApiClient, stream: bool
+    ) -> None:
+        response = create(api, "mock:fail=garbled", stream=stream)
+        assert failure(response) == (502, "upstream_error", None)
+        [record] = all_records()
+        shown = body(api.get(f"{PATH}/resp_{record.interaction_id}"))
+        assert (shown["status"], shown["error"]["code"]) == ("failed", "server_error")
+
+
+class TestStreamed:
+    def test_text(self, api: ApiClient) -> None:
+        found = events(create(api, "Hi there", stream=True))
+        assert names(found) == [*BEGUN, *ITEM_EVENTS["message"], "completed"]
+        pieces = [each["delta"] for each in found if each["type"] == "response.output_text.delta"]
+        assert "".join(pieces) == "You said: Hi there"
+        assert len(pieces) == 4
+        created, final = found[0]["response"], found[-1]["response"]
+        assert (created["status"], created["output"], created["usage"]) == ("in_progress", [], None)
+        assert text(final) == "You said: Hi there"
+        assert created["id"] == final["id"]
+        assert final == body(api.get(f"{PATH}/{final['id']}"))
+
+    def test_thoughts_and_tool_calls(self, api: ApiClient) -> None:
+        prompt = 'mock:think=Hm mock:tool=add {"a": 1} mock:tool=patch'
+        found = events(create(api, prompt, tools=[ADD, PATCH], stream=True))
+        assert names(found) == [
+            *BEGUN,
+            *ITEM_EVENTS["reasoning"],
+            "output_item.added",
+            "function_call_arguments.delta",
+            "output_item.added",
+            "function_call_arguments.done",
+            "output_item.done",
+            "custom_tool_call_input.delta",
+            "custom_tool_call_input.done",
+            "output_item.done",
+            "completed",
+        ]
+        added = [each for each in found if each["type"] == "response.output_item.added"]
+        done = [each for each in found if each["type"] == "response.output_item.done"]
+        assert [each["output_index"] for each in added] == [0, 1, 2]
+        output = found[-1]["response"]["output"]
+        assert [each["item"] for each in done] == output
+        assert [each["type"] for each in output] == [
+            *("reasoning", "function_call", "custom_tool_call"),
+        ]
+        assert output[1]["arguments"] == '{"a": 1}'
+        assert found[-1]["response"] == body(api.get(f"{PATH}/{found[-1]['response']['id']}"))
+
+    def test_calls_whose_pieces_alternate_are_whole(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        def piece(index: int, text: str, **fields: Any) -> str:
+            function = {"arguments": text, **({"name": "add"} if fields else {})}
+            return chunk(tool_calls=[{"index": index, "function": function, **fields}])
+
+        reply_stream(
+            vendor,
+            piece(0, "", id="a", type="function"),
+            piece(1, "", id="b", type="function"),
+            piece(0, '{"a"'),
+            piece(1, '{"a"'),
+            piece(0, ": 1}"),
+            piece(1, ": 2}"),
+            chunk("tool_calls"),
+        )
+        found = events(create(api, tools=[ADD], stream=True))
+        output = found[-1]["response"]["output"]
+        assert [each["arguments"] for each in output] == ['{"a": 1}', '{"a": 2}']
+
+    def test_a_refusal(self, api: ApiClient, vendor: StubVendor) -> None:
+        reply_stream(vendor, chunk(refusal="I can"), chunk(refusal="not."), chunk("stop"))
+        found = events(create(api, stream=True))
+        assert names(found) == [
+            *BEGUN,
+            *("output_item.added", "content_part.added", "refusal.delta", "refusal.done"),
+            *("content_part.done", "output_item.done", "completed"),
+        ]
+        final = found[-1]["response"]
+        assert final["output"][0]["content"] == [{"type": "refusal", "refusal": "I cannot."}]
+        assert final["output"] == body(api.get(f"{PATH}/{final['id']}"))["output"]
+
+    def test_an_answer_cut_by_the_limit_ends_incomplete(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        reply_stream(vendor, chunk(content="Hi"), chunk("length"))
+        found = events(create(api, stream=True))
+        assert names(found) == [*BEGUN, *ITEM_EVENTS["message"], "incomplete"]
+        final = found[-1]["response"]
+        assert final["incomplete_details"] == {"reason": "max_output_tokens"}
+        assert final["output"][0]["status"] == "incomplete"
+
+    def test_a_stream_that_breaks_off_ends_failed(self, api: ApiClient) -> None:
+        found = events(create(api, "mock:break and go", stream=True))
+        assert names(found) == [*BEGUN, *ITEM_EVENTS["message"], "failed"]
+        final = found[-1]["response"]
+        assert (final["status"], final["error"]["code"]) == ("failed", "server_error")
+        assert final["output"][0]["content"][0]["text"] == "You said:"
+        assert final == body(api.get(f"{PATH}/{final['id']}"))
+        [record] = all_records()
+        assert record.status is Status.ERROR
+
+    def test_annotations_and_log_probabilities(self, api: ApiClient, vendor: StubVendor) -> None:
+        citation = {"start_index": 0, "end_index": 2, "title": "T", "url": "https://a.example"}
+        annotation = {"type": "url_citation", "url_citation": citation}
+        choice = {
+            "index": 0,
+            "delta": {"content": "Hi"},
+            "logprobs": {"content": [{"token": "Hi", "logprob": -0.5}]},
+        }
+        first = json.dumps({"model": "m", "choices": [choice]})
+        reply_stream(vendor, first, chunk(annotations=[annotation]), chunk("stop"))
+        found = events(create(api, stream=True))
+        assert "output_text.annotation.added" in names(found)
+        [part] = found[-1]["response"]["output"][0]["content"]
+        assert part["annotations"] == [{"type": "url_citation", **citation}]
+        assert [each["token"] for each in part["logprobs"]] == ["Hi"]
+
+    def test_text_after_thoughts_after_text_is_a_message_of_its_own(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        reply_stream(
+            vendor,
+            chunk(reasoning_content="One."),
+            chunk(content="A"),
+            chunk(reasoning_content="Two."),
+            chunk(content="B"),
+            chunk("stop"),
+        )
+        found = events(create(api, stream=True))
+        output = found[-1]["response"]["output"]
+        assert [each["type"] for each in output] == ["reasoning", "message"] * 2
+        assert len({each["id"] for each in output}) == 4
+        references = [{"type": "item_reference", "id": each["id"]} for each in output]
+        body(create(api, [*references, {"role": "user", "content": "Go on."}]))
+        assert vendor.requests[-1].json["messages"] == [
+            {"role": "assistant", "content": "AB", "reasoning_content": "One.Two."},
+            {"role": "user", "content": "Go on."},
+        ]
+
+    def test_unicode_line_separators_are_escaped(self, api: ApiClient) -> None:
+        response = create(api, "a\u2028b\u0085c", stream=True)
+        content = b"".join(response.streaming_content).decode()
+        assert len(content.splitlines()) == content.count("\n")
+
+
+def continue_from(api: ApiClient, previous: dict[str, Any], given: Any, **fields: Any) -> Any:
+    return create(api, given, previous_response_id=previous["id"], **fields)
+
+
+def outputs(found: dict[str, Any], *results: str) -> list[dict[str, Any]]:
+    """Return the results of a response's tool calls."""
+    calls = [item for item in found["output"] if "call_id" in item]
+    return [
+        {"type": f"{call['type']}_output", "call_id": call["call_id"], "output": result}
+        for call, result in zip(calls, results, strict=True)
+    ]
+
+
+class TestConversations:
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_ten_turns_are_one_conversation(
+        self, api: ApiClient, each_storage: str, vendor: StubVendor, stream: bool
+    ) -> None:
+        previous: dict[str, Any] = {}
+        for turn in range(10):
+            fields = {"previous_response_id": previous["id"]} if previous else {}
+            response = create(api, f"Turn {turn}", stream=stream, **fields)
+            found = events(response)[-1]["response"] if stream else body(response)
+            assert found["previous_response_id"] == fields.get("previous_response_id")
+            previous = found
+        sent = [message["content"] for message in vendor.requests[-1].json["messages"]]
+        asked = [f"Turn {turn}" for turn in range(10)]
+        assert sent[::2] == asked
+        assert len(sent) == 19
+        page = json.loads(api.get("/v1/users/anonymous/interactions").content)
+        assert len(page["items"]) == 10
+        assert len({item["conversation_id"] for item in page["items"]}) == 1
+
+    def test_instructions_end_with_their_response(self, api: ApiClient, vendor: StubVendor) -> None:
+        given = [{"role": "developer", "content": "Rhyme."}, {"role": "user", "content": "a"}]
+        first = body(create(api, given, instructions="Be brief."))
+        second = body(continue_from(api, first, "b"))
+        body(continue_from(api, second, "c", instructions="Shout."))
+        sent = [
+            [
+                message["content"]
+                for message in each.json["messages"]
+                if message["role"] != "assistant"
+            ]
+            for each in vendor.requests
+        ]
+        assert sent == [
+            ["Be brief.", "Rhyme.", "a"],
+            ["Rhyme.", "a", "b"],
+            ["Shout.", "Rhyme.", "a", "b", "c"],
+        ]
+        assert second["instructions"] is None
+
+    def test_a_turn_that_ended_in_tool_calls_goes_on_with_their_results(
+        self, api: ApiClient, change_settings: Configure
+    ) -> None:
+        change_settings(HISTORY_TURNS=1)
+        prompt = 'mock:tool=add {"a": 1} mock:tool=patch'
+        tools = [ADD, PATCH]
+        first = body(create(api, prompt, tools=tools, instructions="Add."))
+        fields = {"tools": tools, "instructions": "Add."}
+        second = body(continue_from(api, first, outputs(first, "3", "done"), **fields))
+        assert text(second) == "The tool said: 3\ndone"
+        third = body(continue_from(api, second, "Thanks"))
+        assert text(third) == "You said: Thanks"
+
+    def test_calls_without_results_cannot_be_continued(self, api: ApiClient) -> None:
+        first = body(create(api, "mock:tool=add", tools=[ADD]))
+        assert failure(continue_from(api, first, "And?"))[:2] == (409, "conversation_conflict")
+
+    def test_a_turn_of_another_api_is_continued(self, api: ApiClient) -> None:
+        turn = json.loads(api.chat("Hi", user="anonymous").content)
+        found = body(create(api, "b", previous_response_id=f"resp_{turn['interaction_id']}"))
+        [_, record] = all_records()
+        assert record.conversation_id == turn["conversation_id"]
+        answer = api.chat("c", user="anonymous", previous_interaction_id=found["interaction_id"])
+        assert answer.status_code == 200
+
+    @pytest.mark.parametrize(
+        "id_", ["resp_1", "nonsense", f"resp_{'0' * 8}-0000-0000-0000-{'0' * 12}"]
+    )
+    def test_an_unknown_response_is_not_found(self, api: ApiClient, id_: str) -> None:
+        wanted = (404, "previous_response_not_found", "previous_response_id")
+        assert failure(create(api, previous_response_id=id_)) == wanted
+        assert all_records() == []
+        for path in (f"{PATH}/{id_}", f"{PATH}/{id_}/input_items"):
+            assert failure(api.get(path)) == (404, "not_found", "response_id")
+        assert failure(api.request("DELETE", f"{PATH}/{id_}"))[0] == 404
+
+    def test_a_response_of_another_user_is_not_continued(self, api: ApiClient) -> None:
+        found = body(create(api, user="ana"))
+        assert failure(continue_from(api, found, "b", user="bo"))[0] == 404
+
+    def test_a_response_of_another_owner_is_not_found(
+        self, api: ApiClient, require_api_key: list[str]
+    ) -> None:
+        mine = {"Authorization": f"Bearer {KEY}"}
+        found = body(create(api, headers=mine))
+        key, _ = commands.run("create_api_key", "other", "--owner", "other")
+        other = {"Authorization": f"Bearer {key.strip()}"}
+        path = f"{PATH}/{found['id']}"
+        assert failure(continue_from(api, found, "b", headers=other))[0] == 404
+        assert failure(api.get(path, headers=other))[0] == 404
+        assert failure(api.get(f"{path}/input_items", headers=other))[0] == 404
+        assert failure(api.request("DELETE", path, headers=other))[0] == 404
+        reference = {"type": "item_reference", "id": found["output"][0]["id"]}
+        refused = create(api, [reference, {"role": "user", "content": "b"}], headers=other)
+        assert failure(refused) == (400, "not_found", "input")
+        assert body(api.get(path, headers=mine))
+
+
+class TestDeletion:
+    def test_a_deleted_response_is_gone(self, api: ApiClient, each_storage: str) -> None:
+        found = body(create(api))
+        path = f"{PATH}/{found['id']}"
+        deleted = api.request("DELETE", path)
+        assert json.loads(deleted.content) == {
+            "id": found["id"],
+            "object": "response",
+            "deleted": True,
+        }
+        assert failure(api.get(path))[0] == 404
+        assert failure(api.request("DELETE", path))[0] == 404
+        assert failure(continue_from(api, found, "b"))[0] == 404
+        assert api.get(f"/v1/interactions/{found['interaction_id']}").status_code == 404
+        usage = json.loads(api.get("/v1/usage").content)
+        assert usage["total"]["requests"] == 1
+
+    def test_later_turns_go_on_without_a_deleted_one(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        first = body(create(api, "a"))
+        second = body(continue_from(api, first, "b"))
+        third = body(continue_from(api, second, "c"))
+        api.request("DELETE", f"{PATH}/{second['id']}")
+        body(continue_from(api, third, "d"))
+        sent = [message["content"] for message in vendor.requests[-1].json["messages"]]
+        assert sent[::2] == ["a", "c", "d"]
+
+    @pytest.mark.parametrize("deleted", [0, 1])
+    def test_calls_and_results_without_their_other_half_are_left_out(
+        self, api: ApiClient, vendor: StubVendor, deleted: int
+    ) -> None:
+        call = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+        choice = {"finish_reason": "tool_calls", "message": {"tool_calls": [call]}}
+        vendor.reply({**PLAIN_ANSWER, "choices": [choice]})
+        vendor.reply(PLAIN_ANSWER)
+        first = body(create(api, "a", tools=[ADD]))
+        second = body(continue_from(api, first, outputs(first, "3"), tools=[ADD]))
+        third = body(continue_from(api, second, "c"))
+        api.request("DELETE", f"{PATH}/{(first, second)[deleted]['id']}")
+        body(continue_from(api, third, "d"))
+        messages = vendor.requests[-1].json["messages"]
+        assert not any("tool_calls" in each or each["role"] == "tool" for each in messages)
+
+
+class TestStore:
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_without_store_the_accounting_is_kept_alone(
+        self, api: ApiClient, each_storage: str, stream: bool
+    ) -> None:
+        response = create(
+            api,
+            "Secret word",
+            store=False,
+            stream=stream,
+            instructions="Hush.",
+            metadata={"a": "b"},
+        )
+        found = events(response)[-1]["response"] if stream else body(response)
+        assert text(found) == "You said: Secret word"
+        assert (found["store"], found["instructions"]) == (False, "Hush.")
+        listed = api.get("/v1/users/anonymous/interactions").content.decode()
+        [record] = json.loads(listed)["items"]
+        assert record["usage"]["prompt_tokens"] == found["usage"]["input_tokens"]
+        assert (record["status"], record["prompt"], record["response"]) == ("ok", "", None)
+        assert "Secret" not in listed
+        assert "Hush" not in listed
+        assert failure(api.get(f"{PATH}/{found['id']}"))[0] == 404
+        assert failure(continue_from(api, found, "b"))[:2] == (409, "conversation_conflict")
+
+    def test_a_failure_without_store_keeps_no_text(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        vendor.reply({"error": {"message": "Bad: Secret word"}}, status=400)
+        assert failure(create(api, "Secret word", store=False))[0] == 400
+        [record] = all_records()
+        assert (record.status, record.prompt) == (Status.ERROR, "")
+        assert record.error is not None
+        assert record.error.detail == ""
+
+
+class TestIdempotency:
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_repeated_key_replays_the_response(self, api: ApiClient, stream: bool) -> None:
+        prompt = 'mock:think=Hm mock:tool=add {"a": 1}'
+        fields = {"tools": [ADD], "headers": {"Idempotency-Key": "k"}}
+        first = body(create(api, prompt, **fields))
+        again = create(api, prompt, stream=stream, **fields)
+        assert again["Idempotency-Replayed"] == "true"
+        found = events(again) if stream else [{"response": body(again)}]
+        assert found[-1]["response"] == first
+        assert len(all_records()) == 1
+
+    def test_another_request_with_the_key_is_refused(self, api: ApiClient) -> None:
+        headers = {"Idempotency-Key": "k"}
+        body(create(api, headers=headers))
+        for other in ({"given": "b"}, {"store": False}, {"instructions": "c"}):
+            assert failure(create(api, **other, headers=headers))[0] == 422
+
+    def test_what_is_not_stored_is_not_replayed(self, api: ApiClient) -> None:
+        fields = {"store": False, "headers": {"Idempotency-Key": "k"}}
+        body(create(api, **fields))
+        assert failure(create(api, **fields))[:2] == (409, "answer_not_kept")
