@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any
 
+from providers.base import content_text
 from tests.stub_vendor import Received, ScriptedResponse, json_response, stream_response
 
 CITIES = ("Lisboa", "Porto")
@@ -97,7 +98,7 @@ class _OpenAI:
         _check_results(called, [result["tool_call_id"] for result in last])
         if self.body["model"] == REASONER and calling.get("reasoning_content") != THOUGHT:
             raise Refused("The `reasoning_content` must be passed back to the API.")
-        return [result["content"] for result in last]
+        return [content_text(result["content"]) for result in last]
 
     def _chunks(self, message: dict[str, Any], finish: str) -> Iterator[bytes]:
         for delta in _deltas(message):
