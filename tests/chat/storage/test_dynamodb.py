@@ -427,7 +427,7 @@ def test_the_last_byte_that_fits_beside_the_question(store: DynamoInteractionSto
         return "response_parts" not in item()
 
     size = last(600_000, 900_000, fits)
-    for near in range(size - 20, size + 20):
+    for near in range(size - 5, size + 5):
         fits(near)
 
 
