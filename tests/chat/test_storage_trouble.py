@@ -1,11 +1,13 @@
 """What cannot be claimed is not asked; what cannot be settled is answered, and stored later."""
 
 import logging
+import os
 import sqlite3
 import threading
 import time
 from contextlib import closing, contextmanager
 from io import StringIO
+from uuid import uuid4
 
 import orjson
 import pytest
@@ -242,6 +244,21 @@ def test_replaying_stores_a_record_whose_claim_is_gone(client, unrecorded_log):
     Interaction.objects.all().delete()
     assert replay(unrecorded_log) == "1 records found, 1 stored."
     assert Interaction.objects.get().response == answer["response"]
+    assert replay(unrecorded_log) == "1 records found, 0 stored."
+    assert client.get("/v1/usage").json()["total"]["requests"] == 1
+
+
+def test_a_record_that_storage_cannot_keep_does_not_end_the_replay(
+    client, unrecorded_log, dynamodb, change_settings, capsys
+):
+    with failing("UPDATE"):
+        ask(client)
+    large = orjson.loads(unrecorded_log.read_bytes())
+    large["record"] |= {"interaction_id": str(uuid4()), "response": os.urandom(5_000_000).hex()}
+    unrecorded_log.write_bytes(orjson.dumps(large) + b"\n" + unrecorded_log.read_bytes())
+    change_settings(STORAGE="dynamodb")
+    assert replay(unrecorded_log) == "2 records found, 1 stored."
+    assert "too long" in capsys.readouterr().err
 
 
 def nested(levels):

@@ -13,8 +13,8 @@ from django.core.management.base import CommandError
 from chat.errors import StorageFailed
 from chat.management.console import ConsoleCommand
 from chat.storage import backend
-from chat.storage.base import InteractionRecord, Status
-from chat.storage.errors import StorageUnavailable
+from chat.storage.base import InteractionRecord
+from chat.storage.errors import RecordTooLarge, StorageUnavailable
 from chat.storage.jsonl import from_json
 
 
@@ -33,10 +33,10 @@ class Command(ConsoleCommand):
         done: Counter[str] = Counter()
         try:
             with options["file"].open("rb") as lines:
-                for record in _records(lines):
+                for number, record in _records(lines):
                     done["found"] += 1
                     if not options["dry_run"]:
-                        done["stored"] += _store(record)
+                        done["stored"] += _store(number, record)
         except OSError as exc:
             raise CommandError(f"{options['file']} cannot be read: {exc.strerror}.") from exc
         except StorageUnavailable as exc:
@@ -48,7 +48,8 @@ def _summary(done: Counter[str]) -> str:
     return f"{done['found']} records found, {done['stored']} stored"
 
 
-def _records(lines: Iterable[bytes]) -> Iterator[InteractionRecord]:
+def _records(lines: Iterable[bytes]) -> Iterator[tuple[int, InteractionRecord]]:
+    """Yield the records in a log, each with the number of its line."""
     for number, line in enumerate(lines, 1):
         try:
             data = orjson.loads(line[line.find(b"{") :])  # a log collector may add a prefix
@@ -56,14 +57,16 @@ def _records(lines: Iterable[bytes]) -> Iterator[InteractionRecord]:
             continue
         if isinstance(data, dict) and "record" in data:
             try:
-                yield from_json(data["record"])
+                yield number, from_json(data["record"])
             except ValueError as exc:
                 sys.stderr.write(f"line {number}: {exc}\n")
 
 
-def _store(record: InteractionRecord) -> bool:
-    """Write a missing record or settle a pending one; return whether either was needed."""
-    holder = backend().interactions.claim(record)
-    if holder is None:
-        return True
-    return holder.status is Status.PENDING and backend().interactions.settle(record)
+def _store(number: int, record: InteractionRecord) -> bool:
+    """Write and count a record that is missing or pending; return whether it was."""
+    try:
+        result = backend().bulk.import_records([record])
+    except RecordTooLarge as exc:
+        sys.stderr.write(f"line {number}: {exc}\n")
+        return False
+    return result.new + result.replaced > 0
