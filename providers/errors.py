@@ -4,7 +4,8 @@ ProviderError
  ├── RequestRejected         the vendor refuses the request itself
  ├── ContentFiltered         the vendor's safety filter refuses the content
  ├── ProviderMisconfigured   the key, the account's credit or the base URL is wrong; falls back
- │    └── ModelUnavailable   the vendor does not have the model; falls back
+ │    ├── ModelUnavailable   the vendor does not have the model; falls back
+ │    └── AddressUnknown     a server answers that does not know the address; falls back
  ├── ProviderFailed          unreachable, broken, or an unusable answer; retried, falls back
  │    ├── EmptyAnswer        retried once
  │    └── MalformedAnswer
@@ -69,6 +70,10 @@ class ProviderMisconfigured(ProviderError):
 
 
 class ModelUnavailable(ProviderMisconfigured):
+    pass
+
+
+class AddressUnknown(ProviderMisconfigured):
     pass
 
 

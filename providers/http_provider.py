@@ -12,7 +12,7 @@ import httpx
 from providers import estimates, parsing
 from providers.base import Completion, CompletionRequest, Delta, Message, Usage
 from providers.deadline import Deadline
-from providers.errors import ProviderError
+from providers.errors import AddressUnknown, ModelUnavailable, ProviderError
 from providers.parsing import as_list, get_path
 from providers.vendor_http import (
     DONE,
@@ -231,6 +231,9 @@ class HttpProvider(ABC, Generic[AnswerT]):
     ) -> ProviderError:
         """Return the error of a body, with the vendor's sentence."""
         error = self._error(status, headers, body)
+        if isinstance(error, ModelUnavailable) and not isinstance(body, dict | list):
+            # A page or a plain text is not from the vendor's API.
+            error = AddressUnknown(parsing.NO_ADDRESS, reason=error.reason)
         error.vendor_message = vendor_message(body, secrets=self._secrets)
         return error
 

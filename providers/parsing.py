@@ -46,6 +46,7 @@ _TOO_LONG = re.compile(
 # Sentences that several modules use.
 CONTENT_FILTERED = "The provider's safety filter refused the content."
 CREDENTIALS = "The provider refused the credentials."
+NO_ADDRESS = "The provider's address is wrong, or has no such function."
 NO_MODEL = "The provider does not know the model, or its address is wrong."
 PARAMETER = "The provider rejected the request because of its parameter {}."
 REJECTED = "The provider rejected the request."

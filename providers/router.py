@@ -13,6 +13,7 @@ from providers.base import AnsweredMessage, Completion, CompletionRequest, Delta
 from providers.circuit_breaker import CircuitBreaker
 from providers.deadline import Deadline
 from providers.errors import (
+    AddressUnknown,
     ContentFiltered,
     DeadlineExceeded,
     EmptyAnswer,
@@ -315,7 +316,9 @@ def _report_failure(
             breaker.record_success()
         case DeadlineExceeded() if not fair:
             pass
-        case ModelUnavailable() | EmptyAnswer() | MalformedAnswer() | ProviderFailed(retry=False):
+        case AddressUnknown() | ModelUnavailable():
+            pass
+        case EmptyAnswer() | MalformedAnswer() | ProviderFailed(retry=False):
             pass
         case ProviderError() if not deadline.cancelled:
             breaker.record_failure()

@@ -12,6 +12,7 @@ from chat.http_transport import http_transport
 from chat.management.progress import Progress
 from providers.base import Provider
 from providers.errors import (
+    AddressUnknown,
     DeadlineExceeded,
     ModelUnavailable,
     ProviderError,
@@ -25,6 +26,7 @@ T = TypeVar("T")
 
 HINTS: tuple[tuple[type[ProviderError], str], ...] = (
     (ModelUnavailable, "see {name}_MODEL: does the vendor have it, under this name?"),
+    (AddressUnknown, "see {name}_BASE_URL: it includes the version, as in /v1"),
     (ProviderMisconfigured, "see {name}_API_KEY, {name}_BASE_URL and the account's credit"),
     (ProviderOverloaded, "wait, raise the quota, or configure another provider"),
     (DeadlineExceeded, "see REQUEST_TIMEOUT_SECONDS, or choose a faster model"),

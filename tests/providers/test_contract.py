@@ -12,6 +12,7 @@ import pytest
 from providers import build
 from providers.base import Completion, Provider, Usage
 from providers.errors import (
+    AddressUnknown,
     ContentFiltered,
     DeadlineExceeded,
     EmptyAnswer,
@@ -248,18 +249,18 @@ STATUSES = {
 
 BODIES: list[Any] = [
     [{"error": {"code": 1, "message": "no"}}],
-    "404 page not found",
-    "<html><body>Bad gateway</body></html>",
-    b"",
-    b'{"error": {"mess',
     [1, "two", None],
-    "null",
     {"error": "no"},
     {"error": 7},
     {"error": {"code": [], "message": {"a": 1}, "metadata": 7, "details": 7}},
     {"error": {"details": [7, {"violations": [7], "reason": 7, "retryDelay": 7}]}},
     {"detail": "no"},
     {"detail": [{"loc": 7}]},
+]
+# A server without the address answers them, which knows nothing of models.
+NO_OBJECTS: list[Any] = [
+    *("404 page not found", "<html><body>Bad gateway</body></html>", b""),
+    *(b'{"error": {"mess', "null"),
 ]
 
 
@@ -272,6 +273,20 @@ def test_the_status_decides_retry_and_fallback(
         stub_vendor.reply(body, status=status)
         error = raised_error(provider)
         assert summarize(error) == STATUSES[status]
+        assert error.reason.startswith(f"HTTP {status}")
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_a_vendor_that_answers_without_an_object_does_not_know_the_address(
+    stub_vendor: StubVendor, dialect: Dialect, provider: Provider, status: int
+):
+    missing = STATUSES[status].kind is ModelUnavailable
+    expected = ErrorSummary(AddressUnknown) if missing else STATUSES[status]
+    for body in NO_OBJECTS:
+        stub_vendor.clear()
+        stub_vendor.reply(body, status=status)
+        error = raised_error(provider)
+        assert summarize(error) == expected
         assert error.reason.startswith(f"HTTP {status}")
 
 

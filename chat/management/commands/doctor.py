@@ -23,7 +23,7 @@ from chat.storage import backend
 from chat.storage.errors import StorageUnavailable
 from providers.base import Provider
 from providers.deadline import Deadline
-from providers.errors import ModelUnavailable, ProviderError
+from providers.errors import AddressUnknown, ModelUnavailable, ProviderError
 
 EXPIRY_WARNING = timedelta(days=14)
 CHECK_SECONDS = 10.0
@@ -169,7 +169,7 @@ def _check_provider(provider: Provider) -> Finding:
     check = f"vendor {provider.name}"
     try:
         provider.check(Deadline(CHECK_SECONDS))
-    except ModelUnavailable as exc:  # also raised for a server without a list of models
+    except (AddressUnknown, ModelUnavailable) as exc:  # also of a server without a list of models
         advice = f"{hint(provider.name, exc)}; manage.py check_providers asks it"
         return Finding(check, "warning", describe_error(exc), advice)
     except ProviderError as exc:

@@ -744,6 +744,17 @@ def test_a_named_model_that_the_vendor_does_not_know_is_not_found(
     assert [attempt.outcome for attempt in record.attempts] == ["provider_error"]
 
 
+@pytest.mark.parametrize("body", ["<html>Not Found</html>", "404 page not found", b""])
+def test_a_named_model_is_not_blamed_for_a_wrong_base_url(
+    api: ApiClient, vendor: StubVendor, change_settings: Configure, body: str | bytes
+) -> None:
+    change_settings(ALLOWED_MODELS=["*"])
+    vendor.reply(body, status=404)
+    response = api.chat(model="model-2")
+    assert status_and_code(response) == (502, "provider_error")
+    assert "address" in problem(response)["detail"]
+
+
 @pytest.mark.parametrize("model", [None, "default"])
 def test_a_configured_model_that_the_vendor_does_not_know_is_the_operator_s_trouble(
     api: ApiClient, vendor: StubVendor, model: str | None
