@@ -248,24 +248,21 @@ class Bedrock(HttpProvider[Answer]):
 
     def _completion(self, answer: Answer, request: CompletionRequest) -> Completion:
         """Return the completion of a whole answer. Raises ProviderError for an unusable one."""
-        model, usage = self._model(answer, request), self._counted(answer, request)
         stop, message = answer.stop_reason, answer.message
         if not stop:
             raise parsing.unusable_answer("stopReason")
         if stop in _MALFORMED_STOP_REASONS:
             reason = parsing.log_reason("stopReason", stop)
-            raise MalformedAnswer(
-                "The provider gave a malformed answer.", reason=reason, usage=usage
-            )
+            raise MalformedAnswer("The provider gave a malformed answer.", reason=reason)
         if answer.broken_call:
-            raise parsing.broken_call(usage)
+            raise parsing.broken_call()
         completion = Completion(
             message=message,
-            model=model,
+            model=self._model(answer, request),
             finish_reason=_FINISH_REASONS.get(
                 stop, "tool_calls" if message.get("tool_calls") else "stop"
             ),
-            usage=usage,
+            usage=self._counted(answer, request),
             extras=answer.extras,
         )
         return parsing.require_content(completion, empty=parsing.empty_answer(stop))

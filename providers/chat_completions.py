@@ -341,15 +341,14 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
     def _completion(self, answer: Answer, request: CompletionRequest) -> Completion:
         for finish in _FAILED_FINISH_REASONS.intersection(answer.finish_reasons):
             raise parsing.error_for_status(502, reason=parsing.log_reason("finish_reason", finish))
-        model, usage = self._model(answer, request), self._counted(answer, request)
         if answer.broken_call:
-            raise parsing.broken_call(usage)
+            raise parsing.broken_call()
         message = answer.message
         completion = Completion(
             message=message,
-            model=model,
+            model=self._model(answer, request),
             finish_reason=answer.finish_reason(message),
-            usage=usage,
+            usage=self._counted(answer, request),
             extras=answer.extras,
         )
         return parsing.require_content(completion, empty=self._empty_answer_error(answer))

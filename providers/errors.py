@@ -16,8 +16,6 @@ ProviderError
 
 from typing import ClassVar
 
-from providers.base import Usage
-
 
 class ProviderError(Exception):
     """The reason why a provider gave no answer.
@@ -26,8 +24,7 @@ class ProviderError(Exception):
     vendor's HTTP status and error codes. `vendor_message` is the vendor's sentence, with keys
     masked. It can repeat the prompt or name the account: it goes to the log, and to a client only
     from RequestRejected. `retry` allows up to `max_retries` further calls to the same provider,
-    `fallback` a call to the next one. `retry_after` is the vendor's hint, in seconds. `usage` is
-    what the call cost.
+    `fallback` a call to the next one. `retry_after` is the vendor's hint, in seconds.
     """
 
     code: ClassVar[str]
@@ -42,13 +39,11 @@ class ProviderError(Exception):
         reason: str = "",
         retry: bool | None = None,
         retry_after: float | None = None,
-        usage: Usage | None = None,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.vendor_message = ""
         self.retry_after = retry_after
-        self.usage = usage or Usage()
         if retry is not None:
             self.retry = retry
 

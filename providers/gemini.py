@@ -184,21 +184,19 @@ class Gemini(HttpProvider[Answer]):
 
     def _completion(self, answer: Answer, request: CompletionRequest) -> Completion:
         """Return the completion of a whole answer. Raises ProviderError for an unusable one."""
-        model, usage = self._model(answer, request), self._counted(answer, request)
         if answer.block_reason:
             reason = parsing.log_reason("blockReason", answer.block_reason)
-            raise ContentFiltered(parsing.CONTENT_FILTERED, reason=reason, usage=usage)
+            raise ContentFiltered(parsing.CONTENT_FILTERED, reason=reason)
         finish, message = answer.finish_reason, answer.message
         if error := _finish_error(finish):
-            error.usage = usage
             raise error
         completion = Completion(
             message=message,
-            model=model,
+            model=self._model(answer, request),
             finish_reason=_FINISH_REASONS.get(
                 finish, "tool_calls" if message.get("tool_calls") else "stop"
             ),
-            usage=usage,
+            usage=self._counted(answer, request),
             extras=answer.extras,
         )
         return parsing.require_content(completion, empty=parsing.empty_answer(finish))

@@ -90,7 +90,9 @@ class Mock:
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
         directives = self._directives_for(request)
         _sleep(directives.delay, deadline)
-        return _answer(request, directives, directives.outcome)
+        completion = _answer(request, directives, directives.outcome)
+        _report(request, completion.usage)
+        return completion
 
     def stream(
         self, request: CompletionRequest, deadline: Deadline
@@ -112,6 +114,7 @@ class Mock:
         except (GeneratorExit, ProviderError):
             _report_abandoned(request, shown)
             raise
+        _report(request, completion.usage)
         yield completion
 
     def check(self, deadline: Deadline) -> None:
@@ -193,25 +196,28 @@ def _completion(
     prompt_tokens = sum(len(given.split()) for given in inputs)
     reasoning_tokens = len((reasoning_text(message) or "").split())
     completion_tokens = len(mock_answer.all_text(message).split())
-    return Completion(
-        message=message,
-        model=request.model,
-        finish_reason=finish_reason,
-        usage=Usage(
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            total_tokens=prompt_tokens + completion_tokens,
-            reasoning_tokens=reasoning_tokens or None,
-            cost_usd=Decimal(0),
-        ),
+    usage = Usage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+        reasoning_tokens=reasoning_tokens or None,
+        cost_usd=Decimal(0),
     )
+    return Completion(
+        message=message, model=request.model, finish_reason=finish_reason, usage=usage
+    )
+
+
+def _report(request: CompletionRequest, usage: Usage) -> None:
+    if request.on_usage:
+        request.on_usage(usage)
 
 
 def _report_abandoned(request: CompletionRequest, shown: list[dict[str, Any]]) -> None:
     """Report the usage of an unfinished stream: estimated, as for a vendor that reports it last."""
-    if request.on_usage and shown:
+    if shown:
         usage = with_estimates(Usage(), request, joined(shown))
-        request.on_usage(replace(usage, cost_usd=Decimal(0)))
+        _report(request, replace(usage, cost_usd=Decimal(0)))
 
 
 def _error(outcome: str) -> ProviderError:

@@ -14,7 +14,7 @@ from datetime import UTC
 from decimal import Decimal
 from typing import Any
 
-from providers.base import COST_DECIMALS, Completion, Delta, Usage
+from providers.base import COST_DECIMALS, Completion, Delta
 from providers.errors import (
     ContentFiltered,
     EmptyAnswer,
@@ -226,13 +226,13 @@ def unusable_answer(*parts: Any) -> ProviderFailed:
     return ProviderFailed(message, reason=log_reason(*parts), retry=False)
 
 
-def broken_call(usage: Usage) -> ProviderFailed:
+def broken_call() -> ProviderFailed:
     """Return the error for a tool call whose arguments are not whole JSON.
 
     The tool's name is content, and stays out of the log.
     """
     message = "The provider's answer ended within the arguments of a tool call."
-    return ProviderFailed(message, reason="broken_tool_call", retry=False, usage=usage)
+    return ProviderFailed(message, reason="broken_tool_call", retry=False)
 
 
 def empty_answer(*parts: Any) -> EmptyAnswer:
@@ -268,11 +268,10 @@ def require_content(completion: Completion, *, empty: ProviderError) -> Completi
 
     An answer may be empty when it ended by `length`: a model can spend all its tokens on thinking.
     An empty answer that ended by `content_filter` is ContentFiltered; otherwise the error is
-    `empty`. Both carry the usage.
+    `empty`.
     """
     if not CONTENT_FIELDS.isdisjoint(completion.message) or completion.finish_reason == "length":
         return completion
     if completion.finish_reason == "content_filter":
-        raise ContentFiltered(CONTENT_FILTERED, reason=empty.reason, usage=completion.usage)
-    empty.usage = completion.usage
+        raise ContentFiltered(CONTENT_FILTERED, reason=empty.reason)
     raise empty

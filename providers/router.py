@@ -239,11 +239,7 @@ class Router:
                 for event in events:
                     yield event
                     begun = True
-            if isinstance(event, Completion) and not usage.known:
-                usage = event.usage
         except BaseException as exc:
-            if isinstance(exc, ProviderError) and not usage.known:
-                usage = exc.usage
             outcome = _outcome(exc, deadline)
             error = exc if isinstance(exc, ProviderError) else None
             fair = timeout >= MIN_FAIR_TIMEOUT

@@ -147,6 +147,8 @@ class FakeProvider:
         self.requests.append(request)
         if isinstance(self.outcome, Exception):
             raise self.outcome
+        if request.on_usage:
+            request.on_usage(self.outcome.usage)
         return self.outcome
 
     def stream(

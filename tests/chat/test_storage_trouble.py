@@ -106,6 +106,8 @@ class Leaves(FakeProvider):
 
     def complete(self, request, deadline):
         deadline.cancel()
+        if isinstance(self.outcome, ContentFiltered):
+            request.on_usage(Usage(total_tokens=12))
         return super().complete(request, deadline)
 
 
@@ -172,7 +174,7 @@ def test_an_answer_is_recorded_as_persistently_for_a_client_that_has_gone(
 @pytest.mark.parametrize(
     ("outcome", "code", "tokens"),
     [
-        (ContentFiltered("No.", usage=Usage(total_tokens=12)), "content_filtered", 12),
+        (ContentFiltered("No."), "content_filtered", 12),
         (RuntimeError("a bug"), "internal_error", None),
     ],
     ids=["filtered", "bug"],

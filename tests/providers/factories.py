@@ -1,12 +1,12 @@
 """A request, the ways to send it, and the recorded answers."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from providers.accumulator import joined
-from providers.base import Completion, CompletionRequest, Delta, Provider
+from providers.base import Completion, CompletionRequest, Delta, Provider, Usage
 from providers.deadline import Deadline
 from providers.errors import ProviderError
 from providers.router import Attempt
@@ -81,6 +81,12 @@ def read_stream(
     """Return the pieces of text of a stream, and its completion."""
     deltas, completion = read_deltas(provider, request, seconds=seconds)
     return [delta["content"] for delta in deltas if "content" in delta], completion
+
+
+def counting(request: CompletionRequest = REQUEST) -> tuple[CompletionRequest, list[Usage]]:
+    """Return the request, and a list to which the usage of its calls is added."""
+    reported: list[Usage] = []
+    return replace(request, on_usage=reported.append), reported
 
 
 def read_failing_stream(

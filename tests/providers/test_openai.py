@@ -23,6 +23,7 @@ from tests.providers.factories import (
     REQUEST,
     ErrorSummary,
     complete,
+    counting,
     error_summary,
     raised_error,
     read_deltas,
@@ -352,10 +353,11 @@ def test_a_tool_call_with_broken_arguments_is_an_error(stub_vendor: StubVendor, 
             answer(message={"tool_calls": [broken]}, finish_reason=finish)
             | {"usage": OPENAI_ANSWER["usage"]}
         )
-        error = raised_error(openai)
+        request, reported = counting()
+        error = raised_error(openai, request)
         assert summarize(error) == ErrorSummary(ProviderFailed)
         assert error.reason == "broken_tool_call"
-        assert error.usage == Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14)
+        assert reported == [Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14)]
 
 
 @pytest.mark.parametrize(
@@ -369,7 +371,9 @@ def test_a_tool_call_with_broken_arguments_is_an_error(stub_vendor: StubVendor, 
 def test_an_error_keeps_the_usage(stub_vendor: StubVendor, openai: OpenAI, given: dict[str, Any]):
     stub_vendor.reply(answer(**given) | {"usage": OPENAI_ANSWER["usage"]})
     counted = Usage(prompt_tokens=9, completion_tokens=5, total_tokens=14)
-    assert raised_error(openai).usage == counted
+    request, reported = counting()
+    raised_error(openai, request)
+    assert reported == [counted]
 
 
 def test_an_error_beside_an_answer_is_an_error(stub_vendor: StubVendor, openai: OpenAI):

@@ -37,6 +37,7 @@ from tests.providers.factories import (
     REQUEST,
     ErrorSummary,
     complete,
+    counting,
     load_recording,
     read_deltas,
     read_failing_stream,
@@ -711,8 +712,9 @@ def test_a_tool_call_with_broken_arguments_is_an_error(
 ):
     broken = {"index": 0, **call("a", "get_weather", arguments)}
     stub_vendor.stream([called(broken), *OPENAI.events(finish=finish)])
-    _, error = read_failing_stream(openai, WITH_TOOLS)
-    assert (summarize(error), error.usage) == (ErrorSummary(ProviderFailed), HELLO.usage)
+    request, reported = counting(WITH_TOOLS)
+    _, error = read_failing_stream(openai, request)
+    assert (summarize(error), reported) == (ErrorSummary(ProviderFailed), [HELLO.usage])
 
 
 # --- Failing streams ------------------------------------------------------------------------------
