@@ -97,7 +97,9 @@ class StubBedrock(StubVendor):
         signer = SigV4Auth(self._keys, "bedrock", self._region)
         text = signer.string_to_sign(request, signer.canonical_request(request))
         token = received.headers.get("x-amz-security-token", "")
-        if signer.signature(text, request) != fields.get("Signature") or token != (self._keys.token or ""):
+        if signer.signature(text, request) != fields.get("Signature") or token != (
+            self._keys.token or ""
+        ):
             message = "The request signature we calculated does not match the one you provided."
             return refusal("InvalidSignatureException", 403, {"message": message})
         return None
