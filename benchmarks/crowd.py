@@ -152,8 +152,8 @@ class Client(asyncio.Protocol):
         """Disconnect, whatever has come."""
         if self._transport:
             self._transport.abort()
+        self.reply.ended = self.reply.ended or time.perf_counter()
         if not self.over.done():
-            self.reply.ended = time.perf_counter()
             self.over.set_result(None)
 
 

@@ -48,6 +48,7 @@ def test_a_crowd_counts_what_fails() -> None:
         {"cut": 1},
         {"cut": 1},
     ]
+    assert found[-1].replies[0].seconds > 0
 
 
 def test_a_token_that_arrives_in_two_pieces_is_one_token() -> None:
