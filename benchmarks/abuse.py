@@ -31,7 +31,7 @@ import httpx
 import uvloop
 
 from benchmarks import crowd, load, processes, server, vendor
-from benchmarks.crowd import Reply
+from benchmarks.crowd import Reply, Size
 from benchmarks.load import Target
 from benchmarks.report import progress
 from tests.server_process import Server
@@ -44,7 +44,7 @@ HANG_SECONDS = DEADLINE_SECONDS + 10
 AWAY_SECONDS = 16.0
 LEAVE_SECONDS = 6.0
 HEALTH_SECONDS = 1.0
-WARM_UP_CLIENTS = 100
+WARM_UP = Size(100)
 STOP_CLIENTS, STOP_AFTER_SECONDS, STOP_SECONDS = 1_000, 2.5, DEADLINE_SECONDS
 MEMORY_RATIO = 1.2
 REST_SECONDS = 60.0
@@ -109,7 +109,7 @@ def run(folder: Path, clients: int, seconds: float) -> Iterator[Check]:
     ):
         pid = running.process.pid
         plain, _ = targets = _targets(running.port)
-        warm = crowd.ask(plain, clients=WARM_UP_CLIENTS, limit=HANG_SECONDS)
+        warm = crowd.ask(plain, WARM_UP, limit=HANG_SECONDS)
         processes.wait_until_idle(pid)
         start = processes.memory_mb(pid)
         progress(f"{clients:,} clients come and go for {seconds:.0f} s")

@@ -21,6 +21,17 @@ LAST_CHUNK = b"0\r\n\r\n"
 BATCH = 50
 
 
+@dataclass(frozen=True)
+class Size:
+    """How many clients come, and the seconds until the last one has come."""
+
+    clients: int
+    within: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.clients:,}" + (f" within {self.within:.0f} s" if self.within else "")
+
+
 @dataclass
 class Reply:
     """What a client got. Times are seconds of `time.perf_counter`.
@@ -81,17 +92,18 @@ class Crowd:
         return None if reply.whole and len(reply.tokens) >= self.tokens else "cut"
 
 
-def ask(target: Target, *, clients: int, tokens: int = 0, limit: float) -> Crowd:
-    """Connect so many clients at once and wait for their replies, for `limit` seconds at most."""
-    return Crowd(uvloop.run(_ask(target, clients, limit)), tokens)
+def ask(target: Target, size: Size, *, tokens: int = 0, limit: float) -> Crowd:
+    """Return the replies to a crowd, of which each client waits for `limit` seconds at most."""
+    return Crowd(uvloop.run(_ask(target, size, limit)), tokens)
 
 
-async def _ask(target: Target, clients: int, limit: float) -> list[Reply]:
-    asked = []
-    for number in range(clients):
+async def _ask(target: Target, size: Size, limit: float) -> list[Reply]:
+    asked, began = [], time.perf_counter()
+    for number in range(size.clients):
         asked.append(asyncio.create_task(one(target, limit)))
-        if number % BATCH == 0:
-            await asyncio.sleep(0)
+        early = began + size.within * number / size.clients - time.perf_counter()
+        if early > 0 or number % BATCH == 0:
+            await asyncio.sleep(max(early, 0))
     return await asyncio.gather(*asked)
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks import crowd, load, server, vendor
-from benchmarks.crowd import Crowd
+from benchmarks.crowd import Crowd, Size
 from benchmarks.report import Options, Row, Table, Target, progress, publish
 from tests.server_process import ROOT, Server, base_environment
 
@@ -99,7 +99,7 @@ def _gaps(reply: crowd.Reply) -> Sequence[float]:
 
 def _streams(url: str) -> Crowd:
     target = load.completions(url, key=server.KEY, stream=True)
-    return crowd.ask(target, clients=STREAMS, tokens=PACE.tokens, limit=LIMIT_SECONDS)
+    return crowd.ask(target, Size(STREAMS), tokens=PACE.tokens, limit=LIMIT_SECONDS)
 
 
 def _disturbed(url: str, scene: Scene, disturb: Callable[[Scene], object]) -> tuple[Crowd, int]:

@@ -2,10 +2,11 @@
 
     python -m benchmarks waiting
 
-All clients of a crowd connect at once, each with one request: 1,000 and 4,000 plain chats, and 100
-to 1,000 streams of 100 tokens, 50 ms apart. Either takes the vendor 5 s. The same crowds ask the
-vendor alone, our server, and the gateways of benchmarks.alternatives that can be installed. Then 64
-clients ask us and Portkey's gateway in turn, and benchmarks.fairness disturbs 100 running streams.
+All clients of a crowd connect in one instant, or within a second, each with one request: up to
+4,000 plain chats, and up to 1,000 streams of 100 tokens, 50 ms apart. Either takes the vendor 5 s.
+The same crowds ask the vendor alone, our server, and the gateways of benchmarks.alternatives that
+can be installed. Then 64 clients ask us and Portkey's gateway in turn, and benchmarks.fairness
+disturbs 100 running streams.
 """
 
 import sqlite3
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from benchmarks import alternatives, crowd, fairness, load, processes, server, vendor
 from benchmarks.alternatives import Started
-from benchmarks.crowd import Crowd
+from benchmarks.crowd import Crowd, Size
 from benchmarks.load import Outcome
 from benchmarks.report import Options, Row, Table, Target, progress
 from tests.server_process import Server
@@ -29,7 +30,7 @@ from tests.server_process import Server
 FULL = {"WEB_CONCURRENCY": "2", "WEB_THREADS": "2500"}
 OURS, DEFAULT = "ours", "default"
 VENDOR_SECONDS = 5.0
-WARM_UP_CLIENTS = 32
+WARM_UP = Size(32)
 LIMIT_SECONDS = 60.0
 # A gateway that takes this many times as long as the vendor is asked by no larger crowd.
 TOO_LATE = 3.0
@@ -44,13 +45,19 @@ class Kind:
 
     name: str
     pace: vendor.Pace
-    crowds: Sequence[int]
+    crowds: Sequence[Size]
     tokens: int = 0
 
 
-PLAIN = Kind("plain", vendor.Pace(delay=VENDOR_SECONDS), (1_000, 4_000))
+FULL_CROWD = Size(4_000)
+PLAIN = Kind(
+    "plain", vendor.Pace(delay=VENDOR_SECONDS), (Size(1_000, 1.0), Size(1_000), FULL_CROWD)
+)
 STREAMS = Kind(
-    "streams", vendor.Pace(delay=0.05, tokens=100, gap=0.05), (100, 300, 600, 1_000), tokens=100
+    "streams",
+    vendor.Pace(delay=0.05, tokens=100, gap=0.05),
+    (Size(100), Size(300), Size(600, 1.0), Size(600), Size(1_000)),
+    tokens=100,
 )
 
 
@@ -70,18 +77,15 @@ class Measured:
 
     gateway: Gateway
     kind: Kind
+    size: Size
     crowd: Crowd
     usage: processes.Usage
     records: int | None
 
     @property
-    def clients(self) -> int:
-        return len(self.crowd.replies)
-
-    @property
     def cpu_ms(self) -> float:
         """The CPU of one request."""
-        return self.usage.cpu * 1000 / self.clients
+        return self.usage.cpu * 1000 / self.size.clients
 
 
 def measure(options: Options) -> list[Table]:
@@ -92,7 +96,7 @@ def measure(options: Options) -> list[Table]:
         plain = [(gateway, PLAIN.crowds) for gateway in (default, *others)]
         streams = [(gateway, STREAMS.crowds) for gateway in (default, *others)]
         cells = [
-            *_compare(PLAIN, [plain[0], (full, PLAIN.crowds[-1:]), *plain[1:]]),
+            *_compare(PLAIN, [(full, [FULL_CROWD]), *plain]),
             *_compare(STREAMS, streams),
         ]
     rows = [_row(*cell, plain_ms) for cell in cells]
@@ -130,24 +134,24 @@ def _alternative(name: str) -> Gateway | None:
 
 
 def _compare(
-    kind: Kind, crowds: Sequence[tuple[Gateway, Sequence[int]]]
+    kind: Kind, crowds: Sequence[tuple[Gateway, Sequence[Size]]]
 ) -> Iterator[tuple[Measured, Crowd]]:
     """Yield what came of each crowd, of the vendor alone first, and the vendor's own replies."""
     with vendor.running(kind.pace) as upstream:
         alone = Gateway("vendor alone", lambda _: nullcontext(Started(upstream.url, upstream.pid)))
         floors = {}
         for measured in ask(alone, upstream.url, kind, kind.crowds):
-            floors[measured.clients] = measured.crowd
+            floors[measured.size] = measured.crowd
             yield measured, measured.crowd
         for gateway, sizes in crowds:
             try:
                 for measured in ask(gateway, upstream.url, kind, sizes):
-                    yield measured, floors[measured.clients]
+                    yield measured, floors[measured.size]
             except RuntimeError as exc:  # an alternative does not start
                 progress(f"{gateway.name} is left out: {exc}")
 
 
-def ask(gateway: Gateway, vendor_url: str, kind: Kind, sizes: Sequence[int]) -> Iterator[Measured]:
+def ask(gateway: Gateway, vendor_url: str, kind: Kind, sizes: Sequence[Size]) -> Iterator[Measured]:
     """Start a gateway and yield what came of each crowd."""
     progress(f"{gateway.name}, {gateway.settings}: starting")
     with gateway.start(vendor_url) as started:
@@ -156,20 +160,18 @@ def ask(gateway: Gateway, vendor_url: str, kind: Kind, sizes: Sequence[int]) -> 
         target = load.completions(
             started.url, key=server.KEY, stream=bool(kind.tokens), headers=started.headers
         )
-        crowd.ask(target, clients=WARM_UP_CLIENTS, limit=LIMIT_SECONDS)
-        for clients in sizes:
+        crowd.ask(target, WARM_UP, limit=LIMIT_SECONDS)
+        for size in sizes:
             processes.wait_until_idle(started.pid)
-            progress(f"{gateway.name}, {gateway.settings}: {clients:,} {kind.name}")
+            progress(f"{gateway.name}, {gateway.settings}: {size} {kind.name}")
             before = _ok_records(gateway.database)
             with processes.measured(started.pid) as usage:
-                replies = crowd.ask(
-                    target, clients=clients, tokens=kind.tokens, limit=LIMIT_SECONDS
-                )
+                replies = crowd.ask(target, size, tokens=kind.tokens, limit=LIMIT_SECONDS)
                 processes.wait_until_idle(started.pid)  # what follows an answer counts, too
             records = _ok_records(gateway.database) - before if gateway.database else None
-            yield Measured(gateway, kind, replies, usage, records)
+            yield Measured(gateway, kind, size, replies, usage, records)
             p99 = replies.seconds(0.99)
-            if p99 is None or p99 > TOO_LATE * VENDOR_SECONDS:
+            if not gateway.database and (p99 is None or p99 > TOO_LATE * VENDOR_SECONDS):
                 return
 
 
@@ -186,7 +188,7 @@ def _row(measured: Measured, floor: Crowd, plain_ms: float) -> Row:
     token = _token_ms(measured, plain_ms)
     return {
         "": measured.gateway.name,
-        "crowd": f"{measured.clients:,} {measured.kind.name}",
+        "crowd": f"{measured.size} {measured.kind.name}",
         "settings": measured.gateway.settings,
         "p50": replies.seconds(0.5),
         "p99": replies.seconds(0.99),
@@ -221,41 +223,37 @@ def _token_ms(measured: Measured, plain_ms: float) -> float | None:
 
 
 def _targets(cells: Sequence[tuple[Measured, Crowd]], plain_ms: float) -> list[Target]:
-    """Return the targets of our server; what could not be measured missed them."""
+    """Return the targets of our server; what could not be measured misses them."""
     found = {
-        (measured.gateway.settings, measured.kind.name, measured.clients): (measured, floor)
-        for measured, floor in cells
-        if measured.records is not None
+        (measured.kind.name, measured.size, measured.gateway.settings == DEFAULT): cell
+        for cell in cells
+        if (measured := cell[0]).records is not None
     }
-    plain, floor = found[DEFAULT, PLAIN.name, 1_000]
-    largest = [cell for cell, _ in cells if cell.records is not None and cell.clients == 4_000]
-    targets = [
-        Target("1,000 plain, p99 ÷ vendor", _ratio(plain.crowd, floor) or inf, LATENCY_RATIO),
-        Target("1,000 plain, ok records", plain.records or 0, 1_000, at_least=True),
-        Target("1,000 plain, errors", plain.crowd.failures.total(), 0),
-        Target("1,000 plain, memory", plain.usage.peak_mb, MEMORY_MB, "MB"),
-        Target(
-            "4,000 plain, documented settings, answered",
-            max(len(cell.crowd.whole) for cell in largest),
-            4_000,
-            at_least=True,
-        ),
-    ]
-    if (DEFAULT, STREAMS.name, 600) in found:
-        streams, floor = found[DEFAULT, STREAMS.name, 600]
-        first = _first_token_ms(streams.crowd, floor)
-        token = _token_ms(streams, plain_ms)
-        targets += [
-            Target("600 streams, p99 ÷ vendor", _ratio(streams.crowd, floor) or inf, LATENCY_RATIO),
-            Target("600 streams, errors", streams.crowd.failures.total(), 0),
-            Target(
-                "600 streams, first token", inf if first is None else first, FIRST_TOKEN_MS, "ms"
-            ),
-            Target(
-                "a token's CPU ÷ a plain request's", token / plain_ms if token else inf, TOKEN_RATIO
-            ),
-        ]
-    return targets
+    targets = []
+    for size in PLAIN.crowds[:2]:
+        measured, floor = found[PLAIN.name, size, True]
+        memory = Target(f"{size} plain, peak memory", measured.usage.peak_mb, MEMORY_MB, "MB")
+        targets += [*_in_time(measured, floor), memory]
+    full, _ = found[PLAIN.name, FULL_CROWD, False]
+    targets.append(_all_recorded(full))
+    for size in STREAMS.crowds[2:4]:
+        measured, floor = found[STREAMS.name, size, True]
+        first = _first_token_ms(measured.crowd, floor)
+        late = Target(f"{size} streams, first token", first or inf, FIRST_TOKEN_MS, "ms")
+        targets += [*_in_time(measured, floor), late]
+    token = (_token_ms(measured, plain_ms) or inf) / plain_ms
+    return [*targets, Target("a token's CPU ÷ a plain request's", token, TOKEN_RATIO)]
+
+
+def _in_time(measured: Measured, floor: Crowd) -> list[Target]:
+    name = f"{measured.size} {measured.kind.name}, p99 ÷ vendor"
+    ratio = _ratio(measured.crowd, floor) or inf
+    return [Target(name, ratio, LATENCY_RATIO), _all_recorded(measured)]
+
+
+def _all_recorded(measured: Measured) -> Target:
+    name = f"{measured.size} {measured.kind.name}, {measured.gateway.settings}, ok records"
+    return Target(name, measured.records or 0, measured.size.clients, at_least=True)
 
 
 def _rates(seconds: float) -> tuple[Table, float]:

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import abuse, crowd, load, vendor, waiting
 from benchmarks.abuse import Record
+from benchmarks.crowd import Size
 from benchmarks.parts import OURS
 from tests.stub_vendor import DONE, FINISH, StubVendor, chunk
 
@@ -23,7 +24,9 @@ def test_a_seam_is_a_function_of_the_product(seam: str) -> None:
 
 
 def test_a_crowd_of_streams_leaves_ok_records(tmp_path: Path) -> None:
-    kind = waiting.Kind("streams", vendor.Pace(tokens=3, gap=0.01), crowds=(5,), tokens=3)
+    kind = waiting.Kind(
+        "streams", vendor.Pace(tokens=3, gap=0.01), crowds=(Size(5, 0.1),), tokens=3
+    )
     with vendor.running(kind.pace) as upstream:
         [measured] = waiting.ask(waiting.ours(tmp_path, {}), upstream.url, kind, kind.crowds)
     assert (len(measured.crowd.whole), measured.records) == (5, 5)
@@ -40,7 +43,7 @@ def test_a_crowd_counts_what_fails() -> None:
         stub.stream(TWO_TOKENS[:1], cut=True)
         stub.stream([TWO_TOKENS[0], TWO_TOKENS[1][:3]], gap=[0.0, 60.0])
         target = load.completions(stub.url, key=KEY, stream=True)
-        found = [crowd.ask(target, clients=1, tokens=2, limit=1.0) for _ in range(5)]
+        found = [crowd.ask(target, Size(1), tokens=2, limit=1.0) for _ in range(5)]
     assert [dict(each.failures) for each in found] == [
         {"503": 1},
         {"no answer": 1},
@@ -55,7 +58,7 @@ def test_a_token_that_arrives_in_two_pieces_is_one_token() -> None:
     with StubVendor() as stub:
         stub.reply("token token ", body_pace=(5, 0.05))
         target = load.completions(stub.url, key=KEY, stream=True)
-        [reply] = crowd.ask(target, clients=1, tokens=2, limit=5.0).whole
+        [reply] = crowd.ask(target, Size(1), tokens=2, limit=5.0).whole
     assert len(reply.tokens) == 2
 
 
