@@ -28,8 +28,8 @@ class Size:
     clients: int
     within: float = 0.0
 
-    def __str__(self) -> str:
-        return f"{self.clients:,}" + (f" within {self.within:.0f} s" if self.within else "")
+    def of(self, kind: str) -> str:
+        return f"{self.clients:,} {kind}" + (f" within {self.within:.0f} s" if self.within else "")
 
 
 @dataclass

@@ -163,7 +163,7 @@ def ask(gateway: Gateway, vendor_url: str, kind: Kind, sizes: Sequence[Size]) ->
         crowd.ask(target, WARM_UP, limit=LIMIT_SECONDS)
         for size in sizes:
             processes.wait_until_idle(started.pid)
-            progress(f"{gateway.name}, {gateway.settings}: {size} {kind.name}")
+            progress(f"{gateway.name}, {gateway.settings}: {size.of(kind.name)}")
             before = _ok_records(gateway.database)
             with processes.measured(started.pid) as usage:
                 replies = crowd.ask(target, size, tokens=kind.tokens, limit=LIMIT_SECONDS)
@@ -188,7 +188,7 @@ def _row(measured: Measured, floor: Crowd, plain_ms: float) -> Row:
     token = _token_ms(measured, plain_ms)
     return {
         "": measured.gateway.name,
-        "crowd": f"{measured.size} {measured.kind.name}",
+        "crowd": measured.size.of(measured.kind.name),
         "settings": measured.gateway.settings,
         "p50": replies.seconds(0.5),
         "p99": replies.seconds(0.99),
@@ -232,27 +232,29 @@ def _targets(cells: Sequence[tuple[Measured, Crowd]], plain_ms: float) -> list[T
     targets = []
     for size in PLAIN.crowds[:2]:
         measured, floor = found[PLAIN.name, size, True]
-        memory = Target(f"{size} plain, peak memory", measured.usage.peak_mb, MEMORY_MB, "MB")
+        memory = Target(
+            f"{size.of(PLAIN.name)}, peak memory", measured.usage.peak_mb, MEMORY_MB, "MB"
+        )
         targets += [*_in_time(measured, floor), memory]
     full, _ = found[PLAIN.name, FULL_CROWD, False]
     targets.append(_all_recorded(full))
     for size in STREAMS.crowds[2:4]:
         measured, floor = found[STREAMS.name, size, True]
         first = _first_token_ms(measured.crowd, floor)
-        late = Target(f"{size} streams, first token", first or inf, FIRST_TOKEN_MS, "ms")
+        late = Target(f"{size.of(STREAMS.name)}, first token", first or inf, FIRST_TOKEN_MS, "ms")
         targets += [*_in_time(measured, floor), late]
     token = (_token_ms(measured, plain_ms) or inf) / plain_ms
     return [*targets, Target("a token's CPU ÷ a plain request's", token, TOKEN_RATIO)]
 
 
 def _in_time(measured: Measured, floor: Crowd) -> list[Target]:
-    name = f"{measured.size} {measured.kind.name}, p99 ÷ vendor"
+    name = f"{measured.size.of(measured.kind.name)}, p99 ÷ vendor"
     ratio = _ratio(measured.crowd, floor) or inf
     return [Target(name, ratio, LATENCY_RATIO), _all_recorded(measured)]
 
 
 def _all_recorded(measured: Measured) -> Target:
-    name = f"{measured.size} {measured.kind.name}, {measured.gateway.settings}, ok records"
+    name = f"{measured.size.of(measured.kind.name)}, {measured.gateway.settings}, ok records"
     return Target(name, measured.records or 0, measured.size.clients, at_least=True)
 
 
