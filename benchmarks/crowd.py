@@ -81,6 +81,12 @@ class Crowd:
         waits = [reply.tokens[0] - reply.began for reply in self.whole if reply.tokens]
         return _quantile(waits, quantile)
 
+    @property
+    def came_in(self) -> float:
+        """The seconds until the last client came, which are more if the machine is busy."""
+        began = [reply.began for reply in self.replies]
+        return max(began) - min(began)
+
     def slowest_failure(self) -> float | None:
         """Return the most seconds that a client waited for a failure."""
         failed = [reply for reply in self.replies if self._failure(reply) is not None]
