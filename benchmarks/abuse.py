@@ -260,7 +260,9 @@ def exactly_one(
     counts = Counter(len(records[number]) for number in numbers)
     found = {record.status for number in numbers for record in records[number]}
     held = set(counts) <= {1} and (statuses is None or found <= statuses)
-    return Check(held, f"{text}: {counts[1]:,} with one record, {len(numbers) - counts[1]} without")
+    several = len(numbers) - counts[0] - counts[1]
+    text += f": {counts[1]:,} with one record, {counts[0]} without, {several} with several"
+    return Check(held, f"{text}; {', '.join(sorted(found))}")
 
 
 def _at_most_one(text: str, numbers: Sequence[int], records: dict[int, list[Record]]) -> Check:
