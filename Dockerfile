@@ -56,6 +56,7 @@ RUN python -m compileall -q --invalidation-mode unchecked-hash \
     && AWS_LAMBDA_FUNCTION_NAME=build AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1 \
        SECRET_KEY=build-time-check-only-0123456789-abcdefghijklmnopqrstuvwxyz \
        python manage.py check --deploy --fail-level WARNING
+ENTRYPOINT ["/bin/sh", "/var/task/chatproject/lambda_start.sh"]
 CMD ["chatproject.lambda_handler.handler"]
 
 FROM ${TARGET}

@@ -105,6 +105,16 @@ def lambda_trace_id() -> str:
     return env_str("_X_AMZN_TRACE_ID")
 
 
+def set_lambda_trace_id(trace_id: str) -> None:
+    """Set the X-Ray trace header of the next invocation, as Lambda's runtimes do."""
+    os.environ["_X_AMZN_TRACE_ID"] = trace_id
+
+
+def lambda_runtime_api() -> str:
+    """Return the host and port of Lambda's Runtime API."""
+    return env_str("AWS_LAMBDA_RUNTIME_API")
+
+
 # --- Types ----------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """The Lambda handler: HTTP events through apig-wsgi, and management commands.
 
-It answers HTTP APIs and function URLs (payload 2.0), REST APIs (1.0) and load balancers. An event
+It answers HTTP APIs and function URLs (payload 2.0), REST APIs (1.0) and load balancers, with whole
+answers. Where the front streams, lambda_runtime.py calls the application instead. An event
 `{"manage": ["create_tables"]}` runs a management command. Only a caller that may invoke the
 function can send one: the HTTP fronts wrap every request into an event of their own.
 """
@@ -25,13 +26,14 @@ import os
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from apig_wsgi import make_lambda_handler
 from django.conf import settings
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings")
 
+from chat.api.server_context import can_stream
 from chat.errors import InternalError, MalformedJson, Problem
 from chatproject.env import lambda_trace_id
 from chatproject.wsgi import application, flush_traces
@@ -71,6 +73,9 @@ FLUSH_SECONDS = 0.5
 # No trace is recorded: https://www.w3.org/TR/trace-context/#traceparent-header
 UNSAMPLED = f"00-{1:032x}-{1:016x}-00"
 
+# Those that a percent-encoded path has as they are.
+PATH_CHARACTERS = "/%:@!$&'()*+,;=~-._"
+
 TEXT_TYPES = (
     "text/",
     "application/json",
@@ -87,13 +92,9 @@ def handler(event: Event, context: Any) -> dict[str, Any]:
     if isinstance(event, dict) and "manage" in event and "requestContext" not in event:
         return run_command(event["manage"])
     try:
-        answer: dict[str, Any] = _answer(_normalize_event(event), context)
-    except MalformedJson as exc:
-        logger.warning("an event's body is not valid base64", extra={"request_id": _id(context)})
-        return _problem(exc, context)
-    except Exception:
-        logger.exception("an event could not be answered", extra={"request_id": _id(context)})
-        return _problem(InternalError("The request could not be handled."), context)
+        answer: dict[str, Any] = _answer(normalize_event(event), context)
+    except Exception as exc:
+        return error_answer(exc, context)
     finally:
         flush_traces(FLUSH_SECONDS)  # the process is frozen until the next event
     if _too_large(answer["body"]):
@@ -131,8 +132,18 @@ def run_command(arguments: Any) -> dict[str, Any]:
     return {"exit_code": exit_code, "output": output.getvalue()}
 
 
-def _wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Call the application with what the request's context says, which a client cannot forge."""
+def call_application(
+    environ: dict[str, Any], start_response: Callable[..., Any]
+) -> Iterable[bytes]:
+    """Call the application with what the request's context says, which a client cannot forge.
+
+    The header X-Response-Mode tells the health check of a deployment how it was answered.
+    """
+    mode = "streaming" if can_stream(environ) else "buffered"
+
+    def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        return start_response(status, [*headers, ("X-Response-Mode", mode)], exc_info)
+
     context = environ.get("apig_wsgi.request_context") or {}
     _set_script_name(environ, context)
     if address := _client_ip(context, environ):
@@ -140,23 +151,33 @@ def _wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterab
     if not environ.get("HTTP_HOST"):
         environ["HTTP_HOST"] = context.get("domainName") or "localhost"
     environ.setdefault("HTTP_X_AMZN_TRACE_ID", lambda_trace_id())
-    return application(environ, start_response)
+    return application(environ, start)
 
 
 def _set_script_name(environ: dict[str, Any], context: dict[str, Any]) -> None:
-    """Move a stage in the address, e.g. `/prod`, from the path to SCRIPT_NAME, where links need it.
+    """Move what precedes our paths, e.g. `/prod`, to SCRIPT_NAME, where links need it.
 
-    A 2.0 event has the stage in its path. A 1.0 event has it only in the path of its context.
+    A 2.0 event has the stage in its path. A 1.0 event has the stage in its context's path, and the
+    base path of a custom domain in both.
     """
-    path = environ["PATH_INFO"]
-    if environ["apig_wsgi.full_event"].get("version") == "2.0":
+    event, path = environ["apig_wsgi.full_event"], environ["PATH_INFO"]
+    if event.get("version") == "2.0":
         stage = f"/{context.get('stage') or '$default'}"
-        if stage == "/$default":
-            return
-        if path == stage or path.startswith(f"{stage}/"):
+        if stage != "/$default" and (path == stage or path.startswith(f"{stage}/")):
             environ["SCRIPT_NAME"], environ["PATH_INFO"] = stage, path[len(stage) :] or "/"
-    elif (context.get("path") or "").endswith(path):
-        environ["SCRIPT_NAME"] = context["path"].removesuffix(path)
+        return
+    environ["PATH_INFO"] = own = _path_of_resource(event, path)
+    public = _wsgi_path(context.get("path") or "").rstrip("/")
+    if public.endswith(own.rstrip("/")):
+        environ["SCRIPT_NAME"] = public.removesuffix(own.rstrip("/"))
+
+
+def _path_of_resource(event: Event, path: str) -> str:
+    """Return the path of a 1.0 event without a base path, from its resource `/` or `/{proxy+}`."""
+    if event.get("resource") == "/":
+        return "/"
+    own = f"/{_wsgi_path((event.get('pathParameters') or {}).get('proxy') or '')}"
+    return own if own != "/" and path.endswith(own) else path
 
 
 def _client_ip(context: dict[str, Any], environ: dict[str, Any]) -> str | None:
@@ -170,7 +191,7 @@ def _client_ip(context: dict[str, Any], environ: dict[str, Any]) -> str | None:
     return seen.get("sourceIp") or forwarded or None
 
 
-def _normalize_event(event: Event) -> Event:
+def normalize_event(event: Event) -> Event:
     """Add the fields that apig-wsgi and Django need and fronts may omit.
 
     The path is percent-encoded, as Django cannot read a path beyond Latin-1. Raises MalformedJson
@@ -179,7 +200,7 @@ def _normalize_event(event: Event) -> Event:
     if event.get("isBase64Encoded"):
         _check_base64(event.get("body") or "")
     field = "rawPath" if event.get("version") == "2.0" else "path"
-    path = quote(event[field] or "/", safe="/%:@!$&'()*+,;=~-._")
+    path = quote(event[field] or "/", safe=PATH_CHARACTERS)
     whole = {name: value for name, value in event.items() if value is not None}
     if field == "path":
         return {**whole, field: path}
@@ -194,6 +215,11 @@ def _normalize_event(event: Event) -> Event:
     }
 
 
+def _wsgi_path(path: str) -> str:
+    """Return a path as WSGI has it: decoded, its bytes read as Latin-1."""
+    return unquote(quote(path, safe=PATH_CHARACTERS), encoding="iso-8859-1")
+
+
 def _check_base64(body: str) -> None:
     try:
         base64.b64decode(body, validate=True)
@@ -205,6 +231,16 @@ def _too_large(body: str) -> bool:
     if len(body) * MAX_BYTES_PER_CHARACTER < MAX_ANSWER_BYTES:
         return False
     return len(json.dumps(body)) > MAX_ANSWER_BYTES
+
+
+def error_answer(exc: Exception, context: Any) -> dict[str, Any]:
+    """Log why an event could not be answered, and return an answer that says so."""
+    extra = {"request_id": _id(context)}
+    if isinstance(exc, MalformedJson):
+        logger.warning("an event's body is not valid base64", extra=extra)
+        return _problem(exc, context)
+    logger.error("an event could not be answered", extra=extra, exc_info=exc)
+    return _problem(InternalError("The request could not be handled."), context)
 
 
 def _problem(problem: Problem, context: Any) -> dict[str, Any]:
@@ -222,7 +258,7 @@ def _id(context: Any) -> str:
 
 
 _answer = make_lambda_handler(
-    _wsgi, binary_support=True, non_binary_content_type_prefixes=TEXT_TYPES
+    call_application, binary_support=True, non_binary_content_type_prefixes=TEXT_TYPES
 )
 
 

@@ -65,6 +65,9 @@ if build := env_str("BUILD"):
 # Set by AWS Lambda.
 FUNCTION_NAME = env_str("AWS_LAMBDA_FUNCTION_NAME")
 ON_LAMBDA = bool(FUNCTION_NAME)
+# Whether the function's front streams answers (a REST API with STREAM, or a function URL with
+# RESPONSE_STREAM) or waits for the whole answer (an HTTP API, a load balancer).
+LAMBDA_RESPONSE_MODE = env_choice("LAMBDA_RESPONSE_MODE", "buffered", ["buffered", "streaming"])
 
 # A platform that sets PORT (Heroku, Cloud Run) reaches the server from outside the machine.
 ON_PLATFORM = bool(env_str("PORT")) and not env_str("API_PORT")
@@ -115,13 +118,12 @@ ENABLE_PLAYGROUND = env_bool("ENABLE_PLAYGROUND", True)
 # --- The request ----------------------------------------------------------------------------------
 
 # The deadlines of a plain answer and of a streamed one, and the longest silence of a vendor within
-# a stream. On Lambda an HTTP API waits for 30 seconds, of which two are to settle and to respond.
-REQUEST_TIMEOUT_SECONDS = env_float(
-    "REQUEST_TIMEOUT_SECONDS", 28 if ON_LAMBDA else 120, low=0.1, high=900
-)
-STREAM_TIMEOUT_SECONDS = env_float(
-    "STREAM_TIMEOUT_SECONDS", 28 if ON_LAMBDA else 600, low=0.1, high=3600
-)
+# a stream. On Lambda an HTTP API waits for 30 seconds, of which two are to settle and to respond;
+# behind a front that streams, the function's own timeout ends a request, 15 minutes at most.
+TIMEOUTS = {"server": (120, 600), "buffered": (28, 28), "streaming": (900, 900)}
+PLAIN_SECONDS, STREAM_SECONDS = TIMEOUTS[LAMBDA_RESPONSE_MODE if ON_LAMBDA else "server"]
+REQUEST_TIMEOUT_SECONDS = env_float("REQUEST_TIMEOUT_SECONDS", PLAIN_SECONDS, low=0.1, high=900)
+STREAM_TIMEOUT_SECONDS = env_float("STREAM_TIMEOUT_SECONDS", STREAM_SECONDS, low=0.1, high=3600)
 STREAM_IDLE_SECONDS = env_float("STREAM_IDLE_SECONDS", 60, low=0.1, high=3600)
 # Lambda takes requests of 6 MB.
 MAX_BODY_BYTES = env_int(
@@ -353,6 +355,7 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 STATIC_URL = "static/"
 WHITENOISE_USE_FINDERS = True
+STORAGES = {"staticfiles": {"BACKEND": "chatproject.static_files.RequestPrefixStorage"}}
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}

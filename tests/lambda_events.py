@@ -74,20 +74,24 @@ def v1(
     body: Any = "",
     headers: dict[str, str] | None = None,
     stage: str = "prod",
+    base_path: str = "",
     encoded: bool = False,
 ) -> dict[str, Any]:
-    """Return a REST API's event, payload 1.0."""
+    """Return a REST API's event, payload 1.0; with `base_path`, that of a custom domain."""
     fields = HEADERS | (headers or {})
+    resource = "/" if path == "/" else "/{proxy+}"
+    parameters = None if path == "/" else {"proxy": path.removeprefix("/")}
     return {
-        "resource": "/{proxy+}",
-        "path": path,
+        "resource": resource,
+        "path": base_path + path,
+        "pathParameters": parameters,
         "httpMethod": method,
         "headers": fields,
         "multiValueHeaders": {name: [value] for name, value in fields.items()},
         "queryStringParameters": None,
         "multiValueQueryStringParameters": None,
         "requestContext": {
-            "path": f"/{stage}{path}",
+            "path": f"{base_path or f'/{stage}'}{path}",
             "stage": stage,
             "domainName": "abc.execute-api.us-east-1.amazonaws.com",
             "identity": {"sourceIp": "192.0.2.1"},

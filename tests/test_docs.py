@@ -61,10 +61,11 @@ def modules_with(pattern: str) -> set[str]:
 
 def test_only_settings_reads_the_environment():
     assert modules_with(r"os\.(environ\b(?!\.setdefault)|getenv)|dotenv") == {"chatproject/env.py"}
-    # Lambda sets the trace id of each invocation in a variable, which settings cannot hold.
+    # On Lambda each invocation sets a variable, the trace id, which settings cannot hold.
     assert modules_with(r"\benv import|import env\b|chatproject\.env") == {
         "chatproject/settings.py",
         "chatproject/lambda_handler.py",
+        "chatproject/lambda_runtime.py",
     }
 
 

@@ -10,6 +10,7 @@ from datetime import date
 from functools import partial
 from typing import Any, ClassVar
 
+from django.urls import get_script_prefix
 from drf_spectacular import generators
 from drf_spectacular.extensions import (
     OpenApiAuthenticationExtension,
@@ -46,10 +47,15 @@ Responses = dict[Any, OpenApiResponse]
 
 
 class SchemaGenerator(generators.SchemaGenerator):
-    """drf-spectacular's generator, with links. Its name in the settings imports this module."""
+    """drf-spectacular's generator, with links and the prefix of a REST API's stage.
+
+    Its name in the settings imports this module.
+    """
 
     def get_schema(self, request: Any = None, public: bool = False) -> Any:
         schema = super().get_schema(request=request, public=public)  # type: ignore[no-untyped-call]
+        if prefix := get_script_prefix().rstrip("/"):
+            schema["servers"] = [{"url": prefix}]
         for path in schema["paths"].values():
             for operation in path.values():
                 if links := LINKS.get(operation["operationId"]):

@@ -9,6 +9,8 @@ from providers.deadline import Deadline
 
 # apig-wsgi puts Lambda's context object here; other servers have no such key.
 LAMBDA_CONTEXT = "apig_wsgi.context"
+# The runtime loop, which sends a body in pieces, puts true here.
+STREAMS_ON_LAMBDA = "chat.streams_on_lambda"
 # A server that can watch its client puts a function here. It takes a deadline, and returns a
 # context in which a disconnect cancels the deadline.
 CANCEL_ON_DISCONNECT = "chat.cancel_on_disconnect"
@@ -29,7 +31,7 @@ def is_full(environ: Mapping[str, Any]) -> bool:
 
 def can_stream(environ: Mapping[str, Any]) -> bool:
     """Return whether parts of a response leave at once: apig-wsgi sends the body as a whole."""
-    return LAMBDA_CONTEXT not in environ
+    return LAMBDA_CONTEXT not in environ or STREAMS_ON_LAMBDA in environ
 
 
 def cancel_on_disconnect(

@@ -6,6 +6,7 @@ disconnect. Format: https://html.spec.whatwg.org/multipage/server-sent-events.ht
 
 import functools
 import logging
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from django.conf import settings
 from django.db import close_old_connections
 from django.http import StreamingHttpResponse
 
-from chat.api.server_context import can_stream, cancel_on_disconnect
+from chat.api.server_context import can_stream, cancel_on_disconnect, remaining_seconds
 from chat.conversation import answered_message
 from chat.errors import ClientDisconnected, Problem, log_and_convert, problem_from_exception
 from chat.service import AnswerDelta, ChatResult
@@ -32,7 +33,8 @@ logger = logging.getLogger(__name__)
 # with a heartbeat, and a later error becomes an event of it.
 HEARTBEAT_SECONDS = 10.0
 HEARTBEAT = b": waiting\n\n"
-# Wait this long for an aborted request to settle before its log line is written.
+# Wait this long for an aborted request to settle before its log line is written; on Lambda, until
+# the function's timeout.
 ABORT_SECONDS = 1.0
 
 Events = Iterator[AnswerDelta | ChatResult]
@@ -84,6 +86,7 @@ class EventStream:
         self._format = stream_format
         # apig-wsgi sends the body as a whole, so heartbeats would not arrive in time.
         self._heartbeat_seconds = HEARTBEAT_SECONDS if can_stream(environ) else None
+        self._environ = environ
         self._request_id = current_request_id()
         self._items: SimpleQueue[AnswerDelta | ChatResult | Exception | None] = SimpleQueue()
         self._watch = ExitStack()
@@ -123,12 +126,13 @@ class EventStream:
         self._watch.close()
         if not self._producer.done():
             self._deadline.cancel()
+            seconds = remaining_seconds(self._environ)  # Lambda would freeze the process
+            if seconds == math.inf:
+                seconds = ABORT_SECONDS
             try:
-                self._producer.result(timeout=ABORT_SECONDS)
+                self._producer.result(timeout=seconds)
             except TimeoutError:
-                logger.warning(
-                    "client disconnected; request still running after %g s", ABORT_SECONDS
-                )
+                logger.warning("client disconnected; request still running after %g s", seconds)
 
     def _run(self, events: Events) -> None:
         """Run the chat in the second thread, and queue its events and error."""

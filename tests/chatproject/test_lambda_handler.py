@@ -99,14 +99,59 @@ def test_the_stage_of_an_http_api_is_not_part_of_the_path():
 
 
 @pytest.mark.parametrize(
-    "event", [v1(path="/", method="GET"), v2(path="/prod/", method="GET", stage="prod")]
+    ("event", "prefix"),
+    [
+        (v1(path="/", method="GET"), "/prod"),
+        (v1(path="/", method="GET", base_path="/api"), "/api"),
+        (v2(path="/prod/", method="GET", stage="prod"), "/prod"),
+        (v2(path="/", method="GET"), ""),
+    ],
+    ids=["REST stage", "REST base path", "HTTP stage", "HTTP default"],
 )
-def test_links_keep_the_stage(event):
+def test_links_keep_the_stage_or_the_base_path(event, prefix):
     event["headers"]["x-forwarded-proto"] = "https"
     event.get("multiValueHeaders", {})["x-forwarded-proto"] = ["https"]
     status, body = ask(event)
     assert status == 200
-    assert body["links"]["docs"] == "https://abc.example.org/prod/docs"
+    assert body["links"]["docs"] == f"https://abc.example.org{prefix}/docs"
+
+
+@pytest.mark.parametrize("base_path", ["", "/api"])
+@pytest.mark.parametrize("user", ["alice", "José Silva", "100 %", "🦆"])
+def test_a_rest_api_finds_each_path_with_and_without_a_base_path(base_path, user):
+    store_record(replace(ANSWERED, user_id=user))
+    event = v1(path=f"/v1/users/{quote(user)}/interactions", method="GET", base_path=base_path)
+    decoded = event["pathParameters"] | {"proxy": f"v1/users/{user}/interactions"}
+    for each in (event, event | {"pathParameters": decoded}):
+        status, body = ask(each)
+        assert (status, [item["userId"] for item in body["items"]]) == (200, [user])
+
+
+def page(path, accept="*/*", **where):
+    event = v1(path=path, method="GET", headers={"accept": accept}, **where)
+    answer = lambda_handler.handler(event, Context())
+    assert answer["statusCode"] == 200
+    return answer["body"]
+
+
+def test_the_pages_of_one_process_have_the_prefix_of_each_request():
+    for where, prefix in (
+        ({}, "/prod"),
+        ({"base_path": "/api"}, "/api"),
+        ({"stage": "dev"}, "/dev"),
+    ):
+        assert f'href="{prefix}/static/drf_spectacular_sidecar/' in page("/docs", **where)
+        assert f'"{prefix}/openapi.json"' in page("/docs", **where)
+        assert f'src="{prefix}/static/drf_spectacular_sidecar/' in page("/redoc", **where)
+        document = json.loads(page("/openapi.json", **where))
+        assert document["servers"] == [{"url": prefix}]
+        assert f'"{prefix}/static/chat/playground/' in page("/", accept="text/html", **where)
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_header_says_that_the_answer_is_whole(front):
+    answer = lambda_handler.handler(front(path="/v1/health", method="GET"), Context())
+    assert headers(answer)["x-response-mode"] == "buffered"
 
 
 @pytest.mark.parametrize("front", FRONTS)

@@ -134,14 +134,19 @@ def test_nothing_needs_to_be_set(load: Load) -> None:
     assert not settings.get("DEBUG", False)
 
 
-def test_on_lambda_the_deadlines_fit_the_gateway(load: Load) -> None:
-    settings = load(AWS_LAMBDA_FUNCTION_NAME="chat", SECRET_KEY="secret")
-    assert settings["REQUEST_TIMEOUT_SECONDS"] == settings["STREAM_TIMEOUT_SECONDS"] == 28
+@pytest.mark.parametrize(
+    ("mode", "seconds"), [("", 28), ("buffered", 28), ("streaming", 900)], ids=repr
+)
+def test_on_lambda_the_deadlines_fit_the_front(load: Load, mode: str, seconds: float) -> None:
+    on_lambda = {"AWS_LAMBDA_FUNCTION_NAME": "chat", "SECRET_KEY": "secret"}
+    settings = load(**on_lambda, LAMBDA_RESPONSE_MODE=mode)
+    assert settings["REQUEST_TIMEOUT_SECONDS"] == settings["STREAM_TIMEOUT_SECONDS"] == seconds
 
 
 # --- Values that cannot be used -------------------------------------------------------------------
 
 BAD = [
+    ("LAMBDA_RESPONSE_MODE", "stream"),
     ("PORT", "0"),
     ("PORT", "tcp://10.0.0.1:80"),
     ("CORS_ALLOWED_ORIGINS", "app.example.org"),

@@ -27,6 +27,7 @@ from providers.errors import AddressUnknown, ModelUnavailable, ProviderError
 
 EXPIRY_WARNING = timedelta(days=14)
 CHECK_SECONDS = 10.0
+HTTP_API_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,15 @@ def _risks() -> Iterator[Finding]:
         yield warn("Requests are not limited.", "set RATE_LIMIT_PER_MINUTE")
     if settings.LLM_PROVIDER == "mock" and not settings.LISTENS_LOCALLY:
         yield warn("No model is asked: a mock answers.", "give it the key of a vendor")
+    buffered = settings.ON_LAMBDA and settings.LAMBDA_RESPONSE_MODE == "buffered"
+    longest = max(settings.REQUEST_TIMEOUT_SECONDS, settings.STREAM_TIMEOUT_SECONDS)
+    if buffered and longest > HTTP_API_SECONDS:
+        detail = (
+            f"LAMBDA_RESPONSE_MODE is buffered, and an HTTP API does not wait for {longest:g} s."
+        )
+        yield warn(
+            detail, "set LAMBDA_RESPONSE_MODE=streaming, if the front streams, or lower them"
+        )
     logs_metrics = settings.LOG_FORMAT == "json" and settings.LOG_LEVEL in ("INFO", "DEBUG")
     if settings.METRICS and not logs_metrics:
         detail = "METRICS is true, and the log lets no metrics through."

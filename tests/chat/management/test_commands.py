@@ -274,6 +274,15 @@ def test_risks_are_warned_of(db: None, change_settings: Configure) -> None:
     assert len(found) == 5
 
 
+@pytest.mark.parametrize(("mode", "warned"), [("buffered", True), ("streaming", False)])
+def test_deadlines_that_no_http_api_waits_for_are_warned_of(
+    db: None, change_settings: Configure, mode: str, warned: bool
+) -> None:
+    change_settings(ON_LAMBDA=True, LAMBDA_RESPONSE_MODE=mode, STREAM_TIMEOUT_SECONDS=600)
+    details = [detail for _, detail in findings()["configuration"]]
+    assert any("an HTTP API does not wait for 600 s" in detail for detail in details) == warned
+
+
 def test_a_needed_key_has_to_be_there(each_storage: str, change_settings: Configure) -> None:
     change_settings(REQUIRE_API_KEY=True, API_KEYS=[])
     assert findings()["keys"] == [("failed", "A key is needed, and there is none.")]
