@@ -9,6 +9,8 @@ Protocol: https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html
 """
 
 import base64
+import contextlib
+import itertools
 import json
 import os
 import signal
@@ -24,7 +26,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
 
+from tests.lambda_events import v1
 from tests.server_process import ROOT, base_environment
 
 PREFIX = "/2018-06-01/runtime"
@@ -204,8 +208,64 @@ def _handler(api: RuntimeApi) -> type[BaseHTTPRequestHandler]:
             for name, value in (headers or {}).items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
+            with contextlib.suppress(ConnectionError):  # the function has ended
+                self.end_headers()
+                self.wfile.write(content)
+
+    return Handler
+
+
+class RestApi:
+    """A REST API with the stage `prod`, in a context manager: HTTP in, events out, streams back."""
+
+    def __init__(self, api: RuntimeApi) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _front(api))
+        self.url = f"http://127.0.0.1:{self._server.server_port}/prod"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _front(api: RuntimeApi) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            invocation = api.invoke(self._event())
+            prelude, _, first = (invocation.piece() or b"").partition(bytes(8))
+            head = json.loads(prelude)
+            self.send_response(head["statusCode"])
+            for name, value in head["headers"].items():
+                if name != "Content-Length":
+                    self.send_header(name, value)
+            self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            self.wfile.write(content)
+            for piece in itertools.chain([first], iter(invocation.piece, None)):
+                if piece:
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
+
+        do_POST = do_GET
+
+        def _event(self) -> dict[str, Any]:
+            address = urlsplit(self.path)
+            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            event = v1(
+                path=address.path.removeprefix("/prod"),
+                method=self.command,
+                body=content.decode(),
+                headers={name.lower(): value for name, value in self.headers.items()},
+            )
+            return event | {"multiValueQueryStringParameters": parse_qs(address.query)}
 
     return Handler
 
