@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import vendor
+from benchmarks import runtimes, vendor
 from benchmarks.report import Options, Row, Table, Target, progress, publish
 from tests import dynamodb_local
 
@@ -39,12 +39,14 @@ def measure(options: Options) -> Sequence[Table]:
             progress(f"handler, round {number + 1} of {options.rounds}")
             ours.append(_run(environment, "benchmarks.probe", OURS, EVENTS))
             bare.append(_run(environment, "benchmarks.probe", BARE, EVENTS))
+        progress("handler, its runtimes")
+        beside = runtimes.measure(environment, options.rounds)
         progress("handler, its parts")
         parts = [
             _run(environment, "benchmarks.parts", module, EVENTS_OF_PARTS)
             for module in (OURS, BARE)
         ]
-    return [_whole(_medians(ours), _medians(bare), options.rounds), _parts(*parts)]
+    return [_whole(_medians(ours), _medians(bare), options.rounds), beside, _parts(*parts)]
 
 
 def _environment(dynamodb: str, vendor_url: str) -> dict[str, str]:

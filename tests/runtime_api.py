@@ -82,6 +82,13 @@ class Invocation:
         return Answer(True, json.loads(prelude or b"{}"), body, self.error)
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Ignore that a client has ended, also in the middle."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class RuntimeApi:
     def __init__(self) -> None:
         self.init_errors: list[dict[str, Any]] = []
@@ -89,7 +96,7 @@ class RuntimeApi:
         self.closing = False
         self.pending: SimpleQueue[Invocation] = SimpleQueue()
         self.running: dict[str, Invocation] = {}
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self.address = f"127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
@@ -147,6 +154,7 @@ def _handler(api: RuntimeApi) -> type[BaseHTTPRequestHandler]:
                 200,
                 content,
                 {
+                    "Content-Type": "application/json",
                     "Lambda-Runtime-Aws-Request-Id": invocation.request_id,
                     "Lambda-Runtime-Deadline-Ms": str(deadline),
                     "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:example",
@@ -219,7 +227,7 @@ class RestApi:
     """A REST API with the stage `prod`, in a context manager: HTTP in, events out, streams back."""
 
     def __init__(self, api: RuntimeApi) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _front(api))
+        self._server = _Server(("127.0.0.1", 0), _front(api))
         self.url = f"http://127.0.0.1:{self._server.server_port}/prod"
 
     def __enter__(self) -> Self:
@@ -273,7 +281,14 @@ def _front(api: RuntimeApi) -> type[BaseHTTPRequestHandler]:
 class Function:
     """The function's process, in a context manager; `variables` are its environment."""
 
-    def __init__(self, api: RuntimeApi, folder: Path, **variables: str) -> None:
+    def __init__(
+        self,
+        api: RuntimeApi,
+        folder: Path,
+        *command: str,
+        **variables: str,
+    ) -> None:
+        self._command = command or ("-m", "chatproject.lambda_runtime")
         self.log = folder / "function.log"
         self._environment = {
             **base_environment(),
@@ -291,7 +306,7 @@ class Function:
     def __enter__(self) -> Self:
         if self._environment["STORAGE"] == "sqlite":
             self._run("manage.py", "migrate", "--verbosity", "0").wait(timeout=WAIT_SECONDS)
-        self.process = self._run("-m", "chatproject.lambda_runtime")
+        self.process = self._run(*self._command)
         return self
 
     def __exit__(self, *exc: object) -> None:
