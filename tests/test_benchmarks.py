@@ -1,4 +1,4 @@
-"""The benchmarks name functions of the product, and count what fails."""
+"""The benchmarks name functions of the product, count what fails, and simulate its rules."""
 
 import pkgutil
 from datetime import UTC, datetime
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import abuse, crowd, load, vendor, waiting
+from benchmarks import abuse, crowd, hot_counters, load, vendor, waiting
 from benchmarks.abuse import Record
 from benchmarks.crowd import Size
 from benchmarks.parts import OURS
@@ -69,3 +69,31 @@ def test_a_missing_or_second_record_fails_the_abuse_run() -> None:
     assert not abuse.exactly_one("answered", [1, 2], records).held
     assert not abuse.exactly_one("answered", [1, 3], records).held
     assert not abuse.exactly_one("answered", [1], records, {"error"}).held
+
+
+def test_settlements_that_do_not_meet_take_one_try_each() -> None:
+    simulation = hot_counters.Simulation(0.010, 2)
+    hot_counters.settle_all(simulation, [0.0, 1.0, 2.0])
+    assert (simulation.tries, simulation.failures) == (3, 0)
+    assert simulation.waits == pytest.approx([0.010] * 3)
+
+
+def test_settlements_that_meet_are_refused_and_tried_on_another_shard() -> None:
+    simulation = hot_counters.Simulation(0.010, 2)
+    hot_counters.settle_all(simulation, [0.0, 0.0])
+    assert simulation.failures == 0
+    assert simulation.tries >= 3
+    assert min(simulation.waits) == pytest.approx(0.010)
+
+
+def test_a_budget_takes_one_claim_at_a_time() -> None:
+    simulation = hot_counters.Simulation(0.010, 2)
+    hot_counters.claim_all(simulation, [0.0] * 20)
+    assert simulation.failures == 0
+    assert max(simulation.waits) > 20 * 0.010
+
+
+def test_an_item_serves_a_thousand_units_a_second() -> None:
+    item = hot_counters.Item()
+    assert [item.take(4, 0.0) for _ in range(251)] == [True] * 250 + [False]
+    assert item.take(4, 0.004)
