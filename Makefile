@@ -51,6 +51,7 @@ lint-terraform: $(VENV)/dev ## Check terraform/ (needs terraform and the interne
 	terraform -chdir=terraform fmt -check -recursive
 	terraform -chdir=terraform init -backend=false -input=false
 	terraform -chdir=terraform validate
+	terraform -chdir=terraform test
 	$(BIN)/uv tool run $(CHECKOV) --directory terraform --framework terraform --compact --quiet
 
 audit: $(VENV)/dev ## Look for known vulnerabilities of the packages (needs the internet)

@@ -6,7 +6,8 @@
 2. Build and push the image of the commit, unless the repository has it: tags are immutable.
 3. Give the image's digest to Terraform, which publishes a version of the function.
 4. Check the health of that version, while the last one serves.
-5. Point the alias `live` at the version, and check the public API (scripts/health_check.py).
+5. Point the alias `live` at the version, and check the public API (scripts/health_check.py): that
+   it answers, records, and streams where its front does.
 6. If that fails, point the alias back: the last version serves again within seconds.
 
 Terraform ignores changes of the alias. `--yes` applies without asking, for CI.
@@ -46,7 +47,7 @@ def main() -> None:
     os.environ["AWS_REGION"] = os.environ["AWS_DEFAULT_REGION"] = outputs["region"]
     digest = provide_image(outputs["repository_url"], tag, outputs["architecture"])
     outputs = terraform.apply(digest)
-    release(outputs["function_name"], outputs["function_version"], outputs["url"], tag)
+    release(outputs, tag)
 
 
 # --- The image ------------------------------------------------------------------------------------
@@ -120,8 +121,11 @@ class Terraform:
 # --- The traffic ----------------------------------------------------------------------------------
 
 
-def release(function: str, version: str, url: str, build: str) -> None:
+def release(outputs: dict[str, Any], build: str) -> None:
     """Let the version serve if it works, or else keep the one that serves."""
+    function, version, url = (
+        outputs[name] for name in ("function_name", "function_version", "url")
+    )
     name = ["--function-name", function, "--name", "live"]
     live = aws("lambda", "get-alias", *name)["FunctionVersion"]
     fallback = "There is no earlier one." if version == live else f"Version {live} serves."
@@ -129,7 +133,7 @@ def release(function: str, version: str, url: str, build: str) -> None:
         sys.exit(f"Version {version} does not work: {problem}. {fallback}")
     _point(function, version)
     try:
-        health_check.check(url, build)
+        health_check.check(url, build, outputs["response_mode"])
     except health_check.FailedError as exc:
         if version != live:
             _point(function, live)

@@ -44,13 +44,13 @@ locals {
       dimensions  = { FunctionName = local.name }
       statistic   = "p99"
       period      = 900
-      above       = 27000
+      above       = local.timeout_seconds * 900 # ms: nine tenths of it
     }
     server-errors = {
       description = "The API answered with 5xx."
-      namespace   = "AWS/ApiGateway"
-      metric      = "5xx"
-      dimensions  = { ApiId = aws_apigatewayv2_api.http.id }
+      namespace   = local.server_errors.namespace
+      metric      = local.server_errors.metric
+      dimensions  = local.server_errors.dimensions
       statistic   = "Sum"
       period      = 300
       above       = 5

@@ -11,7 +11,7 @@ locals {
     "1 Requests" = [
       concat(local.service_metric["Requests"], [{ stat = "Sum" }]),
       concat(local.service_metric["Errors"], [{ stat = "Sum" }]),
-      ["AWS/ApiGateway", "5xx", "ApiId", aws_apigatewayv2_api.http.id, { stat = "Sum" }],
+      concat([local.server_errors.namespace, local.server_errors.metric], flatten([for name, value in local.server_errors.dimensions : [name, value]]), [{ stat = "Sum" }]),
     ]
     "2 Latency (ms)" = [
       concat(local.service_metric["Latency"], [{ stat = "p50" }]),

@@ -6,6 +6,11 @@ locals {
   github        = var.github_repository == "" ? 0 : 1
   function_arn  = "arn:${local.partition}:lambda:${var.region}:${local.account_id}:function:${local.name}"
   provider_host = "token.actions.githubusercontent.com"
+  api_path = {
+    rest = one([for id in aws_api_gateway_rest_api.rest[*].id : "restapis/${id}"])
+    url  = null
+    http = one([for id in aws_apigatewayv2_api.http[*].id : "apis/${id}"])
+  }[var.front]
 }
 
 resource "aws_iam_openid_connect_provider" "github" {
@@ -92,12 +97,14 @@ data "aws_iam_policy_document" "github" {
       "lambda:AddPermission",
       "lambda:CreateAlias",
       "lambda:CreateFunction",
+      "lambda:CreateFunctionUrlConfig",
       "lambda:DeleteFunctionConcurrency",
       "lambda:DeleteProvisionedConcurrencyConfig",
       "lambda:GetAlias",
       "lambda:GetFunction",
       "lambda:GetFunctionCodeSigningConfig",
       "lambda:GetFunctionConfiguration",
+      "lambda:GetFunctionUrlConfig",
       "lambda:GetPolicy",
       "lambda:GetProvisionedConcurrencyConfig",
       "lambda:InvokeFunction",
@@ -110,17 +117,53 @@ data "aws_iam_policy_document" "github" {
       "lambda:UpdateAlias",
       "lambda:UpdateFunctionCode",
       "lambda:UpdateFunctionConfiguration",
+      "lambda:UpdateFunctionUrlConfig",
     ]
     resources = [local.function_arn, "${local.function_arn}:*"]
   }
 
-  statement {
-    sid     = "Api"
-    actions = ["apigateway:GET", "apigateway:PATCH", "apigateway:POST", "apigateway:PUT"]
-    resources = [
-      for path in ["apis/${aws_apigatewayv2_api.http.id}", "apis/${aws_apigatewayv2_api.http.id}/*", "domainnames/*", "tags/*"] :
-      "arn:${local.partition}:apigateway:${var.region}::/${path}"
-    ]
+  dynamic "statement" {
+    for_each = local.api_path == null ? [] : [local.api_path]
+
+    content {
+      sid     = "Api"
+      actions = ["apigateway:GET", "apigateway:PATCH", "apigateway:POST", "apigateway:PUT"]
+      resources = [
+        for path in [statement.value, "${statement.value}/*", "domainnames/*", "tags/*"] :
+        "arn:${local.partition}:apigateway:${var.region}::/${path}"
+      ]
+    }
+  }
+
+  # A changed REST API is deployed anew, and the deployment before it deleted.
+  dynamic "statement" {
+    for_each = aws_api_gateway_rest_api.rest
+
+    content {
+      sid       = "Deployments"
+      actions   = ["apigateway:DELETE"]
+      resources = ["arn:${local.partition}:apigateway:${var.region}::/restapis/${statement.value.id}/deployments/*"]
+    }
+  }
+
+  dynamic "statement" {
+    for_each = aws_api_gateway_account.logs
+
+    content {
+      sid       = "LogRole"
+      actions   = ["apigateway:GET"]
+      resources = ["arn:${local.partition}:apigateway:${var.region}::/account"]
+    }
+  }
+
+  dynamic "statement" {
+    for_each = length(local.bedrock_profiles) > 0 ? [1] : []
+
+    content {
+      sid       = "Profiles"
+      actions   = ["bedrock:GetInferenceProfile"]
+      resources = values(data.aws_bedrock_inference_profile.each)[*].inference_profile_arn
+    }
   }
 
   statement {
@@ -146,7 +189,7 @@ data "aws_iam_policy_document" "github" {
       "logs:TagResource",
     ]
     resources = [
-      for group in [aws_cloudwatch_log_group.function.arn, aws_cloudwatch_log_group.access.arn] : "${group}*"
+      for group in concat([aws_cloudwatch_log_group.function.arn], aws_cloudwatch_log_group.access[*].arn) : "${group}*"
     ]
   }
 

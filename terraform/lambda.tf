@@ -1,4 +1,4 @@
-# Before the first image is pushed there can be no function, and the API has no route. Everything
+# Before the first image is pushed there can be no function, and nothing that calls it. Everything
 # else is there after the first apply, the repository to push to among it; the next apply, which
 # names an image, adds the rest.
 
@@ -19,7 +19,7 @@ resource "aws_lambda_function" "api" {
   image_uri     = "${aws_ecr_repository.api.repository_url}@${var.image_digest}"
   architectures = [var.architecture]
   memory_size   = var.memory_mb
-  timeout       = var.timeout_seconds
+  timeout       = local.timeout_seconds
   publish       = true
 
   reserved_concurrent_executions = var.reserved_concurrency
@@ -32,6 +32,8 @@ resource "aws_lambda_function" "api" {
         REQUIRE_API_KEY  = "true"
       },
       { for name, path in local.parameters : "${name}_SSM" => path },
+      local.front_variables,
+      local.bedrock_variables,
       var.settings,
     )
   }

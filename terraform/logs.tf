@@ -9,6 +9,8 @@ resource "aws_cloudwatch_log_group" "function" {
 resource "aws_cloudwatch_log_group" "access" {
   #checkov:skip=CKV_AWS_158:Encrypted with CloudWatch's own key.
   #checkov:skip=CKV_AWS_338:How long logs are kept is a variable: they name addresses.
+  count = var.front == "url" ? 0 : 1
+
   name              = "/aws/vendedlogs/${local.name}"
   retention_in_days = var.log_retention_days
 }

@@ -1,11 +1,19 @@
 output "url" {
-  description = "Where the API answers."
-  value       = var.domain_name == "" ? aws_apigatewayv2_api.http.api_endpoint : "https://${var.domain_name}"
+  description = "Where the API answers; null as long as there is no image, unless it is known before."
+  value       = var.domain_name == "" ? local.url : "https://${var.domain_name}"
+}
+
+output "response_mode" {
+  description = "How answers leave the function: streaming, as they are written, or buffered, when they are whole."
+  value       = local.response_mode
 }
 
 output "domain_target" {
   description = "What the DNS record of domain_name (an alias or CNAME) must point at."
-  value       = one(aws_apigatewayv2_domain_name.own[*].domain_name_configuration[0].target_domain_name)
+  value = one(concat(
+    aws_api_gateway_domain_name.rest[*].regional_domain_name,
+    aws_apigatewayv2_domain_name.http[*].domain_name_configuration[0].target_domain_name,
+  ))
 }
 
 output "region" {

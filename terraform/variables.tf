@@ -55,13 +55,13 @@ variable "memory_mb" {
 }
 
 variable "timeout_seconds" {
-  description = "Longest run of the function. The gateway stops waiting after 30 seconds; REQUEST_TIMEOUT_SECONDS (28) and two seconds to settle must fit in."
+  description = "Longest run of the function; null: as long as the front waits. The deadlines of requests follow: two seconds less, to settle and to respond."
   type        = number
-  default     = 30
+  default     = null
 
   validation {
-    condition     = var.timeout_seconds >= 10 && var.timeout_seconds <= 900 && floor(var.timeout_seconds) == var.timeout_seconds
-    error_message = "Must be a whole number from 10 to 900."
+    condition     = var.timeout_seconds == null ? true : var.timeout_seconds >= 10 && var.timeout_seconds <= 900 && floor(var.timeout_seconds) == var.timeout_seconds
+    error_message = "Must be a whole number from 10 to 900, or null."
   }
 }
 
@@ -120,10 +120,40 @@ variable "secrets_version" {
   }
 }
 
+# --- Models of Bedrock ----------------------------------------------------------------------------
+
+variable "bedrock_models" {
+  description = "Models of Bedrock that the function may call, the default first: ids, inference profiles (us.…, eu.…, global.…) or ARNs. Sets BEDROCK_MODEL and ALLOWED_MODELS, which settings may override."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for model in var.bedrock_models : can(regex("^[a-z0-9][A-Za-z0-9.:/_-]+$", model))])
+    error_message = "Must be ids or ARNs of models and inference profiles."
+  }
+}
+
 # --- The API --------------------------------------------------------------------------------------
 
+variable "front" {
+  description = "What answers HTTP: rest (a REST API, which streams), url (a function URL, which streams) or http (an HTTP API, which waits for the whole answer, 30 seconds at most)."
+  type        = string
+  default     = "rest"
+
+  validation {
+    condition     = contains(["rest", "url", "http"], var.front)
+    error_message = "Must be rest, url or http."
+  }
+}
+
+variable "gateway_log_role" {
+  description = "Make the role with which REST APIs write their access logs. The account has one for each region: false where it is made elsewhere, such as in another environment."
+  type        = bool
+  default     = true
+}
+
 variable "throttling_rate" {
-  description = "Requests a second that the gateway lets through, on average."
+  description = "Requests a second that the gateway lets through, on average. A function URL has no such limit."
   type        = number
   default     = 50
 
@@ -144,25 +174,19 @@ variable "throttling_burst" {
   }
 }
 
-variable "cors_origins" {
-  description = "Origins whose pages may call the API from a browser, such as https://app.example.org; empty: none."
-  type        = set(string)
-  default     = []
-
-  validation {
-    condition     = alltrue([for origin in var.cors_origins : can(regex("^(\\*|https?://[^/ ]+)$", origin))])
-    error_message = "Must be origins such as https://app.example.org, without a path, or *."
-  }
-}
-
 variable "domain_name" {
-  description = "A domain of one's own for the API; empty: API Gateway's."
+  description = "A custom domain for the API; empty: AWS's address."
   type        = string
   default     = ""
 
   validation {
     condition     = var.domain_name == "" || can(regex("^([a-z0-9-]+\\.)+[a-z]{2,}$", var.domain_name))
     error_message = "Must be a host name such as chat.example.org, or empty."
+  }
+
+  validation {
+    condition     = var.domain_name == "" || var.front != "url"
+    error_message = "A function URL has no custom domain: use front rest or http."
   }
 }
 

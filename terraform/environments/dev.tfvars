@@ -1,7 +1,8 @@
 environment = "dev"
 region      = "us-east-1"
 
-# Without the key of a vendor the mock answers: enough to see that all of it works.
+# Without a model the mock answers: enough to see that all of it works. One on Bedrock needs no key:
+# bedrock_models = ["amazon.nova-lite-v1:0"]
 secrets = ["SECRET_KEY", "API_KEYS"]
 
 settings = {

@@ -18,10 +18,12 @@ alarm_spend_per_day         = 50
 
 # alarm_email = "operators@example.org"
 
-# A domain of one's own, and pages that may call it from browsers:
+# A custom domain. Pages that may call the API from browsers: CORS_ALLOWED_ORIGINS in settings.
 # domain_name     = "chat.example.org"
 # certificate_arn = "arn:aws:acm:us-east-1:123456789012:certificate/…"
-# cors_origins    = ["https://app.example.org"]
+
+# Where another environment of this account and region has made the role for access logs:
+# gateway_log_role = false
 
 # For deployments by GitHub (docs/deploy.md). An account has one provider for GitHub: where
 # another environment has made it, name it.

@@ -87,6 +87,16 @@ class Evaluated:
     def table(self, address: str) -> str:
         return self._known[f"{address}.name"]
 
+    def bedrock_policy(self, model: str) -> list[dict[str, list[str]]]:
+        """Return the statements for a model of Bedrock that is called by its id."""
+        (statement,) = blocks("data")["aws_iam_policy_document.bedrock"]["statement"]
+        assert statement["resources"].startswith("${concat(local.bedrock_model_arns, ")
+        arn = re.search(r'"(arn:[^"]+)"', local_values()["bedrock_model_arns"])
+        assert arn
+        self._known |= {"local.bedrock_region": REGION, "model": model}
+        assert statement["actions"] == "${local.bedrock_actions}"
+        return [{"actions": local_values()["bedrock_actions"], "resources": [self.text(arn[1])]}]
+
     def policy(self) -> list[dict[str, list[str]]]:
         """Return the statements of the function's policy, without the one for the log."""
         document = blocks("data")["aws_iam_policy_document.function"]
@@ -99,12 +109,13 @@ class Evaluated:
         return statements
 
     def variables(self) -> dict[str, str]:
-        """Return the function's variables, without those of an environment's file."""
+        """Return the function's variables, without those of the front and of a tfvars file."""
         function = blocks("resource")["aws_lambda_function.api"]
         expression = function["environment"][0]["variables"]
         merged = re.fullmatch(
             r"\$\{merge\(\{(.+?)\}, \{for name, path in local\.parameters : "
-            r'"\$\{name\}_SSM" => path\}, var\.settings\)\}',
+            r'"\$\{name\}_SSM" => path\}, local\.front_variables, local\.bedrock_variables, '
+            r"var\.settings\)\}",
             expression,
         )
         assert merged, expression

@@ -55,6 +55,7 @@ def terraform(cloud: Any, words: list[str]) -> Any:
         "function_name": "serverless-chat-api-dev",
         "function_version": str(cloud["version"]),
         "url": cloud["url"],
+        "response_mode": cloud["response_mode"],
     }
     return {name: {"value": value} for name, value in outputs.items()}
 

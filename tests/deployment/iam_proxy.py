@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
+from urllib.parse import unquote
 
 from tests.deployment.configuration import ACCOUNT, REGION
 
@@ -116,6 +117,16 @@ def required_permissions(
         names = request["RequestItems"]
         return [(f"dynamodb:{operation}", table({"TableName": name})) for name in names]
     return [(f"dynamodb:{operation}", table(request))]
+
+
+def bedrock_permission(path: str) -> Permission:
+    """Return the permission that a call of a model of Bedrock by its id needs."""
+    _, _, model, operation = path.split("/")
+    action = {
+        "converse": "bedrock:InvokeModel",
+        "converse-stream": "bedrock:InvokeModelWithResponseStream",
+    }[operation]
+    return action, f"arn:aws:bedrock:{REGION}::foundation-model/{unquote(model)}"
 
 
 def table(request: Mapping[str, Any]) -> str:

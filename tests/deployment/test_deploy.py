@@ -23,6 +23,9 @@ HEALTHY = {"status": "healthy", "version": f"0.1.0+{COMMIT}", "timestamp": ""}
 ANSWER = {"interaction_id": "id-1", "response": "Yes.", "model": "mock-1", "latency_ms": 3}
 RECORD = {"interaction_id": "id-1", "status": "ok", "response": "Yes."}
 INVOCATION = {"statusCode": 200, "body": json.dumps(HEALTHY)}
+STREAMING = {"x-response-mode": "streaming"}
+DELTA = 'event: delta\ndata: {"text": "Yes."}\n\n'
+DONE = f"event: done\ndata: {json.dumps(ANSWER)}\n\n"
 
 
 class Cloud:
@@ -46,6 +49,7 @@ class Cloud:
             "next_digest": NEW,
             "version": 1,
             "live": "1",
+            "response_mode": "streaming",
             "invocation": INVOCATION,
             "exit": {},
         }
@@ -99,8 +103,9 @@ def deploy(cloud: Cloud) -> Callable[..., Any]:
 
 
 def works(public: StubVendor) -> None:
-    for answer in (HEALTHY, ANSWER, RECORD):
-        public.reply(answer)
+    public.reply(HEALTHY, headers=STREAMING)
+    public.stream([": waiting\n\n", DELTA, DONE])
+    public.reply(RECORD)
 
 
 # --- From a commit to a version that serves -------------------------------------------------------
@@ -132,6 +137,20 @@ def test_a_commit_is_built_pushed_published_checked_and_serves(
     asked = [(request.method, request.path) for request in public.requests]
     assert asked == [("GET", "/v1/health"), ("POST", "/v1/chat"), ("GET", "/v1/interactions/id-1")]
     assert {request.headers["x-api-key"] for request in public.requests} == {"key-1"}
+    assert public.requests[1].json["stream"] is True
+
+
+def test_a_buffered_front_is_asked_for_a_plain_answer(
+    cloud: Cloud, public: StubVendor, deploy: Callable[..., Any]
+):
+    cloud.change(response_mode="buffered")
+    public.reply(HEALTHY, headers={"x-response-mode": "buffered"})
+    public.reply(ANSWER)
+    public.reply(RECORD)
+    done = deploy()
+    assert done.returncode == 0, done.stderr
+    assert cloud["live"] == "2"
+    assert "stream" not in public.requests[1].json
 
 
 def test_an_empty_account_gets_the_repository_before_the_image(
@@ -202,7 +221,7 @@ def test_a_version_that_does_not_answer_never_serves(
     ("answers", "problem"),
     [
         ([({"version": "0.1.0+fedcba987654"}, 200)], "is of version 0.1.0+fedcba987654"),
-        ([("", 500)], "/v1/health answered 500"),
+        ([("", 500)], "/v1/health answered 500 (not by the application)"),
         ([("<html>", 200)], "/v1/health did not answer"),
         (
             [(HEALTHY, 200), ({"code": "provider_error"}, 502)],
@@ -219,8 +238,9 @@ def test_a_version_that_does_not_answer_never_serves(
 def test_a_failing_api_rolls_back_to_the_last_version(
     cloud: Cloud, public: StubVendor, deploy: Callable[..., Any], answers: list[Any], problem: str
 ):
+    cloud.change(response_mode="buffered")
     for body, status in answers:
-        public.reply(body, status=status)
+        public.reply(body, status=status, headers={"x-response-mode": "buffered"})
     done = deploy()
     assert done.returncode == 1
     assert problem in done.stderr
@@ -230,6 +250,67 @@ def test_a_failing_api_rolls_back_to_the_last_version(
     assert cloud["live"] == "1"
     # Terraform is not asked to take anything back: the alias is none of its business.
     assert len([call for call in cloud.calls("terraform") if " apply " in call]) == 1
+
+
+def rolled_back(cloud: Cloud, deploy: Callable[..., Any]) -> str:
+    done = deploy()
+    assert done.returncode == 1
+    assert cloud["live"] == "1"
+    return str(done.stderr)
+
+
+def test_a_function_that_buffers_behind_a_streaming_front_is_rolled_back(
+    cloud: Cloud, public: StubVendor, deploy: Callable[..., Any]
+):
+    public.reply(INVOCATION)  # what a function URL makes of it
+    problem = "the front streams, but the function answers in the buffered shape"
+    assert problem in rolled_back(cloud, deploy)
+
+
+@pytest.mark.parametrize(
+    ("front", "function"), [("streaming", "buffered"), ("buffered", "streaming")]
+)
+def test_a_function_in_the_wrong_mode_is_rolled_back(
+    cloud: Cloud, public: StubVendor, deploy: Callable[..., Any], front: str, function: str
+):
+    cloud.change(response_mode=front)
+    public.reply(HEALTHY, headers={"x-response-mode": function})
+    problem = f"the function answers {function}, but its front is {front}"
+    assert problem in rolled_back(cloud, deploy)
+
+
+def test_a_front_that_holds_a_stream_back_is_rolled_back(
+    cloud: Cloud, public: StubVendor, deploy: Callable[..., Any]
+):
+    public.reply(HEALTHY, headers=STREAMING)
+    public.reply(DELTA + DONE, headers={"content-type": "text/event-stream"})
+    problem = f"a stream arrived as one piece of {len(DELTA + DONE)} bytes"
+    assert problem in rolled_back(cloud, deploy)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "cut", "problem"),
+    [
+        ([DELTA], True, "/v1/chat did not answer: IncompleteRead"),
+        ([DELTA], False, "a stream ended without its answer: None"),
+        (
+            ['event: error\ndata: {"code": "provider_error"}\n\n'],
+            False,
+            "a stream ended without its answer: {'code': 'provider_error'}",
+        ),
+    ],
+)
+def test_a_broken_stream_is_rolled_back(
+    cloud: Cloud,
+    public: StubVendor,
+    deploy: Callable[..., Any],
+    pieces: list[str],
+    cut: bool,
+    problem: str,
+):
+    public.reply(HEALTHY, headers=STREAMING)
+    public.stream(pieces, cut=cut)
+    assert problem in rolled_back(cloud, deploy)
 
 
 def test_the_first_version_cannot_be_rolled_back(
@@ -245,7 +326,8 @@ def test_the_first_version_cannot_be_rolled_back(
 
 def test_a_passing_failure_is_retried(cloud: Cloud, public: StubVendor):
     public.reply({"version": "0.1.0+before"})
-    works(public)
+    for answer in (HEALTHY, ANSWER, RECORD):
+        public.reply(answer)
     done = cloud.run("health_check.py", public.url, COMMIT, CHECK_SECONDS="20")
     assert done.returncode == 0, done.stderr
     assert f"not yet: /v1/health is of version 0.1.0+before, not of build {COMMIT}\n" in done.stdout

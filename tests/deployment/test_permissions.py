@@ -11,11 +11,13 @@ from uuid import uuid4
 import pytest
 from botocore.session import Session
 
+from providers.sigv4 import Keys
 from tests.deployment.configuration import REGION, Evaluated, blocks
-from tests.deployment.iam_proxy import IamProxy
+from tests.deployment.iam_proxy import IamProxy, bedrock_permission
 from tests.dynamodb_local import variables
 from tests.lambda_events import v2
 from tests.server_process import ROOT, base_environment
+from tests.stub_bedrock import StubBedrock
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
 SECRETS = ["SECRET_KEY", "API_KEYS", "OPENAI_API_KEY"]
@@ -143,9 +145,13 @@ def run(
     return [
         (answer["exit_code"], answer["output"])
         if "exit_code" in answer
-        else (answer["statusCode"], json.loads(answer["body"]))
+        else (answer["statusCode"], content(answer["body"]))
         for answer in answers
     ]
+
+
+def content(body: str) -> Any:
+    return json.loads(body) if body.startswith("{") else body
 
 
 def chat(**headers: str) -> dict[str, Any]:
@@ -221,6 +227,35 @@ def test_common_commands_run_under_the_policy(
     assert "needs --yes" in answers[3][1]
     assert "1 records of user user123 of owner default erased." in answers[4][1]
     assert guard.refused == set()
+
+
+def test_the_policy_allows_the_calls_of_a_bedrock_model_and_nothing_else(
+    deployed: Evaluated, guard: IamProxy, vendor: StubVendor
+):
+    model = "amazon.nova-lite-v1:0"
+    with StubBedrock(keys=Keys("test", "test", ""), region=REGION) as bedrock:
+        bedrock.answer([{"text": "Olá."}])
+        (plain, answer), (streamed, events), (code, output) = run(
+            deployed,
+            guard,
+            vendor,
+            chat(),
+            v2(body=QUESTION | {"stream": True}, headers=KEY),
+            {"manage": ["doctor"]},
+            AWS_ENDPOINT_URL_BEDROCK_RUNTIME=bedrock.url,
+            LLM_PROVIDER="bedrock",
+            BEDROCK_MODEL=model,
+        )
+        used = {bedrock_permission(request.path) for request in bedrock.requests}
+    assert (plain, answer["response"], streamed) == (200, "Olá.", 200)
+    assert "event: done" in events
+    assert (code, "ok       vendor bedrock" in output) == (0, True), output
+    assert used == {
+        (action, resource)
+        for statement in deployed.bedrock_policy(model)
+        for action in statement["actions"]
+        for resource in statement["resources"]
+    }
 
 
 def test_a_long_answer_is_recorded(deployed: Evaluated, guard: IamProxy, vendor: StubVendor):

@@ -1,5 +1,6 @@
 """terraform/ agrees with the code."""
 
+import re
 from typing import Any
 
 import pytest
@@ -69,6 +70,16 @@ def test_the_function_gets_only_variables_that_settings_read():
     assert plain == {"TABLE_NAME", "STATE_TABLE_NAME", "REQUIRE_API_KEY"}
     assert plain <= variables_read()
     assert {name.removesuffix("_SSM") for name in variables.keys() - plain} == set(env.SECRETS)
+    front = local_values()["front_variables"].keys()
+    bedrock = set(re.findall(r"(\w+) = ", local_values()["bedrock_variables"]))
+    assert {*front, *bedrock} == {
+        "LAMBDA_RESPONSE_MODE",
+        "REQUEST_TIMEOUT_SECONDS",
+        "STREAM_TIMEOUT_SECONDS",
+        "BEDROCK_MODEL",
+        "ALLOWED_MODELS",
+    }
+    assert {*front, *bedrock} <= variables_read()
 
 
 def test_terraform_knows_the_secrets_that_settings_know():
@@ -93,10 +104,35 @@ def test_prod_can_be_restored_and_not_be_deleted():
 
 
 def test_optional_variables_have_defaults():
-    assert (default("memory_mb"), default("timeout_seconds")) == (512, 30)
+    assert (default("memory_mb"), default("front")) == (512, "rest")
     assert default("architecture") == "arm64"
     assert default("maintenance_command")[0] in COMMANDS
-    assert default("timeout_seconds") == 28 + LAMBDA_SECONDS  # the deadline, and to settle
+
+
+def test_the_deadlines_of_each_front_leave_time_to_settle():
+    expression = local_values()["deadline_seconds"]
+    assert expression.endswith(f" - {LAMBDA_SECONDS:g}}}"), expression
+    fronts = local_values()["fronts"]
+    assert {name: front["seconds"] for name, front in fronts.items()} == {
+        "rest": 900,
+        "url": 900,
+        "http": 30,
+    }
+    # A REST API's idle timeout.
+    assert fronts["rest"]["silent_seconds"] < 300
+
+
+def test_an_access_log_says_how_an_answer_was_passed_on():
+    log = blocks("resource")["aws_api_gateway_stage.rest"]["access_log_settings"][0]["format"]
+    assert '"$context.integration.responseTransferMode"' in log
+    assert "merge(local.access_log, " in log
+
+
+def test_no_front_answers_preflights_itself():
+    api = blocks("resource")["aws_apigatewayv2_api.http"]
+    url = blocks("resource")["aws_lambda_function_url.url"]
+    assert "cors_configuration" not in api
+    assert "cors" not in url
 
 
 def test_every_variable_and_output_is_described_and_every_variable_checked():
