@@ -207,6 +207,7 @@ class Bedrock(HttpProvider[Answer]):
         body = bedrock_request.body(request, guardrail=self._guardrail, refused=refused)
         path = _path(request.model, "converse-stream" if stream else "converse")
         accept = {"accept": eventstream.CONTENT_TYPE} if stream else {}
+        prices.load_in_background()
         return self._open(path, deadline, body, **accept)
 
     def _new_answer(self, request: CompletionRequest) -> Answer:

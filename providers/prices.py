@@ -1,7 +1,9 @@
 """The list price of an answer, for vendors that report no cost."""
 
 import functools
+import importlib
 import ipaddress
+import threading
 from decimal import Decimal
 from types import ModuleType
 from urllib.parse import urlsplit
@@ -49,6 +51,12 @@ def cost(
     if price.model_price.input_mtok is None or price.model_price.output_mtok is None:
         return None
     return parsing.usd(price.total_price)
+
+
+@functools.cache
+def load_in_background() -> None:
+    """Import the price list, once, while the process waits for its first answer."""
+    threading.Thread(target=importlib.import_module, args=("genai_prices",), daemon=True).start()
 
 
 # Hosts of vendors that genai-prices does not list, by their end.

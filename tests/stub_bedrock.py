@@ -64,8 +64,9 @@ class StubBedrock(StubVendor):
             }
         )
 
-    def refuse(self, code: str, status: int, message: str = "no", **fields: Any) -> None:
-        self._answers.append(refusal(code, status, {"message": message, **fields}))
+    def refuse(self, code: str, status: int, message: str = "", **fields: Any) -> None:
+        said = fields if "Message" in fields else {"message": message, **fields}
+        self._answers.append(refusal(code, status, said))
 
     def stream_frames(self, frames: Sequence[bytes], *, cut: bool = False) -> None:
         self._answers.append(stream_response(frames, [0.0] * len(frames), EVENT_STREAM, cut=cut))

@@ -189,6 +189,13 @@ BAD = [
     ("RATE_LIMIT_PER_MINUTE", "60/m"),
     ("LLM_PROVIDER", "chatgpt"),
     ("LLM_PROVIDER", "OpenRouter"),
+    ("BEDROCK_MODEL", "../x"),
+    ("BEDROCK_MODEL", "claude sonnet"),
+    ("BEDROCK_REGION", "Frankfurt"),
+    ("BEDROCK_REGION", "us-east-1.example.org/"),
+    ("BEDROCK_GUARDRAIL", "abc123"),
+    ("BEDROCK_GUARDRAIL", "abc123:0"),
+    ("BEDROCK_GUARDRAIL", "arn:aws:bedrock:us-east-1:123456789012:guardrail/abc123"),
     ("STORAGE", "postgres"),
     ("LOG_LEVEL", "VERBOSE"),
     ("LOG_FORMAT", "xml"),
@@ -205,6 +212,53 @@ def test_an_invalid_value_stops_the_start(load: Load, name: str, value: str) -> 
 
 SECRETS = ["OPENROUTER_API_KEY", "GEMINI_API_KEY", "OPENAI_API_KEY"]
 ALL = dict.fromkeys(SECRETS, "k")
+LISTED = ["openrouter", "gemini", "openai"]
+
+
+def test_bedrock_is_configured_by_its_model(load: Load) -> None:
+    model = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_SESSION_TOKEN": "c"}
+    settings = load(BEDROCK_MODEL=model, AWS_REGION="us-east-1", **keys)
+    assert settings["LLM_PROVIDER"] == "bedrock"
+    assert settings["PROVIDERS"] == {
+        "bedrock": {
+            "api_key": "",
+            "base_url": "",
+            "model": model,
+            "region": "us-east-1",
+            "keys": ("a", "b", "c"),
+            "guardrail": "",
+        }
+    }
+
+
+def test_bedrock_has_variables_of_its_own(load: Load) -> None:
+    arn = "arn:aws:bedrock:eu-west-1:123456789012:guardrail/abc123:7"
+    settings = load(
+        BEDROCK_MODEL="a.b",
+        BEDROCK_REGION="eu-west-1",
+        BEDROCK_GUARDRAIL=arn,
+        AWS_REGION="us-east-1",
+        AWS_BEARER_TOKEN_BEDROCK="token",
+        AWS_ENDPOINT_URL="http://all:1",
+        AWS_ENDPOINT_URL_BEDROCK_RUNTIME="http://bedrock:1/",
+    )
+    options = settings["PROVIDERS"]["bedrock"]
+    assert (options["region"], options["guardrail"], options["api_key"]) == (
+        "eu-west-1",
+        arn,
+        "token",
+    )
+    assert options["base_url"] == "http://bedrock:1"
+    assert load(BEDROCK_MODEL="a.b", AWS_ENDPOINT_URL="http://all:1")["PROVIDERS"]["bedrock"][
+        "base_url"
+    ] == ("http://all:1")
+
+
+def test_bedrock_without_a_model_stops_the_start(load: Load) -> None:
+    assert refusal(load, LLM_PROVIDER="bedrock") == (
+        "LLM_PROVIDER is bedrock, which needs BEDROCK_MODEL to be set."
+    )
 
 
 @pytest.mark.parametrize("name", SECRETS)
@@ -318,7 +372,14 @@ def test_a_valid_value_is_parsed(load: Load, name: str, value: str, meant: objec
         *("OPENROUTER_API_KEY", "OPENROUTER_BASE_URL", "OPENROUTER_MODEL", "GEMINI_API_KEY"),
         *("GEMINI_BASE_URL", "GEMINI_MODEL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL"),
         "OPENAI_HEADERS",
-        *("PORT", "CORS_ALLOWED_ORIGINS", "CSRF_TRUSTED_ORIGINS", "TRUST_FORWARDED_PROTO"),
+        *("BEDROCK_MODEL", "BEDROCK_REGION", "BEDROCK_GUARDRAIL", "AWS_BEARER_TOKEN_BEDROCK"),
+        *(
+            "AWS_ENDPOINT_URL_BEDROCK_RUNTIME",
+            "PORT",
+            "CORS_ALLOWED_ORIGINS",
+            "CSRF_TRUSTED_ORIGINS",
+            "TRUST_FORWARDED_PROTO",
+        ),
         *("MOCK_DIRECTIVES", "LLM_PROVIDER", "DATABASE_PATH", "LOG_LEVEL", "LOG_FORMAT", "METRICS"),
         *("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_SDK_DISABLED"),
     ],
@@ -492,6 +553,8 @@ def test_invalid_headers_stop_the_start_without_being_shown(load: Load, value: s
         (ALL, ["openrouter", "gemini", "openai"]),
         (ALL | {"LLM_PROVIDER": "gemini"}, ["gemini", "openrouter", "openai"]),
         (ALL | {"LLM_PROVIDER": "openai"}, ["openai", "openrouter", "gemini"]),
+        (ALL | {"BEDROCK_MODEL": "a.b"}, ["openrouter", "gemini", "openai", "bedrock"]),
+        ({"BEDROCK_MODEL": "a.b", "LLM_PROVIDER": "bedrock", **ALL}, ["bedrock", *LISTED]),
         ({"OPENROUTER_API_KEY": "k", "LLM_PROVIDER": "mock"}, ["mock", "openrouter"]),
         ({"OPENAI_BASE_URL": "http://host/v1", "LLM_PROVIDER": "openai"}, ["openai"]),
     ],

@@ -1,5 +1,7 @@
 """Provider.check: is the vendor reachable, does it accept the key and list the model?"""
 
+from collections.abc import Iterator
+
 import pytest
 
 from providers import build
@@ -7,6 +9,7 @@ from providers.base import Provider
 from providers.deadline import Deadline
 from providers.errors import ModelUnavailable, ProviderError, ProviderFailed, ProviderMisconfigured
 from tests.providers.factories import KEY
+from tests.stub_bedrock import KEYS, MODEL, REGION, StubBedrock
 from tests.stub_vendor import StubVendor
 
 PATHS = {
@@ -93,3 +96,59 @@ def test_check_reports_an_unreachable_vendor() -> None:
 
 def test_check_of_the_mock_always_passes() -> None:
     build("mock", {}).check(Deadline(5))
+
+
+# --- Bedrock --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bedrock() -> Iterator[StubBedrock]:
+    with StubBedrock() as running:
+        yield running
+
+
+def bedrock_provider(bedrock: StubBedrock) -> Provider:
+    options = {"base_url": bedrock.url, "region": REGION, "keys": KEYS, "model": MODEL}
+    return build("bedrock", options)
+
+
+def test_check_of_bedrock_passes_when_its_request_is_refused_for_its_messages(
+    bedrock: StubBedrock,
+) -> None:
+    bedrock.refuse("ValidationException", 400, "A conversation must start with a user message.")
+    bedrock_provider(bedrock).check(Deadline(5))
+    [asked] = bedrock.requests
+    assert asked.json == {"messages": [], "inferenceConfig": {"maxTokens": 1}}
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "message", "kind"),
+    [
+        ("AccessDeniedException", 403, "not authorized", ProviderMisconfigured),
+        (
+            "UnrecognizedClientException",
+            403,
+            "The security token is invalid",
+            ProviderMisconfigured,
+        ),
+        ("ResourceNotFoundException", 404, "no such model", ModelUnavailable),
+        (
+            "ValidationException",
+            400,
+            "The provided model identifier is invalid.",
+            ModelUnavailable,
+        ),
+        ("InternalServerException", 500, "no", ProviderFailed),
+    ],
+)
+def test_check_of_bedrock_raises_other_errors(
+    bedrock: StubBedrock, code: str, status: int, message: str, kind: type[ProviderError]
+) -> None:
+    bedrock.refuse(code, status, message)
+    with pytest.raises(kind):
+        bedrock_provider(bedrock).check(Deadline(5))
+
+
+def test_bedrock_lists_its_configured_model(bedrock: StubBedrock) -> None:
+    assert bedrock_provider(bedrock).list_models(Deadline(5)) == [MODEL]
+    assert bedrock.requests == []
