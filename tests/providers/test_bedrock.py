@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -110,13 +111,19 @@ ANSWERS: dict[str, tuple[list[dict[str, Any]], str]] = {
 
 def read_by_botocore(stub: StubBedrock, *, stream: bool) -> tuple[list[Any], str, dict[str, Any]]:
     """Return the content blocks, the stop reason and the usage that botocore's client gets."""
-    client, messages = botocore_client(stub), [{"role": "user", "content": [{"text": "Hello?"}]}]
-    if not stream:
-        body = client.converse(modelId=MODEL, messages=messages)
+    request = {"modelId": MODEL, "messages": [{"role": "user", "content": [{"text": "Hello?"}]}]}
+    with closing(botocore_client(stub)) as client:
+        if stream:
+            with closing(client.converse_stream(**request)["stream"]) as events:
+                return put_together(events)
+        body = client.converse(**request)
         return body["output"]["message"]["content"], body["stopReason"], body["usage"]
+
+
+def put_together(events: Any) -> tuple[list[Any], str, dict[str, Any]]:
     blocks: dict[int, dict[str, Any]] = {}
     reason, usage = "", {}
-    for each in client.converse_stream(modelId=MODEL, messages=messages)["stream"]:
+    for each in events:
         if begun := each.get("contentBlockStart"):
             blocks[begun["contentBlockIndex"]] = {
                 "toolUse": {**begun["start"]["toolUse"], "input": ""}
