@@ -1,6 +1,7 @@
 """What Bedrock is sent. The stand-in refuses whatever botocore's model of requests refuses."""
 
 import base64
+import gzip
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from providers.errors import (
     ProviderOverloaded,
     RequestRejected,
 )
-from tests.bedrock_frames import delta, event, finish, frame, start
+from tests.bedrock_frames import delta, event, exception, finish, frame, start
 from tests.providers.factories import (
     ErrorSummary,
     complete,
@@ -33,6 +34,7 @@ from tests.providers.factories import (
 )
 from tests.providers.test_bedrock import ASKED, call, make_provider, tool_call
 from tests.stub_bedrock import MODEL, StubBedrock
+from tests.stub_vendor import StubVendor
 
 CLAUDE_46 = "us.anthropic.claude-opus-4-6-v1"
 PNG = base64.b64encode(b"\x89PNG").decode()
@@ -823,3 +825,30 @@ def test_an_empty_answer_is_one():
     with StubBedrock() as stub:
         stub.answer([])
         assert error_summary(make_provider(stub), ASKED) == ErrorSummary(EmptyAnswer, retry=True)
+
+
+def test_a_stream_that_fails_has_an_estimate_of_its_tokens_and_their_price():
+    with StubBedrock() as stub:
+        stub.stream_frames([delta(text="Hello " * 40), exception("modelStreamErrorException")])
+        counted: list[Usage] = []
+        read_failing_stream(make_provider(stub), replace(ASKED, on_usage=counted.append))
+        [usage] = counted
+        assert (usage.estimated, usage.prompt_tokens, usage.completion_tokens) == (True, 3, 60)
+        assert usage.cost_usd == Decimal("0.0009999")
+
+
+def test_a_call_without_arguments_has_an_empty_object():
+    with StubBedrock() as stub:
+        stub.answer([call("t1", "now")], "tool_use")
+        for message in (
+            complete(make_provider(stub), ASKED).message,
+            read_deltas(make_provider(stub), ASKED)[1].message,
+        ):
+            assert message == {"tool_calls": [tool_call("t1", "now", "{}")]}
+
+
+def test_a_compressed_answer_is_read():
+    body = {"output": {"message": {"content": [{"text": "Hello."}]}}, "stopReason": "end_turn"}
+    with StubVendor() as stub:
+        stub.reply(gzip.compress(json.dumps(body).encode()), headers={"content-encoding": "gzip"})
+        assert complete(make_provider(stub), ASKED).text == "Hello."
