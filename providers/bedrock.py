@@ -54,7 +54,7 @@ _FINISH_REASONS: dict[str, FinishReason] = {
 }
 _MALFORMED_STOP_REASONS = {"malformed_model_output", "malformed_tool_use"}
 
-# The HTTP status of an exception in a stream.
+# The HTTP statuses of exceptions inside streams, which have none.
 _STATUS_BY_CODE = {
     "ValidationException": 400,
     "AccessDeniedException": 403,
@@ -81,12 +81,13 @@ _UNKNOWN_MODEL = re.compile(
 _PER_DAY = re.compile(r"\bper day\b|\bdaily\b", re.IGNORECASE)
 _EXTRANEOUS_KEY = re.compile(r"extraneous key \[([A-Za-z0-9_.-]{1,64})\]")
 
-# Complaints about what the request has because of its `response_format`, or of a tool's `strict`.
+# What a message has that complains about a feature.
 _COMPLAINTS = {
     TEXT_FORMAT: re.compile(r"output_?config|text_?format|response_?format", re.IGNORECASE),
     STRICT_TOOLS: re.compile(r"\bstrict\b"),
     FORCED_TOOL: re.compile(r"tool_?choice", re.IGNORECASE),
 }
+# A complaint about a field itself, not about its value.
 _UNKNOWN_FIELD = re.compile(
     r"extra inputs|not (?:supported|permitted|allowed)|(?:does not|doesn.t) support|unsupported"
     r"|un(?:known|recogni[sz]ed)",

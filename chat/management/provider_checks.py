@@ -40,7 +40,7 @@ BEDROCK_MODEL = (
     "by an inference profile, such as us.anthropic.…"
 )
 BEDROCK_ACCESS = (
-    "see AWS's credentials, their permissions bedrock:InvokeModel and "
+    "see AWS's region and credentials, their permissions bedrock:InvokeModel and "
     "bedrock:InvokeModelWithResponseStream on BEDROCK_MODEL, and the account's access to it"
 )
 # Where a provider has other variables than these.
