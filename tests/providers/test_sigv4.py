@@ -9,6 +9,7 @@ import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
+from botocore.loaders import create_loader
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -160,3 +161,11 @@ def test_a_response_that_breaks_off_is_closed():
 )
 def test_a_service_has_an_address_in_each_region(region: str, address: str):
     assert sigv4.endpoint("ssm", region) == address
+
+
+def test_each_partition_has_its_domain():
+    for partition in create_loader().load_data("partitions")["partitions"]:
+        domain = partition["outputs"]["dnsSuffix"]
+        for region in partition["regions"]:
+            if not region.endswith("-global"):
+                assert sigv4.endpoint("ssm", region) == f"https://ssm.{region}.{domain}/"
