@@ -4,7 +4,7 @@ import itertools
 import logging
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -106,7 +106,7 @@ def stream(
     deadline: Deadline,
     idempotency_key: str | None = None,
     use_cache: bool = True,
-) -> Iterator[AnswerDelta | ChatResult]:
+) -> Generator[AnswerDelta | ChatResult]:
     """Take the same steps as `chat`: yield the answer in pieces as they come, then the result.
 
     A stored answer is yielded at once, without pieces. If `deadline` is cancelled or the iterator

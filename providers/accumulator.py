@@ -62,6 +62,12 @@ class Accumulator:
                 shown[name] = clean_value(value)
         return self._keep(shown)
 
+    def add_text(self, text: str) -> dict[str, Any]:
+        """Add a piece of the content. Return what a client may see of it now."""
+        shown: dict[str, Any] = {}
+        self._show_content(shown, self._text("content").add(text))
+        return self._keep(shown)
+
     def add_whole(self, message: Mapping[str, Any]) -> None:
         """Add a message that was not streamed."""
         content = as_str(message.get("content"))

@@ -79,6 +79,10 @@ _KNOWN_FIELDS = {
     *("id", "object", "created", "model", "choices", "usage", "x_groq", "obfuscation", "error"),
 }
 _KNOWN_CHOICE_FIELDS = {"index", "message", "delta", "finish_reason", "logprobs", "error"}
+# What a chunk may have that only goes on with the text.
+_PLAIN_FIELDS = {"id", "object", "created", "model", "choices", "obfuscation"}
+_PLAIN_CHOICE_FIELDS = {"index", "delta"}
+_PLAIN_DELTA_FIELDS = {"role", "content"}
 
 
 class Answer:
@@ -135,6 +139,38 @@ class Answer:
         choices = self._choices(chunk)
         extras = self._add_fields(chunk) | self._add_choice_fields(choices)
         return self._shown(self._accumulator.add(self._merged(choices, "delta")), extras)
+
+    def goes_on(self, chunk: dict[str, Any]) -> str:
+        """Return the text of a chunk that goes on with it and has nothing else that is new."""
+        try:
+            [choice] = chunk["choices"]
+            delta = choice["delta"]
+            text = delta["content"]
+        except (KeyError, TypeError, ValueError):
+            return ""
+        if (
+            not self._begun
+            or self.finish_reasons
+            or type(text) is not str
+            or (choice.get("index") or 0) != self._choice_of.get("content")
+            or chunk.get("model") not in (None, self.model)
+        ):
+            return ""
+        # Loops, as this runs for each token: with sets and generators it takes twice as long.
+        for name in delta:
+            if name not in _PLAIN_DELTA_FIELDS and delta[name]:
+                return ""
+        for name in choice:
+            if name not in _PLAIN_CHOICE_FIELDS and choice[name] is not None:
+                return ""
+        for name in chunk:
+            if name not in _PLAIN_FIELDS and chunk[name] not in (None, self.extras.get(name)):
+                return ""
+        return text
+
+    def add_text(self, text: str) -> Delta | None:
+        """Add the text of such a chunk."""
+        return self._shown(self._accumulator.add_text(text), {})
 
     def add_whole(self, body: dict[str, Any]) -> None:
         choices = self._choices(body)
@@ -373,6 +409,13 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         if not answer.readable:
             return parsing.unusable_answer("no_choices")
         return parsing.empty_answer(*answer.finish_reasons)
+
+    def _only_text(self, chunk: dict[str, Any], answer: Answer) -> Sequence[Delta] | None:
+        text = answer.goes_on(chunk)
+        if not text:
+            return None
+        delta = answer.add_text(text)
+        return (delta,) if delta else ()
 
     def _raise_error_inside(
         self, body: dict[str, Any], headers: Mapping[str, str], answer: Answer

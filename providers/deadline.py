@@ -6,31 +6,34 @@ import time
 from collections.abc import Callable
 
 Callback = Callable[[], object]
+# Called before a wait; returns the seconds of the wait after which it wants to be called again.
+WaitCallback = Callable[[], float]
 
 
 class Deadline:
     """A point on the monotonic clock by which a request must be done, or cancelled before.
 
     A vendor may be silent for at most `idle_seconds` within it. Waiting code registers a callback
-    with `on_cancel` instead of looking at `cancelled` periodically.
+    with `on_cancel` instead of looking at `cancelled` periodically, and calls `waiting` before each
+    wait, so that what was to be done before it is done.
     """
 
-    __slots__ = ("_cancellation", "_end", "_latest_end", "idle_seconds")
+    __slots__ = ("_end", "_latest_end", "_shared", "idle_seconds")
 
     def __init__(
         self,
         seconds: float,
         *,
         idle_seconds: float = math.inf,
-        _cancellation: "_Cancellation | None" = None,
+        _shared: "_Shared | None" = None,
     ) -> None:
         self.idle_seconds = idle_seconds
         self._end = self._latest_end = time.monotonic() + seconds
-        self._cancellation = _cancellation or _Cancellation()
+        self._shared = _shared or _Shared()
 
     def remaining(self) -> float:
         """Return the seconds left: never negative, 0 when cancelled."""
-        return 0.0 if self.cancelled else self.remaining_if_not_cancelled()
+        return 0.0 if self._shared.cancelled else max(0.0, self._end - time.monotonic())
 
     def remaining_if_not_cancelled(self) -> float:
         """Return the seconds left on the clock, for work that a disconnect must not stop."""
@@ -43,7 +46,7 @@ class Deadline:
 
     @property
     def cancelled(self) -> bool:
-        return self._cancellation.cancelled
+        return self._shared.cancelled
 
     def cancel(self) -> None:
         """End all work under this deadline, in all threads.
@@ -51,7 +54,7 @@ class Deadline:
         Call every callback, then raise the first error of one. A signal handler must cancel from
         another thread, because its own may hold the lock.
         """
-        self._cancellation.cancel()
+        self._shared.cancel()
 
     def part(self) -> "Deadline":
         """Return a deadline that ends with this one, and can be shortened on its own.
@@ -59,7 +62,7 @@ class Deadline:
         Cancelling one of the two cancels both.
         """
         left = self.remaining_if_not_cancelled()
-        return Deadline(left, idle_seconds=self.idle_seconds, _cancellation=self._cancellation)
+        return Deadline(left, idle_seconds=self.idle_seconds, _shared=self._shared)
 
     def shorten(self, seconds: float) -> None:
         """Move the end to `seconds` from now, if that is earlier."""
@@ -71,27 +74,50 @@ class Deadline:
 
     def sleep(self, seconds: float) -> None:
         """Sleep, at most until the deadline; a cancel ends the sleep at once."""
+        end = min(self._end, time.monotonic() + seconds)
         cancelled = threading.Event()
         with self.on_cancel(cancelled.set):
-            cancelled.wait(min(seconds, self.remaining()))
+            while not cancelled.wait(max(0.0, min(self.waiting(), end - time.monotonic()))):
+                if time.monotonic() >= end:
+                    return
+
+    def on_wait(self, callback: WaitCallback) -> None:
+        """Set the callback of `waiting`, which runs in the thread that is about to wait."""
+        self._shared.on_wait = callback
+
+    def waiting(self) -> float:
+        """Tell that this thread is about to wait. Return the seconds until it shall tell again."""
+        callback = self._shared.on_wait
+        return math.inf if callback is None else callback()
+
+    @property
+    def announces_waits(self) -> bool:
+        """Whether the running call tells each of its waits, by `waiting`."""
+        return self._shared.announces_waits
+
+    @announces_waits.setter
+    def announces_waits(self, announces: bool) -> None:
+        self._shared.announces_waits = announces
 
     def on_cancel(self, callback: Callback) -> "Registration":
         """Call `callback` once when cancelled, at once if that has happened, within the context.
 
         The cancelling thread runs it, so it must be short. It never runs after the context's end.
         """
-        return Registration(self._cancellation, callback)
+        return Registration(self._shared, callback)
 
 
-class _Cancellation:
-    """The cancelled state that a deadline shares with its parts."""
+class _Shared:
+    """What a deadline shares with its parts."""
 
-    __slots__ = ("callbacks", "cancelled", "lock")
+    __slots__ = ("announces_waits", "callbacks", "cancelled", "lock", "on_wait")
 
     def __init__(self) -> None:
+        self.on_wait: WaitCallback | None = None
+        self.announces_waits = False
         self.cancelled = False
         self.callbacks: list[Callback] = []
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # the garbage collector may end a call in the midst of it
 
     def cancel(self) -> None:
         errors = []
@@ -109,22 +135,22 @@ class _Cancellation:
 class Registration:
     """A callback that is registered between the context's start and its end."""
 
-    __slots__ = ("_callback", "_cancellation")
+    __slots__ = ("_callback", "_shared")
 
-    def __init__(self, cancellation: _Cancellation, callback: Callback) -> None:
-        self._cancellation = cancellation
+    def __init__(self, shared: _Shared, callback: Callback) -> None:
+        self._shared = shared
         self._callback = callback
 
     def __enter__(self) -> None:
-        cancellation = self._cancellation
-        with cancellation.lock:
-            if not cancellation.cancelled:
-                cancellation.callbacks.append(self._callback)
+        shared = self._shared
+        with shared.lock:
+            if not shared.cancelled:
+                shared.callbacks.append(self._callback)
                 return
         self._callback()
 
     def __exit__(self, *exception: object) -> None:
-        cancellation = self._cancellation
-        with cancellation.lock:
-            if self._callback in cancellation.callbacks:
-                cancellation.callbacks.remove(self._callback)
+        shared = self._shared
+        with shared.lock:
+            if self._callback in shared.callbacks:
+                shared.callbacks.remove(self._callback)

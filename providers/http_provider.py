@@ -1,7 +1,7 @@
 """The calls that all vendors' adapters have in common."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from decimal import Decimal
@@ -186,6 +186,9 @@ class HttpProvider(ABC, Generic[AnswerT]):
             for chunk in self._read_chunks(response):
                 if chunk is None:
                     return
+                if (deltas := self._only_text(chunk, answer)) is not None:
+                    yield from deltas
+                    continue
                 self._raise_error_inside(chunk, response.headers, answer)
                 if delta := answer.add(chunk):
                     yield delta
@@ -211,6 +214,13 @@ class HttpProvider(ABC, Generic[AnswerT]):
                 yield None
             elif (chunk := parsing.event_object(data)) is not None:
                 yield chunk
+
+    def _only_text(self, chunk: dict[str, Any], answer: AnswerT) -> Sequence[Delta] | None:
+        """Add a chunk that goes on with the text and has nothing else, as most of a stream do.
+
+        Return what a client may see of it. Return None for any other, which is not added.
+        """
+        return None
 
     def _raise_error_inside(
         self, body: dict[str, Any], headers: Mapping[str, str], answer: AnswerT

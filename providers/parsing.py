@@ -10,9 +10,12 @@ import math
 import re
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC
 from decimal import Decimal
 from typing import Any
+
+import orjson
 
 from providers.base import COST_DECIMALS, Completion, Delta
 from providers.errors import (
@@ -27,6 +30,8 @@ from providers.errors import (
 )
 
 MAX_COUNT = 2**53  # larger JSON numbers lose digits in other programs
+# Up to this length, that of a stream's events, orjson is tried first. It has no Decimals.
+MAX_EVENT_CHARACTERS = 4096
 MAX_COST_USD = 1_000_000
 MAX_RETRY_AFTER = 86_400.0  # a day, in seconds
 MAX_MODEL_LENGTH = 256
@@ -174,10 +179,13 @@ def retry_after(value: Any) -> float | None:
 
 
 def load_json(data: str | bytes) -> Any:
-    """Parse JSON, fractions as Decimal; None when it is not JSON."""
+    """Parse JSON, amounts of money as Decimal; None when it is not JSON."""
     try:
         if isinstance(data, bytes):
             data = data.decode(json.detect_encoding(data), "surrogatepass")
+        if len(data) <= MAX_EVENT_CHARACTERS and "cost" not in data:
+            with suppress(orjson.JSONDecodeError):  # it refuses NaN and half of a surrogate pair
+                return orjson.loads(data)
         return _DECODER.decode(data)
     # ArithmeticError: Decimal too has its limits, at an exponent of twenty digits.
     except (ValueError, ArithmeticError, RecursionError):

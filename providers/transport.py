@@ -24,7 +24,7 @@ import httpx
 import pycurl
 
 from providers import transport_errors
-from providers.deadline import Deadline
+from providers.deadline import Deadline, Registration
 
 CONNECT_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 20.0
@@ -135,6 +135,8 @@ class _Handle:
     def __init__(self, options: dict[int, str | bytes]) -> None:
         self._used_at = time.monotonic()
         self._closed = self.done = False
+        self._timer = math.inf  # when libcurl wants to be called anyway
+        self._watch: tuple[Deadline, Registration] | None = None
         self.lines: list[bytes] = []
         self.pieces: list[bytes] = []
         self._multi = pycurl.CurlMulti()
@@ -146,6 +148,7 @@ class _Handle:
         self._poll = select.poll()
         self._poll.register(self._wake_fd, select.POLLIN)
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self.on_socket)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self.on_timer)
         _handles.add(self)
 
     @property
@@ -171,9 +174,9 @@ class _Handle:
         self._set_request(request, url, expect=expect)
         self._multi.add_handle(self._curl)
         self._act(pycurl.SOCKET_TIMEOUT, 0)
-        with self._deadline.on_cancel(self._wake):
-            while not self._in_body and not self.done:
-                self._step()
+        self._begin(self._deadline)
+        while not self._in_body and not self.done:
+            self._step()
         if not request.extensions.get("deadline"):
             self._deadline = Deadline(math.inf)  # httpx's timeouts limit no whole body
         if not self._in_body:
@@ -182,21 +185,41 @@ class _Handle:
     def read(self) -> list[bytes]:
         """Return the next pieces of the body, none at its end. Raises httpx.TransportError."""
         if not self.pieces and not self.done:
-            self._heard()  # it was not while nobody read
-            with self._deadline.on_cancel(self._wake):
-                while not self.pieces and not self.done:
-                    self._step()
+            self._step(resumed=True)
+            while not self.pieces and not self.done:
+                self._step()
         pieces = self.pieces.copy()
         self.pieces.clear()
         if not pieces:
             self._check()
         return pieces
 
-    def keep(self, idle: "deque[_Handle]") -> None:
+    def end(self, idle: "deque[_Handle]") -> None:
         """Put it into the pool; close it instead in the middle of a response or after an error."""
+        deadline = self._deadline
         if not self.done or self._error or self._closed:
             self.close()
-            return
+        else:
+            self._keep(idle)
+        deadline.waiting()  # its caller may, without telling
+
+    def _begin(self, deadline: Deadline) -> None:
+        """Let a cancel wake the call, until its end."""
+        deadline.announces_waits = True
+        watch = deadline.on_cancel(self._wake)
+        watch.__enter__()
+        self._watch = (deadline, watch)
+
+    def _let_go(self) -> None:
+        """End what `_begin` began."""
+        if self._watch:
+            deadline, watch = self._watch
+            self._watch = None
+            watch.__exit__()
+            deadline.announces_waits = False
+
+    def _keep(self, idle: "deque[_Handle]") -> None:
+        self._let_go()
         self._multi.remove_handle(self._curl)
         self._curl.setopt(pycurl.POSTFIELDS, b"")  # it may hold megabytes of the last request
         del self._deadline, self.headers
@@ -209,6 +232,7 @@ class _Handle:
         if self._closed:
             return
         self._closed = True
+        self._let_go()
         with suppress(pycurl.error):  # the garbage collector may have closed them already
             looked_up = self._curl.getinfo(pycurl.NAMELOOKUP_TIME) > 0
             self._curl.close()
@@ -256,23 +280,29 @@ class _Handle:
             curl.setopt(pycurl.HTTPGET, 1)
         curl.setopt(pycurl.HTTPHEADER, _header_lines(request.headers, expect=expect))
 
-    def _step(self) -> None:
-        """Wait for the next event of the connection. Raises httpx.TimeoutException."""
-        remaining = min(self._deadline.remaining(), self._idle_until - time.monotonic())
+    def _step(self, *, resumed: bool = False) -> None:
+        """Wait for the next event of the connection. Raises httpx.TimeoutException.
+
+        `resumed`: the server was not heard because nobody read, for example while a slow client
+        took what was read before.
+        """
+        again = self._deadline.waiting()
+        now = time.monotonic()
+        if resumed:
+            self._idle_until = now + self._idle_seconds
+        remaining = min(self._deadline.remaining(), self._idle_until - now)
         if remaining <= 0:
             raise transport_errors.timed_out(self._curl, self._deadline, in_body=self._in_body)
-        milliseconds = math.ceil(min(remaining, 86400.0) * 1000)
-        timer = self._multi.timeout()  # when libcurl wants to be called anyway; below 0: never
-        if 0 <= timer < milliseconds:
-            milliseconds = timer
-        events = self._poll.poll(milliseconds)
+        seconds = max(0.0, min(remaining, again, self._timer - now, 86400.0))
+        events = self._poll.poll(math.ceil(seconds * 1000))
         for fd, mask in events:
             if fd == self._wake_fd:
                 os.read(fd, 64)
             else:
                 # 0: libcurl finds out itself what the socket is ready for.
                 self._act(fd, pycurl.CSELECT_IN if mask == select.POLLIN else 0)
-        if not events:
+        if time.monotonic() >= self._timer:
+            self._timer = math.inf
             self._act(pycurl.SOCKET_TIMEOUT, 0)
 
     def _heard(self) -> None:
@@ -309,6 +339,10 @@ class _Handle:
         else:
             self._poll.register(fd, _POLL_EVENTS[what])
 
+    def on_timer(self, milliseconds: int) -> None:
+        """Set libcurl's timer; below 0: none."""
+        self._timer = math.inf if milliseconds < 0 else time.monotonic() + milliseconds / 1000
+
     def _parse_head(self) -> None:
         """Take the lines of the head. Interim responses (1xx) come before it, trailers after it."""
         for line in self.lines:
@@ -344,7 +378,7 @@ class _Body(httpx.SyncByteStream):
     def close(self) -> None:
         handle, self._handle = self._handle, None
         if handle:
-            handle.keep(self._idle)
+            handle.end(self._idle)
 
     __del__ = close
 

@@ -1,25 +1,20 @@
 """Stream the service's events as server-sent events.
 
-A second thread runs the chat; the request's thread waits, sends heartbeats, and cancels on
-disconnect. Format: https://html.spec.whatwg.org/multipage/server-sent-events.html
+One thread asks the provider and writes to the client. Format: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
-import functools
-import logging
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing
 from contextvars import copy_context
-from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 import orjson
-from django.conf import settings
-from django.db import close_old_connections
 from django.http import StreamingHttpResponse
+from greenlet import getcurrent, greenlet
 
-from chat.api.server_context import can_stream, cancel_on_disconnect, remaining_seconds
+from chat.api.server_context import can_stream, cancel_on_disconnect
 from chat.conversation import answered_message
 from chat.errors import ClientDisconnected, Problem, log_and_convert, problem_from_exception
 from chat.service import AnswerDelta, ChatResult
@@ -27,17 +22,14 @@ from chat.telemetry.context import add_log_fields, current_request_id
 from providers.base import Message, reasoning_text
 from providers.deadline import Deadline
 
-logger = logging.getLogger(__name__)
-
 # A silent stream sends a heartbeat this often. If the first event takes longer, the stream starts
 # with a heartbeat, and a later error becomes an event of it.
 HEARTBEAT_SECONDS = 10.0
 HEARTBEAT = b": waiting\n\n"
-# Wait this long for an aborted request to settle before its log line is written; on Lambda, until
-# the function's timeout.
-ABORT_SECONDS = 1.0
+# A piece waits this long at most for those that the vendor sent along with it.
+MAX_HOLD_SECONDS = 0.02
 
-Events = Iterator[AnswerDelta | ChatResult]
+Events = Generator[AnswerDelta | ChatResult]
 
 
 class StreamFormat(Protocol):
@@ -73,7 +65,11 @@ def respond(
 
 
 class EventStream:
-    """The body of the response."""
+    """The body of the response, to be read in the thread that made it.
+
+    The chat runs in a greenlet of that thread: however deep in a call it waits, it can hand over
+    what there is to send, and go on later.
+    """
 
     def __init__(
         self,
@@ -82,87 +78,97 @@ class EventStream:
         stream_format: StreamFormat,
         environ: dict[str, Any],
     ) -> None:
+        self._events = events
         self._deadline = deadline
         self._format = stream_format
         # apig-wsgi sends the body as a whole, so heartbeats would not arrive in time.
-        self._heartbeat_seconds = HEARTBEAT_SECONDS if can_stream(environ) else None
-        self._environ = environ
+        self._heartbeat_seconds = HEARTBEAT_SECONDS if can_stream(environ) else math.inf
         self._request_id = current_request_id()
-        self._items: SimpleQueue[AnswerDelta | ChatResult | Exception | None] = SimpleQueue()
-        self._watch = ExitStack()
-        self._watch.enter_context(cancel_on_disconnect(environ, deadline))
-        self._watch.enter_context(deadline.on_cancel(self._stop))
-        self._producer: Future[None] = _producer_pool().submit(
-            copy_context().run, self._run, events
-        )
-        self._first = self._wait()
-        if self._first is None:
-            self.close()
-            raise ClientDisconnected
-        if isinstance(self._first, Exception):
-            self._watch.close()
-            raise self._first
-        self.replayed = isinstance(self._first, ChatResult) and self._first.replayed
+        self._unsent: list[bytes] = []
+        self._begun = self._closed = self.replayed = False
+        self._sent_at = self._held_since = time.monotonic()
+        self._server = getcurrent()
+        self._chat = greenlet(self._run, self._server)
+        self._chat.gr_context = copy_context()
+        with ExitStack() as until_error:
+            until_error.enter_context(cancel_on_disconnect(environ, deadline))
+            deadline.on_wait(self._waiting)
+            self._first: bytes | None = self._chat.switch()
+            if self._first is None:
+                raise ClientDisconnected
+            self._watch = until_error.pop_all()
 
     def __iter__(self) -> Iterator[bytes]:
-        item = self._first
-        while item is not None:
-            if written := self._write(item):  # an empty chunk would end the response
-                yield written
-            item = self._wait()
-
-    def _write(self, item: AnswerDelta | ChatResult | Exception | bytes) -> bytes:
-        match item:
-            case AnswerDelta():
-                return self._format.delta(item)
-            case ChatResult():
-                return self._format.done(item)
-            case Exception():
-                return self._format.error(log_and_convert(item), self._request_id)
-        return item
+        data = self._first
+        while data is not None:
+            yield data
+            data = None if self._chat.dead else self._chat.switch()
 
     def close(self) -> None:
-        """Stop watching the client, and cancel the chat if it is still running."""
+        """Stop watching the client, and end the chat if it is still running."""
         self._watch.close()
-        if not self._producer.done():
+        self._closed = True
+        if not self._chat.dead:
             self._deadline.cancel()
-            seconds = remaining_seconds(self._environ)  # Lambda would freeze the process
-            if seconds == math.inf:
-                seconds = ABORT_SECONDS
-            try:
-                self._producer.result(timeout=seconds)
-            except TimeoutError:
-                logger.warning("client disconnected; request still running after %g s", seconds)
+            self._chat.switch()
 
-    def _run(self, events: Events) -> None:
-        """Run the chat in the second thread, and queue its events and error."""
+    def _run(self) -> None:
+        """Run the chat in its greenlet, and hand over its events, or its error."""
         try:
-            for event in events:
-                self._items.put(event)
+            with closing(self._events) as events:
+                for event in events:
+                    self._add(event)
+                    if self._closed:
+                        return
         except Exception as exc:
             add_log_fields(code=problem_from_exception(exc).code)
-            if self._deadline.cancelled:  # the request's thread may have stopped reading
-                log_and_convert(exc)
-            self._items.put(exc)
-        finally:
-            self._items.put(None)
-            close_old_connections()
+            if not self._begun:
+                raise
+            problem = log_and_convert(exc)
+            if not self._deadline.cancelled:
+                self._unsent.append(self._format.error(problem, self._request_id))
+        self._flush()
 
-    def _wait(self) -> AnswerDelta | ChatResult | Exception | bytes | None:
-        """Return the next item or a heartbeat; None at the end or once the client disconnects."""
-        try:
-            return self._items.get(timeout=self._heartbeat_seconds)
-        except Empty:
-            return HEARTBEAT
+    def _add(self, event: AnswerDelta | ChatResult) -> None:
+        """Write an event. Hold it back for a moment if the provider has more at hand."""
+        if isinstance(event, AnswerDelta):
+            data = self._format.delta(event)
+        else:
+            self.replayed = event.replayed
+            data = self._format.done(event)
+        if not data:  # an empty chunk would end the response
+            return
+        now = time.monotonic()
+        if not self._unsent:
+            self._held_since = now
+        self._unsent.append(data)
+        held = self._begun and self._deadline.announces_waits
+        if not held or now - self._held_since >= MAX_HOLD_SECONDS:
+            self._flush()
 
-    def _stop(self) -> None:
-        self._items.put(None)
+    def _waiting(self) -> float:
+        """Send what is held back, or a heartbeat. Return the seconds until the next heartbeat."""
+        if self._closed or getcurrent() is not self._chat:  # the garbage collector closes calls
+            return math.inf
+        self._flush()
+        left = self._sent_at + self._heartbeat_seconds - time.monotonic()
+        if left <= 0:
+            self._send(HEARTBEAT)
+            left = self._heartbeat_seconds
+        return left
 
+    def _flush(self) -> None:
+        if self._unsent:
+            data = b"".join(self._unsent)
+            self._unsent.clear()
+            self._send(data)
 
-@functools.cache
-def _producer_pool() -> ThreadPoolExecutor:
-    """Return threads that are reused, and with them their connections to the vendors."""
-    return ThreadPoolExecutor(settings.WEB_THREADS, thread_name_prefix="stream")
+    def _send(self, data: bytes) -> None:
+        """Hand over data to the server, and go on when it has been sent."""
+        if not self._closed:
+            self._begun = True
+            self._server.switch(data)
+            self._sent_at = time.monotonic()
 
 
 class ChatEventFormat:

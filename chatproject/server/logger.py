@@ -18,7 +18,7 @@ class GunicornLogger(Logger):  # type: ignore[misc]  # gunicorn has no types
 
     def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
         """Log a timeout of a client without a traceback: it is not a fault of the server."""
-        if msg == SOCKET_ERROR and isinstance(sys.exception(), TimeoutError):
+        if msg == SOCKET_ERROR and isinstance(sys.exception(), TimeoutError | BlockingIOError):
             self.info("client timed out")
         else:
             super().exception(msg, *args, **kwargs)

@@ -9,8 +9,10 @@ import signal
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from struct import pack
 from typing import Any
 
 from django.db import connections
@@ -42,6 +44,9 @@ LINGER_SECONDS = 2.0
 STOP_SECONDS = 2.0
 READ_BYTES = 64 * 1024
 TOO_LONG = {LimitRequestLine: 414, LimitRequestHeaders: 431}
+# A C struct timeval.
+SEND_TIMEOUT = pack("ll", int(CLIENT_SECONDS), 0)
+Application = Callable[..., Any]
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 
@@ -165,6 +170,9 @@ class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
             super().init()
             self.parser.unreader = DeadlineUnreader(self.sock)
         self.sock.settimeout(CLIENT_SECONDS)
+        self.sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDTIMEO, pack("ll", int(CLIENT_SECONDS), 0)
+        )
         self.parser.unreader.deadline = time.monotonic() + self.request_seconds
 
     def close(self, graceful: bool = False) -> None:
@@ -190,6 +198,20 @@ class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
             return False
         except OSError:
             return True
+
+
+def with_kernel_timeout(application: Application) -> Application:
+    """Leave the timeout of the response to the kernel, once the request has been read.
+
+    Python's own waits before each write, and so has the threads take turns once more a token.
+    """
+
+    def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        response = application(environ, start_response)
+        environ["gunicorn.socket"].settimeout(None)
+        return response
+
+    return wrapped
 
 
 class DeadlineUnreader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no types

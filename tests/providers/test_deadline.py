@@ -125,3 +125,29 @@ def test_every_callback_is_called_though_others_raise():
         deadline.cancel()
     assert sorted(called) == [1, 2]
     assert deadline.cancelled
+
+
+def test_who_waits_under_a_deadline_or_a_part_of_it_tells_before_and_again():
+    told: list[float] = []
+    deadline = Deadline(30)
+
+    def tell() -> float:
+        told.append(time.monotonic())
+        return 0.05
+
+    assert deadline.waiting() == float("inf")
+    deadline.on_wait(tell)
+    deadline.part().sleep(0.18)
+    assert len(told) >= 2
+    assert told == sorted(told)
+
+
+def test_a_cancel_ends_a_sleep_that_tells():
+    deadline = Deadline(30)
+    deadline.on_wait(lambda: 0.01)
+    with ThreadPoolExecutor(1) as pool:
+        sleep = pool.submit(deadline.sleep, 30)
+        time.sleep(0.05)
+        assert not sleep.done()
+        deadline.cancel()
+        sleep.result(SOON)

@@ -38,6 +38,7 @@ class CompletionChunkFormat:
     def __init__(self, *, include_usage: bool) -> None:
         self._usage: dict[str, Any] = {"usage": None} if include_usage else {}
         self._model = ""  # until the first chunk
+        self._plain_head: dict[str, Any] = {}  # of a chunk without extras
 
     def delta(self, delta: AnswerDelta) -> bytes:
         first = self._first_chunk(delta.record, delta.model)
@@ -85,7 +86,12 @@ class CompletionChunkFormat:
     def _head(
         self, record: InteractionRecord, extras: Mapping[str, Any] = NO_EXTRAS
     ) -> dict[str, Any]:
-        return {**_head(record, "chat.completion.chunk", extras), "model": self._model}
+        if extras or not self._plain_head:
+            head = {**_head(record, "chat.completion.chunk", extras), "model": self._model}
+            if extras:
+                return head
+            self._plain_head = head
+        return self._plain_head
 
 
 def render_model(id_: str, provider: str) -> dict[str, Any]:

@@ -146,6 +146,20 @@ def test_a_delta_is_sent_at_once(api: ApiClient, vendor: StubVendor):
     response.close()
 
 
+def test_pieces_that_are_there_together_are_sent_together(api: ApiClient, vendor: StubVendor):
+    more = threading.Event()
+    together = "".join(chunk(text) for text in ("Hel", "lo ", "there"))
+    vendor.stream([together, chunk("."), FINISH, DONE], gap=[0, more, 0, 0])
+    stream = iter(ask(api).streaming_content)
+    assert next(stream) == b'event: delta\ndata: {"text":"Hel"}\n\n'
+    assert next(stream) == b"".join(
+        b'event: delta\ndata: {"text":"%b"}\n\n' % text for text in (b"lo ", b"there")
+    )
+    more.set()
+    assert next(stream) == b'event: delta\ndata: {"text":"."}\n\n'
+    assert next(stream).startswith(b"event: done\n")
+
+
 def test_unicode_line_separators_are_escaped(api: ApiClient):
     text = "a\nb\r\nc\u2028d\u2029e\u0085f 🦆"
     response = ask(api, text)

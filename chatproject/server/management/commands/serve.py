@@ -19,7 +19,7 @@ from chatproject.server import memory, tuning
 from chatproject.server.capacity import Capacity
 from chatproject.server.disconnect import with_disconnects
 from chatproject.server.logger import GunicornLogger
-from chatproject.server.worker import CLIENT_SECONDS, Arbiter, Worker
+from chatproject.server.worker import CLIENT_SECONDS, Arbiter, Worker, with_kernel_timeout
 
 # Seconds that a worker may take to send its traces when it ends.
 FLUSH_SECONDS = 2.0
@@ -95,7 +95,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         gc.collect()
         gc.freeze()  # the collector need not look through imported modules
         gc.set_threshold(GC_THRESHOLD)
-        return self.capacity.limit(with_disconnects(application))
+        return self.capacity.limit(with_kernel_timeout(with_disconnects(application)))
 
 
 class Command(BaseCommand):
