@@ -389,6 +389,7 @@ def _write_outcome(record: InteractionRecord, in_flight: InFlightChat) -> bool:
     Raises StorageUnavailable.
     """
     deadline = Deadline(min(in_flight.deadline.remaining_if_not_cancelled(), MAX_SECONDS))
+    deadline.seconds = in_flight.deadline.seconds  # the writer is waited for as by the claim
     with storage_deadline(deadline):
         for tries in itertools.count(1):
             try:

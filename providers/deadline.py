@@ -13,12 +13,12 @@ WaitCallback = Callable[[], float]
 class Deadline:
     """A point on the monotonic clock by which a request must be done, or cancelled before.
 
-    A vendor may be silent for at most `idle_seconds` within it. Waiting code registers a callback
-    with `on_cancel` instead of looking at `cancelled` periodically, and calls `waiting` before each
-    wait, so that what was to be done before it is done.
+    `seconds` are all that it had. A vendor may be silent for at most `idle_seconds` within it.
+    Waiting code registers a callback with `on_cancel` instead of looking at `cancelled`
+    periodically, and calls `waiting` before each wait, for what has to be done before it.
     """
 
-    __slots__ = ("_end", "_latest_end", "_shared", "idle_seconds")
+    __slots__ = ("_end", "_latest_end", "_shared", "idle_seconds", "seconds")
 
     def __init__(
         self,
@@ -27,6 +27,7 @@ class Deadline:
         idle_seconds: float = math.inf,
         _shared: "_Shared | None" = None,
     ) -> None:
+        self.seconds = seconds
         self.idle_seconds = idle_seconds
         self._end = self._latest_end = time.monotonic() + seconds
         self._shared = _shared or _Shared()

@@ -12,6 +12,9 @@ MAX_SECONDS = 30.0
 # half a second for each of three tries.
 SETTLE_SECONDS = 1.5
 
+# The part of a request's time that it may wait for its turn to write, and no less than so long.
+WRITER_SHARE, MIN_WRITER_SECONDS = 0.1, 0.5
+
 _deadline: ContextVar[Deadline | None] = ContextVar("storage_deadline", default=None)
 
 
@@ -31,3 +34,11 @@ def storage_seconds(default: float) -> float:
     if deadline is None:
         return default
     return min(max(deadline.remaining_if_not_cancelled(), SETTLE_SECONDS), MAX_SECONDS)
+
+
+def writer_seconds(default: float) -> float:
+    """Return how long a call may wait for its turn to write; `default` outside of requests."""
+    deadline = _deadline.get()
+    if deadline is None:
+        return default
+    return min(max(deadline.seconds * WRITER_SHARE, MIN_WRITER_SECONDS), storage_seconds(default))

@@ -15,8 +15,9 @@ from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from chat.storage.errors import StorageUnavailable
-from chat.storage.time_limit import storage_seconds
+from chat.storage.time_limit import writer_seconds
 
+WRITER_BUSY = "Other requests have been writing to the storage for too long; try again."
 DATABASE_ERRORS = (DatabaseError, sqlite3.Error)
 
 _queue = threading.Lock()
@@ -52,16 +53,18 @@ def write_queue() -> Iterator[sqlite3.Connection]:
         if own.in_atomic_block:
             yield _sqlite(own)
             return
-        started, seconds = time.monotonic(), storage_seconds(settings.SQLITE_BUSY_TIMEOUT)
+        started, seconds = time.monotonic(), writer_seconds(settings.SQLITE_BUSY_TIMEOUT)
         if not _queue.acquire(timeout=seconds):
-            raise StorageUnavailable
+            raise StorageUnavailable(WRITER_BUSY)
         try:
             # Other processes may hold the lock for the rest of the time: in whole seconds, which
             # are mostly those of the write before.
             rest = max(0.0, seconds - (time.monotonic() - started))
             yield _waiting(_writer(), math.ceil(rest))
-        except DATABASE_ERRORS:
+        except DATABASE_ERRORS as exc:
             disconnect_writer()
+            if "database is locked" in str(exc):
+                raise StorageUnavailable(WRITER_BUSY) from exc
             raise
         finally:
             _queue.release()

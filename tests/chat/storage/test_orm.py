@@ -135,6 +135,21 @@ def test_a_request_waits_for_a_busy_writer_within_its_deadline(
         assert waiting.result(timeout=30)
 
 
+@pytest.mark.parametrize("busy", [locked, queued])
+def test_a_request_waits_for_the_writer_for_a_tenth_of_its_time_and_is_told(
+    transactional_db: None, busy: Callable[[], AbstractContextManager[None]]
+) -> None:
+    connection.ensure_connection()
+    deadline = Deadline(20)
+    with (
+        busy(),
+        storage_deadline(deadline),
+        pytest.raises(StorageUnavailable, match=r"writing to the storage for too long"),
+    ):
+        OrmInteractionStore().claim(PENDING)
+    assert deadline.remaining() > 10
+
+
 def test_expired_records_are_deleted_a_minute_later(
     db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
