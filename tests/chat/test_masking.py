@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from stdnum import luhn
 from stdnum.br import cpf
 
+from chat import masking
 from chat.masking import mask_text, mask_value
 
 untimed = settings(deadline=None)  # what is imported for the first example takes its time
@@ -267,3 +268,16 @@ def test_what_is_no_data_url_is_masked(text: str) -> None:
 def test_arguments_that_are_no_json_are_masked_as_text() -> None:
     calls = [{"function": {"arguments": '{"who": "a@b.co'}}]
     assert mask_value(calls) == [{"function": {"arguments": '{"who": "[EMAIL]'}}]
+
+
+def test_a_long_text_is_masked_alike_wherever_it_is_cut(monkeypatch: pytest.MonkeyPatch):
+    numbers = ["123.456.789-09", "4111 1111 1111 1111", "+55 11 91234-5678", "529 982 247 25"]
+    parts = [
+        f"word ends with {number} or {index}@example.com goes"
+        for index, number in enumerate(numbers * 3)
+    ]
+    text = " on and ".join(parts)
+    whole = mask_text(text)
+    for characters in range(1, 120):
+        monkeypatch.setattr(masking, "PIECE_CHARACTERS", characters)
+        assert mask_text(text) == whole
