@@ -23,6 +23,8 @@ IDS = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|call_[0-9a-f]{32}
 CHANGING = {
     "timestamp": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z",
     "created": r"\d+",
+    "created_at": r"\d+",
+    "completed_at": r"\d+",
     "latency_ms": r"\d+",
 }
 
@@ -82,9 +84,13 @@ def test_each_request_of_the_document_gets_its_answer(api: ApiClient, gemini: St
 
 def ask(api: ApiClient, example: Example, ids: dict[str, str]) -> HttpResponse:
     """Send the request, with this run's ids in place of the document's."""
+
+    def with_ids(text: str) -> str:
+        return IDS.sub(lambda id_: ids[id_[0]], text)
+
     if example.body is None:
-        return api.get(example.path)
-    return api.post(example.path, IDS.sub(lambda id_: ids[id_[0]], example.body).encode())
+        return api.get(with_ids(example.path))
+    return api.post(example.path, with_ids(example.body).encode())
 
 
 def sent_call(gemini: StubVendor) -> dict[str, Any]:
@@ -105,7 +111,7 @@ def json_values(answer: str) -> list[Any]:
 
 def events(answer: str) -> list[Any]:
     """Return the name and the data of each event of a stream."""
-    found = re.findall(r"(?:event: (\w+)\n)?data: (.+)\n", answer)
+    found = re.findall(r"(?:event: ([\w.]+)\n)?data: (.+)\n", answer)
     return [
         [name, data if data == "[DONE]" else json.loads(without_ellipsis(data))]
         for name, data in found

@@ -66,8 +66,38 @@ def test_the_vercel_ai_sdk(node: Path, base_url: str, vendor: StubVendor) -> Non
     assert run(base_url, "node", node / "ai-sdk.mjs") == all_of_it | {
         REASONER: answers | {"generateObject openai"}
     }
-    signed = [part["thoughtSignature"] for part in parts_sent(vendor) if "thoughtSignature" in part]
-    assert signed[:2] == [stub_model.SIGNATURE] * 2  # of `createOpenAICompatible`
+    assert signatures_sent(vendor)[:2] == [stub_model.SIGNATURE] * 2  # of `createOpenAICompatible`
+
+
+def test_openai_node_with_responses(node: Path, base_url: str, vendor: StubVendor) -> None:
+    answers = {"agent", "parse", "reasoning"}
+    streamed = {f"{name} streamed" for name in answers}
+    assert run(base_url, "node", node / "responses.mjs") == dict.fromkeys(
+        MODELS, answers | streamed
+    )
+    assert signatures_sent(vendor) == [stub_model.SIGNATURE] * 2
+
+
+def test_the_vercel_ai_sdk_with_responses(node: Path, base_url: str, vendor: StubVendor) -> None:
+    agents = {
+        f"{kind}{name}" for kind in ("", "stateless ") for name in ("generateText", "streamText")
+    }
+    answers = agents | {"generateObject", "reasoning", "reasoning streamed"}
+    assert run(base_url, "node", node / "ai-sdk-responses.mjs") == dict.fromkeys(MODELS, answers)
+    assert signatures_sent(vendor) == [stub_model.SIGNATURE] * 4
+
+
+def test_the_agents_sdk(python: Path, base_url: str, vendor: StubVendor) -> None:
+    answers = {"agent", "stateless agent", "continued agent", "hand-off"}
+    streamed = {f"{name} streamed" for name in answers}
+    asked = run(base_url, python, HERE / "python" / "agents_client.py")
+    assert asked == dict.fromkeys(MODELS, answers | streamed)
+    assert signatures_sent(vendor) == [stub_model.SIGNATURE] * 8
+
+
+def signatures_sent(vendor: StubVendor) -> list[str]:
+    """Return the signatures that Gemini got back."""
+    return [part["thoughtSignature"] for part in parts_sent(vendor) if "thoughtSignature" in part]
 
 
 def parts_sent(vendor: StubVendor) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, NotFoundError, OpenAI
 from pydantic import BaseModel, SecretStr
 from pydantic_ai import Agent, NativeOutput
 from pydantic_ai.models.openai import OpenAIChatModel
@@ -41,6 +41,7 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "require
 TOOLS: Any = [
     {"type": "function", "function": {"name": "weather", "strict": True, "parameters": SCHEMA}}
 ]
+FLAT_TOOL = {"type": "function", "name": "weather", "strict": True, "parameters": SCHEMA}
 
 plain_and_streamed = pytest.mark.parametrize("streamed", [False, True])
 all_models = pytest.mark.parametrize("model", MODELS)
@@ -101,6 +102,74 @@ class TestOpenAI:
         assert message.reasoning_content == THOUGHT
 
 
+class TestResponses:
+    """openai-python's `responses`."""
+
+    @pytest.fixture
+    def client(self, base_url: str) -> Iterator[OpenAI]:
+        with OpenAI(base_url=base_url, api_key=KEY, max_retries=0) as client:
+            yield client
+
+    @all_models
+    @plain_and_streamed
+    @pytest.mark.parametrize("stored", [True, False])
+    def test_an_agent_calls_two_tools_at_once(
+        self, client: OpenAI, vendor: StubVendor, model: str, streamed: bool, stored: bool
+    ) -> None:
+        def ask(items: list[Any], **fields: Any) -> Any:
+            request: Any = {"model": model, "tools": [FLAT_TOOL], "input": items, **fields}
+            if not streamed:
+                return client.responses.create(**request)
+            with client.responses.stream(**request) as stream:
+                for event in stream:
+                    assert event.type != "error"
+                return stream.get_final_response()
+
+        stateless = {"store": False, "include": ["reasoning.encrypted_content"]}
+        items: list[Any] = [{"role": "user", "content": PROMPT}]
+        called = ask(items, **({} if stored else stateless))
+        results: list[Any] = [
+            {
+                "type": "function_call_output",
+                "call_id": call.call_id,
+                "output": weather(**json.loads(call.arguments)),
+            }
+            for call in called.output
+            if call.type == "function_call"
+        ]
+        if stored:
+            answer = ask(results, previous_response_id=called.id)
+        else:
+            answer = ask([*items, *called.output, *results], **stateless)
+        assert all(result in answer.output_text for result in RESULTS)
+        if model == GEMINI:
+            assert SIGNATURE in vendor.requests[-1].body.decode()
+
+    @all_models
+    @plain_and_streamed
+    def test_an_answer_is_parsed(self, client: OpenAI, model: str, streamed: bool) -> None:
+        request: Any = {"model": model, "input": PROMPT, "text_format": Forecast}
+        request["reasoning"] = {"effort": "low"}
+        if streamed:
+            with client.responses.stream(**request) as stream:
+                stream.until_done()
+                answer = stream.get_final_response()
+        else:
+            answer = client.responses.parse(**request)
+        assert isinstance(answer.output_parsed, Forecast)
+        [reasoning] = [item for item in answer.output if item.type == "reasoning"]
+        assert [part.text for part in reasoning.summary] == [THOUGHT]
+
+    def test_a_response_is_retrieved_and_deleted(self, client: OpenAI) -> None:
+        answer = client.responses.create(model=MOCK, input="Hi")
+        assert client.responses.retrieve(answer.id).output_text == "You said: Hi"
+        [item] = client.responses.input_items.list(answer.id)
+        assert item.type == "message"
+        client.responses.delete(answer.id)
+        with pytest.raises(NotFoundError):
+            client.responses.retrieve(answer.id)
+
+
 class TestLangChain:
     @pytest.fixture
     def chat(self, base_url: str, model: str) -> ChatOpenAI:
@@ -159,6 +228,10 @@ class TestPydanticAI:
         assert isinstance(run("Lisboa?", output_type=output), Forecast)
 
 
+# With `-responses`, `llm` asks by the Responses API.
+LLM_MODELS = [OPENAI, GEMINI, f"{OPENAI}-responses", f"{GEMINI}-responses"]
+
+
 class TestLlm:
     @pytest.fixture
     def run(self, base_url: str, tmp_path: Path) -> Any:
@@ -173,6 +246,10 @@ class TestLlm:
                 "supports_schema": True,
             }
             for model in (OPENAI, GEMINI)
+        ]
+        models += [
+            {**each, "model_id": f"{each['model_id']}-responses", "responses": True}
+            for each in models
         ]
         (tmp_path / "extra-openai-models.yaml").write_text(json.dumps(models))  # JSON is YAML
         (tmp_path / "keys.json").write_text(json.dumps({"ours": KEY}))
@@ -191,13 +268,13 @@ class TestLlm:
 
         return llm
 
-    @pytest.mark.parametrize("model", [OPENAI, GEMINI])
+    @pytest.mark.parametrize("model", LLM_MODELS)
     def test_two_tools_are_called_at_once(self, run: Any, model: str) -> None:
         source = 'def weather(city: str) -> str:\n    return f"18 °C in {city}"'
         answer = run("-m", f"our-{model}", "--functions", source, PROMPT)
         assert all(result in answer for result in RESULTS)
 
-    @pytest.mark.parametrize("model", [OPENAI, GEMINI])
+    @pytest.mark.parametrize("model", LLM_MODELS)
     def test_an_answer_has_the_schema(self, run: Any, model: str) -> None:
         answer = run("-m", f"our-{model}", "--schema", "city, celsius int", "Lisboa?")
         Forecast.model_validate_json(answer)

@@ -6,6 +6,7 @@ https://platform.openai.com/docs/api-reference/responses/create
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from chat.api.openai.responses import custom_tools
@@ -58,7 +59,7 @@ def to_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of a validated request. Raises ValidationError for one not served."""
     for name, neutral in NOT_SERVED.items():
         if (value := given.get(name)) is not None and value not in neutral:
-            raise unsupported(name, f"{value!r} is not supported here." if neutral else "")
+            raise unsupported(name, f"{_json(value)} is not supported here." if neutral else "")
     parameters = {
         name: value for name, value in given.items() if name not in OURS and value is not None
     }
@@ -70,6 +71,10 @@ def to_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
         **_tools(given),
     }
     return parameters | {name: value for name, value in translated.items() if value is not None}
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
 
 
 def unsupported(name: str, detail: str = "") -> ValidationError:
