@@ -34,7 +34,12 @@ CHAT_NAMES = {
     "previous_response_id": "previous_interaction_id",
     "input": "messages",
 }
-NAMES = {chat: name for name, chat in CHAT_NAMES.items()}
+NAMES = {
+    **{chat: name for name, chat in CHAT_NAMES.items()},
+    "image_url": "input_image",
+    "file": "input_file",
+    "logprobs": "top_logprobs",
+}
 # Fields that the vendor does not get under their own names. `client_metadata` is the client's
 # trace of itself.
 OURS = {
@@ -59,7 +64,8 @@ def to_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of a validated request. Raises ValidationError for one not served."""
     for name, neutral in NOT_SERVED.items():
         if (value := given.get(name)) is not None and value not in neutral:
-            raise unsupported(name, f"{_json(value)} is not supported here." if neutral else "")
+            only = orjson.dumps(neutral[0]).decode() if neutral else ""
+            raise unsupported(name, f"Only {only} is supported here." if only else "")
     parameters = {
         name: value for name, value in given.items() if name not in OURS and value is not None
     }
@@ -71,10 +77,6 @@ def to_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
         **_tools(given),
     }
     return parameters | {name: value for name, value in translated.items() if value is not None}
-
-
-def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
 
 
 def unsupported(name: str, detail: str = "") -> ValidationError:
@@ -156,6 +158,8 @@ def _tool_choice(choice: Any) -> Any:
         if choice not in (None, "none", "auto", "required"):
             raise ValidationError({"tool_choice": "One of none, auto, required, or an object."})
         return choice
+    if not isinstance(choice, Mapping):
+        raise ValidationError({"tool_choice": "A tool is an object."})
     match choice.get("type"):
         case "function" | "custom":
             return {"type": "function", "function": {"name": _name(choice)}}
@@ -206,7 +210,7 @@ def _shown_text(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _shown_tool(tool: Any, custom: set[str]) -> Any:
     function = get_path(tool, "function")
     if not isinstance(function, Mapping):
-        return tool
+        return {**tool, **(get_path(tool, "custom") or {})}
     name, description = function.get("name"), function.get("description")
     if name in custom:
         return {"type": "custom", "name": name, "description": description}

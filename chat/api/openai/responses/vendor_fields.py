@@ -15,6 +15,7 @@ import orjson
 from chat.conversation import answered_message
 from chat.storage.base import InteractionRecord
 from providers.base import OPENAI_CALL_FIELDS, OPENAI_MESSAGE_FIELDS, AnsweredMessage, Message
+from providers.parsing import as_str
 
 # These fields of a message have a place in the items.
 SHOWN = {*OPENAI_MESSAGE_FIELDS, "annotations", "images", "audio"}
@@ -50,7 +51,9 @@ class VendorFields:
 def fields_of(message: Message, provider: str, model: str | None) -> VendorFields:
     """Return the vendor's fields of an assistant's message."""
     calls = {
-        call["id"]: own for call in message.get("tool_calls") or () if (own := _own_fields(call))
+        id_: own
+        for call in message.get("tool_calls") or ()
+        if (id_ := as_str(call.get("id"))) and (own := _own_fields(call))
     }
     own = {name: value for name, value in message.items() if name not in SHOWN}
     return VendorFields(own, calls, provider, model)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from django.conf import settings
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -41,7 +42,8 @@ class ResponsesView(OpenAIView, BaseChatView):
     def post(self, request: Request) -> HttpResponseBase:
         given = self.validated_body(RESPONSE_REQUEST)
         stream, include = given.pop("stream"), given.pop("include")
-        renderer = ResponseRenderer(include=include, store=not given["accounting_only"])
+        store = settings.STORE_CONTENT and not given["accounting_only"]
+        renderer = ResponseRenderer(include=include, store=store)
         chat_request = self._chat_request(given)
         stream_format = ResponseEventFormat(renderer) if stream else None
         return self.run_chat(request, chat_request, renderer.result, stream_format)

@@ -1,8 +1,10 @@
 """`/v1/responses`: OpenAI's Responses API. The SDK's own types read every answer, strictly."""
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.http import HttpResponse
@@ -462,9 +464,7 @@ class TestConversations:
         answer = api.chat("c", user="anonymous", previous_interaction_id=found["interaction_id"])
         assert answer.status_code == 200
 
-    @pytest.mark.parametrize(
-        "id_", ["resp_1", "nonsense", f"resp_{'0' * 8}-0000-0000-0000-{'0' * 12}"]
-    )
+    @pytest.mark.parametrize("id_", ["resp_1", "nonsense", f"resp_{UUID(int=0)}"])
     def test_an_unknown_response_is_not_found(self, api: ApiClient, id_: str) -> None:
         wanted = (404, "previous_response_not_found", "previous_response_id")
         assert failure(create(api, previous_response_id=id_)) == wanted
@@ -598,3 +598,327 @@ class TestIdempotency:
         fields = {"store": False, "headers": {"Idempotency-Key": "k"}}
         body(create(api, **fields))
         assert failure(create(api, **fields))[:2] == (409, "answer_not_kept")
+
+
+IMAGE = "data:image/png;base64,iVBORw0KGgo="
+PDF = "data:application/pdf;base64,JVBERi0="
+
+
+def sent(vendor: StubVendor) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = vendor.requests[-1].json["messages"]
+    return messages
+
+
+class TestInput:
+    def test_items_become_messages(self, api: ApiClient, vendor: StubVendor) -> None:
+        items = [
+            {"type": "message", "role": "system", "content": "Be brief."},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "input_text", "text": "What is this?", "cache_control": {}},
+                    {"type": "input_image", "image_url": IMAGE, "detail": "low"},
+                    {"type": "input_file", "filename": "a.pdf", "file_data": PDF},
+                    {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
+                ],
+            },
+            {"type": "reasoning", "id": "rs_1", "summary": []},
+            {
+                "type": "message",
+                "id": "msg_1",
+                "status": "completed",
+                "role": "assistant",
+                "content": [{"type": "output_text", "text": "I see.", "annotations": []}],
+            },
+            {"type": "function_call", "call_id": "a", "name": "add", "arguments": "{}"},
+            {"type": "custom_tool_call", "call_id": "b", "name": "patch", "input": "x"},
+            {"type": "function_call_output", "call_id": "a", "output": "3"},
+            {
+                "type": "custom_tool_call_output",
+                "call_id": "b",
+                "output": [{"type": "input_text", "text": "done"}],
+            },
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+            {"role": "user", "content": [{"type": "input_text", "text": "Go on."}]},
+        ]
+        found = body(create(api, items, tools=[ADD, PATCH]))
+        assert sent(vendor) == [
+            {"role": "system", "content": "Be brief."},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "What is this?", "cache_control": {}},
+                    {"type": "image_url", "image_url": {"url": IMAGE, "detail": "low"}},
+                    {"type": "file", "file": {"filename": "a.pdf", "file_data": PDF}},
+                    {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
+                ],
+            },
+            {
+                "role": "assistant",
+                "content": "I see.",
+                "tool_calls": [
+                    {
+                        "id": "a",
+                        "type": "function",
+                        "function": {"name": "add", "arguments": "{}"},
+                    },
+                    {
+                        "id": "b",
+                        "type": "function",
+                        "function": {"name": "patch", "arguments": '{"input":"x"}'},
+                    },
+                ],
+            },
+            {"role": "tool", "tool_call_id": "a", "content": "3"},
+            {"role": "tool", "tool_call_id": "b", "content": "done"},
+            {"role": "assistant", "content": None, "refusal": "No."},
+            {"role": "user", "content": "Go on."},
+        ]
+        path = f"{PATH}/{found['id']}/input_items"
+        page = json.loads(api.get(f"{path}?order=asc&limit=100").content)
+        types = [item["type"] for item in page["data"]]
+        assert types == [item.get("type", "message") for item in items if "summary" not in item]
+        assert page["data"][1]["content"][1:3] == [
+            {"type": "input_image", "image_url": IMAGE, "detail": "low"},
+            {"type": "input_file", "filename": "a.pdf", "file_data": PDF},
+        ]
+
+    def test_input_items_come_in_pages_that_the_sdk_reads(self, api: ApiClient) -> None:
+        given = [{"role": "user", "content": str(number)} for number in range(5)]
+        found = body(create(api, given, instructions="Count."))
+        path = f"{PATH}/{found['id']}/input_items"
+        page = json.loads(api.get(f"{path}?limit=2").content)
+        for item in page["data"]:
+            ITEM.validate_python(item, strict=True)
+        assert [item["content"][0]["text"] for item in page["data"]] == ["4", "3"]
+        assert page["has_more"]
+        rest = json.loads(api.get(f"{path}?after={page['last_id']}").content)
+        assert [item["content"][0]["text"] for item in rest["data"]] == ["2", "1", "0"]
+        assert not rest["has_more"]
+        for query in ("limit=0", "limit=101", "order=up", "after=x"):
+            assert failure(api.get(f"{path}?{query}"))[0] == 400
+
+    @pytest.mark.parametrize("include", [True, False])
+    def test_what_the_vendor_wants_back_goes_back(
+        self, api: ApiClient, vendor: StubVendor, include: bool
+    ) -> None:
+        """By a carrier, or by the ids of a stored response."""
+        call = {
+            "id": "call_1",
+            "type": "function",
+            "function": {"name": "add", "arguments": "{}"},
+            "extra_content": {"google": {"thought_signature": "c2ln"}},
+        }
+        message = {"content": "Adding.", "tool_calls": [call], "reasoning_content": "Hm."}
+        choice = {"finish_reason": "tool_calls", "message": message}
+        vendor.reply({**PLAIN_ANSWER, "choices": [choice]})
+        vendor.reply(PLAIN_ANSWER)
+        stateless = {"store": False, "include": ["reasoning.encrypted_content"]}
+        fields = {"tools": [ADD], **(stateless if include else {})}
+        first = body(create(api, "a", **fields))
+        assert ("encrypted_content" in first["output"][0]) is include
+        items = [{"role": "user", "content": "a"}, *first["output"], *outputs(first, "3")]
+        body(create(api, items, **fields))
+        assert sent(vendor)[1] == {"role": "assistant", **message}
+
+    def test_other_vendors_do_not_get_it(
+        self, api: ApiClient, vendor: StubVendor, change_settings: Configure
+    ) -> None:
+        first = body(create(api, "Hi", include=["reasoning.encrypted_content"]))
+        content = base64.urlsafe_b64encode(
+            json.dumps(
+                {
+                    "message": {"reasoning_content": "Hm."},
+                    "calls": {},
+                    "provider": "gemini",
+                    "model": "m",
+                    "after": False,
+                }
+            ).encode()
+        ).decode()
+        reasoning = {"type": "reasoning", "summary": [], "encrypted_content": content}
+        body(create(api, [reasoning, *first["output"], {"role": "user", "content": "b"}]))
+        assert "reasoning_content" not in sent(vendor)[0]
+
+    @pytest.mark.parametrize(
+        ("items", "code"),
+        [
+            ([], "invalid_type"),
+            (None, "invalid_type"),
+            (7, "invalid_type"),
+            (["a"], "invalid_value"),
+            ([{}], "invalid_value"),
+            ([{"role": "wizard", "content": "a"}], "invalid_value"),
+            ([{"role": "user"}], "invalid_value"),
+            ([{"role": "user", "content": [7]}], "invalid_value"),
+            ([{"role": "user", "content": "a\0"}], "invalid_value"),
+            ([{"role": "user", "content": [{"type": "input_video"}]}], "unsupported_parameter"),
+            (
+                [{"role": "user", "content": [{"type": "input_image", "file_id": "file-1"}]}],
+                "unsupported_parameter",
+            ),
+            ([{"role": "user", "content": [{"type": "input_file"}]}], "invalid_value"),
+            ([{"type": "computer_call_output", "call_id": "a"}], "unsupported_parameter"),
+            ([{"type": ["message"]}], "unsupported_parameter"),
+            ([{"type": "function_call", "name": "add", "arguments": "{}"}], "invalid_value"),
+            (
+                [{"type": "function_call", "call_id": "a", "name": "add", "arguments": {}}],
+                "invalid_value",
+            ),
+            ([{"type": "function_call_output", "output": "3"}], "invalid_value"),
+            ([{"type": "item_reference", "id": f"msg_{UUID(int=0)}"}], "not_found"),
+            ([{"type": "item_reference", "id": 7}], "not_found"),
+            ([{"type": "reasoning", "encrypted_content": "gAAAAA"}], "invalid_value"),
+            ([{"type": "reasoning", "encrypted_content": "W10="}], "invalid_value"),
+        ],
+        ids=json.dumps,
+    )
+    def test_an_item_that_cannot_be_read_is_refused(
+        self, api: ApiClient, items: Any, code: str
+    ) -> None:
+        assert failure(create(api, items)) == (400, code, "input")
+        assert all_records() == []
+
+    @pytest.mark.parametrize(
+        ("fields", "param"),
+        [
+            ({"background": True}, "background"),
+            ({"conversation": "conv_1"}, "conversation"),
+            ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+            ({"truncation": "auto"}, "truncation"),
+            ({"max_tool_calls": 3}, "max_tool_calls"),
+            ({"context_management": [{"type": "compaction"}]}, "context_management"),
+            ({"tools": [{"type": "web_search"}]}, "tools"),
+            ({"tools": [{"type": "mcp", "server_label": "a"}]}, "tools"),
+            ({"tools": [ADD], "tool_choice": {"type": "file_search"}}, "tool_choice"),
+            ({"text": {"format": {"type": "grammar"}}}, "text.format"),
+            ({"text": {"tone": "kind"}}, "text.tone"),
+            ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
+            ({"reasoning": {"budget": 7}}, "reasoning.budget"),
+        ],
+        ids=json.dumps,
+    )
+    def test_what_is_not_served_is_refused_by_name(
+        self, api: ApiClient, fields: dict[str, Any], param: str
+    ) -> None:
+        assert failure(create(api, **fields)) == (400, "unsupported_parameter", param)
+        assert all_records() == []
+
+    @pytest.mark.parametrize(
+        ("fields", "param"),
+        [
+            ({"tools": [{"type": "function"}]}, "tools"),
+            ({"tools": [ADD], "tool_choice": "maybe"}, "tool_choice"),
+            ({"tools": [ADD], "tool_choice": {"type": "function"}}, "tool_choice"),
+            (
+                {"tools": [ADD], "tool_choice": {"type": "allowed_tools", "tools": [7]}},
+                "tool_choice",
+            ),
+            ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format"),
+            ({"include": ["everything"]}, "include.0"),
+            ({"max_output_tokens": 0}, "max_output_tokens"),
+            ({"store": "no"}, "store"),
+        ],
+        ids=json.dumps,
+    )
+    def test_an_invalid_field_is_named(
+        self, api: ApiClient, fields: dict[str, Any], param: str
+    ) -> None:
+        assert failure(create(api, **fields)) == (400, "invalid_value", param)
+
+    def test_each_parameter_reaches_the_vendor(self, api: ApiClient, vendor: StubVendor) -> None:
+        schema = {"type": "object", "properties": {}}
+        allowed = [{"type": "function", "name": "add"}]
+        fields = {
+            "text": {
+                "format": {"type": "json_schema", "name": "a", "schema": schema, "strict": True},
+                "verbosity": "low",
+            },
+            "reasoning": {"effort": "low", "summary": "auto"},
+            "max_output_tokens": 7,
+            "temperature": 0.5,
+            "top_p": 0.9,
+            "tools": [ADD],
+            "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": allowed},
+            "parallel_tool_calls": False,
+            "seed": 42,
+            "prompt_cache_key": "k",
+            "service_tier": None,
+            "background": False,
+            "truncation": "disabled",
+            "client_metadata": {"a": "b"},
+        }
+        found = body(create(api, **fields))
+        received = vendor.requests[0].json
+        for name in ("model", "messages", "user"):
+            del received[name]
+        function = {name: ADD[name] for name in ("name", "description", "parameters", "strict")}
+        assert received == {
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "a", "schema": schema, "strict": True},
+            },
+            "verbosity": "low",
+            "reasoning_effort": "low",
+            "max_tokens": 7,
+            "temperature": 0.5,
+            "top_p": 0.9,
+            "tools": [{"type": "function", "function": function}],
+            "tool_choice": {
+                "type": "allowed_tools",
+                "allowed_tools": {
+                    "mode": "required",
+                    "tools": [{"type": "function", "function": {"name": "add"}}],
+                },
+            },
+            "parallel_tool_calls": False,
+            "seed": 42,
+            "prompt_cache_key": "k",
+        }
+        for name in ("text", "tools", "tool_choice", "parallel_tool_calls", "max_output_tokens"):
+            assert found[name] == fields[name]
+
+    def test_a_parameter_that_the_vendor_lacks_has_its_name_here(
+        self, api: ApiClient, change_settings: Configure
+    ) -> None:
+        options = {"api_key": "k", "base_url": "http://gemini.test", "model": "gemini-3-pro"}
+        change_settings(PROVIDERS={"gemini": options})
+        refused = create(api, reasoning={"effort": "extreme"})
+        assert failure(refused) == (400, "unsupported_parameter", "reasoning.effort")
+
+
+class TestOtherRecords:
+    """Records of chat completions are responses, too."""
+
+    def test_a_chat_completion_is_shown(self, api: ApiClient, vendor: StubVendor) -> None:
+        function = {"name": "add", "arguments": "{}"}
+        completion = {
+            "model": "default",
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "tool_calls": [{"function": function}]},
+                {"role": "tool", "tool_call_id": "a", "content": "3"},
+            ],
+            "tools": [{"type": "custom", "custom": {"name": "patch"}}],
+        }
+        made = json.loads(api.post("/v1/chat/completions", completion).content)
+        path = f"{PATH}/resp_{made['interaction_id']}"
+        found = body(api.get(path))
+        assert found["instructions"] == "Be brief."
+        assert found["tools"][0]["type"] == "custom"
+        page = json.loads(api.get(f"{path}/input_items?order=asc").content)
+        assert [item["type"] for item in page["data"]] == [
+            *("message", "function_call", "function_call_output"),
+        ]
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_another_method_is_refused(api: ApiClient, method: str) -> None:
+    assert failure(api.request(method, PATH)) == (405, "method_not_supported", None)
+
+
+@pytest.mark.parametrize("path", ["", "/resp_1", "/resp_1/input_items"])
+def test_a_missing_key_is_refused(api: ApiClient, require_api_key: list[str], path: str) -> None:
+    response = api.get(f"{PATH}{path}") if path else create(api)
+    assert failure(response) == (401, "invalid_api_key", None)
