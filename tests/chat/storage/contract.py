@@ -537,6 +537,13 @@ class InteractionStoreContract:
         assert all(store.get(each) for each in others)
         assert store.delete_by_user("default", ALICE, limit=10) == 0
 
+    def test_a_record_is_deleted_and_nothing_else(self, store: InteractionStore) -> None:
+        one, other = self.fill(store, 2)
+        store.delete(one)
+        assert store.get(one) is None
+        assert store.get(other)
+        store.delete(one)
+
     def test_a_page_can_be_limited_to_a_time_span(self, store: InteractionStore) -> None:
         self.fill(store, 8)  # two a second
         since, before = NOON + timedelta(seconds=1), NOON + timedelta(seconds=3)

@@ -344,6 +344,12 @@ def test_a_page_of_records_in_parts_ends_early(store: DynamoInteractionStore) ->
     assert sizes[0] < 20
 
 
+def test_a_record_is_deleted_with_its_parts(store: DynamoInteractionStore) -> None:
+    assert store.claim(replace(PENDING, prompt=noise(900_000))) is None
+    store.delete(ID)
+    assert list(InteractionTable.scan()) == []
+
+
 def test_an_erased_question_in_parts_stays_erased(store: DynamoInteractionStore) -> None:
     claim = replace(PENDING, prompt=noise(2_000_000))
     store.claim(claim)

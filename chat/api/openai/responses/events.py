@@ -259,14 +259,15 @@ class ResponseEventFormat:
         calls = enumerate(message.get("tool_calls") or ())
         message["tool_calls"] = [{"index": index, **call} for index, call in calls]
         self._deltas.append({"tool_calls": message["tool_calls"], **record.message})
-        pieces = self._add(record, record.provider, record.model, message, record.extras)
+        fields = fields_on_record(record)
+        pieces = self._add(record, fields.provider, fields.model, message, record.extras)
         return self._begin(record, record.model) + b"".join(pieces)
 
     def _add(
         self,
         record: InteractionRecord,
         provider: str,
-        model: str,
+        model: str | None,
         message: Message,
         extras: Mapping[str, Any],
     ) -> Iterator[bytes]:
@@ -294,14 +295,14 @@ class ResponseEventFormat:
                 yield from self._open_item(call, source)
             yield from self._written(call, call.add(piece))
 
-    def _open_item(self, item: OutputItem, source: tuple[str, str]) -> Iterator[bytes]:
+    def _open_item(self, item: OutputItem, source: tuple[str, str | None]) -> Iterator[bytes]:
         yield from self._close_open(source)
         self._items.append(item)
         self._open = item if isinstance(item, ReasoningItem | MessageItem) else None
         added = {"output_index": len(self._items) - 1, "item": item.snapshot("in_progress")}
         yield self._event("response.output_item.added", **added)
 
-    def _close_open(self, source: tuple[str, str]) -> Iterator[bytes]:
+    def _close_open(self, source: tuple[str, str | None]) -> Iterator[bytes]:
         """Write the end of the thoughts or the message that is open."""
         item, self._open = self._open, None
         if isinstance(item, ReasoningItem) and self._vendor_fields is None:
@@ -316,7 +317,7 @@ class ResponseEventFormat:
         status = "incomplete" if incomplete_reason(record) else "completed"
         media = {name: record.message[name] for name in MEDIA if record.message.get(name)}
         fields = fields_on_record(record)
-        source = (fields.provider, fields.model or record.model)
+        source = (fields.provider, fields.model)
         if media and not isinstance(self._open, MessageItem):
             id_ = self._next_id("msg", record, MessageItem)
             yield from self._open_item(MessageItem(id_), source)

@@ -588,6 +588,25 @@ class TestIdempotency:
         assert found[-1]["response"] == first
         assert len(all_records()) == 1
 
+    def test_a_replayed_stream_has_the_items_of_the_response(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        message = {"content": "Hi", "reasoning_content": "Hm."}
+        vendor.reply({**PLAIN_ANSWER, "choices": [{"finish_reason": "stop", "message": message}]})
+        fields = {
+            "headers": {"Idempotency-Key": "k"},
+            "include": ["reasoning.encrypted_content"],
+        }
+        first = body(create(api, **fields))
+        again = events(create(api, stream=True, **fields))
+        assert names(again) == [
+            *BEGUN,
+            *ITEM_EVENTS["reasoning"],
+            *ITEM_EVENTS["message"],
+            "completed",
+        ]
+        assert again[-1]["response"] == first
+
     def test_another_request_with_the_key_is_refused(self, api: ApiClient) -> None:
         headers = {"Idempotency-Key": "k"}
         body(create(api, headers=headers))
