@@ -1,11 +1,12 @@
-"""Applications in front of a server with default settings: qwen-code, aider and Open WebUI.
+"""Applications in front of a server with default settings: qwen-code, Codex, aider, Open WebUI.
 
 They take minutes to install, so they run on request only:
 
     python -m pytest --numprocesses 0 tests/clients/applications.py
 
-Each is installed into `.cache/applications/` when it is first needed: qwen-code by npm of Node.js
-20 or newer, the others by pip of Python 3.11 or 3.12. Open WebUI takes several GB, with PyTorch.
+Each is installed into `.cache/applications/` when it is first needed: qwen-code and Codex by npm of
+Node.js 20 or newer, the others by pip of Python 3.11 or 3.12. Codex takes 400 MB, and Open WebUI
+several GB, with PyTorch.
 """
 
 import os
@@ -26,8 +27,24 @@ from tests.server_process import Server, base_environment, free_port
 from tests.stub_vendor import StubVendor
 
 QWEN_CODE = "@qwen-code/qwen-code@0.15.10"
+CODEX = "@openai/codex@0.171.0"
 AIDER = "aider-chat==0.86.2"
 OPEN_WEBUI = "open-webui==0.12.4"
+# As in docs/clients.md.
+CODEX_CONFIGURATION = """
+model = "default"
+model_provider = "ours"
+web_search = "disabled"
+
+[agents]
+enabled = false
+
+[model_providers.ours]
+name = "Serverless Chat API"
+base_url = "{base_url}"
+env_key = "CHAT_API_KEY"
+wire_api = "responses"
+"""
 HOME = installation.ROOT / ".cache" / "applications"
 MOCK, OPENAI = "mock-1", "model-1"
 # 200 KB of source text, 100 KB of a document, and 2 MB of an image.
@@ -70,6 +87,25 @@ def test_qwen_code_reads_a_file_and_answers(
     assert answer.startswith("The tool said: " if model == MOCK else "The tools said: ")
     if model == MOCK:  # it calls the tool that it is told to
         assert "def function_300(x)" in answer
+
+
+def test_codex_runs_a_command_and_answers(
+    base_url: str, model: str, vendor: StubVendor, tmp_path: Path
+) -> None:
+    (tmp_path / ".codex").mkdir()
+    configuration = CODEX_CONFIGURATION.format(base_url=base_url)
+    (tmp_path / ".codex" / "config.toml").write_text(configuration)
+    program = npm_program("codex", CODEX)
+    options = ("--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox")
+    ask = [program, "exec", *options]
+    call = 'mock:tool=exec_command {"cmd": "echo from codex | tee printed.txt"}'
+    answer = run([*ask, f"Run it. {call}"], tmp_path, CHAT_API_KEY="any")
+    assert answer.startswith("The tool said: " if model == MOCK else "The tools said: ")
+    if model == MOCK:  # it calls the tool that it is told to
+        assert "from codex" in answer
+        assert (tmp_path / "printed.txt").read_text() == "from codex\n"
+        answer = run([*ask, "Hello"], tmp_path, CHAT_API_KEY="any")
+        assert answer.strip() == "You said: Hello"
 
 
 def test_aider_answers_on_a_file_of_200_kb(
