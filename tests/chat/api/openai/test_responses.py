@@ -740,6 +740,30 @@ class TestInput:
         body(create(api, items, **fields))
         assert sent(vendor)[1] == {"role": "assistant", **message}
 
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_conversation_that_is_sent_whole_repeats_its_request(
+        self, api: ApiClient, vendor: StubVendor, stream: bool
+    ) -> None:
+        function = {"name": "patch", "arguments": '{"input": "+a"}'}
+        for number in range(2):
+            call = {"id": f"call_{number}", "type": "function", "function": function}
+            choice = {"finish_reason": "tool_calls", "message": {"tool_calls": [call]}}
+            vendor.reply({**PLAIN_ANSWER, "choices": [choice]})
+        fields = {"tools": [PATCH], "instructions": "Be brief."}
+        items: list[dict[str, Any]] = [{"role": "user", "content": "a"}]
+        first = body(create(api, items, **fields))
+        items += [*first["output"], *outputs(first, "done")]
+        response = create(api, items, stream=stream, **fields)
+        second = events(response)[-1]["response"] if stream else body(response)
+        assert second["output"][0]["type"] == "custom_tool_call"
+        assert (second["tools"], second["instructions"]) == (first["tools"], "Be brief.")
+        path = f"{PATH}/{second['id']}"
+        assert body(api.get(path)) == second
+        page = json.loads(api.get(f"{path}/input_items?order=asc").content)
+        assert [item["type"] for item in page["data"]] == [
+            *("message", "custom_tool_call", "custom_tool_call_output"),
+        ]
+
     def test_other_vendors_do_not_get_it(
         self, api: ApiClient, vendor: StubVendor, change_settings: Configure
     ) -> None:
