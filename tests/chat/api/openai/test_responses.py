@@ -3,6 +3,8 @@
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +17,7 @@ from chat.storage.base import Status
 from chat.usage import format_usd
 from tests import commands
 from tests.client import ApiClient
-from tests.factories import KEY, all_records
+from tests.factories import KEY, PENDING, all_records, store_record
 from tests.stub_vendor import StubVendor
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -576,6 +578,28 @@ class TestStore:
         assert record.error.detail == ""
 
 
+class TestLimits:
+    def test_responses_are_counted(self, api: ApiClient, change_settings: Configure) -> None:
+        change_settings(RATE_LIMIT_PER_MINUTE=2)
+        assert create(api)["X-RateLimit-Remaining"] == "1"
+        assert create(api, stream=True)["X-RateLimit-Remaining"] == "0"
+        limited = create(api)
+        assert failure(limited) == (429, "rate_limit_exceeded", None)
+        assert limited["Retry-After"]
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_cached_answer_is_a_response(
+        self, api: ApiClient, change_settings: Configure, stream: bool
+    ) -> None:
+        change_settings(ENABLE_CACHE=True)
+        first = body(create(api, "Hi mock:think=Hm"))
+        response = create(api, "Hi mock:think=Hm", stream=stream)
+        again = events(response)[-1]["response"] if stream else body(response)
+        assert text(again) == text(first)
+        assert again["id"] != first["id"]
+        assert [record.cached for record in all_records()] == [False, True]
+
+
 class TestIdempotency:
     @pytest.mark.parametrize("stream", [False, True])
     def test_a_repeated_key_replays_the_response(self, api: ApiClient, stream: bool) -> None:
@@ -931,7 +955,18 @@ class TestInput:
 
 
 class TestOtherRecords:
-    """Records of chat completions are responses, too."""
+    """Records of other operations and outcomes are responses, too."""
+
+    @pytest.mark.parametrize(
+        ("status", "shown"), [(Status.PENDING, "in_progress"), (Status.ABORTED, "cancelled")]
+    )
+    def test_a_record_without_an_answer_is_shown(
+        self, api: ApiClient, status: Status, shown: str
+    ) -> None:
+        soon = datetime.now(UTC) + timedelta(minutes=1)
+        record = store_record(replace(PENDING, status=status, deadline_at=soon))
+        found = body(api.get(f"{PATH}/resp_{record.interaction_id}"))
+        assert (found["status"], found["output"], found["usage"]) == (shown, [], None)
 
     def test_a_chat_completion_is_shown(self, api: ApiClient, vendor: StubVendor) -> None:
         function = {"name": "add", "arguments": "{}"}
