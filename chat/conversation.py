@@ -16,6 +16,8 @@ from chat.errors import ConversationConflict, NotFound, field_error
 from chat.history import get_interaction
 from chat.storage import backend
 from chat.storage.base import InteractionRecord, Status
+from chat.storage.transcripts import SentConversation
+from chat.storage.transcripts import answered_message as answered_message
 from chat.telemetry.context import server_timing
 from providers.base import (
     INSTRUCTION_ROLES,
@@ -33,6 +35,10 @@ CONTENT_NOT_STORED = (
     "Send the whole conversation: as `messages` to /v1/chat/completions, or as `input` to "
     "/v1/responses."
 )
+EARLIER_PART_GONE = (
+    "An earlier part of the conversation is erased. "
+    "Send the whole conversation as `messages` to /v1/chat/completions."
+)
 TURN_HAS_TOOL_CALLS = (
     "The previous turn ended in tool calls. Send their results as `messages`, with this "
     "`previous_interaction_id` or after the whole conversation, to /v1/chat/completions; or as "
@@ -47,9 +53,9 @@ class ChatRequest:
     `model` None is the configured model. `parameters` are those for the vendor, under OpenAI's
     names and without nulls; the limit of tokens is always `max_tokens`. `previous_interaction_id`
     names the turn to continue. `messages` are what the client asks now, as OpenAI's messages; None
-    if `prompt` and `system` say it all. `prompt` is the last text of its user. With
-    `drops_instructions` the instructions of earlier turns end with them. `accounting_only` keeps
-    no texts on record.
+    if `prompt` and `system` say it all. `prompt` is the last text of its user. `is_whole`: they are
+    the whole conversation, of which the client sends all each time. With `drops_instructions` the
+    instructions of earlier turns end with them. `accounting_only` keeps no texts on record.
     """
 
     user_id: str
@@ -62,6 +68,7 @@ class ChatRequest:
     messages: list[dict[str, Any]] | None = None
     drops_instructions: bool = False
     accounting_only: bool = False
+    is_whole: bool = False
 
     @property
     def recorded_parameters(self) -> dict[str, Any]:
@@ -71,7 +78,8 @@ class ChatRequest:
     @property
     def digest(self) -> str:
         """SHA-256 over all fields that are set; equal requests have equal digests."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        names = (field.name for field in fields(self) if field.name != "is_whole")
+        given = {name: getattr(self, name) for name in names}
         given = {name: value for name, value in given.items() if value not in (None, {}, False)}
         return hashlib.sha256(orjson.dumps(given, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
@@ -113,7 +121,8 @@ def load_history(caller: Caller, request: ChatRequest) -> History:
     wanted = parent.ancestors[-MAX_ANCESTORS:]
     with server_timing("storage"):
         found = backend().interactions.get_many(wanted) if wanted else {}
-    turns = [*(found[id_] for id_ in wanted if id_ in found), parent]
+    whole = (found[id_] for id_ in wanted if id_ in found and not found[id_].earlier)
+    turns = [*whole, parent]
     return History(parent=parent, turns=_window(turns, request))
 
 
@@ -140,6 +149,8 @@ def _load_parent(caller: Caller, user_id: str, interaction_id: str) -> Interacti
         raise ConversationConflict(f"The previous turn {state}, and cannot be continued.")
     if parent.lacks_content:
         raise ConversationConflict(CONTENT_NOT_STORED)
+    if parent.earlier:
+        raise ConversationConflict(EARLIER_PART_GONE)
     return parent
 
 
@@ -213,6 +224,24 @@ def build_completion_request(
     )
 
 
+def continue_turn(record: InteractionRecord, sent: SentConversation) -> InteractionRecord:
+    """Return the record as the next turn of the one that its messages begin with, if there is one.
+
+    It then keeps only the messages after those of the turn before.
+    """
+    if sent.digest is None:
+        return record
+    with server_timing("storage"):
+        turn = backend().interactions.find_turn(sent.digest)
+    if turn is None:
+        return record
+    return replace(
+        sent.after(turn),
+        conversation_id=turn.conversation_id,
+        previous_interaction_id=turn.interaction_id,
+    )
+
+
 def request_messages(request: ChatRequest) -> Sequence[Message]:
     """Return what the client asks now: its messages, or its prompt alone."""
     return request.messages or [{"role": "user", "content": request.prompt}]
@@ -222,17 +251,6 @@ def asked_messages(record: InteractionRecord) -> Sequence[Message]:
     """Return what the client asked in a turn: its messages, or its prompt alone."""
     messages: list[Message] | None = record.parameters.get("messages")
     return messages or [{"role": "user", "content": record.prompt}]
-
-
-def answered_message(record: InteractionRecord) -> Message:
-    """Return a turn's answer as the vendor gave it."""
-    rest = dict(record.message)
-    content = record.response or ""
-    if record.tool_calls:
-        rest["tool_calls"] = list(record.tool_calls)
-    if rest and (not content or content == rest.get("refusal")):
-        return {"role": "assistant", "content": None, **rest}
-    return {"role": "assistant", "content": content, **rest}
 
 
 def input_messages(messages: Sequence[Message], instructions: str | None) -> Sequence[Message]:

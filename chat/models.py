@@ -47,6 +47,10 @@ class Interaction(models.Model):
     cost_usd = models.DecimalField("cost (USD)", max_digits=24, decimal_places=12, null=True)
     estimated = models.BooleanField("tokens estimated", null=True)
 
+    earlier = models.JSONField(null=True)
+    digest = models.CharField(max_length=32, null=True)
+    transcript = models.JSONField(null=True)
+
     class Meta:
         ordering = ("-created_at",)
         indexes = (
@@ -66,6 +70,11 @@ class Interaction(models.Model):
                 condition=models.Q(error_code__isnull=False),
             ),
             models.Index(fields=("request_id", "created_at"), name="request_index"),
+            models.Index(
+                fields=("digest", "created_at"),
+                name="digest_index",
+                condition=models.Q(digest__isnull=False),
+            ),
         )
 
     def __str__(self) -> str:

@@ -18,7 +18,13 @@ from django.conf import settings
 from chat import answer_cache, model_catalog
 from chat.budgets import reservations
 from chat.callers import Caller
-from chat.conversation import ChatRequest, History, build_completion_request, load_history
+from chat.conversation import (
+    ChatRequest,
+    History,
+    build_completion_request,
+    continue_turn,
+    load_history,
+)
 from chat.errors import (
     AnswerNotStored,
     ClientDisconnected,
@@ -34,6 +40,7 @@ from chat.storage.errors import StorageUnavailable
 from chat.storage.jsonl import to_json
 from chat.storage.redaction import keyed_digest, redact, redact_text, strip_content
 from chat.storage.time_limit import MAX_SECONDS, storage_deadline
+from chat.storage.transcripts import SentConversation
 from chat.telemetry import metrics
 from chat.telemetry.context import add_log_fields, current_request_id, server_timing
 from providers.accumulator import joined
@@ -138,9 +145,13 @@ class InFlightChat:
 
     `route` is the preferred one until one answers. `names_model`: the client named a model other
     than the default. `accounting_only`: storage gets no texts. `earlier` is the stored answer if
-    the request was answered before.
+    the request was answered before. `asked` is the claim with all messages of the request, of
+    which `record` may keep only the new ones; `sent` is the whole conversation, where the client
+    sent it.
     """
 
+    asked: InteractionRecord
+    sent: SentConversation | None
     record: InteractionRecord
     completion_request: CompletionRequest
     routes: list[Route]
@@ -178,10 +189,14 @@ def _accept(
     routes = model_catalog.routes_for(caller, request.model)
     model_catalog.check_other_models(caller, routes, request.parameters)
     history = load_history(caller, request)
-    record = _pending_record(caller, request, history, routes[0], deadline, idempotency_key)
+    asked = _pending_record(caller, request, history, routes[0], deadline, idempotency_key)
+    sent = SentConversation(asked) if request.is_whole and settings.STORE_CONTENT else None
+    record = continue_turn(asked, sent) if sent else asked
     completion_request = build_completion_request(request, history, record)
     routes = model_catalog.supporting(routes, completion_request)
     in_flight = InFlightChat(
+        asked=asked,
+        sent=sent,
         record=record,
         completion_request=completion_request,
         routes=routes,
@@ -266,7 +281,7 @@ def _stored_answer(in_flight: InFlightChat, use_cache: bool) -> ChatResult | Non
     if in_flight.earlier:
         return ChatResult(record=in_flight.earlier, replayed=True)
     with _settle_on_error(in_flight):
-        cached = answer_cache.get(in_flight.record) if use_cache else None
+        cached = answer_cache.get(in_flight.asked) if use_cache else None
         return _settle_cached(in_flight, cached) if cached else None
 
 
@@ -299,7 +314,7 @@ def _settle_completion(in_flight: InFlightChat, completion: Completion) -> ChatR
         **{"finish_reason": completion.finish_reason, **_answer_fields(completion.message)},
     )
     if result.recorded and not in_flight.accounting_only:
-        answer_cache.put(in_flight.record, result.record)
+        answer_cache.put(in_flight.asked, result.record)
     return result
 
 
@@ -367,6 +382,9 @@ def _settle(in_flight: InFlightChat, **outcome: Any) -> ChatResult:
         attempts=tuple(in_flight.attempts),
         **outcome,
     )
+    if in_flight.sent and record.status is Status.OK:
+        transcript = in_flight.sent.transcript(redact(record))
+        record = replace(record, transcript=transcript)
     preferred, spent = in_flight.routes[0].provider.name, record.spent
     add_log_fields(
         provider=record.provider,

@@ -384,6 +384,8 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    # The values of chat.storage.base.Status.
+    "ENUM_NAME_OVERRIDES": {"RecordStatusEnum": ["pending", "ok", "error", "aborted"]},
 }
 
 SILENCED_SYSTEM_CHECKS = [

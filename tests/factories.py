@@ -2,20 +2,22 @@
 
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from django.db import connection, connections
 
 from chat.models import Interaction
 from chat.storage import backend
-from chat.storage.base import ErrorInfo, InteractionRecord, Status
+from chat.storage.base import ErrorInfo, InteractionRecord, InteractionStore, Status
 from chat.storage.errors import StorageUnavailable
 from chat.storage.orm.interactions import OrmInteractionStore
+from chat.storage.transcripts import SentConversation
 from providers.base import Completion, CompletionRequest, Delta, Usage
 from providers.deadline import Deadline
 from providers.parsing import as_stream
@@ -93,6 +95,44 @@ def store_record(record: InteractionRecord) -> InteractionRecord:
     if record.status is not Status.PENDING:
         assert backend().interactions.settle(record)
     return record
+
+
+def converse(
+    store: InteractionStore, count: int, *, root: Mapping[str, Any] | None = None, **fields: Any
+) -> list[InteractionRecord]:
+    """Store the turns of a client that sends all messages each time; return the whole records.
+
+    `fields` are those of all records, `root` those of the first one.
+    """
+    turns: list[InteractionRecord] = []
+    messages: list[Any] = []
+    for number in range(count):
+        messages = [*messages, {"role": "user", "content": f"question {number}"}]
+        claim = replace(
+            PENDING,
+            **{"created_at": NOON + timedelta(minutes=number), **fields, **(root or {})},
+            interaction_id=str(uuid4()),
+            parameters={"temperature": 0.5, "messages": messages},
+        )
+        claim = replace(claim, conversation_id=claim.interaction_id)
+        sent = SentConversation(claim)
+        if turns:
+            claim = replace(
+                claim,
+                conversation_id=turns[0].conversation_id,
+                previous_interaction_id=turns[-1].interaction_id,
+            )
+        turn = store.find_turn(sent.digest) if sent.digest else None
+        kept = SentConversation(claim).after(turn) if turn else claim
+        assert store.claim(kept) is None
+        answer = replace(kept, status=Status.OK, response=f"answer {number}")
+        answer = replace(answer, transcript=sent.transcript(answer))
+        assert store.settle(answer)
+        whole = {"parameters": claim.parameters, "system": claim.system, "earlier": None}
+        turns.append(replace(answer, **whole))
+        root = None
+        messages = [*messages, {"role": "assistant", "content": f"answer {number}"}]
+    return turns
 
 
 def run_concurrently(count: int, act: Callable[[int], Any]) -> list[Any]:

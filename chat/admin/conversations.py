@@ -12,7 +12,7 @@ from django.urls import reverse
 from chat.admin import messages
 from chat.models import Interaction
 from chat.storage.base import InteractionRecord
-from chat.storage.columns import from_columns
+from chat.storage.orm.interactions import read_whole
 from chat.usage import format_usd
 
 TURNS = 50
@@ -28,7 +28,7 @@ def conversation_page(
         raise Http404
     start = (int(number) - 1) * TURNS
     rows = queryset.filter(conversation_id=conversation_id).order_by("created_at", "pk")
-    found = [from_columns(row) for row in rows[start : start + TURNS + 1]]
+    found = read_whole(rows[start : start + TURNS + 1])
     if not found:
         raise Http404
     turns = found[:TURNS]

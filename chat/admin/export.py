@@ -2,15 +2,16 @@
 
 import csv
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 from django.db.models import QuerySet
 
 from chat.models import Interaction
-from chat.storage import columns
-from chat.storage.jsonl import to_json
+from chat.storage.columns import to_columns
+from chat.storage.jsonl import to_line
+from chat.storage.orm.interactions import read_whole
 
 # Records read per transaction. One long transaction would keep SQLite from checkpointing its WAL.
 BATCH = 500
@@ -21,8 +22,8 @@ FORMULA = re.compile(r"(^|[;\t])(?=[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20])")
 
 def json_lines(queryset: QuerySet[Interaction]) -> Iterator[bytes]:
     """Yield a JSON line for each record, as `chat.storage.jsonl` writes them."""
-    for row in _newest_first(queryset):
-        yield orjson.dumps(to_json(columns.from_columns(row)), option=orjson.OPT_APPEND_NEWLINE)
+    for batch in _newest_first(queryset):
+        yield from map(to_line, read_whole(batch))
 
 
 def csv_lines(queryset: QuerySet[Interaction]) -> Iterator[str]:
@@ -30,15 +31,17 @@ def csv_lines(queryset: QuerySet[Interaction]) -> Iterator[str]:
     writer = csv.writer(_Echo(), quoting=csv.QUOTE_ALL)
     names = [field.attname for field in Interaction._meta.concrete_fields]
     yield "\N{BYTE ORDER MARK}" + writer.writerow(names)
-    for row in _newest_first(queryset):
-        yield writer.writerow([_cell(getattr(row, name)) for name in names])
+    for batch in _newest_first(queryset):
+        for record in read_whole(batch):
+            row = to_columns(record)
+            yield writer.writerow([_cell(row[name]) for name in names])
 
 
-def _newest_first(queryset: QuerySet[Interaction]) -> Iterable[Interaction]:
+def _newest_first(queryset: QuerySet[Interaction]) -> Iterator[list[Interaction]]:
     rest = queryset.order_by("-created_at", "-pk")
     batch = list(rest[:BATCH])
     while batch:
-        yield from batch
+        yield batch
         last = batch[-1]
         # Two conditions, because SQLite would not seek in the index for an OR.
         after = rest.filter(created_at__lte=last.created_at)

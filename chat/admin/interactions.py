@@ -1,6 +1,7 @@
 """The interactions in the admin, read-only."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from django.contrib import admin
@@ -32,6 +33,7 @@ from chat.admin.messages import pretty_json, show_answer
 from chat.models import Interaction
 from chat.storage.base import Status
 from chat.storage.columns import from_columns
+from chat.storage.orm.interactions import read_whole
 from chat.usage import format_usd
 
 EXPORTS: dict[str, tuple[Callable[[QuerySet[Interaction]], Any], str]] = {
@@ -88,7 +90,7 @@ class InteractionAdmin(ReadOnlyAdmin):
             *("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"),
             *("total_tokens", "cost"),
         ),
-        _fieldset("Request", "system", "pretty_parameters", "pretty_metadata"),
+        _fieldset("Request", "system", "pretty_parameters", "missing_messages", "pretty_metadata"),
         _fieldset("Answer", "pretty_tool_calls", "pretty_message", "pretty_extras"),
         _fieldset(
             "Ids",
@@ -109,6 +111,17 @@ class InteractionAdmin(ReadOnlyAdmin):
             ),
             *super().get_urls(),
         ]
+
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> Interaction | None:
+        """Return a row with the messages that earlier records hold."""
+        row: Interaction | None = super().get_object(request, object_id, from_field)
+        if row and row.earlier:
+            record = read_whole([row])[0]
+            row.system, row.parameters = record.system, dict(record.parameters)
+            row.earlier = record.earlier and asdict(record.earlier)
+        return row
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         return lookup in ALLOWED_LOOKUPS
@@ -174,6 +187,11 @@ class InteractionAdmin(ReadOnlyAdmin):
 
     def conversation(self, row: Interaction) -> str:
         return format_html('<a href="{}">Read it as a page</a>', conversations.turn_url(row))
+
+    @admin.display(description="missing messages")
+    def missing_messages(self, row: Interaction) -> str | None:
+        missing = row.earlier and row.earlier["messages"]
+        return missing and f"The first {missing}: an earlier record of the conversation is erased."
 
     @admin.display(description="prompt")
     def excerpt(self, row: Interaction) -> str | None:

@@ -474,7 +474,7 @@ document_history(
         description="What was asked, what came back, or why nothing did.",
         parameters=[_path("interaction_id", "Its UUID.")],
         responses={
-            200: _success(serializers.RecordSerializer, "The record.", record=examples.RECORD),
+            200: _success(serializers.WholeRecordSerializer, "The record.", record=examples.RECORD),
             **_problems(errors.NotFound, *READ_ERRORS),
         },
     ),

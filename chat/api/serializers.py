@@ -10,6 +10,7 @@ from rest_framework import serializers
 
 from chat.api import fields
 from chat.storage.base import InteractionRecord, Status, format_utc
+from chat.storage.transcripts import sent_messages
 from chat.usage import DEFAULT_DAYS, MAX_DAYS, DateRange, UsageGroup, format_usd
 from providers.base import FinishReason, Usage, reasoning_text
 from providers.router import Attempt
@@ -249,6 +250,30 @@ class RecordSerializer(InteractionSerializer):
         for name in ("tool_calls", "message"):
             if not body[name]:
                 del body[name]
+        return body
+
+
+class WholeRecordSerializer(RecordSerializer):
+    """A record with all messages that its client sent."""
+
+    messages = serializers.ListField(
+        child=serializers.DictField(),
+        required=False,
+        help_text="Only where the client sent messages: all of them, as it sent them.",
+    )
+    missing_messages = serializers.IntegerField(
+        source="earlier.messages",
+        required=False,
+        help_text=(
+            "Only where an earlier record of the conversation is erased: so many messages are "
+            "missing at the beginning of `messages`."
+        ),
+    )
+
+    def to_representation(self, record: InteractionRecord) -> dict[str, Any]:
+        body = super().to_representation(record)
+        if record.transcript or "messages" in record.parameters:
+            body["messages"] = sent_messages(record)
         return body
 
 

@@ -31,6 +31,7 @@ from providers.deadline import Deadline
 CHAT_REQUEST = build_once(serializers.ChatSerializer)
 ANSWER = build_once(serializers.AnswerSerializer)
 RECORD = build_once(serializers.RecordSerializer)
+WHOLE_RECORD = build_once(serializers.WholeRecordSerializer)
 PAGE_QUERY = build_once(serializers.PageQuerySerializer)
 USER_ID = build_once(serializers.UserIdSerializer)
 USER_QUERY = build_once(serializers.UserQuerySerializer)
@@ -70,7 +71,7 @@ def _render_result(result: service.ChatResult) -> dict[str, Any]:
 class InteractionView(BaseAPIView):
     def get(self, request: Request, interaction_id: str) -> Response:
         record = history.get_interaction(caller=self.caller, interaction_id=interaction_id)
-        return Response(RECORD.to_representation(record))
+        return Response(WHOLE_RECORD.to_representation(record))
 
 
 class UserInteractionsView(BaseAPIView):

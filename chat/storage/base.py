@@ -53,6 +53,39 @@ class ErrorInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Transcript:
+    """Digests of an answered conversation, by which a later request continues it.
+
+    `digest` is of the messages and the answer, `answer` of the answer in all its fields, and
+    `parameters` of the system text and the parameters.
+    """
+
+    digest: str
+    answer: str
+    parameters: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Earlier:
+    """The part of a record's messages that earlier records hold.
+
+    The record itself lacks its first `messages`. `records` are the ids of up to 20 records before
+    it, the last of which it continues and expects to have the transcript `digest`; `root` is the
+    first of all. The answer of the record before is a message between the two unless
+    `own_answer`, and its parameters and system text are this record's unless `own_parameters`.
+    `first_expiry`, in epoch seconds, is when the first of these records expires; None means never.
+    """
+
+    messages: int
+    root: str
+    records: tuple[str, ...]
+    digest: str
+    own_answer: bool
+    own_parameters: bool
+    first_expiry: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InteractionRecord:
     """One interaction: request, answer or error, provider, usage and times.
 
@@ -65,6 +98,9 @@ class InteractionRecord:
     the answer's; `message` has the other fields of the assistant's message, in OpenAI's terms, and
     `extras` those beside the message. `key_id` is the managed API key of the request. A record does
     not exist any more from `expires_at` on, a whole second; None means never.
+
+    A record that was read whole has `earlier` only where a record before it is gone: its messages
+    are then incomplete. `transcript` is set for answers to requests with the whole conversation.
     """
 
     interaction_id: str
@@ -96,6 +132,8 @@ class InteractionRecord:
     usage: Usage = field(default_factory=Usage)
     error: ErrorInfo | None = None
     attempts: tuple[Attempt, ...] = ()
+    earlier: Earlier | None = None
+    transcript: Transcript | None = None
 
     @property
     def spent(self) -> Usage:
@@ -133,6 +171,21 @@ def unexpired(records: Iterable[InteractionRecord]) -> list[InteractionRecord]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """An answered record that a request may continue.
+
+    `root`, `records` and `first_expiry` are those of `Earlier` for the records that continue it.
+    """
+
+    interaction_id: str
+    conversation_id: str
+    root: str
+    records: tuple[str, ...]
+    first_expiry: int | None
+    transcript: Transcript
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """Records in list order. `next_cursor` is None on the last page."""
 
@@ -141,7 +194,11 @@ class Page:
 
 
 class InteractionStore(Protocol):
-    """Records by id, by user and by conversation. Expired records are never returned."""
+    """Records by id, by user and by conversation. Expired records are never returned.
+
+    `get` and `get_many` return records whole. Other methods return them as they are kept: without
+    the messages that earlier records hold.
+    """
 
     def claim(
         self, record: InteractionRecord, *reservations: "Reservation"
@@ -173,6 +230,12 @@ class InteractionStore(Protocol):
     def get_many(self, interaction_ids: Sequence[str]) -> dict[str, InteractionRecord]:
         """Return those of up to 100 records that exist, by id, by consistent reads."""
 
+    def find_turn(self, digest: str) -> Turn | None:
+        """Return the record with this transcript, the last one of several, by consistent reads.
+
+        None if its root is gone: its messages are then incomplete.
+        """
+
     def list_by_user(
         self,
         owner: str,
@@ -194,7 +257,10 @@ class InteractionStore(Protocol):
         """Return up to `limit` turns of a conversation, oldest first. Raises InvalidCursor."""
 
     def delete(self, interaction_id: str) -> None:
-        """Delete a record, if it is there. What it used stays counted."""
+        """Delete a record, if it is there. What it used stays counted.
+
+        No record of its conversation is found as a turn any more: some lack its messages now.
+        """
 
     def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
         """Delete about `limit` of a user's records and return how many; 0 when none was left."""
@@ -440,7 +506,8 @@ class ImportResult:
 class BulkStore(Protocol):
     """Many records at once, for the maintenance commands.
 
-    A record written during a scan may be missed; no record is returned twice.
+    A record written during a scan may be missed; no record is returned twice. Scanned records are
+    whole.
     """
 
     def estimate(self, selection: Selection) -> int | None:
@@ -450,7 +517,9 @@ class BulkStore(Protocol):
         """Look at up to `limit` records, from the beginning or from a cursor."""
 
     def import_records(self, records: list[InteractionRecord]) -> ImportResult:
-        """Write records as they are, and count the settled ones in the same write.
+        """Write records, and count the settled ones in the same write.
+
+        Messages that stored or imported records before them hold are left out.
 
         A stored record stays unless the new one supersedes it, so that a repeated import changes
         nothing. Raises RecordTooLarge, and writes none, if one of the records is too large.

@@ -1,15 +1,23 @@
 """Records and API keys as flat columns, the same on both storages, and back."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
-from chat.storage.base import ApiKey, ErrorInfo, InteractionRecord, Status
+from chat.storage.base import (
+    ApiKey,
+    Earlier,
+    ErrorInfo,
+    InteractionRecord,
+    Status,
+    Transcript,
+)
 from providers.base import Usage
 from providers.router import Attempt
 
+N = TypeVar("N", Earlier, Transcript)
 EPOCH = datetime.fromtimestamp(0, UTC)
 ATTEMPT = [field.name for field in fields(Attempt) if field.name != "usage"]
 USAGE = [field.name for field in fields(Usage)]
@@ -20,19 +28,26 @@ OUTCOME = (
 )
 # JSON objects of the outcome that most records do not have: an empty one is None in its column.
 SPARSE = ("message", "extras")
-NESTED = ("attempts", "error", "usage")
+NESTED = ("attempts", "error", "usage", "earlier", "transcript")
 REQUEST = [
     field.name
     for field in fields(InteractionRecord)
     if field.name not in {*OUTCOME, *SPARSE, *NESTED}
 ]
 # All columns that a settlement writes.
-SETTLED = (*OUTCOME, *SPARSE, "attempts", "error_code", "error_detail", *USAGE)
+SETTLED = (
+    *(*OUTCOME, *SPARSE, "attempts", "error_code", "error_detail", *USAGE),
+    *("digest", "transcript"),
+)
 
 
 def to_columns(record: InteractionRecord) -> dict[str, Any]:
     """Return all columns of a record."""
-    return {name: getattr(record, name) for name in REQUEST} | outcome_columns(record)
+    return {
+        **{name: getattr(record, name) for name in REQUEST},
+        "earlier": record.earlier and asdict(record.earlier),
+        **outcome_columns(record),
+    }
 
 
 def outcome_columns(record: InteractionRecord) -> dict[str, Any]:
@@ -46,6 +61,8 @@ def outcome_columns(record: InteractionRecord) -> dict[str, Any]:
         "error_detail": record.error and record.error.detail,
         **{name: getattr(record.usage, name) for name in USAGE},
         "estimated": record.usage.estimated or None,
+        "digest": record.transcript and record.transcript.digest,
+        "transcript": record.transcript and asdict(record.transcript),
     }
 
 
@@ -75,6 +92,10 @@ def from_columns(row: Any) -> InteractionRecord:
         ),
         "usage": _usage({name: getattr(row, name) for name in USAGE}),
     }
+    if row.earlier:
+        changed["earlier"] = _earlier(row.earlier)
+    if row.transcript:
+        changed["transcript"] = _nested(Transcript, row.transcript)
     if row.error_code:
         changed["error"] = ErrorInfo(code=row.error_code, detail=row.error_detail or "")
     return InteractionRecord(**{**absent, **present, **changed})
@@ -101,6 +122,18 @@ def _attempt(entry: Mapping[str, Any]) -> Attempt:
     known: dict[str, Any] = {name: entry.get(name) for name in ATTEMPT}
     usage = entry.get("usage")
     return Attempt(**known, usage=_usage(usage) if isinstance(usage, Mapping) else Usage())
+
+
+def _earlier(value: Any) -> Earlier | None:
+    earlier = _nested(Earlier, value)
+    return earlier and replace(earlier, records=tuple(earlier.records))
+
+
+def _nested(kind: type[N], value: Any) -> N | None:
+    try:
+        return kind(**value)
+    except TypeError:
+        return None
 
 
 def _usage(values: Mapping[str, Any]) -> Usage:

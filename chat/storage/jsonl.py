@@ -17,8 +17,10 @@ from chat.storage.base import (
     MAX_ID_LENGTH,
     OWNER_PATTERN,
     USER_ID_PATTERN,
+    Earlier,
     ErrorInfo,
     InteractionRecord,
+    Transcript,
 )
 from providers.base import COST_DECIMALS, Usage
 from providers.router import Attempt
@@ -27,7 +29,7 @@ from providers.router import Attempt
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 MAX_INTEGER = 2**63 - 1
 MAX_COST_USD = Decimal(10**12)
-KINDS: tuple[type, ...] = (InteractionRecord, Usage, ErrorInfo, Attempt)
+KINDS: tuple[type, ...] = (InteractionRecord, Usage, ErrorInfo, Attempt, Earlier, Transcript)
 NAMES = {kind: {field.name for field in fields(kind)} for kind in KINDS}
 
 
@@ -57,6 +59,8 @@ def from_json(data: Any) -> InteractionRecord:
     _check_known(data, InteractionRecord)
     _check_known(data.get("usage"), Usage)
     _check_known(data.get("error"), ErrorInfo)
+    _check_known(data.get("earlier"), Earlier)
+    _check_known(data.get("transcript"), Transcript)
     for attempt in data.get("attempts", ()):
         _check_known(attempt, Attempt)
         _check_known(attempt.get("usage"), Usage)
@@ -95,6 +99,10 @@ def _check_storable(record: InteractionRecord) -> None:
     except OverflowError:
         raise ValueError("a time is out of range") from None
     _check_number(record.latency_ms)
+    if record.earlier:
+        _check_number(record.earlier.messages)
+        if not record.earlier.records:
+            raise ValueError("the earlier records are missing")
     for usage in (record.usage, *(attempt.usage for attempt in record.attempts)):
         _check_usage(usage)
     if not (is_valid_user_id(record.user_id) and is_valid_owner(record.owner)):

@@ -61,13 +61,17 @@ def redact_imported(record: InteractionRecord) -> InteractionRecord:
     if settings.MASK_PII and settings.STORE_CONTENT:
         from chat.masking import mask_text, mask_value
 
-        record = replace(
-            record,
-            prompt=mask_text(record.prompt),
-            system=mask_value(record.system),
-            parameters=mask_value(record.parameters),
-            metadata={mask_text(name): mask_text(value) for name, value in record.metadata.items()},
+        masked = redact(
+            replace(
+                record,
+                prompt=mask_text(record.prompt),
+                system=mask_value(record.system),
+                parameters=mask_value(record.parameters),
+                metadata={mask_text(name): mask_text(v) for name, v in record.metadata.items()},
+            )
         )
+        # The transcript is of the texts that are now masked.
+        return masked if masked == record else replace(masked, transcript=None)
     return redact(record)
 
 
@@ -84,6 +88,8 @@ def strip_content(record: InteractionRecord) -> InteractionRecord:
         tool_calls=(),
         message={},
         extras={},
+        earlier=None,
+        transcript=None,
         # The detail may quote the request, as the vendor does.
         error=record.error and replace(record.error, detail=""),
     )
@@ -109,6 +115,7 @@ class RedactingStore:
     def __init__(self, store: InteractionStore) -> None:
         self.store = store
         self.get, self.get_many = store.get, store.get_many
+        self.find_turn = store.find_turn
         self.list_by_user = store.list_by_user
         self.list_by_conversation = store.list_by_conversation
         self.delete, self.delete_by_user = store.delete, store.delete_by_user

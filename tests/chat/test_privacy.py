@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.conf import settings
@@ -13,7 +14,7 @@ from django.core.checks import run_checks
 
 from chat.models import Interaction
 from chat.storage import backend
-from chat.storage.base import ErrorInfo, InteractionRecord, Status
+from chat.storage.base import ErrorInfo, InteractionRecord, Status, Transcript
 from providers.base import Completion, Delta
 from providers.errors import ProviderFailed
 from tests.client import ApiClient, problem, status_and_code
@@ -252,6 +253,17 @@ def test_what_is_imported_is_masked(masking: str) -> None:
     assert (record.prompt, record.system, record.response) == (MASKED,) * 3
     assert record.metadata == {"note": MASKED}
     assert record.parameters == {"stop": ["[EMAIL]"], "top_p": 0.5}
+
+
+def test_what_was_masked_on_import_is_not_continued(masking: str) -> None:
+    transcript = Transcript(digest="0" * 32, answer="0" * 32, parameters="0" * 32)
+    spared = replace(ANSWERED, interaction_id=str(uuid4()), transcript=transcript)
+    backend().bulk.import_records([replace(elsewhere(), transcript=transcript)])
+    assert backend().interactions.find_turn(transcript.digest) is None
+    backend().bulk.import_records([spared])
+    found = backend().interactions.find_turn(transcript.digest)
+    assert found
+    assert found.interaction_id == spared.interaction_id
 
 
 # --- STORE_CONTENT=false --------------------------------------------------------------------------

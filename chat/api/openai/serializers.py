@@ -84,6 +84,7 @@ class CompletionSerializer(OpenSerializer):
             "model": attrs.get("model"),
             "metadata": attrs.get("metadata"),
             "previous_interaction_id": attrs.get("previous_interaction_id"),
+            "is_whole": attrs.get("previous_interaction_id") is None,
             "parameters": parameters,
             "stream": stream,
             "include_usage": include_usage,

@@ -23,6 +23,7 @@ from chat.storage.base import Batch
 from chat.storage.jsonl import to_line
 
 SAVE_SECONDS = 1.0
+CHUNK_BYTES = 4_000_000
 NEW: dict[str, Any] = {"cursor": None, "seen": 0, "bytes": 0, "records": 0}
 
 
@@ -66,7 +67,8 @@ class Command(ConsoleCommand):
     def _to_stdout(self, job: BulkJob) -> int:
         records = 0
         for batch in self._batches(job, NEW):
-            self.stdout.write(_lines(batch).decode(), ending="")
+            for lines in _lines(batch):
+                self.stdout.write(lines.decode(), ending="")
             records += len(batch.records)
         return records
 
@@ -74,7 +76,7 @@ class Command(ConsoleCommand):
         """Append page by page to a draft, and rename it when it is complete."""
         if path.exists():
             raise CommandError(f"{path} already exists; delete it, or name another file.")
-        # Each page is a gzip member of its own, so that the file can be cut after any page.
+        # Each chunk is a gzip member of its own, so that the file can be cut after any page.
         compress = partial(gzip.compress, compresslevel=6) if path.suffix == ".gz" else bytes
         draft = path.with_name(f"{path.name}.part")
         checkpoint = Checkpoint(path.with_name(f"{path.name}.part.state"))
@@ -83,7 +85,7 @@ class Command(ConsoleCommand):
             records, seen, saved = state["records"], state["seen"], time.monotonic()
             for batch in self._batches(job, state):
                 if batch.records or not file.tell():
-                    file.write(compress(_lines(batch)))
+                    file.writelines(map(compress, _lines(batch)))
                 records += len(batch.records)
                 seen += batch.scanned
                 if batch.cursor and time.monotonic() - saved >= SAVE_SECONDS:
@@ -129,8 +131,17 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _lines(batch: Batch) -> bytes:
-    return b"".join(map(to_line, batch.records))
+def _lines(batch: Batch) -> Iterator[bytes]:
+    """Yield the lines of a page, some megabytes at a time: records of one conversation are long."""
+    lines: list[bytes] = []
+    size = 0
+    for record in batch.records:
+        lines.append(to_line(record))
+        size += len(lines[-1])
+        if size >= CHUNK_BYTES:
+            yield b"".join(lines)
+            lines, size = [], 0
+    yield b"".join(lines)
 
 
 def _sync(file: BinaryIO) -> None:

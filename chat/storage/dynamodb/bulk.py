@@ -10,7 +10,7 @@ the write units of its records, but one write of a counter serves many records.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 from uuid import uuid4
 
@@ -28,6 +28,7 @@ from chat.storage.base import (
     newest_by_id,
     unexpired,
 )
+from chat.storage.dynamodb import turns
 from chat.storage.dynamodb.client import DynamoDBClient, new_client, refusals, translate_errors
 from chat.storage.dynamodb.items import (
     MAX_TRANSACTION_BYTES,
@@ -48,13 +49,15 @@ from chat.storage.dynamodb.queries import (
     USER_INDEX,
     IndexQuery,
     created,
-    delete_items,
+    delete_records,
     get_items,
     get_records,
     put_items,
+    read_kept,
 )
 from chat.storage.dynamodb.usage import counter_updates, shards
 from chat.storage.errors import RecordTooLarge, StorageUnavailable
+from chat.storage.transcripts import compacted, restored
 
 # A page has up to 1 MB, and may come over a slow network.
 TRY_SECONDS = 30.0
@@ -115,8 +118,10 @@ class DynamoBulkStore:
         client = _MeasuringClient(self._client)
         items, page = _find(client, selection, limit, cursor)
         records = unexpired(get_records(items, consistent=False, call=client.call))
+        selected = [each for each in records if selection.matches(each.owner, each.user_id)]
+        read = partial(read_kept, consistent=False, call=client.call)
         return Batch(
-            records=tuple(each for each in records if selection.matches(each.owner, each.user_id)),
+            records=tuple(restored(selected, read)),
             read_units=client.read_units,
             **page,
         )
@@ -125,7 +130,8 @@ class DynamoBulkStore:
     def import_records(self, records: list[InteractionRecord]) -> ImportResult:
         """Write in transactions; plan a record again that changed in the meantime."""
         client = _MeasuringClient(self._client)
-        left, new, replaced = newest_by_id(records), 0, 0
+        left = compacted(newest_by_id(records), partial(read_kept, call=client.call))
+        new = replaced = 0
         for _ in range(TRIES):
             writes = _plan_all(client, left)
             left = {write.record.interaction_id: write.record for write in writes}
@@ -146,8 +152,7 @@ class DynamoBulkStore:
         """Delete a page. A record that is taken over between the two calls is deleted too."""
         items, page = _find(_MeasuringClient(self._client), selection, limit, cursor, KEYS)
         if not dry_run:
-            parts = [key for item in items for key in part_keys(item)]
-            delete_items(settings.TABLE_NAME, [*parts, *map(primary_key, items)])
+            delete_records(items)
         return PurgeResult(records=len(items), **page)
 
 
@@ -256,11 +261,12 @@ def _transactions(writes: Sequence[_Write]) -> Iterator[list[_Write]]:
         updates = counter_updates(_settled([write]), 0)
         names = {update["Update"]["Key"]["pk"]["S"] for update in updates}
         counters |= names
-        actions += len(write.actions)
+        due = len(write.actions) + (write.record.transcript is not None)
+        actions += due
         size += write.size
         if group and (actions + len(counters) > MAX_ACTIONS or size > TRANSACTION_BYTES):
             yield group
-            group, counters, actions, size = [], names, len(write.actions), write.size
+            group, counters, actions, size = [], names, due, write.size
         group.append(write)
     if group:
         yield group
@@ -273,9 +279,10 @@ def _settled(writes: Sequence[_Write]) -> list[InteractionRecord]:
 def _commit(client: _MeasuringClient, writes: Sequence[_Write]) -> bool:
     """Write and count in one transaction; return False if a stored record has changed."""
     put_items(settings.TABLE_NAME, [part for write in writes for part in write.ahead], client.call)
+    settled = _settled(writes)
     for shard in shards():
         actions = [action for write in writes for action in write.actions]
-        actions += counter_updates(_settled(writes), shard)
+        actions += [*counter_updates(settled, shard), *turns.puts(settled)]
         # The token makes a retry after a lost response safe.
         request = {"TransactItems": actions, "ClientRequestToken": uuid4().hex}
         try:

@@ -20,10 +20,10 @@ from typing import Any, Literal, cast
 from botocore.exceptions import ClientError
 from django.conf import settings
 
-from chat.storage.base import InteractionRecord, Page, Reservation, Status, unexpired
+from chat.storage.base import InteractionRecord, Page, Reservation, Status, Turn, unexpired
 from chat.storage.columns import SETTLED
 from chat.storage.cursors import build_page, conversation_scope, decode_cursor, user_scope
-from chat.storage.dynamodb import budgets
+from chat.storage.dynamodb import budgets, turns
 from chat.storage.dynamodb.client import CONDITION_FAILED, client, refusals, translate_errors
 from chat.storage.dynamodb.items import (
     ANSWER,
@@ -46,14 +46,17 @@ from chat.storage.dynamodb.queries import (
     PARTS_AT_ONCE,
     USER_INDEX,
     IndexQuery,
-    delete_items,
+    delete_records,
+    delete_turns,
     get_item,
     get_items,
     get_records,
+    read_kept,
     read_pages,
 )
 from chat.storage.dynamodb.usage import counter_updates, delete_user_counters, shards
 from chat.storage.errors import RecordTooLarge, StorageUnavailable
+from chat.storage.transcripts import restored
 
 # A page ends after so many parts, about 16 MB.
 PAGE_PARTS = 40
@@ -113,7 +116,7 @@ class DynamoInteractionStore:
         # A budget has one item, whatever the shard.
         for shard in shards(budgets.TRIES) if reservations else shards():
             counts = counter_updates([record], shard, reservations)
-            counts += budgets.releasing(record, reservations)
+            counts += [*budgets.releasing(record, reservations), *turns.puts([record])]
             try:
                 return _write("Update", request, item, parts, counts=counts) is None
             except ClientError as exc:
@@ -124,12 +127,23 @@ class DynamoInteractionStore:
     @translate_errors()
     def get(self, interaction_id: str) -> InteractionRecord | None:
         item = get_item(settings.TABLE_NAME, {"interaction_id": {"S": interaction_id}})
-        return next(iter(unexpired(get_records([item] if item else []))), None)
+        found = unexpired(get_records([item] if item else []))
+        return next(iter(restored(found, read_kept)), None)
 
     @translate_errors()
     def get_many(self, interaction_ids: Sequence[str]) -> dict[str, InteractionRecord]:
-        keys = [{"interaction_id": {"S": id_}} for id_ in interaction_ids]
-        return {record.interaction_id: record for record in unexpired(get_records(_items(keys)))}
+        found = restored(read_kept(interaction_ids).values(), read_kept)
+        return {record.interaction_id: record for record in found}
+
+    @translate_errors()
+    def find_turn(self, digest: str) -> Turn | None:
+        item = get_item(settings.STATE_TABLE_NAME, turns.key(digest))
+        if item is None or _has_expired(item):
+            return None
+        turn = turns.turn_from(item)
+        root = {"interaction_id": {"S": turn.root}}
+        kept = get_items(settings.TABLE_NAME, [root], "interaction_id, expires_at")
+        return turn if kept and not _has_expired(kept[0]) else None
 
     @translate_errors()
     def list_by_user(
@@ -156,9 +170,14 @@ class DynamoInteractionStore:
 
     @translate_errors()
     def delete(self, interaction_id: str) -> None:
-        _delete_whole(
-            get_items(settings.TABLE_NAME, [{"interaction_id": {"S": interaction_id}}], KEYS)
-        )
+        key = {"interaction_id": {"S": interaction_id}}
+        items = get_items(settings.TABLE_NAME, [key], f"{KEYS}, conversation_id")
+        for item in items:
+            if "digest" in item:
+                query = IndexQuery(CONVERSATION_INDEX, item["conversation_id"]["S"])
+                for keys in _keys(query, None, BATCH_GET):
+                    delete_turns(get_items(settings.TABLE_NAME, keys, KEYS))
+        delete_records(items)
 
     @translate_errors()
     def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
@@ -166,7 +185,7 @@ class DynamoInteractionStore:
         query = IndexQuery(USER_INDEX, f"{owner}#{user_id}", newest_first=True)
         for keys in _keys(query, None, min(limit, BATCH_GET)):
             items = get_items(settings.TABLE_NAME, keys, KEYS)
-            _delete_whole(items)
+            delete_records(items)
             deleted += len(items)
             if deleted >= limit:
                 break
@@ -180,13 +199,11 @@ class DynamoInteractionStore:
         get_item(settings.STATE_TABLE_NAME, {"pk": {"S": "ping"}})
 
 
+def _has_expired(item: Item) -> bool:
+    return "expires_at" in item and int(item["expires_at"]["N"]) <= time.time()
+
+
 # --- Many items -----------------------------------------------------------------------------------
-
-
-def _delete_whole(items: Sequence[Item]) -> None:
-    """Delete items with their parts."""
-    parts = [key for item in items for key in part_keys(item)]
-    delete_items(settings.TABLE_NAME, [*parts, *map(primary_key, items)])
 
 
 def _page(query: IndexQuery, owner: str, scope: str, limit: int, cursor: str | None) -> Page:

@@ -113,6 +113,9 @@ class InteractionItem(ItemSchema):
     reasoning_tokens = IntegerAttribute()
     cost_usd = ParsedAttribute(Decimal)
     estimated = FlagAttribute()
+    earlier = JsonAttribute(dict)
+    digest = StringAttribute()
+    transcript = JsonAttribute(dict)
 
 
 class CacheItem(ItemSchema):

@@ -8,10 +8,19 @@ from typing import Any
 
 from django.conf import settings
 
-from chat.storage.base import InteractionRecord
+from chat.storage.base import InteractionRecord, unexpired
 from chat.storage.columns import EPOCH
+from chat.storage.dynamodb import turns
 from chat.storage.dynamodb.client import client
-from chat.storage.dynamodb.items import COLUMNS, PARTS_OF, Item, id_of, part_keys, record_of
+from chat.storage.dynamodb.items import (
+    COLUMNS,
+    PARTS_OF,
+    Item,
+    id_of,
+    part_keys,
+    primary_key,
+    record_of,
+)
 from chat.storage.errors import StorageUnavailable
 
 Call = Callable[[str, dict[str, Any]], dict[str, Any]]
@@ -26,8 +35,8 @@ EARLIEST = datetime.min.replace(tzinfo=UTC)
 LATEST = datetime.max.replace(tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 CREATED = "created_at BETWEEN :since AND :last"
-# The projection that tells all keys of a record, those of its parts included.
-KEYS = ", ".join(("interaction_id", *PARTS_OF.values()))
+# The projection that tells all keys of a record, those of its parts and its turn included.
+KEYS = ", ".join(("interaction_id", "digest", *PARTS_OF.values()))
 
 
 def get_item(table: str, key: Item) -> Item | None:
@@ -79,6 +88,28 @@ def get_records(
         found = get_items(settings.TABLE_NAME, at_once, consistent=consistent, call=call)
         parts |= {id_of(part): part["part"]["B"] for part in found if "part" in part}
     return [record_of(item, parts) for item in items]
+
+
+def read_kept(
+    interaction_ids: Sequence[str], *, consistent: bool = True, call: Call | None = None
+) -> dict[str, InteractionRecord]:
+    """Return the records that exist, by id, as they are kept."""
+    keys = [{"interaction_id": {"S": id_}} for id_ in interaction_ids]
+    items = get_items(settings.TABLE_NAME, keys, consistent=consistent, call=call)
+    records = unexpired(get_records(items, consistent=consistent, call=call))
+    return {record.interaction_id: record for record in records}
+
+
+def delete_records(items: Sequence[Item]) -> None:
+    """Delete records by their items, which have at least the attributes of KEYS."""
+    delete_turns(items)
+    parts = [key for item in items for key in part_keys(item)]
+    delete_items(settings.TABLE_NAME, [*parts, *map(primary_key, items)])
+
+
+def delete_turns(items: Sequence[Item]) -> None:
+    """Delete the turns of these records: no request continues them any more."""
+    delete_items(settings.STATE_TABLE_NAME, turns.keys(items))
 
 
 def delete_items(table: str, keys: Sequence[Item]) -> None:

@@ -19,9 +19,10 @@ from chat.storage.base import (
 )
 from chat.storage.columns import from_columns
 from chat.storage.orm.connection import immediate_transaction, translate_errors, write_queue
-from chat.storage.orm.interactions import Rows, after, created_within
+from chat.storage.orm.interactions import Rows, after, created_within, read_kept
 from chat.storage.orm.sql import delete_many, insert_many
 from chat.storage.orm.usage import count
+from chat.storage.transcripts import compacted, restored
 
 COLUMNS = [field.attname for field in Interaction._meta.concrete_fields]
 
@@ -41,11 +42,11 @@ class OrmBulkStore:
     def scan(self, selection: Selection, *, limit: int, cursor: str | None = None) -> Batch:
         rows = list(_after(selection, cursor).values_list(*COLUMNS, named=True)[:limit])
         selected = (row for row in rows if selection.matches(row.owner, row.user_id))
-        found = unexpired(map(from_columns, selected))
+        found = restored(unexpired(map(from_columns, selected)), read_kept)
         return Batch(records=tuple(found), scanned=len(rows), cursor=_cursor(rows, limit))
 
     def import_records(self, records: list[InteractionRecord]) -> ImportResult:
-        new = newest_by_id(records)
+        new = compacted(newest_by_id(records), read_kept)
         with write_queue() as connection, immediate_transaction(connection):
             stored = Interaction.objects.filter(pk__in=new).order_by()
             columns = ("pk", "status", "deadline_at", "expires_at")

@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from django.db import transaction
@@ -10,7 +10,7 @@ from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from chat.models import Interaction
-from chat.storage.base import InteractionRecord, Page, Reservation
+from chat.storage.base import InteractionRecord, Page, Reservation, Turn
 from chat.storage.columns import from_columns
 from chat.storage.cursors import Position, build_page, conversation_scope, decode_cursor, user_scope
 from chat.storage.errors import StorageUnavailable
@@ -18,6 +18,7 @@ from chat.storage.orm import budgets
 from chat.storage.orm.connection import immediate_transaction, translate_errors, write_queue
 from chat.storage.orm.sql import delete_as_read, insert, update
 from chat.storage.orm.usage import count, expired_counts, user_counts
+from chat.storage.transcripts import restored, turn_of
 
 Rows = QuerySet[Interaction]
 
@@ -40,8 +41,8 @@ class OrmInteractionStore:
             for _ in range(CLAIM_TRIES):
                 if _insert(connection, record, reservations):
                     return None
-                if holder := self.get(record.interaction_id):
-                    return holder
+                if holder := read_kept([record.interaction_id]):
+                    return holder[record.interaction_id]
                 _expired().filter(interaction_id=record.interaction_id).delete()
         raise StorageUnavailable
 
@@ -67,12 +68,18 @@ class OrmInteractionStore:
     @translate_errors()
     def get(self, interaction_id: str) -> InteractionRecord | None:
         found = _unexpired().filter(interaction_id=interaction_id).first()
-        return None if found is None else from_columns(found)
+        return None if found is None else read_whole([found])[0]
 
     @translate_errors()
     def get_many(self, interaction_ids: Sequence[str]) -> dict[str, InteractionRecord]:
-        found = _unexpired().filter(interaction_id__in=interaction_ids)
-        return {row.interaction_id: from_columns(row) for row in found.order_by()}
+        found = restored(read_kept(interaction_ids).values(), read_kept)
+        return {record.interaction_id: record for record in found}
+
+    @translate_errors()
+    def find_turn(self, digest: str) -> Turn | None:
+        found = _unexpired().filter(digest=digest).order_by("-created_at").first()
+        turn = None if found is None else turn_of(from_columns(found))
+        return turn if turn and _unexpired().filter(pk=turn.root).exists() else None
 
     @translate_errors()
     def list_by_user(
@@ -97,7 +104,10 @@ class OrmInteractionStore:
 
     def delete(self, interaction_id: str) -> None:
         with write_queue(), transaction.atomic():
-            Interaction.objects.filter(pk=interaction_id).delete()
+            rows = Interaction.objects.filter(pk=interaction_id)
+            conversation = rows.filter(digest__isnull=False).values("conversation_id")
+            Interaction.objects.filter(conversation_id__in=conversation).update(digest=None)
+            rows.delete()
 
     def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
         newest = Interaction.objects.filter(owner=owner, user_id=user_id).order_by("-created_at")
@@ -131,6 +141,17 @@ def _insert(
         if inserted:
             budgets.reserve(connection, record, reservations)
     return inserted
+
+
+def read_kept(interaction_ids: Sequence[str]) -> dict[str, InteractionRecord]:
+    """Return the records that exist, by id, as they are kept."""
+    found = _unexpired().filter(interaction_id__in=interaction_ids)
+    return {row.interaction_id: from_columns(row) for row in found.order_by()}
+
+
+def read_whole(rows: Iterable[Interaction]) -> list[InteractionRecord]:
+    """Return the records of these rows, with the messages that earlier records hold."""
+    return restored(map(from_columns, rows), read_kept)
 
 
 def created_within(rows: Rows, since: datetime | None, before: datetime | None) -> Rows:

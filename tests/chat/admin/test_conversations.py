@@ -10,10 +10,11 @@ from uuid import uuid4
 import pytest
 from django.contrib.auth.models import User
 
-from chat.storage.base import InteractionRecord
+from chat.storage import backend
+from chat.storage.base import InteractionRecord, Selection
 from providers.base import Usage
 from tests.client import ApiClient
-from tests.factories import ANSWERED, FAILED, NOON, store_record
+from tests.factories import ANSWERED, FAILED, NOON, converse, store_record
 
 LIST = "/admin/chat/interaction/"
 ID = ANSWERED.conversation_id
@@ -184,3 +185,22 @@ def test_a_conversation_needs_the_permission_to_view_records(api: ApiClient) -> 
     assert api.get(address).status_code == 302
     api.http.force_login(User.objects.create(username="staff", is_staff=True))
     assert api.get(address).status_code == 403
+
+
+def test_all_messages_of_a_request_are_shown_with_the_new_ones(admin: ApiClient) -> None:
+    turns = converse(backend().interactions, 3)
+    text = text_of(admin.get(f"{LIST}conversation/{turns[0].conversation_id}/"))
+    assert "All messages (5)" in text
+    assert text.count("question 0") == 3
+    record = text_of(admin.get(f"{LIST}{turns[2].interaction_id}/change/"))
+    assert all(f"question {number}" in record for number in range(3))
+    assert "&quot;temperature&quot;: 0.5" in record
+
+
+def test_messages_of_an_erased_record_are_said_to_be_missing(admin: ApiClient) -> None:
+    turns = converse(backend().interactions, 3)
+    backend().bulk.purge(Selection(before=turns[1].created_at), limit=10)
+    text = text_of(admin.get(f"{LIST}conversation/{turns[0].conversation_id}/"))
+    assert text.count("The first 2 messages of this request are missing") == 2
+    record = text_of(admin.get(f"{LIST}{turns[2].interaction_id}/change/"))
+    assert "The first 2: an earlier record of the conversation is erased." in record

@@ -12,11 +12,12 @@ import pytest
 from django.contrib.auth.models import User
 
 from chat.models import Interaction
+from chat.storage import backend
 from chat.storage.base import InteractionRecord
 from chat.storage.columns import to_columns
 from chat.storage.jsonl import from_json
 from tests.client import ApiClient
-from tests.factories import ANSWERED, FAILED, NOON, PENDING, store_record
+from tests.factories import ANSWERED, FAILED, NOON, PENDING, converse, store_record
 
 EXPORT = "/admin/chat/interaction/export/"
 
@@ -112,3 +113,10 @@ def test_an_export_needs_the_permission_to_view_records(api: ApiClient) -> None:
     assert api.get(f"{EXPORT}csv/").status_code == 302
     api.http.force_login(User.objects.create(username="staff", is_staff=True))
     assert api.get(f"{EXPORT}csv/").status_code == 403
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_each_line_has_all_messages_of_its_request(admin: ApiClient, kind: str) -> None:
+    converse(backend().interactions, 3)
+    text = exported(admin.get(f"{EXPORT}{kind}/"))
+    assert [text.count(f"question {number}") for number in range(3)] == [3, 2, 1]

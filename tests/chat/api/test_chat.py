@@ -1010,6 +1010,8 @@ UNRECORDED = {
     "tool_calls": [],
     "message": {},
     "extras": {},
+    "earlier": None,
+    "transcript": None,
     "system": None,
     "parameters": {"temperature": 0.5},
     "metadata": {"ticket": "7"},

@@ -28,13 +28,13 @@ from chat.storage import backend
 from chat.storage.base import Batch, CounterKind, InteractionRecord, Selection
 from chat.storage.dynamodb.bulk import DynamoBulkStore
 from chat.storage.dynamodb.tables import InteractionTable, StateTable
-from chat.storage.jsonl import to_line
+from chat.storage.jsonl import from_json, to_line
 from chat.storage.orm.bulk import OrmBulkStore
 from tests.chat.storage.contract import FULL_ANSWER, YESTERDAY
 from tests.commands import refusal, run
 from tests.deployment.iam_proxy import required_permissions
 from tests.dynamodb_local import Calls
-from tests.factories import ALICE, ANSWERED, BOB, FAILED, NOON, PENDING
+from tests.factories import ALICE, ANSWERED, BOB, FAILED, NOON, PENDING, converse
 from tests.server_process import ROOT, base_environment
 
 Configure = Callable[..., None]
@@ -105,8 +105,9 @@ class BreakingDynamo(Breaking, DynamoBulkStore):
 @pytest.fixture
 def broken_off(monkeypatch: pytest.MonkeyPatch, change_settings: Configure) -> None:
     """Interrupt the next scan after two pages of four records."""
-    monkeypatch.setattr("chat.management.bulk_job.PAGE", 4)
+    # In this order: the command, if it is imported here, must copy the true number first.
     monkeypatch.setattr(f"{COMMANDS}.import_interactions.PAGE", 4)
+    monkeypatch.setattr("chat.management.bulk_job.PAGE", 4)
     monkeypatch.setattr(f"{COMMANDS}.export_interactions.SAVE_SECONDS", 0)
     monkeypatch.setattr(Breaking, "pages", 0)
     monkeypatch.setattr("chat.storage.orm.OrmBulkStore", BreakingOrm)
@@ -131,6 +132,31 @@ def records(each_storage: str) -> list[InteractionRecord]:
     records = [*made(20), *made(2, FAILED), *made(1, PENDING), *made(1, FULL_ANSWER)]
     backend().bulk.import_records(records)
     return records
+
+
+@pytest.mark.parametrize("name", ["all.jsonl", "all.jsonl.gz"])
+def test_an_exported_line_has_all_messages_and_the_ledger_keeps_them_once(
+    each_storage: str, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{COMMANDS}.export_interactions.CHUNK_BYTES", 5_000)
+    turns = converse(backend().interactions, 25)
+    path = tmp_path / name
+    run("export_interactions", "--output", str(path))
+    data = gzip.decompress(path.read_bytes()) if name.endswith("gz") else path.read_bytes()
+    lines = [from_json(json.loads(line)) for line in data.splitlines()]
+    assert {line.interaction_id: line for line in lines} == {
+        turn.interaction_id: turn for turn in turns
+    }
+    backend().interactions.delete_by_user("default", ALICE, limit=100)
+    run("import_interactions", str(path))
+    assert kept_messages() == [1] * 25
+    assert backend().interactions.get(turns[-1].interaction_id) == turns[-1]
+
+
+def kept_messages() -> list[int]:
+    """How many messages each record of the user keeps."""
+    page = backend().interactions.list_by_user("default", ALICE, limit=100)
+    return [len(record.parameters["messages"]) for record in page.records]
 
 
 @pytest.mark.parametrize("name", ["all.jsonl", "all.jsonl.gz"])
@@ -457,6 +483,19 @@ def test_records_are_pulled_and_counted(remote: list[InteractionRecord]) -> None
     assert report.pop("seconds") >= 0
     assert report == {"read": 25, "new": 0, "replaced": 0, "unchanged": 25}
     assert requests() == 23
+
+
+def test_pulled_records_have_all_messages_and_the_ledger_keeps_them_once(
+    dynamodb: str, transactional_db: None
+) -> None:
+    turns = converse(backend("dynamodb").interactions, 12)
+    run("pull_interactions", "--since", turns[0].created_at.isoformat())
+    assert kept_messages() == [1] * 12
+    assert stored() == stored("dynamodb")
+    backend().interactions.delete_by_user("default", ALICE, limit=100)
+    run("pull_interactions", "--since", turns[6].created_at.isoformat())
+    assert backend().interactions.get(turns[11].interaction_id) == turns[11]
+    assert kept_messages() == [1] * 5 + [13]
 
 
 def test_a_pulled_claim_is_settled_by_the_next_pull(remote: list[InteractionRecord]) -> None:

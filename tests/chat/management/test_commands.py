@@ -309,7 +309,7 @@ def test_missing_migrations_have_failed(transactional_db: None) -> None:
     call_command("migrate", "chat", "0003", verbosity=0)
     try:
         names = "chat.0004_admin_indexes, chat.0005_whole_messages, chat.0006_estimated_usage"
-        names += ", chat.0007_budgets"
+        names += ", chat.0007_budgets, chat.0008_earlier_messages"
         missing = f"There are migrations to be run: {names}."
         assert findings()["storage"] == [("failed", missing)]
     finally:

@@ -8,6 +8,7 @@ class TestThatStore(InteractionStoreContract):
     def unreachable_store(self) -> InteractionStore: ...
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -17,11 +18,19 @@ from uuid import uuid4
 
 import pytest
 
-from chat.storage.base import ErrorInfo, InteractionRecord, InteractionStore, Page, Status
+from chat.storage.base import (
+    Earlier,
+    ErrorInfo,
+    InteractionRecord,
+    InteractionStore,
+    Page,
+    Status,
+    Transcript,
+)
 from chat.storage.errors import InvalidCursor, StorageUnavailable
 from providers.base import Usage
 from providers.router import Attempt
-from tests.factories import ALICE, ANSWERED, FAILED, NOON, PENDING, run_concurrently
+from tests.factories import ALICE, ANSWERED, FAILED, NOON, PENDING, converse, run_concurrently
 
 ID = PENDING.interaction_id
 OTHER_ID = "01998a6e-6f4c-7c3e-9d57-3f1a2b4c5d6f"
@@ -54,6 +63,15 @@ FULL = InteractionRecord(
         "messages": [{"role": "user", "content": [{"type": "text", "text": "?"}, IMAGE]}],
     },
     metadata={"ticket": "7", "": "", "chave ç": "valor 🦆"},
+    earlier=Earlier(
+        messages=3,
+        root=OTHER_ID,
+        records=(OTHER_ID,),
+        digest="0123456789abcdef" * 2,
+        own_answer=True,
+        own_parameters=True,
+        first_expiry=4_900_000_000,
+    ),
 )
 FULL_ANSWER = replace(
     FULL,
@@ -94,6 +112,9 @@ FULL_ANSWER = replace(
     attempts=(
         Attempt(provider="openai", model="model-1", outcome="provider_error", latency_ms=5),
         Attempt(provider="openrouter", model="vendor/model-1", outcome="ok", latency_ms=24_900),
+    ),
+    transcript=Transcript(
+        digest="fedcba9876543210" * 2, answer="0123456789abcdef", parameters="fedcba9876543210"
     ),
 )
 
@@ -636,3 +657,89 @@ class InteractionStoreContract:
         assert {id_: record.interaction_id for id_, record in found.items()} == {i: i for i in ids}
         assert store.get_many([str(uuid4())]) == {}
         assert store.get_many([]) == {}
+
+    # --- Conversations that are sent whole --------------------------------------------------------
+
+    def test_earlier_messages_are_read_with_a_record(self, store: InteractionStore) -> None:
+        turns = converse(store, 45)
+        for number in (0, 1, 19, 20, 21, 44):
+            assert store.get(turns[number].interaction_id) == turns[number]
+        ids = [turn.interaction_id for turn in turns]
+        assert store.get_many(ids) == dict(zip(ids, turns, strict=True))
+
+    def test_lists_have_what_a_record_keeps(self, store: InteractionStore) -> None:
+        turns = converse(store, 3)
+        lists = [
+            store.list_by_conversation("default", turns[0].conversation_id, limit=9).records,
+            store.list_by_user("default", ALICE, limit=9).records[::-1],
+        ]
+        for records in lists:
+            assert [each.parameters["messages"] for each in records[1:]] == [
+                [{"role": "user", "content": f"question {number}"}] for number in (1, 2)
+            ]
+
+    def test_a_turn_is_found_by_its_digest(self, store: InteractionStore) -> None:
+        turns = converse(store, 2)
+        found = [store.find_turn(turn.transcript.digest) for turn in turns if turn.transcript]
+        assert [turn and turn.interaction_id for turn in found] == [
+            turn.interaction_id for turn in turns
+        ]
+        assert store.find_turn("0" * 32) is None
+
+    def test_the_newest_of_equal_turns_is_found(self, store: InteractionStore) -> None:
+        converse(store, 1)
+        [newest] = converse(store, 1, created_at=NOON + timedelta(hours=1))
+        assert newest.transcript
+        found = store.find_turn(newest.transcript.digest)
+        assert found
+        assert found.interaction_id == newest.interaction_id
+
+    def test_turns_of_other_users_and_owners_have_other_digests(
+        self, store: InteractionStore
+    ) -> None:
+        turns = [
+            *converse(store, 1),
+            *converse(store, 1, user_id="bob"),
+            *converse(store, 1, owner="team:blue"),
+        ]
+        assert len({turn.transcript.digest for turn in turns if turn.transcript}) == 3
+
+    @pytest.mark.parametrize("user_id", [ALICE, "bob"])
+    def test_a_turn_is_erased_with_its_record(self, store: InteractionStore, user_id: str) -> None:
+        [turn] = converse(store, 1)
+        assert turn.transcript
+        store.delete_by_user("default", user_id, limit=10)
+        found = store.find_turn(turn.transcript.digest)
+        assert (found is None) == (user_id == ALICE)
+
+    def test_a_turn_expires_with_its_record(self, store: InteractionStore) -> None:
+        [turn] = converse(store, 1, expires_at=YESTERDAY)
+        assert turn.transcript
+        assert store.find_turn(turn.transcript.digest) is None
+
+    def test_the_messages_of_an_expired_record_are_missing(self, store: InteractionStore) -> None:
+        soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+        later = soon + timedelta(days=1)
+        *_, last = converse(store, 3, root={"expires_at": soon}, expires_at=later)
+        while datetime.now(UTC) <= soon:
+            time.sleep(0.05)
+        found = store.get(last.interaction_id)
+        assert found
+        assert found.earlier
+        assert found.earlier.messages == 2  # its question, and its answer
+        assert found.parameters["messages"] == last.parameters["messages"][2:]
+        assert last.transcript
+        assert store.find_turn(last.transcript.digest) is None
+
+    def test_no_turn_is_found_after_one_of_its_conversation_was_deleted(
+        self, store: InteractionStore
+    ) -> None:
+        turns = converse(store, 3)
+        store.delete(turns[1].interaction_id)
+        for turn in turns:
+            assert turn.transcript
+            assert store.find_turn(turn.transcript.digest) is None
+        found = store.get(turns[2].interaction_id)
+        assert found
+        assert found.earlier
+        assert found.earlier.messages == 4

@@ -7,12 +7,14 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
+import orjson
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 
 from chat.storage import backend
 from chat.storage.base import (
     CounterKind,
+    Earlier,
     ImportResult,
     InteractionRecord,
     Selection,
@@ -21,9 +23,10 @@ from chat.storage.base import (
 )
 from chat.storage.dynamodb.client import DynamoDBClient
 from chat.storage.errors import RecordTooLarge, StorageUnavailable
+from chat.storage.jsonl import from_json, to_line
 from tests.chat.storage.contract import FULL, FULL_ANSWER, LATER, YESTERDAY
 from tests.dynamodb_local import Calls, botocore_client
-from tests.factories import ALICE, ANSWERED, BOB, FAILED, NOON, PENDING, store_record
+from tests.factories import ALICE, ANSWERED, BOB, FAILED, NOON, PENDING, converse, store_record
 
 Configure = Callable[..., None]
 KEY_ID = "0123456789abcdef"
@@ -457,3 +460,98 @@ def test_a_concurrently_changed_record_is_planned_again(
     ) == ImportResult(new=1)
     assert backend().interactions.get(PENDING.interaction_id) == ANSWERED
     assert requests() == 2
+
+
+# --- Conversations that are sent whole ------------------------------------------------------------
+
+
+def kept_messages(user_id: str = ALICE) -> list[int]:
+    """How many messages each record keeps, oldest first."""
+    page = backend().interactions.list_by_user("default", user_id, limit=100)
+    return [len(record.parameters["messages"]) for record in page.records[::-1]]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 100])
+def test_scanned_records_are_whole(each_storage: str, limit: int) -> None:
+    turns = converse(backend().interactions, 25)
+    by_id = {turn.interaction_id: turn for turn in turns}
+    assert {record.interaction_id: record for record in scanned(limit)} == by_id
+    later = scanned(limit, since=turns[20].created_at)
+    assert {record.interaction_id: record for record in later} == {
+        turn.interaction_id: turn for turn in turns[20:]
+    }
+
+
+@pytest.mark.parametrize("at_once", [1, 4, 100])
+def test_imported_records_keep_what_is_new(each_storage: str, at_once: int) -> None:
+    turns = converse(backend().interactions, 25)
+    lines = list(map(to_line, turns))
+    backend().interactions.delete_by_user("default", ALICE, limit=100)
+    for start in range(0, len(lines), at_once):
+        records = [from_json(orjson.loads(line)) for line in lines[start : start + at_once]]
+        backend().bulk.import_records(records[::-1])
+    assert kept_messages() == [1] * 25
+    found = backend().interactions.get_many([turn.interaction_id for turn in turns])
+    assert found == {turn.interaction_id: turn for turn in turns}
+    last = turns[-1].transcript
+    assert last
+    assert backend().interactions.find_turn(last.digest)
+
+
+def test_records_that_are_imported_before_the_earlier_ones_are_kept_whole(
+    each_storage: str,
+) -> None:
+    turns = converse(backend().interactions, 4)
+    backend().interactions.delete_by_user("default", ALICE, limit=100)
+    for turn in turns[::-1]:
+        backend().bulk.import_records([turn])
+    assert kept_messages() == [1, 3, 5, 7]
+    assert backend().bulk.import_records(turns) == ImportResult()
+    assert all(backend().interactions.get(turn.interaction_id) == turn for turn in turns)
+
+
+def test_a_gap_survives_an_export(each_storage: str) -> None:
+    turns = converse(backend().interactions, 4)
+    backend().bulk.purge(Selection(before=turns[2].created_at), limit=100)
+    found = [from_json(orjson.loads(to_line(record))) for record in scanned()]
+    assert [record.earlier.messages for record in found if record.earlier] == [4, 4]
+    backend().interactions.delete_by_user("default", ALICE, limit=100)
+    backend().bulk.import_records(found)
+    assert {record.interaction_id: record for record in scanned()} == {
+        record.interaction_id: record for record in found
+    }
+    backend().bulk.import_records(turns[:2])
+    assert all(backend().interactions.get(turn.interaction_id) == turn for turn in turns)
+
+
+def test_a_circle_of_records_is_read(each_storage: str) -> None:
+    """Only an edited file has one."""
+    turns = converse(backend().interactions, 2)
+    backend().interactions.delete_by_user("default", ALICE, limit=100)
+    digest = turns[1].transcript and turns[1].transcript.digest
+    records = [
+        replace(
+            turn,
+            earlier=Earlier(
+                messages=1,
+                root=other.interaction_id,
+                records=(other.interaction_id,),
+                digest=str(digest),
+                own_answer=False,
+                own_parameters=True,
+                first_expiry=None,
+            ),
+            transcript=turns[1].transcript,
+        )
+        for turn, other in (turns, turns[::-1])
+    ]
+    backend().bulk.import_records(records)
+    assert len(scanned()) == 2
+    assert all(record.earlier for record in scanned())
+
+
+def test_two_records_with_one_digest_are_imported(each_storage: str) -> None:
+    turns = [*converse(backend().interactions, 2), *converse(backend().interactions, 2)]
+    backend().interactions.delete_by_user("default", ALICE, limit=100)
+    assert backend().bulk.import_records(turns) == ImportResult(new=4)
+    assert len(scanned()) == 4

@@ -99,6 +99,7 @@ class ResponseSerializer(OpenSerializer):
             "system": attrs.get("instructions") or None,
             "metadata": attrs.get("metadata"),
             "previous_interaction_id": attrs.get("previous_response_id"),
+            "is_whole": attrs.get("previous_response_id") is None,
             "parameters": translated,
             "drops_instructions": True,
             "accounting_only": attrs.get("store") is False,
