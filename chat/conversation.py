@@ -37,7 +37,8 @@ CONTENT_NOT_STORED = (
 )
 EARLIER_PART_GONE = (
     "An earlier part of the conversation is erased. "
-    "Send the whole conversation as `messages` to /v1/chat/completions."
+    "Send the whole conversation: as `messages` to /v1/chat/completions, or as `input` to "
+    "/v1/responses."
 )
 TURN_HAS_TOOL_CALLS = (
     "The previous turn ended in tool calls. Send their results as `messages`, with this "

@@ -27,6 +27,7 @@ from providers.router import Attempt
 
 # Words of a command line have them for bytes that are not UTF-8.
 SURROGATE = re.compile(r"[\ud800-\udfff]")
+DIGEST = re.compile(r"[0-9a-f]{32}")
 MAX_INTEGER = 2**63 - 1
 MAX_COST_USD = Decimal(10**12)
 KINDS: tuple[type, ...] = (InteractionRecord, Usage, ErrorInfo, Attempt, Earlier, Transcript)
@@ -99,10 +100,14 @@ def _check_storable(record: InteractionRecord) -> None:
     except OverflowError:
         raise ValueError("a time is out of range") from None
     _check_number(record.latency_ms)
-    if record.earlier:
-        _check_number(record.earlier.messages)
-        if not record.earlier.records:
+    if earlier := record.earlier:
+        _check_number(earlier.messages)
+        if not earlier.records:
             raise ValueError("the earlier records are missing")
+        for id_ in (earlier.root, *earlier.records):
+            UUID(id_)
+    if record.transcript and not DIGEST.fullmatch(record.transcript.digest):
+        raise ValueError("the transcript's digest is not valid")
     for usage in (record.usage, *(attempt.usage for attempt in record.attempts)):
         _check_usage(usage)
     if not (is_valid_user_id(record.user_id) and is_valid_owner(record.owner)):

@@ -45,6 +45,8 @@ def test_a_cost_is_the_same_text_whatever_zeros_a_store_keeps() -> None:
 
 
 NAIVE = "2026-01-01T12:00:00"
+EARLIER = to_json(FULL_ANSWER)["earlier"]
+TRANSCRIPT = to_json(FULL_ANSWER)["transcript"]
 BAD: dict[str, Any] = {
     "an unknown member": {"invented_later": 1},
     "an unknown member of usage": {"usage": {"invented_later": 1}},
@@ -53,6 +55,13 @@ BAD: dict[str, Any] = {
     },
     "an unknown member of the error": {"error": {"code": "a", "detail": "b", "new": 1}},
     "an id that is none": {"interaction_id": "7"},
+    "an earlier record without an id": {"earlier": EARLIER | {"records": [""]}},
+    "an earlier part without records": {"earlier": EARLIER | {"records": []}},
+    "a root that is none": {"earlier": EARLIER | {"root": "7"}},
+    "a negative number of earlier messages": {"earlier": EARLIER | {"messages": -1}},
+    "an unknown member of the earlier part": {"earlier": EARLIER | {"new": 1}},
+    "an unknown member of the transcript": {"transcript": TRANSCRIPT | {"new": 1}},
+    "a digest that is none": {"transcript": TRANSCRIPT | {"digest": "7"}},
     "a text that is none": {"prompt": None},
     "a time that is none": {"created_at": "yesterday"},
     "a time without a zone": {"created_at": NAIVE},

@@ -29,6 +29,8 @@ FIELDS = {"tools": TOOLS, "temperature": 0}
 STEPS = 25
 RESULT_BYTES = 10_000
 
+on_dynamodb = pytest.mark.parametrize("each_storage", ["dynamodb"], indirect=True)
+
 
 def user(text: str) -> dict[str, Any]:
     return {"role": "user", "content": text}
@@ -167,22 +169,16 @@ def ledger_bytes(storage: str) -> int:
     return sum(size_of(item) for page in pages for item in page)
 
 
-def test_a_long_conversation_is_read_in_few_calls(
-    dynamodb: str, agent: Agent, each_storage: str, calls: Calls
-) -> None:
-    if each_storage == "sqlite":
-        pytest.skip("SQLite has no calls.")
+@on_dynamodb
+def test_a_long_conversation_is_read_in_few_calls(agent: Agent, calls: Calls) -> None:
     ids = agent.loop(RECORDS_LISTED * 2)
     calls.clear()
     agent.shown(ids[-1])
     assert [operation for operation, _ in calls] == ["GetItem", "BatchGetItem", "BatchGetItem"]
 
 
-def test_a_single_prompt_costs_no_further_read(
-    agent: Agent, each_storage: str, calls: Calls
-) -> None:
-    if each_storage == "sqlite":
-        pytest.skip("SQLite has no calls.")
+@on_dynamodb
+def test_a_single_prompt_costs_no_further_read(agent: Agent, calls: Calls) -> None:
     calls.clear()
     agent.api.chat()
     agent.ask(user("Hi."), answer=said("Hello."))
