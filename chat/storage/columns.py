@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any
 
 from chat.storage.base import (
     ApiKey,
@@ -17,7 +17,6 @@ from chat.storage.base import (
 from providers.base import Usage
 from providers.router import Attempt
 
-N = TypeVar("N", Earlier, Transcript)
 EPOCH = datetime.fromtimestamp(0, UTC)
 ATTEMPT = [field.name for field in fields(Attempt) if field.name != "usage"]
 USAGE = [field.name for field in fields(Usage)]
@@ -95,7 +94,7 @@ def from_columns(row: Any) -> InteractionRecord:
     if row.earlier:
         changed["earlier"] = _earlier(row.earlier)
     if row.transcript:
-        changed["transcript"] = _nested(Transcript, row.transcript)
+        changed["transcript"] = _transcript(row.transcript)
     if row.error_code:
         changed["error"] = ErrorInfo(code=row.error_code, detail=row.error_detail or "")
     return InteractionRecord(**{**absent, **present, **changed})
@@ -125,13 +124,16 @@ def _attempt(entry: Mapping[str, Any]) -> Attempt:
 
 
 def _earlier(value: Any) -> Earlier | None:
-    earlier = _nested(Earlier, value)
-    return earlier and replace(earlier, records=tuple(earlier.records))
-
-
-def _nested(kind: type[N], value: Any) -> N | None:
     try:
-        return kind(**value)
+        earlier = Earlier(**value)
+        return replace(earlier, records=tuple(earlier.records))
+    except TypeError:
+        return None
+
+
+def _transcript(value: Any) -> Transcript | None:
+    try:
+        return Transcript(**value)
     except TypeError:
         return None
 

@@ -258,6 +258,27 @@ def test_the_policy_allows_the_calls_of_a_bedrock_model_and_nothing_else(
     }
 
 
+def test_a_conversation_that_is_sent_whole_is_kept_and_erased(
+    deployed: Evaluated, guard: IamProxy, vendor: StubVendor
+):
+    path, user = "/v1/chat/completions", {"role": "user", "content": "Hi."}
+    body = {"model": "default", "user": "whole", "messages": [user]}
+    ((_, first),) = run(deployed, guard, vendor, v2(path=path, body=body, headers=KEY))
+    body["messages"] = [user, first["choices"][0]["message"], user]
+    ((_, second),) = run(deployed, guard, vendor, v2(path=path, body=body, headers=KEY))
+    (_, record), (_, erased) = run(
+        deployed,
+        guard,
+        vendor,
+        v2(method="GET", path=f"/v1/interactions/{second['interaction_id']}", headers=KEY),
+        v2(method="DELETE", path="/v1/users/whole/interactions", headers=KEY),
+    )
+    assert record["previous_interaction_id"] == first["interaction_id"]
+    assert len(record["messages"]) == 3
+    assert erased == {"deleted": 2}
+    assert guard.refused == set()
+
+
 def test_a_long_answer_is_recorded(deployed: Evaluated, guard: IamProxy, vendor: StubVendor):
     text = os.urandom(450_000).hex()
     message = {"role": "assistant", "content": text}

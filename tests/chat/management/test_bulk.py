@@ -715,7 +715,9 @@ def test_the_commands_need_what_the_documents_say(
     assert used(calls) == granted()["export_interactions"]
     # A failure in parts, which is replaced by a short answer.
     failure = replace(FAILED, response=random.Random(7).randbytes(500_000).hex())
-    for record in (failure, replace(ANSWERED, deadline_at=NOON + timedelta(hours=1))):
+    later = NOON + timedelta(hours=1)
+    answer = replace(ANSWERED, deadline_at=later, transcript=FULL_ANSWER.transcript)
+    for record in (failure, answer):
         path.write_bytes(to_line(record))
         run("import_interactions", str(path))
     assert used(calls) == granted()["import_interactions"]
