@@ -11,11 +11,13 @@ import secrets
 import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
-from providers.sigv4 import Keys
+if TYPE_CHECKING:  # lambda_runtime.py imports this module before lambda_handler.py
+    from providers.sigv4 import Keys
 
 # Each can be given by name instead, in `<variable>_SSM` or `<variable>_SECRET`.
 SECRETS = (
@@ -51,7 +53,7 @@ def load_env_file(default: Path) -> None:
         raise ImproperlyConfigured(f"ENV_FILE names {path}, which does not exist.")
 
 
-def load_secrets_from_aws(region: str, keys: Keys, transport_options: Mapping[str, str]) -> None:
+def load_secrets_from_aws(region: str, keys: "Keys", transport_options: Mapping[str, str]) -> None:
     """Read the secrets that are given as the name of an SSM parameter or of a secret."""
     _secrets_in_aws.clear()
     parameters = {name: where for name in SECRETS if (where := env_str(f"{name}_SSM"))}

@@ -6,6 +6,9 @@ It takes the next event from the Runtime API, calls the WSGI application, and se
 pieces as they come. Events that no streaming front has sent are answered as a whole, by
 lambda_handler.py. Once AWS's runtime client streams, it can replace this file.
 
+No module of the application is imported before lambda_handler.py, which makes the imports after it
+cheaper, and whose errors are reported.
+
 https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html
 https://docs.aws.amazon.com/lambda/latest/dg/runtimes-custom.html#runtimes-custom-response-streaming
 """
@@ -23,15 +26,16 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from apig_wsgi import get_environ_v1, get_environ_v2
 from django.conf import settings
 from django.core import checks
 
-from chat.api.server_context import CANCEL_ON_DISCONNECT, STREAMS_ON_LAMBDA
 from chatproject.env import lambda_runtime_api, set_lambda_trace_id
-from providers.deadline import Deadline
+
+if TYPE_CHECKING:
+    from providers.deadline import Deadline
 
 Event = dict[str, Any]
 
@@ -191,7 +195,7 @@ class Termination:
             self._waiting = False
 
     @contextmanager
-    def cancels(self, deadline: Deadline) -> Iterator[None]:
+    def cancels(self, deadline: "Deadline") -> Iterator[None]:
         """Let SIGTERM cancel a request's deadline within the context."""
         self._deadline = deadline
         if self.requested:
@@ -329,6 +333,7 @@ class Loop:
 
         Closed early, it cancels the request, which is settled as aborted.
         """
+        from chat.api.server_context import CANCEL_ON_DISCONNECT, STREAMS_ON_LAMBDA
         from chatproject.lambda_handler import call_application, normalize_event
 
         event = normalize_event(event)

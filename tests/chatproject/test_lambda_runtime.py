@@ -5,6 +5,8 @@ import gzip
 import json
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ import pytest
 from chatproject import lambda_handler, lambda_runtime
 from tests.lambda_events import function_url, load_balancer, v1, v2
 from tests.runtime_api import WAIT_SECONDS, Answer, Function, RuntimeApi
+from tests.server_process import ROOT
 from tests.stub_vendor import DONE, FINISH, SOON, StubVendor, chunk
 
 Front = Callable[..., dict[str, Any]]
@@ -178,6 +181,15 @@ def test_invocations_share_a_connection_and_each_has_its_trace(
         api.ask(v1(path="/v1/health", method="GET"))
     assert api.connections == connections
     assert "1-5759e988-bd862e3fe1be46a994272793" in function.log.read_text()
+
+
+def test_the_loop_imports_the_application_with_the_handler_only() -> None:
+    """What it imports before does not profit from the handler's faster imports."""
+    program = "import sys, chatproject.lambda_runtime; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert not loaded & {"httpx", "rest_framework", "providers", "chatproject.lambda_handler"}
 
 
 # --- Whole answers --------------------------------------------------------------------------------
