@@ -82,7 +82,7 @@ class Deadline:
                 if time.monotonic() >= end:
                     return
 
-    def on_wait(self, callback: WaitCallback) -> None:
+    def on_wait(self, callback: WaitCallback | None) -> None:
         """Set the callback of `waiting`, which runs in the thread that is about to wait."""
         self._shared.on_wait = callback
 

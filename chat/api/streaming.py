@@ -1,6 +1,7 @@
 """Stream the service's events as server-sent events.
 
-One thread asks the provider and writes to the client. Format: https://html.spec.whatwg.org/multipage/server-sent-events.html
+One thread asks the provider and writes to the client. Format:
+https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
 import math
@@ -92,6 +93,7 @@ class EventStream:
         self._chat.gr_context = copy_context()
         with ExitStack() as until_error:
             until_error.enter_context(cancel_on_disconnect(environ, deadline))
+            until_error.callback(deadline.on_wait, None)
             deadline.on_wait(self._waiting)
             self._first: bytes | None = self._chat.switch()
             if self._first is None:
@@ -119,6 +121,8 @@ class EventStream:
                 for event in events:
                     self._add(event)
                     if self._closed:
+                        if isinstance(event, AnswerDelta):
+                            add_log_fields(code=ClientDisconnected.code)
                         return
         except Exception as exc:
             add_log_fields(code=problem_from_exception(exc).code)

@@ -201,14 +201,15 @@ class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
 
 
 def with_kernel_timeout(application: Application) -> Application:
-    """Leave the timeout of the response to the kernel, once the request has been read.
+    """Leave the timeout of a stream's writes to the kernel, once the request has been read.
 
     Python's own waits before each write, and so has the threads take turns once more a token.
     """
 
     def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         response = application(environ, start_response)
-        environ["gunicorn.socket"].settimeout(None)
+        if getattr(response, "streaming", False):
+            environ["gunicorn.socket"].settimeout(None)
         return response
 
     return wrapped

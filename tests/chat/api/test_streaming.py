@@ -540,6 +540,16 @@ def test_a_disconnected_client_s_answer_is_settled_as_aborted(
     assert line["code"] == "aborted"
 
 
+def test_a_client_may_leave_between_two_pieces_that_are_there(api: ApiClient, log_lines: Log):
+    response = ask(api, "one two three")  # from the mock, which waits for nothing
+    assert next(iter(response.streaming_content)) == b'event: delta\ndata: {"text":"You"}\n\n'
+    response.close()
+    record = only_record()
+    assert (record.status, record.response) == (Status.ABORTED, "You")
+    [line] = log_lines()
+    assert line["code"] == "aborted"
+
+
 def test_heartbeats_keep_a_silent_stream_alive(
     api: ApiClient, vendor: StubVendor, monkeypatch: pytest.MonkeyPatch
 ):
