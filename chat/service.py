@@ -127,6 +127,7 @@ def stream(
         events = model_catalog.router().stream(
             in_flight.routes, in_flight.completion_request, deadline, in_flight.add_attempt
         )
+        claimed = in_flight.whole(in_flight.record)
         with closing(events):  # ends the attempt before the record is settled
             for route, event in events:
                 in_flight.route = route
@@ -134,8 +135,7 @@ def stream(
                     completion = event
                 else:
                     in_flight.deltas.append(event.message)
-                    provider = route.provider.name
-                    yield AnswerDelta(in_flight.record, provider, route.model, event)
+                    yield AnswerDelta(claimed, route.provider.name, route.model, event)
     yield _settle_completion(in_flight, completion)
 
 
@@ -169,6 +169,10 @@ class InFlightChat:
     def stored(self, record: InteractionRecord) -> InteractionRecord:
         """Return what storage gets of a record."""
         return strip_content(record) if self.accounting_only else record
+
+    def whole(self, record: InteractionRecord) -> InteractionRecord:
+        """Return a record with all that was asked, for the client."""
+        return replace(record, system=self.asked.system, parameters=self.asked.parameters)
 
     def add_attempt(self, attempt: Attempt, error: ProviderError | None) -> None:
         """Keep an ended call to a provider, and log why it failed, also if a later one answers."""
@@ -394,11 +398,12 @@ def _settle(in_flight: InFlightChat, **outcome: Any) -> ChatResult:
         **metrics.outcome_metrics(spent, record.attempts, preferred),
     )
     try:
-        return ChatResult(record=record, recorded=_write_outcome(record, in_flight))
+        recorded = _write_outcome(record, in_flight)
     except StorageUnavailable:
         stored = to_json(redact(in_flight.stored(record)))
         unrecorded.exception("not recorded", extra={"record": stored})
-        return ChatResult(record=record, recorded=False)
+        recorded = False
+    return ChatResult(record=in_flight.whole(record), recorded=recorded)
 
 
 def _write_outcome(record: InteractionRecord, in_flight: InFlightChat) -> bool:
