@@ -88,7 +88,7 @@ variable "provisioned_concurrency" {
 }
 
 variable "settings" {
-  description = "Further variables of the application, as README.md explains them: LLM_PROVIDER, RATE_LIMIT_PER_MINUTE, RETENTION_DAYS, … No secrets."
+  description = "Further variables of the application, as docs/configuration.md explains them: LLM_PROVIDER, RATE_LIMIT_PER_MINUTE, RETENTION_DAYS, … No secrets."
   type        = map(string)
   default     = {}
 

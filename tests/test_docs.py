@@ -29,12 +29,12 @@ def variables_read() -> set[str]:
 
 
 def variables_explained() -> set[str]:
-    table = README.split("## Configuration")[1].split("\n## ")[0]
-    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    document = (ROOT / "docs/configuration.md").read_text()
+    rows = [line for line in document.splitlines() if line.startswith("| `")]
     return {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row.split("|")[1])}
 
 
-def test_readme_explains_exactly_the_variables_that_settings_read():
+def test_the_document_of_the_configuration_explains_exactly_the_variables_that_settings_read():
     assert variables_explained() == variables_read()
 
 
@@ -105,15 +105,40 @@ def steady(body: dict[str, object]) -> dict[str, object]:
     return {key: (None if key in changing else value) for key, value in body.items()}
 
 
-def test_readme_explains_every_error_code():
+def rows_of(document: str) -> list[list[str]]:
+    """Return the cells of each row of a document's tables."""
+    lines = (ROOT / document).read_text().splitlines()
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:1] == "|"]
+
+
+def test_the_document_of_errors_has_each_code_and_its_status():
     from chat import errors
 
-    codes = {
-        problem.code
+    problems = {
+        (problem.status, problem.code)
         for problem in vars(errors).values()
         if isinstance(problem, type) and issubclass(problem, errors.Problem)
     }
-    assert codes <= set(re.findall(r"`([a-z_]+)`", README))
+    of_drf = {(405, "method_not_allowed"), (406, "not_acceptable"), (415, "unsupported_media_type")}
+    of_log = {(errors.ClientDisconnected.status, errors.ClientDisconnected.code)}
+    rows = [row for row in rows_of("docs/errors.md") if row[0].isdigit()]
+    listed = [(int(status), code.strip("`")) for status, code, *_ in rows]
+    assert sorted(listed) == sorted(problems - of_log | of_drf)
+
+
+def test_the_document_of_errors_has_openai_s_codes_of_ours():
+    from chat.api.openai.errors import TERMS
+
+    rows = [row for row in rows_of("docs/errors.md") if row[0].strip("`") in TERMS]
+    listed = {
+        code.strip("`"): (type_.strip("`"), *re.findall(r"`(\w+)`|\b(4\d\d)\b", term))
+        for code, term, type_ in rows
+    }
+    expected = {}
+    for code, (type_, term, status) in TERMS.items():
+        words = [(term, "")] if term else []
+        expected[code] = (type_, *words, *([("", str(status))] if status else []))
+    assert listed == expected
 
 
 def test_the_table_of_reasons_lists_those_of_the_transport():
