@@ -96,8 +96,12 @@ class CurlTransport(httpx.BaseTransport):
 
     def close(self) -> None:
         """Close the idle connections."""
+        self.close_idle(but=0)
+
+    def close_idle(self, *, but: int) -> None:
+        """Close the idle connections, of each origin but so many that were used last."""
         for idle in list(self._idle.values()):
-            _discard(idle, all_of_them=True)
+            _discard(idle, most=but)
 
     def _take(self, origin: str, *, fresh: bool) -> "_Handle":
         """Return the idle handle that was used last, or a new one."""
@@ -429,13 +433,12 @@ def _decoded(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     return headers
 
 
-def _discard(idle: deque[_Handle], *, all_of_them: bool = False) -> None:
+def _discard(idle: deque[_Handle], *, most: int | None = None) -> None:
     """Close the idle handles that have expired, or that are too many."""
-    try:
-        while all_of_them or len(idle) > MAX_IDLE_HANDLES or not idle[0].usable:
+    most = MAX_IDLE_HANDLES if most is None else most
+    with suppress(IndexError):  # another thread took the last one
+        while len(idle) > most or not idle[0].usable:
             idle.popleft().close()
-    except IndexError:  # there is none, or another thread took the last one
-        return
 
 
 _handles: WeakSet[_Handle] = WeakSet()

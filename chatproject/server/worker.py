@@ -23,6 +23,7 @@ from gunicorn.workers import gthread
 
 from chat.api.exceptions import problem_response
 from chat.errors import InternalError, Problem, ValidationFailed
+from chat.http_transport import http_transport
 from chatproject.server import memory
 from chatproject.server.threads import ElasticThreadPool
 from chatproject.server.tuning import TunedWorker
@@ -36,6 +37,8 @@ CROWDED_SECONDS = 1.0
 # Threads beyond those for as many requests as are allowed: they refuse the others, and tell
 # whether the server is ready.
 SPARE_THREADS = 8
+# Idle connections to each vendor that are kept after a rush. Over TLS each holds 0.7 MB.
+KEPT_CONNECTIONS = 8
 # Seconds that a thread waits for the first request of a connection.
 FIRST_REQUEST_SECONDS = 0.02
 # Seconds that a client may take to close its side of a connection closed by us.
@@ -79,7 +82,7 @@ class Worker(TunedWorker):
         return ElasticThreadPool(
             self.cfg.threads + SPARE_THREADS,
             on_thread_end=connections.close_all,
-            on_shrink=memory.trim,
+            on_shrink=after_a_rush,
         )
 
     def handle(self, conn: "Connection") -> Any:
@@ -198,6 +201,12 @@ class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
             return False
         except OSError:
             return True
+
+
+def after_a_rush() -> None:
+    """Give back what many requests at a time needed."""
+    http_transport().close_idle(but=KEPT_CONNECTIONS)
+    memory.trim()
 
 
 def with_kernel_timeout(application: Application) -> Application:

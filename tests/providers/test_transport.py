@@ -293,6 +293,19 @@ def open_descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
 
+def test_idle_connections_are_closed_but_those_used_last(stub_vendor: StubVendor):
+    with CurlTransport() as transport:
+        asked = [transport.handle_request(request_to(stub_vendor.url)) for _ in range(5)]
+        for response in asked:
+            response.read()
+        all_idle = open_descriptors()
+        transport.close_idle(but=1)
+        assert open_descriptors() < all_idle
+        opened = stub_vendor.connections
+        send(transport, stub_vendor.url)
+        assert stub_vendor.connections == opened
+
+
 def test_a_lack_of_descriptors_is_an_error_that_leaves_none_open():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     gc.collect()  # what earlier tests left open
