@@ -5,11 +5,13 @@ process does not.
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
+from chatproject import __version__
 from chatproject.env import (
     env_bool,
     env_ca_file,
@@ -39,7 +41,7 @@ from chatproject.env import (
 from providers.sigv4 import Keys
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-VERSION = "0.1.0"
+VERSION = __version__
 load_env_file(BASE_DIR / ".env")
 
 # Lambda sets these. Without them botocore looks for credentials, also in variables of its own.
@@ -401,7 +403,11 @@ SILENCED_SYSTEM_CHECKS = [
 ]
 
 LOG_LEVEL = env_choice("LOG_LEVEL", "INFO", ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])
-LOG_FORMAT = env_choice("LOG_FORMAT", "json", ["json", "simple"])
+# The log goes to standard error.
+ON_TERMINAL = sys.stderr.isatty()
+LOG_FORMAT = env_choice("LOG_FORMAT", "simple" if ON_TERMINAL else "json", ["json", "simple"])
+# https://no-color.org
+LOG_COLORS = ON_TERMINAL and not env_str("NO_COLOR") and env_str("TERM") != "dumb"
 # Add metrics to the JSON log lines, in CloudWatch's embedded metric format.
 METRICS = env_bool("METRICS", ON_LAMBDA)
 SERVICE_NAME = FUNCTION_NAME or "serverless-chat-api"
@@ -410,7 +416,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {
         "json": {"()": "chat.telemetry.logs.JsonFormatter"},
-        "simple": {"()": "chat.telemetry.logs.SimpleFormatter"},
+        "simple": {"()": "chat.telemetry.logs.SimpleFormatter", "colors": LOG_COLORS},
     },
     "filters": {
         "traceback": {

@@ -9,6 +9,7 @@ from typing import Any
 
 import uuid_utils
 from django.http import HttpRequest, HttpResponse
+from django.utils.termcolors import make_style
 from pythonjsonlogger.orjson import OrjsonFormatter
 
 from chat.telemetry import metrics
@@ -21,6 +22,8 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 TRACE_ROOT = re.compile(r"(?:^|;) ?Root=(1-[0-9a-f]{8}-[0-9a-f]{24}) ?(?:;|$)")
 MAX_TRACE_CHARACTERS = 512
 REPEAT_SECONDS = 3600.0
+
+Style = Callable[[str], str]
 
 
 class RequestLogMiddleware:
@@ -112,20 +115,38 @@ class OncePerHourFilter(logging.Filter):
 
 
 class SimpleFormatter(logging.Formatter):
-    """A line for a terminal: `12:00:00 INFO POST /v1/chat 200 812.4 ms provider=mock …`."""
+    """A line for people: `12:00:00 INFO POST /v1/chat 200 812.4 ms provider=mock …`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, colors: bool = False) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+        self.colors = colors
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's name)
+        line = dict(record.__dict__)
         if record.name == logger.name:
-            line = dict(record.__dict__)
-            head = f"{line['method']} {line['route']} {line['status']} {line['latency_ms']} ms"
+            route = self._styled(f"{line['method']} {line['route'] or '-'}", ROUTE_STYLE)
+            status = self._styled(str(line["status"]), STATUS_STYLES.get(line["status"] // 100))
             rest = (f"{key}={line[key]}" for key in TERMINAL_FIELDS if line.get(key) is not None)
-            record.message = " ".join([head, *rest])
-        return super().formatMessage(record)
+            line["message"] = " ".join([route, status, f"{line['latency_ms']} ms", *rest])
+        line["levelname"] = self._styled(record.levelname, LEVEL_STYLES.get(record.levelname))
+        return super().formatMessage(logging.makeLogRecord(line))
+
+    def _styled(self, text: str, style: Style | None) -> str:
+        return style(text) if self.colors and style else text
 
 
+ROUTE_STYLE: Style = make_style(opts=("bold",))
+STATUS_STYLES: dict[int, Style] = {
+    2: make_style(fg="green"),
+    3: make_style(fg="cyan"),
+    4: make_style(fg="yellow"),
+    5: make_style(fg="red"),
+}
+LEVEL_STYLES: dict[str, Style] = {
+    "WARNING": make_style(fg="yellow"),
+    "ERROR": make_style(fg="red"),
+    "CRITICAL": make_style(fg="red", opts=("bold",)),
+}
 TERMINAL_FIELDS = (
     "code",
     "vendor_errors",

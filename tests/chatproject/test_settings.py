@@ -5,6 +5,7 @@ import runpy
 import stat
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,8 @@ import certifi
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
+
+import chatproject
 
 ROOT = Path(__file__).parents[2]
 Settings = dict[str, Any]
@@ -127,7 +130,6 @@ def test_nothing_needs_to_be_set(load: Load) -> None:
         "STORAGE": "sqlite",
         "DATABASE_PATH": ROOT / "chat_history.db",
         "LOG_LEVEL": "INFO",
-        "LOG_FORMAT": "json",
         "METRICS": False,
     }
     assert {name: settings[name] for name in expected} == expected
@@ -451,6 +453,16 @@ def test_an_unsupported_trace_protocol_stops_the_start(load: Load) -> None:
     assert refusal(load, OTEL_EXPORTER_OTLP_ENDPOINT="http://host:4317", **grpc) == (
         "OTEL_EXPORTER_OTLP_PROTOCOL must be one of http/protobuf, not 'grpc'."
     )
+
+
+def test_the_version_has_one_source(load: Load) -> None:
+    settings = load()
+    assert settings["VERSION"] == chatproject.__version__
+    assert settings["SPECTACULAR_SETTINGS"]["VERSION"] == chatproject.__version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" not in project["project"]
+    attribute = project["tool"]["setuptools"]["dynamic"]["version"]["attr"]
+    assert attribute == "chatproject.__version__"
 
 
 def test_a_build_follows_the_version(load: Load) -> None:

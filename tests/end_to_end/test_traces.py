@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.conf import settings
 
 from tests.lambda_events import v2
 from tests.otlp_collector import Collector, Span
@@ -112,7 +113,7 @@ def test_a_chat_is_a_span_and_its_call_of_the_vendor_another(traced: Traced) -> 
 def test_resource_attributes_come_from_the_variables(traced: Traced) -> None:
     _, [server, _] = traced.chat(2, headers=KEY)
     assert server.service["service.name"] == "serverless-chat-api"
-    assert server.service["service.version"] == "0.1.0"
+    assert server.service["service.version"] == settings.VERSION
     assert server.service["deployment.environment.name"] == "test"
     assert traced.collector.headers[-1]["x-team"] == "blue"
 

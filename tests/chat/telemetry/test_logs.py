@@ -2,7 +2,11 @@
 
 import io
 import logging
+import os
+import pty
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextvars import Context
 from typing import Any
@@ -13,6 +17,7 @@ import pytest
 from chat.telemetry.logs import SimpleFormatter
 from tests.client import ApiClient
 from tests.factories import ALICE, ANSWERED, FakeProvider, store_record
+from tests.server_process import ROOT, base_environment
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
 Log = Callable[[], list[dict[str, Any]]]
@@ -237,7 +242,7 @@ def test_a_request_is_a_readable_line(api: ApiClient, simple_log: Callable[[], s
 def test_a_failure_is_a_readable_line(api: ApiClient, simple_log: Callable[[], str]) -> None:
     api.get("/nowhere", headers={"X-Request-ID": "mine"})
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\d INFO GET None 404 \d+\.\d ms code=not_found request_id=mine\n",
+        r"\d\d:\d\d:\d\d INFO GET - 404 \d+\.\d ms code=not_found request_id=mine\n",
         simple_log(),
     )
 
@@ -261,3 +266,59 @@ def test_no_line_can_be_forged(
     assert len(log_lines()) == 2
     assert len(simple_log().splitlines()) == 2
     assert "forged" not in simple_log()
+
+
+# --- On a terminal, and not -----------------------------------------------------------------------
+
+REQUEST = """
+import django; django.setup()
+from django.test import Client
+Client(headers={"host": "localhost"}).get("/v1/health", headers={"x-request-id": "mine"})
+"""
+PLAIN_LINE = r"\d\d:\d\d:\d\d INFO GET /v1/health 200 [0-9.]+ ms request_id=mine\r?\n"
+COLORED_LINE = (
+    r"\d\d:\d\d:\d\d INFO \x1b\[1mGET /v1/health\x1b\[0m \x1b\[32m200\x1b\[0m [0-9.]+ ms "
+    r"request_id=mine\r\n"
+)
+JSON_LINE = r'\{"level":"INFO","logger":"chat\.request".*"request_id":"mine".*\}\r?\n'
+
+
+def log_of_a_request(stderr: int, variables: dict[str, str]) -> "subprocess.Popen[bytes]":
+    ours = {"ENV_FILE": os.devnull, "DJANGO_SETTINGS_MODULE": "chatproject.settings"}
+    ours |= {"SECRET_KEY": "secret", "TERM": "xterm"}
+    return subprocess.Popen(
+        [sys.executable, "-c", REQUEST],
+        cwd=ROOT,
+        env=base_environment() | ours | variables,
+        stderr=stderr,
+    )
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"),
+    [
+        ({}, COLORED_LINE),
+        ({"NO_COLOR": ""}, COLORED_LINE),
+        ({"NO_COLOR": "1"}, PLAIN_LINE),
+        ({"TERM": "dumb"}, PLAIN_LINE),
+        ({"LOG_FORMAT": "json"}, JSON_LINE),
+    ],
+    ids=repr,
+)
+def test_a_terminal_shows_readable_lines(variables: dict[str, str], line: str) -> None:
+    ours, theirs = pty.openpty()
+    process = log_of_a_request(theirs, variables)
+    assert process.wait(timeout=60) == 0
+    shown = os.read(ours, 4096).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert re.fullmatch(line, shown)
+
+
+@pytest.mark.parametrize(
+    ("variables", "line"), [({}, JSON_LINE), ({"LOG_FORMAT": "simple"}, PLAIN_LINE)], ids=repr
+)
+def test_a_pipe_gets_json_and_no_colors(variables: dict[str, str], line: str) -> None:
+    with log_of_a_request(subprocess.PIPE, variables) as process:
+        _, log = process.communicate(timeout=60)
+    assert re.fullmatch(line, log.decode())
