@@ -31,7 +31,7 @@ KEEP_ALIVE_SECONDS = 20.0
 MAX_IDLE_HANDLES = 128  # per origin; over TLS each holds about 0.7 MB, the CAs of its own multi
 UPLOAD_BUFFER_BYTES = 16 * 1024  # a waiting call keeps it; 64 KB by default
 MAX_HEAD_BYTES = 64 * 1024
-MAX_BODY_BYTES = 8 * 1024 * 1024
+MAX_BODY_BYTES = 32 * 1024 * 1024
 
 _SUPPRESS_CONNECT_HEADERS = 265  # pycurl has no name for this option
 

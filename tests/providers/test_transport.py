@@ -686,8 +686,8 @@ MALFORMED = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{
         (b"HTTP/1.1 200 OK\r\n" + (b"X: " + b"x" * 40_000 + b"\r\n") * 2, "head_too_large"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000, "connection_closed"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000, "head_too_large"),
-        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 9_000_000, "answer_too_large"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n", "answer_too_large"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 34_000_000, "answer_too_large"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 34000000\r\n\r\n", "answer_too_large"),
     ],
 )
 def test_malformed_responses_raise(transport: CurlTransport, answer: bytes, reason: str):

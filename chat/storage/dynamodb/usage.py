@@ -37,8 +37,8 @@ from chat.storage.dynamodb.client import translate_errors
 from chat.storage.dynamodb.items import Item
 from chat.storage.dynamodb.queries import delete_items, get_items, read_pages
 
-MAX_SHARDS = 8
-CONFLICT_TRIES = 4
+MAX_SHARDS = 32
+CONFLICT_TRIES = 8
 MAX_PAUSE_SECONDS = 0.02
 FIELD_OF = dict(zip("reptcu", COUNT_FIELDS, strict=True))
 # Keys of an index have at most 1 KB, the owner included.
