@@ -10,7 +10,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -128,6 +128,9 @@ def test_an_item_has_every_attribute(store: DynamoInteractionStore) -> None:
         "cached_tokens": {"N": "4"},
         "reasoning_tokens": {"N": "30"},
         "cost_usd": {"S": "0.10"},
+        "earlier": {"S": text(asdict(FULL.earlier))},
+        "digest": {"S": FULL_ANSWER.transcript.digest},
+        "transcript": {"S": text(asdict(FULL_ANSWER.transcript))},
     }
 
 

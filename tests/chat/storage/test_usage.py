@@ -17,6 +17,7 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from chat.storage import backend
 from chat.storage.base import CounterKind, InteractionRecord, Status, UsageCounts, UserPage
 from chat.storage.dynamodb.client import DynamoDBClient
+from chat.storage.dynamodb.usage import CONFLICT_TRIES
 from chat.storage.errors import StorageUnavailable
 from providers.base import Usage
 from tests.dynamodb_local import Calls, botocore_client
@@ -323,7 +324,7 @@ def test_endless_conflicts_raise_storage_unavailable_and_count_nothing(
     on_dynamodb: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend().interactions.claim(PENDING)
-    crowded(monkeypatch, 5)
+    crowded(monkeypatch, CONFLICT_TRIES + 1)
     with pytest.raises(StorageUnavailable):
         backend().interactions.settle(ANSWERED)
     assert daily() == {}
