@@ -1,13 +1,8 @@
 """The documentation agrees with the code."""
 
 import ast
-import json
 import re
-import shlex
 from pathlib import Path
-
-import pytest
-from django.test import Client
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -76,33 +71,6 @@ def test_the_documents_name_only_make_targets_that_exist():
     named = set(re.findall(r"(?:`|^|\s)make ([a-z-]+)(?=`|\s|$)", documents, re.MULTILINE))
     assert named
     assert named <= targets
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
-
-
-@pytest.mark.django_db(transaction=True)
-def test_the_curl_lines_of_readme_answer_as_readme_says(client: Client):
-    curls = [shlex.split(block) for block in blocks("bash") if block.startswith("curl")]
-    assert len(curls) == 2
-    answers = [json.loads(block) for block in blocks("json")][:2]
-    for words, expected in zip(curls, answers, strict=True):
-        path = words[1].removeprefix("localhost:8000")
-        if "-d" in words:
-            body = words[words.index("-d") + 1]
-            response = client.post(path, body, content_type="application/json")
-        else:
-            response = client.get(path)
-        assert response.status_code == 200
-        assert steady(response.json()) == steady(expected)
-
-
-def steady(body: dict[str, object]) -> dict[str, object]:
-    """Return the body with None for ids and times."""
-    changing = {"interaction_id", "conversation_id", "timestamp", "latency_ms"}
-    assert changing & body.keys()
-    return {key: (None if key in changing else value) for key, value in body.items()}
 
 
 def rows_of(document: str) -> list[list[str]]:
