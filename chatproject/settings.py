@@ -379,11 +379,24 @@ SPECTACULAR_SETTINGS = {
     "VERSION": VERSION,
     "LICENSE": {"name": "MIT"},
     "OAS_VERSION": "3.1.0",
+    "TAGS": [
+        {"name": "chat", "description": "Ask a model."},
+        {"name": "openai", "description": "The same for OpenAI's clients."},
+        {"name": "history", "description": "Read and erase records."},
+        {"name": "usage", "description": "Requests, tokens and cost."},
+        {"name": "service", "description": "The state of this server. No key needed."},
+    ],
     "DEFAULT_GENERATOR_CLASS": "chat.api.openapi.SchemaGenerator",
     "SERVE_INCLUDE_SCHEMA": False,
     "SERVE_AUTHENTICATION": [],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    # The browser keeps the key until "Logout".
+    "SWAGGER_UI_SETTINGS": {
+        "deepLinking": True,
+        "displayRequestDuration": True,
+        "persistAuthorization": True,
+    },
     "REDOC_DIST": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
     # The values of chat.storage.base.Status.

@@ -297,8 +297,14 @@ def _error_responses(
 # --- Parameters and headers ------------------------------------------------------------------
 
 
-def _path(name: str, description: str, kind: Any = str) -> OpenApiParameter:
-    return OpenApiParameter(name, kind, OpenApiParameter.PATH, description=description)
+def _path(name: str, description: str, example: str, kind: Any = str) -> OpenApiParameter:
+    return OpenApiParameter(
+        name,
+        kind,
+        OpenApiParameter.PATH,
+        description=description,
+        examples=[OpenApiExample(name, example)],
+    )
 
 
 def _query(name: str, kind: Any, description: str) -> OpenApiParameter:
@@ -423,6 +429,11 @@ document_service = partial(
 )
 
 
+def _requests(**samples: Any) -> list[OpenApiExample]:
+    """Return examples of a request by name."""
+    return [OpenApiExample(name, value, request_only=True) for name, value in samples.items()]
+
+
 def _success(serializer: Any, description: str, **samples: Any) -> OpenApiResponse:
     """Document a response, with its examples by name."""
     return OpenApiResponse(
@@ -459,11 +470,13 @@ document_chat(
             ),
             **_problems(*MODEL_ERRORS, *DRF_ERRORS, UnsupportedMediaType),
         },
-        examples=[
-            OpenApiExample("question", examples.CHAT_REQUEST, request_only=True),
-            OpenApiExample("image", examples.IMAGE_REQUEST, request_only=True),
-            OpenApiExample("structured output", examples.JSON_REQUEST, request_only=True),
-        ],
+        examples=_requests(
+            question=examples.CHAT_REQUEST,
+            next_turn=examples.NEXT_TURN_REQUEST,
+            stream=examples.STREAM_REQUEST,
+            image=examples.IMAGE_REQUEST,
+            structured_output=examples.JSON_REQUEST,
+        ),
     ),
 )
 document_history(
@@ -472,9 +485,14 @@ document_history(
         operation_id="getInteraction",
         summary="One record",
         description="What was asked, what came back, or why nothing did.",
-        parameters=[_path("interaction_id", "Its UUID.")],
+        parameters=[_path("interaction_id", "Its UUID.", examples.ID)],
         responses={
-            200: _success(serializers.WholeRecordSerializer, "The record.", record=examples.RECORD),
+            200: _success(
+                serializers.WholeRecordSerializer,
+                "The record.",
+                answered=examples.RECORD,
+                failed=examples.FAILED_RECORD,
+            ),
             **_problems(errors.NotFound, *READ_ERRORS),
         },
     ),
@@ -485,7 +503,10 @@ document_history(
         operation_id="listUserInteractions",
         summary="A user's records",
         description="The newest first, in pages.",
-        parameters=[_path("user_id", "The user's id.", USER_ID), serializers.UserQuerySerializer],
+        parameters=[
+            _path("user_id", "The user's id.", "user123", USER_ID),
+            serializers.UserQuerySerializer,
+        ],
         responses={
             200: _success(serializers.PageSerializer, "The page.", page=examples.PAGE),
             **_problems(errors.ValidationFailed, *READ_ERRORS),
@@ -498,7 +519,7 @@ document_history(
             "Deletes all records of the user for good. If one request's time is not enough, the "
             "answer is a 503: repeat the request until it returns 200."
         ),
-        parameters=[_path("user_id", "The user's id.", USER_ID)],
+        parameters=[_path("user_id", "The user's id.", "user123", USER_ID)],
         request=None,
         responses={
             200: _success(
@@ -514,7 +535,10 @@ document_history(
         operation_id="getConversation",
         summary="The turns of a conversation",
         description="The oldest first, in pages.",
-        parameters=[_path("conversation_id", "Its UUID."), serializers.PageQuerySerializer],
+        parameters=[
+            _path("conversation_id", "Its UUID.", examples.ID),
+            serializers.PageQuerySerializer,
+        ],
         responses={
             200: _success(
                 serializers.ConversationSerializer, "The turns.", conversation=examples.CONVERSATION
@@ -543,20 +567,26 @@ document_openai(
                 completion=examples.COMPLETION,
                 tool_call=examples.TOOL_CALL_COMPLETION,
             ),
-            (200, "text/event-stream"): _success(OpenApiTypes.ANY, "The chunks."),
+            (200, "text/event-stream"): _success(
+                OpenApiTypes.ANY, "The chunks.", chunks=examples.COMPLETION_EVENTS
+            ),
             **_openai_errors(*MODEL_ERRORS),
         },
-        examples=[
-            OpenApiExample("request", examples.COMPLETION_REQUEST, request_only=True),
-            OpenApiExample("tool results", examples.TOOL_RESULT_REQUEST, request_only=True),
-        ],
+        examples=_requests(
+            request=examples.COMPLETION_REQUEST,
+            tools=examples.TOOLS_REQUEST,
+            tool_results=examples.TOOL_RESULT_REQUEST,
+            stream=examples.COMPLETION_STREAM_REQUEST,
+        ),
     ),
 )
 document_responses = partial(
     document,
     extend_schema(tags=["openai"], parameters=READ_HEADERS),
 )
-RESPONSE_ID = _path("response_id", "Its id: `resp_` and the id of its record.")
+RESPONSE_ID = _path(
+    "response_id", "Its id: `resp_` and the id of its record.", f"resp_{examples.ID}"
+)
 RESPONSE_ERRORS = (*KEY_ERRORS, errors.NotFound, errors.InternalError, errors.StorageFailed)
 document_openai(
     "chat.api.openai.responses.views.ResponsesView",
@@ -579,13 +609,17 @@ document_openai(
                 response=examples.RESPONSE,
                 tool_call=examples.TOOL_CALL_RESPONSE,
             ),
-            (200, "text/event-stream"): _success(OpenApiTypes.ANY, "The events."),
+            (200, "text/event-stream"): _success(
+                OpenApiTypes.ANY, "The events.", events=examples.RESPONSE_EVENTS
+            ),
             **_openai_errors(*MODEL_ERRORS),
         },
-        examples=[
-            OpenApiExample("text", examples.RESPONSE_REQUEST, request_only=True),
-            OpenApiExample("tool results", examples.RESPONSE_RESULTS_REQUEST, request_only=True),
-        ],
+        examples=_requests(
+            text=examples.RESPONSE_REQUEST,
+            tools=examples.RESPONSE_TOOLS_REQUEST,
+            tool_results=examples.RESPONSE_RESULTS_REQUEST,
+            stream=examples.RESPONSE_STREAM_REQUEST,
+        ),
     ),
 )
 document_responses(
@@ -650,7 +684,7 @@ document_openai(
         operation_id="getModel",
         summary="One model",
         description="One of the models that this key may use.",
-        parameters=[_path("model_id", "Its id, slashes and all.")],
+        parameters=[_path("model_id", "Its id, slashes included.", examples.MODEL_ID)],
         responses={
             200: _success(OpenApiTypes.OBJECT, "The model.", model=examples.MODEL),
             **_openai_errors(*KEY_ERRORS, errors.NotFound, errors.InternalError),
@@ -678,7 +712,12 @@ document_usage(
             _query("cursor", NOT_EMPTY, "The `next_cursor` of the page before."),
         ],
         responses={
-            200: _success(serializers.UsageReportSerializer, "The usage.", usage=examples.USAGE),
+            200: _success(
+                serializers.UsageReportSerializer,
+                "The usage.",
+                by_date=examples.USAGE,
+                by_user=examples.USERS_USAGE,
+            ),
             **_problems(errors.ValidationFailed, *READ_ERRORS),
         },
     ),
@@ -689,7 +728,10 @@ document_service(
         operation_id="health",
         summary="Is the process up?",
         description="Touches nothing else: neither the storage nor a provider.",
-        responses={200: _success(serializers.HealthSerializer, "It is."), **_problems(*DRF_ERRORS)},
+        responses={
+            200: _success(serializers.HealthSerializer, "It is.", healthy=examples.HEALTH),
+            **_problems(*DRF_ERRORS),
+        },
     ),
 )
 document_service(
@@ -699,8 +741,16 @@ document_service(
         summary="Can requests be served?",
         description="Is the storage reachable, and a provider configured? Never calls a model.",
         responses={
-            200: OpenApiResponse(serializers.ReadySerializer, description="Yes."),
-            503: OpenApiResponse(serializers.ReadySerializer, description="No; `checks` say why."),
+            200: _success(serializers.ReadySerializer, "Yes.", ready=examples.READY),
+            503: OpenApiResponse(
+                serializers.ReadySerializer,
+                description="No; `checks` say why.",
+                examples=[
+                    OpenApiExample(
+                        "not_ready", examples.NOT_READY, response_only=True, status_codes=[503]
+                    )
+                ],
+            ),
             **_problems(*DRF_ERRORS),
         },
     ),
@@ -714,7 +764,8 @@ document_service(
         responses={
             (200, "application/json"): _success(
                 serializers.IndexSerializer,
-                "Name, version, links. Who asks for text/html gets the playground instead.",
+                "Name, version and links. A request for text/html gets the playground.",
+                index=examples.INDEX,
             ),
             **_problems(*DRF_ERRORS),
         },

@@ -163,6 +163,36 @@ def test_every_error_that_an_operation_gives_is_documented_with_an_example(
     assert documented == ERRORS
 
 
+def test_every_operation_has_examples(document: dict[str, Any]) -> None:
+    for _, _, operation in operations(document):
+        for media in operation["responses"]["200"]["content"].values():
+            assert media["examples"]
+        assert all(each["examples"] for each in operation["parameters"] if each["in"] == "path")
+        for media in operation.get("requestBody", {"content": {}})["content"].values():
+            assert len(media["examples"]) >= 3
+
+
+def test_examples_of_parameters_match_their_schemas(document: dict[str, Any]) -> None:
+    for _, _, operation in operations(document):
+        for parameter in operation["parameters"]:
+            for example in parameter.get("examples", {}).values():
+                check(document, parameter["schema"], example["value"])
+
+
+@pytest.mark.parametrize("path", ["/v1/chat", "/v1/chat/completions", "/v1/responses"])
+def test_examples_of_requests_are_answered(
+    api: ApiClient, document: dict[str, Any], path: str
+) -> None:
+    body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    requests = [example["value"] for example in body["examples"].values()]
+    first_turns = [
+        each for each in requests if not any(name.startswith("previous_") for name in each)
+    ]
+    assert len(first_turns) >= 3
+    for request in first_turns:
+        assert api.post(path, request).status_code == 200
+
+
 def test_every_example_matches_its_schema(document: dict[str, Any]) -> None:
     media = [
         content_of(answer)[1]
