@@ -30,21 +30,7 @@ QWEN_CODE = "@qwen-code/qwen-code@0.15.10"
 CODEX = "@openai/codex@0.171.0"
 AIDER = "aider-chat==0.86.2"
 OPEN_WEBUI = "open-webui==0.12.4"
-# As in docs/clients.md.
-CODEX_CONFIGURATION = """
-model = "default"
-model_provider = "ours"
-web_search = "disabled"
-
-[agents]
-enabled = false
-
-[model_providers.ours]
-name = "Serverless Chat API"
-base_url = "{base_url}"
-env_key = "CHAT_API_KEY"
-wire_api = "responses"
-"""
+CLIENTS = (installation.ROOT / "docs/clients.md").read_text()
 HOME = installation.ROOT / ".cache" / "applications"
 MOCK, OPENAI = "mock-1", "model-1"
 # 200 KB of source text, 100 KB of a document, and 2 MB of an image.
@@ -93,7 +79,8 @@ def test_codex_runs_a_command_and_answers(
     base_url: str, model: str, vendor: StubVendor, tmp_path: Path
 ) -> None:
     (tmp_path / ".codex").mkdir()
-    configuration = CODEX_CONFIGURATION.format(base_url=base_url)
+    configuration = CLIENTS.split("```toml\n")[1].split("```")[0]
+    configuration = configuration.replace("http://localhost:8000/v1", base_url)
     (tmp_path / ".codex" / "config.toml").write_text(configuration)
     program = npm_program("codex", CODEX)
     options = ("--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox")
