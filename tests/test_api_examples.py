@@ -1,4 +1,4 @@
-"""The examples of docs/api.md run, and answer as the document says."""
+"""The examples of docs/api.md and docs/errors.md run, and answer as the documents say."""
 
 import json
 import re
@@ -15,7 +15,9 @@ from providers.gemini import Gemini
 from tests.client import ApiClient
 from tests.stub_vendor import GEMINI_ANSWER, StubVendor
 
-DOCUMENT = (Path(__file__).parent.parent / "docs/api.md").read_text()
+DOCUMENT, ERRORS = (
+    (Path(__file__).parent.parent / "docs" / name).read_text() for name in ("api.md", "errors.md")
+)
 GEMINI = {"api_key": "key", "base_url": "http://gemini.test", "model": "gemini-3.5-flash-lite"}
 
 IDS = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|call_[0-9a-f]{32}")
@@ -34,20 +36,25 @@ class Example(NamedTuple):
 
     path: str
     body: str | None
+    headers: dict[str, str]
     answer: str
 
 
-def examples() -> Iterator[Example]:
-    blocks = re.finditer(r"```bash\n(.*?)```\n```\w+\n(.*?)```", DOCUMENT, re.DOTALL)
+def examples(document: str = DOCUMENT) -> Iterator[Example]:
+    blocks = re.finditer(r"```bash\n(.*?)```\n```\w+\n(.*?)```", document, re.DOTALL)
     for request, answer in (block.groups() for block in blocks):
         words = shlex.split(request.replace("curl -N ", "curl "))
         assert words[0] == "curl"
+        options = list(zip(words[2::2], words[3::2], strict=True))
+        assert {option for option, _ in options} <= {"--json", "-H"}
+        headers = dict(value.split(": ") for option, value in options if option == "-H")
         path = words[1].removeprefix("localhost:8000")
-        yield Example(path, words[3] if words[2:3] == ["--json"] else None, answer)
+        yield Example(path, dict(options).get("--json"), headers, answer)
 
 
-def test_every_request_of_the_document_is_an_example():
-    assert len(list(examples())) == DOCUMENT.count("```bash")
+@pytest.mark.parametrize("document", [DOCUMENT, ERRORS], ids=["api", "errors"])
+def test_every_request_of_a_document_is_an_example(document: str):
+    assert len(list(examples(document))) == document.count("```bash")
 
 
 def call_part(signature: str) -> dict[str, Any]:
@@ -72,14 +79,23 @@ def gemini(change_settings: Callable[..., None]) -> Iterator[StubVendor]:
 def test_each_request_of_the_document_gets_its_answer(api: ApiClient, gemini: StubVendor):
     gemini.reply(gemini_answer(call_part("CpcBAdHtim9x")))
     gemini.reply(gemini_answer({"text": "1 + 2 is 3."}))
+    assert_answers(api, DOCUMENT)
+    assert len(gemini.requests) == 2
+    assert call_part("CpcBAdHtim9x").items() <= sent_call(gemini).items()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_each_request_of_the_document_of_errors_gets_its_answer(api: ApiClient):
+    assert_answers(api, ERRORS)
+
+
+def assert_answers(api: ApiClient, document: str) -> None:
     ids: dict[str, str] = {}  # in the document -> in this run
-    for example in examples():
+    for example in examples(document):
         response = ask(api, example, ids)
         read = events if "data: " in example.answer else json_values
         expected, found = read(example.answer), read(text(response))
         assert_like(found, expected, ids, whole="…" not in example.answer)
-    assert len(gemini.requests) == 2
-    assert call_part("CpcBAdHtim9x").items() <= sent_call(gemini).items()
 
 
 def ask(api: ApiClient, example: Example, ids: dict[str, str]) -> HttpResponse:
@@ -89,8 +105,9 @@ def ask(api: ApiClient, example: Example, ids: dict[str, str]) -> HttpResponse:
         return IDS.sub(lambda id_: ids[id_[0]], text)
 
     if example.body is None:
-        return api.get(with_ids(example.path))
-    return api.post(example.path, with_ids(example.body).encode())
+        return api.get(with_ids(example.path), headers=example.headers)
+    body = with_ids(example.body).encode()
+    return api.post(example.path, body, headers=example.headers)
 
 
 def sent_call(gemini: StubVendor) -> dict[str, Any]:
