@@ -31,15 +31,19 @@ from tests.stub_vendor import DONE, StubVendor, chunk
 PICTURES = ROOT / "docs/pictures"
 MAX_BYTES = 200_000
 PASSWORD = "only for the pictures"
-WIDTH = 1280
+VIEW = {"width": 1280, "height": 985}
 
 MODEL = "google/gemini-3.5-flash-lite"
-QUESTION = "A payment request timed out. How do I retry it without charging the customer twice?"
+QUESTIONS = (
+    "A payment request timed out. How do I retry it without charging the customer twice?",
+    "And if the server crashes between charging the card and storing its answer?",
+)
 THOUGHTS = (
     "The request may have succeeded although its answer was lost. "
     "The server must recognise the second attempt: an idempotency key."
 )
-ANSWER = """\
+ANSWERS = (
+    """\
 Send an **idempotency key** with the first attempt, and the same key with every retry:
 
 ```bash
@@ -51,9 +55,17 @@ curl https://api.example.org/payments \\
 1. The server stores the key together with its answer.
 2. A retry with the same key gets the stored answer. The card is charged **once**.
 3. A new payment needs a new key, for example the number of the order.
+""",
+    """\
+Then the key must be on record **before** the card is charged:
 
-Wait longer before each retry, and stop after a few attempts.
-"""
+- Claim the key in one conditional write, with the status `pending`.
+- Charge the card, and pass the key on to the payment provider.
+- Settle the claim with the answer.
+
+A retry that finds `pending` asks the provider what became of the key.
+""",
+)
 USAGE = {
     "prompt_tokens": 24,
     "completion_tokens": 141,
@@ -88,24 +100,26 @@ def main() -> None:
 
 def show_playground(browser: Browser, folder: Path) -> None:
     with StubVendor() as vendor:
-        vendor.stream(answer_events(), gap=0.02)
+        for answer in ANSWERS:
+            vendor.stream(answer_events(answer), gap=0.02)
         variables = {
             "OPENROUTER_API_KEY": "sk-or-not-a-key",
             "OPENROUTER_BASE_URL": vendor.url,
             "WEB_CONCURRENCY": "1",
         }
         with Server(folder, **variables) as server:
-            page = open_page(browser, server, "/", height=720)
-            page.get_by_label("Your question").fill(QUESTION)
-            page.get_by_label("Your question").press("Enter")
-            page.get_by_role("button", name="Copy as curl").wait_for()
-            page.get_by_role("button", name="Send").wait_for()
+            page = open_page(browser, server, "/")
+            for number, question in enumerate(QUESTIONS):
+                page.get_by_label("Your question").fill(question)
+                page.get_by_label("Your question").press("Enter")
+                page.get_by_role("button", name="Copy as curl").nth(number).wait_for()
+                page.get_by_role("button", name="Send").wait_for()
             save(page, "playground.png")
 
 
-def answer_events() -> list[str]:
+def answer_events(answer: str) -> list[str]:
     thoughts = [{"reasoning": word} for word in split(THOUGHTS)]
-    texts = [{"content": word} for word in split(ANSWER)]
+    texts = [{"content": word} for word in split(answer)]
     last = [{"index": 0, "delta": {}, "finish_reason": "stop"}]
     return [
         *(delta(fields) for fields in (*thoughts, *texts)),
@@ -131,7 +145,7 @@ def show_usage(browser: Browser, folder: Path) -> None:
     with Server(folder, WEB_CONCURRENCY="1") as server:
         manage(folder, "import_interactions", str(records))
         manage(folder, "createsuperuser", "--noinput", "--username=ana", "--email=ana@example.org")
-        page = open_page(browser, server, "/admin/", height=985)
+        page = open_page(browser, server, "/admin/")
         page.get_by_label("Username").fill("ana")
         page.get_by_label("Password").fill(PASSWORD)
         page.get_by_role("button", name="Log in").click()
@@ -215,9 +229,8 @@ def failed(record: InteractionRecord, dice: random.Random) -> InteractionRecord:
     )
 
 
-def open_page(browser: Browser, server: Server, path: str, *, height: int) -> Page:
-    size = {"width": WIDTH, "height": height}
-    page = browser.new_context(viewport=size, color_scheme="light").new_page()
+def open_page(browser: Browser, server: Server, path: str) -> Page:
+    page = browser.new_context(viewport=VIEW, color_scheme="light").new_page()
     page.goto(f"http://127.0.0.1:{server.port}{path}")
     return page
 
