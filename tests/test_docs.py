@@ -131,3 +131,11 @@ def test_the_table_of_reasons_lists_those_of_the_transport():
 
 def test_the_transport_takes_its_reasons_from_one_module():
     assert not re.findall(r"httpx\.\w+\(\"", (ROOT / "providers/transport.py").read_text())
+
+
+def test_the_changelog_begins_with_what_is_unreleased_and_then_this_version():
+    import chatproject
+
+    headings = re.findall(r"^## (.*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "[Unreleased]"
+    assert re.fullmatch(rf"\[{chatproject.__version__}\] - \d{{4}}-\d\d-\d\d", headings[1])
