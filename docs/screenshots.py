@@ -47,32 +47,23 @@ ANSWERS = (
 Send an **idempotency key** with the first attempt, and the same key with every retry:
 
 ```bash
-curl https://api.example.org/payments \\
-  -H "Idempotency-Key: order-4711" \\
-  -d amount=1990 -d currency=BRL
+curl https://api.example.org/payments -d amount=1990 \\
+  -H "Idempotency-Key: order-4711"
 ```
 
 1. The server stores the key together with its answer.
 2. A retry with the same key gets the stored answer. The card is charged **once**.
-3. A new payment needs a new key, for example the number of the order.
 """,
     """\
 Then the key must be on record **before** the card is charged:
 
 - Claim the key in one conditional write, with the status `pending`.
 - Charge the card, and pass the key on to the payment provider.
-- Settle the claim with the answer.
-
-A retry that finds `pending` asks the provider what became of the key.
+- Settle the claim with the answer. A retry that finds `pending` asks the payment provider.
 """,
 )
-USAGE = {
-    "prompt_tokens": 24,
-    "completion_tokens": 141,
-    "total_tokens": 165,
-    "cost": 0.0003597,
-    "completion_tokens_details": {"reasoning_tokens": 27},
-}
+# Of each answer: tokens of the prompt and of the answer, US dollars.
+USAGES = ((24, 118, 0.0003022), (163, 86, 0.0002639))
 
 # Model, share of the requests, median latency in ms, US dollars for a million tokens in and out.
 MODELS = (
@@ -100,8 +91,9 @@ def main() -> None:
 
 def show_playground(browser: Browser, folder: Path) -> None:
     with StubVendor() as vendor:
-        for answer in ANSWERS:
-            vendor.stream(answer_events(answer), gap=0.02)
+        for number, answer in enumerate(ANSWERS):
+            thoughts = "" if number else THOUGHTS
+            vendor.stream(answer_events(thoughts, answer, *USAGES[number]), gap=0.02)
         variables = {
             "OPENROUTER_API_KEY": "sk-or-not-a-key",
             "OPENROUTER_BASE_URL": vendor.url,
@@ -117,14 +109,22 @@ def show_playground(browser: Browser, folder: Path) -> None:
             save(page, "playground.png")
 
 
-def answer_events(answer: str) -> list[str]:
-    thoughts = [{"reasoning": word} for word in split(THOUGHTS)]
-    texts = [{"content": word} for word in split(answer)]
+def answer_events(
+    thoughts: str, answer: str, prompt_tokens: int, completion_tokens: int, cost: float
+) -> list[str]:
+    deltas = [{"reasoning": word} for word in split(thoughts)] if thoughts else []
+    deltas += [{"content": word} for word in split(answer)]
+    usage = {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "cost": cost,
+    }
     last = [{"index": 0, "delta": {}, "finish_reason": "stop"}]
     return [
-        *(delta(fields) for fields in (*thoughts, *texts)),
+        *(delta(fields) for fields in deltas),
         chunk(choices=last, model=MODEL),
-        chunk(choices=[], usage=USAGE, model=MODEL),
+        chunk(choices=[], usage=usage, model=MODEL),
         DONE,
     ]
 
