@@ -3,6 +3,8 @@
 import ctypes
 import functools
 import gc
+import os
+from pathlib import Path
 from typing import Any
 
 M_ARENA_MAX = -8  # of malloc.h
@@ -23,6 +25,15 @@ def trim() -> None:
     gc.collect()
     if libc := _glibc():
         libc.malloc_trim(0)
+
+
+def resident_bytes() -> int:
+    """Return the memory that this process holds; 0 where the system does not tell (macOS)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @functools.cache

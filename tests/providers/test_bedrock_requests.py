@@ -25,6 +25,7 @@ from tests.bedrock_frames import delta, event, exception, finish, frame, start
 from tests.providers.factories import (
     ErrorSummary,
     complete,
+    counting,
     error_summary,
     raised_error,
     read_deltas,
@@ -683,8 +684,9 @@ def test_citations_come_with_the_text():
 def test_a_malformed_answer_is_asked_for_again(reason: str):
     with StubBedrock() as stub:
         stub.answer([{"text": "Hel"}], reason)
-        error = raised_error(make_provider(stub), ASKED)
-        assert (type(error), error.usage.total_tokens) == (MalformedAnswer, 14)
+        request, reported = counting(ASKED)
+        assert type(raised_error(make_provider(stub), request)) is MalformedAnswer
+        assert [usage.total_tokens for usage in reported] == [14]
 
 
 def test_arguments_that_break_off_are_an_error():

@@ -22,6 +22,7 @@ from providers.errors import (
     ProviderOverloaded,
     RequestRejected,
 )
+from providers.transport import MAX_BODY_BYTES
 from tests.providers.factories import (
     KEY,
     PROMPT,
@@ -478,7 +479,7 @@ def test_a_chunked_answer_is_an_answer(
 def test_an_answer_over_the_size_limit_is_refused(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    stub_vendor.reply(dialect.answer("x" * 9 * 1024 * 1024))
+    stub_vendor.reply(dialect.answer("x" * (MAX_BODY_BYTES + 1)))
     assert error_summary(provider) == GARBLED
 
 

@@ -1049,7 +1049,7 @@ def test_a_connection_reset_before_the_answer_is_retried(
 def test_an_answer_over_the_size_limit_is_refused(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
-    event = dialect.event("x" * 1_000_000)
+    event = dialect.event("x" * 4_000_000)
     stub_vendor.stream([event] * 9)
     pieces, error = read_failing_stream(provider, seconds=30)
     assert 1 < len(pieces) < 9

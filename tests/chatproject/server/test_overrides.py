@@ -20,6 +20,7 @@ from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers import gthread
 from gunicorn.workers.gthread import ThreadWorker
 
+from chatproject.server import memory
 from chatproject.server.logger import GunicornLogger
 from chatproject.server.tuning import HOOKS, TunedWorker
 from chatproject.server.worker import Arbiter, Connection, DeadlineUnreader, Worker
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parents[3]
 # Our class, gunicorn's, and the methods that are ours alone.
 CLASSES: list[tuple[type, type, set[str]]] = [
     (Arbiter, GunicornArbiter, set()),
-    (Worker, ThreadWorker, {"_close", "_drain"}),
+    (Worker, ThreadWorker, {"_close", "_drain", "_has_grown"}),
     (TunedWorker, ThreadWorker, {"_next_request_comes"}),
     (Connection, Connection.__base__, {"drained"}),
     (DeadlineUnreader, SocketUnreader, set()),
@@ -116,6 +117,27 @@ def test_a_connection_that_its_client_does_not_close_is_closed_after_two_seconds
             assert worker.nr_conns == open_connections
         assert ours.fileno() == -1
         assert [key.fileobj for key in worker.poller.get_map().values()] == [without_request]
+
+
+@pytest.mark.parametrize(
+    ("connections", "seconds", "grown_mb", "stays"),
+    [(0, 11, 25, False), (1, 11, 25, True), (0, 9, 25, True), (0, 11, 23, True)],
+    ids=["quiet and grown", "connected", "just left", "small"],
+)
+def test_a_quiet_worker_ends_if_it_has_grown(
+    worker: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    connections: int,
+    seconds: int,
+    grown_mb: int,
+    stays: bool,
+) -> None:
+    worker.alive, worker.bytes_at_start, worker.busy_at = True, 50 * 2**20, 0.0
+    worker.nr_conns = connections
+    monkeypatch.setattr(time, "monotonic", lambda: seconds)
+    monkeypatch.setattr(memory, "resident_bytes", lambda: (50 + grown_mb) * 2**20)
+    worker.notify()
+    assert worker.alive is stays
 
 
 def test_a_client_that_times_out_is_logged_without_a_traceback(
