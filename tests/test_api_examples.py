@@ -34,6 +34,7 @@ CHANGING = {
 class Example(NamedTuple):
     """A request, and the text of its documented answer."""
 
+    method: str
     path: str
     body: str | None
     headers: dict[str, str]
@@ -46,10 +47,12 @@ def examples(document: str = DOCUMENT) -> Iterator[Example]:
         words = shlex.split(request.replace("curl -N ", "curl "))
         assert words[0] == "curl"
         options = list(zip(words[2::2], words[3::2], strict=True))
-        assert {option for option, _ in options} <= {"--json", "-H"}
+        assert {option for option, _ in options} <= {"--json", "-H", "-X"}
         headers = dict(value.split(": ") for option, value in options if option == "-H")
         path = words[1].removeprefix("localhost:8000")
-        yield Example(path, dict(options).get("--json"), headers, answer)
+        body = dict(options).get("--json")
+        method = dict(options).get("-X", "POST" if body else "GET")
+        yield Example(method, path, body, headers, answer)
 
 
 @pytest.mark.parametrize("document", [DOCUMENT, ERRORS], ids=["api", "errors"])
@@ -105,7 +108,7 @@ def ask(api: ApiClient, example: Example, ids: dict[str, str]) -> HttpResponse:
         return IDS.sub(lambda id_: ids[id_[0]], text)
 
     if example.body is None:
-        return api.get(with_ids(example.path), headers=example.headers)
+        return api.request(example.method, with_ids(example.path), headers=example.headers)
     body = with_ids(example.body).encode()
     return api.post(example.path, body, headers=example.headers)
 

@@ -1,7 +1,9 @@
 """The settings: how variables are read, and which values stop the start."""
 
 import os
+import re
 import runpy
+import shlex
 import stat
 import subprocess
 import sys
@@ -56,6 +58,23 @@ def start(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]
         timeout=60,
         check=False,
     )
+
+
+# --- The documents --------------------------------------------------------------------------------
+
+
+def documented_lines() -> list[str]:
+    """Return the lines of docs/ that set variables for `make run`, with keys in place of `…`."""
+    names = ("providers", "hosting", "performance", "operations")
+    text = "\n".join((ROOT / f"docs/{name}.md").read_text() for name in names)
+    joined = re.sub(r"\\\n", "", text).replace("…", "key")
+    return re.findall(r"^((?:[A-Z_]+=\S+ ?)+)(?:make run)?$", joined, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", documented_lines())
+def test_the_variables_of_the_documents_are_valid(load: Load, line: str) -> None:
+    variables = dict(word.split("=", 1) for word in shlex.split(line))
+    assert load(**variables)
 
 
 # --- How vendors are reached ----------------------------------------------------------------------
