@@ -19,7 +19,6 @@ PORTUGUESE = (ROOT / "README.pt-BR.md").read_text()
 CODE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INSTALLATION = "python3 -m venv /tmp/client && /tmp/client/bin/pip install --quiet "
 MAX_LINES = 220
-MAX_WORDS = 30  # of a sentence
 
 languages = pytest.mark.parametrize("readme", [README, PORTUGUESE], ids=["en", "pt-BR"])
 
@@ -149,12 +148,3 @@ def test_the_prices_are_those_of_the_document(readme: str):
 @languages
 def test_it_is_short(readme: str):
     assert len(readme.splitlines()) <= MAX_LINES
-    assert [sentence for sentence in sentences(readme) if len(sentence.split()) > MAX_WORDS] == []
-
-
-def sentences(document: str) -> list[str]:
-    """Return the sentences of the text, items and cells, without code, links and tags."""
-    text = re.sub(r"<[^>]+>", "", CODE.sub("", document))
-    text = re.sub(r"\]\([^)]+\)", "]", text)
-    parts = re.split(r"\n\s*\n|^[-#|]|\s\| |\|$", text, flags=re.MULTILINE)
-    return [sentence for part in parts for sentence in re.split(r"(?<=[.:;?!])\s", part)]
