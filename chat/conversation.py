@@ -156,8 +156,8 @@ def _load_parent(caller: Caller, user_id: str, interaction_id: str) -> Interacti
 
 
 def _unknown_turn() -> NotFound:
-    error = field_error("previous_interaction_id", "not_found", "There is no such turn.")
-    return NotFound("There is no such previous_interaction_id.", errors=[error])
+    error = field_error("previous_interaction_id", "not_found", "No such turn.")
+    return NotFound("No such previous_interaction_id.", errors=[error])
 
 
 def _window(turns: list[InteractionRecord], request: ChatRequest) -> list[InteractionRecord]:

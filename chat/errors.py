@@ -129,7 +129,7 @@ class ModelNotFound(Problem, status=404, code="model_not_found", title="No such 
 class IdempotencyInFlight(
     Problem, status=409, code="idempotency_in_flight", title="The request is still running"
 ):
-    default_detail = "A request with this Idempotency-Key is still running; ask again."
+    default_detail = "A request with this Idempotency-Key is still running; retry later."
     default_retry_after = 2
 
 
@@ -168,8 +168,8 @@ class RateLimited(Problem, status=429, code="rate_limited", title="Too many requ
     """Always raised with a detail: the limit."""
 
 
-class ClientDisconnected(Problem, status=499, code="aborted", title="The client has gone"):
-    default_detail = "The client closed its connection before there was an answer."
+class ClientDisconnected(Problem, status=499, code="aborted", title="The client disconnected"):
+    default_detail = "The client closed its connection before the answer."
 
 
 class InternalError(Problem, status=500, code="internal_error", title="Internal error"):
@@ -177,13 +177,16 @@ class InternalError(Problem, status=500, code="internal_error", title="Internal 
 
 
 class ProviderFailed(Problem, status=502, code="provider_error", title="The provider failed"):
-    default_detail = "No provider gave an answer."
+    default_detail = "No provider returned an answer."
 
 
 class ProviderUnavailable(
-    Problem, status=503, code="provider_unavailable", title="The provider is limited or overloaded"
+    Problem,
+    status=503,
+    code="provider_unavailable",
+    title="The provider is rate limited or overloaded",
 ):
-    default_detail = "The provider takes no requests at the moment."
+    default_detail = "The provider accepts no requests at the moment."
     default_retry_after = 10
 
 

@@ -99,7 +99,7 @@ class KeyForm(ModelForm):
             try:
                 router().routes(model)
             except UnknownModel as exc:
-                message = f"{model} may not be asked here; see ALLOWED_MODELS."
+                message = f"{model} is not allowed here; see ALLOWED_MODELS."
                 raise ValidationError(message) from exc
         return models
 

@@ -159,10 +159,10 @@ class KeyAdmin(ReadOnlyAdmin):
 
     def _show_once(self, request: HttpRequest, key: Any, text: str) -> HttpResponse:
         """Show the key's text. Keep it out of sessions, messages and logs."""
-        return self.page(request, "shown_once", title="The key is made", key=key, text=text)
+        return self.page(request, "shown_once", title="Key created", key=key, text=text)
 
     def _log(self, request: HttpRequest, key: Key, message: str) -> None:
         self.log_change(request, ApiKey.objects.get(pk=key.key_id), message)
 
     def _warn_changed(self, request: HttpRequest, key: Key) -> None:
-        messages.error(request, f"Somebody changed {key.prefix} meanwhile; look again.")
+        messages.error(request, f"{key.prefix} was changed meanwhile. Check it and try again.")

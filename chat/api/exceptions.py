@@ -58,7 +58,7 @@ def convert_exception(exc: Exception) -> Problem:
         case Http404():
             return NotFound()
         case UnreadablePostError():
-            return MalformedJson("The body broke off.")
+            return MalformedJson("The request body ended early.")
         case SuspiciousOperation() | BadRequest():
             return ValidationFailed("The request is malformed, or not for this host.")
         case _:

@@ -208,21 +208,21 @@ class ToolChoiceFieldSchema(FieldSchema):
 class MethodNotAllowed(Problem, status=405, code="method_not_allowed", title="Method not allowed"):
     """DRF's 405, which has no class in `chat.errors`; likewise the next two."""
 
-    default_detail = "This address does not take that method."
+    default_detail = "This path does not support the method."
 
 
 class NotAcceptable(Problem, status=406, code="not_acceptable", title="Not acceptable"):
-    default_detail = "Only application/json is answered."
+    default_detail = "Answers are application/json only."
 
 
 class UnsupportedMediaType(
     Problem, status=415, code="unsupported_media_type", title="Unsupported media type"
 ):
-    default_detail = "Only application/json is read."
+    default_detail = "The body must be application/json."
 
 
 class ErrorSerializer(Serializer[Any]):
-    """What went wrong, in OpenAI's words."""
+    """The fields of an error in OpenAI's format."""
 
     message = CharField()
     type = CharField()
@@ -331,9 +331,9 @@ def _response_header(name: str, kind: type, description: str, *statuses: int) ->
 REQUEST_ID = [
     _request_header(
         "X-Request-ID",
-        "Your own id for the request: up to 128 of `A-Z a-z 0-9 . _ -`. Another one is replaced.",
+        "Your id for the request: up to 128 of `A-Z a-z 0-9 . _ -`. Any other is replaced.",
     ),
-    _response_header("X-Request-ID", str, "The id of the request, in our log too."),
+    _response_header("X-Request-ID", str, "The id of the request, also in the log."),
     _response_header("Server-Timing", str, "Milliseconds spent: total, provider, storage."),
 ]
 READ_HEADERS = [*REQUEST_ID, _response_header("Retry-After", int, "Seconds to wait.", 503)]
@@ -348,11 +348,11 @@ MODEL_HEADERS = [
         "failed may be tried again with the same key.",
         r"^[ -~]{1,255}$",
     ),
-    _response_header("Idempotency-Replayed", str, "`true` when this answer was given before.", 200),
-    _request_header("Cache-Control", "`no-cache` asks a model even if the server keeps answers."),
-    _response_header("X-RateLimit-Limit", int, "Requests a minute.", *COUNTED),
-    _response_header("X-RateLimit-Remaining", int, "What is left of them.", *COUNTED),
-    _response_header("X-RateLimit-Reset", int, "Seconds until all are back.", *COUNTED),
+    _response_header("Idempotency-Replayed", str, "`true` if this answer was given before.", 200),
+    _request_header("Cache-Control", "`no-cache` skips the answer cache."),
+    _response_header("X-RateLimit-Limit", int, "Requests per minute.", *COUNTED),
+    _response_header("X-RateLimit-Remaining", int, "Requests left in this minute.", *COUNTED),
+    _response_header("X-RateLimit-Reset", int, "Seconds until the limit resets.", *COUNTED),
     _response_header("Retry-After", int, "Seconds to wait.", 409, 429, 503),
 ]
 
@@ -452,10 +452,10 @@ document_chat(
         operation_id="chat",
         summary="One prompt, one answer",
         description=(
-            "Asks a model and records the interaction, whatever comes of it. With `stream`, "
-            "the answer is `text/event-stream`: `delta` events with a piece of the text each, "
-            "`reasoning` events with a piece of the model's visible thinking, then `done` with "
-            "the whole answer, or `error` with problem details."
+            "Asks a model and records the interaction, also if it fails. With `stream`, the "
+            "answer is `text/event-stream`: `delta` events with pieces of the text, `reasoning` "
+            "events with pieces of the model's visible thinking, then `done` with the whole "
+            "answer, or `error` with problem details."
         ),
         request=serializers.ChatSerializer,
         responses={
@@ -484,7 +484,7 @@ document_history(
     get=extend_schema(
         operation_id="getInteraction",
         summary="One record",
-        description="What was asked, what came back, or why nothing did.",
+        description="The request, and its answer or error.",
         parameters=[_path("interaction_id", "Its UUID.", examples.ID)],
         responses={
             200: _success(
@@ -523,7 +523,9 @@ document_history(
         request=None,
         responses={
             200: _success(
-                serializers.DeletionSerializer, "How many were erased.", deleted={"deleted": 3}
+                serializers.DeletionSerializer,
+                "The number of erased records.",
+                deleted={"deleted": 3},
             ),
             **_problems(errors.ValidationFailed, *READ_ERRORS),
         },
@@ -553,10 +555,10 @@ document_openai(
         operation_id="createChatCompletion",
         summary="OpenAI's chat completions",
         description=(
-            "The same service, ledger, keys and limits behind the interface that OpenAI's "
-            "clients speak. With `stream`, the answer is `text/event-stream` of its chunks. "
-            "Other parameters and fields of messages go to the vendor as they came; a vendor "
-            "that cannot be told one is not asked, and the error names it."
+            "For OpenAI's clients, with the same ledger, keys and limits. With `stream`, the "
+            "answer is `text/event-stream` of chunks. Unknown parameters and message fields are "
+            "passed to the vendor unchanged. A field that the vendor does not support is a 400 "
+            "that names it."
         ),
         request=CompletionSerializer,
         parameters=MODEL_HEADERS,
@@ -594,11 +596,11 @@ document_openai(
         operation_id="createResponse",
         summary="OpenAI's responses",
         description=(
-            "The same service behind OpenAI's Responses API. `previous_response_id` continues a "
-            "record's conversation; `instructions` hold for one response. With `stream`, the "
-            "answer is `text/event-stream` of OpenAI's events. Hosted tools, `background`, "
-            "`conversation`, `prompt` and `truncation: auto` are not supported: the error names "
-            "them. Other parameters go to the vendor as they came."
+            "For OpenAI's clients, with the same ledger, keys and limits. `previous_response_id` "
+            "continues a record's conversation; `instructions` apply to one response. With "
+            "`stream`, the answer is `text/event-stream` of OpenAI's events. Hosted tools, "
+            "`background`, `conversation`, `prompt` and `truncation: auto` are a 400 that names "
+            "them. Other parameters are passed to the vendor unchanged."
         ),
         request=ResponseSerializer,
         parameters=MODEL_HEADERS,
@@ -627,7 +629,7 @@ document_responses(
     get=extend_schema(
         operation_id="getResponse",
         summary="One response",
-        description="A record as a response. One whose texts are not stored is not found.",
+        description="A record in the form of a response; 404 if its texts are not stored.",
         parameters=[RESPONSE_ID],
         responses={
             200: _success(OpenApiTypes.OBJECT, "The response.", response=examples.RESPONSE),
@@ -649,7 +651,7 @@ document_responses(
     "chat.api.openai.responses.views.ResponseItemsView",
     get=extend_schema(
         operation_id="listResponseInputItems",
-        summary="What a response was asked",
+        summary="The input items of a response",
         description="The items of its own `input`, without those of earlier responses.",
         parameters=[
             RESPONSE_ID,
@@ -667,10 +669,10 @@ document_openai(
     "chat.api.openai.views.ModelsView",
     get=extend_schema(
         operation_id="listModels",
-        summary="The models that may be named",
+        summary="List the models",
         description=(
-            "The models that this key may use, by the names to use. If any model is allowed "
-            "(`ALLOWED_MODELS=*`), the vendors' own are listed, and `default`."
+            "The models that this key may use. With `ALLOWED_MODELS=*` these are `default` and "
+            "all models of the vendors."
         ),
         responses={
             200: _success(OpenApiTypes.OBJECT, "The list.", models=examples.MODELS),
@@ -695,12 +697,11 @@ document_usage(
     "chat.api.views.UsageView",
     get=extend_schema(
         operation_id="getUsage",
-        summary="What was used",
+        summary="Requests, tokens and cost",
         description=(
-            "Requests, tokens and cost of the caller's owner, by date, model or user: sums "
-            "over settled records, counted as they are settled. Users come in pages; `total` "
-            "is always of the whole period. What was erased since is not among the users, but "
-            "in all else."
+            "Requests, tokens and cost of the caller's owner, by date, model or user. A record "
+            "counts when it is settled. Users come in pages; `total` is always of the whole "
+            "period. Erased users are missing by user, but included in all other sums."
         ),
         parameters=[
             _query("from", date, f"The first day, in UTC; default: {DEFAULT_DAYS} days in all."),
@@ -726,10 +727,12 @@ document_service(
     "chat.api.views.HealthView",
     get=extend_schema(
         operation_id="health",
-        summary="Is the process up?",
+        summary="Liveness",
         description="Touches nothing else: neither the storage nor a provider.",
         responses={
-            200: _success(serializers.HealthSerializer, "It is.", healthy=examples.HEALTH),
+            200: _success(
+                serializers.HealthSerializer, "The process is up.", healthy=examples.HEALTH
+            ),
             **_problems(*DRF_ERRORS),
         },
     ),
@@ -738,7 +741,7 @@ document_service(
     "chat.api.views.ReadyView",
     get=extend_schema(
         operation_id="ready",
-        summary="Can requests be served?",
+        summary="Readiness",
         description="Is the storage reachable, and a provider configured? Never calls a model.",
         responses={
             200: _success(serializers.ReadySerializer, "Yes.", ready=examples.READY),
@@ -759,7 +762,7 @@ document_service(
     "chat.api.views.IndexView",
     get=extend_schema(
         operation_id="index",
-        summary="What this server is",
+        summary="Name, version and links",
         description="JSON, or the playground for clients that accept HTML, as browsers do.",
         responses={
             (200, "application/json"): _success(

@@ -41,7 +41,7 @@ class StrictJSONParser(BaseParser):
         headers = (parser_context or {})["request"].META
         body = _limited(stream.read(settings.MAX_BODY_BYTES + 1))
         if len(body) < int(headers.get("CONTENT_LENGTH") or 0):
-            raise MalformedJson("The body broke off.")
+            raise MalformedJson("The request body ended early.")
         return _parsed(_decoded(body, headers.get("HTTP_CONTENT_ENCODING", "")))
 
 

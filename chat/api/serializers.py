@@ -57,12 +57,12 @@ class ChatSerializer(serializers.Serializer[Any]):
     system = fields.PromptField(
         **fields.OPTIONAL,
         max_length=settings.PROMPT_MAX_LENGTH,
-        help_text="Instructions that stand above the conversation.",
+        help_text="Instructions for the model, ahead of the conversation.",
     )
     previous_interaction_id = fields.InteractionIdField(
         **fields.OPTIONAL,
         max_length=64,
-        help_text="The turn before this one, whose conversation is continued.",
+        help_text="The id of the turn to continue.",
     )
     model = fields.ModelIdField(
         **fields.OPTIONAL,
@@ -80,7 +80,7 @@ class ChatSerializer(serializers.Serializer[Any]):
         **fields.OPTIONAL,
         max_length=fields.MAX_STOPS,
         help_text=(
-            f"Up to {fields.MAX_STOPS} strings that end the answer; one may stand without a list."
+            f"Up to {fields.MAX_STOPS} strings that end the answer; a single one needs no list."
         ),
     )
     metadata = fields.MetadataField(
@@ -88,7 +88,7 @@ class ChatSerializer(serializers.Serializer[Any]):
         help_text=f"Up to {fields.MAX_METADATA} string pairs, kept with the record.",
     )
     stream = fields.StrictBooleanField(
-        **fields.OPTIONAL, help_text="Answer with server-sent events, as the text comes."
+        **fields.OPTIONAL, help_text="Stream the answer as server-sent events."
     )
     images = serializers.ListField(
         child=fields.ImageUrlField(),
@@ -171,10 +171,12 @@ class InteractionSerializer(serializers.Serializer[InteractionRecord]):
     userId = serializers.CharField(source="user_id")
     prompt = serializers.CharField()
     response = serializers.CharField(allow_null=True)
-    model = serializers.CharField(help_text="The model that answered, or else was to be asked.")
+    model = serializers.CharField(
+        help_text="The model that answered, or else the first one to call."
+    )
     timestamp = serializers.SerializerMethodField(help_text="When the request was accepted, UTC.")
     reasoning = serializers.SerializerMethodField(
-        help_text="The model's visible thinking; null without any."
+        help_text="The model's visible thinking; null if there is none."
     )
     conversation_id = serializers.UUIDField()
     previous_interaction_id = serializers.UUIDField(allow_null=True)
@@ -217,7 +219,7 @@ class AttemptSerializer(serializers.Serializer[Any]):
     model = serializers.CharField()
     outcome = serializers.CharField(help_text="`ok`, or the code of the error.")
     latency_ms = serializers.IntegerField()
-    usage = UsageSerializer(required=False, help_text="Only where it is known.")
+    usage = UsageSerializer(required=False, help_text="Only if it is known.")
 
     def to_representation(self, attempt: Attempt) -> dict[str, Any]:
         body: dict[str, Any] = super().to_representation(attempt)
@@ -235,11 +237,11 @@ class RecordSerializer(InteractionSerializer):
     tool_calls = serializers.ListField(
         child=serializers.DictField(),
         required=False,
-        help_text="Only where the model wants tools called, in OpenAI's terms.",
+        help_text="Only if the model calls tools: the calls, in OpenAI's format.",
     )
     message = serializers.DictField(
         required=False,
-        help_text="Only where the model said more: the other fields of its message.",
+        help_text="Only if the model's message has other fields: those.",
     )
 
     def get_status(self, record: InteractionRecord) -> Status:
@@ -259,7 +261,7 @@ class WholeRecordSerializer(RecordSerializer):
     messages = serializers.ListField(
         child=serializers.DictField(),
         required=False,
-        help_text="Only where the client sent messages: all of them, as it sent them.",
+        help_text="Only if the client sent messages: all of them, unchanged.",
     )
     missing_messages = serializers.IntegerField(
         source="earlier.messages",
@@ -284,7 +286,7 @@ class PageQuerySerializer(serializers.Serializer[Any]):
         min_value=1,
         max_value=MAX_PAGE,
         default=20,
-        help_text="How many records at most; a page of long texts has fewer, and a `next_cursor`.",
+        help_text="Maximum number of records. A page of long texts has fewer, and a `next_cursor`.",
     )
     cursor = serializers.CharField(
         default=None, max_length=512, help_text="The `next_cursor` of the page before."
@@ -320,7 +322,7 @@ class PageSerializer(serializers.Serializer[Any]):
     """Records, newest first."""
 
     items = RecordSerializer(many=True)
-    next_cursor = serializers.CharField(allow_null=True, help_text="Null at the end.")
+    next_cursor = serializers.CharField(allow_null=True, help_text="Null on the last page.")
 
 
 class ConversationSerializer(PageSerializer):
@@ -402,12 +404,12 @@ class UsageCountsSerializer(serializers.Serializer[Any]):
 
     requests = serializers.IntegerField()
     errors = serializers.IntegerField(  # type: ignore[assignment]  # a field all the same
-        help_text="Those of the requests that failed."
+        help_text="Requests that failed."
     )
     prompt_tokens = serializers.IntegerField()
     completion_tokens = serializers.IntegerField()
     total_tokens = serializers.IntegerField()
-    cost_usd = serializers.SerializerMethodField(help_text="What is known of the cost.")
+    cost_usd = serializers.SerializerMethodField(help_text="The sum of the known costs.")
 
     def get_cost_usd(self, counts: Any) -> str:
         return f"{counts.cost_usd.normalize():f}"
@@ -444,9 +446,9 @@ class UsageReportSerializer(serializers.Serializer[Any]):
     items = UsageGroupSerializer(many=True)
     total = UsageCountsSerializer()
     next_cursor = serializers.CharField(
-        allow_null=True, help_text="Of the next page of users; null is the end."
+        allow_null=True, help_text="Cursor of the next page of users; null on the last page."
     )
-    budget = BudgetsSerializer(required=False, help_text="Only where the caller's key has one.")
+    budget = BudgetsSerializer(required=False, help_text="Only if the caller's key has one.")
 
 
 class FieldErrorSerializer(serializers.Serializer[Any]):
@@ -464,6 +466,6 @@ class ProblemSerializer(serializers.Serializer[Any]):
     title = serializers.CharField()
     status = serializers.IntegerField()
     detail = serializers.CharField()
-    code = serializers.CharField(help_text="Stable; the field for programs to read.")
+    code = serializers.CharField(help_text="Stable: programs should read this field.")
     request_id = serializers.CharField()
     errors = FieldErrorSerializer(many=True)  # type: ignore[assignment]  # a field all the same

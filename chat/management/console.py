@@ -51,7 +51,7 @@ class ConsoleCommand(BaseCommand):
         """Ask on the terminal. Raises CommandError without one, or for any answer but yes."""
         if not sys.stdin.isatty():
             raise CommandError("Without a terminal, this needs --yes (or try --dry-run).")
-        self.stderr.write(f"{question} Type yes to go on: ", ending="")
+        self.stderr.write(f"{question} Type yes to continue: ", ending="")
         self.stderr.flush()
         if sys.stdin.readline().strip().lower() != "yes":
             raise CommandError("Cancelled. Nothing was changed.")

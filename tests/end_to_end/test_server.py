@@ -219,7 +219,7 @@ def test_an_unusable_database_is_named(tmp_path: Path) -> None:
 
 def test_a_taken_address_is_named(server: Server, tmp_path: Path) -> None:
     line = refusal(tmp_path, API_PORT=str(server.port))
-    at = f"CommandError: API_HOST and API_PORT: 127.0.0.1:{server.port} cannot be served at: "
+    at = f"CommandError: API_HOST and API_PORT: 127.0.0.1:{server.port} cannot be used: "
     assert line == f"{at}Address already in use."
 
 

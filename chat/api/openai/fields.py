@@ -19,7 +19,7 @@ class MessagesField(serializers.Field[Any, Any, Any, Any]):
     """
 
     default_error_messages = {
-        "not_a_list": "A list of messages, and not an empty one.",
+        "not_a_list": "Must be a non-empty list of messages.",
         "message": "Message {number}: {fault}",
     }
 
@@ -42,7 +42,7 @@ class MessagesField(serializers.Field[Any, Any, Any, Any]):
             if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
                 self._fail(number, "tool_calls is a list of objects.")
             if role != "assistant":
-                self._fail(number, "tool_calls are an assistant's.")
+                self._fail(number, "only an assistant's message has tool_calls.")
         if name := message.get("name"):
             self._check_text(number, name)
         if role == "tool" and not isinstance(message.get("tool_call_id"), str):

@@ -9,7 +9,7 @@ from chat.api.openai.fields import MessagesField, ToolChoiceField
 from providers.base import INSTRUCTION_ROLES, content_text
 
 ANONYMOUS = "anonymous"
-# Fields that are not for the vendor as they came.
+# Fields that are not passed to the vendor unchanged.
 OURS = (
     *("model", "messages", "user", "stream", "stream_options", "n", "metadata"),
     *("max_tokens", "max_completion_tokens", "previous_interaction_id"),
@@ -24,7 +24,7 @@ NEUTRAL = {"response_format": {"type": "text"}, "modalities": ["text"]}
 
 
 class OpenSerializer(serializers.Serializer[Any]):
-    """A serializer that keeps fields which it does not list."""
+    """A serializer that keeps undeclared fields."""
 
     def to_internal_value(self, data: Any) -> Any:
         known = super().to_internal_value(data)
@@ -65,7 +65,7 @@ class CompletionSerializer(OpenSerializer):
     previous_interaction_id = fields.InteractionIdField(
         **fields.OPTIONAL,
         max_length=64,
-        help_text="A turn whose conversation is continued; `messages` are then what is new.",
+        help_text="The turn to continue. `messages` then has only what is new.",
     )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ class CompletionSerializer(OpenSerializer):
 
 
 def _parameters(attrs: dict[str, Any]) -> dict[str, Any]:
-    """Return what the vendor should be told, without what changes nothing."""
+    """Return the parameters for the vendor, without those that change nothing."""
     parameters = {
         name: value
         for name, value in attrs.items()

@@ -81,4 +81,4 @@ def _validate(name: str, rate_limit: int | None, models: Iterable[str]) -> None:
         try:
             router().routes(model)
         except UnknownModel as exc:
-            raise CommandError(f"{model} may not be asked here; see ALLOWED_MODELS.") from exc
+            raise CommandError(f"{model} is not allowed here; see ALLOWED_MODELS.") from exc

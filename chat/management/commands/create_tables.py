@@ -35,10 +35,10 @@ class Command(ConsoleCommand):
         except TABLE_ERRORS as exc:
             raise CommandError(f"DynamoDB cannot be used: {exc}") from exc
         if not all(good):
-            raise CommandError("Not all tables are as they have to be.")
+            raise CommandError("Some tables are missing or differ from their definition.")
 
     def _provide(self, model: type[Table], *, dry_run: bool) -> bool:
-        """Create the table if it is missing; return whether it is, or would be, as wanted."""
+        """Create the table if it is missing; return whether it matches its model, or would."""
         name, found = model.Meta.table_name, model.exists()
         if dry_run and not found:
             self.stdout.write(f"{name}: would be created")
@@ -61,7 +61,7 @@ def _complete(model: type[Table]) -> None:
 
 
 def _wait(model: type[Table]) -> None:
-    """Wait until nobody, another process included, is creating or changing the table."""
+    """Wait until no process is creating or changing the table."""
     end = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < end:
         table = model.describe_table()
@@ -73,7 +73,7 @@ def _wait(model: type[Table]) -> None:
 
 
 def differences(model: type[Table]) -> dict[str, str]:
-    """Return a sentence for each aspect in which the table differs from its model."""
+    """Return a sentence for each difference between the table and its model."""
     have = _have(model)
     return {
         aspect: f"{aspect} is {have.get(aspect, 'missing')}, not {wanted}"

@@ -87,11 +87,11 @@ def _risks() -> Iterator[Finding]:
     """Yield a warning for each setting that is valid but probably not intended."""
     warn = partial(Finding, "configuration", "warning")
     if not settings.REQUIRE_API_KEY and not settings.LISTENS_LOCALLY:
-        yield warn("Others can reach this server, and need no key.", "set REQUIRE_API_KEY=true")
+        yield warn("Other machines need no key for this server.", "set REQUIRE_API_KEY=true")
     if not settings.RATE_LIMIT_PER_MINUTE:
         yield warn("Requests are not limited.", "set RATE_LIMIT_PER_MINUTE")
     if settings.LLM_PROVIDER == "mock" and not settings.LISTENS_LOCALLY:
-        yield warn("No model is asked: a mock answers.", "give it the key of a vendor")
+        yield warn("No vendor is configured: the mock answers.", "set the key of a vendor")
     buffered = settings.ON_LAMBDA and settings.LAMBDA_RESPONSE_MODE == "buffered"
     longest = max(settings.REQUEST_TIMEOUT_SECONDS, settings.STREAM_TIMEOUT_SECONDS)
     if buffered and longest > HTTP_API_SECONDS:
@@ -103,7 +103,7 @@ def _risks() -> Iterator[Finding]:
         )
     logs_metrics = settings.LOG_FORMAT == "json" and settings.LOG_LEVEL in ("INFO", "DEBUG")
     if settings.METRICS and not logs_metrics:
-        detail = "METRICS is true, and the log lets no metrics through."
+        detail = "METRICS is true, but the log does not carry metrics."
         yield warn(detail, "set LOG_FORMAT=json and LOG_LEVEL=INFO")
 
 
@@ -133,7 +133,7 @@ def _missing_migrations() -> Iterator[tuple[str, str]]:
     executor = MigrationExecutor(connection)
     if plan := executor.migration_plan(executor.loader.graph.leaf_nodes()):
         names = ", ".join(f"{migration.app_label}.{migration.name}" for migration, _ in plan)
-        yield f"There are migrations to be run: {names}.", advice
+        yield f"Migrations are missing: {names}.", advice
 
 
 def _differing_tables() -> Iterator[tuple[str, str]]:
@@ -154,7 +154,7 @@ def _differing_tables() -> Iterator[tuple[str, str]]:
 
 def _keys() -> Iterator[Finding]:
     if not settings.REQUIRE_API_KEY:
-        yield Finding("keys", "ok", "None are needed (REQUIRE_API_KEY is false).")
+        yield Finding("keys", "ok", "Not required (REQUIRE_API_KEY is false).")
         return
     now = datetime.now(UTC)
     try:
@@ -166,10 +166,10 @@ def _keys() -> Iterator[Finding]:
     ending = [key for key in active if key.expires_at and key.expires_at < now + EXPIRY_WARNING]
     for key in ending:
         detail = f"{key_label(key)} expires at {key.expires_at:%Y-%m-%d}."
-        yield Finding("keys", "warning", detail, "make another with manage.py create_api_key")
+        yield Finding("keys", "warning", detail, "create another with manage.py create_api_key")
     if not active and not settings.API_KEYS:
         advice = "run manage.py create_api_key, or set API_KEYS"
-        yield Finding("keys", "failed", "A key is needed, and there is none.", advice)
+        yield Finding("keys", "failed", "A key is required, and none exists.", advice)
     elif not ending:
         detail = f"{len(active)} managed, {len(settings.API_KEYS)} of the environment"
         yield Finding("keys", "ok", detail)
@@ -184,7 +184,7 @@ def _check_provider(provider: Provider) -> Finding:
         return Finding(check, "warning", describe_error(exc), advice)
     except ProviderError as exc:
         return Finding(check, "failed", describe_error(exc), hint(provider.name, exc))
-    detail = f"{provider.model} may be asked." if provider.is_remote else "a mock"
+    detail = f"{provider.model} is available." if provider.is_remote else "a mock"
     return Finding(check, "ok", detail)
 
 

@@ -33,4 +33,4 @@ class Command(ConsoleCommand):
         if rows or options["format"] == "json":
             self.write_report(options, table(rows, COLUMNS), rows, indent=2)
         else:
-            self.stderr.write("There are no keys; create_api_key makes one.")
+            self.stderr.write("No keys. Create one with create_api_key.")

@@ -33,5 +33,5 @@ class Command(ConsoleCommand):
             try:
                 api_keys.revoke(key)
             except api_keys.KeyChanged as exc:
-                raise CommandError("Somebody changed the key meanwhile; run it again.") from exc
+                raise CommandError("The key was changed meanwhile; run the command again.") from exc
             self.stdout.write(f"{label} is revoked.")

@@ -17,7 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from chat.storage.errors import StorageUnavailable
 from chat.storage.time_limit import writer_seconds
 
-WRITER_BUSY = "Other requests have been writing to the storage for too long; try again."
+WRITER_BUSY = "The storage is busy with other writes; try again."
 DATABASE_ERRORS = (DatabaseError, sqlite3.Error)
 
 _queue = threading.Lock()
@@ -100,7 +100,7 @@ def disconnect_writer() -> None:
 
 
 def _waiting(writer: BaseDatabaseWrapper, seconds: int) -> sqlite3.Connection:
-    """Return a writer's connection, which waits so long for SQLite's lock."""
+    """Return a writer's connection that waits this long for SQLite's lock."""
     connection = _sqlite(writer)
     if _busy_seconds.get(writer) != seconds:
         connection.execute(f"PRAGMA busy_timeout = {seconds}000")

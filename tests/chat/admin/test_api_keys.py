@@ -105,7 +105,7 @@ def test_a_key_has_the_terms_that_it_was_given(
         ("rate_limit", "1000001", "less than or equal to 1000000"),
         ("monthly_budget_usd", "-1", "is not an amount"),
         ("monthly_budget_usd", "much", "Enter a number"),
-        ("models", "gpt-0", "may not be asked here"),
+        ("models", "gpt-0", "is not allowed here"),
     ],
 )
 def test_terms_that_cannot_be_are_refused_with_the_reason(

@@ -171,4 +171,4 @@ def test_models_are_listed_without_a_call(
 def test_the_commands_reach_bedrock(bedrock: StubBedrock):
     bedrock.answer([{"text": "Cat."}])
     assert "Cat." in run("check_providers")[0]
-    assert f"{MODEL} may be asked" in run("doctor")[0]
+    assert f"{MODEL} is available" in run("doctor")[0]

@@ -83,7 +83,7 @@ def test_a_key_has_the_terms_that_it_was_given(
         (["app", "--monthly-budget-usd", "-1"], "is not an amount such as"),
         (["app", "--monthly-budget-usd", "NaN"], "is not an amount such as"),
         (["app", "--monthly-budget-usd", "0.0000000000001"], "is not an amount such as"),
-        (["app", "--model", "unknown"], "unknown may not be asked here"),
+        (["app", "--model", "unknown"], "unknown is not allowed here"),
         ([], "required: name"),
     ],
 )
@@ -93,7 +93,7 @@ def test_an_invalid_key_is_not_created(db: None, words: list[str], reason: str) 
 
 
 def test_keys_are_listed_in_a_table(each_storage: str) -> None:
-    assert run("list_api_keys") == ("", "There are no keys; create_api_key makes one.\n")
+    assert run("list_api_keys") == ("", "No keys. Create one with create_api_key.\n")
     run("create_api_key", "first", "--rate-limit", "5")
     run("create_api_key", "second", "--owner", "team:blue", "--monthly-budget-usd", "7")
     first, second = backend().api_keys.all()
@@ -167,7 +167,7 @@ def test_a_key_that_changes_meanwhile_is_left_alone(
         return key
 
     monkeypatch.setattr(f"chat.management.commands.{command}.find_key", stale)
-    assert refusal(command, key.prefix) == "Somebody changed the key meanwhile; run it again."
+    assert refusal(command, key.prefix) == "The key was changed meanwhile; run the command again."
 
 
 @pytest.mark.parametrize(

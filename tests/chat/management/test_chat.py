@@ -93,7 +93,7 @@ def test_a_conversation_is_gone_on_with(
             "model: Unknown model, or not allowed for this key; see GET /v1/models.",
         ),
         ("Hi", ["--max-tokens", "0"], "max_tokens: Ensure this value"),
-        ("Hi", ["--continue", "unknown"], "previous_interaction_id: There is no such turn."),
+        ("Hi", ["--continue", "unknown"], "previous_interaction_id: No such turn."),
         ("Hi", ["--user", "a/b"], "a user id has"),
         ("mock:fail", [], "The provider failed. "),
         ("mock:break a b", [], "The provider broke off its answer."),

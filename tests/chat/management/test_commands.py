@@ -241,8 +241,8 @@ def test_without_problems_each_line_is_ok(each_storage: str, vendor: StubVendor)
     assert findings() == {
         "configuration": [("ok", f"{each_storage}, openai")],
         "storage": [("ok", each_storage)],
-        "keys": [("ok", "None are needed (REQUIRE_API_KEY is false).")],
-        "vendor openai": [("ok", "model-1 may be asked.")],
+        "keys": [("ok", "Not required (REQUIRE_API_KEY is false).")],
+        "vendor openai": [("ok", "model-1 is available.")],
     }
 
 
@@ -285,7 +285,7 @@ def test_deadlines_that_no_http_api_waits_for_are_warned_of(
 
 def test_a_needed_key_has_to_be_there(each_storage: str, change_settings: Configure) -> None:
     change_settings(REQUIRE_API_KEY=True, API_KEYS=[])
-    assert findings()["keys"] == [("failed", "A key is needed, and there is none.")]
+    assert findings()["keys"] == [("failed", "A key is required, and none exists.")]
     soon = datetime.now(UTC) + timedelta(days=3)
     key, _ = api_keys.create(owner="team", name="app", expires_at=soon)
     assert findings()["keys"] == [
@@ -310,7 +310,7 @@ def test_missing_migrations_have_failed(transactional_db: None) -> None:
     try:
         names = "chat.0004_admin_indexes, chat.0005_whole_messages, chat.0006_estimated_usage"
         names += ", chat.0007_budgets, chat.0008_earlier_messages"
-        missing = f"There are migrations to be run: {names}."
+        missing = f"Migrations are missing: {names}."
         assert findings()["storage"] == [("failed", missing)]
     finally:
         call_command("migrate", verbosity=0)

@@ -128,7 +128,7 @@ def test_it_says_in_what_a_table_differs(names: tuple[str, str]) -> None:
         "  key is id (S), not pk (S)",
         "  expiry is DISABLED, not ENABLED by expires_at",
         "  index list-index is missing, not listed_in (S), pk (S) with KEYS_ONLY",
-        "Not all tables are as they have to be.",
+        "Some tables are missing or differ from their definition.",
     ]
 
 

@@ -17,8 +17,8 @@ class InputField(serializers.Field[Any, Any, Any, Any]):
     """A text, or a list of items."""
 
     default_error_messages = {
-        "not_a_list": "A string, or a list of items, and not an empty one.",
-        "item": "Item {number}: an object.",
+        "not_a_list": "Must be a string or a non-empty list of items.",
+        "item": "Item {number}: must be an object.",
     }
 
     def to_internal_value(self, data: Any) -> list[dict[str, Any]]:
@@ -56,12 +56,12 @@ class ResponseSerializer(OpenSerializer):
     )
     input = InputField(help_text="A text, or items: messages, tool calls and their results.")
     instructions = fields.StrictCharField(
-        **fields.OPTIONAL, allow_blank=True, help_text="They hold for this response alone."
+        **fields.OPTIONAL, allow_blank=True, help_text="Instructions for this response only."
     )
     previous_response_id = ResponseIdField(
         **fields.OPTIONAL,
         max_length=64,
-        help_text="A response whose conversation is continued; `input` is then what is new.",
+        help_text="The response to continue. `input` then has only what is new.",
     )
     tools = serializers.ListField(child=serializers.DictField(), **fields.OPTIONAL, max_length=128)
     tool_choice = ToolChoiceField(**fields.OPTIONAL)
@@ -76,7 +76,7 @@ class ResponseSerializer(OpenSerializer):
     top_logprobs = fields.StrictIntegerField(**fields.OPTIONAL, min_value=0, max_value=20)
     include = IncludeField(**fields.OPTIONAL)
     store = fields.StrictBooleanField(
-        **fields.OPTIONAL, help_text="False keeps the accounting alone, without texts."
+        **fields.OPTIONAL, help_text="False keeps only the accounting, without texts."
     )
     stream = fields.StrictBooleanField(**fields.OPTIONAL)
     stream_options = ResponseStreamOptionsSerializer(**fields.OPTIONAL)

@@ -94,7 +94,7 @@ def _stored_response(caller: Caller, response_id: str) -> InteractionRecord:
         record = history.get_interaction(caller=caller, interaction_id=id_)
         if not record.lacks_content:
             return record
-    raise NotFound(errors=[field_error("response_id", "not_found", "There is no such response.")])
+    raise NotFound(errors=[field_error("response_id", "not_found", "No such response.")])
 
 
 def _include(request: Request) -> list[str]:
@@ -110,7 +110,7 @@ def _page(
     ordered = list(items if order == "asc" else reversed(items))
     ids = [item["id"] for item in ordered]
     if after is not None and after not in ids:
-        raise ValidationFailed(errors=[field_error("after", "invalid", "There is no such item.")])
+        raise ValidationFailed(errors=[field_error("after", "invalid", "No such item.")])
     start = 0 if after is None else ids.index(after) + 1
     page = ordered[start : start + limit]
     return {

@@ -138,7 +138,7 @@ def _check_address(arbiter: Any) -> None:
             sock.bind((settings.API_HOST, settings.API_PORT))
     except OSError as exc:
         at = f"API_HOST and API_PORT: {_address()}"
-        raise CommandError(f"{at} cannot be served at: {exc.strerror}.") from exc
+        raise CommandError(f"{at} cannot be used: {exc.strerror}.") from exc
 
 
 def _migrate() -> None:
