@@ -41,7 +41,7 @@ def put(claim: InteractionRecord, answer: InteractionRecord) -> None:
 
 
 def _key(claim: InteractionRecord) -> str:
-    """Return a digest of the owner, the user and everything that shapes the answer."""
+    """Return a digest of the owner, the user and everything that affects the answer."""
     shape = [
         claim.owner,
         claim.user_id,

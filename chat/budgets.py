@@ -1,8 +1,8 @@
 """Monthly budgets of managed API keys, and of each of their users.
 
-A request reserves what it may cost in the write that claims its record, and settles the difference
-in the write that settles it. So requests at once cannot spend more than one of them alone. Keys
-without a budget reserve nothing.
+The write that claims a record also reserves what the request may cost; the write that settles it
+puts the cost in place of the reservation. So concurrent requests exceed a budget by no more than
+one request would. Keys without a budget reserve nothing.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from providers import estimates
 from providers.base import CompletionRequest, Usage
 from providers.router import Route
 
-# Assumed of a request that does not limit its answer.
+# Output tokens assumed for a request without a limit.
 ANSWER_TOKENS = 8192
-# Assumed of a model whose price is unknown, for the time of the request only: 10 dollars a million.
+# Price assumed for a model without a known one, while the request runs: 10 USD a million tokens.
 UNKNOWN_TOKEN_USD = Decimal("0.00001")
-# What a crash left reserved is free again this long after the request's deadline.
+# A reservation left by a crash is released this long after the request's deadline.
 RELEASE_AFTER = timedelta(minutes=1)
 
 
@@ -71,7 +71,7 @@ def of_caller(caller: Caller) -> Budgets | None:
 
 
 def _estimate(request: CompletionRequest, route: Route) -> Decimal:
-    """Return what one answer may cost, rather too much than too little."""
+    """Return an upper estimate of the cost of one answer."""
     prompt = estimates.prompt_tokens(request)
     answer = request.parameters.get("max_tokens", ANSWER_TOKENS)
     usage = Usage(prompt_tokens=prompt, completion_tokens=answer)

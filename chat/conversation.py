@@ -54,9 +54,9 @@ class ChatRequest:
     `model` None is the configured model. `parameters` are those for the vendor, under OpenAI's
     names and without nulls; the limit of tokens is always `max_tokens`. `previous_interaction_id`
     names the turn to continue. `messages` are what the client asks now, as OpenAI's messages; None
-    if `prompt` and `system` say it all. `prompt` is the last text of its user. `is_whole`: they are
-    the whole conversation, of which the client sends all each time. With `drops_instructions` the
-    instructions of earlier turns end with them. `accounting_only` keeps no texts on record.
+    if `prompt` and `system` suffice. `prompt` is the last text of its user. `is_whole`: they are
+    the whole conversation, which the client sends each time. With `drops_instructions` the
+    instructions of earlier turns do not apply to this one. `accounting_only` keeps no texts.
     """
 
     user_id: str
@@ -186,7 +186,7 @@ def _window(turns: list[InteractionRecord], request: ChatRequest) -> list[Intera
 
 
 def _file_bytes(messages: Sequence[Message]) -> int:
-    """Return the size in JSON of the content parts that are no texts."""
+    """Return the size in JSON of the content parts other than text."""
     lists = (message["content"] for message in messages if isinstance(message.get("content"), list))
     return sum(len(orjson.dumps(part)) for parts in lists for part in parts if not _is_text(part))
 
@@ -226,9 +226,9 @@ def build_completion_request(
 
 
 def continue_turn(record: InteractionRecord, sent: SentConversation) -> InteractionRecord:
-    """Return the record as the next turn of the one that its messages begin with, if there is one.
+    """Continue the turn with which the record's messages begin, if there is one.
 
-    It then keeps only the messages after those of the turn before.
+    The returned record then keeps only the messages after those of that turn.
     """
     if sent.digest is None:
         return record
@@ -262,7 +262,7 @@ def input_messages(messages: Sequence[Message], instructions: str | None) -> Seq
 
 
 def as_answered(message: Message, record: InteractionRecord) -> AnsweredMessage:
-    """Return an answer of a record as its vendor takes it back: audio by its id alone."""
+    """Return an answer in the form that its vendor accepts in a request: audio only by its id."""
     model = record.attempts[-1].model if record.attempts else None  # as it was asked for
     audio = message.get("audio")
     if isinstance(audio, Mapping) and "id" in audio:

@@ -36,7 +36,7 @@ def get_interaction(*, caller: Caller, interaction_id: str) -> InteractionRecord
 def get_answers(
     *, caller: Caller, user_id: str, interaction_ids: Sequence[str]
 ) -> dict[str, InteractionRecord]:
-    """Return those of the records that are a user's and have an answer, by their ids.
+    """Return the user's answered records among these ids, by id.
 
     Raises StorageUnavailable.
     """

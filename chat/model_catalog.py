@@ -24,13 +24,13 @@ from providers.router import Route, Router, UnknownModel
 
 logger = logging.getLogger(__name__)
 
-# Vendors have this long to list their models, which are then kept; a failure is kept shorter.
+# How long a vendor may take to list its models, and how long a list and a failure are cached.
 LISTING_SECONDS = 3.0
 KEEP_LISTING_SECONDS = 600.0
 RETRY_LISTING_SECONDS = 60.0
 # Alias for the configured default model, for clients that must name one.
 DEFAULT_MODEL_ALIAS = "default"
-# Parameters by which a vendor asks other models than `model`.
+# Parameters that make a vendor call other models than `model`.
 OTHER_MODELS = {"openrouter": ("models", "preset")}
 
 
@@ -112,7 +112,7 @@ def list_models(caller: Caller) -> dict[str, Route]:
 
 
 def _name(route: Route) -> str:
-    """Return the shortest name of a model: its id, unless another provider answers to that."""
+    """Return the shortest unambiguous name of a model: its id, or `provider:id`."""
     return route.model if router().routes(route.model)[0] == route else route.full_name
 
 
@@ -135,7 +135,7 @@ def _listing(provider: Provider) -> "VendorListing":
 
 
 class VendorListing:
-    """The ids of a vendor's models, kept for a while. The last ones stay if the vendor fails."""
+    """The cached ids of a vendor's models. If the vendor fails, the last list stays."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
@@ -144,7 +144,7 @@ class VendorListing:
         self._fresh_until = -math.inf
 
     def models(self, deadline: Deadline) -> list[str]:
-        """Return the models; ask the vendor if they are not fresh. Other threads wait for that."""
+        """Return the models; ask the vendor if the list is too old. Other threads wait for it."""
         with self._lock:
             if time.monotonic() >= self._fresh_until:
                 self._ask(deadline)
@@ -173,7 +173,7 @@ def _allowed_models(caller: Caller) -> Sequence[str]:
 
 
 def supporting(routes: Sequence[Route], request: CompletionRequest) -> list[Route]:
-    """Return the routes whose provider can be told everything in the request.
+    """Return the routes whose provider supports everything in the request.
 
     Raises ValidationFailed if there is none, with the fields that the first one lacks.
     """

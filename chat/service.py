@@ -175,7 +175,7 @@ class InFlightChat:
         return replace(record, system=self.asked.system, parameters=self.asked.parameters)
 
     def add_attempt(self, attempt: Attempt, error: ProviderError | None) -> None:
-        """Keep an ended call to a provider, and log why it failed, also if a later one answers."""
+        """Add an ended call to a provider, and log why it failed, even if a later call succeeds."""
         self.attempts.append(attempt)
         if error:
             parts = (attempt.provider, error.reason, redact_text(error.vendor_message))
@@ -344,14 +344,14 @@ def _settle_on_error(in_flight: InFlightChat) -> Iterator[None]:
 
 
 def _problem(in_flight: InFlightChat, exc: Exception) -> Problem:
-    """Return the problem to show the client, who is to blame for a model that does not exist."""
+    """Return the problem to show the client: 404 if it named a model that no vendor has."""
     if isinstance(exc, ModelUnavailable) and in_flight.names_model:
         return ModelNotFound()
     return problem_from_exception(exc)
 
 
 def _partial_answer(in_flight: InFlightChat) -> dict[str, Any]:
-    """Return as fields of the record what was streamed so far, its route, and what it used."""
+    """Return the record's fields for the pieces streamed so far: text, route and usage."""
     used: dict[str, Any] = {"usage": in_flight.attempts[-1].usage} if in_flight.attempts else {}
     if not in_flight.deltas:
         return used
@@ -412,7 +412,7 @@ def _write_outcome(record: InteractionRecord, in_flight: InFlightChat) -> bool:
     Raises StorageUnavailable.
     """
     deadline = Deadline(min(in_flight.deadline.remaining_if_not_cancelled(), MAX_SECONDS))
-    deadline.seconds = in_flight.deadline.seconds  # the writer is waited for as by the claim
+    deadline.seconds = in_flight.deadline.seconds  # sets the longest wait for SQLite's writer
     with storage_deadline(deadline):
         for tries in itertools.count(1):
             try:

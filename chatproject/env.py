@@ -54,7 +54,7 @@ def load_env_file(default: Path) -> None:
 
 
 def load_secrets_from_aws(region: str, keys: "Keys", transport_options: Mapping[str, str]) -> None:
-    """Read the secrets that are given as the name of an SSM parameter or of a secret."""
+    """Read the secrets whose SSM parameter or Secrets Manager secret is named in a variable."""
     _secrets_in_aws.clear()
     parameters = {name: where for name in SECRETS if (where := env_str(f"{name}_SSM"))}
     names = {name: where for name in SECRETS if (where := env_str(f"{name}_SECRET"))}
@@ -195,7 +195,7 @@ def env_headers(name: str) -> dict[str, str]:
 
 
 def env_origins(name: str, *, accepted: Sequence[str] = (), wildcards: bool = False) -> list[str]:
-    """Return origins as browsers send them, in lower case; `accepted` are other words for them.
+    """Return origins as browsers send them, in lower case; `accepted` are other valid values.
 
     With `wildcards` a host may begin with `*.`.
     """

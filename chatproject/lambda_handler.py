@@ -73,7 +73,7 @@ FLUSH_SECONDS = 0.5
 # No trace is recorded: https://www.w3.org/TR/trace-context/#traceparent-header
 UNSAMPLED = f"00-{1:032x}-{1:016x}-00"
 
-# Those that a percent-encoded path has as they are.
+# Characters that stay as they are in a percent-encoded path.
 PATH_CHARACTERS = "/%:@!$&'()*+,;=~-._"
 
 TEXT_TYPES = (
@@ -135,7 +135,7 @@ def run_command(arguments: Any) -> dict[str, Any]:
 def call_application(
     environ: dict[str, Any], start_response: Callable[..., Any]
 ) -> Iterable[bytes]:
-    """Call the application with what the request's context says, which a client cannot forge.
+    """Call the application with values of the request's context, which a client cannot forge.
 
     The header X-Response-Mode tells the health check of a deployment how it was answered.
     """
@@ -244,7 +244,7 @@ def error_answer(exc: Exception, context: Any) -> dict[str, Any]:
 
 
 def _problem(problem: Problem, context: Any) -> dict[str, Any]:
-    """Return the answer to an event that does not reach Django, or whose answer is lost."""
+    """Return the answer to an event that did not reach Django, or whose answer cannot be sent."""
     return {
         "statusCode": problem.status,
         "headers": {"content-type": "application/problem+json", "x-request-id": _id(context)},

@@ -49,7 +49,7 @@ AWS_KEYS = Keys(
     env_str("AWS_ACCESS_KEY_ID"), env_str("AWS_SECRET_ACCESS_KEY"), env_str("AWS_SESSION_TOKEN")
 )
 AWS_REGION = env_str("AWS_REGION") or env_str("AWS_DEFAULT_REGION")
-# How vendors and AWS are reached. An empty value: no proxy, or the CAs of certifi.
+# How to reach vendors and AWS. Empty values mean no proxy, and certifi's CAs.
 TRANSPORT_OPTIONS = {
     "http_proxy": env_proxy("HTTP_PROXY"),
     "https_proxy": env_proxy("HTTPS_PROXY"),
@@ -100,7 +100,7 @@ CORS_URLS_REGEX = "^/v1/"
 CORS_ALLOW_METHODS = ("DELETE", "GET", "OPTIONS", "POST")
 CORS_ALLOW_HEADERS = (
     *("authorization", "x-api-key", "content-type", "idempotency-key", "x-request-id", "accept"),
-    # What OpenAI's clients send along.
+    # Headers that OpenAI's clients send.
     *("openai-organization", "openai-project", "openai-beta", "user-agent"),
     *("x-stainless-arch", "x-stainless-async", "x-stainless-custom-poll-interval"),
     *("x-stainless-helper-method", "x-stainless-lang", "x-stainless-os", "x-stainless-poll-helper"),
@@ -114,7 +114,7 @@ CORS_EXPOSE_HEADERS = (
 )
 CORS_PREFLIGHT_MAX_AGE = 3600
 
-# `/` serves the playground page, or else the JSON index alone.
+# Whether `/` serves the playground. Otherwise it serves only the JSON index.
 ENABLE_PLAYGROUND = env_bool("ENABLE_PLAYGROUND", True)
 
 # --- The request ----------------------------------------------------------------------------------
@@ -411,7 +411,7 @@ SILENCED_SYSTEM_CHECKS = [
     "security.W004",
     "security.W008",
     "security.W010",
-    # Only the admin has sessions, and so a need for CSRF protection (chat/admin/middleware.py).
+    # Only the admin has sessions, so only it needs CSRF protection (chat/admin/middleware.py).
     "security.W003",
 ]
 

@@ -1,4 +1,4 @@
-"""Assistants' messages in OpenAI's terms, put together from the pieces of a stream, and repaired.
+"""Assemble and repair assistants' messages, in OpenAI's format, from the pieces of a stream.
 
 Clients get the same message from all OpenAI-compatible servers.
 """
@@ -20,7 +20,7 @@ _CONTINUED_STRINGS = {"text", "summary", "data", "signature"}
 
 
 class Accumulator:
-    """Put together one assistant's message, and repair each piece on its way.
+    """Assemble one assistant's message, and repair each piece on its way.
 
     `broken_call` names a tool call whose arguments are not whole JSON, once all has been added.
     """
@@ -40,7 +40,7 @@ class Accumulator:
         return joined(self._deltas)
 
     def add(self, delta: Mapping[str, Any]) -> dict[str, Any]:
-        """Add a piece. Return what a client may see of it now, which may be empty."""
+        """Add a piece. Return the part that clients may see now, which may be empty."""
         shown: dict[str, Any] = {}
         for name, value in delta.items():
             if value is None or value in ("", [], {}) or name == "role":
@@ -63,7 +63,7 @@ class Accumulator:
         return self._keep(shown)
 
     def add_text(self, text: str) -> dict[str, Any]:
-        """Add a piece of the content. Return what a client may see of it now."""
+        """Add a piece of the content. Return the part that clients may see now."""
         shown: dict[str, Any] = {}
         self._show_content(shown, self._text("content").add(text))
         return self._keep(shown)
@@ -79,7 +79,7 @@ class Accumulator:
         self.finish()
 
     def finish(self) -> dict[str, Any]:
-        """Return what was held back, and what is needed to complete the message."""
+        """Return the pieces that were held back, and those that complete the message."""
         shown: dict[str, Any] = {}
         for name, text in self._texts.items():
             if name == "content":

@@ -58,7 +58,7 @@ class AnsweredMessage(dict[str, Any]):
         self._model = model
 
     def with_calls(self, wanted: "Callable[[Message], bool]") -> "AnsweredMessage":
-        """Return the message with those of its tool calls that are wanted."""
+        """Return the message with only the wanted tool calls."""
         calls = self.get("tool_calls") or ()
         kept = [call for call in calls if wanted(call)]
         if len(kept) == len(calls):
@@ -91,7 +91,7 @@ class CompletionRequest:
 
     `messages` go from the oldest to the newest, instructions included; answers of earlier turns may
     be AnsweredMessages. `parameters` are all others of a chat completion, under OpenAI's names and
-    without nulls; the limit of tokens is always `max_tokens`. `end_user` is an opaque, stable id
+    without nulls; the token limit is always `max_tokens`. `end_user` is an opaque, stable id
     that vendors use to isolate abuse, never a name or an address. `conversation_id` is ours and is
     not sent to vendors. A provider tells `on_usage` what the call used, however it ended, with
     estimates where the vendor reported nothing.
@@ -197,7 +197,7 @@ class Provider(Protocol):
     def is_remote(self) -> bool: ...
 
     def unsupported(self, request: CompletionRequest) -> Sequence[str]:
-        """Return the names of the parameters and content parts that the vendor cannot be told.
+        """Return the names of the parameters and content parts that the vendor does not support.
 
         For a URL that it does not fetch the name is the path in the part, such as `image_url.url`.
         """

@@ -81,7 +81,7 @@ _UNKNOWN_MODEL = re.compile(
 _PER_DAY = re.compile(r"\bper day\b|\bdaily\b", re.IGNORECASE)
 _EXTRANEOUS_KEY = re.compile(r"extraneous key \[([A-Za-z0-9_.-]{1,64})\]")
 
-# What a message has that complains about a feature.
+# Feature -> pattern of an error message that complains about it.
 _COMPLAINTS = {
     TEXT_FORMAT: re.compile(r"output_?config|text_?format|response_?format", re.IGNORECASE),
     STRICT_TOOLS: re.compile(r"\bstrict\b"),

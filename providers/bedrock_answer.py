@@ -158,9 +158,9 @@ class Answer:
         block.data.append(redacted or as_str(get_path(piece, "image", "source", "bytes")))
 
     def _end(self, block: _Block, delta: dict[str, Any]) -> None:
-        """Add what only the whole block tells, once.
+        """Add what is known only once the block is whole.
 
-        Thoughts that have to come back go into `reasoning_details`, as OpenRouter has them.
+        Thoughts that must be sent back go into `reasoning_details`, as OpenRouter does.
         """
         data, signature = _joined_base64(block.data), block.signature
         block.data, block.signature = [], ""

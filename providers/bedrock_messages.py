@@ -57,7 +57,7 @@ def to_system(messages: Iterable[Message]) -> list[Block]:
 
 
 def to_messages(messages: Iterable[Message], model: str) -> list[Block]:
-    """Return the messages, of which those of one role in a row are one message.
+    """Return the messages. Consecutive messages of one role become one.
 
     The results of tools belong to the user. Blank messages are left out, because Bedrock refuses
     them. Raises RequestRejected.
@@ -132,9 +132,9 @@ def _answer_blocks(message: Message, model: str) -> list[Block]:
 
 
 def _thoughts(message: Message) -> Iterator[Block]:
-    """Yield the thoughts that have to come back: those with a signature, and encrypted ones.
+    """Yield the thoughts that must be sent back: signed and encrypted ones.
 
-    Models refuse others of their thoughts.
+    Models refuse all others.
     """
     for detail in as_list(message.get("reasoning_details")):
         text, signature = as_str(get_path(detail, "text")), as_str(get_path(detail, "signature"))
@@ -146,7 +146,7 @@ def _thoughts(message: Message) -> Iterator[Block]:
 
 
 def _tool_use(call: Mapping[str, Any], model: str) -> Block:
-    """Return a tool call. Raises RequestRejected for arguments that are no JSON object."""
+    """Return a tool call. Raises RequestRejected for arguments that are not a JSON object."""
     if name := get_path(call, "custom", "name"):  # a tool of OpenAI's, whose input is any text
         arguments = {"input": get_path(call, "custom", "input")}
     else:
@@ -180,7 +180,7 @@ def _tool_result(message: Message, model: str) -> list[Block]:
 
 
 def _tool_id(name: str, model: str) -> str:
-    """Return the id of a tool call, or another one in its place that the model takes."""
+    """Return the id of a tool call, or a replacement that the model accepts."""
     if "mistral." in model:
         return name if _MISTRAL_TOOL_ID.fullmatch(name) else _digest(name)[:9]
     return name if _TOOL_ID.fullmatch(name) else f"call_{_digest(name)}"[:64]
@@ -241,7 +241,7 @@ def _media_block(address: str, filename: str = "") -> Block | None:
 
 
 def _number_documents(turns: Iterable[Block]) -> None:
-    """Give documents of the same name a number, because names have to differ."""
+    """Number documents of the same name, because names must be unique."""
     seen: Counter[str] = Counter()
     for turn in turns:
         for block in turn["content"]:

@@ -16,12 +16,12 @@ from providers.base import CompletionRequest
 from providers.bedrock_messages import Block, cache_point
 from providers.parsing import as_list, as_str, get_path
 
-# The tool that stands for a `response_format` without a schema, or that the model does not have.
+# The tool that replaces a `response_format` without a schema, or one that the model lacks.
 JSON_TOOL = "json_answer"
 _CALL_JSON_TOOL = f"Answer by calling the tool {JSON_TOOL}, and write nothing else."
 _JSON_FORMATS = ("json_object", "json_schema")
 
-# Features without which a model is asked again if it refuses them.
+# Features that are left out in a second try if the model refuses them.
 TEXT_FORMAT, STRICT_TOOLS, FORCED_TOOL = "text format", "strict tools", "forced tool"
 
 _INFERENCE = {"max_tokens": "maxTokens", "temperature": "temperature", "top_p": "topP"}
@@ -40,7 +40,7 @@ _REFUSED = {
     *("modelId", "messages", "system", "inferenceConfig", "toolConfig", "outputConfig"),
     *("guardrailConfig", "serviceTier"),
 }
-# Parameters that are taken with some values.
+# Parameters that are supported with some values only.
 _TAKEN_VALUES: dict[str, Callable[[Any], bool]] = {
     "tools": lambda tools: all(get_path(tool, "function", "name") for tool in tools),
     "tool_choice": lambda choice: _tool_choice(choice) is not None,
@@ -60,7 +60,7 @@ _NEUTRAL = {
     *("prompt_cache_key", "prompt_cache_retention", "stream_options"),
 }
 _NEUTRAL_VALUES = {"presence_penalty": 0, "frequency_penalty": 0, "verbosity": "medium"}
-_ASKED_BY_EMPTY = {"web_search_options"}  # all others ask for nothing when they are empty
+_ASKED_BY_EMPTY = {"web_search_options"}  # empty values of the others ask for nothing
 # Parameters that do not go to the model as they are.
 _PLACED = {
     *(*_INFERENCE, *_OWN_FIELDS, *_TAKEN_VALUES, *_NEUTRAL),
@@ -188,7 +188,7 @@ def _tool(function: Mapping[str, Any], refused: Collection[str]) -> Block:
 def _tool_choice(choice: Any) -> tuple[dict[str, Any], list[str] | None] | None:
     """Return a choice of tools in Converse's terms, and the names of those to send (None: all).
 
-    None for a choice that cannot be told.
+    Return None for an unsupported choice.
     """
     if name := get_path(choice, "function", "name"):
         return {"tool": {"name": name}}, None
@@ -229,7 +229,7 @@ def _output_config(request: CompletionRequest, refused: Collection[str]) -> dict
 
 
 def _additional_fields(request: CompletionRequest, messages: list[Block]) -> dict[str, Any]:
-    """Return the fields for the model itself. What the client names wins."""
+    """Return the fields for the model itself. The client's own fields take precedence."""
     named = {
         name: value
         for name, value in request.parameters.items()
@@ -267,7 +267,7 @@ def _thinking(request: CompletionRequest, messages: list[Block]) -> dict[str, An
 
 
 def _thinking_budget(request: CompletionRequest, messages: list[Block]) -> dict[str, Any]:
-    """Return a budget that leaves half of the tokens for the answer; none where it cannot be.
+    """Return a thinking budget that leaves half of the tokens for the answer, if possible.
 
     Claude refuses to think on after calls whose thoughts a client has not sent back.
     """

@@ -74,12 +74,12 @@ _UNKNOWN_MODEL = re.compile(
 )
 
 
-# The fields beside the choices, and of a choice, that clients get in our own terms.
+# The fields beside the choices, and those of a choice, that are translated for clients.
 _KNOWN_FIELDS = {
     *("id", "object", "created", "model", "choices", "usage", "x_groq", "obfuscation", "error"),
 }
 _KNOWN_CHOICE_FIELDS = {"index", "message", "delta", "finish_reason", "logprobs", "error"}
-# What a chunk may have that only goes on with the text.
+# The fields of a chunk that only continues the text.
 _PLAIN_FIELDS = {"id", "object", "created", "model", "choices", "obfuscation"}
 _PLAIN_CHOICE_FIELDS = {"index", "delta"}
 _PLAIN_DELTA_FIELDS = {"role", "content"}
@@ -141,7 +141,7 @@ class Answer:
         return self._shown(self._accumulator.add(self._merged(choices, "delta")), extras)
 
     def goes_on(self, chunk: dict[str, Any]) -> str:
-        """Return the text of a chunk that goes on with it and has nothing else that is new."""
+        """Return the text of a chunk that only continues the text; empty for any other."""
         try:
             [choice] = chunk["choices"]
             delta = choice["delta"]
@@ -180,16 +180,16 @@ class Answer:
         self._accumulator.add_whole(self._merged(choices, "message"))
 
     def finish(self) -> Delta | None:
-        """End a stream. Without a finish reason, nobody knows whether the answer is whole."""
+        """End a stream. Without a finish reason, the answer may be incomplete."""
         shown = self._accumulator.finish()
         if not self.finish_reasons and self.message:
             self.finish_reasons.append("length")
         return self._shown(shown, {})
 
     def add_usage(self, body: dict[str, Any]) -> None:
-        """Take the model and the usage, which replace those before.
+        """Take the model and the usage; they replace earlier ones.
 
-        Groq has its own place for the usage.
+        Groq puts the usage elsewhere.
         """
         self.model = body.get("model") or self.model
         self.usage = body.get("usage") or get_path(body.get("x_groq"), "usage") or self.usage
@@ -290,7 +290,7 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         self._refused: dict[str, frozenset[str]] = {}  # by model
 
     def unsupported(self, request: CompletionRequest) -> Sequence[str]:
-        return ()  # the vendor gets what the client sent, and refuses what it does not have
+        return ()  # the vendor gets every field, and refuses those that it does not have
 
     def list_models(self, deadline: Deadline) -> list[str]:
         body = self._get("models", deadline)
@@ -366,7 +366,7 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         return request.messages
 
     def _limit_name(self, refused: Set[str]) -> str:
-        """Return the name of the limit of tokens: the other one if the usual one is refused."""
+        """Return the name of the token limit: the alternative if the usual one was refused."""
         usual = self.limit_field
         other = _OTHER_LIMIT[usual]
         return other if usual in refused and other not in refused else usual
@@ -466,7 +466,7 @@ def _without_thoughts(message: Message) -> Message:
 
 
 def _error_object(body: Any) -> dict[str, Any]:
-    """Return the error object of a body, out of any envelope that servers put it in."""
+    """Return the error object of a body, without the envelope that some servers put around it."""
     if isinstance(body, list):
         body = get_path(body, 0)
     error = get_path(body, "error")

@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable
 
 Callback = Callable[[], object]
-# Called before a wait; returns the seconds of the wait after which it wants to be called again.
+# Called before each wait; returns the seconds of waiting after which it must be called again.
 WaitCallback = Callable[[], float]
 
 
 class Deadline:
     """A point on the monotonic clock by which a request must be done, or cancelled before.
 
-    `seconds` are all that it had. A vendor may be silent for at most `idle_seconds` within it.
-    Waiting code registers a callback with `on_cancel` instead of looking at `cancelled`
-    periodically, and calls `waiting` before each wait, for what has to be done before it.
+    `seconds` is its full length. A vendor may be silent for at most `idle_seconds` within it.
+    Waiting code registers a callback with `on_cancel` instead of polling `cancelled`, and calls
+    `waiting` before each wait, so that a stream can first send what it holds back.
     """
 
     __slots__ = ("_end", "_latest_end", "_shared", "idle_seconds", "seconds")
@@ -37,7 +37,7 @@ class Deadline:
         return 0.0 if self._shared.cancelled else max(0.0, self._end - time.monotonic())
 
     def remaining_if_not_cancelled(self) -> float:
-        """Return the seconds left on the clock, for work that a disconnect must not stop."""
+        """Return the seconds left even if cancelled, for work that a disconnect must not stop."""
         return max(0.0, self._end - time.monotonic())
 
     @property
@@ -70,7 +70,7 @@ class Deadline:
         self._end = min(self._end, time.monotonic() + seconds)
 
     def end_in(self, seconds: float) -> None:
-        """Move the end to `seconds` from now, also a second time, but not past the first end."""
+        """Move the end to `seconds` from now, earlier or later, but never past the original end."""
         self._end = min(self._latest_end, time.monotonic() + seconds)
 
     def sleep(self, seconds: float) -> None:
@@ -87,13 +87,13 @@ class Deadline:
         self._shared.on_wait = callback
 
     def waiting(self) -> float:
-        """Tell that this thread is about to wait. Return the seconds until it shall tell again."""
+        """Announce a wait of this thread. Return the seconds until it must be announced again."""
         callback = self._shared.on_wait
         return math.inf if callback is None else callback()
 
     @property
     def announces_waits(self) -> bool:
-        """Whether the running call tells each of its waits, by `waiting`."""
+        """Whether the running call announces its waits by `waiting`."""
         return self._shared.announces_waits
 
     @announces_waits.setter
@@ -109,7 +109,7 @@ class Deadline:
 
 
 class _Shared:
-    """What a deadline shares with its parts."""
+    """The state that a deadline shares with its parts."""
 
     __slots__ = ("announces_waits", "callbacks", "cancelled", "lock", "on_wait")
 

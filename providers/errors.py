@@ -49,7 +49,7 @@ class ProviderError(Exception):
 
 
 class RequestRejected(ProviderError):
-    """The request is refused. With `retry`, only a field of our own is, and will be left out."""
+    """The request is refused. With `retry`, only a field that we added is, and is then left out."""
 
     code = "provider_rejected"
     max_retries = 3
@@ -79,13 +79,13 @@ class ProviderFailed(ProviderError):
 
 
 class EmptyAnswer(ProviderFailed):
-    """An answer without content. The next one mostly has some."""
+    """An answer without content. A second try mostly returns some."""
 
     max_retries = 1
 
 
 class MalformedAnswer(ProviderFailed):
-    """The model's answer cannot be read, as the vendor says. A prompt can cause it."""
+    """The vendor reports that the model's answer is malformed. A prompt can cause it."""
 
 
 class ProviderOverloaded(ProviderError):

@@ -58,7 +58,7 @@ _CREDIT_DEPLETED = re.compile(r"\b(prepaid|prepayment|credits?)\b.{0,80}\bdeplet
 PER_MINUTE_SECONDS = 60.0
 
 
-# Fields of a candidate that clients get as they are: where parts of the text come from.
+# Fields of a candidate that clients get unchanged: the sources of the text.
 _EXTRAS = ("citationMetadata", "groundingMetadata")
 
 
@@ -127,7 +127,7 @@ class Answer:
     def _add_part(self, delta: dict[str, Any], part: Any) -> None:
         """Add a part to a delta: text, a thought, a whole tool call or an image.
 
-        A thought signature has to come back: with its call or its image, else with the message.
+        A thought signature must be sent back with its call or image, else with the message.
         """
         signature = as_str(get_path(part, "thoughtSignature"))
         signed = (

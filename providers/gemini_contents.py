@@ -31,10 +31,10 @@ def to_instructions(messages: Iterable[Message]) -> Iterator[dict[str, Any]]:
 
 
 def to_contents(messages: Iterable[Message], model: str) -> list[dict[str, Any]]:
-    """Return the messages, of which those of one role in a row are one content.
+    """Return the messages. Consecutive messages of one role become one content.
 
-    Blank ones, such as empty answers, are left out, because Gemini refuses them. Tool results are
-    a content of their own: their number has to be that of the calls.
+    Blank ones, such as empty answers, are left out, because Gemini refuses them. Tool results form
+    a content of their own, because their number must equal that of the calls.
     """
     contents: list[dict[str, Any]] = []
     names: dict[str, str] = {}  # of the functions, by the id of the call
@@ -87,8 +87,8 @@ def _sort_results(parts: list[dict[str, Any]], call_ids: list[str]) -> None:
 def _answer_parts(message: Message, model: str, names: dict[str, str]) -> list[dict[str, Any]]:
     """Return the parts of an assistant's message. Adds its calls to `names`.
 
-    Google has the signature of an answer without calls on its text. Of thoughts nothing else has
-    to be sent back.
+    In an answer without calls, Google puts the thought signature on the text. Nothing else of the
+    thoughts must be sent back.
     """
     parts = [*_parts(message.get("content")), *_parts(message.get("refusal"))]
     calls = as_list(message.get("tool_calls"))
@@ -120,7 +120,7 @@ def _signed(part: dict[str, Any], signature: str) -> dict[str, Any]:
 
 
 def _function_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tool call. Raises RequestRejected for arguments that are no JSON object."""
+    """Return a tool call. Raises RequestRejected for arguments that are not a JSON object."""
     if name := get_path(call, "custom", "name"):  # a tool of OpenAI's, whose input is any text
         arguments = {"input": get_path(call, "custom", "input")}
     else:

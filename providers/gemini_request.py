@@ -47,15 +47,15 @@ _THINKING_FIELDS = {
     "include_thoughts": "includeThoughts",
 }
 
-# Parameters that Gemini takes with any value, and parameters that change nothing for it.
+# Parameters that Gemini supports with any value, and parameters that change nothing for it.
 _TAKEN = {*_SAMPLING, *_PENALTIES, *_LIMITS, "stop", "parallel_tool_calls"}
 _NEUTRAL = {
     *("store", "metadata", "user", "service_tier", "safety_identifier"),
     *("prompt_cache_key", "prompt_cache_retention", "stream_options"),
 }
-_ASKED_BY_EMPTY = {"web_search_options"}  # all others ask for nothing when they are empty
+_ASKED_BY_EMPTY = {"web_search_options"}  # empty values of the others ask for nothing
 
-# Parameters that Gemini takes with some values.
+# Parameters that Gemini supports with some values only.
 _TAKEN_VALUES: dict[str, Callable[[Any], bool]] = {
     "tools": lambda tools: all(get_path(tool, "function", "name") for tool in tools),
     "tool_choice": lambda choice: _calling_config(choice) is not None,
@@ -187,7 +187,7 @@ def _response_format(wanted: Any) -> dict[str, Any]:
 
 
 def _thinking_config(effort: Any, google: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Return how much to think. Who asks for thoughts gets to see them."""
+    """Return how much to think. A request that asks for thinking also gets the thoughts."""
     own = {
         _THINKING_FIELDS.get(name, name): value
         for name, value in google.get("thinking_config", {}).items()

@@ -1,4 +1,4 @@
-"""The calls that all vendors' adapters have in common."""
+"""The base of the vendors' adapters: calls, streams, usage and errors."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,7 +111,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
 
     @contextmanager
     def _counting(self, request: CompletionRequest) -> Iterator[AnswerT]:
-        """Give an empty answer, and report its usage when the call has ended, in whatever way."""
+        """Yield an empty answer, and report its usage when the call ends, in whatever way."""
         answer = self._new_answer(request)
         try:
             yield answer
@@ -120,7 +120,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
                 request.on_usage(self._spent(answer, request))
 
     def _spent(self, answer: AnswerT, request: CompletionRequest) -> Usage:
-        """Return what a call used, whole or not, with estimates of what was not reported."""
+        """Return the usage of a call, finished or not, with estimates for unreported tokens."""
         reported = self._counted(answer, request)
         if reported.prompt_tokens is not None and reported.completion_tokens is not None:
             return reported
@@ -176,10 +176,10 @@ class HttpProvider(ABC, Generic[AnswerT]):
         yield self._completion(answer, request)
 
     def _read_deltas(self, response: httpx.Response, answer: AnswerT) -> Iterator[Delta]:
-        """Add a stream's events to the answer. Yield what clients may see of each.
+        """Add a stream's events to the answer. Yield the part of each that clients may see.
 
-        Once the vendor has said how the answer ended, the rest has to come soon, and an error or a
-        missing end is ignored.
+        After the finish reason the rest must come soon, and an error or a missing end marker is
+        ignored.
         """
         ending = False
         try:
@@ -216,16 +216,16 @@ class HttpProvider(ABC, Generic[AnswerT]):
                 yield chunk
 
     def _only_text(self, chunk: dict[str, Any], answer: AnswerT) -> Sequence[Delta] | None:
-        """Add a chunk that goes on with the text and has nothing else, as most of a stream do.
+        """Add a chunk that only continues the text, as most chunks of a stream do.
 
-        Return what a client may see of it. Return None for any other, which is not added.
+        Return the part that clients may see. Return None for any other chunk, without adding it.
         """
         return None
 
     def _raise_error_inside(
         self, body: dict[str, Any], headers: Mapping[str, str], answer: AnswerT
     ) -> None:
-        """Raise the error inside a 200, which stands in the body or in a choice."""
+        """Raise the error inside a 200: in the body or in a choice."""
         for envelope in (body, *as_list(body.get("choices"))):
             if get_path(envelope, "error"):
                 answer.add_usage(body)
@@ -242,7 +242,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
         """Return the error of a body, with the vendor's sentence."""
         error = self._error(status, headers, body)
         if isinstance(error, ModelUnavailable) and not isinstance(body, dict | list):
-            # A page or a plain text is not from the vendor's API.
+            # HTML or plain text does not come from the vendor's API.
             error = AddressUnknown(parsing.NO_ADDRESS, reason=error.reason)
         error.vendor_message = vendor_message(body, secrets=self._secrets)
         return error

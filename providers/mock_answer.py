@@ -11,7 +11,7 @@ from providers.base import CompletionRequest, content_text
 from providers.parsing import as_items, as_list, as_str, clean_text, get_path
 from providers.schema_sample import sample
 
-# A made-up string repeats at most so many characters of the prompt.
+# The number of the prompt's characters that a made-up string repeats at most.
 MAX_SAMPLE_CHARACTERS = 100
 
 _WORD = re.compile(r"\s*\S+|\s+\Z")
@@ -74,7 +74,7 @@ def tool_calls(
 
 
 def all_text(message: Mapping[str, Any]) -> str:
-    """Return all that a message says: thoughts, text and the arguments of tool calls."""
+    """Return all texts of a message: thoughts, content and the arguments of tool calls."""
     calls = [call[call["type"]] for call in message.get("tool_calls", ())]
     calls += [message["function_call"]] if "function_call" in message else []
     texts = [message.get("reasoning_content", ""), message.get("content", "")]
@@ -156,7 +156,7 @@ def _made_up(schema: Any, said: str) -> str:
 
 
 def _of_object(schema: Any) -> dict[str, Any]:
-    """Return the schema of a tool's arguments: an object, also where the schema does not say it."""
+    """Return the schema of a tool's arguments, as an object even if the schema has no type."""
     return {"type": "object", **dict(as_items(schema))}
 
 

@@ -12,7 +12,7 @@ AZURE_DOMAIN = ".openai.azure.com"
 
 
 class OpenAI(ChatCompletionsProvider):
-    """`headers` are sent along with each request: Azure, for one, takes its key as `api-key`."""
+    """`headers` are sent with each request: Azure, for example, takes its key as `api-key`."""
 
     name = "openai"
 

@@ -36,10 +36,10 @@ MAX_COST_USD = 1_000_000
 MAX_RETRY_AFTER = 86_400.0  # a day, in seconds
 MAX_MODEL_LENGTH = 256
 
-# The fields of a message that make it an answer.
+# A message with none of these fields is not an answer.
 CONTENT_FIELDS = {"content", "tool_calls", "function_call", "refusal", "images", "audio"}
 
-_DECODER = json.JSONDecoder(parse_float=Decimal)  # json.loads makes one for each call
+_DECODER = json.JSONDecoder(parse_float=Decimal)  # json.loads would build a decoder for each call
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 
 # Some vendors have no error code for a context that is too long.
@@ -184,7 +184,7 @@ def load_json(data: str | bytes) -> Any:
         if isinstance(data, bytes):
             data = data.decode(json.detect_encoding(data), "surrogatepass")
         if len(data) <= MAX_EVENT_CHARACTERS and "cost" not in data:
-            with suppress(orjson.JSONDecodeError):  # it refuses NaN and half of a surrogate pair
+            with suppress(orjson.JSONDecodeError):  # refuses NaN and half a surrogate pair
                 return orjson.loads(data)
         return _DECODER.decode(data)
     # ArithmeticError: Decimal too has its limits, at an exponent of twenty digits.
@@ -200,7 +200,7 @@ def as_object(value: Any) -> dict[str, Any]:
 
 
 def event_object(data: str) -> dict[str, Any] | None:
-    """Return the JSON object of a stream's event; None for other data, which is passed over.
+    """Return the JSON object of a stream's event; None for other data, which is ignored.
 
     Raises ProviderFailed for a broken object.
     """
@@ -272,7 +272,7 @@ def rejection(message: str, parameter: str, *, reason: str) -> RequestRejected:
 
 
 def require_content(completion: Completion, *, empty: ProviderError) -> Completion:
-    """Return the completion. Raises an error if its message has nothing but thoughts.
+    """Return the completion. Raises an error if its message has only thoughts.
 
     An answer may be empty when it ended by `length`: a model can spend all its tokens on thinking.
     An empty answer that ended by `content_filter` is ContentFiltered; otherwise the error is

@@ -59,7 +59,7 @@ def load_in_background() -> None:
     threading.Thread(target=importlib.import_module, args=("genai_prices",), daemon=True).start()
 
 
-# Hosts of vendors that genai-prices does not list, by their end.
+# Hosts of vendors that genai-prices does not list, by suffix.
 _MORE_HOSTS = {
     "api.together.ai": "together",
     ".api.cognitive.microsoft.com": "azure",

@@ -13,7 +13,7 @@ from providers.parsing import as_list, as_str, error_message, get_path, identifi
 TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
 # The field of a message in which we keep thoughts that a vendor wrote as content.
 THOUGHTS = "reasoning_content"
-# Of these any complaint is enough, as the client has no say in them.
+# For these any complaint is enough, because clients cannot set them.
 _OWN_PATHS = {"user", "stream_options", "stream_options.include_usage"}
 
 _FIELD = rf"(?:user|stream_options|{THOUGHTS}|{'|'.join(TOKEN_LIMITS)})\b"
@@ -23,7 +23,7 @@ _UNKNOWN = (
     r"|not (?:supported|allowed|permitted|recogni[sz]ed|known)"
     r"|not support (?:the )?(?:parameter|field|argument|option))\b(?! values?\b)"
 )
-# What may stand between a field and the complaint about it.
+# The text that may stand between a field and the complaint about it.
 _BETWEEN = (
     r"(?:[\s:,'\"`()\[\]{}<>/\\-]|\b(?:request|body|json|object|arguments?|args?|parameters?|params?"
     r"|fields?|inputs?|keywords?|keys?|propert(?:y|ies)|names?|options?|loc|supplied|provided"

@@ -1,4 +1,4 @@
-"""The usage of OpenAI-compatible vendors: what is inside which count differs between them."""
+"""Read the usage of OpenAI-compatible vendors, whose counts include different things."""
 
 from decimal import Decimal
 from typing import Any
@@ -37,7 +37,7 @@ def tokens(reported: Any) -> Usage:
 
 
 def cost(reported: Any) -> Decimal | None:
-    """Return the cost in US dollars that a `usage` object tells; None without one."""
+    """Return the cost in US dollars in a `usage` object; None without one."""
     ticks = token_count(get_path(reported, "cost_in_usd_ticks"))
     if ticks is not None:
         return usd(Decimal(ticks) / TICKS_PER_USD)

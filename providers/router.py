@@ -130,7 +130,7 @@ class Router:
         deadline: Deadline,
         on_attempt: OnAttempt,
     ) -> tuple[Route, Completion]:
-        """Return the first completion that a route gives, and that route. Raises ProviderError."""
+        """Return the first successful completion and its route. Raises ProviderError."""
 
         def ask(provider: Provider, request: CompletionRequest) -> Generator[Completion]:
             yield provider.complete(request, deadline)
@@ -279,7 +279,7 @@ def _check_allowed(breaker: CircuitBreaker, timeout: float) -> None:
 
 
 def _told(request: CompletionRequest, route: Route) -> CompletionRequest:
-    """Return the request as the route's provider gets it."""
+    """Return the request for the route's provider."""
     messages = tuple(
         message.sent_to(route.provider.name, route.model)
         if isinstance(message, AnsweredMessage)
@@ -298,17 +298,17 @@ def _outcome(error: BaseException, deadline: Deadline) -> str:
 def _report_failure(
     error: BaseException, breaker: CircuitBreaker, deadline: Deadline, *, begun: bool, fair: bool
 ) -> None:
-    """Tell the circuit breaker what an error says about the provider's health, if anything.
+    """Report an error to the circuit breaker if it says something about the provider's health.
 
-    A client can cause failures, and must not disable the provider for others: by an unknown model,
-    by a prompt for an empty answer, or by leaving the provider no time: then it is not `fair`.
+    Failures that a client can cause must not disable the provider for others: an unknown model, a
+    prompt for an empty answer, or a deadline that left too little time (then it is not `fair`).
     """
     match error:
         case RequestRejected() | ContentFiltered():
             breaker.record_success()
         case VendorSilent():
             breaker.record_failure()
-        case DeadlineExceeded() if begun:  # it answered, if at too great a length
+        case DeadlineExceeded() if begun:  # the vendor answered, but for too long
             breaker.record_success()
         case DeadlineExceeded() if not fair:
             pass

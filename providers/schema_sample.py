@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from providers.errors import RequestRejected
 from providers.parsing import as_list, get_path
 
-# A schema of a few lines can describe values without bounds.
+# A limit, because a schema of a few lines can describe endless values.
 MAX_SIZE = 10_000
 
 _BY_FORMAT = {
@@ -81,7 +81,7 @@ class _Sampler:
             raise _NoValueError
 
     def _expanded(self, schema: Any, refs: frozenset[str]) -> tuple[dict[str, Any], frozenset[str]]:
-        """Return a schema with what its `$ref` and its `allOf` say."""
+        """Return a schema with its `$ref` and its `allOf` merged in."""
         self._grow(1)
         if not isinstance(schema, dict):
             return {}, refs  # `true`
@@ -159,7 +159,7 @@ def _without(schema: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def _merged(schemas: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return one schema for all: their properties together, of other keywords the last one."""
+    """Merge schemas: all properties together; of any other keyword the last value."""
     merged: dict[str, Any] = {}
     for schema in schemas:
         for key, value in schema.items():

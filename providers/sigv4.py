@@ -19,7 +19,7 @@ import httpx
 
 from providers.deadline import Deadline
 
-# What proxies may change on the way.
+# Headers that are not signed, because proxies may change them.
 _UNSIGNED = frozenset({"expect", "transfer-encoding", "user-agent", "x-amzn-trace-id"})
 
 # DynamoDB answers with up to 16 MB, a third more in base64.

@@ -23,7 +23,7 @@ class ThinkTags:
         self._previous = ""  # the last character of the text so far
 
     def add(self, piece: str) -> tuple[str, str]:
-        """Return the thoughts and the text that are certain now."""
+        """Return the thoughts and the text that later pieces cannot change."""
         if self._state == "text":
             return "", self._visible(piece)
         thoughts: list[str] = []

@@ -25,10 +25,10 @@ class ToolCall:
         self.name = ""
         self.vendor_ids: set[str] = set()
         self.shown = False
-        self.name_repeated = False  # after the last text
+        self.name_repeated = False  # since the last text
         self._arguments = SplitText()
         self._pieces: list[str] = []
-        self._others: dict[str, Any] = {}  # that came before the name
+        self._others: dict[str, Any] = {}  # fields that came before the name
 
     @property
     def arguments(self) -> str:

@@ -99,7 +99,7 @@ class CurlTransport(httpx.BaseTransport):
         self.close_idle(but=0)
 
     def close_idle(self, *, but: int) -> None:
-        """Close the idle connections, of each origin but so many that were used last."""
+        """Close idle connections, but keep the last used ones of each origin, `but` in number."""
         for idle in list(self._idle.values()):
             _discard(idle, most=but)
 
@@ -114,7 +114,7 @@ class CurlTransport(httpx.BaseTransport):
             if handle.usable:
                 return handle
             handle.close()
-        for each in list(self._idle.values()):  # also of the origins that are not used any more
+        for each in list(self._idle.values()):  # also those of origins that are no longer used
             _discard(each)
         return _Handle(
             {
@@ -157,7 +157,7 @@ class _Handle:
 
     @property
     def usable(self) -> bool:
-        """Whether it may be used again. libcurl sees itself whether the vendor has closed."""
+        """Whether it may be used again. libcurl itself notices if the vendor has closed."""
         idle = time.monotonic() - self._used_at
         return not self._closed and idle <= KEEP_ALIVE_SECONDS
 
@@ -248,7 +248,7 @@ class _Handle:
             os.close(fd)
 
     def disown(self) -> None:
-        """Leave it to the parent process: even to close it would send bytes on its connection."""
+        """Leave it to the parent process: closing it here would send bytes on its connection."""
         self._closed = True
         import ctypes  # here, because it takes 2 ms of a cold start
 
@@ -287,8 +287,8 @@ class _Handle:
     def _step(self, *, resumed: bool = False) -> None:
         """Wait for the next event of the connection. Raises httpx.TimeoutException.
 
-        `resumed`: the server was not heard because nobody read, for example while a slow client
-        took what was read before.
+        `resumed`: nothing was read since the last call, for example because the client is slow, so
+        the silence so far does not count.
         """
         again = self._deadline.waiting()
         now = time.monotonic()
@@ -330,14 +330,14 @@ class _Handle:
         if self._error:
             answered = self._head_bytes > 0
             raise transport_errors.translated(self._curl, self._error, answered=answered)
-        if not self._in_body:  # libcurl takes a head that was cut off for an answer
+        if not self._in_body:  # libcurl accepts a truncated head as an answer
             raise httpx.RemoteProtocolError(transport_errors.CONNECTION_CLOSED)
 
     def _wake(self) -> None:
         os.write(self._waker_fd, b"\0")
 
     def on_socket(self, what: int, fd: int, multi: object, data: object) -> None:
-        """Watch a socket as libcurl wants it, or no longer."""
+        """Watch a socket for the events that libcurl asks for, or stop watching it."""
         if what == pycurl.POLL_REMOVE:
             self._poll.unregister(fd)
         else:
@@ -368,7 +368,7 @@ class _Handle:
 
 
 class _Body(httpx.SyncByteStream):
-    """The body of a response. Closed before its end, or forgotten, it closes the connection."""
+    """The body of a response. Closing or garbage-collecting it early closes the connection."""
 
     def __init__(self, handle: _Handle, idle: "deque[_Handle]") -> None:
         self._handle: _Handle | None = handle
@@ -434,7 +434,7 @@ def _decoded(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
 
 
 def _discard(idle: deque[_Handle], *, most: int | None = None) -> None:
-    """Close the idle handles that have expired, or that are too many."""
+    """Close idle handles that have expired or exceed the limit."""
     most = MAX_IDLE_HANDLES if most is None else most
     with suppress(IndexError):  # another thread took the last one
         while len(idle) > most or not idle[0].usable:

@@ -78,7 +78,7 @@ def translated(
 ) -> httpx.TransportError | httpx.DecodingError:
     """Return the error that httpx has for a code of libcurl's.
 
-    `answered` is whether a line of the vendor's head has come: a proxy's answer is none.
+    `answered` is whether a line of the vendor's head has arrived; a proxy's answer does not count.
     """
     kind, reason = _classified(curl, code, answered)
     error = kind(reason)

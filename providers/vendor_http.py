@@ -35,7 +35,7 @@ HEADERS = {"content-type": "application/json"}
 # Wait this long for the end of a stream after its end marker, so that the connection can be kept.
 REST_SECONDS = 0.1
 # Wait this long for what follows the finish reason (usage, end marker): some vendors do not close.
-# With it a stream ends within two seconds.
+# Together with the time above, a stream ends within two seconds.
 FINISH_SECONDS = 1.8
 DONE = "[DONE]"
 LF = ord("\n")
@@ -88,7 +88,7 @@ def is_stream(response: httpx.Response) -> bool:
 def end_soon(response: httpx.Response) -> None:
     """Give the rest of a stream FINISH_SECONDS from now."""
     deadline: Deadline = response.request.extensions["deadline"]
-    deadline.waiting()  # a slow client takes none of them
+    deadline.waiting()  # sends what is held back, before the time starts
     deadline.end_in(FINISH_SECONDS)
 
 
@@ -103,7 +103,7 @@ def read_events(response: httpx.Response) -> Iterator[str]:
     for chunk in itertools.chain(chunks, [b"\n\n"]):
         for name, data in parser.add(chunk):
             if data.strip() == DONE:
-                # Drain before the marker is passed on, as nobody reads on after it.
+                # Drain before the marker is passed on, because the caller stops reading there.
                 deadline: Deadline = response.request.extensions["deadline"]
                 deadline.waiting()
                 deadline.shorten(REST_SECONDS)

@@ -26,10 +26,10 @@ _KEYS = (  # re compiles it when it is first used, not at a cold start
     # By the prefixes that vendors give their keys.
     r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|gsk|xai|csk|hf|fw|r8|pplx|nvapi|tgp|sca|gh[a-z]|github_pat)[_-]"
     rf"|AIza|ya29\.|AKIA|ASIA|eyJ){_CHARACTERS}{{5,}}[A-Za-z0-9_*=-]"
-    # By what stands before: “Incorrect API key provided: …”, “Bearer …”, “?key=…”.
+    # By the words before it: “Incorrect API key provided: …”, “Bearer …”, “?key=…”.
     r"|(?P<before>(?i:\b(?:api[ _-]?key|bearer|authorization|secret|password|token)\b|\bkey(?==))"
     rf"(?:[\s:='\"`]|\b(?:provided|given|is|was)\b)*+){_MIXED}"
-    # By the form: long, letters and digits, without the hyphens of names and UUIDs.
+    # By its form: long, letters and digits, without the hyphens of names and UUIDs.
     r"|(?<![A-Za-z0-9])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{30,}"
 )
 

@@ -24,7 +24,7 @@ class ReadOnlyAdmin(ModelAdmin):
         return False
 
     def page(self, request: HttpRequest, template: str, **context: Any) -> TemplateResponse:
-        """Return a page of ours, inside the site's frame."""
+        """Return a page of our own in the admin's layout."""
         context |= {**self.admin_site.each_context(request), "opts": self.opts}
         address = f"admin/chat/{self.opts.model_name}/{template}.html"
         return TemplateResponse(request, address, context)

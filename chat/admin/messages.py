@@ -17,7 +17,7 @@ from providers.base import (
 # What browsers show and the site's Content-Security-Policy allows. Pages load no foreign images.
 IMAGE = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")
 MAX_STRING = 2000
-# The fields of a message that have a place of their own.
+# Message fields that the page shows separately.
 PLACED = {"role", "content", "tool_calls", "images", "refusal", *REASONING_FIELDS}
 
 
@@ -27,7 +27,7 @@ def sent_messages(record: InteractionRecord) -> list[Message]:
 
 
 def new_messages(messages: list[Message]) -> list[Message]:
-    """Return those after the last answer, without instructions."""
+    """Return the messages after the last answer, without instructions."""
     roles = [message.get("role") for message in messages]
     last = max((n for n, role in enumerate(roles) if role == "assistant"), default=-1)
     return [each for each in messages[last + 1 :] if each.get("role") not in INSTRUCTION_ROLES]

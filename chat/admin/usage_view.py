@@ -23,7 +23,7 @@ Name = TypeVar("Name", bound=Hashable)
 Chart = dict[str, Any]
 
 PERIODS = (7, 30, 90)
-# The most requested models have a colour each; the others share one.
+# Number of models with a colour of their own; the others share one.
 MAX_COLOURED = 7
 OTHERS = "others"
 NAMES = [f"p{each}" for each in PERCENTILES]

@@ -30,7 +30,7 @@ class BaseAPIView(APIView):
     """A view that authenticates first."""
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        """Let storage take the time that a request has."""
+        """Give storage calls the request's deadline."""
         with storage_deadline(self.deadline()):
             return super().dispatch(request, *args, **kwargs)
 
@@ -73,7 +73,7 @@ class BaseChatView(BaseAPIView):
         render: Callable[[service.ChatResult], Any],
         stream_format: streaming.StreamFormat | None,
     ) -> HttpResponseBase:
-        """Return a stream in `stream_format`, or without one the result, written by `render`."""
+        """Return a stream in `stream_format`; without one, the result as `render` writes it."""
         deadline = self.deadline(stream=stream_format is not None)
         with storage_deadline(deadline):
             with server_timing("storage"):

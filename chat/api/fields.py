@@ -126,7 +126,7 @@ class ResponseFormatField(serializers.DictField):
 
 
 def too_deep(value: Any) -> bool:
-    """Return whether orjson could not write a JSON value later.
+    """Return whether a JSON value is nested too deeply for orjson to write it later.
 
     The lists around it stand for the levels that records and vendor requests add.
     """

@@ -1,4 +1,4 @@
-"""Refuse requests that the server has no place for."""
+"""Refuse requests beyond the server's capacity."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ class FullServerMiddleware:
     def process_view(
         self, request: HttpRequest, view: Any, args: Any, kwargs: Any
     ) -> HttpResponse | None:
-        view_class = getattr(view, "cls", object)  # of views of DRF
+        view_class = getattr(view, "cls", object)  # DRF's views have it
         if not is_full(request.META) or getattr(view_class, "answers_when_full", False):
             return None
         problem = ServerBusy()

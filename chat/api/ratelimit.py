@@ -1,6 +1,6 @@
 """The rate limit: requests per minute, counted by django-ratelimit.
 
-A key's own limit is of the key as a whole; RATE_LIMIT_PER_MINUTE is per (key, userId).
+A key's own limit counts the whole key; RATE_LIMIT_PER_MINUTE counts each (key, userId).
 """
 
 from django_ratelimit.core import get_usage

@@ -14,7 +14,7 @@ STREAMS_ON_LAMBDA = "chat.streams_on_lambda"
 # A server that can watch its client puts a function here. It takes a deadline, and returns a
 # context in which a disconnect cancels the deadline.
 CANCEL_ON_DISCONNECT = "chat.cancel_on_disconnect"
-# A server that serves as many requests as it can sets this to True for those that are too many.
+# A server at its capacity sets this to True for the requests beyond it.
 SERVER_FULL = "chat.server_full"
 
 
@@ -25,7 +25,7 @@ def remaining_seconds(environ: Mapping[str, Any]) -> float:
 
 
 def is_full(environ: Mapping[str, Any]) -> bool:
-    """Return whether the server has no place for this request."""
+    """Return whether this request is beyond the server's capacity."""
     return bool(environ.get(SERVER_FULL))
 
 

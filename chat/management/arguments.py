@@ -15,7 +15,7 @@ MAX_USD = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class TimeArgument:
-    """A moment, and its words: `7d` is another moment in the next run."""
+    """A moment and the text that named it: `7d` is a different moment in each run."""
 
     words: str
     moment: datetime

@@ -18,7 +18,7 @@ Note = Callable[[], str]
 class BulkJob:
     """A selection of records, identified across runs by the words of its command line.
 
-    It ends at the time when it began: later records belong to the next run.
+    Records created after the job began belong to the next run.
     """
 
     def __init__(self, options: Mapping[str, Any], **more: str) -> None:
@@ -67,7 +67,7 @@ def pages(
 
 
 def import_page(store: BulkStore, records: list[InteractionRecord], done: Counter[str]) -> None:
-    """Import records, and add what became of them to `done`."""
+    """Import records, and add the outcome to `done`."""
     added = store.import_records(records)
     unchanged = len(records) - added.new - added.replaced
     done.update(read=len(records), new=added.new, replaced=added.replaced, unchanged=unchanged)

@@ -95,7 +95,7 @@ class InteractionRecord:
     idempotency key and tells whether a repeated key belongs to the same request. `ancestors` are
     the ids of the earlier turns that are sent along, oldest first. `usage` is that of the attempt
     that answered, or else of the last one. `response` and `tool_calls` are
-    the answer's; `message` has the other fields of the assistant's message, in OpenAI's terms, and
+    the answer's; `message` has the other fields of the assistant's message, in OpenAI's format, and
     `extras` those beside the message. `key_id` is the managed API key of the request. A record does
     not exist any more from `expires_at` on, a whole second; None means never.
 
@@ -266,7 +266,7 @@ class InteractionStore(Protocol):
         """Delete about `limit` of a user's records and return how many; 0 when none was left."""
 
     def check(self) -> None:
-        """Read as little as proves that the storage works."""
+        """Check with a minimal read that the storage works."""
 
 
 # --- API keys -------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from chat.storage.base import (
     Reservation,
 )
 
-# The parameters that tell nothing of the request's content.
+# Parameters that reveal nothing of the request's content.
 ACCOUNTING_PARAMETERS = ("temperature", "top_p", "max_tokens")
 ANSWER = ("response", "tool_calls", "message", "extras")
 
@@ -26,7 +26,7 @@ def redact(record: InteractionRecord) -> InteractionRecord:
     if not settings.STORE_CONTENT:
         return strip_content(record)
     if settings.MASK_PII and any(getattr(record, name) for name in (*ANSWER, "error")):
-        # Its libraries take long to import: only deployments that mask wait for them.
+        # Imported here because its libraries are slow to import, and few deployments mask.
         from chat.masking import mask_text, mask_value
 
         return replace(
@@ -70,7 +70,7 @@ def redact_imported(record: InteractionRecord) -> InteractionRecord:
                 metadata={mask_text(name): mask_text(v) for name, v in record.metadata.items()},
             )
         )
-        # The transcript is of the texts that are now masked.
+        # The transcript's digests are of the unmasked texts.
         return masked if masked == record else replace(masked, transcript=None)
     return redact(record)
 

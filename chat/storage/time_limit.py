@@ -1,4 +1,4 @@
-"""The time that a storage may take: within the request's deadline, and some more to settle."""
+"""The time limit of storage calls: the request's deadline, and a little more to settle."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,13 +6,13 @@ from contextvars import ContextVar
 
 from providers.deadline import Deadline
 
-# A call waits this long for a storage that is slow, if the request has so much time.
+# The longest wait of a call for a slow storage, if the request has that much time.
 MAX_SECONDS = 30.0
 # A call has this long past the deadline, for the record of a request that used up its time:
 # half a second for each of three tries.
 SETTLE_SECONDS = 1.5
 
-# The part of a request's time that it may wait for its turn to write, and no less than so long.
+# The share of a request's time that it may wait for its turn to write, and its minimum.
 WRITER_SHARE, MIN_WRITER_SECONDS = 0.1, 0.5
 
 _deadline: ContextVar[Deadline | None] = ContextVar("storage_deadline", default=None)

@@ -133,7 +133,7 @@ def _last_answer(messages: Sequence[Message]) -> int | None:
 
 
 def _outlives(first_expiry: int | None, record: InteractionRecord) -> bool:
-    """Return whether what expires then may hold messages of the record."""
+    """Return whether records that expire then live long enough to hold the record's messages."""
     if first_expiry is None:
         return True
     if record.expires_at is None:
@@ -144,7 +144,7 @@ def _outlives(first_expiry: int | None, record: InteractionRecord) -> bool:
 
 
 def _seen(answer: Message) -> list[Any]:
-    """Return what a reader sees of an answer: texts, other content, and calls without their ids."""
+    """Return the visible part of an answer: texts, other content, and calls without their ids."""
     content = answer.get("content")
     calls = [*_objects(answer.get("tool_calls")), {"function": answer.get("function_call")}]
     return [
@@ -233,7 +233,7 @@ def _before(
     before = known.get(earlier.records[-1])
     if before is None or before.transcript is None or before.transcript.digest != earlier.digest:
         return None
-    # An imported circle must not be followed for ever.
+    # Imported records may refer to each other in a circle.
     shorter = before.earlier is None or before.earlier.messages < earlier.messages
     return before if shorter else None
 

@@ -1,6 +1,6 @@
-"""Limit the requests that a process serves at a time. Those beyond are told so at once.
+"""Limit the concurrent requests of a process, and refuse more at once.
 
-A thread more than that would not help: the files and the memory of each request are limited, too.
+More threads would not help, because each request also needs files and memory.
 """
 
 import threading
@@ -22,7 +22,7 @@ class Capacity:
         self._lock = threading.Lock()
 
     def limit(self, application: Application) -> Application:
-        """Wrap a WSGI application: its environment says so if the server is full.
+        """Wrap a WSGI application; its environment says whether the server is full.
 
         The server calls `release` when the response has been sent.
         """

@@ -1,4 +1,4 @@
-"""Return memory to the system after a rush (with glibc)."""
+"""Return memory to the system after a burst of requests (with glibc)."""
 
 import ctypes
 import functools

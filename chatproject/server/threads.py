@@ -1,4 +1,4 @@
-"""Threads that are started when needed, and end when they have been idle."""
+"""Threads that start when needed, and end when idle."""
 
 import threading
 from collections import deque
@@ -43,7 +43,7 @@ class ElasticThreadPool(Executor):
         return self._max_threads - self._threads + len(self._idle)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> "Future[Any]":
-        """Run the function in an idle thread, else in a new one, else in the next one that is free.
+        """Run the function in an idle thread, else in a new one, else in the next free one.
 
         If the system refuses a new thread, the work waits for one that is free.
         """
@@ -79,7 +79,7 @@ class ElasticThreadPool(Executor):
             self._idle.clear()
 
     def _start(self, work: Work) -> None:
-        """Start a thread; if the system refuses it, leave the work to another one."""
+        """Start a thread; if the system refuses, another thread does the work."""
         thread = threading.Thread(target=self._work, args=(work,), name="request", daemon=True)
         try:
             thread.start()

@@ -1,4 +1,4 @@
-"""What gunicorn's threaded worker lacks to face clients without a proxy in front of it.
+"""Extend gunicorn's threaded worker to serve clients without a proxy in front.
 
 Each override has its reason beside it. tests/chatproject/server/test_overrides.py fails when
 gunicorn renames or changes one of them, so gunicorn's version is pinned in requirements/local.in.
@@ -32,12 +32,12 @@ from chatproject.server.tuning import TunedWorker
 CLIENT_SECONDS = 10.0
 # Seconds that a client may take to send a whole request.
 REQUEST_SECONDS = 30.0
-# The same for a request that has one of the last threads.
+# The same while few threads are free.
 CROWDED_SECONDS = 1.0
-# Threads beyond those for as many requests as are allowed: they refuse the others, and tell
-# whether the server is ready.
+# Threads beyond those for the allowed requests: they refuse further requests, and answer
+# health checks.
 SPARE_THREADS = 8
-# Idle connections to each vendor that are kept after a rush. Over TLS each holds 0.7 MB.
+# Idle connections to each vendor that are kept after a burst. Over TLS each holds 0.7 MB.
 KEPT_CONNECTIONS = 8
 # A worker that has grown by so many bytes ends when it had no connection for so many seconds.
 GROWN_BYTES = 24 * 1024 * 1024
@@ -226,7 +226,7 @@ class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
 
 
 def after_a_rush() -> None:
-    """Give back what many requests at a time needed."""
+    """Release the memory and the connections of a burst of requests."""
     http_transport().close_idle(but=KEPT_CONNECTIONS)
     memory.trim()
 
@@ -234,7 +234,7 @@ def after_a_rush() -> None:
 def with_kernel_timeout(application: Application) -> Application:
     """Leave the timeout of a stream's writes to the kernel, once the request has been read.
 
-    Python's own waits before each write, and so has the threads take turns once more a token.
+    Python's own timeout waits before each write, which switches threads once more for each token.
     """
 
     def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:

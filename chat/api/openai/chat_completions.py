@@ -11,7 +11,7 @@ from chat.service import AnswerDelta, ChatResult
 from chat.storage.base import InteractionRecord
 
 NO_EXTRAS: Mapping[str, Any] = {}
-# The extras of an answer that stand in its choice.
+# Extras of an answer that belong into its choice.
 CHOICE_EXTRAS = ("logprobs", "choice")
 
 
@@ -63,7 +63,7 @@ class CompletionChunkFormat:
         return self._chunk(record, {"role": "assistant", "content": "", "refusal": None})
 
     def _whole(self, record: InteractionRecord) -> bytes:
-        """Write an answer of which nothing was streamed: a stored one."""
+        """Write a stored answer, of which nothing was streamed before."""
         message = {name: value for name, value in answered_message(record).items() if value}
         del message["role"]
         if "tool_calls" in message:
@@ -122,7 +122,7 @@ def _choice(
 
 
 def _finish_reason(record: InteractionRecord) -> str | None:
-    """Return the record's reason, but `stop` for a model's refusal, as OpenAI has it."""
+    """Return the record's finish reason; for a model's refusal `stop`, as OpenAI does."""
     refusal = record.message.get("refusal")
     return "stop" if refusal and refusal == record.response else record.finish_reason
 

@@ -28,7 +28,7 @@ TERMS: dict[str, tuple[str, str | None, int | None]] = {
     "server_busy": (SERVER, "server_is_overloaded", None),
     "internal_error": (SERVER, None, None),
 }
-# The field that our code is about.
+# Our code -> the field that it concerns.
 PARAMS = {"model_not_found": "model"}
 # The code of a field's error -> OpenAI's code; any other is `invalid_value`.
 FIELD_CODES = {

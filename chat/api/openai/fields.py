@@ -7,15 +7,15 @@ from rest_framework import serializers
 from providers.base import INSTRUCTION_ROLES, TEXT_PARTS
 
 ROLES = (*INSTRUCTION_ROLES, "user", "assistant", "tool", "function")
-# Content parts that are an object under the key named by their type. Others stay as they came.
+# Content parts with an object under the key named by their type. Other parts are not checked.
 OBJECT_PARTS = ("image_url", "input_audio", "file", "video_url")
 
 
 class MessagesField(serializers.Field[Any, Any, Any, Any]):
     """The conversation so far: messages with their known fields validated, kept as they came.
 
-    Except for fields that are null: SDKs send our `"refusal": null` back, and some vendors refuse
-    fields that they do not know.
+    Null fields are dropped: SDKs send our `"refusal": null` back, and some vendors refuse fields
+    that they do not know.
     """
 
     default_error_messages = {

@@ -1,4 +1,4 @@
-"""OpenAI's operations that this service has."""
+"""The views of OpenAI's chat completions and models."""
 
 from collections.abc import Callable
 from typing import Any

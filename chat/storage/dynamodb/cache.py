@@ -144,5 +144,5 @@ class DynamoCounters(DynamoCache):
         counted = self._count(key, version, COUNT, UNEXPIRED, values)
         if counted is not None:
             return counted
-        restarted = super().add(key, delta, version=version)  # it had expired
+        restarted = super().add(key, delta, version=version)  # the counter had expired
         return delta if restarted else self.incr(key, delta, version)

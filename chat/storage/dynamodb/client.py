@@ -40,7 +40,7 @@ TRY_SECONDS = 2.0
 MIN_TRY_SECONDS = 0.5
 # The tries of a call outside of requests.
 CALL_SECONDS = 5.0
-# A server that refuses connections is down rather than slow.
+# Tries of a call whose connection is refused: such a server is down, not slow.
 MAX_REFUSED = 3
 MAX_PAUSE_SECONDS = 2.0
 

@@ -107,7 +107,7 @@ class OrmCounters(OrmCache):
         rows = _write(COUNT, name, delta, self.get_backend_timeout(), time.time())
         if rows:
             return int(rows[0][0])
-        restarted = super().add(key, delta, version=version)  # it had expired
+        restarted = super().add(key, delta, version=version)  # the counter had expired
         return delta if restarted else self.incr(key, delta, version)
 
 

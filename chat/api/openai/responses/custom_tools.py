@@ -1,4 +1,7 @@
-"""Custom tools, whose input is any text, as functions of one string: few vendors have others."""
+"""Translate custom tools, whose input is free text, to functions of one string and back.
+
+Few vendors have custom tools.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -254,7 +254,7 @@ class ResponseEventFormat:
         return created + self._event("response.in_progress", response=response)
 
     def _whole(self, record: InteractionRecord) -> bytes:
-        """Write an answer of which nothing was streamed: a stored one."""
+        """Write a stored answer, of which nothing was streamed before."""
         message = dict(answered_message(record))
         calls = enumerate(message.get("tool_calls") or ())
         message["tool_calls"] = [{"index": index, **call} for index, call in calls]
@@ -313,7 +313,7 @@ class ResponseEventFormat:
             yield from self._close(item, "completed")
 
     def _finish(self, record: InteractionRecord) -> Iterator[bytes]:
-        """Write the end of all items, and what the vendor wants back beside them."""
+        """Write the end of all items, and the vendor's fields beside them."""
         status = "incomplete" if incomplete_reason(record) else "completed"
         media = {name: record.message[name] for name in MEDIA if record.message.get(name)}
         fields = fields_on_record(record)
@@ -334,7 +334,7 @@ class ResponseEventFormat:
             yield from self._close_all("completed")
 
     def _wants_vendor_fields(self, fields: VendorFields) -> bool:
-        """Return whether the client lacks what the vendor wants back."""
+        """Return whether the client still lacks the vendor's fields."""
         if not fields:
             return False
         if self._renderer.carries_vendor_fields:

@@ -1,4 +1,4 @@
-"""The ids of responses and of their items, which have the id of the record inside."""
+"""The ids of responses and of their items: each contains the id of the record."""
 
 import re
 
@@ -16,6 +16,6 @@ def item_id(kind: str, interaction_id: str, number: int = 0) -> str:
 
 
 def record_of_item(item_id: object) -> str | None:
-    """Return the id of the record that an item's id names; None for an id of other origin."""
+    """Return the id of the record in an item's id; None if the id is not one of ours."""
     found = _ITEM_ID.fullmatch(item_id) if isinstance(item_id, str) else None
     return found["record"] if found else None

@@ -32,7 +32,7 @@ ANSWER_ITEMS = ("message", "reasoning", "function_call", "custom_tool_call")
 
 
 def referenced_records(items: Sequence[Item]) -> list[str]:
-    """Return the ids of the records that items name instead of saying it all."""
+    """Return the ids of the records that items refer to instead of repeating their content."""
     named = (
         record_of_item(item.get("id"))
         for item in items
@@ -43,7 +43,7 @@ def referenced_records(items: Sequence[Item]) -> list[str]:
 
 
 def to_messages(items: Sequence[Item], records: Records) -> list[dict[str, Any]]:
-    """Return the items as messages. Raises ValidationFailed for an item that is none.
+    """Return the items as messages. Raises ValidationFailed for an invalid item.
 
     `records` are those of `referenced_records` that the caller may read.
     """
@@ -69,7 +69,7 @@ def to_messages(items: Sequence[Item], records: Records) -> list[dict[str, Any]]
 
 
 class _Answer:
-    """An assistant's message, which comes in several items."""
+    """An assistant's message, which is split into several items."""
 
     def __init__(self) -> None:
         self.records: set[str] = set()  # from which its items are
@@ -87,7 +87,7 @@ class _Answer:
         return bool(self.texts or self.refusal) and not _comes_after(item)
 
     def messages(self) -> list[dict[str, Any]]:
-        """Return the message; none of thoughts alone, which vendors refuse."""
+        """Return the message; nothing for thoughts without an answer, which vendors refuse."""
         if not (self.texts or self.refusal or self.calls):
             return []
         message: dict[str, Any] = {"role": "assistant", "content": _answer_content(self.texts)}
@@ -169,7 +169,7 @@ class _ItemReader:
                 answer.texts.append(self._part(part))
 
     def _add_reasoning(self, answer: _Answer, item: Item) -> None:
-        """Add what the vendor wants back: from the carrier, or from the record, or the thoughts."""
+        """Add the vendor's fields: of the carrier, else of the record, else the thoughts alone."""
         if carrier := item.get("encrypted_content"):
             found = decoded(carrier) if isinstance(carrier, str) else None
             if found is None:
@@ -237,7 +237,7 @@ class _ItemReader:
 
 
 def _content(parts: list[dict[str, Any]]) -> Any:
-    """Return a single plain text as a string, which all vendors take; None for no parts."""
+    """Return a single plain text as a string, which all vendors accept; None without parts."""
     if len(parts) == 1 and parts[0].keys() == {"type", "text"}:
         return parts[0]["text"]
     return parts or None

@@ -11,14 +11,14 @@ from chat.storage.base import InteractionRecord, Status
 from providers.base import Message, content_text, reasoning_text
 from providers.parsing import as_list, as_str, get_path
 
-# The ways to end before the answer is whole -> why a response is `incomplete`.
+# Finish reason of an incomplete answer -> the reason that the response gives.
 INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 # Fields of a message that have no place in OpenAI's items, and are added to the message's.
 MEDIA = ("images", "audio")
 
 
 def incomplete_reason(record: InteractionRecord) -> str | None:
-    """Return why an answer is not whole. A model's refusal is: it has ended as the model wanted."""
+    """Return why an answer is incomplete; None for a whole one and for a model's refusal."""
     refusal = record.message.get("refusal")
     if record.status is not Status.OK or (refusal and refusal == record.response):
         return None
@@ -109,7 +109,7 @@ def call_item(
 
 
 def shown_annotation(annotation: Any) -> Any:
-    """Return a citation flat, as responses have it; others as they came."""
+    """Return a citation in the flat form of responses; other annotations unchanged."""
     citation = get_path(annotation, "url_citation")
     if not isinstance(citation, Mapping):
         return annotation

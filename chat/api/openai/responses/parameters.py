@@ -12,7 +12,7 @@ from rest_framework.exceptions import ErrorDetail, ValidationError
 from chat.api.openai.responses import custom_tools
 from providers.parsing import as_list, as_str, get_path
 
-# What this service does not have -> the values that ask for nothing.
+# Unsupported parameter -> the values that are accepted, because they ask for nothing.
 NOT_SERVED: dict[str, tuple[Any, ...]] = {
     "background": (False,),
     "conversation": (),
@@ -61,7 +61,7 @@ FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
 
 
 def to_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters of a validated request. Raises ValidationError for one not served."""
+    """Return the parameters of a validated request. Raises ValidationError for unsupported ones."""
     for name, neutral in NOT_SERVED.items():
         if (value := given.get(name)) is not None and value not in neutral:
             only = orjson.dumps(neutral[0]).decode() if neutral else ""
@@ -80,7 +80,7 @@ def to_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsupported(name: str, detail: str = "") -> ValidationError:
-    """Return the error for what this service does not have."""
+    """Return the error for an unsupported parameter."""
     message = detail or "Not supported here."
     return ValidationError({name: ErrorDetail(message, code="unsupported")})
 
@@ -114,7 +114,7 @@ def _text(text: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reasoning(reasoning: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the effort. Thoughts are shown in any case, so a wish for a summary is met."""
+    """Return the effort. A requested summary needs nothing: thoughts are always shown."""
     if reasoning.get("mode") not in (None, "standard"):
         raise unsupported("reasoning.mode")
     if reasoning.get("context") not in (None, "auto"):

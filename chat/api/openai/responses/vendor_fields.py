@@ -1,4 +1,4 @@
-"""What a vendor wants back with its answer and OpenAI's items have no place for.
+"""Fields that a vendor needs back with its answer, and for which OpenAI's items have no place.
 
 Thoughts, thought signatures and the like. They travel in the `encrypted_content` of a reasoning
 item, as base64 of JSON: a carrier, not a secret. Without it the item's id names the record that has
@@ -17,7 +17,7 @@ from chat.storage.base import InteractionRecord
 from providers.base import OPENAI_CALL_FIELDS, OPENAI_MESSAGE_FIELDS, AnsweredMessage, Message
 from providers.parsing import as_str
 
-# These fields of a message have a place in the items.
+# Message fields that the items can hold.
 SHOWN = {*OPENAI_MESSAGE_FIELDS, "annotations", "images", "audio"}
 
 
