@@ -57,7 +57,7 @@ _CARDS = [
 
 
 # A search lets no other thread run until it finds something, so a long text is searched in pieces
-# of about so many characters. They end between two words, where no personal data can be.
+# of about this many characters. They end between two words, where no personal data can be.
 PIECE_CHARACTERS = 50_000
 _BETWEEN_WORDS = re.compile(r"[^\W\d_] (?=[^\W\d_])")
 

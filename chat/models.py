@@ -135,7 +135,7 @@ class UsageCount(models.Model):
 
 
 class Reservation(models.Model):
-    """`Reservation` of a request in flight: what it may cost, in 10^-12 USD."""
+    """`Reservation` of a request in flight: its estimated cost, in 10^-12 USD."""
 
     interaction_id = models.CharField(max_length=36, db_index=True)
     owner = models.CharField(max_length=128)

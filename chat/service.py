@@ -141,7 +141,7 @@ def stream(
 
 @dataclass(slots=True, kw_only=True)
 class InFlightChat:
-    """A claimed request: what is asked, on which routes, and what came back so far.
+    """A claimed request: its question, its routes, and the pieces of the answer so far.
 
     `route` is the preferred one until one answers. `names_model`: the client named a model other
     than the default. `accounting_only`: storage gets no texts. `earlier` is the stored answer if

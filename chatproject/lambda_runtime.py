@@ -59,7 +59,7 @@ class Terminated(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """An event as it came, and what the application reads of Lambda's context object."""
+    """A raw event, and the fields of Lambda's context object that the application reads."""
 
     aws_request_id: str
     content: bytes

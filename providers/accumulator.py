@@ -141,7 +141,7 @@ class Accumulator:
         return self._clean_object(detail, str(detail.get("type")), str(detail.get("index")))
 
     def _clean_object(self, value: dict[str, Any], *path: str) -> dict[str, Any]:
-        """Clean an object whose texts go on in later pieces of the same path."""
+        """Clean an object whose texts continue in later pieces of the same path."""
         return {
             clean_text(name): self._inner_texts.setdefault((*path, name), SplitText()).add(each)
             if isinstance(each, str) and name not in _WHOLE_STRINGS

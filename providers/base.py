@@ -128,7 +128,7 @@ class Usage:
         return any(getattr(self, name) is not None for name in _AMOUNTS)
 
     def __add__(self, other: "Usage") -> "Usage":
-        """Return the sum of what is known."""
+        """Return the sum; unknown values add nothing."""
         return Usage(
             **{name: _sum(getattr(self, name), getattr(other, name)) for name in _AMOUNTS},
             estimated=self.estimated or other.estimated,

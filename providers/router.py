@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One ended call to a provider, and what it used.
+    """One ended call to a provider, and its usage.
 
     `outcome` is `ok`, the code of its error, or `aborted`.
     """

@@ -151,7 +151,7 @@ class EventStream:
             self._flush()
 
     def _waiting(self) -> float:
-        """Send what is held back, or a heartbeat. Return the seconds until the next heartbeat."""
+        """Send held-back data, or a heartbeat. Return the seconds until the next heartbeat."""
         if self._closed or getcurrent() is not self._chat:  # the garbage collector closes calls
             return math.inf
         self._flush()
@@ -168,7 +168,7 @@ class EventStream:
             self._send(data)
 
     def _send(self, data: bytes) -> None:
-        """Hand over data to the server, and go on when it has been sent."""
+        """Hand over data to the server, and continue when it has been sent."""
         if not self._closed:
             self._begun = True
             self._server.switch(data)

@@ -32,7 +32,7 @@ class Progress:
             self._bar.close()
 
     def update(self, count: int, note: str = "") -> None:
-        """Add to what is done, and show the note beside it."""
+        """Add finished work, and show it with the note."""
         self.done += count
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)

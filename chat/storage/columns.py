@@ -107,7 +107,7 @@ def api_key_from_columns(row: Any) -> ApiKey:
 
 
 def _attempt_columns(attempt: Attempt) -> dict[str, Any]:
-    """Return an attempt in JSON's types, with what is known of its usage."""
+    """Return an attempt in JSON's types, with the known fields of its usage."""
     entry = {name: getattr(attempt, name) for name in ATTEMPT}
     if attempt.usage.known:
         used = {name: getattr(attempt.usage, name) for name in USAGE}

@@ -12,7 +12,7 @@ OBJECT_PARTS = ("image_url", "input_audio", "file", "video_url")
 
 
 class MessagesField(serializers.Field[Any, Any, Any, Any]):
-    """The conversation so far: messages with their known fields validated, kept as they came.
+    """The conversation so far: messages whose known fields are validated, otherwise unchanged.
 
     Null fields are dropped: SDKs send our `"refusal": null` back, and some vendors refuse fields
     that they do not know.

@@ -36,7 +36,7 @@ class StreamOptionsSerializer(OpenSerializer):
 
 
 class CompletionSerializer(OpenSerializer):
-    """A chat completion request. Fields that are not listed here go to the vendor as they came."""
+    """A chat completion request. Undeclared fields are passed to the vendor unchanged."""
 
     model = fields.ModelIdField(help_text="A model's id, `provider:id`, or `default`.")
     messages = MessagesField(help_text="The conversation; the last message is to be answered.")

@@ -52,7 +52,7 @@ class Command(ConsoleCommand):
 
 
 def _complete(model: type[Table]) -> None:
-    """Create what is missing of the table, and wait until it is active."""
+    """Create the missing parts of the table, and wait until it is active."""
     if not model.exists():
         model.create_table(wait=True)
     _wait(model)

@@ -23,7 +23,7 @@ from chat.storage.errors import BudgetSpent
 PREFIX = "r_"
 TRIES = 40
 MAX_PAUSE_SECONDS = 0.1
-# DynamoDB deletes items of budgets that nobody uses.
+# DynamoDB deletes the items of unused budgets.
 KEEP_SECONDS = 86_400
 
 

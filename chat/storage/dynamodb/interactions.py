@@ -58,7 +58,7 @@ from chat.storage.dynamodb.usage import counter_updates, delete_user_counters, s
 from chat.storage.errors import RecordTooLarge, StorageUnavailable
 from chat.storage.transcripts import restored
 
-# A page ends after so many parts, about 16 MB.
+# The largest number of parts on a page: about 16 MB.
 PAGE_PARTS = 40
 # The attributes that a settlement writes.
 WRITTEN = {*SETTLED, *(PARTS_OF[name] for name in ANSWER), "write_id"}

@@ -10,7 +10,7 @@ import orjson
 
 from providers.parsing import as_str, get_path
 
-# The schema tells such functions from all others, on record as well.
+# This schema marks such functions, also in records.
 PARAMETERS = {
     "type": "object",
     "properties": {"input": {"type": "string", "description": "The whole input, as free text."}},

@@ -79,7 +79,7 @@ class _Answer:
         self.vendor_fields = VendorFields()
 
     def ends_before(self, item: Item) -> bool:
-        """Return whether an item begins another answer. Calls go on: their results come next."""
+        """Return whether an item begins another answer. Calls do not: their results come next."""
         if item["type"] not in ("message", "reasoning") or self.calls:
             return False
         if record_of_item(item.get("id")) in self.records:

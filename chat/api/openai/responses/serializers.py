@@ -49,7 +49,7 @@ class ResponseStreamOptionsSerializer(OpenSerializer):
 
 
 class ResponseSerializer(OpenSerializer):
-    """A request for a response. Fields that are not listed here go to the vendor as they came."""
+    """A request for a response. Undeclared fields are passed to the vendor unchanged."""
 
     model = fields.ModelIdField(
         **fields.OPTIONAL, help_text="A model's id, `provider:id`, or `default`."

@@ -23,8 +23,8 @@ from chatproject.server.worker import CLIENT_SECONDS, Arbiter, Worker, with_kern
 
 # Seconds that a worker may take to send its traces when it ends.
 FLUSH_SECONDS = 2.0
-# Collect garbage after so many new objects. Python's default of 700, half of a request's, took a
-# twentieth of the CPU.
+# New objects between two garbage collections. Python's default of 700, half of a request's, took
+# a twentieth of the CPU.
 GC_THRESHOLD = 50_000
 
 MAX_OPEN_FILES = 65_536
