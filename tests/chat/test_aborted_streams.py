@@ -68,7 +68,7 @@ def ask(api: ApiClient) -> Any:
     return api.post("/v1/chat/completions", body)
 
 
-def test_what_came_before_a_client_went_away_is_kept(
+def test_pieces_before_a_disconnect_are_stored(
     api: ApiClient, use_provider: Callable[[Any], None]
 ) -> None:
     provider = Early(DeadlineExceeded("It came to its end."))
@@ -84,7 +84,7 @@ def test_what_came_before_a_client_went_away_is_kept(
     assert_kept(record)
 
 
-def test_what_came_before_a_vendor_failed_is_kept(
+def test_pieces_before_a_vendor_failure_are_stored(
     api: ApiClient, use_provider: Callable[[Any], None]
 ) -> None:
     use_provider(Early(ProviderFailed("It broke off.", retry=False)))

@@ -112,7 +112,7 @@ def test_keys_of_an_owner_see_the_same_records(api: ApiClient, each_storage: str
     assert status_and_code(api.get(path, headers={"X-API-Key": stranger})) == (404, "not_found")
 
 
-def test_a_key_from_the_environment_goes_on_working(api: ApiClient, each_storage: str) -> None:
+def test_a_key_from_the_environment_keeps_working(api: ApiClient, each_storage: str) -> None:
     create()
     assert ask(api, KEY).status_code == 200
 
@@ -131,7 +131,7 @@ def test_a_key_from_the_environment_goes_on_working(api: ApiClient, each_storage
         lambda key: f"sca_{'0' * 16}_{key.split('_')[2]}",
     ],
 )
-def test_what_is_no_key_is_refused(
+def test_invalid_keys_are_refused(
     api: ApiClient, each_storage: str, change: Callable[[str], str]
 ) -> None:
     assert status_and_code(ask(api, change(create()))) == (401, "invalid_api_key")
@@ -211,7 +211,7 @@ def test_a_key_spends_its_budget_and_no_more(
     assert ask(api, KEY).status_code == 200
 
 
-def test_what_is_refused_for_its_budget_leaves_no_record(
+def test_a_request_over_budget_leaves_no_record(
     api: ApiClient, each_storage: str, priced: FakeProvider
 ) -> None:
     key = create("--monthly-budget-usd", "0")
@@ -264,7 +264,7 @@ def test_the_first_model_of_a_key_is_its_default(
     assert ask(api, key).json()["model"] == "model-2"
 
 
-def test_a_key_for_models_that_are_no_longer_allowed_asks_none(
+def test_a_key_without_an_allowed_model_calls_no_model(
     api: ApiClient, each_storage: str, change_settings: Configure
 ) -> None:
     change_settings(ALLOWED_MODELS=["model-2"])
@@ -312,7 +312,7 @@ def test_a_rotated_key_has_its_history_and_its_spending(
     assert status_and_code(ask(api, old)) == (401, "invalid_api_key")
 
 
-def test_the_old_secret_may_stay_good_for_a_while(
+def test_the_old_secret_can_stay_valid_for_a_while(
     api: ApiClient, each_storage: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = create()
@@ -354,7 +354,7 @@ def test_a_key_is_read_once_in_half_a_minute(
     assert reads() == 4
 
 
-def test_what_is_no_key_by_its_looks_is_not_looked_for(
+def test_malformed_keys_are_refused_without_a_read(
     api: ApiClient, forbid_database: None
 ) -> None:
     assert status_and_code(ask(api, "sca_0_0")) == (401, "invalid_api_key")
@@ -388,7 +388,7 @@ def lose_keys(
     return use
 
 
-def test_without_the_storage_a_key_is_neither_good_nor_bad(
+def test_without_the_storage_a_key_is_neither_accepted_nor_refused(
     api: ApiClient, lose_keys: Callable[[type], None]
 ) -> None:
     key = create()
@@ -400,7 +400,7 @@ def test_without_the_storage_a_key_is_neither_good_nor_bad(
     assert ask(api, KEY).status_code == 200
 
 
-def test_a_key_that_was_just_seen_is_good_without_the_storage(
+def test_a_cached_key_is_valid_without_the_storage(
     api: ApiClient, lose_keys: Callable[[type], None], clock: Clock
 ) -> None:
     key = create()

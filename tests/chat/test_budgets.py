@@ -219,7 +219,7 @@ def test_the_cost_replaces_the_reservation(each_storage: str) -> None:
         store.claim(claimed(), reserved)
 
 
-def test_what_a_crash_left_reserved_is_free_again(each_storage: str) -> None:
+def test_a_reservation_left_by_a_crash_is_released(each_storage: str) -> None:
     store = backend().interactions
     assert store.claim(claimed(), reservation(seconds=1)) is None
     with pytest.raises(BudgetSpent):

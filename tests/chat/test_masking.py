@@ -130,7 +130,7 @@ def test_other_numbers_are_left_alone(text: str) -> None:
         ("4111111111111111@example.com", "[EMAIL]"),
     ],
 )
-def test_what_people_write_is_masked(text: str, expected: str) -> None:
+def test_common_spellings_are_masked(text: str, expected: str) -> None:
     assert mask_text(text) == expected
 
 
@@ -145,7 +145,7 @@ def test_what_people_write_is_masked(text: str, expected: str) -> None:
         | st.text("0123456789 .-+()@ab", max_size=8)
     ).map(" ".join)
 )
-def test_what_is_masked_stays_as_it_is(text: str) -> None:
+def test_masking_twice_changes_nothing(text: str) -> None:
     once = mask_text(text)
     assert mask_text(once) == once
 
@@ -261,11 +261,11 @@ def test_data_urls_stay_byte_for_byte(url: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["data: ", "data:text/plain,", "data:a/b;base64 "])
-def test_what_is_no_data_url_is_masked(text: str) -> None:
+def test_text_that_only_resembles_a_data_url_is_masked(text: str) -> None:
     assert mask_text(f"{text}529.982.247-25") == f"{text}[CPF]"
 
 
-def test_arguments_that_are_no_json_are_masked_as_text() -> None:
+def test_invalid_json_arguments_are_masked_as_text() -> None:
     calls = [{"function": {"arguments": '{"who": "a@b.co'}}]
     assert mask_value(calls) == [{"function": {"arguments": '{"who": "[EMAIL]'}}]
 

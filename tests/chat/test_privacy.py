@@ -168,7 +168,7 @@ TOLD_ALL = replace(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_else_the_model_said_is_kept_masked_and_signatures_as_they_came(
+def test_other_parts_of_an_answer_are_masked_except_signatures(
     masking: str, use_provider: AskInstead, api: ApiClient, stream: bool
 ) -> None:
     use_provider(FakeProvider(TOLD_ALL))
@@ -221,7 +221,7 @@ def test_nothing_is_masked_unless_it_is_asked_for(api: ApiClient, vendor: StubVe
     assert vendor.requests[0].json["messages"][0]["content"] == SAID
 
 
-def test_what_masks_is_not_loaded_while_it_is_off() -> None:
+def test_masking_libraries_are_not_loaded_while_masking_is_off() -> None:
     code = (
         "import sys, django; django.setup(); "
         "import chat.api.views, chat.storage.orm.interactions, chat.storage.redaction; "
@@ -246,7 +246,7 @@ def elsewhere() -> InteractionRecord:
     return replace(ANSWERED, **question, **told, parameters={"stop": [EMAIL], "top_p": 0.5})
 
 
-def test_what_is_imported_is_masked(masking: str) -> None:
+def test_imported_records_are_masked(masking: str) -> None:
     backend().bulk.import_records([elsewhere()])
     record = backend().interactions.get(ANSWERED.interaction_id)
     assert record
@@ -255,7 +255,7 @@ def test_what_is_imported_is_masked(masking: str) -> None:
     assert record.parameters == {"stop": ["[EMAIL]"], "top_p": 0.5}
 
 
-def test_what_was_masked_on_import_is_not_continued(masking: str) -> None:
+def test_records_masked_on_import_are_not_continued(masking: str) -> None:
     transcript = Transcript(digest="0" * 32, answer="0" * 32, parameters="0" * 32)
     spared = replace(ANSWERED, interaction_id=str(uuid4()), transcript=transcript)
     backend().bulk.import_records([replace(elsewhere(), transcript=transcript)])
@@ -275,7 +275,7 @@ def accounting(each_storage: str, change_settings: Configure) -> str:
     return each_storage
 
 
-def test_what_is_imported_is_the_accounting_alone(accounting: str) -> None:
+def test_only_the_accounting_is_imported(accounting: str) -> None:
     backend().bulk.import_records([elsewhere()])
     record = backend().interactions.get(ANSWERED.interaction_id)
     assert record
@@ -337,7 +337,7 @@ def test_a_broken_tool_call_leaves_no_content(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_nothing_else_that_the_model_said_is_at_rest_or_in_the_log(
+def test_no_other_part_of_the_answer_is_stored_or_logged(
     accounting: str,
     use_provider: AskInstead,
     api: ApiClient,
@@ -356,7 +356,7 @@ def test_nothing_else_that_the_model_said_is_at_rest_or_in_the_log(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_fails_leaves_no_content_either(
+def test_failed_requests_leave_no_content(
     accounting: str, vendor: StubVendor, api: ApiClient, stream: bool, log_lines: Callable[[], Any]
 ) -> None:
     vendor.reply({"error": {"message": "axolotl", "param": "tapir"}}, status=400)
@@ -369,7 +369,7 @@ def test_what_fails_leaves_no_content_either(
     assert not any(word in json.dumps(log_lines()) for word in SECRETS)
 
 
-def test_what_a_stream_gave_until_it_broke_is_not_kept(
+def test_pieces_of_a_broken_stream_are_not_stored(
     accounting: str, api: ApiClient, use_provider: AskInstead
 ) -> None:
     class Broken(FakeProvider):
@@ -384,7 +384,7 @@ def test_what_a_stream_gave_until_it_broke_is_not_kept(
     assert words_at_rest(accounting) == set()
 
 
-def test_what_cannot_be_written_is_logged_without_content(
+def test_unrecorded_answers_are_logged_without_content(
     change_settings: Configure,
     use_store: Callable[[type], None],
     use_provider: AskInstead,
@@ -410,7 +410,7 @@ def test_a_replay_says_that_the_answer_is_not_there(accounting: str, api: ApiCli
     assert words_at_rest(accounting) == set()
 
 
-def test_openai_s_clients_are_told_not_to_ask_again(accounting: str, api: ApiClient) -> None:
+def test_openai_clients_do_not_retry_an_unstored_answer(accounting: str, api: ApiClient) -> None:
     body = {"model": "default", "messages": [{"role": "user", "content": "quetzal"}]}
     key = {"Idempotency-Key": "k"}
     assert api.post("/v1/chat/completions", body, headers=key).status_code == 200
@@ -450,7 +450,7 @@ def test_no_answer_is_given_again(
     assert "STORE_CONTENT" in warning.msg
 
 
-def test_records_of_before_are_read_as_they_are(accounting: str, api: ApiClient) -> None:
+def test_records_of_earlier_versions_are_readable(accounting: str, api: ApiClient) -> None:
     configured = backend().interactions.store  # type: ignore[attr-defined]
     assert configured.claim(replace(ANSWERED, status=Status.PENDING)) is None
     assert configured.settle(ANSWERED)

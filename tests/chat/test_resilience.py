@@ -367,7 +367,7 @@ def test_never_more_calls_than_retries_and_providers_allow(
     assert (len(vendor.requests), len(fallback.requests)) == (3, 3)
 
 
-def test_all_overloaded_is_told_with_the_shortest_wait(
+def test_if_all_providers_are_overloaded_the_shortest_wait_is_returned(
     client, vendor, fallback, configure_providers
 ):
     configure_providers(vendor, fallback)
@@ -426,7 +426,7 @@ def test_a_resting_provider_is_skipped_for_the_fallback(
     assert (len(vendor.requests), len(fallback.requests)) == (1, 3)
 
 
-def test_the_mock_is_asked_again_however_often_it_was_told_to_fail(client, settings):
+def test_failures_of_the_mock_never_open_its_circuit(client, settings):
     model_catalog.router.cache_clear()
     settings.CIRCUIT_BREAKER_THRESHOLD = 1
     body = {"userId": "user123", "prompt": "mock:fail=401"}
@@ -436,7 +436,7 @@ def test_the_mock_is_asked_again_however_often_it_was_told_to_fail(client, setti
     model_catalog.router.cache_clear()
 
 
-def test_whoever_names_a_model_gets_that_model_or_none(
+def test_a_named_model_is_never_replaced(
     client, vendor, fallback, configure_providers
 ):
     configure_providers(vendor, fallback)
@@ -460,7 +460,7 @@ def test_after_the_first_byte_the_same_vendor_is_not_asked_again(
 
 
 @pytest.mark.parametrize(("script", "calls"), [(status(404), 1), (empty_answer, 2)])
-def test_what_a_client_can_bring_about_does_not_put_a_provider_to_rest(
+def test_failures_that_clients_can_cause_do_not_open_the_circuit(
     client, vendor, configure_providers, script, calls
 ):
     configure_providers(vendor, CIRCUIT_BREAKER_THRESHOLD=2)

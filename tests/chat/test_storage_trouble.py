@@ -131,7 +131,7 @@ def test_an_answer_that_cannot_be_settled_is_given_and_logged_whole(client, unre
     assert from_json(to_json(record)) == record
 
 
-def test_all_that_the_model_said_is_logged_and_replayed(client, unrecorded_log, use_provider):
+def test_the_whole_answer_is_logged_and_replayed(client, unrecorded_log, use_provider):
     use_provider(FakeProvider(THOUGHTFUL))
     with failing("UPDATE"):
         ask(client)
@@ -160,7 +160,7 @@ def test_a_short_trouble_is_outlived(client, unrecorded_log, monkeypatch):
     assert unrecorded_log.read_bytes() == b""
 
 
-def test_an_answer_is_recorded_as_persistently_for_a_client_that_has_gone(
+def test_settling_is_retried_for_a_disconnected_client(
     client, unrecorded_log, monkeypatch, use_provider
 ):
     use_provider(Leaves(HELLO))
@@ -179,7 +179,7 @@ def test_an_answer_is_recorded_as_persistently_for_a_client_that_has_gone(
     ],
     ids=["filtered", "bug"],
 )
-def test_what_failed_is_on_record_though_the_client_has_gone(
+def test_a_failure_is_recorded_for_a_disconnected_client(
     client, use_provider, outcome, code, tokens
 ):
     use_provider(Leaves(outcome))
@@ -217,7 +217,7 @@ def test_the_client_is_not_kept_waiting_past_the_deadline_for_the_ledger(
     assert time.monotonic() - started < 10
 
 
-def test_an_error_that_cannot_be_settled_is_logged_too(client, unrecorded_log):
+def test_an_error_that_cannot_be_settled_is_logged(client, unrecorded_log):
     with failing("UPDATE"):
         response = ask(client, prompt="mock:fail=401")
     assert response.status_code == 502

@@ -212,7 +212,7 @@ def direct(event: dict[str, Any]) -> dict[str, Any]:
     [v2(body=QUESTION), load_balancer(body=QUESTION), direct(function_url(body=STREAMED))],
     ids=["HTTP API", "load balancer", "direct"],
 )
-def test_who_cannot_take_a_stream_gets_a_whole_answer(
+def test_a_front_that_does_not_stream_gets_a_whole_answer(
     api: RuntimeApi, vendor: StubVendor, event: Any
 ) -> None:
     answer = api.ask(event)
@@ -227,7 +227,7 @@ def test_doctor_names_a_front_that_does_not_stream(api: RuntimeApi, function: Fu
     assert "LAMBDA_RESPONSE_MODE is streaming, but an HTTP API sends requests." in output
 
 
-def test_the_loop_answers_as_a_whole_where_it_is_told_to(tmp_path: Path) -> None:
+def test_the_loop_answers_as_a_whole_in_buffered_mode(tmp_path: Path) -> None:
     with RuntimeApi() as api, Function(api, tmp_path, LAMBDA_RESPONSE_MODE="buffered"):
         answer = api.ask(v1(body=QUESTION))
         assert (answer.streamed, answer.head["statusCode"]) == (False, 200)

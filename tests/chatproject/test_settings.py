@@ -95,7 +95,7 @@ def test_proxies_are_read_in_lower_case_first(load: Load) -> None:
     "value", ["ftp://proxy:1", "http://", "http://proxy:port", "http://pro xy:1", "http://:1"]
 )
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"])
-def test_a_proxy_that_is_none_stops_the_start(load: Load, name: str, value: str) -> None:
+def test_an_invalid_proxy_stops_the_start(load: Load, name: str, value: str) -> None:
     assert refusal(load, **{name: value}) == (
         f"{name} must be the URL of a proxy, such as http://user:password@host:8080."
     )
@@ -640,7 +640,7 @@ def test_the_environment_wins_over_the_file(load: Load) -> None:
     assert (settings["API_PORT"], settings["LOG_LEVEL"]) == (9001, "DEBUG")
 
 
-def test_a_bad_value_in_the_file_stops_the_start_too(load: Load) -> None:
+def test_an_invalid_value_in_the_file_stops_the_start(load: Load) -> None:
     with pytest.raises(ImproperlyConfigured, match="API_PORT must be"):
         load("API_PORT=http\n")
 

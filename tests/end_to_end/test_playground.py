@@ -95,7 +95,7 @@ def stream(*texts: str, end: bool = True, **options: Any) -> Script:
 # --- On the product's server ----------------------------------------------------------------------
 
 
-def test_an_answer_streams_in_and_says_what_it_took(playground: Playground) -> None:
+def test_an_answer_streams_in_and_shows_its_usage(playground: Playground) -> None:
     with playground.page.expect_response("**/v1/chat") as answered:
         body = playground.asked("Olá!")
     assert body == {"userId": "playground", "prompt": "Olá!", "stream": True}
@@ -153,7 +153,7 @@ def test_a_question_can_be_stopped(playground: Playground, how: str) -> None:
     expect(playground.answer).to_have_text("You said: on")
 
 
-def test_a_failure_is_told_in_words_and_can_be_tried_again(playground: Playground) -> None:
+def test_a_failure_is_explained_and_can_be_retried(playground: Playground) -> None:
     with playground.page.expect_response("**/v1/chat") as answered:
         playground.asked("mock:fail=429")
     problem = answered.value.json()
@@ -246,7 +246,7 @@ def test_a_key_is_asked_for_and_stays_in_its_tab(locked: Playground) -> None:
     expect(locked.tab().get_by_label("API key")).to_have_value("")
 
 
-def test_what_is_copied_does_not_hold_the_key(locked: Playground) -> None:
+def test_the_copied_command_has_no_key(locked: Playground) -> None:
     locked.context.grant_permissions(["clipboard-read", "clipboard-write"])
     locked.page.get_by_label("API key").fill(KEY)
     locked.asked("hi")
@@ -398,7 +398,7 @@ def test_many_images_leave_room_on_a_phone(server: Server, visit: Visit) -> None
     expect(playground.page.locator("#images").get_by_role("img")).to_have_count(15)
 
 
-def test_images_alone_are_no_question(playground: Playground) -> None:
+def test_images_need_a_question(playground: Playground) -> None:
     choose(playground, "one.png")
     playground.page.get_by_label("Your question").press("Enter")
     expect(playground.page.locator("#size")).to_have_text("Write a question about the images.")
@@ -474,7 +474,7 @@ BROKEN: dict[str, tuple[list[str], str, list[str]]] = {
 
 
 @pytest.mark.parametrize(("pieces", "text", "note"), BROKEN.values(), ids=BROKEN)
-def test_what_came_before_a_failure_stays(
+def test_pieces_before_a_failure_stay_visible(
     visit: Visit, server: Server, pieces: list[str], text: str, note: list[str]
 ) -> None:
     script = {"pieces": [*stream("half", end=False)["pieces"], *pieces]}
@@ -491,7 +491,7 @@ def test_an_answer_that_is_not_streamed_is_shown_as_well(visit: Visit, server: S
     expect(playground.answer.locator("strong")).to_have_text("at once")
 
 
-def test_what_is_unknown_is_left_out_and_what_is_odd_is_said(visit: Visit, server: Server) -> None:
+def test_unknown_values_are_left_out_and_unusual_ones_shown(visit: Visit, server: Server) -> None:
     usage = {"prompt_tokens": None, "completion_tokens": None, "cost_usd": None}
     odd = {"usage": usage, "finish_reason": "length", "cached": True, "recorded": False}
     playground = visit(server, {"pieces": [event("done", {**ANSWER, **odd})]})
@@ -500,7 +500,7 @@ def test_what_is_unknown_is_left_out_and_what_is_odd_is_said(visit: Visit, serve
     assert facts == "model-1 · 2.4 s · from the cache · not recorded · cut off: too long"
 
 
-def test_a_gateway_s_failure_is_told_in_words(visit: Visit, server: Server) -> None:
+def test_a_gateway_failure_is_explained(visit: Visit, server: Server) -> None:
     script = {"pieces": ["<h1>Bad gateway</h1>"], "type": "text/html", "status": 502}
     playground = visit(server, {**script, "headers": {"Retry-After": "1"}})
     playground.asked_scripted()
@@ -511,7 +511,7 @@ def test_a_gateway_s_failure_is_told_in_words(visit: Visit, server: Server) -> N
     ]
 
 
-def test_a_server_that_is_gone_is_told_in_words(playground: Playground) -> None:
+def test_an_unreachable_server_is_explained(playground: Playground) -> None:
     playground.page.route("**/v1/chat", lambda route: route.abort())
     playground.asked("hi")
     assert playground.note == "The server could not be reached."
@@ -540,7 +540,7 @@ def test_a_code_block_can_be_copied(visit: Visit, server: Server) -> None:
     assert copied(playground.page) == "ls -l\n"
 
 
-def test_what_is_selected_stays_selected_while_the_answer_grows(
+def test_a_selection_survives_a_growing_answer(
     visit: Visit, server: Server
 ) -> None:
     texts = ["The first paragraph.\n\n", *(f"Paragraph {n}.\n\n" for n in range(100))]
@@ -551,7 +551,7 @@ def test_what_is_selected_stays_selected_while_the_answer_grows(
     assert playground.page.evaluate("String(getSelection())") == "The first paragraph."
 
 
-def test_who_has_scrolled_up_stays_there_and_who_has_not_follows(
+def test_the_page_follows_the_answer_unless_scrolled_up(
     visit: Visit, server: Server
 ) -> None:
     texts = [f"Paragraph {number}.\n\n" for number in range(200)]

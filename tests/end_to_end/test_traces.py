@@ -171,7 +171,7 @@ def test_a_failure_is_an_error_of_the_request(traced: Traced) -> None:
     assert len(calls) == 2
 
 
-def test_a_client_error_is_no_error_of_the_span(traced: Traced) -> None:
+def test_a_client_error_does_not_mark_the_span_as_failed(traced: Traced) -> None:
     response, [server] = traced.chat(1)
     assert response.status_code == 401
     assert (server.status, "error.type" in server.attributes) == ("UNSET", False)

@@ -169,7 +169,7 @@ class TestMessage:
 
 
 class TestCharacters:
-    def test_a_character_that_is_cut_in_two_is_put_together(self):
+    def test_a_split_character_is_joined(self):
         deltas = [{"content": f"ok {HIGH}"}, {"content": f"{LOW}!"}]
         assert shown(*deltas) == [{"content": "ok "}, {"content": f"{EMOJI}!"}]
         assert streamed({"reasoning": HIGH}, {"reasoning": LOW}) == {"reasoning": EMOJI}
@@ -177,7 +177,7 @@ class TestCharacters:
             ("f", f'{{"a":"{EMOJI}"}}')
         ]
 
-    def test_a_character_inside_an_object_is_put_together(self):
+    def test_a_split_character_inside_an_object_is_joined(self):
         texts = [{"type": "reasoning.text", "index": 0, "text": half} for half in (HIGH, LOW)]
         [detail] = details(*([text] for text in texts))
         assert detail["text"] == EMOJI

@@ -481,7 +481,7 @@ def test_a_profile_has_the_credentials_and_the_region(stub: StubBedrock, without
         ),
     ],
 )
-def test_what_aws_is_missing_is_said(
+def test_missing_aws_settings_are_reported(
     stub: StubBedrock, without_environment: Any, config: str, message: str, reason: str
 ):
     without_environment.write_text(config)

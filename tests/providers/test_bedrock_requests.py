@@ -311,7 +311,7 @@ def test_ids_of_calls_are_those_that_the_model_takes(
 
 
 @pytest.mark.parametrize("arguments", ["[]", "{", "7"])
-def test_arguments_that_are_no_object_are_rejected(
+def test_arguments_other_than_an_object_are_rejected(
     stub: StubBedrock, bedrock: Provider, arguments: str
 ):
     message = {"role": "assistant", "tool_calls": [tool_call("t1", "now", arguments)]}
@@ -385,7 +385,7 @@ def test_parameters_have_their_places(stub: StubBedrock, bedrock: Provider):
         ("inferenceConfig", {"maxTokens": 1}),
     ],
 )
-def test_a_parameter_that_bedrock_cannot_be_told_is_named(bedrock: Provider, name: str, value: Any):
+def test_a_parameter_unsupported_by_bedrock_is_named(bedrock: Provider, name: str, value: Any):
     assert bedrock.unsupported(with_parameters(**{name: value})) == [name]
 
 
@@ -438,7 +438,7 @@ def test_claude_does_not_think_on_after_calls_without_their_thoughts(
     assert "additionalModelRequestFields" not in sent(stub, bedrock, request)
 
 
-def test_what_has_a_cache_control_ends_in_a_cache_point(stub: StubBedrock, bedrock: Provider):
+def test_cache_control_adds_a_cache_point(stub: StubBedrock, bedrock: Provider):
     hour = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
     ephemeral = {"cache_control": {"type": "ephemeral"}}
     request = with_messages(
@@ -719,7 +719,7 @@ def test_a_broken_frame_is_an_answer_that_broke_off(damage: Any, reason: str):
         assert error.fallback
 
 
-def test_what_follows_the_end_breaks_no_answer():
+def test_events_after_the_end_are_ignored():
     with StubBedrock() as stub:
         stub.stream_frames([delta(text="Hi"), *finish(), b"garbage"], cut=True)
         assert read_stream(make_provider(stub), ASKED)[1].text == "Hi"

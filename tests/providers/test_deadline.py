@@ -127,7 +127,7 @@ def test_every_callback_is_called_though_others_raise():
     assert deadline.cancelled
 
 
-def test_who_waits_under_a_deadline_or_a_part_of_it_tells_before_and_again():
+def test_waits_under_a_deadline_and_its_parts_are_announced():
     told: list[float] = []
     deadline = Deadline(30)
 

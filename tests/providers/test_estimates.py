@@ -96,7 +96,7 @@ def test_an_unknown_name_of_the_vendor_has_the_price_of_the_requested_model(
     assert openrouter.complete(REQUEST, Deadline(20)).usage.cost_usd == Decimal("0.0000152")
 
 
-def test_what_the_vendor_reported_before_the_end_counts(
+def test_usage_reported_before_an_early_end_counts(
     stub_vendor: StubVendor, openrouter: OpenRouter
 ) -> None:
     used = {"prompt_tokens": 7, "completion_tokens": 8, "total_tokens": 15, "cost": 0.25}

@@ -279,7 +279,7 @@ def test_results_are_in_the_order_of_their_calls(stub_vendor: StubVendor, gemini
 
 
 @pytest.mark.parametrize("text", ["7", "[7]", "null", "{", "", "7 degrees"])
-def test_a_result_that_is_no_object_is_a_text(stub_vendor: StubVendor, gemini: Gemini, text: str):
+def test_a_tool_result_without_an_object_is_sent_as_text(stub_vendor: StubVendor, gemini: Gemini, text: str):
     told = sent(gemini, stub_vendor, user("?"), calling(call("call_1")), tool("call_1", text))
     response = told["contents"][-1]["parts"][0]["functionResponse"]
     assert response["response"] == {"result": text}
@@ -324,7 +324,7 @@ def test_the_calls_of_old_clients_and_custom_tools_are_translated(
 
 
 @pytest.mark.parametrize("arguments", ["{", "[]", "7", '"text"', '{"a": NaN}'])
-def test_arguments_that_are_no_object_are_rejected(
+def test_arguments_other_than_an_object_are_rejected(
     stub_vendor: StubVendor, gemini: Gemini, arguments: str
 ):
     messages = (user("?"), calling(call("call_1", arguments=arguments)), tool("call_1", "7"))

@@ -63,7 +63,7 @@ def test_the_mock_repeats_the_last_prompt_and_counts_all_words():
     )
 
 
-def test_the_mock_is_called_mock_1_unless_told_otherwise():
+def test_the_default_model_of_the_mock_is_mock_1():
     assert (Mock().name, Mock().model, Mock(model="m").model) == ("mock", "mock-1", "m")
 
 
@@ -322,7 +322,7 @@ def test_a_named_tool_gets_the_prompts_arguments_for_it():
     assert called(text, tools=[ADD], tool_choice=choice) == [("add", '{"a": 2}')]
 
 
-def test_legacy_functions_are_called_as_they_were():
+def test_legacy_functions_are_still_called():
     function = ADD["function"]
     request = replace(prompt("Hi"), parameters={"functions": [function], "function_call": "auto"})
     assert complete(Mock(), request).text == "You said: Hi"

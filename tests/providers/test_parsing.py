@@ -54,7 +54,7 @@ def test_surrogate_pairs_are_joined():
         (["x"], ""),
     ],
 )
-def test_prose_is_no_identifier(value: Any, label: str):
+def test_prose_is_not_an_identifier(value: Any, label: str):
     assert parsing.identifier(value) == label
 
 

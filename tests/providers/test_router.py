@@ -134,7 +134,7 @@ def test_an_empty_answer_is_asked_for_once_more(way: str) -> None:
             assert outcomes(attempts) == [("a", "provider_error")] * 2
 
 
-def test_an_unexpected_exception_is_an_attempt_too() -> None:
+def test_an_unexpected_exception_is_an_attempt() -> None:
     router = Router([FakeProvider("a", [RuntimeError("bug")])])
     attempts = Attempts()
     with pytest.raises(RuntimeError):

@@ -651,7 +651,7 @@ def test_text_that_only_resembles_thoughts_is_shown(
     assert read_stream(openai)[1].text == text
 
 
-def test_thoughts_alone_are_no_answer(stub_vendor: StubVendor, openai: Provider):
+def test_thoughts_without_text_are_no_answer(stub_vendor: StubVendor, openai: Provider):
     stub_vendor.stream(OPENAI.events("<think>", "I wonder"))
     pieces, error = read_failing_stream(openai)
     assert (pieces, summarize(error)) == ([], ErrorSummary(EmptyAnswer, retry=True))
@@ -731,7 +731,7 @@ def test_the_end_marker_may_be_missing_after_a_finish_reason(
         assert read_stream(provider)[1] == HELLO
 
 
-def test_without_a_finish_reason_nobody_knows_whether_the_answer_is_whole(
+def test_an_answer_without_a_finish_reason_may_be_incomplete(
     stub_vendor: StubVendor, openai: Provider
 ):
     stub_vendor.stream([OPENAI.event("Hello.", None, 5), DONE])
@@ -877,7 +877,7 @@ def test_an_error_inside_a_choice_is_raised(stub_vendor: StubVendor, openai: Pro
     "data", ["null", "7", '"text"', "[]", "[null]", "not JSON", "[" * 10_000, "ping", "[DONE"]
 )
 @only_sse
-def test_data_that_is_no_object_is_passed_over(
+def test_event_data_other_than_an_object_is_ignored(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, data: str
 ):
     stub_vendor.stream([dialect.event("Hel"), f"data: {data}\n\n", *dialect.events("lo.")])

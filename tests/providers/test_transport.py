@@ -850,7 +850,7 @@ def test_tls_goes_through_a_tunnel_of_the_proxy(authority: Authority):
         ([WHOLE, b"HTTP/1.1 200 OK\r\n"], httpx.RemoteProtocolError),
     ],
 )
-def test_a_vendor_that_closes_a_tunnel_is_told_from_its_proxy(
+def test_a_tunnel_closed_by_the_vendor_is_no_proxy_error(
     authority: Authority, answers: list[bytes], kind: type[httpx.RequestError]
 ):
     """Only the vendor's bytes count as the begin of an answer, after which nothing is retried."""

@@ -250,7 +250,7 @@ def test_an_interim_answer_is_passed_over():
     assert connections == 1
 
 
-def test_an_answer_of_no_said_length_ends_with_its_connection():
+def test_an_answer_without_a_length_ends_with_its_connection():
     given, _ = answered_by(b"HTTP/1.0 200 OK\r\n\r\n", b"{", b"}")
     assert [each.content for each in given] == [b"{}"] * 2
 
@@ -329,7 +329,7 @@ def test_a_process_that_was_forked_has_connections_of_its_own(stub_vendor: StubV
     assert stub_vendor.connections == 2
 
 
-def test_trailers_are_no_headers():
+def test_trailers_are_not_headers():
     body = b"2\r\n{}\r\n0\r\nX-Late: 1\r\n\r\n"
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     given, connections = answered_by(head + body, then="keep")
@@ -337,7 +337,7 @@ def test_trailers_are_no_headers():
     assert connections == 1
 
 
-def test_a_chunk_whose_description_has_no_end_is_no_answer():
+def test_a_chunk_with_an_unterminated_header_is_no_answer():
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;"
     given, _ = answered_by(head, *[b"x" * 10_000] * 20)
     assert [type(each) for each in given] == [ProviderFailed] * 2

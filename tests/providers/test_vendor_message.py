@@ -55,7 +55,7 @@ def test_the_sentence_is_found_in_any_known_shape(body: Any, sentence: str) -> N
         ("Our own: correct horse battery", "Our own: [KEY]"),
     ],
 )
-def test_what_looks_like_a_key_is_masked(text: str, shown: str) -> None:
+def test_text_that_looks_like_a_key_is_masked(text: str, shown: str) -> None:
     secrets = {"correct horse battery", "correct horse", "Our"}
     assert vendor_message({"error": {"message": text}}, secrets=secrets) == shown
 

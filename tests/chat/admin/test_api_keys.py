@@ -117,7 +117,7 @@ def test_terms_that_cannot_be_are_refused_with_the_reason(
     assert backend().api_keys.all() == []
 
 
-def test_the_list_tells_what_may_be_told(admin: ApiClient) -> None:
+def test_the_list_shows_keys_without_their_secrets(admin: ApiClient) -> None:
     from dataclasses import replace
 
     from tests.factories import ANSWERED

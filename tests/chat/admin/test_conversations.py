@@ -59,7 +59,7 @@ def test_texts_are_escaped(admin: ApiClient) -> None:
     assert evil not in text_of(admin.get(f"{LIST}{record.interaction_id}/change/"))
 
 
-def test_a_text_that_was_not_kept_is_no_trouble(admin: ApiClient) -> None:
+def test_a_turn_without_stored_text_is_shown(admin: ApiClient) -> None:
     turn(1, prompt="", response=None, usage=Usage())
     text = text_of(admin.get(f"{LIST}conversation/{ID}/"))
     assert "Not kept." in text
@@ -75,7 +75,7 @@ MESSAGE = {
 }
 
 
-def test_all_that_the_model_said_is_shown_and_its_reasoning_folded(admin: ApiClient) -> None:
+def test_the_whole_answer_is_shown_and_its_reasoning_folded(admin: ApiClient) -> None:
     record = turn(1, message=MESSAGE, tool_calls=(CALL,), extras={"citations": ["cited"]})
     address = f"{LIST}{record.interaction_id}/change/"
     for page in (admin.get(f"{LIST}conversation/{ID}/"), admin.get(address)):
@@ -154,7 +154,7 @@ def test_a_refusal_is_shown_once_as_such(admin: ApiClient) -> None:
     ],
     ids=str,
 )
-def test_odd_messages_are_no_trouble(admin: ApiClient, odd: dict[str, Any]) -> None:
+def test_malformed_messages_are_shown(admin: ApiClient, odd: dict[str, Any]) -> None:
     record = turn(1, **odd)
     assert text_of(admin.get(f"{LIST}conversation/{ID}/"))
     assert text_of(admin.get(f"{LIST}{record.interaction_id}/change/"))
@@ -197,7 +197,7 @@ def test_all_messages_of_a_request_are_shown_with_the_new_ones(admin: ApiClient)
     assert "&quot;temperature&quot;: 0.5" in record
 
 
-def test_messages_of_an_erased_record_are_said_to_be_missing(admin: ApiClient) -> None:
+def test_missing_messages_of_an_erased_record_are_reported(admin: ApiClient) -> None:
     turns = converse(backend().interactions, 3)
     backend().bulk.purge(Selection(before=turns[1].created_at), limit=10)
     text = text_of(admin.get(f"{LIST}conversation/{turns[0].conversation_id}/"))

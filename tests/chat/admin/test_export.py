@@ -101,11 +101,11 @@ def test_an_empty_list_is_an_empty_file(admin: ApiClient) -> None:
     assert lines_of(admin.get(f"{EXPORT}csv/?status=ok")) == []
 
 
-def test_there_are_no_other_kinds(admin: ApiClient) -> None:
+def test_an_unknown_export_format_is_not_found(admin: ApiClient) -> None:
     assert admin.get(f"{EXPORT}xml/").status_code == 404
 
 
-def test_an_odd_query_is_not_found(admin: ApiClient) -> None:
+def test_an_invalid_query_is_not_found(admin: ApiClient) -> None:
     assert admin.get(f"{EXPORT}csv/?created_at__gte=soon").status_code == 404
 
 

@@ -149,7 +149,7 @@ def test_the_list_can_be_filtered_and_searched(
         "prompt__regex=(a%2B)%2B",
     ],
 )
-def test_an_odd_query_is_no_trouble(
+def test_an_invalid_query_causes_no_server_error(
     admin: ApiClient, records: dict[str, InteractionRecord], query: str
 ) -> None:
     assert admin.get(f"{LIST}?{query}").status_code in (200, 302, 400)
@@ -233,7 +233,7 @@ def test_no_page_reads_or_sorts_all_records(
         assert not [step for step in plan for each in unbounded if re.match(each, step)], sql
 
 
-def test_after_the_last_page_number_the_list_goes_on_from_there(
+def test_after_the_last_page_number_a_new_list_continues(
     admin: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(InteractionChangeList, "max_pages", 2)
@@ -301,7 +301,7 @@ def test_expired_records_are_not_listed(admin: ApiClient) -> None:
     assert admin.get(f"{LIST}{record.interaction_id}/change/").status_code == 302
 
 
-def test_the_page_says_what_a_search_was_taken_for(admin: ApiClient) -> None:
+def test_the_page_says_how_a_search_was_interpreted(admin: ApiClient) -> None:
     record = store_record(replace(ANSWERED, interaction_id=str(uuid4())))
     for query, said in {
         "alice": "Records of the user alice.",

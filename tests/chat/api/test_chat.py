@@ -756,7 +756,7 @@ def test_a_named_model_is_not_blamed_for_a_wrong_base_url(
 
 
 @pytest.mark.parametrize("model", [None, "default"])
-def test_a_configured_model_that_the_vendor_does_not_know_is_the_operator_s_trouble(
+def test_an_unknown_configured_model_is_a_provider_error(
     api: ApiClient, vendor: StubVendor, model: str | None
 ) -> None:
     vendor.reply({"error": {"code": "model_not_found", "message": "no"}}, status=404)
@@ -1084,7 +1084,7 @@ def test_a_failure_that_cannot_be_recorded_is_returned_and_logged(
     assert line["record"]["error"]["code"] == "content_filtered"
 
 
-def test_an_answer_whose_record_vanished_says_so(
+def test_an_answer_whose_record_vanished_is_marked(
     api: ApiClient, use_store: Callable[[type], None]
 ) -> None:
     use_store(VanishingStore)

@@ -121,7 +121,7 @@ def test_the_machine_s_own_names_are_accepted_hosts(api: ApiClient, host: str) -
     assert api.get("/v1/health", headers={"Host": host}).status_code == 200
 
 
-def test_a_failure_outside_the_api_is_a_problem_too(
+def test_a_failure_outside_the_api_returns_problem_details(
     handler: Any, unreachable_database: None, log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     api = ApiClient(handler)
@@ -139,7 +139,7 @@ def test_a_failure_outside_the_api_is_a_problem_too(
     assert ["OperationalError" in line.get("exc_info", "") for line in log_lines()].count(True) == 1
 
 
-def test_a_404_in_the_admin_is_a_problem_too(api: ApiClient, administrator: User) -> None:
+def test_an_admin_404_returns_problem_details(api: ApiClient, administrator: User) -> None:
     api.http.force_login(administrator)
     assert status_and_code(api.get("/admin/chat/nowhere/")) == (404, "not_found")
 

@@ -63,7 +63,7 @@ def test_the_default_limit_is_sixty_a_minute(api: ApiClient) -> None:
     assert Counter(statuses(api, 62)) == {200: 60, 429: 2}
 
 
-def test_a_limited_request_is_told_when_to_retry(
+def test_a_rate_limited_response_says_when_to_retry(
     api: ApiClient, change_settings: Configure
 ) -> None:
     change_settings(RATE_LIMIT_PER_MINUTE=1)

@@ -483,7 +483,7 @@ def test_long_answers_do_not_open_the_circuit(
     assert len(vendor.requests) == 3
 
 
-def test_an_unrecorded_streamed_answer_says_so(
+def test_an_unrecorded_streamed_answer_is_marked(
     api: ApiClient, vendor: StubVendor, use_store: Callable[[type], None], log_lines: Log
 ):
     use_store(FailingSettleStore)

@@ -180,7 +180,7 @@ def test_a_key_that_changes_meanwhile_is_left_alone(
         ["usage_report"],
     ],
 )
-def test_without_the_storage_a_command_says_so(
+def test_commands_report_an_unavailable_storage(
     unreachable_database: None, words: list[str]
 ) -> None:
     assert refusal(*words).startswith("The storage is unreachable: is it up")

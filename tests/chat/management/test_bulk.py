@@ -210,7 +210,7 @@ def test_a_part_may_be_exported(records: list[InteractionRecord]) -> None:
     assert exported("--since", "1m") == 0
 
 
-def test_an_interrupted_export_goes_on_without_loss_or_duplicates(
+def test_an_interrupted_export_resumes_without_loss_or_duplicates(
     records: list[InteractionRecord], broken_off: None, tmp_path: Path
 ) -> None:
     path = tmp_path / "all.jsonl.gz"
@@ -260,7 +260,7 @@ def test_an_export_with_other_options_does_not_go_on(
     assert len(path.read_bytes().splitlines()) == 24
 
 
-def test_a_state_without_its_file_begins_anew(
+def test_a_checkpoint_without_its_file_starts_over(
     records: list[InteractionRecord], broken_off: None, tmp_path: Path
 ) -> None:
     path = tmp_path / "all.jsonl"
@@ -290,7 +290,7 @@ call_command("export_interactions", "--output", sys.argv[1])
 """
 
 
-def test_an_export_that_was_killed_goes_on_in_another_process(
+def test_a_killed_export_resumes_in_another_process(
     transactional_db: None, tmp_path: Path
 ) -> None:
     backend().bulk.import_records(made(20))
@@ -328,7 +328,7 @@ def test_two_exports_do_not_write_the_same_file(each_storage: str, tmp_path: Pat
         assert "Another export" in refusal("export_interactions", "--output", str(path))
 
 
-def test_a_folder_that_is_missing_is_said(each_storage: str, tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(each_storage: str, tmp_path: Path) -> None:
     path = tmp_path / "no" / "all.jsonl"
     assert "cannot be written: No such file" in refusal(
         "export_interactions", "--output", str(path)
@@ -336,7 +336,7 @@ def test_a_folder_that_is_missing_is_said(each_storage: str, tmp_path: Path) -> 
     assert "cannot be read: No such file" in refusal("import_interactions", str(path))
 
 
-def test_an_import_stops_at_a_line_that_is_no_record(each_storage: str, tmp_path: Path) -> None:
+def test_an_import_stops_at_an_invalid_line(each_storage: str, tmp_path: Path) -> None:
     lines = [*map(to_line, made(3)), b"\n", b'{"prompt": 7}\n', *map(to_line, made(3))]
     path = tmp_path / "bad.jsonl"
     path.write_bytes(b"".join(lines))
@@ -348,7 +348,7 @@ def test_an_import_stops_at_a_line_that_is_no_record(each_storage: str, tmp_path
     assert run("import_interactions", str(path))[0].startswith("6 read, 3 new")
 
 
-def test_a_dry_run_tells_each_line_that_is_no_record(each_storage: str, tmp_path: Path) -> None:
+def test_a_dry_run_reports_each_invalid_line(each_storage: str, tmp_path: Path) -> None:
     expired = replace(ANSWERED, expires_at=YESTERDAY)
     path = tmp_path / "bad.jsonl"
     path.write_bytes(b"".join([b"no JSON\n", *map(to_line, [*made(3), expired]), b"[]\n"]))
@@ -368,7 +368,7 @@ def test_expired_records_are_not_imported(each_storage: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("cut", [-7, 20, 3])
-def test_a_compressed_file_that_is_cut_off_is_said_to_be(
+def test_a_truncated_compressed_file_is_reported(
     each_storage: str, tmp_path: Path, cut: int
 ) -> None:
     path = tmp_path / "all.jsonl.gz"
@@ -522,7 +522,7 @@ def test_a_dry_run_of_a_pull_writes_nothing(remote: list[InteractionRecord]) -> 
     assert stored() == []
 
 
-def test_an_interrupted_pull_goes_on(remote: list[InteractionRecord], broken_off: None) -> None:
+def test_an_interrupted_pull_resumes(remote: list[InteractionRecord], broken_off: None) -> None:
     words = ("pull_interactions", "--since", "2026-01-01")
     assert "Run the same command again" in interrupted(*words)
     assert len(stored()) == 8
@@ -535,7 +535,7 @@ def test_an_interrupted_pull_goes_on(remote: list[InteractionRecord], broken_off
     assert run(*words)[1] == ""
 
 
-def test_a_pull_with_other_options_begins_anew(
+def test_a_pull_with_other_options_starts_over(
     remote: list[InteractionRecord], broken_off: None
 ) -> None:
     interrupted("pull_interactions", "--since", "2026-01-01")
@@ -574,7 +574,7 @@ def test_pulling_needs_aws(
     [("export_interactions",), ("purge_interactions", "--older-than", "1d", "--yes")],
     ids=["export", "purge"],
 )
-def test_a_storage_out_of_reach_is_said_with_the_reason(
+def test_an_unreachable_storage_is_reported_with_the_reason(
     change_settings: Configure, dynamodb_at: Callable[[str], None], words: tuple[str, ...]
 ) -> None:
     change_settings(STORAGE="dynamodb")
@@ -607,7 +607,7 @@ def test_a_moment_may_be_so_long_ago() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "7", "7w", "2026-13-01", "-1d"])
-def test_any_other_word_is_no_moment(text: str) -> None:
+def test_any_other_text_is_not_a_time(text: str) -> None:
     with pytest.raises(ArgumentTypeError, match="is not a time such as 7d or 2026-01-31"):
         parse_time(text)
 

@@ -74,7 +74,7 @@ def test_an_answer_may_come_as_json(
     assert answer["recorded"] is True
 
 
-def test_a_conversation_is_gone_on_with(
+def test_a_conversation_is_continued(
     transactional_db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     piped("Hi", monkeypatch=monkeypatch)
@@ -154,7 +154,7 @@ def test_a_refusal_is_the_answer(
     assert (out, "Hm." in err) == ("I cannot.\n", False)
 
 
-def test_an_answer_that_is_not_recorded_is_said_to_be(
+def test_an_unrecorded_answer_is_marked(
     transactional_db: None, monkeypatch: pytest.MonkeyPatch, use_store: Any
 ) -> None:
     use_store(FailingSettleStore)

@@ -174,7 +174,7 @@ def test_each_provider_is_asked_a_word(two_vendors: Any, db: None) -> None:
     assert all_records() == []
 
 
-def test_the_answers_are_told_as_json(vendor: StubVendor) -> None:
+def test_the_answers_can_be_written_as_json(vendor: StubVendor) -> None:
     choice = {"finish_reason": "stop", "message": {"content": "\x1b[31mCat\n" + "!" * 99}}
     vendor.reply({**OPENAI_ANSWER, "choices": [choice]})
     assert json.loads(run("check_providers", "--format", "json")) == [

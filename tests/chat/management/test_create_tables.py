@@ -149,7 +149,7 @@ def test_it_says_that_dynamodb_is_out_of_reach(
     assert "http://127.0.0.1:9" in sentence
 
 
-def test_it_says_that_there_is_no_region(
+def test_a_missing_region_is_reported(
     dynamodb_at: Callable[[str], None], settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.STORAGE = "dynamodb"

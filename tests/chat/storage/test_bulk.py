@@ -365,7 +365,7 @@ def test_many_records_are_written_in_few_calls(on_dynamodb: None, calls: Calls) 
     assert requests() == 200
 
 
-def test_an_item_without_a_write_id_is_replaced_too(on_dynamodb: None) -> None:
+def test_an_item_without_a_write_id_is_replaced(on_dynamodb: None) -> None:
     from chat.storage.dynamodb.tables import InteractionTable
 
     backend().interactions.claim(PENDING)

@@ -86,7 +86,7 @@ def test_a_set_value_is_returned(cache: BaseCache, value: Any) -> None:
     assert type(got) is type(value)
 
 
-def test_none_is_a_value(cache: BaseCache) -> None:
+def test_none_can_be_cached(cache: BaseCache) -> None:
     cache.set("key", None)
     assert cache.get("key", "default") is None
     assert "key" in cache
@@ -124,7 +124,7 @@ def test_keys_of_other_versions_are_other_keys(cache: BaseCache) -> None:
 
 
 @pytest.mark.parametrize("key", ["it's", '"', "%s", "%(a)s", "key;--", "schlüssel🦆"])
-def test_keys_are_taken_as_they_are(cache: BaseCache, key: str) -> None:
+def test_keys_are_stored_unchanged(cache: BaseCache, key: str) -> None:
     cache.set(key, "value")
     cache.set("other", "other value")
     assert cache.get(key) == "value"

@@ -223,7 +223,7 @@ ODD: list[dict[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("odd", ODD, ids=str)
-def test_an_odd_item_is_read_all_the_same(
+def test_an_item_with_invalid_attributes_is_readable(
     store: DynamoInteractionStore, odd: dict[str, dict[str, Any]]
 ) -> None:
     store.claim(PENDING)
@@ -417,7 +417,7 @@ def test_an_answer_is_kept_in_parts_whatever_makes_it_long(
     assert list(InteractionTable.scan()) == []
 
 
-def test_what_fits_beside_a_long_answer_is_no_part(store: DynamoInteractionStore) -> None:
+def test_columns_that_fit_are_not_split(store: DynamoInteractionStore) -> None:
     store.claim(PENDING)
     store.settle(replace(ANSWERED, message={"images": [PICTURE]}))
     kept = item()
@@ -747,7 +747,7 @@ def test_silence_after_the_deadline_leaves_seconds_to_settle(
         assert refuses(DynamoInteractionStore(), lambda store: store.settle(ANSWERED)) < 6
 
 
-def test_it_recovers_by_itself(dynamodb: str, dynamodb_at: Callable[[str], None]) -> None:
+def test_the_store_recovers_after_lost_responses(dynamodb: str, dynamodb_at: Callable[[str], None]) -> None:
     with troubled(dynamodb, lost=3) as url:
         dynamodb_at(url)
         store = DynamoInteractionStore()

@@ -85,13 +85,13 @@ BAD: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("change", BAD.values(), ids=BAD.keys())
-def test_an_object_that_is_no_record_is_refused(change: dict[str, Any]) -> None:
+def test_an_object_that_is_not_a_record_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         from_json({**to_json(ANSWERED), **change})
 
 
 @pytest.mark.parametrize("data", [None, [], "text", 7, {}])
-def test_a_line_that_is_no_object_is_refused(data: Any) -> None:
+def test_a_line_without_an_object_is_refused(data: Any) -> None:
     with pytest.raises(ValueError, match="not a record"):
         from_json(data)
 

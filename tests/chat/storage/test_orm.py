@@ -47,7 +47,7 @@ def test_a_database_without_tables_is_unavailable(
 
 # Django lets go of a connection that it could not set up without closing it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_file_that_is_no_database_is_unavailable(
+def test_an_invalid_database_file_is_unavailable(
     unreachable_database: None, tmp_path: Path
 ) -> None:
     (tmp_path / "letter.db").write_text("Dear Sir or Madam, " * 100)
@@ -76,7 +76,7 @@ def test_a_write_in_a_transaction_is_part_of_it(transactional_db: None) -> None:
     assert not Interaction.objects.exists()
 
 
-def test_after_a_failure_the_next_writer_connects_anew(transactional_db: None) -> None:
+def test_after_a_failure_the_next_writer_reconnects(transactional_db: None) -> None:
     store = OrmInteractionStore()
     store.claim(PENDING)
     with write_queue() as writer:
@@ -136,7 +136,7 @@ def test_a_request_waits_for_a_busy_writer_within_its_deadline(
 
 
 @pytest.mark.parametrize("busy", [locked, queued])
-def test_a_request_waits_for_the_writer_for_a_tenth_of_its_time_and_is_told(
+def test_a_request_waits_for_the_writer_for_a_tenth_of_its_time(
     transactional_db: None, busy: Callable[[], AbstractContextManager[None]]
 ) -> None:
     connection.ensure_connection()

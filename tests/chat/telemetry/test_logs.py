@@ -172,7 +172,7 @@ def test_a_failure_that_was_foreseen_has_no_traceback(
 @pytest.mark.parametrize(
     "words", ["swordfish", "swordfish mock:fail", "swordfish mock:filter", "swordfish mock:empty"]
 )
-def test_what_was_said_is_not_logged(
+def test_prompts_and_answers_are_not_logged(
     api: ApiClient, log_lines: Log, simple_log: Callable[[], str], words: str
 ) -> None:
     api.chat(words, system="trombone", metadata={"ticket": "kazoo"}, stop=["piccolo"])
@@ -201,7 +201,7 @@ def test_a_vendor_s_answer_is_not_logged_but_its_error_message_is(
     assert "sk-of-the-vendor" not in str(failed)
 
 
-def test_a_failure_that_a_retry_made_good_is_logged(
+def test_a_failure_before_a_successful_retry_is_logged(
     api: ApiClient, vendor: StubVendor, log_lines: Log, simple_log: Callable[[], str]
 ) -> None:
     vendor.reply({"error": {"message": "Try again."}}, status=503, headers={"retry-after": "0"})
@@ -212,12 +212,12 @@ def test_a_failure_that_a_retry_made_good_is_logged(
     assert "vendor_errors=['openai: HTTP 503: Try again.']" in simple_log()
 
 
-def test_who_asked_is_not_logged(api: ApiClient, log_lines: Log) -> None:
+def test_user_ids_are_not_logged(api: ApiClient, log_lines: Log) -> None:
     api.chat(user=ALICE)
     assert ALICE not in str(log_lines())
 
 
-def test_what_is_logged_outside_of_a_request_has_no_request_id(log_lines: Log) -> None:
+def test_log_lines_outside_a_request_have_no_request_id(log_lines: Log) -> None:
     Context().run(logging.getLogger("chat").warning, "the disk is nearly full")
     assert log_lines() == [
         {

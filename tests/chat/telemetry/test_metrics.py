@@ -144,7 +144,7 @@ def test_an_answer_has_its_latency_tokens_and_cost(
     }
 
 
-def test_what_is_unknown_is_left_out(
+def test_unknown_values_are_left_out(
     api: ApiClient, metered: Callable[[], Found], use_provider: Callable[[Any], None]
 ):
     use_provider(
@@ -275,7 +275,7 @@ def test_a_stream_that_breaks_off_is_an_error(
     }
 
 
-def test_what_is_only_read_has_no_metrics(
+def test_reads_have_no_metrics(
     api: ApiClient, change_settings: Callable[..., None], log_lines: Log
 ):
     change_settings(METRICS=True)
@@ -295,7 +295,7 @@ def test_without_metrics_the_line_has_none(api: ApiClient, log_lines: Log):
 
 
 @pytest.mark.parametrize("prompt", ["swordfish", "swordfish mock:fail", "swordfish mock:filter"])
-def test_nothing_that_was_said_is_in_it(
+def test_the_metrics_have_no_content(
     api: ApiClient,
     require_api_key: list[str],
     change_settings: Callable[..., None],
@@ -337,7 +337,7 @@ def test_the_alarms_and_the_dashboard_use_the_metrics_that_there_are():
     assert watched() == ours
 
 
-def test_the_lines_that_are_documented_are_what_they_are_said_to_be():
+def test_the_documented_log_lines_have_the_documented_metrics():
     text = (ROOT / "docs/operations.md").read_text()
     lines = [json.loads(line) for line in re.findall(r"```json\n(.+)\n```", text)]
     *metered, read = lines
@@ -449,6 +449,6 @@ def test_the_line_has_the_trace_of_the_header(api: ApiClient, log_lines: Log, he
         f"{'Own=1;' * 100}Root={TRACE}",
     ],
 )
-def test_what_is_no_trace_is_not_in_the_line(api: ApiClient, log_lines: Log, header: str):
+def test_an_invalid_trace_header_is_not_logged(api: ApiClient, log_lines: Log, header: str):
     api.get("/v1/health", headers={"X-Amzn-Trace-Id": header})
     assert "trace_id" not in log_lines()[0]

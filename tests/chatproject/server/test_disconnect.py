@@ -157,7 +157,7 @@ def switches() -> int:
     return sum(int(words[1]) for words in names if words[0] == "voluntary_ctxt_switches:")
 
 
-def test_a_thousand_waiting_requests_wake_nobody():
+def test_a_thousand_waiting_requests_cause_no_wake_ups():
     waiting = 300  # that have to be descriptors, two each, below the limit of any machine
     with ExitStack() as open_sockets:
         deadlines = []

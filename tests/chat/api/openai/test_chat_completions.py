@@ -458,7 +458,7 @@ class TestErrors:
         assert failure(complete(api, "a" * 100)) == wanted
 
     @pytest.mark.parametrize("user", ["a/b", "..", "a\n", "a" * 129, 7])
-    def test_a_user_that_is_no_user_id_is_refused(self, api: ApiClient, user: Any) -> None:
+    def test_an_invalid_user_id_is_refused(self, api: ApiClient, user: Any) -> None:
         assert failure(complete(api, user=user))[::3] == (400, "user")
 
     def test_a_text_may_be_as_long_as_the_body(
@@ -933,7 +933,7 @@ class TestVendorsModels:
     def lists(vendor: StubVendor, *ids: str, **options: Any) -> None:
         vendor.reply({"data": [{"id": id_} for id_ in ids]}, **options)
 
-    def test_they_are_listed_by_the_names_to_use(
+    def test_vendors_models_are_listed_under_unambiguous_names(
         self, api: ApiClient, vendor: StubVendor, second: StubVendor
     ) -> None:
         self.lists(vendor, "a-1", "a-2", "openrouter:odd")

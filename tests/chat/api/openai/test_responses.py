@@ -221,7 +221,7 @@ class TestPlain:
         assert found["output"][0]["status"] == "incomplete"
         assert vendor.requests[0].json["max_tokens"] == 7
 
-    def test_what_else_the_vendor_says_is_shown(self, api: ApiClient, vendor: StubVendor) -> None:
+    def test_other_fields_of_the_vendor_are_shown(self, api: ApiClient, vendor: StubVendor) -> None:
         citation = {"start_index": 0, "end_index": 2, "title": "T", "url": "https://a.example"}
         message = {
             "content": "Hi",
@@ -441,7 +441,7 @@ class TestConversations:
         ]
         assert second["instructions"] is None
 
-    def test_a_turn_that_ended_in_tool_calls_goes_on_with_their_results(
+    def test_a_turn_that_ended_in_tool_calls_continues_with_their_results(
         self, api: ApiClient, change_settings: Configure
     ) -> None:
         change_settings(HISTORY_TURNS=1)
@@ -498,7 +498,7 @@ class TestConversations:
 
 
 class TestDeletion:
-    def test_a_deleted_response_is_gone(self, api: ApiClient, each_storage: str) -> None:
+    def test_a_deleted_response_is_not_found(self, api: ApiClient, each_storage: str) -> None:
         found = body(create(api))
         path = f"{PATH}/{found['id']}"
         deleted = api.request("DELETE", path)
@@ -637,7 +637,7 @@ class TestIdempotency:
         for other in ({"given": "b"}, {"store": False}, {"instructions": "c"}):
             assert failure(create(api, **other, headers=headers))[0] == 422
 
-    def test_what_is_not_stored_is_not_replayed(self, api: ApiClient) -> None:
+    def test_unstored_answers_are_not_replayed(self, api: ApiClient) -> None:
         fields = {"store": False, "headers": {"Idempotency-Key": "k"}}
         body(create(api, **fields))
         assert failure(create(api, **fields))[:2] == (409, "answer_not_kept")
@@ -742,7 +742,7 @@ class TestInput:
             assert failure(api.get(f"{path}?{query}"))[0] == 400
 
     @pytest.mark.parametrize("include", [True, False])
-    def test_what_the_vendor_wants_back_goes_back(
+    def test_vendor_fields_are_sent_back(
         self, api: ApiClient, vendor: StubVendor, include: bool
     ) -> None:
         """By a carrier, or by the ids of a stored response."""
@@ -865,7 +865,7 @@ class TestInput:
         ],
         ids=json.dumps,
     )
-    def test_what_is_not_served_is_refused_by_name(
+    def test_unsupported_parameters_are_refused_by_name(
         self, api: ApiClient, fields: dict[str, Any], param: str
     ) -> None:
         assert failure(create(api, **fields)) == (400, "unsupported_parameter", param)

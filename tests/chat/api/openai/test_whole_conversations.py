@@ -248,7 +248,7 @@ def test_an_answer_that_the_client_rewrote_is_kept_as_it_sent_it(
     assert agent.shown(second)["messages"] == [user("Hi."), echo, user("And?")]
 
 
-def test_calls_may_be_written_anew(agent: Agent) -> None:
+def test_rewritten_tool_calls_are_recognized(agent: Agent) -> None:
     echo = call(0)
     echo["tool_calls"][0]["function"]["arguments"] = '{"file":"0.py"}'
     del echo["content"]
@@ -349,7 +349,7 @@ def test_a_record_says_how_many_of_its_messages_are_gone(agent: Agent) -> None:
     assert [item["interaction_id"] for item in page["items"]] == ids[2:]
 
 
-def test_what_is_gone_is_kept_anew(agent: Agent) -> None:
+def test_messages_of_an_erased_record_are_stored_again(agent: Agent) -> None:
     ids = agent.loop(3)
     purge_all_but(ids[1:])
     new = agent.ask(result(2), answer=said("Done."))
@@ -413,7 +413,7 @@ def test_records_that_expire_together_hold_each_others_messages(
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 30), (1, 0)])
-def test_what_expires_earlier_is_kept_again(
+def test_messages_that_expire_earlier_are_stored_again(
     agent: Agent, change_settings: Configure, each_storage: str, before: int, after: int
 ) -> None:
     change_settings(STORAGE=each_storage, RETENTION_DAYS=before)
