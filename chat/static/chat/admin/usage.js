@@ -1,4 +1,4 @@
-// Draws the charts of the page of usage, in the colours of the admin's theme.
+// Draw the charts of the usage page, in the colours of the admin's theme.
 "use strict";
 
 (() => {

@@ -1,10 +1,10 @@
-// The two calls of the page, and their failures in words.
+// The page's two API calls, and sentences for their failures.
 
 import { createParser } from "./vendor/eventsource-parser.js";
 
 const BROKE_OFF = "The connection broke off before the answer was complete.";
 
-/** What went wrong: `message` is a sentence, `notes` are details that help to find the cause. */
+/** A failed call: `message` is a sentence, `notes` are details that help to find the cause. */
 export class Failure extends Error {
   constructor(message, { status, notes = [] } = {}) {
     super(message);
@@ -63,7 +63,7 @@ async function send(url, options) {
     throw new Failure("The server could not be reached.");
   }
   if (response.ok) return response;
-  // What stands in front of the server, a gateway for instance, does not answer with a problem.
+  // A gateway in front of the server does not answer with problem details.
   const problem = await response.json().catch(() => ({}));
   throw failure({ status: response.status, ...problem }, response.headers);
 }
@@ -82,7 +82,7 @@ async function* events(body, signal) {
   } catch (error) {
     throw signal.aborted ? error : new Failure(BROKE_OFF);
   } finally {
-    reader.cancel().catch(() => {}); // nobody waits for what comes after the end
+    reader.cancel().catch(() => {}); // bytes after the end are ignored
   }
 }
 

@@ -1,6 +1,6 @@
-// What can be copied.
+// Copy answers, code and requests.
 
-/** The request as a line for a shell. The key is a variable of the shell, never the key. */
+/** The request as a shell command. It refers to the key by a shell variable. */
 export function curl(url, needsKey, question) {
   return [
     `curl -N ${quoted(url)}`,
@@ -16,7 +16,7 @@ function quoted(text) {
 
 export async function copy(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  // Without HTTPS, on a server in the local network for instance, there is only the old way.
+  // Without HTTPS, e.g. in the local network, browsers offer only the old API.
   const field = document.createElement("textarea");
   field.value = text;
   document.body.append(field);

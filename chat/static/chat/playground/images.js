@@ -1,6 +1,6 @@
-// The images that go with the next question: pasted, dropped, or chosen.
+// The images of the next question: pasted, dropped, or chosen.
 
-const MOST = 16; // as the API has it
+const MOST = 16; // the API's limit
 
 export class Images {
   #images = []; // { name, url }
@@ -21,7 +21,7 @@ export class Images {
   async add(files) {
     const images = [...files].filter(({ type }) => type.startsWith("image/"));
     const pictures = await Promise.all(images.slice(0, MOST).map(read));
-    const fitting = pictures.slice(0, MOST - this.#images.length); // others came in the meantime
+    const fitting = pictures.slice(0, MOST - this.#images.length); // others were added meanwhile
     this.#images.push(...fitting);
     this.#draw();
     if (images.length < files.length) this.say("Only images can be added.");
@@ -61,7 +61,7 @@ export class Images {
   }
 }
 
-/** An item of a list: the image, small. */
+/** A list item with the image as a thumbnail. */
 export function thumbnail({ name = "Image", url }) {
   const picture = document.createElement("img");
   picture.src = url;

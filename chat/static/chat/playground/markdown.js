@@ -1,7 +1,7 @@
-// Markdown that grows, shown without ever letting HTML in.
+// Render growing Markdown, without any HTML of the answer.
 //
-// HTML in an answer is shown as the text that it is, pictures as links. What marked makes of the
-// rest goes through DOMPurify, which lets through the few elements below and addresses of the web.
+// HTML in an answer is shown as text, pictures as links. DOMPurify then cleans marked's output: it
+// allows the few elements below and links to the web.
 
 import DOMPurify from "./vendor/dompurify.js";
 import { Marked } from "./vendor/marked.js";
@@ -38,7 +38,7 @@ function escaped(text) {
 }
 
 export class Markdown {
-  // What is before this stays as it is: so many characters, which made so many nodes.
+  // The settled part, which no longer changes: its characters, and the nodes made of them.
   #settled = { characters: 0, nodes: 0 };
   #element;
 
@@ -46,14 +46,14 @@ export class Markdown {
     this.#element = element;
   }
 
-  /** Show the text so far. It costs as much as its last blocks are long, not all that it is. */
+  /** Show the text so far. The cost depends on the last blocks only, not on the whole text. */
   grow(text) {
-    // A line of nothing but marks may yet become anything: a rule, a heading, an item.
+    // A line of marks alone may still become a rule, a heading or an item.
     const sure = text.replace(/\n[-=*_+#`~|>:. \d]*$/, "");
     const blocks = blocksOf(sure, this.#settled.characters);
     const nodes = nodesOf(blocks);
     this.#replace(nodes);
-    // The last block may grow, and the one before may be a list that goes on after a blank line.
+    // The last block may grow, and the one before may be a list that continues after a blank line.
     const seen = blocks.filter((block) => marked.parser([block]));
     if (nodes.length !== seen.length || seen.length < 3) return;
     for (const block of blocks.slice(0, blocks.indexOf(seen.at(-2)))) {
@@ -62,13 +62,13 @@ export class Markdown {
     this.#settled.nodes += seen.length - 2;
   }
 
-  /** Show the whole text: what comes late, a link's address for instance, counts from the start. */
+  /** Show the whole text: late parts, such as a link's address, affect earlier ones. */
   finish(text) {
     this.#settled = { characters: 0, nodes: 0 };
     this.#replace(nodesOf(blocksOf(text)));
   }
 
-  /** Put nodes after the settled ones. Those that are there already stay, and what is selected. */
+  /** Put nodes after the settled ones. Equal nodes stay, and so does a selection in them. */
   #replace(nodes) {
     const there = [...this.#element.childNodes].slice(this.#settled.nodes);
     let same = 0;

@@ -1,4 +1,4 @@
-// The page: ask, watch the answer grow, go on.
+// The page: ask, show the growing answer, continue.
 
 import { chat, models } from "./api.js";
 import { copy, curl } from "./clipboard.js";
@@ -23,7 +23,7 @@ const shown = new WeakMap(); // article -> Turn
 class Turn {
   text = "";
   thoughts = "";
-  drawn = 0; // so many characters of the thoughts
+  drawn = 0; // characters of the thoughts that are shown
 
   constructor(question, apiKey) {
     this.question = question;
@@ -176,7 +176,7 @@ function busy(controller) {
 
 // --- Drawing --------------------------------------------------------------------------------------
 
-/** A function that draws with the next frame, and spends a fifth of the time on it at most. */
+/** A function that draws with the next frame, and spends at most a fifth of the time on it. */
 function nowAndThen(draw) {
   let waiting = false;
   let pause = 0;
@@ -194,7 +194,7 @@ function nowAndThen(draw) {
   };
 }
 
-/** Change the page. Who is at its end stays there; who has scrolled up stays where they are. */
+/** Change the page. A reader at its end stays at the end; one who scrolled up stays in place. */
 function keepingPlace(change) {
   const { scrollHeight, clientHeight, scrollTop } = document.documentElement;
   const atEnd = scrollHeight - clientHeight - scrollTop < 40;
@@ -204,7 +204,7 @@ function keepingPlace(change) {
 
 // --- Settings -------------------------------------------------------------------------------------
 
-/** Keep what is in the fields for as long as the tab is there. */
+/** Keep the fields' values as long as the tab is open. */
 function remember() {
   for (const field of [key, user, model]) {
     field.addEventListener("input", () => sessionStorage.setItem(field.id, field.value));
@@ -236,7 +236,7 @@ function open(visible) {
   });
 }
 
-// --- What people do -------------------------------------------------------------------------------
+// --- Events ---------------------------------------------------------------------------------------
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -290,7 +290,7 @@ document.addEventListener("drop", (event) => {
 });
 
 prompt.addEventListener("keydown", (event) => {
-  // Enter that ends the composition of a character is not meant for us.
+  // Enter may end the composition of a character: then it does not send.
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
   form.requestSubmit();
