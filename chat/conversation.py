@@ -49,26 +49,26 @@ TURN_HAS_TOOL_CALLS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """A validated request of a client.
-
-    `model` None is the configured model. `parameters` are those for the vendor, under OpenAI's
-    names and without nulls; the limit of tokens is always `max_tokens`. `previous_interaction_id`
-    names the turn to continue. `messages` are what the client asks now, as OpenAI's messages; None
-    if `prompt` and `system` suffice. `prompt` is the last text of its user. `is_whole`: they are
-    the whole conversation, which the client sends each time. With `drops_instructions` the
-    instructions of earlier turns do not apply to this one. `accounting_only` keeps no texts.
-    """
+    """A validated request of a client."""
 
     user_id: str
+    # The last text of the user.
     prompt: str
     system: str | None = None
+    # None means the configured model.
     model: str | None = None
+    # For the vendor, under OpenAI's names and without nulls. The token limit is `max_tokens`.
     parameters: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, str] | None = None
+    # The turn to continue.
     previous_interaction_id: str | None = None
+    # The new messages, in OpenAI's format; None if `prompt` and `system` suffice.
     messages: list[dict[str, Any]] | None = None
+    # The instructions of earlier turns do not apply to this one.
     drops_instructions: bool = False
+    # Keep no texts in the record.
     accounting_only: bool = False
+    # `messages` are the whole conversation, which the client sends each time.
     is_whole: bool = False
 
     @property

@@ -141,26 +141,26 @@ def stream(
 
 @dataclass(slots=True, kw_only=True)
 class InFlightChat:
-    """A claimed request: its question, its routes, and the pieces of the answer so far.
+    """A claimed request: its question, its routes, and the pieces of the answer so far."""
 
-    `route` is the preferred one until one answers. `names_model`: the client named a model other
-    than the default. `accounting_only`: storage gets no texts. `earlier` is the stored answer if
-    the request was answered before. `asked` is the claim with all messages of the request, of
-    which `record` may keep only the new ones; `sent` is the whole conversation, where the client
-    sent it.
-    """
-
+    # The claim with all messages of the request.
     asked: InteractionRecord
+    # The whole conversation, if the client sent it.
     sent: SentConversation | None
+    # The claim as it is stored, which may have only the new messages.
     record: InteractionRecord
     completion_request: CompletionRequest
     routes: list[Route]
+    # The preferred route, until one answers.
     route: Route
+    # The client named a model other than the default.
     names_model: bool
+    # Storage gets no texts.
     accounting_only: bool
     deadline: Deadline
     started: float
     reservations: tuple[Reservation, ...] = ()
+    # The stored answer, if the request was answered before.
     earlier: InteractionRecord | None = None
     deltas: list[dict[str, Any]] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)

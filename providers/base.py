@@ -87,21 +87,19 @@ class AnsweredMessage(dict[str, Any]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompletionRequest:
-    """One request to a model.
-
-    `messages` go from the oldest to the newest, instructions included; answers of earlier turns may
-    be AnsweredMessages. `parameters` are all others of a chat completion, under OpenAI's names and
-    without nulls; the token limit is always `max_tokens`. `end_user` is an opaque, stable id
-    that vendors use to isolate abuse, never a name or an address. `conversation_id` is ours and is
-    not sent to vendors. A provider tells `on_usage` what the call used, however it ended, with
-    estimates where the vendor reported nothing.
-    """
+    """One request to a model."""
 
     model: str
+    # Oldest first, instructions included. Answers of earlier turns may be AnsweredMessages.
     messages: tuple[Message, ...]
+    # The others of a chat completion, under OpenAI's names, without nulls. The token limit is
+    # always `max_tokens`.
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    # An opaque, stable id by which vendors isolate abuse, never a name or an address.
     end_user: str | None = None
+    # Ours; not sent to vendors.
     conversation_id: str | None = None
+    # Gets the usage of the call, however it ended, with estimates for unreported tokens.
     on_usage: "Callable[[Usage], object] | None" = field(default=None, compare=False, repr=False)
 
 
@@ -110,8 +108,6 @@ class Usage:
     """Tokens and US dollars. None means unknown, which is not zero.
 
     `prompt_tokens` include `cached_tokens`; `completion_tokens` include `reasoning_tokens`.
-    `cost_usd` has at most COST_DECIMALS decimals. `estimated`: tokens are by
-    `providers.estimates`, because the vendor did not report them.
     """
 
     prompt_tokens: int | None = None
@@ -119,7 +115,9 @@ class Usage:
     total_tokens: int | None = None
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
+    # With at most COST_DECIMALS decimals.
     cost_usd: Decimal | None = None
+    # The vendor did not report the tokens: `providers.estimates` did.
     estimated: bool = False
 
     @property
@@ -149,13 +147,11 @@ def _sum(one: Any, other: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of a streamed answer.
+    """A piece of a streamed answer."""
 
-    `message` has the fields of OpenAI's deltas, except `role`; a piece of a tool call names the
-    call by its `index`. `extras` are those fields of the answer beside its message that are new.
-    """
-
+    # The fields of OpenAI's deltas, except `role`. A piece of a tool call has the call's `index`.
     message: dict[str, Any]
+    # New fields of the answer beside its message.
     extras: dict[str, Any] = field(default_factory=dict)
 
 
@@ -163,17 +159,17 @@ class Delta:
 class Completion:
     """A model's answer.
 
-    `message` is the assistant's, without `role`: `content` (str), `tool_calls`, and all else that
-    the vendor said. `extras` are the fields of the answer beside its message: `logprobs`, `choice`
-    with the other fields of its choice, and those that OpenAI does not have, such as `citations`.
-    The text is empty only with tool calls, with images or audio, or when `finish_reason` is
-    `length`.
+    The text is empty only with tool calls, with images or audio, or if `finish_reason` is `length`.
     """
 
+    # The assistant's message without `role`: `content` (str), `tool_calls`, and all other fields
+    # of the vendor.
     message: dict[str, Any]
     model: str
     finish_reason: FinishReason
     usage: Usage = field(default_factory=Usage)
+    # The fields beside the message: `logprobs`, `choice` with the other fields of the choice, and
+    # those that OpenAI does not have, such as `citations`.
     extras: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -18,19 +18,14 @@ from typing import ClassVar
 
 
 class ProviderError(Exception):
-    """The reason why a provider gave no answer.
-
-    The message is our own sentence and may be shown to a client. `reason` goes to the log: the
-    vendor's HTTP status and error codes. `vendor_message` is the vendor's sentence, with keys
-    masked. It can repeat the prompt or name the account: it goes to the log, and to a client only
-    from RequestRejected. `retry` allows up to `max_retries` further calls to the same provider,
-    `fallback` a call to the next one. `retry_after` is the vendor's hint, in seconds.
-    """
+    """The reason why a provider gave no answer. The message is ours, and clients may see it."""
 
     code: ClassVar[str]
+    # Allow up to `max_retries` further calls to the same provider.
     retry: bool = False
-    fallback: bool = False
     max_retries: ClassVar[int] = 2
+    # Allow a call to the next provider.
+    fallback: bool = False
 
     def __init__(
         self,
@@ -41,8 +36,12 @@ class ProviderError(Exception):
         retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
+        # For the log: the vendor's HTTP status and error codes.
         self.reason = reason
+        # The vendor's sentence, keys masked. It can repeat the prompt or name the account, so
+        # clients see it only from RequestRejected.
         self.vendor_message = ""
+        # The vendor's hint, in seconds.
         self.retry_after = retry_after
         if retry is not None:
             self.retry = retry

@@ -67,21 +67,21 @@ class Transcript:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Earlier:
-    """The part of a record's messages that earlier records hold.
+    """The part of a record's messages that earlier records hold."""
 
-    The record itself lacks its first `messages`. `records` are the ids of up to 20 records before
-    it, the last of which it continues and expects to have the transcript `digest`; `root` is the
-    first of all. The answer of the record before is a message between the two unless
-    `own_answer`, and its parameters and system text are this record's unless `own_parameters`.
-    `first_expiry`, in epoch seconds, is when the first of these records expires; None means never.
-    """
-
+    # How many of the record's first messages it does not hold itself.
     messages: int
+    # The id of the conversation's first record.
     root: str
+    # The ids of up to 20 records before it, oldest first. It continues the last one.
     records: tuple[str, ...]
+    # The transcript that the last one must have.
     digest: str
+    # The record holds the previous answer itself, because the client changed it.
     own_answer: bool
+    # The record holds its parameters and system text itself, because they differ.
     own_parameters: bool
+    # When the first of these records expires, in epoch seconds; None means never.
     first_expiry: int | None
 
 
@@ -89,18 +89,7 @@ class Earlier:
 class InteractionRecord:
     """One interaction: request, answer or error, provider, usage and times.
 
-    A record is claimed as `pending` before a provider is called. `model` and `provider` are then
-    the first ones to call, and after settlement the ones that answered. `latency_ms` counts from
-    the acceptance of the request to its outcome. `request_hash` is set for requests with an
-    idempotency key and tells whether a repeated key belongs to the same request. `ancestors` are
-    the ids of the earlier turns that are sent along, oldest first. `usage` is that of the attempt
-    that answered, or else of the last one. `response` and `tool_calls` are
-    the answer's; `message` has the other fields of the assistant's message, in OpenAI's format, and
-    `extras` those beside the message. `key_id` is the managed API key of the request. A record does
-    not exist any more from `expires_at` on, a whole second; None means never.
-
-    A record that was read whole has `earlier` only where a record before it is gone: its messages
-    are then incomplete. `transcript` is set for answers to requests with the whole conversation.
+    A record is claimed as `pending` before a provider is called, and settled with the outcome.
     """
 
     interaction_id: str
@@ -110,13 +99,18 @@ class InteractionRecord:
     created_at: datetime
     deadline_at: datetime
     conversation_id: str
+    # Those that answered; before settlement, the first ones to call.
     model: str
     provider: str
     request_id: str = ""
+    # With an idempotency key: tells whether a repeated key belongs to the same request.
     request_hash: str | None = None
+    # The managed API key of the request.
     key_id: str | None = None
+    # The record no longer exists from this whole second on; None means never.
     expires_at: datetime | None = None
     previous_interaction_id: str | None = None
+    # The ids of the earlier turns that are sent to the model, oldest first.
     ancestors: tuple[str, ...] = ()
     system: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -124,15 +118,22 @@ class InteractionRecord:
     status: Status = Status.PENDING
     response: str | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
+    # The other fields of the assistant's message, in OpenAI's format.
     message: Mapping[str, Any] = field(default_factory=dict)
+    # The fields of the answer beside its message.
     extras: Mapping[str, Any] = field(default_factory=dict)
     finish_reason: str | None = None
     cached: bool = False
+    # From the acceptance of the request to its outcome.
     latency_ms: int | None = None
+    # Of the attempt that answered, or else of the last one.
     usage: Usage = field(default_factory=Usage)
     error: ErrorInfo | None = None
     attempts: tuple[Attempt, ...] = ()
+    # In a record that was read whole: set only if an earlier record is gone, so that its
+    # messages are incomplete.
     earlier: Earlier | None = None
+    # Set for answers to requests with the whole conversation.
     transcript: Transcript | None = None
 
     @property
@@ -274,28 +275,27 @@ class InteractionStore(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """A managed API key, without its secret: only keyed digests are stored.
-
-    Requests with the key act for `owner`. After a rotation the previous secret stays valid until
-    `previous_until`. `rate_limit` is per minute, of all users: 0 is no limit, None the
-    service's default for each user. `monthly_budget_usd` is for the key as a whole and
-    `user_monthly_budget_usd` for each of its users; None is no budget. Empty `allowed_models` allow
-    all models of the service. `last_used_at` is written about once an hour.
-    """
+    """A managed API key, without its secret: only keyed digests are stored."""
 
     key_id: str
+    # Requests with the key act for this owner.
     owner: str
     name: str
     digest: str
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    # Written about once an hour.
     last_used_at: datetime | None = None
+    # After a rotation the previous secret stays valid until then.
     previous_digest: str | None = None
     previous_until: datetime | None = None
+    # Requests per minute of all users. 0: no limit; None: the service's default for each user.
     rate_limit: int | None = None
+    # Of the key as a whole, and of each of its users; None: no budget.
     monthly_budget_usd: Decimal | None = None
     user_monthly_budget_usd: Decimal | None = None
+    # Empty: all models of the service.
     allowed_models: tuple[str, ...] = ()
 
     @property
