@@ -87,10 +87,9 @@ def chat(
     """Answer a request, and leave exactly one record of it.
 
     1. Accept: check the model, and load the turns before.
-    2. Claim: write the record as pending before any provider is asked, and reserve what the request
-       may cost of its key's budgets. An idempotency key
-       determines the record's id, so the claim is also the lock: a repeated request gets the first
-       one's answer.
+    2. Claim: write the record as pending before any provider is asked, and reserve the estimated
+       cost from the key's budgets. An idempotency key determines the record's id, so the claim is
+       also the lock: a repeated request gets the first one's answer.
     3. Ask the cache, then the providers.
     4. Settle: write the outcome, once. The client gets its answer even if this fails.
 

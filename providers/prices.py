@@ -23,11 +23,10 @@ def cost(
 ) -> Decimal | None:
     """Return the list price in US dollars, from the prices bundled with genai-prices.
 
-    The vendor is `provider_id`, genai-prices' id for it, or is found by `provider_api_url`, also at
-    a regional host. The result is None when the vendor, the model, one of its prices or a token
-    count is unknown. Cached tokens have their own price, and so have those of the prompt that were
-    written to the cache, some of them for an hour; reasoning tokens cost the same as other output
-    tokens.
+    The vendor is genai-prices' `provider_id`, or found by `provider_api_url`, also at a regional
+    host. The result is None if the vendor, the model, one of its prices or a token count is
+    unknown. Tokens that are read from the cache, written to it, or written for an hour have their
+    own prices. Reasoning tokens cost the same as other output tokens.
     """
     if usage.prompt_tokens is None or usage.completion_tokens is None:
         return None

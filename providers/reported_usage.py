@@ -14,8 +14,8 @@ TICKS_PER_USD = 10**10
 def tokens(reported: Any) -> Usage:
     """Return the tokens of a `usage` object.
 
-    Some vendors leave the cached tokens out of `prompt_tokens` (as Anthropic does), or the thoughts
-    out of `completion_tokens` (as xAI does, and Google). The total then has more than the two.
+    Some vendors leave the cached tokens out of `prompt_tokens` (Anthropic), or the thoughts out of
+    `completion_tokens` (xAI, Google). The total is then larger than the sum of the two.
     """
     prompt = token_count(get_path(reported, "prompt_tokens"))
     answer = token_count(get_path(reported, "completion_tokens"))

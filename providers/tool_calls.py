@@ -84,9 +84,12 @@ class ToolCall:
 class ToolCalls:
     """The tool calls of one message, numbered in the order in which they begin.
 
-    A piece belongs to the call of its index, or of its id where it has no index, or else to the
-    last call. A name begins another call when it is another name, when it comes with another id or
-    with a call of the same delta, and when text follows it after arguments that are whole.
+    A piece belongs to the call with its index or its id, without either to the last call. A piece
+    with a name begins a new call
+
+    - if the name or the id differs from the call's,
+    - if the call began in the same delta, or
+    - if it has arguments and those of the call are whole.
     """
 
     def __init__(self) -> None:

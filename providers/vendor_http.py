@@ -240,9 +240,9 @@ class VendorClient:
 
         Without a body it is a GET. The context translates the httpx.RequestError of a body.
 
-        Raises DeadlineExceeded, VendorSilent for a vendor that is silent for `idle_seconds`,
-        ProviderFailed for one that cannot be reached or breaks off,
-        and ProviderMisconfigured for an address that redirects.
+        Raises DeadlineExceeded; VendorSilent if the vendor is silent for `idle_seconds`;
+        ProviderFailed if it cannot be reached or breaks off; and ProviderMisconfigured if the
+        address redirects.
         """
         own = deadline.part()
         request = _request(url, headers, body, own, sign)

@@ -68,8 +68,8 @@ def respond(
 class EventStream:
     """The body of the response, to be read in the thread that made it.
 
-    The chat runs in a greenlet of that thread: however deep in a call it waits, it can hand over
-    what there is to send, and go on later.
+    The chat runs in a greenlet of that thread. So it can hand over data from any depth of a call,
+    and continue later.
     """
 
     def __init__(

@@ -221,8 +221,8 @@ class InteractionStore(Protocol):
     def settle(self, record: InteractionRecord, *reservations: "Reservation") -> bool:
         """Write the outcome of a claim once, and count it; return False if the claim is gone.
 
-        The same write releases the reservations of the claim.
-        A claim is identified by its deadline, because a take-over sets another one.
+        The same write releases the reservations of the claim. A claim is identified by its
+        deadline, because a take-over sets another one.
         """
 
     def get(self, interaction_id: str) -> InteractionRecord | None:

@@ -1,8 +1,8 @@
 """Keep the messages of a conversation once, though its client sends all of them each time.
 
-The digest of a record's messages and answer finds it when a later request begins with them. All
-messages but that answer must be equal in each byte of their JSON. The answer may have been
-rewritten by the client in ways that a reader would not see; it is then kept as the client sent it.
+A request continues a record if it begins with the record's messages and answer; a digest of them
+finds the record. The JSON of all messages must be equal, except for the last answer: a client may
+have rewritten it in ways that a reader would not see. It is then kept as the client sent it.
 """
 
 import hashlib

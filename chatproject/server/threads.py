@@ -16,8 +16,8 @@ Work = Callable[[], None]
 class ElasticThreadPool(Executor):
     """An executor with up to `max_threads` threads, of which few stay when there is no work.
 
-    Work goes to the thread that became idle last, so that the others end. `on_thread_end` runs in
-    each thread before it ends, and `on_shrink` when the threads have become half as many.
+    Work goes to the thread that became idle last, so that the others can end. `on_thread_end` runs
+    in each thread before it ends, `on_shrink` when the number of threads has halved.
     """
 
     def __init__(

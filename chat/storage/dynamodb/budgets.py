@@ -1,9 +1,9 @@
 """Reservations on DynamoDB: an item of the state table for each budget.
 
 An attribute `r_<interaction_id>` is what a request in flight reserves, and until when. `claims`
-counts the claims: a claim is refused if there was another since it read the item. Settlements only
-take from an item and add to the counters, which a claim reads after the item. So what it reads is
-never too little.
+counts the claims: a claim is refused if there was another since it read the item. A settlement
+moves an amount from the item to the counters. A claim reads the item before the counters, so it
+may count such an amount twice, but never misses it.
 """
 
 import random

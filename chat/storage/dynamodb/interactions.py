@@ -4,12 +4,13 @@ An item is a record's columns, with `owner_user` for the index, the `schema` num
 `write_id`, which is new in each write. It makes retries safe: if the condition fails and the stored
 item has our `write_id`, the first attempt succeeded and its response was lost.
 
-An item may have 400 KB. Long texts are compressed. What does not fit of a question, with room for
-its outcome, or of an answer is stored in parts: items of their own (`<interaction_id>#prompt-0`,
+An item may have 400 KB. Long texts are compressed. Columns of a question or an answer that still do
+not fit are stored in parts: items of their own (`<interaction_id>#prompt-0`,
 `<interaction_id>#response-0`, …), in no index, written in one transaction with the claim or the
-outcome. They expire with the record, and a take-over deletes those of the answer. A transaction
-carries 4 MB. A compressed question over 3.5 MB is refused before a provider is called. A compressed
-answer over 3.5 MB cannot be stored; the service answers and logs it, as in an outage.
+outcome. The parts of a question leave room for its outcome. Parts expire with the record, and a
+take-over deletes those of the answer. A transaction carries 4 MB. A compressed question over 3.5 MB
+is refused before a provider is called. A compressed answer over 3.5 MB cannot be stored; the
+service answers and logs it, as in an outage.
 """
 
 import time

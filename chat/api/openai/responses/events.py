@@ -2,9 +2,9 @@
 
 https://platform.openai.com/docs/api-reference/responses-streaming
 
-Items open as the answer's pieces come: thoughts, a message, tool calls. An item of thoughts or a
-message is done when another item opens, tool calls when the answer ends, because some vendors send
-the pieces of several calls by turns.
+Items open as the pieces of the answer arrive: thoughts, a message, tool calls. Thoughts and
+messages are done when another item opens. Tool calls are done when the answer ends, because some
+vendors interleave the pieces of several calls.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
