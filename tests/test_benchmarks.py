@@ -35,7 +35,7 @@ def test_a_crowd_of_streams_leaves_ok_records(tmp_path: Path) -> None:
     assert measured.usage.peak_mb > 0
 
 
-def test_a_crowd_counts_what_fails() -> None:
+def test_a_crowd_counts_failures() -> None:
     with StubVendor() as stub:
         stub.reply({}, status=503)
         stub.reset()
@@ -71,14 +71,14 @@ def test_a_missing_or_second_record_fails_the_abuse_run() -> None:
     assert not abuse.exactly_one("answered", [1], records, {"error"}).held
 
 
-def test_settlements_that_do_not_meet_take_one_try_each() -> None:
+def test_settlements_without_conflict_take_one_try() -> None:
     simulation = hot_counters.Simulation(0.010, 2)
     hot_counters.settle_all(simulation, [0.0, 1.0, 2.0])
     assert (simulation.tries, simulation.failures) == (3, 0)
     assert simulation.waits == pytest.approx([0.010] * 3)
 
 
-def test_settlements_that_meet_are_refused_and_tried_on_another_shard() -> None:
+def test_conflicting_settlements_are_retried_on_another_shard() -> None:
     simulation = hot_counters.Simulation(0.010, 2)
     hot_counters.settle_all(simulation, [0.0, 0.0])
     assert simulation.failures == 0

@@ -77,12 +77,12 @@ def test_reasoning_and_images_are_answered_from_the_cache_too(client, use_provid
     ],
     ids=str,
 )
-def test_anything_that_shapes_the_answer_makes_another_question(client, other):
+def test_every_field_that_affects_the_answer_is_in_the_cache_key(client, other):
     ask(client)
     assert ask(client, **other)["cached"] is False
 
 
-def test_metadata_does_not_shape_the_answer(client):
+def test_metadata_does_not_affect_the_cached_answer(client):
     ask(client)
     assert ask(client, metadata={"page": "2"})["cached"] is True
 
@@ -97,13 +97,13 @@ def test_a_cut_off_answer_is_not_kept(client):
     assert ask(client, max_tokens=1)["cached"] is False
 
 
-def test_an_erased_answer_is_not_given_again(client):
+def test_an_erased_answer_is_not_replayed(client):
     ask(client)
     Interaction.objects.all().delete()
     assert ask(client)["cached"] is False
 
 
-def test_it_is_off_by_default(client, settings):
+def test_the_cache_is_off_by_default(client, settings):
     settings.ENABLE_CACHE = False
     ask(client)
     assert ask(client)["cached"] is False

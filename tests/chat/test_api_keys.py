@@ -94,7 +94,7 @@ def kept(key: str) -> ApiKey:
 # --- Made and used --------------------------------------------------------------------------------
 
 
-def test_a_key_that_was_made_can_be_used(api: ApiClient, each_storage: str) -> None:
+def test_a_created_key_can_be_used(api: ApiClient, each_storage: str) -> None:
     key = create("--owner", "team:blue")
     answer = ask(api, key)
     assert answer.status_code == 200
@@ -360,7 +360,7 @@ def test_malformed_keys_are_refused_without_a_read(
     assert status_and_code(ask(api, "sca_0_0")) == (401, "invalid_api_key")
 
 
-def test_a_flood_does_not_fill_the_memory() -> None:
+def test_a_flood_of_keys_does_not_fill_the_memory() -> None:
     for name, most in (("keys", 1000), ("refused_keys", 10_000)):
         for number in range(most + 100):
             caches[name].set(str(number), True)
@@ -441,7 +441,7 @@ class Touchless(orm_api_keys.OrmApiKeyStore):
         raise StorageUnavailable
 
 
-def test_a_use_that_cannot_be_noted_fails_nothing(
+def test_an_unwritten_last_use_fails_no_request(
     api: ApiClient, lose_keys: Callable[[type], None]
 ) -> None:
     key = create()

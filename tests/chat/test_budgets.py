@@ -95,7 +95,7 @@ def test_an_erased_user_has_no_new_budget(api: ApiClient, each_storage: str, slo
 
 
 @pytest.mark.parametrize("budget", ["monthly_budget_usd", "user_monthly_budget_usd"])
-def test_of_fifty_requests_at_once_a_budget_for_one_lets_one_pass(
+def test_a_budget_for_one_lets_one_of_fifty_concurrent_requests_pass(
     handler: Any, each_storage: str, slow: Slow, budget: str
 ) -> None:
     key = new_key(**{budget: "0.01"})
@@ -111,7 +111,7 @@ def usage_report(handler: Any, key: str) -> Any:
     return ApiClient(handler).get("/v1/usage", headers={"X-API-Key": key}).json()
 
 
-def test_requests_at_once_pass_where_the_budget_has_room(
+def test_concurrent_requests_pass_while_the_budget_has_room(
     handler: Any, each_storage: str, slow: Slow
 ) -> None:
     key = new_key(monthly_budget_usd="10", user_monthly_budget_usd="10")
@@ -155,7 +155,7 @@ def _create_key(folder: Path, variables: dict[str, str]) -> str:
     return made.stdout.strip()
 
 
-def test_streams_that_are_hung_up_spend_a_budget(
+def test_aborted_streams_spend_a_budget(
     api: ApiClient, each_storage: str, change_settings: Configure
 ) -> None:
     with StubVendor() as vendor:

@@ -216,7 +216,7 @@ def test_an_answer_that_could_not_be_written_is_logged_masked(
     assert (record["prompt"], record["response"]) == (MASKED, "I know [EMAIL].")
 
 
-def test_nothing_is_masked_unless_it_is_asked_for(api: ApiClient, vendor: StubVendor) -> None:
+def test_masking_is_off_by_default(api: ApiClient, vendor: StubVendor) -> None:
     assert api.chat(SAID).json()["prompt"] == SAID
     assert vendor.requests[0].json["messages"][0]["content"] == SAID
 
@@ -440,7 +440,7 @@ def test_a_turn_that_was_not_kept_cannot_be_continued(accounting: str, api: ApiC
     assert "is not stored" in problem(response)["detail"]
 
 
-def test_no_answer_is_given_again(
+def test_no_answer_is_cached(
     accounting: str, api: ApiClient, change_settings: Configure
 ) -> None:
     change_settings(ENABLE_CACHE=True)

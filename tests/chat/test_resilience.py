@@ -290,7 +290,7 @@ def ask(client: Client, **headers: str):
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_a_vendor_in_trouble(scenario, client, vendor, configure_providers, record_property):
+def test_every_vendor_failure_has_the_documented_outcome(scenario, client, vendor, configure_providers, record_property):
     configure_providers(vendor, names=(scenario.provider,), deadline=scenario.deadline)
     scenario.script(vendor)
 
@@ -378,7 +378,7 @@ def test_if_all_providers_are_overloaded_the_shortest_wait_is_returned(
     assert response.headers["Retry-After"] == "30"
 
 
-def test_all_slow_ends_at_the_deadline_with_nothing_left_running(
+def test_the_deadline_ends_all_slow_calls(
     client, vendor, fallback, configure_providers
 ):
     configure_providers(vendor, fallback, deadline=0.5)
@@ -417,7 +417,7 @@ def test_an_open_circuit_skips_the_provider_and_then_allows_one_trial(
     assert [ask(client).status_code for _ in range(2)] == [200, 200]
 
 
-def test_a_resting_provider_is_skipped_for_the_fallback(
+def test_a_provider_with_an_open_circuit_is_skipped_for_the_fallback(
     client, vendor, fallback, configure_providers
 ):
     configure_providers(vendor, fallback, CIRCUIT_BREAKER_THRESHOLD=1)
@@ -469,7 +469,7 @@ def test_failures_that_clients_can_cause_do_not_open_the_circuit(
     assert len(vendor.requests) == 4 * calls
 
 
-def test_a_trial_is_alone_however_long_it_takes(clock):
+def test_only_one_trial_call_runs_at_a_time(clock):
     breaker = CircuitBreaker(threshold=1, reset_timeout=0.05)
     breaker.record_failure()
     clock.now += 0.06

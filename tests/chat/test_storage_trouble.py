@@ -142,7 +142,7 @@ def test_the_whole_answer_is_logged_and_replayed(client, unrecorded_log, use_pro
     assert record.extras == THOUGHTFUL.extras
 
 
-def test_a_short_trouble_is_outlived(client, unrecorded_log, monkeypatch):
+def test_a_short_outage_is_survived(client, unrecorded_log, monkeypatch):
     waits = []
 
     def repaired(seconds):

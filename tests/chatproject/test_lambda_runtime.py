@@ -71,7 +71,7 @@ def only_record(api: RuntimeApi, user: str) -> Any:
 
 
 @pytest.mark.parametrize("front", FRONTS)
-def test_a_piece_leaves_before_the_vendor_goes_on(
+def test_a_piece_is_sent_before_the_vendor_continues(
     api: RuntimeApi, vendor: StubVendor, front: Front
 ) -> None:
     go_on = threading.Event()

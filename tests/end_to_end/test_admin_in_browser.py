@@ -53,7 +53,7 @@ def accessible(page: Page) -> None:
     assert [(each["id"], each["nodes"][0]["html"]) for each in serious] == []
 
 
-def test_support_finds_a_record_reads_on_and_makes_a_key(admin: Page) -> None:
+def test_support_finds_a_record_and_creates_a_key(admin: Page) -> None:
     page = admin
     page.get_by_role("link", name="Interactions", exact=True).click()
     rows = page.locator("#result_list tbody tr")

@@ -96,7 +96,7 @@ def test_answers_errors_and_streams_may_be_read_by_the_page(
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "http://app.example.org", f"{APP}.evil.example", "null"]
 )
-def test_other_origins_get_no_leave(shared: Server, origin: str) -> None:
+def test_other_origins_are_not_allowed(shared: Server, origin: str) -> None:
     for answer in (
         shared.client.options("/v1/chat", headers=PREFLIGHT | {"Origin": origin}),
         shared.client.get("/v1/health", headers={"Origin": origin}),

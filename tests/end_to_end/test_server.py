@@ -361,7 +361,7 @@ tuning.ACCEPT_BACKOFF = tuning.MAX_ACCEPT_BACKOFF = 0.1
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it counts sockets in Linux's /proc")
 @pytest.mark.parametrize("reloaded", [False, True])
-def test_connections_are_shared_out_among_the_processes(serve: Serve, reloaded: bool) -> None:
+def test_connections_are_balanced_among_the_processes(serve: Serve, reloaded: bool) -> None:
     server = serve(LONG_ACCEPT_BACKOFF, DJANGO_SETTINGS_MODULE="chatproject.settings")
     eventually(lambda: len(server.children()) == 2)
     if reloaded:

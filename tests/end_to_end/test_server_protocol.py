@@ -120,6 +120,6 @@ def test_connections_without_a_request_take_no_thread(server):
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json"])
 @pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS"])
-def test_pages_are_only_read(server, path, method):
+def test_pages_refuse_writing_methods(server, path, method):
     answer = server.client.request(method, path)
     assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")

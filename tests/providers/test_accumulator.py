@@ -466,7 +466,7 @@ class TestNumbering:
         ]
 
     @pytest.mark.parametrize("fields", [{}, {"index": 0}, {"id": "a"}, {"index": 0, "id": "a"}])
-    def test_names_that_are_repeated(self, fields: dict[str, Any]):
+    def test_repeated_names(self, fields: dict[str, Any]):
         deltas = [piece(text, "f", **fields) for text in ("", '{"x"', ":1", "}", "", "\n")]
         assert called(*([each] for each in deltas)) == [("f", f"{A}\n")]
 

@@ -430,7 +430,7 @@ def test_a_budget_leaves_tokens_for_the_answer(
     assert thinking.get("budget_tokens") == budget
 
 
-def test_claude_does_not_think_on_after_calls_without_their_thoughts(
+def test_claude_does_not_continue_thinking_after_calls_without_their_thoughts(
     stub: StubBedrock, bedrock: Provider
 ):
     parameters = {"reasoning_effort": "high", "tools": [WEATHER]}
@@ -558,7 +558,7 @@ def test_a_model_without_strict_tools_is_asked_again():
     assert ["strict" in spec for spec in specs] == [True, False, False]
 
 
-def test_a_complaint_about_what_was_not_sent_is_final(stub: StubBedrock):
+def test_a_complaint_about_an_unsent_feature_is_not_retried(stub: StubBedrock):
     with StubBedrock() as refusing:
         refusing.refuse("ValidationException", 400, f"{NO_FORMAT} {NO_FORCE} {NO_STRICT}")
         request = with_parameters(tools=[WEATHER], tool_choice="required")
@@ -681,7 +681,7 @@ def test_citations_come_with_the_text():
 
 
 @pytest.mark.parametrize("reason", ["malformed_model_output", "malformed_tool_use"])
-def test_a_malformed_answer_is_asked_for_again(reason: str):
+def test_a_malformed_answer_is_retried(reason: str):
     with StubBedrock() as stub:
         stub.answer([{"text": "Hel"}], reason)
         request, reported = counting(ASKED)
@@ -710,7 +710,7 @@ def test_arguments_that_break_off_are_an_error():
         (lambda data: b'{"message": "no"}', "frame_prelude"),
     ],
 )
-def test_a_broken_frame_is_an_answer_that_broke_off(damage: Any, reason: str):
+def test_a_broken_frame_is_a_truncated_answer(damage: Any, reason: str):
     with StubBedrock() as stub:
         stub.stream_frames([delta(text="Hel"), damage(delta(text="lo"))])
         told, error = read_failing_stream(make_provider(stub), ASKED)
@@ -725,7 +725,7 @@ def test_events_after_the_end_are_ignored():
         assert read_stream(make_provider(stub), ASKED)[1].text == "Hi"
 
 
-def test_an_event_that_is_unknown_is_passed_over():
+def test_an_unknown_event_is_ignored():
     with StubBedrock() as stub:
         strange = [event("newEvent", x=1), frame({":message-type": "event"}, b"{}")]
         stub.stream_frames([*strange, delta(text="Hi"), *strange, *finish()])

@@ -56,7 +56,7 @@ def test_a_callback_is_called_once_by_the_thread_that_cancels():
     assert called == [other]
 
 
-def test_a_callback_is_called_at_once_when_it_is_too_late():
+def test_a_callback_registered_after_the_cancel_is_called_at_once():
     deadline, called = Deadline(30), list[bool]()
     deadline.cancel()
     with deadline.on_cancel(lambda: called.append(True)):
@@ -142,7 +142,7 @@ def test_waits_under_a_deadline_and_its_parts_are_announced():
     assert told == sorted(told)
 
 
-def test_a_cancel_ends_a_sleep_that_tells():
+def test_a_cancel_ends_an_announced_sleep():
     deadline = Deadline(30)
     deadline.on_wait(lambda: 0.01)
     with ThreadPoolExecutor(1) as pool:

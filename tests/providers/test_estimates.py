@@ -115,7 +115,7 @@ def test_usage_reported_before_an_early_end_counts(
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 503])
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_call_that_came_to_no_answer_used_nothing(
+def test_a_call_without_an_answer_used_nothing(
     stub_vendor: StubVendor, openrouter: OpenRouter, status: int, stream: bool
 ) -> None:
     stub_vendor.reply({"error": {"code": status, "message": "no"}}, status=status)

@@ -147,7 +147,7 @@ def test_stream_options_are_for_streams_alone(stub_vendor: StubVendor, openai: O
     ],
     ids=str,
 )
-def test_the_limit_gets_its_other_name(
+def test_the_token_limit_gets_its_other_name(
     stub_vendor: StubVendor, openai: OpenAI, error: dict[str, Any]
 ):
     stub_vendor.reply(error, status=400)
@@ -233,12 +233,12 @@ def test_thoughts_that_a_server_misses_are_not_left_out(stub_vendor: StubVendor,
     assert ask(openai, replace(REQUEST, messages=(thought,))) == ["provider_rejected"]
 
 
-def test_a_field_that_was_not_sent_is_not_asked_without(stub_vendor: StubVendor, openai: OpenAI):
+def test_a_complaint_about_an_unsent_field_is_not_retried(stub_vendor: StubVendor, openai: OpenAI):
     stub_vendor.reply(said("Unrecognized request argument supplied: user, max_tokens"), status=400)
     assert ask(openai, REQUEST) == ["provider_rejected"]
 
 
-def test_a_server_that_refuses_both_names_of_the_limit_is_not_asked_for_ever(
+def test_a_server_that_refuses_both_limit_names_is_not_retried_forever(
     stub_vendor: StubVendor, openai: OpenAI
 ):
     message = "Unknown parameters: 'max_tokens', 'max_completion_tokens'"

@@ -306,7 +306,7 @@ def test_idle_connections_are_closed_but_those_used_last(stub_vendor: StubVendor
         assert stub_vendor.connections == opened
 
 
-def test_a_lack_of_descriptors_is_an_error_that_leaves_none_open():
+def test_running_out_of_descriptors_leaves_none_open():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     gc.collect()  # what earlier tests left open
     reasons, before = [], open_descriptors()
@@ -657,7 +657,7 @@ def test_redirects_are_not_followed(vendor: StubVendor, transport: CurlTransport
     assert len(vendor.requests) == 1
 
 
-def test_interim_answers_and_trailers_are_passed_over(transport: CurlTransport):
+def test_interim_answers_and_trailers_are_ignored(transport: CurlTransport):
     early = b"HTTP/1.1 103 Early\r\nX-Early: 1\r\n\r\n"
     head = b"HTTP/1.1 200 OK\r\nX-A: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
     body = b"2\r\n{}\r\n0\r\nX-Late: 1\r\n\r\n"
@@ -785,7 +785,7 @@ def test_a_plain_request_goes_to_its_proxy(vendor: StubVendor):
     assert sent.headers["proxy-authorization"] == "Basic dXNlcjpwQHNz"
 
 
-def test_a_name_may_be_excepted_from_the_proxy(vendor: StubVendor):
+def test_a_host_may_bypass_the_proxy(vendor: StubVendor):
     options = {"http_proxy": "http://127.0.0.1:1", "no_proxy": "example.org,127.0.0.1"}
     with CurlTransport(**options) as transport:
         assert send(transport, vendor.url).status_code == 404
@@ -1063,7 +1063,7 @@ def test_http2_ends_at_the_deadline(authority: Authority):
 # As a part of httpx
 
 
-def test_it_serves_a_client_of_httpx(vendor: StubVendor, transport: CurlTransport):
+def test_an_httpx_client_can_use_the_transport(vendor: StubVendor, transport: CurlTransport):
     body = gzip.compress(b'{"a": 1}')
     vendor.reply(body, headers={"content-encoding": "gzip"})
     with httpx.Client(transport=transport) as client:

@@ -52,7 +52,7 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_an_answer_is_given_whatever_its_status(stub_vendor: StubVendor):
+def test_a_response_is_returned_whatever_its_status(stub_vendor: StubVendor):
     stub_vendor.reply({"cost": 0.1}, status=418, headers={"x-b": "2"})
     answer = post(f"{stub_vendor.url}/v1/x")
     assert (answer.status_code, answer.headers["X-B"], answer.content) == (
@@ -113,7 +113,7 @@ def test_an_answer_that_is_compressed_badly_is_broken_off(stub_vendor: StubVendo
     assert (caught.value.retry, caught.value.reason) == (False, "bad_encoding")
 
 
-def test_a_lack_of_descriptors_is_an_error_after_which_another_try_may_come(
+def test_running_out_of_descriptors_is_a_retryable_error(
     monkeypatch: pytest.MonkeyPatch,
 ):
     def fail() -> None:
@@ -242,7 +242,7 @@ def answered_by(
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
-def test_an_interim_answer_is_passed_over():
+def test_an_interim_answer_is_ignored():
     given, connections = answered_by(b"HTTP/1.1 103 Early\r\nX-A: 1\r\n\r\n", WHOLE, then="keep")
     assert [(each.status_code, "x-a" in each.headers, each.content) for each in given] == [
         (200, False, b"{}")

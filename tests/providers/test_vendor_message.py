@@ -74,19 +74,19 @@ def test_other_words_are_left_alone(text: str) -> None:
     assert vendor_message({"error": {"message": text}}) == text
 
 
-def test_it_is_one_line_without_control_characters() -> None:
+def test_a_message_is_one_line_without_control_characters() -> None:
     message = " a\x1b[31m\r\n\nb\u202ec\ud800d\0 "
     assert vendor_message({"error": {"message": message}}) == "a [31m b c d"
 
 
-def test_it_is_cut() -> None:
+def test_a_long_message_is_cut() -> None:
     cut = vendor_message({"error": {"message": "word " * 1000}})
     assert (len(cut), cut[-1]) == (MAX_CHARACTERS, "…")
     assert len(vendor_message({"error": {"message": "a" * MAX_CHARACTERS}})) == MAX_CHARACTERS
 
 
 @pytest.mark.parametrize("piece", ["key=", "sk_", "a1", "token ", "[", '{"error":"', "\\"])
-def test_a_hostile_message_comes_to_its_end(piece: str) -> None:
+def test_a_hostile_message_is_read_in_linear_time(piece: str) -> None:
     assert len(vendor_message({"error": {"message": piece * 100_000}})) <= MAX_CHARACTERS
 
 

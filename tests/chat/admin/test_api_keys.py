@@ -56,7 +56,7 @@ def may(api: ApiClient, *codenames: str) -> None:
     api.http.force_login(user)
 
 
-def test_a_key_is_made_and_shown_once(
+def test_a_key_is_created_and_shown_once(
     admin: ApiClient, log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     page = admin.http.post(ADD, TERMS)
@@ -108,7 +108,7 @@ def test_a_key_has_the_terms_that_it_was_given(
         ("models", "gpt-0", "is not allowed here"),
     ],
 )
-def test_terms_that_cannot_be_are_refused_with_the_reason(
+def test_impossible_terms_are_refused_with_the_reason(
     admin: ApiClient, field: str, value: str, said: str
 ) -> None:
     form = {**TERMS, "expires_at_1": "00:00:00" if field == "expires_at_0" else "", field: value}

@@ -67,13 +67,13 @@ def test_no_cell_of_the_csv_is_a_formula(admin: ApiClient, start: str) -> None:
     assert line["prompt"] == f"'{start}HYPERLINK(1)"
 
 
-def test_no_part_of_a_cell_is_one_either(admin: ApiClient) -> None:
+def test_no_part_of_a_csv_cell_is_a_formula(admin: ApiClient) -> None:
     """Spreadsheets separate by `;` in some languages."""
     store_record(replace(ANSWERED, prompt='say "x";=1+1'))
     assert b'"say ""x"";\'=1+1"' in b"".join(admin.get(f"{EXPORT}csv/").streaming_content)
 
 
-def test_words_that_cannot_be_searched_for_are_not_passed_over(admin: ApiClient) -> None:
+def test_unsearchable_words_are_not_ignored(admin: ApiClient) -> None:
     assert admin.get(f"{EXPORT}csv/?q=a%00b").status_code == 404
 
 

@@ -90,7 +90,7 @@ def test_the_list_can_be_narrowed_to_the_status_that_a_reader_sees(
     assert listed(admin.get(f"{LIST}?status={status}")) == {records[status].prompt}
 
 
-def test_a_record_that_was_stored_as_aborted_is_among_the_aborted(
+def test_the_status_filter_finds_records_stored_as_aborted(
     admin: ApiClient, records: dict[str, InteractionRecord]
 ) -> None:
     stored = replace(ANSWERED, interaction_id=str(uuid4()), prompt="What is gone?")
@@ -245,7 +245,7 @@ def test_after_the_last_page_number_a_new_list_continues(
 
 
 @pytest.mark.parametrize("query", ["q=failed", "status=error", "provider=gemini"])
-def test_a_rare_record_is_looked_for_step_by_step_and_the_page_says_so(
+def test_a_search_for_a_rare_record_continues_page_by_page(
     admin: ApiClient, monkeypatch: pytest.MonkeyPatch, query: str
 ) -> None:
     monkeypatch.setattr(InteractionChangeList, "max_scanned", 10)
@@ -262,7 +262,7 @@ def test_a_rare_record_is_looked_for_step_by_step_and_the_page_says_so(
     assert "These are from" not in text_of(page)
 
 
-def test_an_index_leads_to_what_is_rare_at_once(
+def test_an_index_finds_rare_records_at_once(
     admin: ApiClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(InteractionChangeList, "max_scanned", 10)
@@ -286,7 +286,7 @@ def test_the_list_can_be_narrowed_to_days(admin: ApiClient) -> None:
     assert 'value="2026-01-02"' in text_of(admin.get(f"{LIST}?{days}&owner=default"))
 
 
-def test_the_filters_offer_what_there_is(admin: ApiClient) -> None:
+def test_the_filters_offer_existing_values(admin: ApiClient) -> None:
     for name in ("one", "two"):
         record = replace(ANSWERED, interaction_id=str(uuid4()), owner=f"owner-{name}")
         store_record(replace(record, model=f"model-{name}"))

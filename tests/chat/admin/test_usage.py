@@ -165,7 +165,7 @@ def test_a_name_is_shown_as_text(admin: ApiClient) -> None:
     assert "<script>alert(1)" not in text_of(admin.get(PAGE))
 
 
-def test_the_index_leads_to_it(admin: ApiClient) -> None:
+def test_the_admin_index_links_to_the_usage_page(admin: ApiClient) -> None:
     assert f'href="{PAGE}"' in text_of(admin.get("/admin/"))
 
 

@@ -29,7 +29,7 @@ def ask(client, key="key-1", **fields):
 
 @pytest.mark.django_db(transaction=True)
 class TestOneProcess:
-    def test_the_second_request_is_given_the_first_answer(self, client):
+    def test_the_second_request_gets_the_first_answer(self, client):
         first, second = ask(client), ask(client)
         assert (first.status_code, second.status_code) == (200, 200)
         assert second.json() == first.json()

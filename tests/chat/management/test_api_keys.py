@@ -151,7 +151,7 @@ def test_an_inactive_key_is_not_rotated(each_storage: str, words: list[str]) -> 
 
 @pytest.mark.parametrize("command", ["revoke_api_key", "rotate_api_key"])
 @pytest.mark.parametrize("key", ["x", "sca_", "0" * 16, "a" * 3000])
-def test_there_must_be_a_key(each_storage: str, command: str, key: str) -> None:
+def test_an_unknown_key_is_an_error(each_storage: str, command: str, key: str) -> None:
     assert refusal(command, key).startswith("Unknown API key.")
 
 

@@ -245,7 +245,7 @@ def test_a_resumed_export_keeps_its_relative_time(
     assert sorted(path.read_bytes().splitlines(keepends=True)) == sorted(map(to_line, records))
 
 
-def test_an_export_with_other_options_does_not_go_on(
+def test_an_export_with_other_options_does_not_resume(
     records: list[InteractionRecord], broken_off: None, tmp_path: Path
 ) -> None:
     path = tmp_path / "all.jsonl"
@@ -312,7 +312,7 @@ def test_a_killed_export_resumes_in_another_process(
         assert sorted(file.readlines()) == stored()
 
 
-def test_a_file_that_is_there_is_not_overwritten(each_storage: str, tmp_path: Path) -> None:
+def test_an_existing_file_is_not_overwritten(each_storage: str, tmp_path: Path) -> None:
     path = tmp_path / "all.jsonl"
     path.write_text("kept")
     assert "already exists" in refusal("export_interactions", "--output", str(path))
@@ -596,11 +596,11 @@ def test_an_unreachable_storage_is_reported_with_the_reason(
         ("2026-01-31T12:00:00-03:00", datetime(2026, 1, 31, 15, tzinfo=UTC)),
     ],
 )
-def test_a_moment_is_a_day_or_a_time(text: str, moment: datetime) -> None:
+def test_a_time_may_be_a_day_or_a_timestamp(text: str, moment: datetime) -> None:
     assert parse_time(text).moment == moment
 
 
-def test_a_moment_may_be_so_long_ago() -> None:
+def test_a_time_may_be_a_duration_ago() -> None:
     moment = parse_time("7d").moment
     ago = datetime.now(UTC) - moment
     assert timedelta(days=7) <= ago < timedelta(days=7, minutes=1)
@@ -626,7 +626,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("words", WRONG, ids=" ".join)
-def test_a_wrong_word_is_refused(db: None, words: tuple[str, ...]) -> None:
+def test_invalid_arguments_are_refused(db: None, words: tuple[str, ...]) -> None:
     refusal(*words)
 
 

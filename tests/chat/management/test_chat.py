@@ -133,7 +133,7 @@ def test_an_interrupt_in_a_pipe_is_an_end_of_its_own(
     ]
 
 
-def test_a_terminal_obeys_no_model(
+def test_terminal_escapes_of_a_model_are_removed(
     transactional_db: None, monkeypatch: pytest.MonkeyPatch, use_provider: Any
 ) -> None:
     text = "\x1b]0;title\x07\x9b31m red\r\u202eder\t\x7fend\n"
@@ -224,7 +224,7 @@ def database(transactional_db: None) -> str:
     return str(connection.settings_dict["NAME"])
 
 
-def test_people_talk_stop_and_leave(database: str) -> None:
+def test_a_terminal_conversation_can_be_stopped_and_ended(database: str) -> None:
     terminal = Terminal("chat", "--user", ALICE, DATABASE_PATH=database)
     terminal.until("> ")
     terminal.type("One?\n")

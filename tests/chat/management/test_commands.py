@@ -90,13 +90,13 @@ def test_a_dry_run_counts_what_erasing_would_find(each_storage: str) -> None:
     assert run("erase_user", ALICE, "--yes").startswith("1 records")
 
 
-def test_more_than_fit_at_once_are_erased(records: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_are_erased_in_several_batches(records: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("chat.management.commands.erase_user.ERASED_AT_ONCE", 1)
     assert run("erase_user", ALICE, "--yes").startswith("3 records")
 
 
 @pytest.mark.parametrize(("typed", "count"), [("yes", 0), ("no", 1), ("", 1)])
-def test_a_terminal_is_asked(
+def test_a_terminal_asks_for_confirmation(
     db: None, monkeypatch: pytest.MonkeyPatch, typed: str, count: int
 ) -> None:
     store_record(ANSWERED)
@@ -206,7 +206,7 @@ def test_a_failing_provider_is_shown_with_a_hint_and_without_its_key(two_vendors
     assert len(two_vendors[0].requests) == 1
 
 
-def test_a_refused_question_is_shown_in_the_vendor_s_words(two_vendors: Any) -> None:
+def test_a_refused_question_shows_the_vendor_s_sentence(two_vendors: Any) -> None:
     message = "Unsupported value: 'max_tokens' is below 128."
     two_vendors[0].reply({"error": {"message": message}}, status=400)
     out, _ = failed("check_providers")
@@ -264,7 +264,7 @@ def test_a_vendor_that_refuses_the_key_has_failed(db: None, vendor: StubVendor) 
     assert failed("doctor")[1] == "1 of 4 failed."
 
 
-def test_risks_are_warned_of(db: None, change_settings: Configure) -> None:
+def test_risky_settings_cause_warnings(db: None, change_settings: Configure) -> None:
     change_settings(
         LISTENS_LOCALLY=False, RATE_LIMIT_PER_MINUTE=0, METRICS=True, LOG_FORMAT="simple"
     )
@@ -275,7 +275,7 @@ def test_risks_are_warned_of(db: None, change_settings: Configure) -> None:
 
 
 @pytest.mark.parametrize(("mode", "warned"), [("buffered", True), ("streaming", False)])
-def test_deadlines_that_no_http_api_waits_for_are_warned_of(
+def test_deadlines_too_long_for_an_http_api_cause_a_warning(
     db: None, change_settings: Configure, mode: str, warned: bool
 ) -> None:
     change_settings(ON_LAMBDA=True, LAMBDA_RESPONSE_MODE=mode, STREAM_TIMEOUT_SECONDS=600)
@@ -283,7 +283,7 @@ def test_deadlines_that_no_http_api_waits_for_are_warned_of(
     assert any("an HTTP API does not wait for 600 s" in detail for detail in details) == warned
 
 
-def test_a_needed_key_has_to_be_there(each_storage: str, change_settings: Configure) -> None:
+def test_a_required_key_must_exist(each_storage: str, change_settings: Configure) -> None:
     change_settings(REQUIRE_API_KEY=True, API_KEYS=[])
     assert findings()["keys"] == [("failed", "A key is required, and none exists.")]
     soon = datetime.now(UTC) + timedelta(days=3)

@@ -103,7 +103,7 @@ def make(
     )
 
 
-def test_it_says_in_what_a_table_differs(names: tuple[str, str]) -> None:
+def test_differences_of_a_table_are_reported(names: tuple[str, str]) -> None:
     interactions, state = names
     make(
         interactions,
@@ -132,14 +132,14 @@ def test_it_says_in_what_a_table_differs(names: tuple[str, str]) -> None:
     ]
 
 
-def test_it_changes_nothing_that_is_there(names: tuple[str, str]) -> None:
+def test_existing_tables_are_not_changed(names: tuple[str, str]) -> None:
     make(names[0], "interaction_id")
     before = botocore_client().describe_table(TableName=names[0])["Table"]
     create_tables()
     assert botocore_client().describe_table(TableName=names[0])["Table"] == before
 
 
-def test_it_says_that_dynamodb_is_out_of_reach(
+def test_an_unreachable_dynamodb_is_reported(
     dynamodb_at: Callable[[str], None], settings: Settings
 ) -> None:
     settings.STORAGE = "dynamodb"
@@ -159,7 +159,7 @@ def test_a_missing_region_is_reported(
     assert create_tables() == ["DynamoDB needs AWS_REGION."]
 
 
-def test_it_says_that_tables_are_for_dynamodb() -> None:
+def test_tables_need_dynamodb_storage() -> None:
     assert create_tables() == ["Tables are for DynamoDB: set STORAGE=dynamodb."]
 
 

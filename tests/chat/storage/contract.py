@@ -290,7 +290,7 @@ class InteractionStoreContract:
         assert store.take_over(LATER, FAILED) is True
         assert store.get(ID) == LATER
 
-    def test_an_aborted_claim_is_taken_over_whole(self, store: InteractionStore) -> None:
+    def test_a_take_over_replaces_the_whole_claim(self, store: InteractionStore) -> None:
         store.claim(FULL)
         assert store.take_over(LATER, FULL) is True
         assert store.get(ID) == LATER
@@ -396,7 +396,7 @@ class InteractionStoreContract:
     # --- Reading ----------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("interaction_id", [OTHER_ID, "not an id", "%", "_" * 36])
-    def test_there_is_no_record_of_an_unknown_id(
+    def test_an_unknown_id_has_no_record(
         self, store: InteractionStore, interaction_id: str
     ) -> None:
         store.claim(PENDING)
@@ -547,7 +547,7 @@ class InteractionStoreContract:
         with pytest.raises(InvalidCursor):
             store.list_by_user(owner, user, limit=1, cursor=cursor)
 
-    def test_erasing_takes_all_of_a_user_and_nothing_else(self, store: InteractionStore) -> None:
+    def test_erasing_deletes_the_records_of_one_user_only(self, store: InteractionStore) -> None:
         self.fill(store, 130)
         others = [*self.fill(store, 2, user_id="somebody"), *self.fill(store, 2, owner="somebody")]
         assert store.delete_by_user("default", ALICE, limit=10) >= 10
@@ -651,7 +651,7 @@ class InteractionStoreContract:
         with pytest.raises(InvalidCursor):
             store.list_by_user("default", ALICE, limit=3, cursor=first.next_cursor)
 
-    def test_many_are_read_at_once(self, store: InteractionStore) -> None:
+    def test_many_records_are_read_at_once(self, store: InteractionStore) -> None:
         ids = self.fill(store, 100)
         found = store.get_many(ids)
         assert {id_: record.interaction_id for id_, record in found.items()} == {i: i for i in ids}

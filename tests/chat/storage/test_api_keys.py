@@ -43,18 +43,18 @@ def test_a_key_is_kept_whole(each_storage: str, key: ApiKey) -> None:
     assert backend().api_keys.get(ID) == key
 
 
-def test_a_key_that_has_expired_is_still_there(each_storage: str) -> None:
+def test_an_expired_key_is_still_stored(each_storage: str) -> None:
     backend().api_keys.add(replace(LEAST, expires_at=NOON))
     assert backend().api_keys.get(ID) == replace(LEAST, expires_at=NOON)
 
 
-def test_an_id_is_given_once(each_storage: str) -> None:
+def test_a_key_id_is_added_once(each_storage: str) -> None:
     backend().api_keys.add(LEAST)
     assert backend().api_keys.add(FULL) is False
     assert backend().api_keys.get(ID) == LEAST
 
 
-def test_there_is_no_key_of_an_unknown_id(each_storage: str) -> None:
+def test_an_unknown_id_has_no_key(each_storage: str) -> None:
     assert backend().api_keys.get("f" * 16) is None
 
 

@@ -343,7 +343,7 @@ def test_a_record_that_does_not_fit_is_named_and_nothing_is_written(on_dynamodb:
     assert scanned() == []
 
 
-def test_a_batch_tells_its_read_units(on_dynamodb: None) -> None:
+def test_a_batch_reports_its_read_units(on_dynamodb: None) -> None:
     backend().bulk.import_records(made(20))
     whole = backend().bulk.scan(Selection(), limit=100)
     listed = backend().bulk.scan(Selection(owner="default", user=ALICE), limit=100)

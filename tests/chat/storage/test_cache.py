@@ -156,7 +156,7 @@ def test_counting_up_and_down(cache: BaseCache) -> None:
     assert cache.get("key") == -5
 
 
-def test_counting_what_is_not_there_is_an_error(cache: BaseCache, clock: Clock) -> None:
+def test_incrementing_an_unknown_key_is_an_error(cache: BaseCache, clock: Clock) -> None:
     with pytest.raises(ValueError, match="'key' is not a counter"):
         cache.incr("key")
     cache.set("key", 1, timeout=10)
@@ -188,7 +188,7 @@ def test_a_value_expires(cache: BaseCache, clock: Clock, value: Any) -> None:
     assert cache.get("key") is None
 
 
-def test_five_minutes_is_how_long_a_value_lives_by_default(cache: BaseCache, clock: Clock) -> None:
+def test_a_value_expires_after_five_minutes_by_default(cache: BaseCache, clock: Clock) -> None:
     cache.set("key", "value")
     clock.now += 299
     assert cache.get("key") == "value"
@@ -277,7 +277,7 @@ def test_one_of_concurrent_adds_of_an_expired_key_succeeds(cache: BaseCache) -> 
 # --- Counters -------------------------------------------------------------------------------------
 
 
-def test_a_counter_is_there_without_being_added(counters: BaseCache) -> None:
+def test_a_counter_needs_no_add(counters: BaseCache) -> None:
     assert counters.add("key", 7) is False
     assert [counters.incr("key") for _ in range(3)] == [1, 2, 3]
     assert counters.incr("key", 10) == 13
@@ -364,7 +364,7 @@ print(json.dumps(sum(allowed() for _ in range(requests))))
 """
 
 
-def test_processes_count_as_one(dynamodb: str) -> None:
+def test_processes_share_a_counter(dynamodb: str) -> None:
     environment = {
         **variables(dynamodb),
         "PATH": os.environ["PATH"],

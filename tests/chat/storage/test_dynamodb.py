@@ -793,7 +793,7 @@ def test_only_the_configured_backend_is_imported() -> None:
     assert not {"sqlite3", "django.contrib.admin", "django.contrib.auth.models"} & dynamodb
 
 
-def test_erasing_takes_the_parts_of_long_answers_too(store: DynamoInteractionStore) -> None:
+def test_erasing_deletes_the_parts_of_long_answers(store: DynamoInteractionStore) -> None:
     store.claim(PENDING)
     noise = random.Random(7).randbytes(600_000).hex()
     assert store.settle(replace(ANSWERED, response=noise))

@@ -230,7 +230,7 @@ def test_a_refusal_has_no_latency(api: ApiClient, metered: Callable[[], Found]):
     }
 
 
-def test_an_answer_that_is_given_again_costs_nothing(
+def test_a_replayed_answer_costs_nothing(
     api: ApiClient, change_settings: Callable[..., None], log_lines: Log
 ):
     change_settings(METRICS=True, SERVICE_NAME="function-1")

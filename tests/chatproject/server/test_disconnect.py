@@ -33,7 +33,7 @@ def wait_for(deadline: Deadline) -> bool:
 
 
 @pytest.mark.parametrize("leave", ["close", "shutdown"])
-def test_a_client_that_leaves_cancels(pair: tuple[socket.socket, socket.socket], leave: str):
+def test_a_disconnect_cancels_the_deadline(pair: tuple[socket.socket, socket.socket], leave: str):
     ours, theirs = pair
     deadline = Deadline(30)
     part = deadline.part()
@@ -50,7 +50,7 @@ def test_a_client_that_leaves_cancels(pair: tuple[socket.socket, socket.socket],
     assert deadline.remaining_if_not_cancelled() > 0
 
 
-def test_a_client_that_had_left_before_cancels(pair: tuple[socket.socket, socket.socket]):
+def test_an_earlier_disconnect_cancels_the_deadline(pair: tuple[socket.socket, socket.socket]):
     ours, theirs = pair
     theirs.close()
     deadline = Deadline(30)
@@ -58,7 +58,7 @@ def test_a_client_that_had_left_before_cancels(pair: tuple[socket.socket, socket
         assert wait_for(deadline)
 
 
-def test_a_socket_that_is_closed_on_our_side_cancels(pair: tuple[socket.socket, socket.socket]):
+def test_a_socket_closed_by_the_server_cancels_the_deadline(pair: tuple[socket.socket, socket.socket]):
     ours, _ = pair
     ours.close()
     deadline = Deadline(30)
@@ -71,7 +71,7 @@ def test_a_socket_may_be_closed_before_the_end(pair: tuple[socket.socket, socket
         pair[0].close()
 
 
-def test_a_client_that_leaves_after_its_response_cancels_nothing(
+def test_a_disconnect_after_the_response_cancels_nothing(
     pair: tuple[socket.socket, socket.socket],
 ):
     ours, theirs = pair

@@ -65,7 +65,7 @@ def fill(pool: ElasticThreadPool, gate: Gate, count: int = MANY) -> list["Future
     return futures
 
 
-def test_work_at_the_same_time_has_a_thread_each_up_to_the_limit(pool: ElasticThreadPool):
+def test_concurrent_work_gets_a_thread_each_up_to_the_limit(pool: ElasticThreadPool):
     gate = Gate()
     running = fill(pool, gate)
     assert pool.free == 0
@@ -112,7 +112,7 @@ def test_idle_threads_end(pool: ElasticThreadPool, ends: Ends, monkeypatch: pyte
     assert pool.submit(int, "1").result(SOON) == 1
 
 
-def test_no_work_is_lost_where_threads_end_all_the_time(
+def test_no_work_is_lost_while_threads_keep_ending(
     pool: ElasticThreadPool, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(threads, "IDLE_SECONDS", 0.0)
@@ -125,7 +125,7 @@ def test_an_error_is_the_result(pool: ElasticThreadPool):
         pool.submit(int, "one").result(SOON)
 
 
-def test_where_the_system_refuses_threads_others_do_the_work(
+def test_if_the_system_refuses_a_thread_others_do_the_work(
     pool: ElasticThreadPool, monkeypatch: pytest.MonkeyPatch
 ):
     def refuse(thread: threading.Thread) -> None:

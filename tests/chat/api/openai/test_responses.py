@@ -514,7 +514,7 @@ class TestDeletion:
         usage = json.loads(api.get("/v1/usage").content)
         assert usage["total"]["requests"] == 1
 
-    def test_later_turns_go_on_without_a_deleted_one(
+    def test_later_turns_continue_without_a_deleted_one(
         self, api: ApiClient, vendor: StubVendor
     ) -> None:
         first = body(create(api, "a"))
@@ -788,7 +788,7 @@ class TestInput:
             *("message", "custom_tool_call", "custom_tool_call_output"),
         ]
 
-    def test_other_vendors_do_not_get_it(
+    def test_other_vendors_get_no_vendor_fields(
         self, api: ApiClient, vendor: StubVendor, change_settings: Configure
     ) -> None:
         first = body(create(api, "Hi", include=["reasoning.encrypted_content"]))
