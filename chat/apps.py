@@ -7,7 +7,7 @@ class ChatConfig(AppConfig):
     verbose_name = "Chat API"
 
     def import_models(self) -> None:
-        """Import the models of the local store only where it is used: they cost startup time."""
+        """Import the models of the local store only if it is used: they cost startup time."""
         if settings.STORAGE == "sqlite":
             super().import_models()
         else:

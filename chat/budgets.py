@@ -38,7 +38,7 @@ class Budgets:
 def reservations(
     caller: Caller, record: InteractionRecord, request: CompletionRequest, route: Route
 ) -> tuple[Reservation, ...]:
-    """Return what a request reserves of each budget of its key."""
+    """Return the reservations of a request in each budget of its key."""
     key = caller.key
     if key is None or (key.monthly_budget_usd is None and key.user_monthly_budget_usd is None):
         return ()

@@ -204,7 +204,7 @@ def _begins_with_result(messages: Sequence[Message]) -> bool:
 def build_completion_request(
     request: ChatRequest, history: History, record: InteractionRecord
 ) -> CompletionRequest:
-    """Build the provider's request: the turns before, then what the client asks now.
+    """Build the provider's request: the earlier turns, then the client's new messages.
 
     `record` is the pending record of the request.
     """
@@ -244,12 +244,12 @@ def continue_turn(record: InteractionRecord, sent: SentConversation) -> Interact
 
 
 def request_messages(request: ChatRequest) -> Sequence[Message]:
-    """Return what the client asks now: its messages, or its prompt alone."""
+    """Return the client's new messages: its `messages`, or its prompt alone."""
     return request.messages or [{"role": "user", "content": request.prompt}]
 
 
 def asked_messages(record: InteractionRecord) -> Sequence[Message]:
-    """Return what the client asked in a turn: its messages, or its prompt alone."""
+    """Return the client's messages in a turn: its `messages`, or its prompt alone."""
     messages: list[Message] | None = record.parameters.get("messages")
     return messages or [{"role": "user", "content": record.prompt}]
 

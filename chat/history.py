@@ -55,7 +55,7 @@ def get_answers(
 
 
 def delete_interaction(record: InteractionRecord) -> None:
-    """Delete a record. What it used stays counted. Raises StorageUnavailable."""
+    """Delete a record. Its usage stays counted. Raises StorageUnavailable."""
     with server_timing("storage"):
         backend().interactions.delete(record.interaction_id)
 

@@ -166,7 +166,7 @@ class InFlightChat:
     vendor_errors: list[str] = field(default_factory=list)
 
     def stored(self, record: InteractionRecord) -> InteractionRecord:
-        """Return what storage gets of a record."""
+        """Return the record as it may be stored."""
         return strip_content(record) if self.accounting_only else record
 
     def whole(self, record: InteractionRecord) -> InteractionRecord:

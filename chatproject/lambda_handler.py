@@ -155,7 +155,7 @@ def call_application(
 
 
 def _set_script_name(environ: dict[str, Any], context: dict[str, Any]) -> None:
-    """Move what precedes our paths, e.g. `/prod`, to SCRIPT_NAME, where links need it.
+    """Move the prefix of our paths, e.g. `/prod`, to SCRIPT_NAME, where links need it.
 
     A 2.0 event has the stage in its path. A 1.0 event has the stage in its context's path, and the
     base path of a custom domain in both.
@@ -234,7 +234,7 @@ def _too_large(body: str) -> bool:
 
 
 def error_answer(exc: Exception, context: Any) -> dict[str, Any]:
-    """Log why an event could not be answered, and return an answer that says so."""
+    """Log why an event could not be answered, and return an error."""
     extra = {"request_id": _id(context)}
     if isinstance(exc, MalformedJson):
         logger.warning("an event's body is not valid base64", extra=extra)
@@ -263,7 +263,7 @@ _answer = make_lambda_handler(
 
 
 def init() -> None:
-    """Check the configuration, and load what the first request needs."""
+    """Check the configuration, and load the modules that the first request needs."""
     from django.core.checks import Error, run_checks
 
     from chat.model_catalog import router

@@ -44,7 +44,7 @@ logger = logging.getLogger("chatproject.lambda_runtime")
 RUNTIME = "/2018-06-01/runtime"
 ERROR_TYPE = "Lambda-Runtime-Function-Error-Type"
 ERROR_BODY = "Lambda-Runtime-Function-Error-Body"
-# What precedes the body, between the prelude and eight NULs.
+# An answer of this type begins with a prelude, which eight NULs separate from the body.
 PRELUDE_TYPE = "application/vnd.awslambda.http-integration-response"
 DELIMITER = bytes(8)
 

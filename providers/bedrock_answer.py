@@ -77,7 +77,7 @@ class Answer:
         return bool(self.stop_reason)
 
     def add(self, chunk: dict[str, Any]) -> Delta | None:
-        """Add an event of a stream, under its type. Return what a client may see of it, if any."""
+        """Add an event of a stream, under its type. Return what clients may see, if anything."""
         delta: dict[str, Any] = {}
         extras: dict[str, Any] = {}
         for kind, event in chunk.items():

@@ -42,7 +42,7 @@ _FORMATS = {
     **{f"audio/{each}": ("audio", each) for each in ("mp4", "m4a", "mpeg", "webm")},
 }
 _RESULT_BLOCKS = {"text", "image", "document", "video"}
-# What the name of a document may not have, and how long it may be with a number behind it.
+# Characters that a document's name may not have, and its length, less room for a number.
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9()\[\]-]+")
 _NAME_LENGTH = 180
 

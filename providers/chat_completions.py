@@ -132,7 +132,7 @@ class Answer:
         return "content_filter" if finish == "content_filter" else "stop"
 
     def add(self, chunk: dict[str, Any]) -> Delta | None:
-        """Add a chunk of a stream. Return what a client may see of it, if anything.
+        """Add a chunk of a stream. Return the part that clients may see, if any.
 
         The extras wait for the first piece of the message: until then the request may go elsewhere.
         """
@@ -169,7 +169,7 @@ class Answer:
         return text
 
     def add_text(self, text: str) -> Delta | None:
-        """Add the text of such a chunk."""
+        """Add the text that `goes_on` returned."""
         return self._shown(self._accumulator.add_text(text), {})
 
     def add_whole(self, body: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ _FINISH_REASONS: dict[str, FinishReason] = {
     **dict.fromkeys(("IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION"), "content_filter"),
 }
 
-# The next answer is mostly well formed.
+# A second answer is mostly well formed.
 _MALFORMED_FINISH_REASONS = {"MALFORMED_FUNCTION_CALL", "MALFORMED_RESPONSE"}
 _UNUSABLE_FINISH_REASONS = {
     "",  # proto3 JSON leaves out FINISH_REASON_UNSPECIFIED, the zero value
@@ -100,7 +100,7 @@ class Answer:
         return bool(self.finish_reason or self.block_reason)
 
     def add(self, body: dict[str, Any]) -> Delta | None:
-        """Add an event, or the whole answer. Return what a client may see of it, if anything."""
+        """Add an event, or the whole answer. Return the part that clients may see, if any."""
         self.add_usage(body)
         candidate = get_path(body, "candidates", 0)
         self.finish_reason = as_str(get_path(candidate, "finishReason")) or self.finish_reason

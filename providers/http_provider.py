@@ -46,10 +46,10 @@ class VendorAnswer(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether the vendor has said how the answer ended."""
+        """Whether the finish reason has arrived."""
 
     def add(self, chunk: dict[str, Any]) -> Delta | None:
-        """Add a chunk of a stream. Return what a client may see of it, if anything."""
+        """Add a chunk of a stream. Return the part that clients may see, if any."""
 
     def add_whole(self, body: dict[str, Any]) -> None:
         """Add an answer that was not streamed."""
@@ -58,7 +58,7 @@ class VendorAnswer(Protocol):
         """Take the model and the usage of a body, which may be an error's."""
 
     def finish(self) -> Delta | None:
-        """End a stream. Return what was held back, if anything."""
+        """End a stream. Return the pieces that were held back, if any."""
 
 
 AnswerT = TypeVar("AnswerT", bound=VendorAnswer)

@@ -60,7 +60,7 @@ _SPACE = re.compile(r"\s*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Directives:
-    """What a prompt asks the mock to do. `text` is the prompt without its directives.
+    """The directives of a prompt. `text` is the prompt without them.
 
     `delay` and `pace` are in seconds.
     """

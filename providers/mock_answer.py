@@ -18,7 +18,7 @@ _WORD = re.compile(r"\s*\S+|\s+\Z")
 
 
 class ToldCall(NamedTuple):
-    """A tool that the prompt says to call. Without arguments they are made up."""
+    """A tool call in the prompt. If it has no arguments, the mock makes them up."""
 
     name: str
     arguments: str | None
@@ -54,7 +54,7 @@ def text(request: CompletionRequest, said: str) -> str:
 def tool_calls(
     request: CompletionRequest, told: Sequence[ToldCall], said: str
 ) -> list[dict[str, Any]]:
-    """Return the tool calls that the prompt told and the request allows, or requires.
+    """Return the tool calls that the prompt asks for and the request allows, or requires.
 
     There are none without tools, and none after a tool's result. A tool that the request does not
     have is called all the same: models do that, too.
@@ -136,7 +136,7 @@ def _tool_name(tool: Any) -> str:
 def _chosen(
     parameters: Mapping[str, Any], told: Sequence[ToldCall], names: list[str]
 ) -> Sequence[ToldCall]:
-    """Return the calls to make. A required call that the prompt does not tell is the first tool."""
+    """Return the calls to make. If a call is required and the prompt has none: the first tool."""
     choice = parameters.get("tool_choice", parameters.get("function_call"))
     if isinstance(choice, dict):
         allowed = choice.get("allowed_tools") or {"mode": "required", "tools": [choice]}

@@ -303,7 +303,7 @@ class _Handle:
             if fd == self._wake_fd:
                 os.read(fd, 64)
             else:
-                # 0: libcurl finds out itself what the socket is ready for.
+                # 0: libcurl checks by itself what the socket is ready for.
                 self._act(fd, pycurl.CSELECT_IN if mask == select.POLLIN else 0)
         if time.monotonic() >= self._timer:
             self._timer = math.inf

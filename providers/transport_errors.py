@@ -1,4 +1,4 @@
-"""Translate libcurl's errors into httpx's, with a word for the log that says what failed.
+"""Translate libcurl's errors into httpx's, each with a word for the log.
 
 The word names the phase and the cause. It never contains an address, a key or a vendor's text.
 https://curl.se/libcurl/c/libcurl-errors.html lists libcurl's codes.

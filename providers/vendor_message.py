@@ -1,4 +1,4 @@
-"""The sentence in a vendor's error body, made fit to be shown: one short line, keys masked."""
+"""The sentence in a vendor's error body, ready to be shown: one short line, keys masked."""
 
 import re
 from collections.abc import Collection

@@ -14,7 +14,7 @@ from providers.base import (
     reasoning_text,
 )
 
-# What browsers show and the site's Content-Security-Policy allows. Pages load no foreign images.
+# Images that browsers show and the Content-Security-Policy allows. Pages load no foreign images.
 IMAGE = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")
 MAX_STRING = 2000
 # Message fields that the page shows separately.
@@ -40,7 +40,7 @@ def show_answer(record: InteractionRecord) -> dict[str, Any]:
 
 
 def show_message(message: Message, *, thumbnails: bool = True) -> dict[str, Any]:
-    """Return what the template message.html shows of a message."""
+    """Return the context of a message for the template message.html."""
     content = message.get("content")
     parts = _objects(content)
     text, refusal = content_text(content), message.get("refusal")

@@ -11,7 +11,7 @@ from chat.models import Interaction
 
 @dataclass(frozen=True, slots=True)
 class Interpretation:
-    """What a query means, and the indexed condition that finds it; words have none."""
+    """The meaning of a query, and the indexed condition that finds it; words have none."""
 
     kind: str
     condition: dict[str, Any] = field(default_factory=dict)

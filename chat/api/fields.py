@@ -93,7 +93,7 @@ class ModelIdField(StrictCharField):
 
 
 class ImageUrlField(StrictCharField):
-    """An image's address, which goes to the vendor as it is: we never fetch it."""
+    """An image's address, which goes to the vendor unchanged: we never fetch it."""
 
     default_validators = [
         RegexValidator(

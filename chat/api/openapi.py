@@ -1,4 +1,4 @@
-"""The OpenAPI document: what drf-spectacular cannot see in the views.
+"""The parts of the OpenAPI document that drf-spectacular cannot derive from the views.
 
 The first request for the document imports this module, through the setting
 DEFAULT_GENERATOR_CLASS. drf-spectacular takes longer to import than all views.

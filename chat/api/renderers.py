@@ -37,7 +37,7 @@ class PlaygroundRenderer(BaseRenderer):
 
 
 class EventStreamNegotiation(DefaultContentNegotiation):
-    """Accept `text/event-stream`, which no renderer produces: the view streams by itself.
+    """Accept `text/event-stream`, which no renderer produces: the view streams.
 
     Without `"stream": true` the response is JSON.
     """

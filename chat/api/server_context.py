@@ -1,4 +1,4 @@
-"""Read what the HTTP layer needs of its server from the WSGI environment."""
+"""Read facts about the server from the WSGI environment."""
 
 import math
 from collections.abc import Callable, Mapping

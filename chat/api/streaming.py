@@ -195,7 +195,7 @@ class ChatEventFormat:
 
 
 def _chat_events(message: Message) -> bytes:
-    """Write what `/v1/chat` shows of a message: thoughts and text; a refusal is a text."""
+    """Write the parts of a message that `/v1/chat` shows: thoughts, and text or a refusal."""
     thoughts = reasoning_text(message)
     text = message.get("content") or message.get("refusal")
     return (event("reasoning", {"text": thoughts}) if thoughts else b"") + (

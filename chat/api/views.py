@@ -27,7 +27,7 @@ from chat.storage.errors import StorageUnavailable
 from chat.storage.time_limit import storage_deadline
 from providers.deadline import Deadline
 
-# `build_once` says why they are shared, and built at import.
+# Shared, and built at import, for the reasons given at `build_once`.
 CHAT_REQUEST = build_once(serializers.ChatSerializer)
 ANSWER = build_once(serializers.AnswerSerializer)
 RECORD = build_once(serializers.RecordSerializer)

@@ -1,4 +1,4 @@
-"""Shared by the commands on many records: what they work on, and the loop over pages."""
+"""Shared by the commands on many records: their selection, and the loop over pages."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -42,7 +42,7 @@ class BulkJob:
         )
 
     def state(self, **more: Any) -> dict[str, Any]:
-        """Return what a checkpoint saves about this job."""
+        """Return the state that a checkpoint saves."""
         since = self.since and self.since.isoformat()
         return {"task": self.words, "since": since, "before": self.before.isoformat(), **more}
 

@@ -77,7 +77,7 @@ def describe_error(error: ProviderError) -> str:
 
 
 def hint(name: str, error: ProviderError) -> str:
-    """Return what the operator can do about the error of the provider `name`."""
+    """Return advice for the operator on the error of the provider `name`."""
     hints = (*OWN_HINTS.get(name, ()), *HINTS)
     text = next(text for kind, text in hints if isinstance(error, kind))
     return text.format(name=name.upper())

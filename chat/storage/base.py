@@ -19,7 +19,7 @@ from providers.router import Attempt
 SETTLE_GRACE = timedelta(seconds=5)
 
 OWNER_PATTERN = r"(?!\.{1,2}\Z)[A-Za-z0-9._:@|+-]+"
-# User ids stand in paths, where a slash separates, and clients and proxies resolve "." and "..".
+# User ids are path segments: a slash would separate, and clients and proxies resolve "." and "..".
 USER_ID_PATTERN = r"(?!\.{1,2}\Z)[^/\x00-\x1f\x7f-\x9f]+"
 MAX_ID_LENGTH = 128
 
@@ -46,7 +46,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorInfo:
-    """Why an interaction has no answer, as its client was told."""
+    """The error that the client of an interaction received."""
 
     code: str
     detail: str
@@ -138,7 +138,7 @@ class InteractionRecord:
 
     @property
     def spent(self) -> Usage:
-        """What all attempts used; records of older versions know the usage of the last one only."""
+        """The usage of all attempts; records of older versions have only that of the last one."""
         known = [attempt.usage for attempt in self.attempts if attempt.usage.known]
         return sum(known[1:], known[0]) if known else self.usage
 
@@ -258,7 +258,7 @@ class InteractionStore(Protocol):
         """Return up to `limit` turns of a conversation, oldest first. Raises InvalidCursor."""
 
     def delete(self, interaction_id: str) -> None:
-        """Delete a record, if it is there. What it used stays counted.
+        """Delete a record, if it exists. Its usage stays counted.
 
         No record of its conversation is found as a turn any more: some lack its messages now.
         """
@@ -387,7 +387,7 @@ def cost_units(amount: Decimal) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """What a request in flight may spend of a monthly budget.
+    """The amount that a request in flight may spend of a monthly budget.
 
     The budget is of the cost that is counted by `by` under `name`. `limit` and `amount` are in
     units of 10**-12 US dollars. A request is refused when what is spent this month (UTC) and what

@@ -22,7 +22,7 @@ ANSWER = ("response", "tool_calls", "message", "extras")
 
 
 def redact(record: InteractionRecord) -> InteractionRecord:
-    """Return what may be stored of a record, whose request was masked on acceptance."""
+    """Return a record as it may be stored. Its request was masked on acceptance."""
     if not settings.STORE_CONTENT:
         return strip_content(record)
     if settings.MASK_PII and any(getattr(record, name) for name in (*ANSWER, "error")):
@@ -41,7 +41,7 @@ def redact(record: InteractionRecord) -> InteractionRecord:
 
 
 def redact_text(text: str) -> str:
-    """Return what may be logged of a text that may quote a request."""
+    """Return a text that may quote a request as it may be logged."""
     if not settings.STORE_CONTENT:
         return ""
     if text and settings.MASK_PII:
@@ -57,7 +57,7 @@ def _without_tokens(extras: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def redact_imported(record: InteractionRecord) -> InteractionRecord:
-    """Return what may be stored of a record from elsewhere, its request masked too."""
+    """Return a record from elsewhere as it may be stored, its request masked too."""
     if settings.MASK_PII and settings.STORE_CONTENT:
         from chat.masking import mask_text, mask_value
 

@@ -67,7 +67,7 @@ class SentConversation:
             self._hash.update(_json(message))
 
     def after(self, turn: Turn) -> InteractionRecord:
-        """Return the record without what the turn's record and those before it hold.
+        """Return the record without the messages that the turn's record and earlier ones hold.
 
         Return it unchanged if one of them expires much earlier.
         """

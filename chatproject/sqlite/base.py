@@ -14,6 +14,6 @@ class DatabaseWrapper(base.DatabaseWrapper):
         SQLite gives the -wal and -shm files the same mode. An existing file is not opened here:
         closing it would release the locks of this process's other connections.
         """
-        with contextlib.suppress(OSError):  # it exists, or SQLite will say what is wrong
+        with contextlib.suppress(OSError):  # it exists, or SQLite will report the error
             Path(conn_params["database"]).touch(mode=0o600, exist_ok=False)
         return super().get_new_connection(conn_params)

@@ -166,7 +166,7 @@ def _find(
     cursor: str | None,
     attributes: str = "",
 ) -> tuple[list[Item], dict[str, Any]]:
-    """Return a page of items, without those of parts, and what a result tells of it."""
+    """Return a page of items, without those of parts, and the fields of a `Batch` about it."""
     start = {} if cursor is None else {"ExclusiveStartKey": orjson.loads(cursor)}
     if selection.of_one_user:
         key = f"{selection.owner}#{selection.user}"
@@ -209,7 +209,7 @@ def _filter(selection: Selection) -> dict[str, Any]:
 
 
 def _plan_all(client: _MeasuringClient, records: dict[str, InteractionRecord]) -> list[_Write]:
-    """Return the writes that are due, given what is stored now."""
+    """Return the writes that are due, given the stored records."""
     keys = [{"interaction_id": {"S": id_}} for id_ in records]
     stored = {id_of(item): item for item in get_items(settings.TABLE_NAME, keys, call=client.call)}
     planned = (_plan(record, stored.get(id_)) for id_, record in records.items())

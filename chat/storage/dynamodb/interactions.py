@@ -235,7 +235,7 @@ def _page(query: IndexQuery, owner: str, scope: str, limit: int, cursor: str | N
 
 
 def _groups(pages: Iterable[Sequence[Item]]) -> Iterator[list[Item]]:
-    """Yield the items of these keys in order, a few at a time where they have many parts."""
+    """Yield the items of these keys in order, a few at a time if they have many parts."""
     for keys in pages:
         group: list[Item] = []
         parts = 0

@@ -35,7 +35,7 @@ EARLIEST = datetime.min.replace(tzinfo=UTC)
 LATEST = datetime.max.replace(tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 CREATED = "created_at BETWEEN :since AND :last"
-# The projection that tells all keys of a record, those of its parts and its turn included.
+# The attributes from which all keys of a record follow, those of its parts and its turn included.
 KEYS = ", ".join(("interaction_id", "digest", *PARTS_OF.values()))
 
 
@@ -80,7 +80,7 @@ def get_items(
 def get_records(
     items: Sequence[Item], *, consistent: bool = True, call: Call | None = None
 ) -> list[InteractionRecord]:
-    """Return the records of these items, with what is stored in parts."""
+    """Return the records of these items, with the columns that are stored in parts."""
     keys = [key for item in items for key in part_keys(item)]
     parts: dict[str, bytes] = {}
     for start in range(0, len(keys), PARTS_AT_ONCE):

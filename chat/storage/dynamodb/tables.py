@@ -78,6 +78,6 @@ class StateTable(Table, CacheItem):
     list_index = ListIndex()
 
 
-# What their methods raise.
+# The exceptions that their methods raise.
 TABLE_ERRORS = (PynamoDBException, BotoCoreError, ClientError)
 TABLES: tuple[type[Table], ...] = (InteractionTable, StateTable)

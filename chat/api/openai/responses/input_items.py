@@ -266,7 +266,7 @@ def _thoughts(item: Item) -> str:
 
 
 def input_items(record: InteractionRecord) -> list[dict[str, Any]]:
-    """Return what a record was asked as items, without its instructions."""
+    """Return a record's request as items, without its instructions."""
     custom = custom_tools.names(record.parameters)
     types: dict[str, str] = {}  # of the calls, by their ids
     items: list[dict[str, Any]] = []

@@ -100,7 +100,7 @@ def _error(record: InteractionRecord) -> dict[str, str] | None:
 
 
 def _extras(record: InteractionRecord) -> dict[str, Any]:
-    """Return what else the vendor said beside its message, such as `citations`."""
+    """Return the vendor's fields beside the message, such as `citations`."""
     extras = {name: value for name, value in record.extras.items() if name != "logprobs"}
     choice = extras.pop("choice", {})
     return {**choice, **extras}

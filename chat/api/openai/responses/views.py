@@ -49,7 +49,7 @@ class ResponsesView(OpenAIView, BaseChatView):
         return self.run_chat(request, chat_request, renderer.result, stream_format)
 
     def _chat_request(self, given: dict[str, Any]) -> ChatRequest:
-        """Return the request, with what its items refer to."""
+        """Return the request, with the records that its items refer to."""
         items = given.pop("input")
         records = history.get_answers(
             caller=self.caller,
@@ -98,7 +98,7 @@ def _stored_response(caller: Caller, response_id: str) -> InteractionRecord:
 
 
 def _include(request: Request) -> list[str]:
-    """Return what a query includes. Clients repeat the name, with brackets or without."""
+    """Return the query's `include` values. Clients repeat the name, with brackets or without."""
     query = request.query_params
     return [*query.getlist("include"), *query.getlist("include[]")]
 
