@@ -81,7 +81,7 @@ def check_other_models(
             models = parameters.get(name) or ()
             models = models if isinstance(models, list | tuple) else [models]
             if not all(_is_allowed(caller, model) for model in models):
-                detail = "Names a model that is unknown, or not allowed for this key."
+                detail = "Names an unknown model, or one that is not allowed for this key."
                 raise ValidationFailed(errors=[field_error(name, "invalid", detail)])
 
 

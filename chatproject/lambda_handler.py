@@ -98,7 +98,7 @@ def handler(event: Event, context: Any) -> dict[str, Any]:
     finally:
         flush_traces(FLUSH_SECONDS)  # the process is frozen until the next event
     if _too_large(answer["body"]):
-        return _problem(InternalError("The answer is larger than Lambda returns."), context)
+        return _problem(InternalError("The answer is larger than Lambda's limit."), context)
     return answer
 
 

@@ -255,7 +255,7 @@ class Bedrock(HttpProvider[Answer]):
             raise parsing.unusable_answer("stopReason")
         if stop in _MALFORMED_STOP_REASONS:
             reason = parsing.log_reason("stopReason", stop)
-            raise MalformedAnswer("The provider gave a malformed answer.", reason=reason)
+            raise MalformedAnswer("The provider returned a malformed answer.", reason=reason)
         if answer.broken_call:
             raise parsing.broken_call()
         completion = Completion(

@@ -249,7 +249,7 @@ def _finish_error(finish: str) -> ProviderError | None:
     """Return the error for a finish reason that leaves no usable answer."""
     reason = parsing.log_reason("finishReason", finish)
     if finish in _MALFORMED_FINISH_REASONS:
-        return MalformedAnswer("The provider gave a malformed answer.", reason=reason)
+        return MalformedAnswer("The provider returned a malformed answer.", reason=reason)
     if finish == "PUP_LIMITED_DISABLED":
         return parsing.error_for_status(403, reason=reason)
     if finish in _UNUSABLE_FINISH_REASONS:

@@ -75,7 +75,7 @@ class OpenRouter(ChatCompletionsProvider):
         hints = _retry_hints(headers, error)
         wait = parsing.retry_after(hints.get("retry-after"))
         if status == 402 and wait is not None:
-            message = "The provider's credit is held by requests that are still running."
+            message = "The provider's credit is reserved for requests that are still running."
             return ProviderOverloaded(message, reason=reason, retry_after=wait)
         if wait is None and status == 429:
             wait = _seconds_until(hints.get("x-ratelimit-reset"))

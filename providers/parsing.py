@@ -51,8 +51,8 @@ _TOO_LONG = re.compile(
 # Sentences that several modules use.
 CONTENT_FILTERED = "The provider's safety filter refused the content."
 CREDENTIALS = "The provider refused the credentials."
-NO_ADDRESS = "The provider's address is wrong, or has no such function."
-NO_MODEL = "The provider does not know the model, or its address is wrong."
+NO_ADDRESS = "The provider's base URL is wrong, or the server has no such endpoint."
+NO_MODEL = "The provider does not know the model, or its base URL is wrong."
 PARAMETER = "The provider rejected the request because of its parameter {}."
 REJECTED = "The provider rejected the request."
 TOO_LONG = "The provider rejected the request: the context is too long for the model."
@@ -230,7 +230,7 @@ def as_stream(completion: Completion) -> Iterator[Delta | Completion]:
 
 def unusable_answer(*parts: Any) -> ProviderFailed:
     """Return the error for an answer without usable content. It is not retried."""
-    message = "The provider gave an answer that cannot be used."
+    message = "The provider returned an unusable answer."
     return ProviderFailed(message, reason=log_reason(*parts), retry=False)
 
 
@@ -239,13 +239,13 @@ def broken_call() -> ProviderFailed:
 
     The tool's name is content, and stays out of the log.
     """
-    message = "The provider's answer ended within the arguments of a tool call."
+    message = "The provider's answer ended in the middle of a tool call's arguments."
     return ProviderFailed(message, reason="broken_tool_call", retry=False)
 
 
 def empty_answer(*parts: Any) -> EmptyAnswer:
     """Return the error for an answer without content."""
-    return EmptyAnswer("The provider gave an empty answer.", reason=log_reason("no_text", *parts))
+    return EmptyAnswer("The provider returned no content.", reason=log_reason("no_text", *parts))
 
 
 def error_for_status(
@@ -253,7 +253,7 @@ def error_for_status(
 ) -> ProviderError:
     """Return the error for a status other than 2xx."""
     if status not in _BY_STATUS and not 500 <= status <= 599:
-        message = "The provider gave an unexpected answer."
+        message = "The provider returned an unexpected answer."
         return ProviderFailed(message, reason=reason, retry=False)
     kind, message = _BY_STATUS.get(status, (ProviderFailed, "The provider failed."))
     return kind(message, reason=reason, retry=retry, retry_after=retry_after)

@@ -252,7 +252,7 @@ class VendorClient:
             response.request = request
             if response.is_redirect:
                 raise ProviderMisconfigured(
-                    "The provider's address redirects elsewhere.",
+                    "The provider's base URL redirects to another address.",
                     reason=f"HTTP {response.status_code}",
                 )
             yield response
@@ -305,7 +305,7 @@ def _failure(
     if deadline.expired:
         return DeadlineExceeded("The provider did not answer in time.", reason=reason)
     if isinstance(exc, httpx.ReadTimeout):
-        return VendorSilent("The provider fell silent.", reason=reason)
+        return VendorSilent("The provider stopped sending.", reason=reason)
     if broken_off:
         return ProviderFailed("The provider broke off its answer.", reason=reason, retry=False)
     begun = isinstance(exc, httpx.RemoteProtocolError | httpx.DecodingError)

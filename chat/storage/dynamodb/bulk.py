@@ -224,7 +224,7 @@ def _plan(record: InteractionRecord, stored: Item | None) -> _Write | None:
     question, answer = split(item)
     size = size_of(item) + sum(map(size_of, answer))
     if is_too_large(item, question) or size > MAX_TRANSACTION_BYTES:
-        raise RecordTooLarge(f"{record.interaction_id} is too long to be kept in DynamoDB.")
+        raise RecordTooLarge(f"{record.interaction_id} is too long to be stored in DynamoDB.")
     kept = {id_of(part) for part in (*question, *answer)}
     stale = [key for key in (part_keys(stored) if stored else ()) if id_of(key) not in kept]
     whole = size + sum(map(size_of, question))

@@ -270,7 +270,7 @@ def _claim_item(record: InteractionRecord) -> tuple[Item, list[Item]]:
     item = item_of(record)
     parts, _ = split(item)
     if is_too_large(item, parts):
-        raise RecordTooLarge("The prompt and what comes with it are too long to be kept.")
+        raise RecordTooLarge("The prompt and its messages are too long to be stored.")
     return item, parts
 
 

@@ -81,7 +81,7 @@ def to_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def unsupported(name: str, detail: str = "") -> ValidationError:
     """Return the error for an unsupported parameter."""
-    message = detail or "Not supported here."
+    message = detail or "Not supported by this service."
     return ValidationError({name: ErrorDetail(message, code="unsupported")})
 
 
