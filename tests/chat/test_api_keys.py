@@ -354,9 +354,7 @@ def test_a_key_is_read_once_in_half_a_minute(
     assert reads() == 4
 
 
-def test_malformed_keys_are_refused_without_a_read(
-    api: ApiClient, forbid_database: None
-) -> None:
+def test_malformed_keys_are_refused_without_a_read(api: ApiClient, forbid_database: None) -> None:
     assert status_and_code(ask(api, "sca_0_0")) == (401, "invalid_api_key")
 
 

@@ -440,9 +440,7 @@ def test_a_turn_that_was_not_kept_cannot_be_continued(accounting: str, api: ApiC
     assert "is not stored" in problem(response)["detail"]
 
 
-def test_no_answer_is_cached(
-    accounting: str, api: ApiClient, change_settings: Configure
-) -> None:
+def test_no_answer_is_cached(accounting: str, api: ApiClient, change_settings: Configure) -> None:
     change_settings(ENABLE_CACHE=True)
     assert api.chat("quetzal").json()["cached"] is False
     assert api.chat("quetzal").json()["cached"] is False

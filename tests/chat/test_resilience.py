@@ -290,7 +290,9 @@ def ask(client: Client, **headers: str):
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_every_vendor_failure_has_the_documented_outcome(scenario, client, vendor, configure_providers, record_property):
+def test_every_vendor_failure_has_the_documented_outcome(
+    scenario, client, vendor, configure_providers, record_property
+):
     configure_providers(vendor, names=(scenario.provider,), deadline=scenario.deadline)
     scenario.script(vendor)
 
@@ -378,9 +380,7 @@ def test_if_all_providers_are_overloaded_the_shortest_wait_is_returned(
     assert response.headers["Retry-After"] == "30"
 
 
-def test_the_deadline_ends_all_slow_calls(
-    client, vendor, fallback, configure_providers
-):
+def test_the_deadline_ends_all_slow_calls(client, vendor, fallback, configure_providers):
     configure_providers(vendor, fallback, deadline=0.5)
     slow(vendor)
     slow(fallback)
@@ -436,9 +436,7 @@ def test_failures_of_the_mock_never_open_its_circuit(client, settings):
     model_catalog.router.cache_clear()
 
 
-def test_a_named_model_is_never_replaced(
-    client, vendor, fallback, configure_providers
-):
+def test_a_named_model_is_never_replaced(client, vendor, fallback, configure_providers):
     configure_providers(vendor, fallback)
     status(401)(vendor)
     body = {"userId": "user123", "prompt": "Olá!", "model": "openai-model"}

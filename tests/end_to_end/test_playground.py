@@ -540,9 +540,7 @@ def test_a_code_block_can_be_copied(visit: Visit, server: Server) -> None:
     assert copied(playground.page) == "ls -l\n"
 
 
-def test_a_selection_survives_a_growing_answer(
-    visit: Visit, server: Server
-) -> None:
+def test_a_selection_survives_a_growing_answer(visit: Visit, server: Server) -> None:
     texts = ["The first paragraph.\n\n", *(f"Paragraph {n}.\n\n" for n in range(100))]
     playground = visit(server, stream(*texts, pause=10))
     playground.ask("hi")
@@ -551,9 +549,7 @@ def test_a_selection_survives_a_growing_answer(
     assert playground.page.evaluate("String(getSelection())") == "The first paragraph."
 
 
-def test_the_page_follows_the_answer_unless_scrolled_up(
-    visit: Visit, server: Server
-) -> None:
+def test_the_page_follows_the_answer_unless_scrolled_up(visit: Visit, server: Server) -> None:
     texts = [f"Paragraph {number}.\n\n" for number in range(200)]
     playground = visit(server, stream(*texts, pause=10), viewport={"width": 800, "height": 600})
     left = "document.documentElement.scrollHeight - innerHeight - scrollY"

@@ -50,9 +50,7 @@ def test_malformed_requests_are_refused_as_a_problem(server, request_bytes, stat
 
 
 @pytest.mark.parametrize(("size", "key", "status"), [(100_000, "", 401), (11_000_000, "key", 413)])
-def test_after_a_refused_body_the_connection_serves_the_next_request(
-    server, size, key, status
-):
+def test_after_a_refused_body_the_connection_serves_the_next_request(server, size, key, status):
     with httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as client:
         for _ in range(3):
             headers = {"content-type": "application/json", "x-api-key": key}

@@ -279,7 +279,9 @@ def test_results_are_in_the_order_of_their_calls(stub_vendor: StubVendor, gemini
 
 
 @pytest.mark.parametrize("text", ["7", "[7]", "null", "{", "", "7 degrees"])
-def test_a_tool_result_without_an_object_is_sent_as_text(stub_vendor: StubVendor, gemini: Gemini, text: str):
+def test_a_tool_result_without_an_object_is_sent_as_text(
+    stub_vendor: StubVendor, gemini: Gemini, text: str
+):
     told = sent(gemini, stub_vendor, user("?"), calling(call("call_1")), tool("call_1", text))
     response = told["contents"][-1]["parts"][0]["functionResponse"]
     assert response["response"] == {"result": text}

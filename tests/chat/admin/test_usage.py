@@ -149,7 +149,9 @@ def test_rare_models_share_a_colour(admin: ApiClient) -> None:
         "model=%3Cscript%3E",
     ],
 )
-def test_an_invalid_query_causes_no_server_error(admin: ApiClient, records: None, query: str) -> None:
+def test_an_invalid_query_causes_no_server_error(
+    admin: ApiClient, records: None, query: str
+) -> None:
     assert text_of(admin.get(f"{PAGE}?{query}"))
 
 

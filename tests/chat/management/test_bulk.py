@@ -290,9 +290,7 @@ call_command("export_interactions", "--output", sys.argv[1])
 """
 
 
-def test_a_killed_export_resumes_in_another_process(
-    transactional_db: None, tmp_path: Path
-) -> None:
+def test_a_killed_export_resumes_in_another_process(transactional_db: None, tmp_path: Path) -> None:
     backend().bulk.import_records(made(20))
     path = tmp_path / "all.jsonl.gz"
     environment = {

@@ -90,7 +90,9 @@ def test_a_dry_run_counts_what_erasing_would_find(each_storage: str) -> None:
     assert run("erase_user", ALICE, "--yes").startswith("1 records")
 
 
-def test_records_are_erased_in_several_batches(records: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_are_erased_in_several_batches(
+    records: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("chat.management.commands.erase_user.ERASED_AT_ONCE", 1)
     assert run("erase_user", ALICE, "--yes").startswith("3 records")
 

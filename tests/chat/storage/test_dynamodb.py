@@ -747,7 +747,9 @@ def test_silence_after_the_deadline_leaves_seconds_to_settle(
         assert refuses(DynamoInteractionStore(), lambda store: store.settle(ANSWERED)) < 6
 
 
-def test_the_store_recovers_after_lost_responses(dynamodb: str, dynamodb_at: Callable[[str], None]) -> None:
+def test_the_store_recovers_after_lost_responses(
+    dynamodb: str, dynamodb_at: Callable[[str], None]
+) -> None:
     with troubled(dynamodb, lost=3) as url:
         dynamodb_at(url)
         store = DynamoInteractionStore()

@@ -58,7 +58,9 @@ def test_an_earlier_disconnect_cancels_the_deadline(pair: tuple[socket.socket, s
         assert wait_for(deadline)
 
 
-def test_a_socket_closed_by_the_server_cancels_the_deadline(pair: tuple[socket.socket, socket.socket]):
+def test_a_socket_closed_by_the_server_cancels_the_deadline(
+    pair: tuple[socket.socket, socket.socket],
+):
     ours, _ = pair
     ours.close()
     deadline = Deadline(30)
