@@ -752,7 +752,7 @@ def test_a_named_model_is_not_blamed_for_a_wrong_base_url(
     vendor.reply(body, status=404)
     response = api.chat(model="model-2")
     assert status_and_code(response) == (502, "provider_error")
-    assert "address" in problem(response)["detail"]
+    assert "base URL" in problem(response)["detail"]
 
 
 @pytest.mark.parametrize("model", [None, "default"])
