@@ -71,6 +71,7 @@ class Arbiter(arbiter.Arbiter):  # type: ignore[misc]  # gunicorn has no types
 
 
 class Worker(TunedWorker):
+    alive: bool  # gunicorn ends the worker when this is false
     lingering: deque["Connection"]  # sorted by timeout
 
     def init_process(self) -> None:
@@ -80,9 +81,9 @@ class Worker(TunedWorker):
         super().init_process()
 
     def notify(self) -> None:
-        """End after a rush, when nobody is connected: the arbiter starts a new, small worker.
+        """End after a burst, when no client is connected: the arbiter starts a new, small worker.
 
-        Python and glibc keep a part of the memory that a rush took: 100 MB after 2,000 clients.
+        Python and glibc keep a part of the memory that a burst took: 100 MB after 2,000 clients.
         gunicorn calls this at least once a second.
         """
         super().notify()
