@@ -1,5 +1,7 @@
 """Monthly budgets of keys and of their users: exact, also under load, and after a crash."""
 
+import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -21,7 +23,15 @@ from chat.storage.errors import BudgetSpent
 from providers.base import Completion, CompletionRequest, Usage
 from providers.deadline import Deadline
 from tests.client import ApiClient, status_and_code
-from tests.factories import ALICE, ANSWERED, BOB, PENDING, FakeProvider, run_concurrently
+from tests.factories import (
+    ALICE,
+    ANSWERED,
+    BOB,
+    PENDING,
+    FakeProvider,
+    run_concurrently,
+    store_record,
+)
 from tests.server_process import ROOT, Server, base_environment
 from tests.stub_vendor import DONE, FINISH, OPENAI_ANSWER, StubVendor, chunk
 
@@ -84,6 +94,21 @@ def test_each_user_of_a_key_has_a_budget(
         "spent_usd": "0.02",
         "user_monthly_usd": "0.03",
     }
+
+
+def test_a_key_sees_its_usage_and_its_budgets_as_documented(
+    api: ApiClient, transactional_db: None
+) -> None:
+    document = (ROOT / "docs/keys.md").read_text()
+    [query] = re.findall(r"^GET (/v1/usage\S+)$", document, re.MULTILINE)
+    [budget] = re.findall(r"```json\n(.*?)\n```", document, re.DOTALL)
+    limits = {"monthly_budget_usd": Decimal(25), "user_monthly_budget_usd": Decimal("0.5")}
+    key, text = api_keys.create(owner="default", name="app", **limits)
+    usage = replace(ANSWERED.usage, cost_usd=Decimal("3.1"))
+    changes = {"key_id": key.key_id, "created_at": datetime.now(UTC), "usage": usage}
+    store_record(replace(ANSWERED, interaction_id=str(uuid4()), **changes))
+    answer = api.get(query, headers={"X-API-Key": text}).json()
+    assert answer["budget"] == json.loads(f"{{{budget}}}")["budget"]
 
 
 def test_an_erased_user_has_no_new_budget(api: ApiClient, each_storage: str, slow: Slow) -> None:
