@@ -114,15 +114,19 @@ class DynamoInteractionStore:
                 {f"#{name}": name for name in written},
             ),
         }
+        turn = turns.puts([record])
         # A budget has one item, whatever the shard.
         for shard in shards(budgets.TRIES) if reservations else shards():
             counts = counter_updates([record], shard, reservations)
-            counts += [*budgets.releasing(record, reservations), *turns.puts([record])]
+            counts += [*budgets.releasing(record, reservations), *turn]
             try:
                 return _write("Update", request, item, parts, counts=counts) is None
             except ClientError as exc:
-                if "TransactionConflict" not in refusals(exc):
+                conflicts = refusals(exc)
+                if "TransactionConflict" not in conflicts:
                     raise
+                if turn and conflicts[-1] == "TransactionConflict":
+                    turn = []  # another record with its digest is writing the turn
         raise StorageUnavailable
 
     @translate_errors()

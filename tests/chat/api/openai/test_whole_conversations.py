@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from django.conf import settings
 from django.db import connection
 
 from chat.storage import backend
 from chat.storage.base import InteractionRecord, Selection
+from chat.storage.dynamodb.client import DynamoDBClient
 from chat.storage.dynamodb.items import size_of
 from chat.storage.dynamodb.queries import read_pages
 from chat.storage.transcripts import RECORDS_LISTED
@@ -384,6 +386,27 @@ def test_erasing_a_user_leaves_nothing_to_continue(agent: Agent, each_storage: s
     id_ = agent.ask(result(2), answer=said("Done."))
     assert agent.shown(id_)["messages"] == agent.messages[:-1]
     assert agent.shown(id_)["previous_interaction_id"] is None
+
+
+@on_dynamodb
+def test_an_answer_is_recorded_while_equal_ones_are_written(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = DynamoDBClient.call
+
+    def meet(self: DynamoDBClient, operation: str, arguments: Any) -> dict[str, Any]:
+        """Refuse each transaction that writes a turn: another one is writing it."""
+        actions = arguments.get("TransactItems", ())
+        codes = ["TransactionConflict" if "turn#" in str(each) else "None" for each in actions]
+        if "TransactionConflict" in codes:
+            error = {"Code": "TransactionCanceledException", "Message": ""}
+            reasons = [{"Code": code} for code in codes]
+            raise ClientError({"Error": error, "CancellationReasons": reasons}, operation)  # type: ignore[typeddict-unknown-key]
+        return call(self, operation, arguments)
+
+    monkeypatch.setattr(DynamoDBClient, "call", meet)
+    id_ = agent.ask(user("Hi"), answer=said("Hello."))
+    assert agent.shown(id_)["status"] == "ok"
 
 
 def test_another_record_under_the_id_of_an_erased_one_is_not_read_with_it(agent: Agent) -> None:
