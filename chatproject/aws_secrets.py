@@ -15,6 +15,7 @@ from django.core.exceptions import ImproperlyConfigured
 from providers import sigv4
 from providers.deadline import Deadline
 from providers.sigv4 import JsonService, Signer
+from providers.transport import CurlTransport
 
 CALL_SECONDS = 5.0
 
@@ -29,7 +30,7 @@ def read(
     region: str,
     endpoints: Mapping[str, str],
     keys: sigv4.Keys,
-    transport: httpx.BaseTransport,
+    transport: CurlTransport,
 ) -> dict[str, str]:
     """Return values by variable, given the variables' names in SSM and in Secrets Manager.
 
