@@ -30,6 +30,9 @@ from providers.base import (
 
 # As many as one read of the storage takes.
 MAX_ANCESTORS = 100
+TURN_IS_RUNNING = "The previous turn is still running. Continue it when it has its answer."
+RUNNING_RETRY_SECONDS = 2
+TURN_HAS_NO_ANSWER = "The previous turn has no answer, and cannot be continued."
 CONTENT_NOT_STORED = (
     "The previous turn's content is not stored. "
     "Send the whole conversation: as `messages` to /v1/chat/completions, or as `input` to "
@@ -145,9 +148,10 @@ def _load_parent(caller: Caller, user_id: str, interaction_id: str) -> Interacti
     if parent.user_id != user_id:
         raise _unknown_turn()
     status = parent.status_at(datetime.now(UTC))
+    if status is Status.PENDING:
+        raise ConversationConflict(TURN_IS_RUNNING, retry_after=RUNNING_RETRY_SECONDS)
     if status is not Status.OK:
-        state = "is still running" if status is Status.PENDING else "has no answer"
-        raise ConversationConflict(f"The previous turn {state}, and cannot be continued.")
+        raise ConversationConflict(TURN_HAS_NO_ANSWER)
     if parent.lacks_content:
         raise ConversationConflict(CONTENT_NOT_STORED)
     if parent.earlier:

@@ -33,6 +33,7 @@ PARAMS = {"model_not_found": "model"}
 # The code of a field's error -> OpenAI's code; any other is `invalid_value`.
 FIELD_CODES = {
     "required": "missing_required_parameter",
+    "empty": "missing_required_parameter",
     "unsupported": "unsupported_parameter",
     "not_found": "not_found",
     "previous_response_not_found": "previous_response_not_found",
@@ -40,8 +41,9 @@ FIELD_CODES = {
     "not_a_dict": "invalid_type",
     "null": "invalid_type",
 }
-# Official clients retry each 409 and 5xx. These would fail again: a header stops the clients.
-NOT_RETRYABLE = {"answer_not_kept", "provider_error", "provider_timeout"}
+# Official clients retry each 409 and 5xx. These would fail again, unless they have a `Retry-After`:
+# a header stops the clients.
+NOT_RETRYABLE = {"answer_not_kept", "conversation_conflict", "provider_error", "provider_timeout"}
 
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> Response:
@@ -49,7 +51,7 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response:
     problem = convert_exception(exc)
     status, body = render_problem(problem)
     add_log_fields(code=problem.code)
-    if problem.code in NOT_RETRYABLE:
+    if problem.code in NOT_RETRYABLE and "Retry-After" not in problem.headers:
         problem.headers["X-Should-Retry"] = "false"
     return Response(body, status, headers=problem.headers)
 
