@@ -127,13 +127,16 @@ class _ItemReader:
     def message(self, item: Item) -> dict[str, Any]:
         """Return the message of a user's item, or of a tool's result."""
         if item["type"] in RESULTS:
-            output = self._parts(item.get("output"), "output")
+            output = self._parts(item.get("output"), "output") or ""
             return {"role": "tool", "tool_call_id": self._text(item, "call_id"), "content": output}
         if item["type"] != "message":
             raise self.error(f"type {item['type']!r} is not supported", "unsupported")
         if item.get("role") not in ASKING_ROLES:
             raise self.error(f"role is one of {', '.join((*ASKING_ROLES, 'assistant'))}")
-        return {"role": item["role"], "content": self._parts(item.get("content"), "content")}
+        content = self._parts(item.get("content"), "content")
+        if content is None:
+            raise self.error("content is missing")
+        return {"role": item["role"], "content": content}
 
     def into(self, answer: _Answer, item: Item) -> None:
         """Add an item of an answer."""

@@ -24,6 +24,7 @@ NOT_SERVED: dict[str, tuple[Any, ...]] = {
     "image": (),
     "access_programs": (),
     "background_options": ({},),
+    "n": (1,),
 }
 # The names in a request -> those of chat completions, which vendors and records have.
 CHAT_NAMES = {
@@ -34,8 +35,11 @@ CHAT_NAMES = {
     "previous_response_id": "previous_interaction_id",
     "input": "messages",
 }
+RESPONSES_NAMES = {chat: name for name, chat in CHAT_NAMES.items()} | {
+    "max_completion_tokens": "max_output_tokens"
+}
 NAMES = {
-    **{chat: name for name, chat in CHAT_NAMES.items()},
+    **RESPONSES_NAMES,
     "image_url": "input_image",
     "file": "input_file",
     "logprobs": "top_logprobs",
@@ -56,8 +60,9 @@ INCLUDABLE = {
     *("file_search_call.results", "web_search_call.results", "web_search_call.action.sources"),
     *("computer_call_output.output.image_url", "code_interpreter_call.outputs"),
 }
-JSON_SCHEMA_FIELDS = ("name", "description", "schema", "strict")
-FUNCTION_FIELDS = ("name", "description", "parameters", "strict")
+JSON_SCHEMA_FIELDS = {"name": str, "description": str, "schema": dict, "strict": bool}
+FUNCTION_FIELDS = {"name": str, "description": str, "parameters": dict, "strict": bool}
+TYPE_NAMES = {str: "a string", dict: "an object", bool: "a boolean"}
 
 
 def to_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,6 +71,9 @@ def to_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
         if (value := given.get(name)) is not None and value not in neutral:
             only = orjson.dumps(neutral[0]).decode() if neutral else ""
             raise unsupported(name, f"Only {only} is supported here." if only else "")
+    for name, own in RESPONSES_NAMES.items():
+        if given.get(name) is not None:
+            raise unsupported(name, f"Use `{own}`; `{name}` is for chat completions.")
     parameters = {
         name: value for name, value in given.items() if name not in OURS and value is not None
     }
@@ -85,6 +93,16 @@ def unsupported(name: str, detail: str = "") -> ValidationError:
     return ValidationError({name: ErrorDetail(message, code="unsupported")})
 
 
+def _typed(param: str, value: Any, types: Mapping[str, type]) -> dict[str, Any]:
+    """Return the fields of an object that are set. Raises ValidationError for a wrong type."""
+    fields = {name: get_path(value, name) for name in types}
+    found = {name: each for name, each in fields.items() if each is not None}
+    for name, each in found.items():
+        if not isinstance(each, types[name]):
+            raise ValidationError({param: f"`{name}` must be {TYPE_NAMES[types[name]]}."})
+    return found
+
+
 def _check_fields(name: str, value: Mapping[str, Any], known: set[str]) -> None:
     for field in value:
         if field not in known and value[field] is not None:
@@ -98,11 +116,8 @@ def _text(text: Mapping[str, Any]) -> dict[str, Any]:
         case "text":
             translated = None
         case "json_schema":
-            fields = {name: get_path(response_format, name) for name in JSON_SCHEMA_FIELDS}
-            schema = {name: value for name, value in fields.items() if value is not None}
-            if not isinstance(schema.get("name"), str) or not isinstance(
-                schema.get("schema"), dict
-            ):
+            schema = _typed("text.format", response_format, JSON_SCHEMA_FIELDS)
+            if not {"name", "schema"} <= schema.keys():
                 detail = "A format of type json_schema has a `name` and a `schema`."
                 raise ValidationError({"text.format": detail})
             translated = {"type": "json_schema", "json_schema": schema}
@@ -144,12 +159,11 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     kind = tool.get("type")
     if kind not in ("function", "custom"):
         raise unsupported("tools", f"Tools of type {kind!r} are not supported here.")
-    if not isinstance(tool.get("name"), str) or not tool["name"]:
+    function = _typed("tools", tool, FUNCTION_FIELDS)
+    if not function.get("name"):
         raise ValidationError({"tools": "A tool has a `name`."})
     if kind == "custom":
         return {"type": "function", "function": custom_tools.as_function(tool)}
-    fields = {name: tool.get(name) for name in FUNCTION_FIELDS}
-    function = {name: value for name, value in fields.items() if value is not None}
     return {"type": "function", "function": function}
 
 

@@ -17,14 +17,17 @@ class InputField(serializers.Field[Any, Any, Any, Any]):
     """A text, or a list of items."""
 
     default_error_messages = {
-        "not_a_list": "Must be a string or a non-empty list of items.",
+        "not_a_list": "Must be a string or a list of items.",
+        "empty": "Must not be empty.",
         "item": "Item {number}: must be an object.",
     }
 
     def to_internal_value(self, data: Any) -> list[dict[str, Any]]:
+        if data in ("", []):
+            self.fail("empty")
         if isinstance(data, str):
             return [{"type": "message", "role": "user", "content": data}]
-        if not isinstance(data, list) or not data:
+        if not isinstance(data, list):
             self.fail("not_a_list")
         for number, item in enumerate(data):
             if not isinstance(item, dict):
@@ -42,6 +45,14 @@ class ResponseIdField(fields.InteractionIdField):
 
 class IncludeField(serializers.ListField):
     child = serializers.ChoiceField(choices=sorted(parameters.INCLUDABLE))
+
+
+class TextSerializer(OpenSerializer):
+    verbosity = fields.StrictCharField(**fields.OPTIONAL, max_length=32)
+
+
+class ReasoningSerializer(OpenSerializer):
+    effort = fields.StrictCharField(**fields.OPTIONAL, max_length=32)
 
 
 class ResponseStreamOptionsSerializer(OpenSerializer):
@@ -66,8 +77,8 @@ class ResponseSerializer(OpenSerializer):
     tools = serializers.ListField(child=serializers.DictField(), **fields.OPTIONAL, max_length=128)
     tool_choice = ToolChoiceField(**fields.OPTIONAL)
     parallel_tool_calls = fields.StrictBooleanField(**fields.OPTIONAL)
-    text = serializers.DictField(**fields.OPTIONAL)
-    reasoning = serializers.DictField(**fields.OPTIONAL)
+    text = TextSerializer(**fields.OPTIONAL)
+    reasoning = ReasoningSerializer(**fields.OPTIONAL)
     max_output_tokens = fields.StrictIntegerField(
         **fields.OPTIONAL, min_value=1, max_value=1_000_000
     )
@@ -78,6 +89,9 @@ class ResponseSerializer(OpenSerializer):
     store = fields.StrictBooleanField(
         **fields.OPTIONAL, help_text="False keeps only the accounting, without texts."
     )
+    service_tier = fields.StrictCharField(**fields.OPTIONAL)
+    safety_identifier = fields.StrictCharField(**fields.OPTIONAL)
+    prompt_cache_key = fields.StrictCharField(**fields.OPTIONAL)
     stream = fields.StrictBooleanField(**fields.OPTIONAL)
     stream_options = ResponseStreamOptionsSerializer(**fields.OPTIONAL)
     metadata = fields.MetadataField(**fields.OPTIONAL)
@@ -107,6 +121,12 @@ class ResponseSerializer(OpenSerializer):
             "include": attrs.get("include") or (),
             "stream": bool(attrs.get("stream")),
         }
+
+
+class ResponseQuerySerializer(serializers.Serializer[Any]):
+    """What else a stored response shows."""
+
+    include = IncludeField()
 
 
 class ItemsQuerySerializer(serializers.Serializer[Any]):

@@ -17,7 +17,11 @@ from chat.api.openai.responses.ids import RESPONSE_PREFIX
 from chat.api.openai.responses.input_items import input_items, referenced_records, to_messages
 from chat.api.openai.responses.parameters import NAMES, unsupported
 from chat.api.openai.responses.render import ResponseRenderer
-from chat.api.openai.responses.serializers import ItemsQuerySerializer, ResponseSerializer
+from chat.api.openai.responses.serializers import (
+    ItemsQuerySerializer,
+    ResponseQuerySerializer,
+    ResponseSerializer,
+)
 from chat.api.openai.views import OpenAIView
 from chat.api.serializers import build_once
 from chat.callers import Caller
@@ -27,6 +31,7 @@ from chat.storage.base import InteractionRecord
 from providers.base import content_text
 
 RESPONSE_REQUEST = build_once(ResponseSerializer)
+RESPONSE_QUERY = build_once(ResponseQuerySerializer)
 ITEMS_QUERY = build_once(ItemsQuerySerializer)
 
 
@@ -57,6 +62,8 @@ class ResponsesView(OpenAIView, BaseChatView):
             interaction_ids=referenced_records(items),
         )
         messages = to_messages(items, records)
+        if not messages:
+            raise ValidationFailed(errors=[field_error("input", "empty", "Must have a message.")])
         if fields.too_deep(messages):
             raise ValidationFailed(errors=[field_error("input", "invalid", "Nested too deeply.")])
         asked = [content_text(each.get("content")) for each in messages if each["role"] == "user"]
@@ -72,7 +79,8 @@ class ResponseView(OpenAIView):
     def get(self, request: Request, response_id: str) -> Response:
         if request.query_params.get("stream") == "true":
             raise unsupported("stream", "A stored response is not streamed again.")
-        renderer = ResponseRenderer(include=_include(request))
+        query = RESPONSE_QUERY.run_validation({"include": _include(request)})
+        renderer = ResponseRenderer(**query)
         return Response(renderer.response(_stored_response(self.caller, response_id)))
 
     def delete(self, request: Request, response_id: str) -> Response:

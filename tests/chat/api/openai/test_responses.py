@@ -344,6 +344,28 @@ class TestStreamed:
         [record] = all_records()
         assert record.status is Status.ERROR
 
+    def test_a_client_that_leaves_ends_the_call_and_its_tokens_are_counted(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        pieces = (chunk(content=f"{number} ") for number in range(600))
+        vendor.stream([f"data: {piece}\n\n" for piece in pieces], gap=0.05)
+        response = create(api, stream=True)
+        for data in response.streaming_content:
+            if b"output_text.delta" in data:
+                break
+        response.close()
+        assert vendor.client_disconnected.wait(10)
+        [record] = all_records()
+        assert record.status is Status.ABORTED
+        assert record.usage.estimated
+        assert record.usage.completion_tokens
+        found = body(api.get(f"{PATH}/resp_{record.interaction_id}"))
+        assert (found["status"], found["usage"], text(found)) == (
+            *("cancelled", None, record.response),
+        )
+        [day] = json.loads(api.get("/v1/usage").content)["items"]
+        assert day["completion_tokens"] == record.usage.completion_tokens
+
     def test_annotations_and_log_probabilities(self, api: ApiClient, vendor: StubVendor) -> None:
         citation = {"start_index": 0, "end_index": 2, "title": "T", "url": "https://a.example"}
         annotation = {"type": "url_citation", "url_citation": citation}
@@ -466,6 +488,25 @@ class TestConversations:
         answer = api.chat("c", user="anonymous", previous_interaction_id=found["interaction_id"])
         assert answer.status_code == 200
 
+    @pytest.mark.parametrize(
+        ("status", "headers"),
+        [
+            (Status.PENDING, {"Retry-After": "2"}),
+            (Status.ERROR, {"X-Should-Retry": "false"}),
+            (Status.ABORTED, {"X-Should-Retry": "false"}),
+        ],
+    )
+    def test_a_client_retries_only_while_the_previous_response_is_running(
+        self, api: ApiClient, status: Status, headers: dict[str, str]
+    ) -> None:
+        soon = datetime.now(UTC) + timedelta(minutes=1)
+        record = store_record(replace(PENDING, status=status, deadline_at=soon))
+        previous = {"id": f"resp_{record.interaction_id}", "user": record.user_id}
+        refused = continue_from(api, previous, "b", user=record.user_id)
+        assert failure(refused)[:2] == (409, "conversation_conflict")
+        retry = {"Retry-After", "X-Should-Retry"}
+        assert {name: refused[name] for name in retry if name in refused} == headers
+
     @pytest.mark.parametrize("id_", ["resp_1", "nonsense", f"resp_{UUID(int=0)}"])
     def test_an_unknown_response_is_not_found(self, api: ApiClient, id_: str) -> None:
         wanted = (404, "previous_response_not_found", "previous_response_id")
@@ -495,6 +536,13 @@ class TestConversations:
         refused = create(api, [reference, {"role": "user", "content": "b"}], headers=other)
         assert failure(refused) == (400, "not_found", "input")
         assert body(api.get(path, headers=mine))
+
+    def test_another_key_of_the_owner_continues_a_response(
+        self, api: ApiClient, require_api_key: list[str]
+    ) -> None:
+        first, second = ({"Authorization": f"Bearer {key}"} for key in require_api_key)
+        found = body(create(api, headers=first))
+        assert body(continue_from(api, found, "b", headers=second))
 
 
 class TestDeletion:
@@ -586,6 +634,22 @@ class TestLimits:
         limited = create(api)
         assert failure(limited) == (429, "rate_limit_exceeded", None)
         assert limited["Retry-After"]
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_a_spent_budget_is_a_402(
+        self,
+        api: ApiClient,
+        vendor: StubVendor,
+        require_api_key: list[str],
+        stream: bool,
+    ) -> None:
+        vendor.reply({**PLAIN_ANSWER, "usage": {**PLAIN_ANSWER["usage"], "cost": 0.02}})
+        key, _ = commands.run("create_api_key", "app", "--monthly-budget-usd", "0.01")
+        headers = {"Authorization": f"Bearer {key.strip()}"}
+        assert body(create(api, headers=headers))["usage"]["cost_usd"] == "0.02"
+        refused = create(api, stream=stream, headers=headers)
+        assert failure(refused) == (402, "insufficient_quota", None)
+        assert refused["X-RateLimit-Remaining"]
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_a_cached_answer_is_a_response(
@@ -810,7 +874,10 @@ class TestInput:
     @pytest.mark.parametrize(
         ("items", "code"),
         [
-            ([], "invalid_type"),
+            ("", "missing_required_parameter"),
+            ([], "missing_required_parameter"),
+            ([{"type": "reasoning", "summary": []}], "missing_required_parameter"),
+            ([{"role": "user", "content": []}], "invalid_value"),
             (None, "invalid_type"),
             (7, "invalid_type"),
             (["a"], "invalid_value"),
@@ -862,6 +929,10 @@ class TestInput:
             ({"text": {"tone": "kind"}}, "text.tone"),
             ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
             ({"reasoning": {"budget": 7}}, "reasoning.budget"),
+            ({"messages": [{"role": "user", "content": "Something else"}]}, "messages"),
+            ({"max_completion_tokens": 7}, "max_completion_tokens"),
+            ({"response_format": {"json_schema": "a"}}, "response_format"),
+            ({"n": 2}, "n"),
         ],
         ids=json.dumps,
     )
@@ -882,6 +953,17 @@ class TestInput:
                 "tool_choice",
             ),
             ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format"),
+            (
+                {"text": {"format": {"type": "json_schema", "name": "a", "schema": "b"}}},
+                "text.format",
+            ),
+            ({"tools": [{**ADD, "parameters": "a"}]}, "tools"),
+            ({"tools": [{**ADD, "strict": "yes"}]}, "tools"),
+            ({"text": {"verbosity": 7}}, "text.verbosity"),
+            ({"reasoning": {"effort": 7}}, "reasoning.effort"),
+            ({"service_tier": 7}, "service_tier"),
+            ({"safety_identifier": 7}, "safety_identifier"),
+            ({"prompt_cache_key": 7}, "prompt_cache_key"),
             ({"include": ["everything"]}, "include.0"),
             ({"max_output_tokens": 0}, "max_output_tokens"),
             ({"store": "no"}, "store"),
@@ -892,6 +974,14 @@ class TestInput:
         self, api: ApiClient, fields: dict[str, Any], param: str
     ) -> None:
         assert failure(create(api, **fields)) == (400, "invalid_value", param)
+
+    def test_a_tool_without_output_has_an_empty_one(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        call = {"type": "function_call", "call_id": "a", "name": "add", "arguments": "{}"}
+        result = {"type": "function_call_output", "call_id": "a", "output": []}
+        body(create(api, [{"role": "user", "content": "a"}, call, result]))
+        assert sent(vendor)[-1] == {"role": "tool", "tool_call_id": "a", "content": ""}
 
     def test_each_parameter_reaches_the_vendor(self, api: ApiClient, vendor: StubVendor) -> None:
         schema = {"type": "object", "properties": {}}
@@ -967,6 +1057,12 @@ class TestOtherRecords:
         record = store_record(replace(PENDING, status=status, deadline_at=soon))
         found = body(api.get(f"{PATH}/resp_{record.interaction_id}"))
         assert (found["status"], found["output"], found["usage"]) == (shown, [], None)
+
+    def test_an_unknown_include_is_refused(self, api: ApiClient) -> None:
+        path = f"{PATH}/{body(create(api))['id']}"
+        assert body(api.get(f"{path}?include[]=reasoning.encrypted_content"))
+        refused = api.get(f"{path}?include[]=everything")
+        assert failure(refused) == (400, "invalid_value", "include.0")
 
     def test_a_chat_completion_is_shown(self, api: ApiClient, vendor: StubVendor) -> None:
         function = {"name": "add", "arguments": "{}"}
