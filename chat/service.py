@@ -36,7 +36,7 @@ from chat.errors import (
 )
 from chat.storage import backend
 from chat.storage.base import ErrorInfo, InteractionRecord, Reservation, Status
-from chat.storage.errors import StorageUnavailable
+from chat.storage.errors import RecordTooLarge, StorageUnavailable
 from chat.storage.jsonl import to_json
 from chat.storage.redaction import keyed_digest, redact, redact_text, strip_content
 from chat.storage.time_limit import MAX_SECONDS, storage_deadline
@@ -398,7 +398,7 @@ def _settle(in_flight: InFlightChat, **outcome: Any) -> ChatResult:
     )
     try:
         recorded = _write_outcome(record, in_flight)
-    except StorageUnavailable:
+    except (StorageUnavailable, RecordTooLarge):
         stored = to_json(redact(in_flight.stored(record)))
         unrecorded.exception("not recorded", extra={"record": stored})
         recorded = False
@@ -408,7 +408,7 @@ def _settle(in_flight: InFlightChat, **outcome: Any) -> ChatResult:
 def _write_outcome(record: InteractionRecord, in_flight: InFlightChat) -> bool:
     """Settle the record, with retries within the deadline; False if its claim is gone.
 
-    Raises StorageUnavailable.
+    Raises StorageUnavailable, RecordTooLarge.
     """
     deadline = Deadline(min(in_flight.deadline.remaining_if_not_cancelled(), MAX_SECONDS))
     deadline.seconds = in_flight.deadline.seconds  # sets the longest wait for SQLite's writer

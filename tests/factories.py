@@ -15,7 +15,7 @@ from django.db import connection, connections
 from chat.models import Interaction
 from chat.storage import backend
 from chat.storage.base import ErrorInfo, InteractionRecord, InteractionStore, Status
-from chat.storage.errors import StorageUnavailable
+from chat.storage.errors import RecordTooLarge, StorageUnavailable
 from chat.storage.orm.interactions import OrmInteractionStore
 from chat.storage.transcripts import SentConversation
 from providers.base import Completion, CompletionRequest, Delta, Usage
@@ -162,6 +162,16 @@ class FailingSettleStore(OrmInteractionStore):
 
     def settle(self, record: InteractionRecord) -> bool:
         raise StorageUnavailable
+
+
+class FullSettleStore(OrmInteractionStore):
+    """A store that no answer fits into; `tries` counts the settlements."""
+
+    tries = 0
+
+    def settle(self, record: InteractionRecord) -> bool:
+        FullSettleStore.tries += 1
+        raise RecordTooLarge
 
 
 class VanishingStore(OrmInteractionStore):

@@ -222,7 +222,7 @@ class InteractionStore(Protocol):
         """Write the outcome of a claim once, and count it; return False if the claim is gone.
 
         The same write releases the reservations of the claim. A claim is identified by its
-        deadline, because a take-over sets another one.
+        deadline, because a take-over sets another one. Raises RecordTooLarge.
         """
 
     def get(self, interaction_id: str) -> InteractionRecord | None:

@@ -314,10 +314,11 @@ def _write(
 ) -> Item | None:
     """Write the item, put `parts`, delete `stale` ones and add `counts`: all or nothing.
 
-    Return None on success; if the condition failed, the stored item, empty if there is none.
+    Return None on success; if the condition failed, the stored item, empty if there is none. Raises
+    RecordTooLarge.
     """
     if parts and sum(map(size_of, (item, *parts))) > MAX_TRANSACTION_BYTES:
-        raise StorageUnavailable
+        raise RecordTooLarge("The answer is too long to be kept.")
     table = {"TableName": settings.TABLE_NAME}
     actions = [
         {verb: table | request},

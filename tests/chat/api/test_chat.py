@@ -30,6 +30,7 @@ from tests.factories import (
     UUID,
     FailingSettleStore,
     FakeProvider,
+    FullSettleStore,
     VanishingStore,
     all_records,
 )
@@ -1072,6 +1073,16 @@ def test_an_answer_that_cannot_be_recorded_is_still_returned(
     assert datetime.fromisoformat(line["record"]["created_at"]) == datetime.fromisoformat(
         body["timestamp"]
     )
+
+
+def test_an_answer_too_long_to_be_recorded_is_returned_after_one_try(
+    api: ApiClient, use_store: Callable[[type], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_store(FullSettleStore)
+    monkeypatch.setattr(FullSettleStore, "tries", 0)
+    body = api.chat("Olá!").json()
+    assert (body["response"], body["recorded"]) == ("You said: Olá!", False)
+    assert FullSettleStore.tries == 1
 
 
 def test_a_failure_that_cannot_be_recorded_is_returned_and_logged(

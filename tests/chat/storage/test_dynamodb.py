@@ -501,11 +501,9 @@ def test_a_take_over_deletes_the_parts_of_the_answer(store: DynamoInteractionSto
     assert store.get(ID) == LATER
 
 
-def test_an_answer_over_the_transaction_limit_raises_storage_unavailable(
-    store: DynamoInteractionStore,
-) -> None:
+def test_an_answer_over_the_transaction_limit_is_refused(store: DynamoInteractionStore) -> None:
     store.claim(PENDING)
-    with pytest.raises(StorageUnavailable):
+    with pytest.raises(RecordTooLarge):
         store.settle(replace(ANSWERED, response=noise(8_300_000)))
     assert store.get(ID) == PENDING
 
