@@ -234,7 +234,8 @@ class InteractionStore(Protocol):
     def find_turn(self, digest: str) -> Turn | None:
         """Return the record with this transcript, the last one of several, by consistent reads.
 
-        None if its root is gone: its messages are then incomplete.
+        None if its root is gone, or one of its conversation was deleted by `delete`: its messages
+        may then be incomplete.
         """
 
     def list_by_user(

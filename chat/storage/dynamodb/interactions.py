@@ -25,7 +25,13 @@ from chat.storage.base import InteractionRecord, Page, Reservation, Status, Turn
 from chat.storage.columns import SETTLED
 from chat.storage.cursors import build_page, conversation_scope, decode_cursor, user_scope
 from chat.storage.dynamodb import budgets, turns
-from chat.storage.dynamodb.client import CONDITION_FAILED, client, refusals, translate_errors
+from chat.storage.dynamodb.client import (
+    CONDITION_FAILED,
+    client,
+    refusals,
+    translate_errors,
+    write_if,
+)
 from chat.storage.dynamodb.items import (
     ANSWER,
     COLUMNS,
@@ -147,8 +153,8 @@ class DynamoInteractionStore:
             return None
         turn = turns.turn_from(item)
         root = {"interaction_id": {"S": turn.root}}
-        kept = get_items(settings.TABLE_NAME, [root], "interaction_id, expires_at")
-        return turn if kept and not _has_expired(kept[0]) else None
+        kept = get_items(settings.TABLE_NAME, [root], "interaction_id, expires_at, digest")
+        return turn if kept and "digest" in kept[0] and not _has_expired(kept[0]) else None
 
     @translate_errors()
     def list_by_user(
@@ -181,7 +187,9 @@ class DynamoInteractionStore:
             if "digest" in item:
                 query = IndexQuery(CONVERSATION_INDEX, item["conversation_id"]["S"])
                 for keys in _keys(query, None, BATCH_GET):
-                    delete_turns(get_items(settings.TABLE_NAME, keys, KEYS))
+                    found = get_items(settings.TABLE_NAME, keys, f"{KEYS}, earlier")
+                    _end_roots(found)
+                    delete_turns(found)
         delete_records(items)
 
     @translate_errors()
@@ -202,6 +210,19 @@ class DynamoInteractionStore:
         """Read both tables: without its counters no request is answered either."""
         get_item(settings.TABLE_NAME, {"interaction_id": {"S": "ping"}})
         get_item(settings.STATE_TABLE_NAME, {"pk": {"S": "ping"}})
+
+
+def _end_roots(items: Iterable[Item]) -> None:
+    """Take the digests of the roots among these items: no turn that has them is continued."""
+    for item in items:
+        if "digest" in item and "earlier" not in item:
+            request = {
+                "TableName": settings.TABLE_NAME,
+                "Key": primary_key(item),
+                "UpdateExpression": "REMOVE digest",
+                "ConditionExpression": "attribute_exists(interaction_id)",
+            }
+            write_if("UpdateItem", request)
 
 
 def _has_expired(item: Item) -> bool:

@@ -79,7 +79,10 @@ class OrmInteractionStore:
     def find_turn(self, digest: str) -> Turn | None:
         found = _unexpired().filter(digest=digest).order_by("-created_at").first()
         turn = None if found is None else turn_of(from_columns(found))
-        return turn if turn and _unexpired().filter(pk=turn.root).exists() else None
+        if turn is None:
+            return None
+        root = _unexpired().filter(pk=turn.root, digest__isnull=False)
+        return turn if root.exists() else None
 
     @translate_errors()
     def list_by_user(

@@ -18,7 +18,7 @@ from chat.storage.dynamodb.queries import read_pages
 from chat.storage.transcripts import RECORDS_LISTED
 from tests.client import ApiClient, status_and_code
 from tests.dynamodb_local import Calls
-from tests.stub_vendor import StubVendor
+from tests.stub_vendor import Received, ScriptedResponse, StubVendor, json_response
 
 Configure = Callable[..., None]
 Messages = list[dict[str, Any]]
@@ -357,6 +357,31 @@ def test_messages_of_an_erased_record_are_stored_again(agent: Agent) -> None:
     new = agent.ask(result(2), answer=said("Done."))
     assert agent.shown(new)["messages"] == agent.messages[:-1]
     assert "missing_messages" not in agent.shown(new)
+
+
+def test_a_turn_whose_ancestor_was_erased_while_it_was_answered_is_not_continued(
+    agent: Agent,
+) -> None:
+    agent.ask(user("1"), answer=said("One."))
+    erased = agent.ask(user("2"), answer=said("Two."))
+
+    def erase_and_answer(_: Received) -> ScriptedResponse:
+        backend().interactions.delete(erased)
+        choice = {"index": 0, "message": said("Three."), "finish_reason": "stop"}
+        return json_response({"model": "model-1", "choices": [choice]})
+
+    agent.vendor.clear()
+    agent.vendor.responder = erase_and_answer
+    agent.messages = [*agent.messages, user("3")]
+    body = {"model": "default", "messages": agent.messages, **FIELDS}
+    answered = agent.api.post(PATH, body).json()
+    assert agent.shown(answered["interaction_id"])["missing_messages"] == 4
+    agent.messages = [*agent.messages, said("Three.")]
+    new = agent.ask(user("4"), answer=said("Four."))
+    assert agent.shown(new)["messages"] == agent.messages[:-1]
+    newer = agent.ask(user("5"), answer=said("Five."))
+    assert agent.shown(newer)["previous_interaction_id"] == new
+    assert agent.shown(newer)["messages"] == agent.messages[:-1]
 
 
 def test_a_record_with_a_gap_is_not_continued_by_its_id(agent: Agent) -> None:
