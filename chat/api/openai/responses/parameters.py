@@ -178,8 +178,12 @@ def _tool_choice(choice: Any) -> Any:
         case "function" | "custom":
             return {"type": "function", "function": {"name": _name(choice)}}
         case "allowed_tools":
-            tools = [_tool_choice(tool) for tool in as_list(choice.get("tools")) if tool]
-            allowed = {"mode": choice.get("mode") or "auto", "tools": tools}
+            mode, tools = choice.get("mode") or "auto", choice.get("tools")
+            if mode not in ("auto", "required"):
+                raise ValidationError({"tool_choice": "`mode` must be auto or required."})
+            if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+                raise ValidationError({"tool_choice": "`tools` must be a list of objects."})
+            allowed = {"mode": mode, "tools": [_tool_choice(tool) for tool in tools]}
             return {"type": "allowed_tools", "allowed_tools": allowed}
         case other:
             raise unsupported("tool_choice", f"Type {other!r} is not supported here.")

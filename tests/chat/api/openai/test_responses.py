@@ -957,6 +957,11 @@ class TestInput:
                 {"text": {"format": {"type": "json_schema", "name": "a", "schema": "b"}}},
                 "text.format",
             ),
+            (
+                {"tools": [ADD], "tool_choice": {"type": "allowed_tools", "mode": 7, "tools": []}},
+                "tool_choice",
+            ),
+            ({"tools": [ADD], "tool_choice": {"type": "allowed_tools", "tools": 7}}, "tool_choice"),
             ({"tools": [{**ADD, "parameters": "a"}]}, "tools"),
             ({"tools": [{**ADD, "strict": "yes"}]}, "tools"),
             ({"text": {"verbosity": 7}}, "text.verbosity"),
