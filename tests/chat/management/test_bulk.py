@@ -558,11 +558,9 @@ def test_pulling_needs_the_local_store(dynamodb: str, change_settings: Configure
     assert "STORAGE=sqlite" in refusal("pull_interactions", "--since", "1d")
 
 
-def test_pulling_needs_aws(
-    db: None, dynamodb_at: Callable[[str], None], settings: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pulling_needs_aws(db: None, dynamodb_at: Callable[[str], None], settings: Any) -> None:
     dynamodb_at("http://127.0.0.1:9")
-    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    del os.environ["AWS_DEFAULT_REGION"]  # `dynamodb_at` has set it
     settings.AWS_REGION = ""
     assert refusal("pull_interactions", "--since", "1d") == "DynamoDB needs AWS_REGION."
 

@@ -1,6 +1,7 @@
 """`manage.py create_tables`, against DynamoDB Local."""
 
 import io
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
@@ -150,12 +151,12 @@ def test_an_unreachable_dynamodb_is_reported(
 
 
 def test_a_missing_region_is_reported(
-    dynamodb_at: Callable[[str], None], settings: Settings, monkeypatch: pytest.MonkeyPatch
+    dynamodb_at: Callable[[str], None], settings: Settings
 ) -> None:
     settings.STORAGE = "dynamodb"
     dynamodb_at("http://127.0.0.1:9")
     settings.AWS_REGION = ""
-    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    del os.environ["AWS_DEFAULT_REGION"]  # `dynamodb_at` has set it
     assert create_tables() == ["DynamoDB needs AWS_REGION."]
 
 

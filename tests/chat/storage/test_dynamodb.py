@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import os
 import random
 import socket
 import subprocess
@@ -611,21 +612,21 @@ def test_the_check_fails_without_the_state_table(dynamodb: str, settings: Settin
 
 
 def test_without_a_region_there_is_no_store(
-    dynamodb_at: Callable[[str], None], settings: Settings, monkeypatch: pytest.MonkeyPatch
+    dynamodb_at: Callable[[str], None], settings: Settings
 ) -> None:
     dynamodb_at(NOBODY_LISTENS)
     settings.AWS_REGION = ""
-    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    del os.environ["AWS_DEFAULT_REGION"]  # `dynamodb_at` has set it
     with pytest.raises(ImproperlyConfigured, match="AWS_REGION"):
         DynamoInteractionStore()
 
 
 def test_without_credentials_there_is_no_store(
-    dynamodb_at: Callable[[str], None], settings: Settings, monkeypatch: pytest.MonkeyPatch
+    dynamodb_at: Callable[[str], None], settings: Settings
 ) -> None:
     dynamodb_at(NOBODY_LISTENS)
     settings.AWS_KEYS = Keys("", "", "")
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    del os.environ["AWS_ACCESS_KEY_ID"]  # `dynamodb_at` has set it
     with pytest.raises(ImproperlyConfigured, match="credentials"):
         DynamoInteractionStore()
 
