@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import httpx
 import orjson
+from httpx_sse import EventSource
 
 from providers.deadline import Deadline
 from providers.errors import (
@@ -32,14 +33,16 @@ from providers.transport import default_transport
 Sign = Callable[[str, httpx.URL, Mapping[str, str], bytes], Mapping[str, str]]
 
 HEADERS = {"content-type": "application/json"}
+EVENT_STREAM = {"content-type": "text/event-stream"}
 # Wait this long for the end of a stream after its end marker, so that the connection can be kept.
 REST_SECONDS = 0.1
 # Wait this long for what follows the finish reason (usage, end marker): some vendors do not close.
 # Together with the time above, a stream ends within two seconds.
 FINISH_SECONDS = 1.8
 DONE = "[DONE]"
-LF = ord("\n")
+BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
+_BLANK_LINE = re.compile(r"\r\n\r\n|\n\n|\r\r")
 _EVENT_START = re.compile(rb"(data|event|id|retry)?:")
 _LONGEST_START = len(b"retry:")
 _REASON = re.compile(r"[a-z0-9_]+")
@@ -98,78 +101,50 @@ def read_events(response: httpx.Response) -> Iterator[str]:
     The data of an event that is named `error` becomes an object with an `error`. Bare JSON after
     the last event counts as one: Gemini reports errors by it. Raises httpx.RequestError.
     """
-    parser, chunks = _EventParser(), iter(body_chunks(response))
+    last: list[bytes] = []
+    chunks = _remembering(body_chunks(response), last)
     # Some vendors leave out the blank line after the last event.
-    for chunk in itertools.chain(chunks, [b"\n\n"]):
-        for name, data in parser.add(chunk):
-            if data.strip() == DONE:
-                # Drain before the marker is passed on, because the caller stops reading there.
-                deadline: Deadline = response.request.extensions["deadline"]
-                deadline.waiting()
-                deadline.shorten(REST_SECONDS)
-                with suppress(httpx.RequestError):
-                    deque(chunks, maxlen=0)
-                yield DONE
-                return
-            if name == "error":
-                yield _error_event(data)
-            elif data:
-                yield data
-    last = parser.last.decode("utf-8", "replace").strip()
-    if last.startswith(("{", "[")):
-        yield last
+    stream = _EventStream(itertools.chain(chunks, [b"\n\n"]))
+    for event in EventSource(stream).iter_sse():
+        if event.data.strip() == DONE:
+            # Drain before the marker is passed on, because the caller stops reading there.
+            deadline: Deadline = response.request.extensions["deadline"]
+            deadline.waiting()
+            deadline.shorten(REST_SECONDS)
+            with suppress(httpx.RequestError):
+                deque(chunks, maxlen=0)
+            yield DONE
+            return
+        if event.event == "error":
+            yield _error_event(event.data)
+        elif event.data:
+            yield event.data
+    text = b"".join(last).decode("utf-8-sig", "replace").strip()
+    if (rest := _BLANK_LINE.split(text)[-1]).startswith(("{", "[")):
+        yield rest
 
 
-class _EventParser:
-    """Parse an event stream: https://html.spec.whatwg.org/multipage/server-sent-events.html
+class _EventStream(httpx.Response):
+    """An event stream for EventSource, in UTF-8 whatever the vendor's headers say.
 
-    httpx-sse does it, too, line by line in 13 us an event, against 1.5 here.
+    It skips httpx's decoders, which cost a quarter of a stream's CPU.
     """
 
-    def __init__(self) -> None:
-        self.last = b""  # the last block that was not blank
-        self._parts: list[bytes] = []  # of a block without its end
-        self._before_start = True
-        self._after_cr = False
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        super().__init__(200, headers=EVENT_STREAM)
+        self._chunks = chunks
 
-    def add(self, chunk: bytes) -> Iterator[tuple[str, str]]:
-        """Yield name and data of the events that the chunk completes; both may be empty."""
-        chunk = self._normalized(chunk)
-        if not chunk:
-            return
-        before, self._parts = self._parts, [*self._parts, chunk]
-        if b"\n\n" in chunk or (chunk[0] == LF and before and before[-1][-1] == LF):
-            *blocks, rest = b"".join(self._parts).split(b"\n\n")
-            self._parts = [rest] if rest else []
-            for block in blocks:
-                if block.strip():
-                    self.last = block
-                    yield _parsed_event(block)
-
-    def _normalized(self, chunk: bytes) -> bytes:
-        """Return the chunk with lines that end in LF. A CR ends its line at once."""
-        if self._before_start:
-            chunk, self._before_start = chunk.removeprefix(codecs.BOM_UTF8), False
-        if self._after_cr:
-            chunk = chunk.removeprefix(b"\n")
-        if self._after_cr or b"\r" in chunk:
-            self._after_cr = chunk.endswith(b"\r")
-            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        return chunk
+    def iter_text(self, chunk_size: int | None = None) -> Iterator[str]:
+        return codecs.iterdecode(self._chunks, "utf-8-sig", "replace")
 
 
-def _parsed_event(block: bytes) -> tuple[str, str]:
-    text = block.decode("utf-8", "replace")
-    if text.startswith("data: ") and "\n" not in text:
-        return "", text[6:]
-    name, data = "", []
-    for line in text.split("\n"):
-        field, _, value = line.partition(":")
-        if field == "data":
-            data.append(value.removeprefix(" "))
-        elif field == "event":
-            name = value.removeprefix(" ")
-    return name, "\n".join(data)
+def _remembering(chunks: Iterable[bytes], last: list[bytes]) -> Iterator[bytes]:
+    """Pass on chunks, and keep in `last` the last ones, back to a blank line."""
+    for chunk in chunks:
+        if last and last[-1].endswith(BLANK_LINES) and chunk.strip():
+            last.clear()
+        last.append(chunk)
+        yield chunk
 
 
 def _error_event(data: str) -> str:
