@@ -4,7 +4,7 @@
 
 DynamoDB Local and an instant vendor run beside them. Each round starts a new process for either
 handler, in turn. The table has the medians. Authentication, rate limit, claim, settle and the log
-are on.
+are on. The last table is of starts whose vendor takes a second, on one core.
 """
 
 import json
@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 OURS, BARE = "chatproject.lambda_handler", "benchmarks.bare_handler"
 EVENTS = 200
 EVENTS_OF_PARTS = 1000
+SECOND = vendor.Pace(delay=1.0)
 
 Figures = dict[str, float]
 
@@ -46,7 +47,8 @@ def measure(options: Options) -> Sequence[Table]:
             _run(environment, "benchmarks.parts", module, EVENTS_OF_PARTS)
             for module in (OURS, BARE)
         ]
-    return [_whole(_medians(ours), _medians(bare), options.rounds), beside, _parts(*parts)]
+        first = _first_answers(environment, options.rounds)
+    return [_whole(_medians(ours), _medians(bare), options.rounds), beside, _parts(*parts), first]
 
 
 def _environment(dynamodb: str, vendor_url: str) -> dict[str, str]:
@@ -68,14 +70,52 @@ def _environment(dynamodb: str, vendor_url: str) -> dict[str, str]:
     }
 
 
-def _run(environment: Mapping[str, str], program: str, module: str, events: int) -> Any:
+def _first_answers(environment: Mapping[str, str], rounds: int) -> Table:
+    """Measure the start to the first answer with each vendor, which takes a second, on one core.
+
+    OpenRouter's answer has its price. For the others the price list is imported meanwhile.
+    """
+    core = ("taskset", "--cpu-list", str(min(os.sched_getaffinity(0))))
+    with vendor.running(SECOND) as upstream:
+        vendors = _vendors(upstream.url.removesuffix("/v1"))
+        figures: dict[str, list[Figures]] = {name: [] for name in vendors}
+        for number in range(rounds):
+            progress(f"handler, first answers, round {number + 1} of {rounds}")
+            for name, variables in vendors.items():
+                settings = {**environment, "OPENAI_BASE_URL": "", **variables}
+                figures[name].append(_run(settings, "benchmarks.probe", OURS, 0, core))
+    rows: list[Row] = [{"": name, **_medians(figures[name])} for name in vendors]
+    return Table(f"Start to first answer on one core, median of {rounds} fresh processes", rows)
+
+
+def _vendors(address: str) -> dict[str, dict[str, str]]:
+    return {
+        "OpenRouter": {
+            "OPENROUTER_API_KEY": "benchmark",
+            "OPENROUTER_BASE_URL": f"{address}/api/v1",
+        },
+        "Bedrock": {
+            "BEDROCK_MODEL": "anthropic.claude-sonnet-4-5-20250929-v1:0",
+            "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": address,
+        },
+        "Gemini": {"GEMINI_API_KEY": "benchmark", "GEMINI_BASE_URL": f"{address}/v1beta"},
+    }
+
+
+def _run(
+    environment: Mapping[str, str],
+    program: str,
+    module: str,
+    events: int,
+    prefix: Sequence[str] = (),
+) -> Any:
     """Run a program on the handler of a module, and return its measurements."""
-    output = _python(environment, "-m", program, module, str(events))
+    output = _python(environment, "-m", program, module, str(events), prefix=prefix)
     return json.loads(output.splitlines()[-1])
 
 
-def _python(environment: Mapping[str, str], *arguments: str) -> str:
-    command = [sys.executable, *arguments]
+def _python(environment: Mapping[str, str], *arguments: str, prefix: Sequence[str] = ()) -> str:
+    command = [*prefix, sys.executable, *arguments]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}:\n{done.stderr}")

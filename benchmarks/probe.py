@@ -1,6 +1,8 @@
 """Measure a cold start in this process: import a handler and answer events.
 
 python -m benchmarks.probe MODULE EVENTS
+
+Without events (0) only the cold start is measured.
 """
 
 import time
@@ -11,6 +13,7 @@ import importlib
 import json
 import os
 import sys
+from typing import Any
 
 
 class Context:
@@ -46,6 +49,16 @@ def main() -> None:
     imported = time.process_time() - STARTED[0]
     assert handler(EVENT, Context())["statusCode"] == 200
     cold = time.process_time() - STARTED[0], time.perf_counter() - STARTED[1]
+    result = {
+        "import, CPU ms": imported * 1000,
+        "cold start, CPU ms": cold[0] * 1000,
+        "cold start, wall ms": cold[1] * 1000,
+        **(_warm(handler, events) if events else {}),
+    }
+    sys.stdout.write(json.dumps(result) + "\n")
+
+
+def _warm(handler: Any, events: int) -> dict[str, float]:
     for _ in range(20):
         handler(EVENT, Context())
     cpu, wall = time.process_time(), time.perf_counter()
@@ -54,15 +67,11 @@ def main() -> None:
     warm = time.process_time() - cpu, time.perf_counter() - wall
     from benchmarks import processes  # late: its imports would count as the handler's
 
-    result = {
-        "import, CPU ms": imported * 1000,
-        "cold start, CPU ms": cold[0] * 1000,
-        "cold start, wall ms": cold[1] * 1000,
+    return {
         "warm, CPU ms": warm[0] * 1000 / events,
         "warm, wall ms": warm[1] * 1000 / events,
         "resident memory, MB": processes.resident_mb(os.getpid()),
     }
-    sys.stdout.write(json.dumps(result) + "\n")
 
 
 if __name__ == "__main__":

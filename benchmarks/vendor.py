@@ -2,8 +2,9 @@
 
     python -m benchmarks.vendor [--delay 0.05] [--tokens 20] [--gap 0.01] [--log FILE]
 
-Every request is a chat completion. Its answer or the first token of its stream comes after
-`--delay` seconds, and each further token after `--gap` seconds. The log has a line for each
+Every request is a chat completion, or a plain call of Gemini's or Bedrock's API. Its answer or the
+first token of its stream comes after `--delay` seconds, and each further token after `--gap`
+seconds. The log has a line for each
 request: its body. The tests' vendor, which can fail, is in tests/stub_vendor.py and gives the same
 answers.
 """
@@ -17,11 +18,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 import uvloop
 
-from tests.stub_vendor import DONE, FINISH, OPENAI_ANSWER, USAGE, chunk
+from tests.stub_vendor import DONE, FINISH, GEMINI_ANSWER, OPENAI_ANSWER, USAGE, chunk
 
 T = TypeVar("T")
 
@@ -29,6 +30,22 @@ ROOT = Path(__file__).parent.parent
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 )
+
+# The answers, by the ends of paths. OpenRouter's has the price.
+ANSWERS: dict[bytes, dict[str, Any]] = {
+    b"/api/v1/chat/completions": {
+        **OPENAI_ANSWER,
+        "usage": {**OPENAI_ANSWER["usage"], "cost": 0.00001},
+    },
+    b"/chat/completions": OPENAI_ANSWER,
+    b":generateContent": GEMINI_ANSWER,
+    b"/converse": {
+        "output": {"message": {"role": "assistant", "content": [{"text": "Hello."}]}},
+        "stopReason": "end_turn",
+        "usage": {"inputTokens": 9, "outputTokens": 5, "totalTokens": 14},
+        "metrics": {"latencyMs": 7},
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -63,8 +80,10 @@ def running(pace: Pace, log: Path | None = None) -> Iterator[Running]:
 class Connection(asyncio.Protocol):
     """Answer the requests of one connection, one after the other."""
 
-    def __init__(self, pace: Pace, answer: bytes, pieces: list[bytes], log: IO[bytes] | None):
-        self.pace, self.answer, self.pieces, self.log = pace, answer, pieces, log
+    def __init__(
+        self, pace: Pace, answers: dict[bytes, bytes], pieces: list[bytes], log: IO[bytes] | None
+    ):
+        self.pace, self.answers, self.pieces, self.log = pace, answers, pieces, log
         self.loop = asyncio.get_running_loop()
         self.buffer = b""
 
@@ -84,7 +103,9 @@ class Connection(asyncio.Protocol):
             self.began = self.loop.time() + self.pace.delay
             self._after(self.pace.delay, self._send, 0)
         else:
-            self._after(self.pace.delay, self._write, self.answer)
+            path = head.split(b" ", 2)[1]
+            answer = next(data for end, data in self.answers.items() if path.endswith(end))
+            self._after(self.pace.delay, self._write, answer)
 
     def _send(self, number: int) -> None:
         """Send a piece and schedule the next one, or send all pieces if there is no gap."""
@@ -113,8 +134,8 @@ def _content_length(head: bytes) -> int:
     return int(rest.partition(b"\r")[0]) if found else 0
 
 
-def _answer() -> bytes:
-    body = json.dumps(OPENAI_ANSWER).encode()
+def _response(answer: dict[str, Any]) -> bytes:
+    body = json.dumps(answer).encode()
     head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
     return head % len(body) + body
 
@@ -128,10 +149,11 @@ def _pieces(tokens: int) -> list[bytes]:
 
 
 async def _serve(pace: Pace, log: IO[bytes] | None) -> None:
-    answer, pieces = _answer(), _pieces(pace.tokens)
+    answers = {end: _response(answer) for end, answer in ANSWERS.items()}
+    pieces = _pieces(pace.tokens)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: Connection(pace, answer, pieces, log), "127.0.0.1", 0, backlog=4096
+        lambda: Connection(pace, answers, pieces, log), "127.0.0.1", 0, backlog=4096
     )
     port = server.sockets[0].getsockname()[1]
     sys.stdout.write(f"answering at http://127.0.0.1:{port}/v1\n")

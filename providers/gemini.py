@@ -177,6 +177,7 @@ class Gemini(HttpProvider[Answer]):
         model = _model_id(request.model)
         method = "streamGenerateContent?alt=sse" if stream else "generateContent"
         body = gemini_request.body(request, model)
+        prices.load_in_background()
         return self._open(f"models/{model}:{method}", deadline, body)
 
     def _new_answer(self, request: CompletionRequest) -> Answer:

@@ -1,11 +1,16 @@
 """OpenAI, or any OpenAI-compatible server: Azure, Ollama, vLLM, llama.cpp, …"""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
+
+from providers import prices
 from providers.base import CompletionRequest, Message
 from providers.chat_completions import ChatCompletionsProvider
+from providers.deadline import Deadline
 
 OPENAI_HOST = "api.openai.com"
 AZURE_DOMAIN = ".openai.azure.com"
@@ -25,6 +30,12 @@ class OpenAI(ChatCompletionsProvider):
         self.limit_field = "max_completion_tokens" if host == OPENAI_HOST else "max_tokens"
         # Most other servers refuse the role `developer`.
         self._has_developer = host == OPENAI_HOST or host.endswith(AZURE_DOMAIN)
+
+    def _ask(
+        self, request: CompletionRequest, deadline: Deadline, *, stream: bool
+    ) -> AbstractContextManager[httpx.Response]:
+        prices.load_in_background(self._base_url)
+        return super()._ask(request, deadline, stream=stream)
 
     def _messages(self, request: CompletionRequest) -> Sequence[Message]:
         if self._has_developer:

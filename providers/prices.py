@@ -53,9 +53,14 @@ def cost(
 
 
 @functools.cache
-def load_in_background() -> None:
-    """Import the price list, once, while the process waits for its first answer."""
-    threading.Thread(target=importlib.import_module, args=("genai_prices",), daemon=True).start()
+def load_in_background(provider_api_url: str = "") -> None:
+    """Import the price list, once, while the process waits for its first answer.
+
+    A server on the local machine or network needs none.
+    """
+    if not provider_api_url or not _is_private(provider_api_url):
+        arguments = ("genai_prices.data",)  # which genai_prices imports with the first price
+        threading.Thread(target=importlib.import_module, args=arguments, daemon=True).start()
 
 
 # Hosts of vendors that genai-prices does not list, by suffix.

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from decimal import Decimal
 
 import pytest
@@ -54,3 +56,36 @@ def test_a_model_without_a_price_is_not_free(model: str):
 @pytest.mark.parametrize("url", ["http://localhost:11434/v1", "https://llm.example.org/v1", ""])
 def test_an_unknown_server_has_no_cost(url: str):
     assert cost(MODEL, USAGE, provider_api_url=url) is None
+
+
+# A vendor that answers once the price list is imported, or after ten seconds.
+WAITING = """
+import sys, time, httpx
+from providers import build
+from providers.base import CompletionRequest
+from providers.deadline import Deadline
+from providers.errors import ProviderError
+from providers.sigv4 import Keys
+
+def answer(request):
+    end = time.monotonic() + 10
+    while "genai_prices.data" not in sys.modules and time.monotonic() < end:
+        time.sleep(0.01)
+    print("genai_prices.data" in sys.modules)
+    return httpx.Response(500)
+
+name, options = sys.argv[1], {"model": "m", "api_key": "k", "base_url": sys.argv[2]}
+provider = build(name, options, httpx.MockTransport(answer))
+messages = ({"role": "user", "content": "Hello?"},)
+try:
+    provider.complete(CompletionRequest(model="m", messages=messages), Deadline(60))
+except ProviderError:
+    pass
+"""
+
+
+@pytest.mark.parametrize("name", ["bedrock", "gemini", "openai"])
+def test_the_price_list_is_imported_while_the_vendor_answers(name: str):
+    command = [sys.executable, "-c", WAITING, name, "https://vendor.example.com/v1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n", done.stderr
