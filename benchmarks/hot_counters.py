@@ -4,9 +4,10 @@
 
 Every chat of an owner and model adds to one counter when it settles, and every chat of a key with a
 budget reserves in one item when it is claimed. DynamoDB refuses a transaction on an item that
-another one holds, and serves 1,000 write units a second of one item. The code's own numbers of
-shards, tries and pauses are used. Assumed, as AWS does not say: how long a transaction and a read
-take, and that a refused transaction uses write units as well.
+another one holds, and serves 1,000 write units a second of one item. A reservation is a write of
+its own, which no other one refuses. The code's own numbers of shards, tries and pauses are used.
+Assumed, as AWS does not say: how long a transaction and a read take, and that a refused transaction
+uses write units as well.
 """
 
 import argparse
@@ -16,10 +17,10 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
 from chat.service import MAX_SETTLE_TRIES
-from chat.storage.dynamodb import budgets, usage
+from chat.storage.dynamodb import usage
 from chat.storage.time_limit import MAX_SECONDS
 
-READ_SECONDS = 0.005
+READ_SECONDS = WRITE_SECONDS = 0.005
 REFUSED_SECONDS = 0.005
 TRANSACTION_SECONDS = (0.005, 0.010, 0.020)
 # https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/bp-partition-key-design.html
@@ -27,6 +28,8 @@ PARTITION_UNITS = 1000
 # A transaction writes an item of up to 1 KB for two units. A counter with all days of a month in it
 # is larger.
 FIRST_DAYS, LAST_DAYS = 2, 4
+# A reservation and its release write the item of a budget, of up to 1 KB, for one unit each.
+BUDGET_UNITS = 2
 CHAT_SECONDS = 5.0
 
 # Yields seconds to wait; returns whether the write succeeded.
@@ -40,7 +43,6 @@ class Item:
     """An item that one transaction holds at a time, in a partition of its own."""
 
     held_until: float = 0.0
-    version: int = 0
     units: float = PARTITION_UNITS
     refilled_at: float = 0.0
 
@@ -80,19 +82,22 @@ class Simulation:
                 self.waits.append(self.now - start)
                 self.failures += not succeeded
 
-    def transact(self, item: Item, seen: int | None = None) -> Process:
-        """Write an item in a transaction, on condition that its version is `seen`."""
+    def write(self, item: Item) -> Generator[float, None, None]:
+        """Wait for the write units of an item."""
         self.tries += 1
         throttled = 0
         while not item.take(self.item_units, self.now):
             throttled += 1
             yield random.uniform(0, min(0.05 * 2**throttled, 2.0))
-        if self.now < item.held_until or seen not in (None, item.version):
+
+    def transact(self, item: Item) -> Process:
+        """Write an item in a transaction."""
+        yield from self.write(item)
+        if self.now < item.held_until:
             yield REFUSED_SECONDS
             return False
         item.held_until = self.now + self.transaction_seconds
         yield self.transaction_seconds
-        item.version += 1
         return True
 
     def settle(self, shards: Sequence[Item]) -> Process:
@@ -110,14 +115,10 @@ class Simulation:
 
     def claim(self, budget: Item) -> Process:
         """Reserve in a budget, as chat/storage/dynamodb/budgets.py does."""
-        for number in range(budgets.TRIES):
-            if number:
-                yield random.uniform(0, budgets.MAX_PAUSE_SECONDS)
-            seen = budget.version
-            yield 2 * READ_SECONDS  # the item, then the counters
-            if (yield from self.transact(budget, seen)):
-                return True
-        return False
+        yield 2 * READ_SECONDS  # the item, then the counters
+        yield from self.write(budget)
+        yield WRITE_SECONDS
+        return True
 
     def figures(self) -> str:
         waits = sorted(self.waits)
@@ -139,15 +140,19 @@ def claim_all(simulation: Simulation, starts: Sequence[float]) -> None:
     simulation.run(starts, lambda: simulation.claim(budget))
 
 
-def table(title: str, loads: Sequence[Load], run: Run, item_units: int) -> None:
+def table(
+    title: str,
+    loads: Sequence[Load],
+    run: Run,
+    item_units: int,
+    transactions: Sequence[float] = TRANSACTION_SECONDS,
+) -> None:
     print(f"\n{title}: tries each, p50 and p99 in ms, given up\n")
-    print(
-        "| chats |", *(f"a transaction of {each * 1000:.0f} ms |" for each in TRANSACTION_SECONDS)
-    )
-    print("|---" * (1 + len(TRANSACTION_SECONDS)) + "|")
+    print("| chats |", *(f"a transaction of {each * 1000:.0f} ms |" for each in transactions))
+    print("|---" * (1 + len(transactions)) + "|")
     for name, starts in loads:
         cells = []
-        for seconds in TRANSACTION_SECONDS:
+        for seconds in transactions:
             simulation = Simulation(seconds, item_units)
             run(simulation, starts)
             cells.append(simulation.figures())
@@ -172,14 +177,14 @@ def main() -> None:
     random.seed(1)
     settles = [steady(chats, seconds) for chats in (100, 500, 1000, 2000, 5000, 10_000)]
     settles += [burst(1000), burst(10_000)]
-    claims = [steady(chats, seconds) for chats in (50, 100, 200, 500, 1000)]
+    claims = [steady(chats, seconds) for chats in (100, 200, 500, 1000, 2000, 5000)]
     table(
         "Settlements of one owner and model, first days of a month", settles, settle_all, FIRST_DAYS
     )
     table(
         "Settlements of one owner and model, last days of a month", settles, settle_all, LAST_DAYS
     )
-    table("Claims of one key with a budget", claims, claim_all, FIRST_DAYS)
+    table("Claims of one key with a budget", claims, claim_all, BUDGET_UNITS, (0,))
 
 
 if __name__ == "__main__":

@@ -42,11 +42,12 @@ def reservations(
     key = caller.key
     if key is None or (key.monthly_budget_usd is None and key.user_monthly_budget_usd is None):
         return ()
+    # The user's first: a user without a budget holds nothing of the key's.
     limits = {
-        (CounterKind.KEY, key.key_id): key.monthly_budget_usd,
         (CounterKind.KEY_USER, _user_counter(key.key_id, record.user_id)): (
             key.user_monthly_budget_usd
         ),
+        (CounterKind.KEY, key.key_id): key.monthly_budget_usd,
     }
     amount, until = cost_units(_estimate(request, route)), record.deadline_at + RELEASE_AFTER
     return tuple(

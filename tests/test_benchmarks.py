@@ -86,11 +86,14 @@ def test_conflicting_settlements_are_retried_on_another_shard() -> None:
     assert min(simulation.waits) == pytest.approx(0.010)
 
 
-def test_a_budget_takes_one_claim_at_a_time() -> None:
-    simulation = hot_counters.Simulation(0.010, 2)
-    hot_counters.claim_all(simulation, [0.0] * 20)
+def test_claims_of_a_budget_wait_only_for_the_units_of_its_item() -> None:
+    simulation = hot_counters.Simulation(0.0, 2)
+    hot_counters.claim_all(simulation, [0.0] * 500)
+    assert max(simulation.waits) == pytest.approx(0.015)
+    simulation = hot_counters.Simulation(0.0, 2)
+    hot_counters.claim_all(simulation, [0.0] * 1000)
     assert simulation.failures == 0
-    assert max(simulation.waits) > 20 * 0.010
+    assert max(simulation.waits) > 0.5
 
 
 def test_an_item_serves_a_thousand_units_a_second() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.conf import settings
 from django.core.cache import caches
 
 from chat import api_keys
@@ -23,6 +24,7 @@ from chat.storage.errors import BudgetSpent
 from providers.base import Completion, CompletionRequest, Usage
 from providers.deadline import Deadline
 from tests.client import ApiClient, status_and_code
+from tests.dynamodb_local import Calls, botocore_client
 from tests.factories import (
     ALICE,
     ANSWERED,
@@ -180,6 +182,19 @@ def _create_key(folder: Path, variables: dict[str, str]) -> str:
     return made.stdout.strip()
 
 
+def test_an_answer_is_replayed_though_the_budget_is_spent(
+    api: ApiClient, each_storage: str, slow: Slow
+) -> None:
+    key = new_key(monthly_budget_usd="0.01")
+    once = {"X-API-Key": key, "Idempotency-Key": "once"}
+    first, second = (api.chat("Olá!", headers=once) for _ in range(2))
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert second["Idempotency-Replayed"] == "true"
+    assert second.json() == first.json()
+    assert api.chat("Other", headers=once).status_code == 422
+    assert ask(api, key).status_code == 402
+
+
 def test_aborted_streams_spend_a_budget(
     api: ApiClient, each_storage: str, change_settings: Configure
 ) -> None:
@@ -281,3 +296,64 @@ def test_keys_without_a_budget_write_nothing_more(
         "default", CounterKind.KEY_USER, datetime.now(UTC).date(), datetime.now(UTC).date()
     )
     assert (month, Row.objects.count()) == ({}, 0)
+
+
+def test_a_refused_reservation_leaves_the_others_free(each_storage: str) -> None:
+    store = backend().interactions
+    user, key = reservation(), replace(reservation(), by=CounterKind.KEY, name="k")
+    assert store.claim(claimed(), key) is None
+    with pytest.raises(BudgetSpent):
+        store.claim(claimed(), user, key)
+    assert store.claim(claimed(), user) is None
+
+
+def test_a_taken_id_reserves_nothing(each_storage: str) -> None:
+    store, record = backend().interactions, claimed()
+    assert store.claim(record) is None
+    assert store.claim(record, reservation()) is not None
+    assert store.claim(claimed(), reservation()) is None
+
+
+def test_imported_costs_spend_a_budget(each_storage: str) -> None:
+    store = backend().interactions
+    first, reserved = claimed(), reservation(1)
+    key = replace(reserved, by=CounterKind.KEY, name=first.key_id)
+    assert store.claim(first, key) is None
+    assert store.settle(replace(first, status=Status.OK, response="Hi."), key)
+    usage = Usage(cost_usd=Decimal(10).scaleb(-12))
+    imported = replace(ANSWERED, interaction_id=str(uuid4()), created_at=first.created_at)
+    store_record(replace(imported, key_id=first.key_id, usage=usage, attempts=()))
+    with pytest.raises(BudgetSpent):
+        store.claim(claimed(), key)
+
+
+# --- DynamoDB -------------------------------------------------------------------------------------
+
+
+def test_concurrent_claims_do_not_wait_for_each_other(dynamodb: str, calls: Calls) -> None:
+    from chat.storage.dynamodb.interactions import DynamoInteractionStore
+
+    store, reserved = DynamoInteractionStore(), replace(reservation(1), limit=1000)
+    records = [claimed() for _ in range(60)]
+    claims = run_concurrently(60, lambda number: store.claim(records[number], reserved))
+    assert claims == [None] * 60
+    writes = [operation for operation, _ in calls if operation not in ("GetItem", "BatchGetItem")]
+    assert Counter(writes) == {"UpdateItem": 60, "PutItem": 60}
+
+
+def test_the_item_of_a_budget_does_not_grow(dynamodb: str) -> None:
+    from chat.storage.dynamodb.interactions import DynamoInteractionStore
+
+    store = DynamoInteractionStore()
+    for seconds in range(60, 90):
+        record, reserved = claimed(), replace(reservation(1, seconds=seconds), limit=1000)
+        assert store.claim(record, reserved) is None
+        assert store.settle(replace(record, status=Status.OK, response="Hi."), reserved)
+    [item] = _budget_items()
+    assert item.keys() >= {"pk", "committed", "settled", "expires_at"}
+    assert len(item) < 8
+
+
+def _budget_items() -> list[dict[str, Any]]:
+    items = botocore_client().scan(TableName=settings.STATE_TABLE_NAME)["Items"]
+    return [item for item in items if item["pk"]["S"].startswith("budget#")]

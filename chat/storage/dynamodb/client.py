@@ -126,6 +126,11 @@ class DynamoDBClient:
 
     _make_api_call = call  # PynamoDB's name for it
 
+    def call_once(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Call an operation without retries, for a write that must not be repeated."""
+        content = orjson.dumps(arguments, default=_base64)
+        return self._call(operation, content, self._try_seconds, fresh=False)
+
     def _call(
         self, operation: str, content: bytes, seconds: float, *, fresh: bool
     ) -> dict[str, Any]:

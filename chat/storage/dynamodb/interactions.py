@@ -15,6 +15,7 @@ service answers and logs it, as in an outage.
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from typing import Any, Literal, cast
 
@@ -87,23 +88,34 @@ class DynamoInteractionStore:
     def claim(
         self, record: InteractionRecord, *reservations: Reservation
     ) -> InteractionRecord | None:
-        item, parts = _claim_item(record)
+        item, parts = _claim_item(record, reservations)
         now = {":now": {"N": str(int(time.time()))}}
         request = {"Item": item, **_condition(ID_IS_FREE, now)}
-        holder = _write_reserving(record, reservations, request, item, parts)
+        with ExitStack() as undo:
+            undo.callback(budgets.release, budgets.reserve(record, reservations))
+            holder = _write("Put", request, item, parts)
+            if holder is None:
+                undo.pop_all()
         return None if holder is None else get_records([holder])[0]
 
     @translate_errors()
     def take_over(
         self, record: InteractionRecord, holder: InteractionRecord, *reservations: Reservation
     ) -> bool:
-        item, parts = _claim_item(record)
+        item, parts = _claim_item(record, reservations)
         kept = {id_of(part) for part in parts}
         question, answer = split(item_of(holder))
         stale = [part for part in (*question, *answer) if id_of(part) not in kept]
         values = _as_read(holder, holder.status)
         request = {"Item": item, **_condition(AS_READ, values, STATUS_NAME)}
-        return _write_reserving(record, reservations, request, item, parts, stale) is None
+        held = _held_by(holder) if reservations else []
+        with ExitStack() as undo:
+            undo.callback(budgets.release, budgets.reserve(record, reservations))
+            if _write("Put", request, item, parts, stale) is not None:
+                return False
+            undo.pop_all()
+        budgets.release(held)
+        return True
 
     @translate_errors()
     def settle(self, record: InteractionRecord, *reservations: Reservation) -> bool:
@@ -113,7 +125,9 @@ class DynamoInteractionStore:
         values = _as_read(record, Status.PENDING)
         request = {
             "Key": primary_key(item),
-            "UpdateExpression": "SET " + ", ".join(f"#{name} = :new_{name}" for name in written),
+            "UpdateExpression": "SET "
+            + ", ".join(f"#{name} = :new_{name}" for name in written)
+            + (f" REMOVE {budgets.RESERVED}" if reservations else ""),
             **_condition(
                 AS_READ,
                 {**values, **{f":new_{name}": item[name] for name in written}},
@@ -121,18 +135,20 @@ class DynamoInteractionStore:
             ),
         }
         turn = turns.puts([record])
-        # A budget has one item, whatever the shard.
-        for shard in shards(budgets.TRIES) if reservations else shards():
-            counts = counter_updates([record], shard, reservations)
-            counts += [*budgets.releasing(record, reservations), *turn]
+        for shard in shards():
+            counts = [*counter_updates([record], shard, reservations), *turn]
             try:
-                return _write("Update", request, item, parts, counts=counts) is None
+                settled = _write("Update", request, item, parts, counts=counts) is None
             except ClientError as exc:
                 conflicts = refusals(exc)
                 if "TransactionConflict" not in conflicts:
                     raise
                 if turn and conflicts[-1] == "TransactionConflict":
                     turn = []  # another record with its digest is writing the turn
+            else:
+                if settled:
+                    budgets.release(budgets.held(record, reservations), record)
+                return settled
         raise StorageUnavailable
 
     @translate_errors()
@@ -290,9 +306,11 @@ def _keys(query: IndexQuery, start: Item | None, size: int) -> Iterator[list[Ite
 # --- Records and items ----------------------------------------------------------------------------
 
 
-def _claim_item(record: InteractionRecord) -> tuple[Item, list[Item]]:
+def _claim_item(
+    record: InteractionRecord, reservations: Sequence[Reservation]
+) -> tuple[Item, list[Item]]:
     """Return the item of a claim and the parts of its question. Raises RecordTooLarge."""
-    item = item_of(record)
+    item = item_of(record) | budgets.to_attribute(budgets.held(record, reservations))
     parts, _ = split(item)
     if is_too_large(item, parts):
         raise RecordTooLarge("The prompt and its messages are too long to be stored.")
@@ -302,27 +320,13 @@ def _claim_item(record: InteractionRecord) -> tuple[Item, list[Item]]:
 # --- Writing --------------------------------------------------------------------------------------
 
 
-def _write_reserving(
-    record: InteractionRecord,
-    reservations: Sequence[Reservation],
-    request: dict[str, Any],
-    item: Item,
-    parts: Sequence[Item],
-    stale: Sequence[Item] = (),
-) -> Item | None:
-    """Put a claim and make its reservations, again after a conflict with other claims.
-
-    Raises BudgetSpent.
-    """
-    for _ in budgets.tries():
-        reserving = budgets.reserving(record, reservations)
-        try:
-            return _write("Put", request, item, parts, stale, reserving)
-        except ClientError as exc:
-            conflicts = {"ConditionalCheckFailed", "TransactionConflict"}
-            if not reservations or conflicts.isdisjoint(refusals(exc)):
-                raise
-    raise StorageUnavailable
+def _held_by(holder: InteractionRecord) -> list[budgets.Held]:
+    """Return what a claim has reserved that ended without a settlement."""
+    if holder.status is not Status.PENDING:
+        return []
+    key = {"interaction_id": {"S": holder.interaction_id}}
+    items = get_items(settings.TABLE_NAME, [key], budgets.RESERVED)
+    return budgets.from_attribute(items[0]) if items else []
 
 
 def _write(

@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -25,11 +25,17 @@ from django.core.exceptions import ImproperlyConfigured
 from pytest_django import Settings
 
 from chat.storage import time_limit
-from chat.storage.base import InteractionRecord, InteractionStore, Status
+from chat.storage.base import (
+    CounterKind,
+    InteractionRecord,
+    InteractionStore,
+    Reservation,
+    Status,
+)
 from chat.storage.dynamodb.client import DynamoDBClient
 from chat.storage.dynamodb.interactions import DynamoInteractionStore
 from chat.storage.dynamodb.tables import InteractionTable
-from chat.storage.errors import RecordTooLarge, StorageUnavailable
+from chat.storage.errors import BudgetSpent, RecordTooLarge, StorageUnavailable
 from chat.storage.time_limit import storage_deadline
 from providers.deadline import Deadline
 from providers.sigv4 import Keys
@@ -642,12 +648,18 @@ def throttled(*reasons: str) -> bytes:
 
 @contextlib.contextmanager
 def troubled(
-    url: str, *, lost: int = 0, slow: int = 0, seconds: float = 0.0, refusals: Sequence[bytes] = ()
+    url: str,
+    *,
+    lost: int = 0,
+    slow: int = 0,
+    seconds: float = 0.0,
+    refusals: Sequence[bytes] = (),
+    dead: str = "none",
 ) -> Iterator[str]:
     """The address of a DynamoDB in trouble.
 
     Its first calls are refused. Then it does what it is asked, but so many answers get lost, and so
-    many come late.
+    many come late. It never answers the `dead` operation.
     """
     target = urlsplit(url)
     left, late, refused = [lost], [slow], list(refusals)
@@ -657,6 +669,9 @@ def troubled(
             body = self.rfile.read(int(self.headers["content-length"]))
             if refused:
                 self.answer(400, "application/x-amz-json-1.0", refused.pop(0))
+                return
+            if self.headers["x-amz-target"].endswith(f".{dead}"):
+                self.close_connection = True
                 return
             upstream = http.client.HTTPConnection(target.hostname or "", target.port)
             upstream.request("POST", "/", body, dict(self.headers))
@@ -704,6 +719,27 @@ def test_a_retried_write_detects_its_first_attempt(
         assert DynamoInteractionStore().settle(answer) is True
         assert DynamoInteractionStore().get(ID) == answer
         assert DynamoInteractionStore().settle(answer) is False
+
+
+def test_a_reservation_that_is_not_released_ends_at_its_time(
+    dynamodb: str, dynamodb_at: Callable[[str], None]
+) -> None:
+    until = datetime.now(UTC) + timedelta(seconds=2)
+    budget = Reservation(by=CounterKind.KEY, name="k", limit=9, amount=9, until=until)
+    store, ids = DynamoInteractionStore(), (str(uuid4()) for _ in range(3))
+    first, second, third = (replace(PENDING, interaction_id=each) for each in ids)
+    assert store.claim(first, budget) is None
+    with troubled(dynamodb, dead="UpdateItem") as url:
+        dynamodb_at(url)
+        assert DynamoInteractionStore().settle(replace(first, status=Status.OK), budget)
+    dynamodb_at(dynamodb)
+    with pytest.raises(BudgetSpent):
+        store.claim(second, budget)
+    Deadline(2).sleep(2)
+    later = replace(budget, until=until + timedelta(minutes=1))
+    assert store.claim(second, later) is None
+    with pytest.raises(BudgetSpent):
+        store.claim(third, later)
 
 
 def test_a_slow_write_is_waited_for_within_the_deadline(
