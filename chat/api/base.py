@@ -32,7 +32,19 @@ class BaseAPIView(APIView):
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Give storage calls the request's deadline."""
         with storage_deadline(self.deadline()):
-            return super().dispatch(request, *args, **kwargs)
+            response = super().dispatch(request, *args, **kwargs)
+        self._break_cycles(response)
+        return response
+
+    def _break_cycles(self, response: HttpResponseBase) -> None:
+        """Let the request be freed with its response.
+
+        DRF's view, request and response refer to each other. As garbage they would wait for the
+        collector, with their bodies.
+        """
+        self.request.parser_context.clear()
+        if isinstance(response, Response):
+            response.add_post_render_callback(lambda rendered: rendered.renderer_context.clear())
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self.perform_authentication(request)  # DRF would negotiate the content type before

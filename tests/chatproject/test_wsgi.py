@@ -1,7 +1,9 @@
 """The application as a WSGI server calls it, with chunked bodies."""
 
+import gc
 import io
 import json
+import weakref
 from collections.abc import Callable
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -35,6 +37,11 @@ class Broken(io.BytesIO):
 
 def post(body: bytes | io.BytesIO, **environ: Any) -> tuple[int, dict[str, Any]]:
     """Send a chat request; return the status and the body of its answer."""
+    status, content = send(body, **environ)
+    return status, json.loads(content)
+
+
+def send(body: bytes | io.BytesIO, **environ: Any) -> tuple[int, bytes]:
     setup_testing_defaults(environ)
     environ |= {
         "REQUEST_METHOD": "POST",
@@ -54,7 +61,7 @@ def post(body: bytes | io.BytesIO, **environ: Any) -> tuple[int, dict[str, Any]]
         content = b"".join(answer)
     finally:
         answer.close()
-    return int(started[0].split()[0]), json.loads(content)
+    return int(started[0].split()[0]), content
 
 
 def chunked(body: bytes | io.BytesIO) -> tuple[int, dict[str, Any]]:
@@ -109,6 +116,24 @@ def test_a_body_that_is_shorter_than_announced_is_malformed() -> None:
 def test_a_connection_that_breaks_in_the_middle_of_a_body_is_the_client_s_fault() -> None:
     status, answer = post(Broken(), CONTENT_LENGTH="100")
     assert (status, answer["code"]) == (400, "malformed_json")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [QUESTION, QUESTION.replace(b"}", b', "stream": true}'), b"{}"],
+    ids=["plain", "streamed", "refused"],
+)
+def test_a_body_is_freed_with_the_answer(body: bytes) -> None:
+    """Garbage would wait for the collector: hundreds of megabytes of pictures and texts."""
+    stream = io.BytesIO(body)
+    freed = weakref.ref(stream)
+    gc.disable()
+    try:
+        send(stream, CONTENT_LENGTH=str(len(body)))
+        del stream
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_the_application_keeps_to_the_protocol() -> None:
