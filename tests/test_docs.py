@@ -94,8 +94,11 @@ def test_the_document_of_errors_has_each_code_and_its_status():
     }
     of_drf = {(405, "method_not_allowed"), (406, "not_acceptable"), (415, "unsupported_media_type")}
     of_log = {(errors.ClientDisconnected.status, errors.ClientDisconnected.code)}
-    rows = [row for row in rows_of("docs/errors.md") if row[0].isdigit()]
-    listed = [(int(status), code.strip("`")) for status, code, *_ in rows]
+    listed = [
+        (int(found[1]), found[2])
+        for first, *_ in rows_of("docs/errors.md")
+        if (found := re.fullmatch(r"(\d{3}) `(\w+)`", first))
+    ]
     assert sorted(listed) == sorted(problems - of_log | of_drf)
 
 

@@ -24,8 +24,12 @@ languages = pytest.mark.parametrize("readme", [README, PORTUGUESE], ids=["en", "
 
 
 def code(readme: str = README) -> list[tuple[str, str]]:
-    """Return the language and the text of each block; those of diagrams are translated."""
-    return [block for block in CODE.findall(readme) if block[0] != "mermaid"]
+    """Return the language and the text of each block, with continued lines joined.
+
+    Diagrams are left out: they are translated.
+    """
+    joined = re.sub(r" \\\n *", " ", readme)
+    return [block for block in CODE.findall(joined) if block[0] != "mermaid"]
 
 
 def with_output(language: str) -> list[tuple[str, str]]:
