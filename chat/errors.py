@@ -144,7 +144,7 @@ class AnswerNotStored(
 ):
     default_detail = (
         "This Idempotency-Key was already answered, and the answer is not stored "
-        "(STORE_CONTENT=false, or `store: false`). Use a new key to ask again."
+        "(STORE_CONTENT=false, `store: false`, or too large). Use a new key to ask again."
     )
 
 

@@ -144,7 +144,7 @@ class InteractionRecord:
 
     @property
     def lacks_content(self) -> bool:
-        """Whether the answer was not stored (STORE_CONTENT=false)."""
+        """Whether the answer was not stored (STORE_CONTENT=false, or it was too large)."""
         return self.status is Status.OK and self.response is None
 
     def status_at(self, now: datetime) -> Status:
@@ -222,7 +222,8 @@ class InteractionStore(Protocol):
         """Write the outcome of a claim once, and count it; return False if the claim is gone.
 
         The same write releases the reservations of the claim. A claim is identified by its
-        deadline, because a take-over sets another one. Raises RecordTooLarge.
+        deadline, because a take-over sets another one. If the answer is too large, write and count
+        the outcome without it, and raise RecordTooLarge.
         """
 
     def get(self, interaction_id: str) -> InteractionRecord | None:

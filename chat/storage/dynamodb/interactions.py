@@ -9,13 +9,14 @@ not fit are stored in parts: items of their own (`<interaction_id>#prompt-0`,
 `<interaction_id>#response-0`, …), in no index, written in one transaction with the claim or the
 outcome. The parts of a question leave room for its outcome. Parts expire with the record, and a
 take-over deletes those of the answer. A transaction carries 4 MB. A compressed question over 3.5 MB
-is refused before a provider is called. A compressed answer over 3.5 MB cannot be stored; the
-service answers and logs it, as in an outage.
+is refused before a provider is called. A compressed answer over 3.5 MB cannot be stored: its record
+is settled without it, and the service answers and logs it, as in an outage.
 """
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal, cast
 
@@ -23,7 +24,6 @@ from botocore.exceptions import ClientError
 from django.conf import settings
 
 from chat.storage.base import InteractionRecord, Page, Reservation, Status, Turn, unexpired
-from chat.storage.columns import SETTLED
 from chat.storage.cursors import build_page, conversation_scope, decode_cursor, user_scope
 from chat.storage.dynamodb import budgets, turns
 from chat.storage.dynamodb.client import (
@@ -34,17 +34,15 @@ from chat.storage.dynamodb.client import (
     write_if,
 )
 from chat.storage.dynamodb.items import (
-    ANSWER,
     COLUMNS,
-    MAX_TRANSACTION_BYTES,
-    PARTS_OF,
     Item,
     id_of,
     is_too_large,
     item_of,
+    leaves_room,
+    outcome_of,
     part_keys,
     primary_key,
-    size_of,
     split,
 )
 from chat.storage.dynamodb.queries import (
@@ -68,8 +66,6 @@ from chat.storage.transcripts import restored
 
 # The largest number of parts on a page: about 16 MB.
 PAGE_PARTS = 40
-# The attributes that a settlement writes.
-WRITTEN = {*SETTLED, *(PARTS_OF[name] for name in ANSWER), "write_id"}
 ID_IS_FREE = "attribute_not_exists(interaction_id) OR expires_at <= :now"
 AS_READ = "#status = :status AND deadline_at = :deadline_at"
 STATUS_NAME = {"#status": "status"}
@@ -119,26 +115,29 @@ class DynamoInteractionStore:
 
     @translate_errors()
     def settle(self, record: InteractionRecord, *reservations: Reservation) -> bool:
-        item = item_of(record)
-        _, parts = split(item)
-        written = item.keys() & WRITTEN
+        try:
+            outcome, parts = outcome_of(record)
+        except RecordTooLarge:
+            if self.settle(_without_answer(record), *reservations):
+                raise
+            return False
         values = _as_read(record, Status.PENDING)
         request = {
-            "Key": primary_key(item),
+            "Key": {"interaction_id": {"S": record.interaction_id}},
             "UpdateExpression": "SET "
-            + ", ".join(f"#{name} = :new_{name}" for name in written)
+            + ", ".join(f"#{name} = :new_{name}" for name in outcome)
             + (f" REMOVE {budgets.RESERVED}" if reservations else ""),
             **_condition(
                 AS_READ,
-                {**values, **{f":new_{name}": item[name] for name in written}},
-                {f"#{name}": name for name in written},
+                {**values, **{f":new_{name}": value for name, value in outcome.items()}},
+                {f"#{name}": name for name in outcome},
             ),
         }
         turn = turns.puts([record])
         for shard in shards():
             counts = [*counter_updates([record], shard, reservations), *turn]
             try:
-                settled = _write("Update", request, item, parts, counts=counts) is None
+                settled = _write("Update", request, outcome, parts, counts=counts) is None
             except ClientError as exc:
                 conflicts = refusals(exc)
                 if "TransactionConflict" not in conflicts:
@@ -311,10 +310,17 @@ def _claim_item(
 ) -> tuple[Item, list[Item]]:
     """Return the item of a claim and the parts of its question. Raises RecordTooLarge."""
     item = item_of(record) | budgets.to_attribute(budgets.held(record, reservations))
+    if leaves_room(item):
+        return item, []
     parts, _ = split(item)
     if is_too_large(item, parts):
         raise RecordTooLarge("The prompt and its messages are too long to be stored.")
     return item, parts
+
+
+def _without_answer(record: InteractionRecord) -> InteractionRecord:
+    """Return the record of an answer that is too large, without its texts."""
+    return replace(record, response=None, tool_calls=(), message={}, extras={}, transcript=None)
 
 
 # --- Writing --------------------------------------------------------------------------------------
@@ -339,11 +345,8 @@ def _write(
 ) -> Item | None:
     """Write the item, put `parts`, delete `stale` ones and add `counts`: all or nothing.
 
-    Return None on success; if the condition failed, the stored item, empty if there is none. Raises
-    RecordTooLarge.
+    Return None on success; if the condition failed, the stored item, empty if there is none.
     """
-    if parts and sum(map(size_of, (item, *parts))) > MAX_TRANSACTION_BYTES:
-        raise RecordTooLarge("The answer is too long to be kept.")
     table = {"TableName": settings.TABLE_NAME}
     actions = [
         {verb: table | request},

@@ -4,17 +4,17 @@ The models import botocore's client, 80 ms of a cold start. Only the commands th
 tables need them (tables.py).
 """
 
+import secrets
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
 
 from pynamodb.attributes import AttributeContainer, UnicodeAttribute
 
 from chat.storage.base import InteractionRecord, Status
-from chat.storage.columns import SETTLED, from_columns, to_columns
+from chat.storage.columns import SETTLED, from_columns, outcome_columns, to_columns
 from chat.storage.dynamodb.attributes import (
     BytesAttribute,
     ExpiryAttribute,
@@ -25,6 +25,7 @@ from chat.storage.dynamodb.attributes import (
     StringAttribute,
     TimestampAttribute,
 )
+from chat.storage.errors import RecordTooLarge
 
 SCHEMA = 1
 COMPRESSED = ("prompt", "system", "response", "parameters", "tool_calls", "message", "extras")
@@ -35,10 +36,12 @@ PART_BYTES = 390 * 1024
 QUESTION = ("prompt", "system", "parameters")
 ANSWER = ("response", "tool_calls", "message", "extras")
 PARTS_OF = {name: f"{name}_parts" for name in (*QUESTION, *ANSWER)}
-# Room for the outcome without the answer: mostly attempts, and names of vendors.
+# Room for an outcome whose answer is short or kept in parts.
 OUTCOME_BYTES = 40 * 1024
 MAX_QUESTION_BYTES = 3_500_000
 MAX_TRANSACTION_BYTES = 4_000_000
+# The attributes that a settlement writes.
+WRITTEN = {*SETTLED, *(PARTS_OF[name] for name in ANSWER), "write_id"}
 
 # An item in DynamoDB's JSON: attribute name -> {type: value}.
 Item = dict[str, dict[str, Any]]
@@ -52,9 +55,7 @@ class ItemSchema(AttributeContainer):
         """Return the item of these columns, without those that are None."""
         attributes = cls.get_attributes()
         return {
-            attributes[name].attr_name: {
-                attributes[name].attr_type: attributes[name].serialize(value)
-            }
+            name: {attributes[name].attr_type: attributes[name].serialize(value)}
             for name, value in columns.items()
             if value is not None and name in attributes
         }
@@ -64,9 +65,8 @@ class ItemSchema(AttributeContainer):
         """Return all columns; missing ones are None, unknown attributes are ignored."""
         columns: dict[str, Any] = dict.fromkeys(cls.get_attributes())
         for name, attribute in cls.get_attributes().items():
-            if attribute.attr_name in item:
-                value = attribute.get_value(item[attribute.attr_name])
-                columns[name] = attribute.deserialize(value)
+            if name in item:
+                columns[name] = attribute.deserialize(attribute.get_value(item[name]))
         return SimpleNamespace(**columns)
 
 
@@ -133,13 +133,33 @@ COLUMNS = InteractionItem.get_attributes()
 
 def item_of(record: InteractionRecord) -> Item:
     """Return a record as an item of any size."""
-    columns = {
-        **to_columns(record),
-        "schema": SCHEMA,
-        "write_id": uuid4().hex,
-        "owner_user": f"{record.owner}#{record.user_id}",
-    }
-    item = InteractionItem.to_item(columns)
+    return _item(
+        {
+            **to_columns(record),
+            "schema": SCHEMA,
+            "owner_user": f"{record.owner}#{record.user_id}",
+        }
+    )
+
+
+def outcome_of(record: InteractionRecord) -> tuple[Item, list[Item]]:
+    """Return the attributes that a settlement writes, and the parts of the answer.
+
+    Raises RecordTooLarge if the answer is too large.
+    """
+    outcome = _item(outcome_columns(record))
+    if size_of(outcome) <= OUTCOME_BYTES:  # the question leaves room for it
+        return outcome, []
+    item = item_of(record)
+    _, parts = split(item)
+    if size_of(item) + sum(map(size_of, parts)) > MAX_TRANSACTION_BYTES:
+        raise RecordTooLarge("The answer is too long to be kept.")
+    return {name: item[name] for name in item.keys() & WRITTEN}, parts
+
+
+def _item(columns: dict[str, Any]) -> Item:
+    """Return the item of a new write of these columns."""
+    item = InteractionItem.to_item(columns | {"write_id": secrets.token_hex(16)})
     for name in COMPRESSED:
         if name in item:
             item[name] = _compressed(item[name])
@@ -157,12 +177,17 @@ def split(item: Item) -> tuple[list[Item], list[Item]]:
 
     The question leaves room for an outcome, so its parts are the same before and after settlement.
     """
-    if size_of(item) <= MAX_ITEM_BYTES - OUTCOME_BYTES:
+    if leaves_room(item):
         return [], []
     outcome = {name: item.pop(name) for name in SETTLED if name in item}
     question = _split_columns(item, QUESTION, MAX_ITEM_BYTES - OUTCOME_BYTES)
     item |= outcome
     return question, _split_columns(item, ANSWER, MAX_ITEM_BYTES)
+
+
+def leaves_room(item: Item) -> bool:
+    """Return whether an item that is not split has room for an outcome."""
+    return size_of(item) <= MAX_ITEM_BYTES - OUTCOME_BYTES
 
 
 def is_too_large(item: Item, question: Sequence[Item]) -> bool:

@@ -1085,6 +1085,33 @@ def test_an_answer_too_long_to_be_recorded_is_returned_after_one_try(
     assert FullSettleStore.tries == 1
 
 
+@pytest.mark.parametrize("each_storage", ["dynamodb"], indirect=True)
+def test_an_answer_too_large_for_dynamodb_is_settled_and_counted_without_its_text(
+    api: ApiClient,
+    each_storage: str,
+    vendor: StubVendor,
+    log_lines: Callable[[], list[dict[str, Any]]],
+) -> None:
+    text = random.Random(1).randbytes(4_200_000).hex()
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    tokens = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+    vendor.reply({"model": "model-1", "choices": [choice], "usage": tokens})
+
+    answer = api.chat("Olá!", headers={"Idempotency-Key": "one"})
+    body = answer.json()
+    assert (answer.status_code, body["response"], body["recorded"]) == (200, text, False)
+
+    record = api.get(f"/v1/interactions/{body['interaction_id']}").json()
+    assert (record["status"], record["prompt"], record["response"]) == ("ok", "Olá!", None)
+    assert record["usage"]["total_tokens"] == 14
+    assert api.get("/v1/usage?group_by=model").json()["total"]["total_tokens"] == 14
+    [line] = [line for line in log_lines() if line["level"] == "ERROR"]
+    assert (line["logger"], line["record"]["response"]) == ("chat.unrecorded", text)
+
+    again = api.chat("Olá!", headers={"Idempotency-Key": "one"})
+    assert status_and_code(again) == (409, "answer_not_kept")
+
+
 def test_a_failure_that_cannot_be_recorded_is_returned_and_logged(
     api: ApiClient, use_store: Callable[[type], None], log_lines: Callable[[], list[dict[str, Any]]]
 ) -> None:

@@ -31,10 +31,12 @@ from chat.storage.base import (
     InteractionStore,
     Reservation,
     Status,
+    UsageCounts,
 )
 from chat.storage.dynamodb.client import DynamoDBClient
 from chat.storage.dynamodb.interactions import DynamoInteractionStore
 from chat.storage.dynamodb.tables import InteractionTable
+from chat.storage.dynamodb.usage import DynamoUsageStore
 from chat.storage.errors import BudgetSpent, RecordTooLarge, StorageUnavailable
 from chat.storage.time_limit import storage_deadline
 from providers.deadline import Deadline
@@ -508,11 +510,49 @@ def test_a_take_over_deletes_the_parts_of_the_answer(store: DynamoInteractionSto
     assert store.get(ID) == LATER
 
 
-def test_an_answer_over_the_transaction_limit_is_refused(store: DynamoInteractionStore) -> None:
+LARGEST = noise(8_300_000)
+WITHOUT_ANSWER = replace(ANSWERED, response=None)
+
+
+def test_an_answer_over_the_transaction_limit_is_refused_and_the_rest_is_settled(
+    store: DynamoInteractionStore,
+) -> None:
     store.claim(PENDING)
     with pytest.raises(RecordTooLarge):
-        store.settle(replace(ANSWERED, response=noise(8_300_000)))
-    assert store.get(ID) == PENDING
+        store.settle(replace(ANSWERED, response=LARGEST, message={"reasoning_content": "Why?"}))
+    assert store.get(ID) == WITHOUT_ANSWER
+    assert store.get(ID).lacks_content
+    today = PENDING.created_at.date()
+    counted = DynamoUsageStore().month("default", CounterKind.USER, ALICE, today)
+    assert counted == UsageCounts.of(ANSWERED)
+
+
+def test_a_long_question_stays_when_its_answer_is_too_large(store: DynamoInteractionStore) -> None:
+    question = {"prompt": noise(900_000)}
+    store.claim(replace(PENDING, **question))
+    with pytest.raises(RecordTooLarge):
+        store.settle(replace(ANSWERED, response=LARGEST, **question))
+    assert store.get(ID) == replace(WITHOUT_ANSWER, **question)
+
+
+def test_an_answer_too_large_for_a_claim_that_is_gone_is_no_record(
+    store: DynamoInteractionStore,
+) -> None:
+    store.claim(PENDING)
+    store.take_over(LATER, PENDING)
+    assert store.settle(replace(ANSWERED, response=LARGEST)) is False
+    assert store.get(ID) == LATER
+
+
+def test_a_conversation_is_not_continued_by_an_answer_that_was_too_large(
+    store: DynamoInteractionStore,
+) -> None:
+    answer = replace(FULL_ANSWER, response=LARGEST)
+    store.claim(FULL)
+    with pytest.raises(RecordTooLarge):
+        store.settle(answer)
+    assert answer.transcript
+    assert store.find_turn(answer.transcript.digest) is None
 
 
 # --- Trouble --------------------------------------------------------------------------------------
