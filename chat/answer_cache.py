@@ -37,6 +37,7 @@ def put(claim: InteractionRecord, answer: InteractionRecord) -> None:
         try:
             cache.set(_key(claim), answer.interaction_id, settings.CACHE_TTL_SECONDS)
         except StorageUnavailable:
+            # The answer itself is settled: only its reuse is lost.
             logger.warning("answer not cached")
 
 

@@ -110,6 +110,7 @@ def _replace(before: ApiKey, after: ApiKey) -> None:
 def _read(key_id: str, digests: Sequence[str], now: datetime) -> ApiKey:
     """Read the key from storage, and cache it or its refusal. Raises InvalidApiKey."""
     refused = caches["refused_keys"]
+    # Refusals are cached as well, so that a flood of unknown keys costs no reads.
     if refused.get(digests[0]):
         raise InvalidApiKey
     with server_timing("storage"):
@@ -143,6 +144,7 @@ def _digests(text: str) -> list[str]:
 
 
 def _digest(text: str, secret: str) -> str:
+    # A fast hash, unlike one for passwords: nobody can try 256 random bits.
     return salted_hmac("chat.keys", text, secret=secret, algorithm="sha256").hexdigest()
 
 

@@ -73,6 +73,8 @@ def of_caller(caller: Caller) -> Budgets | None:
 
 def _estimate(request: CompletionRequest, route: Route) -> Decimal:
     """Return an upper estimate of the cost of one answer."""
+    # Of one attempt at the preferred route. What retries and fallbacks cost is counted when
+    # the record is settled.
     prompt = estimates.prompt_tokens(request)
     answer = request.parameters.get("max_tokens", ANSWER_TOKENS)
     usage = Usage(prompt_tokens=prompt, completion_tokens=answer)

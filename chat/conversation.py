@@ -89,6 +89,7 @@ class ChatRequest:
 
     def masked(self) -> "ChatRequest":
         """Return the request with personal data masked (MASK_PII)."""
+        # Imported here because its libraries are slow to import, and few deployments mask.
         from chat.masking import mask_text, mask_value
 
         texts = ("prompt", "system", "messages", "parameters")
@@ -125,6 +126,7 @@ def load_history(caller: Caller, request: ChatRequest) -> History:
     wanted = parent.ancestors[-MAX_ANCESTORS:]
     with server_timing("storage"):
         found = backend().interactions.get_many(wanted) if wanted else {}
+    # A turn whose first messages are erased would begin in the middle.
     whole = (found[id_] for id_ in wanted if id_ in found and not found[id_].earlier)
     turns = [*whole, parent]
     return History(parent=parent, turns=_window(turns, request))
@@ -145,6 +147,7 @@ def _load_parent(caller: Caller, user_id: str, interaction_id: str) -> Interacti
         parent = get_interaction(caller=caller, interaction_id=interaction_id)
     except NotFound:
         raise _unknown_turn() from None
+    # The same answer as for a missing turn: nobody learns of another user's turns.
     if parent.user_id != user_id:
         raise _unknown_turn()
     status = parent.status_at(datetime.now(UTC))
@@ -305,6 +308,7 @@ def _with_instructions(
     if any(map(_instructs, asked)):
         leading = list(takewhile(_instructs, asked))
         return [*leading, *_without_instructions(earlier), *asked[len(leading) :]]
+    # Earlier turns had their instructions among their messages, where they stay.
     if request.system is None and any(map(_instructs, earlier)):
         return [*earlier, *asked]
     system = [{"role": "system", "content": record.system}] if record.system else []

@@ -69,6 +69,7 @@ class Problem(Exception):
         self.headers = dict(headers or {})
         seconds = self.default_retry_after if retry_after is None else retry_after
         if seconds is not None:
+            # RFC 9110 wants whole seconds, and clients would take 0 for "at once".
             self.headers["Retry-After"] = str(max(1, math.ceil(seconds)))
         super().__init__(self.detail)
 
@@ -114,11 +115,13 @@ class InvalidApiKey(
     default_detail = "The key is unknown, revoked or expired."
 
 
+# 402, because OpenAI's SDKs would retry a 429.
 class BudgetExceeded(Problem, status=402, code="budget_exceeded", title="The budget is spent"):
     default_detail = "The budget of this month (UTC) is spent, or held by requests in flight."
 
 
 class NotFound(Problem, status=404, code="not_found", title="Not found"):
+    # One sentence for both: it does not tell which records exist.
     default_detail = "Not found, or not accessible with this key."
 
 
@@ -126,6 +129,7 @@ class ModelNotFound(Problem, status=404, code="model_not_found", title="No such 
     default_detail = "The provider does not know this model; see GET /v1/models."
 
 
+# 409 here, and 422 for another body, as draft-ietf-httpapi-idempotency-key-header has them.
 class IdempotencyInFlight(
     Problem, status=409, code="idempotency_in_flight", title="The request is still running"
 ):
@@ -168,6 +172,7 @@ class RateLimited(Problem, status=429, code="rate_limited", title="Too many requ
     """Always raised with a detail: the limit."""
 
 
+# nginx's status for a client that closed its connection; HTTP has none.
 class ClientDisconnected(Problem, status=499, code="aborted", title="The client disconnected"):
     default_detail = "The client closed its connection before the answer."
 
@@ -232,6 +237,7 @@ def problem_from_exception(exc: Exception) -> Problem:
     match exc:
         case Problem():
             return exc
+        # The only sentence of a vendor that clients see: it is about their own request.
         case RequestRejected(vendor_message=message) if message:
             return ProviderRejected(f"{exc} The vendor's message: {message}")
         case ProviderError():

@@ -11,7 +11,9 @@ from chat.storage.base import InteractionRecord, Page, Status
 from chat.telemetry.context import server_timing
 from providers.deadline import Deadline
 
+# The deadline is checked after each batch, so this is how late an erasure may notice it.
 ERASED_AT_ONCE = 500
+# The most keys that DynamoDB's BatchGetItem takes.
 READ_AT_ONCE = 100
 
 
@@ -28,6 +30,7 @@ def get_interaction(*, caller: Caller, interaction_id: str) -> InteractionRecord
     id_ = parse_interaction_id(interaction_id)
     with server_timing("storage"):
         record = backend().interactions.get(id_)
+    # Not 403, which would tell that the record exists.
     if record is None or record.owner != caller.owner:
         raise NotFound
     return record
@@ -71,6 +74,7 @@ def get_conversation(
         page = backend().interactions.list_by_conversation(
             caller.owner, conversation_id, limit=limit, cursor=cursor
         )
+    # A later page may be empty: its records may have expired since the cursor was made.
     if not page.records and cursor is None:
         raise NotFound
     return page

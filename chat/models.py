@@ -54,6 +54,7 @@ class Interaction(models.Model):
     class Meta:
         ordering = ("-created_at",)
         indexes = (
+            # These two have the order of their pages, so that SQLite sorts none.
             models.Index(
                 fields=("owner", "user_id", "-created_at", "-interaction_id"), name="user_index"
             ),
@@ -123,6 +124,7 @@ class UsageCount(models.Model):
     prompt_tokens = models.BigIntegerField()
     completion_tokens = models.BigIntegerField()
     total_tokens = models.BigIntegerField()
+    # Integers add up exactly; SQLite would sum decimals as floats.
     cost = models.BigIntegerField("cost (10^-12 USD)")
 
     class Meta:

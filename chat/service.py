@@ -52,6 +52,7 @@ from providers.router import Attempt, Route
 # Records that could not be written are logged here, whole.
 unrecorded = logging.getLogger("chat.unrecorded")
 
+# SETTLE_SECONDS leaves half a second for each of them after the deadline.
 MAX_SETTLE_TRIES = 3
 # The namespace of record ids derived from idempotency keys.
 IDEMPOTENCY_NAMESPACE = UUID("6b4e0f0e-6c63-5a5b-9d0c-6f1f3b0d7c52")
@@ -187,6 +188,7 @@ def _accept(
 ) -> InFlightChat:
     """Check the request, build the provider's request from it, and claim its record."""
     started = time.monotonic()
+    # Before all else: the record, its digests and the vendor get the masked texts alone.
     if settings.MASK_PII:
         request = request.masked()
     routes = model_catalog.routes_for(caller, request.model)
@@ -196,6 +198,7 @@ def _accept(
     sent = SentConversation(asked) if request.is_whole and settings.STORE_CONTENT else None
     record = continue_turn(asked, sent) if sent else asked
     completion_request = build_completion_request(request, history, record)
+    # Once the request is built: whether a provider supports it depends on earlier turns, too.
     routes = model_catalog.supporting(routes, completion_request)
     in_flight = InFlightChat(
         asked=asked,
@@ -210,6 +213,7 @@ def _accept(
         started=started,
         reservations=reservations(caller, record, completion_request, routes[0]),
     )
+    # Before the claim, so that the log line of one that fails has the id.
     add_log_fields(interaction_id=record.interaction_id)
     in_flight.earlier = _claim(in_flight.stored(record), in_flight.reservations)
     return in_flight
@@ -227,7 +231,9 @@ def _pending_record(
     interaction_id = str(uuid_utils.uuid7())
     request_hash = None
     if idempotency_key is not None:
+        # The owner is part of the name, so a key of one owner never finds a record of another.
         interaction_id = str(uuid5(IDEMPOTENCY_NAMESPACE, f"{caller.owner}\n{idempotency_key}"))
+        # In a record without texts a plain digest would still let a short prompt be guessed.
         keeps_content = settings.STORE_CONTENT and not request.accounting_only
         request_hash = request.digest if keeps_content else keyed_digest(request.digest)
     parent, days = history.parent, settings.RETENTION_DAYS
@@ -242,6 +248,7 @@ def _pending_record(
         metadata=request.metadata or {},
         created_at=now,
         deadline_at=now + timedelta(seconds=deadline.remaining()),
+        # Whole seconds, which is what DynamoDB's TTL has: both stores expire it at once.
         expires_at=(now + timedelta(days=days)).replace(microsecond=0) if days else None,
         conversation_id=parent.conversation_id if parent else interaction_id,
         previous_interaction_id=parent.interaction_id if parent else None,
@@ -277,6 +284,7 @@ def _claim(
             raise AnswerNotStored
         if status is Status.OK:
             return holder
+        # Of several retries of a failed request one takes it over, and the others wait for it.
         if status is Status.PENDING or not backend().interactions.take_over(
             record, holder, *reserved
         ):
@@ -338,6 +346,7 @@ def _settle_on_error(in_flight: InFlightChat) -> Iterator[None]:
         if isinstance(exc, ProviderError):
             add_log_fields(reason=exc.reason)
         partial = _partial_answer(in_flight)
+        # A cancelled deadline raises the same error as one that has passed.
         if isinstance(exc, DeadlineExceeded) and in_flight.deadline.cancelled:
             _settle(in_flight, status=Status.ABORTED, **partial)
             raise ClientDisconnected from exc
@@ -391,6 +400,7 @@ def _settle(in_flight: InFlightChat, **outcome: Any) -> ChatResult:
         **outcome,
     )
     if in_flight.sent and record.status is Status.OK:
+        # With MASK_PII the next request comes masked, so it has the masked answer.
         transcript = in_flight.sent.transcript(redact(record))
         record = replace(record, transcript=transcript)
     preferred, spent = in_flight.routes[0].provider.name, record.spent
@@ -424,6 +434,7 @@ def _write_outcome(record: InteractionRecord, in_flight: InFlightChat) -> bool:
                     stored = in_flight.stored(record)
                     return backend().interactions.settle(stored, *in_flight.reservations)
             except StorageUnavailable:
+                # Full jitter: when the storage fails, many requests fail at the same moment.
                 wait = random.uniform(0, 0.1 * 2**tries)  # noqa: S311  (no secret)
                 if tries == MAX_SETTLE_TRIES or wait >= deadline.remaining():
                     raise

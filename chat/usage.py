@@ -59,6 +59,7 @@ def report(
     owner's users, StorageUnavailable.
     """
     with server_timing("storage"):
+        # Each record counts under one model, so the sum over the models is the owner's total.
         daily = backend().usage.daily(owner, CounterKind.MODEL, period.first, period.last)
         total = sum(daily.values(), UsageCounts())
         if group_by is UsageGroup.USER:
@@ -96,4 +97,5 @@ def _decode_cursor(owner: str, cursor: str) -> str:
 
 
 def _salt(owner: str) -> str:
+    # The owner is in the salt, so that a cursor of one owner is invalid for another.
     return f"usage {owner}"

@@ -15,6 +15,7 @@ else:
 class ReadOnlyAdmin(ModelAdmin):
     """A list of rows that are never edited or deleted."""
 
+    # Facets would count all rows for each choice of a filter.
     show_facets = admin.ShowFacets.NEVER
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:

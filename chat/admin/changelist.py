@@ -29,6 +29,7 @@ class InteractionChangeList(ChangeList):
     """A page of the list. Only records created after `oldest_scanned` were scanned; None: all."""
 
     max_scanned = 50_000
+    # With 50 records a page, no query skips more than 5,000.
     max_pages = 100
     oldest_scanned: datetime | None
 
@@ -43,6 +44,7 @@ class InteractionChangeList(ChangeList):
         if self.oldest_scanned:
             rows = rows.filter(created_at__gt=self.oldest_scanned)
         start = (self.page_num - 1) * self.list_per_page
+        # One row more than is shown tells, without a count, whether there are older ones.
         found = list(rows.only(*LISTED)[start : start + self.list_per_page + 1])
         self.result_list = found[: self.list_per_page]
         self.more = len(found) > self.list_per_page

@@ -24,6 +24,7 @@ def conversation_page(
 ) -> dict[str, Any]:
     """Return the template's context for page `p`. Raises Http404."""
     number = query.get("p", "1")
+    # Cut first: int() raises ValueError for more than 4,300 digits.
     if not number.isdecimal() or not 1 <= int(number[:6]) <= MAX_PAGES:
         raise Http404
     start = (int(number) - 1) * TURNS

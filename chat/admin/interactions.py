@@ -61,6 +61,7 @@ class InteractionAdmin(ReadOnlyAdmin):
         *("time", "user_id", "excerpt", "provider", "model", "current_status"),
         *("total_tokens", "cost", "latency_ms"),
     )
+    # By another column than the time, SQLite would sort all records.
     sortable_by = ()
     list_per_page = 50
     list_filter = (

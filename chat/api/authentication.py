@@ -41,12 +41,14 @@ def _presented_key(request: Request) -> str:
 
 def _caller_with_key(presented: str) -> Caller:
     """Return the caller of a configured or managed key. Raises InvalidApiKey."""
+    # The header's bytes, which WSGI decoded as Latin-1.
     digest = hashlib.sha256(presented.encode("latin-1", "replace")).digest()
     # Digests have one length, and all are compared: the time reveals nothing about the keys.
     configured = map(_configured_digest, settings.API_KEYS)
     matches = [candidate for candidate in configured if hmac.compare_digest(digest, candidate)]
     if matches:
         return Caller(owner="default", key_id=digest.hex()[:16])
+    # Last, because it may read the storage.
     key = api_keys.verify(presented)
     return Caller(owner=key.owner, key_id=key.key_id, key=key)
 

@@ -61,6 +61,7 @@ class BaseAPIView(APIView):
 
     def validated_body(self, serializer: Serializer[Any]) -> dict[str, Any]:
         """Parse and validate the body. Raises MalformedJson, PayloadTooLarge, DRF's exceptions."""
+        # DRF takes an empty body for an empty object, whose errors would name missing fields.
         if self.request.META.get("CONTENT_LENGTH", "") in ("", "0"):
             raise MalformedJson("The body is empty.")
         validated: dict[str, Any] = serializer.run_validation(self.request.data)
@@ -90,6 +91,7 @@ class BaseChatView(BaseAPIView):
         with storage_deadline(deadline):
             with server_timing("storage"):
                 user_id = chat_request.user_id
+                # Before all else of the chat, so that replays and refused turns count, too.
                 self.headers |= ratelimit.check_rate_limit(request, self.caller, user_id)
             arguments: dict[str, Any] = {
                 "caller": self.caller,

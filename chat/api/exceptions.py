@@ -57,6 +57,7 @@ def convert_exception(exc: Exception) -> Problem:
             return _problem_from_drf(exc)
         case Http404():
             return NotFound()
+        # The client disconnected, or sent less than its Content-Length.
         case UnreadablePostError():
             return MalformedJson("The request body ended early.")
         case SuspiciousOperation() | BadRequest():

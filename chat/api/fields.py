@@ -12,6 +12,7 @@ from chat.storage.base import MAX_ID_LENGTH, USER_ID_PATTERN
 
 # Options of a field that may be absent or null.
 OPTIONAL: dict[str, Any] = {"required": False, "allow_null": True}
+# OpenAI's limits for `stop`, and below for `metadata`.
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
 MAX_METADATA = 16

@@ -127,6 +127,7 @@ class PublicView(BaseAPIView):
     authentication_classes = ()
 
 
+# It answers on a full server as well: a load balancer would take 503 for a dead one.
 class HealthView(PublicView):
     answers_when_full = True
 

@@ -413,12 +413,14 @@ def counters_for(
     names = [(CounterKind.MODEL, record.model), (CounterKind.USER, record.user_id)]
     if record.key_id is not None:
         names.append((CounterKind.KEY, record.key_id))
+    # A key's own budget names the counter of the key a second time.
     return list(dict.fromkeys([*names, *((each.by, each.name) for each in reservations)]))
 
 
 def counter_expiry(record: InteractionRecord, by: CounterKind) -> datetime | None:
     """Return when a counter is deleted: of a user with the records, of a budget after its month."""
     if by is CounterKind.KEY_USER:
+        # No month is longer, so the counter lives until the month of the budget is over.
         return record.created_at + timedelta(days=32)
     return record.expires_at if by is CounterKind.USER else None
 

@@ -59,6 +59,7 @@ def outcome_columns(record: InteractionRecord) -> dict[str, Any]:
         "error_code": record.error and record.error.code,
         "error_detail": record.error and record.error.detail,
         **{name: getattr(record.usage, name) for name in USAGE},
+        # None takes no room in an item of DynamoDB, False would.
         "estimated": record.usage.estimated or None,
         "digest": record.transcript and record.transcript.digest,
         "transcript": record.transcript and asdict(record.transcript),

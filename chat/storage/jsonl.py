@@ -28,7 +28,9 @@ from providers.router import Attempt
 # Words of a command line have them for bytes that are not UTF-8.
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 DIGEST = re.compile(r"[0-9a-f]{32}")
+# SQLite's largest integer.
 MAX_INTEGER = 2**63 - 1
+# With 12 decimals these are the 24 digits of SQLite's column.
 MAX_COST_USD = Decimal(10**12)
 KINDS: tuple[type, ...] = (InteractionRecord, Usage, ErrorInfo, Attempt, Earlier, Transcript)
 NAMES = {kind: {field.name for field in fields(kind)} for kind in KINDS}
@@ -51,6 +53,7 @@ def from_json(data: Any) -> InteractionRecord:
     Fields newer than the file may be missing. Unknown fields are refused: a newer version wrote
     them, and they would be lost.
     """
+    # Imported here because only commands that read records need it.
     import msgspec
 
     try:

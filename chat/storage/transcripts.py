@@ -20,6 +20,7 @@ from providers.base import TEXT_PARTS, Message, content_text
 
 Read = Callable[[Sequence[str]], Mapping[str, InteractionRecord]]
 
+# The most keys that DynamoDB's BatchGetItem takes.
 READ_AT_ONCE = 100
 # More ids take more room in each record, fewer take more reads of a long conversation.
 RECORDS_LISTED = 20
@@ -59,6 +60,7 @@ class SentConversation:
         self._answer = _last_answer(self._messages)
         parameters = {name: v for name, v in record.parameters.items() if name != "messages"}
         self._parameters = _digest([record.system, parameters])
+        # Equal messages of another owner or user have another digest: they continue nothing.
         self._hash = hashlib.sha256(f"{record.owner}\n{record.user_id}\n".encode())
         self.digest: str | None = None
         for number, message in enumerate(self._messages):
@@ -170,10 +172,12 @@ def _called(call: Mapping[str, Any]) -> list[Any]:
 
 
 def _json(value: Any) -> bytes:
+    # The newline ends a message, so that two lists with equal bytes are equal lists.
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
 
 
 def _digest(value: Any) -> str:
+    # 128 bits tell conversations apart, and each record stores three such digests.
     return hashlib.sha256(_json(value)).hexdigest()[:32]
 
 

@@ -34,6 +34,7 @@ class RequestLogMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         given = request.headers.get("X-Request-ID", "")
+        # A client's line breaks and long texts must not get into the log.
         valid = REQUEST_ID.fullmatch(given)
         with request_context(given if valid else str(uuid_utils.uuid7())) as context:
             return self._respond(request, context)
@@ -51,6 +52,7 @@ class RequestLogMiddleware:
         line = {
             "request_id": context.request_id,
             "method": request.method,
+            # Not the path, which may contain a user id.
             "route": f"/{match.route}" if match else None,
             "status": response.status_code,
             **({"trace_id": trace_id} if trace_id else {}),

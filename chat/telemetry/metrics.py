@@ -42,10 +42,12 @@ METRICS = {
     "Fallbacks": Metric(),
     "PromptTokens": Metric(),
     "CompletionTokens": Metric(),
+    # EMF has no unit for money.
     "CostUSD": Metric("None"),
     "ColdStarts": Metric(),
 }
 
+# next() of it is atomic, unlike adding to a global.
 _line_numbers = itertools.count()
 
 
@@ -66,6 +68,7 @@ def outcome_metrics(usage: Usage, attempts: Sequence[Attempt], preferred: str) -
         shown = (failed[0] if failed else attempts[-1]).provider
         members |= {
             "Provider": shown,
+            # EMF takes a list of up to 100 values, and requests have far fewer attempts.
             "ProviderLatency": [each.latency_ms for each in attempts if each.provider == shown],
             "ProviderErrors": len(failed) or None,
             "Fallbacks": None if attempts[-1].provider == preferred else 1,

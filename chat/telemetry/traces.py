@@ -32,6 +32,7 @@ from providers.base import Completion, CompletionRequest, Delta, Provider
 from providers.deadline import Deadline
 from providers.errors import ProviderError
 
+# The convention has `_OTHER` for all else, of which a client could send any number.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"})
 # The conventions' names of providers, where they differ from ours.
 PROVIDER_NAMES = {"bedrock": "aws.bedrock", "gemini": "gcp.gemini"}

@@ -86,6 +86,7 @@ class CompletionChunkFormat:
     def _head(
         self, record: InteractionRecord, extras: Mapping[str, Any] = NO_EXTRAS
     ) -> dict[str, Any]:
+        # Nearly all chunks of a stream have the same head, so it is built once.
         if extras or not self._plain_head:
             head = {**_head(record, "chat.completion.chunk", extras), "model": self._model}
             if extras:

@@ -57,6 +57,7 @@ class IntegerAttribute(LenientAttribute, NumberAttribute):
 
     def read(self, value: dict[str, Any]) -> int | None:
         number = super().read(value)
+        # Beyond SQLite's integers, so that pull_interactions can copy every record.
         return number if type(number) is int and abs(number) < 2**63 else None
 
 

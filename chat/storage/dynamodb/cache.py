@@ -97,6 +97,7 @@ class DynamoCache(BaseCache):
         request = {
             "Key": self._key(key, version),
             "UpdateExpression": update,
+            # COUNTER is a reserved word in DynamoDB's expressions.
             "ExpressionAttributeNames": {"#counter": "counter"},
             "ReturnValues": "UPDATED_NEW",
         }
@@ -119,6 +120,7 @@ class DynamoCache(BaseCache):
         return {"pk": {"S": self.make_and_validate_key(key, version)}}
 
     def _item(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> Item:
+        # Not isinstance(): True and False are pickled, and come back as they were.
         column = {"counter": value} if type(value) is int else {"value": pickle.dumps(value)}
         expiry = self._expiry(timeout)
         expires_at = {} if expiry is None else {"expires_at": {"N": str(expiry)}}
@@ -126,6 +128,7 @@ class DynamoCache(BaseCache):
 
     def _expiry(self, timeout: Timeout = DEFAULT_TIMEOUT) -> int | None:
         at = self.get_backend_timeout(timeout)
+        # Rounded up, so that no entry ends early.
         return None if at is None else math.ceil(at)
 
 

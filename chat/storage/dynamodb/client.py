@@ -140,11 +140,13 @@ class DynamoDBClient:
         except orjson.JSONDecodeError:
             answer = None
         if not isinstance(answer, dict):
+            # A page of a proxy, or half an answer: as transient as a 5xx.
             answer, status = {}, max(status, 500)
         for item in _items(answer):
             _decode(item)
         if status == 200:
             return dict(answer)
+        # `__type` is like `com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException`.
         code = str(answer.pop("__type", status)).rpartition("#")[2]
         message = answer.pop("message", answer.pop("Message", ""))
         raise ClientError(

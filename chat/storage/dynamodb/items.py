@@ -30,6 +30,7 @@ from chat.storage.errors import RecordTooLarge
 SCHEMA = 1
 COMPRESSED = ("prompt", "system", "response", "parameters", "tool_calls", "message", "extras")
 COMPRESS_FROM_BYTES = 1024
+# DynamoDB's limit. A part leaves room for its key and its expiry.
 MAX_ITEM_BYTES = 400 * 1024
 PART_BYTES = 390 * 1024
 # The columns that are kept in parts if they do not fit, and the attributes that count these.
@@ -39,6 +40,7 @@ PARTS_OF = {name: f"{name}_parts" for name in (*QUESTION, *ANSWER)}
 # Room for an outcome whose answer is short or kept in parts.
 OUTCOME_BYTES = 40 * 1024
 MAX_QUESTION_BYTES = 3_500_000
+# DynamoDB's limit is 4 MB, the item beside the parts included.
 MAX_TRANSACTION_BYTES = 4_000_000
 # The attributes that a settlement writes.
 WRITTEN = {*SETTLED, *(PARTS_OF[name] for name in ANSWER), "write_id"}

@@ -25,10 +25,12 @@ from chat.storage.errors import StorageUnavailable
 
 Call = Callable[[str, dict[str, Any]], dict[str, Any]]
 
+# DynamoDB's limits for a batch.
 BATCH_GET = 100
 BATCH_WRITE = 25
 # A try of a call has little more than a second, in which 10 MB arrive.
 PARTS_AT_ONCE = 20
+# AWS asks for exponential backoff before the unprocessed part of a batch is repeated.
 BATCH_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 EARLIEST = datetime.min.replace(tzinfo=UTC)

@@ -142,6 +142,7 @@ class DynamoUsageStore:
     @translate_errors()
     def month(self, owner: str, by: CounterKind, name: str, day: date) -> UsageCounts:
         item = (_list(owner, by), _escaped(name), _month(day))
+        # By keys, not by the index, which is a moment late: a budget needs the last write.
         keys = [_key(*item, shard) for shard in range(MAX_SHARDS)]
         return sum(_counts(keys, date.min, date.max).values(), UsageCounts())
 

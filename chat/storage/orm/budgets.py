@@ -37,6 +37,7 @@ def check(
             "owner": record.owner,
             "by": each.by,
             "name": each.name,
+            # Dates are compared as text, in which no day of a month comes after 31.
             "first": f"{month}-01",
             "last": f"{month}-31",
             "now": _adapted(now),

@@ -12,6 +12,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
 from chat.storage.orm.connection import thread_connection, translate_errors, write_queue
 
+# SQLite has no TTL: now and then a writer deletes what has expired.
 SWEEP_SECONDS = 60.0
 
 UNEXPIRED = "key = ? AND (expires_at IS NULL OR expires_at > ?)"
@@ -78,6 +79,7 @@ class OrmCache(BaseCache):
         _write(CLEAR, f"{self.key_prefix}:")
 
     def _row(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> list[Any]:
+        # Not isinstance(): True and False are pickled, and come back as they were.
         counter = value if type(value) is int else None
         pickled = None if counter is not None else pickle.dumps(value)
         name = self.make_and_validate_key(key, version)

@@ -76,10 +76,13 @@ def immediate_transaction(connection: sqlite3.Connection) -> Iterator[None]:
     if connection.in_transaction:
         yield
         return
+    # A deferred transaction reads first. If another process then writes, it fails without waiting
+    # (SQLITE_BUSY_SNAPSHOT).
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
+    # A KeyboardInterrupt, too, must not leave the shared connection in a transaction.
     except BaseException:
         connection.rollback()
         raise

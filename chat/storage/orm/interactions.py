@@ -22,6 +22,7 @@ from chat.storage.transcripts import restored, turn_of
 
 Rows = QuerySet[Interaction]
 
+# SQLite has no TTL: now and then a claim deletes what has expired.
 SWEEP_SECONDS = 60.0
 # A taken id may expire or be deleted before its record is read.
 CLAIM_TRIES = 3
@@ -43,6 +44,7 @@ class OrmInteractionStore:
                     return None
                 if holder := read_kept([record.interaction_id]):
                     return holder[record.interaction_id]
+                # An expired record that no sweep has deleted yet does not keep its id.
                 _expired().filter(interaction_id=record.interaction_id).delete()
         raise StorageUnavailable
 
@@ -81,6 +83,7 @@ class OrmInteractionStore:
         turn = None if found is None else turn_of(from_columns(found))
         if turn is None:
             return None
+        # `delete` takes the digests of a conversation, because its messages may be incomplete.
         root = _unexpired().filter(pk=turn.root, digest__isnull=False)
         return turn if root.exists() else None
 

@@ -174,6 +174,7 @@ class CallItem:
         item = self.snapshot("in_progress")
         self.id = str(item["id"])
         self._is_custom = item["type"] == "custom_tool_call"
+        # A vendor's function has the text inside of JSON, of which no half can be shown.
         self._waits = self._is_custom and self._kind == "function"
 
     def add(self, piece: Mapping[str, Any]) -> Iterator[Event]:

@@ -68,6 +68,7 @@ def decoded(encrypted_content: str) -> VendorFields | None:
     """Return the fields in a carrier; None if it is not one of ours."""
     try:
         values = orjson.loads(base64.urlsafe_b64decode(encrypted_content))
+        # A client can write anything here: only fields that the items cannot hold are taken.
         message, calls = dict(values["message"]), dict(values["calls"])
         return VendorFields(
             {name: value for name, value in message.items() if name not in SHOWN},

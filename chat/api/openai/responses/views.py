@@ -68,6 +68,7 @@ class ResponsesView(OpenAIView, BaseChatView):
             raise ValidationFailed(errors=[field_error("input", "invalid", "Nested too deeply.")])
         asked = [content_text(each.get("content")) for each in messages if each["role"] == "user"]
         prompt = asked[-1] if asked else ""
+        # `prompt` holds it all, so the record needs no `messages`.
         if messages == [{"role": "user", "content": prompt}]:
             return ChatRequest(**given, prompt=prompt)
         if instructions := given["system"]:
