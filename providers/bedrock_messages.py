@@ -6,13 +6,13 @@ and their content blocks.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
 import orjson
 
-from providers.base import INSTRUCTION_ROLES, TEXT_PARTS, Message
+from providers.base import INSTRUCTION_ROLES, TEXT_PARTS, Message, content_text
 from providers.errors import RequestRejected
 from providers.media import inline_media, url_field
 from providers.parsing import as_list, as_str, get_path
@@ -31,7 +31,6 @@ _FORMATS = {
     "text/csv": ("document", "csv"),
     "text/html": ("document", "html"),
     "text/markdown": ("document", "md"),
-    "text/plain": ("document", "txt"),
     **{f"video/{each}": ("video", each) for each in ("mp4", "webm", "mpeg")},
     "video/quicktime": ("video", "mov"),
     "video/x-matroska": ("video", "mkv"),
@@ -41,6 +40,10 @@ _FORMATS = {
     **{f"audio/{each}": ("audio", each) for each in ("mp3", "wav", "opus", "aac", "flac", "ogg")},
     **{f"audio/{each}": ("audio", each) for each in ("mp4", "m4a", "mpeg", "webm")},
 }
+# Other types whose files are text.
+_TEXT_TYPE = re.compile(
+    r"text/.+|application/(?:.+\+)?(?:json|xml)|application/(?:x-)?(?:javascript|sh|yaml)"
+)
 _RESULT_BLOCKS = {"text", "image", "document", "video"}
 # Characters that a document's name may not have, and its length, less room for a number.
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9()\[\]-]+")
@@ -56,11 +59,12 @@ def to_system(messages: Iterable[Message]) -> list[Block]:
     return [block for message in instructions for block in _content_blocks(message)]
 
 
-def to_messages(messages: Iterable[Message], model: str) -> list[Block]:
+def to_messages(messages: Sequence[Message], model: str) -> list[Block]:
     """Return the messages. Consecutive messages of one role become one.
 
     The results of tools belong to the user. Blank messages are left out, because Bedrock refuses
-    them. Raises RequestRejected.
+    them. A blank last turn stays: without it the model would continue its own answer. Raises
+    RequestRejected.
     """
     turns: list[Block] = []
     for message in messages:
@@ -77,6 +81,10 @@ def to_messages(messages: Iterable[Message], model: str) -> list[Block]:
             turns[-1]["content"] += blocks
         elif blocks:
             turns.append({"role": role, "content": blocks})
+    last = messages[-1]
+    if last.get("role") == "user" and (not turns or turns[-1]["role"] == "assistant"):
+        blank = {"text": content_text(last.get("content"))}
+        turns.append({"role": "user", "content": [blank]})
     _number_documents(turns)
     return turns
 
@@ -230,14 +238,21 @@ def _block(part: Any) -> Block | None:
 def _media_block(address: str, filename: str = "") -> Block | None:
     """Return a data URL, or base64 with a file name, as a block; None for anything else."""
     media = inline_media(address, filename)
-    if not media or media.mime_type not in _FORMATS:
+    known = media and _format(media.mime_type)
+    if not media or not known:
         return None
-    kind, extension = _FORMATS[media.mime_type]
+    kind, extension = known
     content: Block = {"format": extension, "source": {"bytes": media.data}}
     if kind == "document":
         name = _NOT_IN_NAMES.sub(" ", filename.rpartition(".")[0] or filename).strip()
         content["name"] = name[:_NAME_LENGTH].strip() or "Document"
     return {kind: content}
+
+
+def _format(mime_type: str) -> tuple[str, str] | None:
+    """Return the kind of block and the format of a type; None for an unsupported one."""
+    text = ("document", "txt") if _TEXT_TYPE.fullmatch(mime_type) else None
+    return _FORMATS.get(mime_type, text)
 
 
 def _number_documents(turns: Iterable[Block]) -> None:

@@ -5,7 +5,7 @@ https://ai.google.dev/gemini-api/docs/thought-signatures what has to be sent bac
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -30,11 +30,12 @@ def to_instructions(messages: Iterable[Message]) -> Iterator[dict[str, Any]]:
             yield {"text": text}
 
 
-def to_contents(messages: Iterable[Message], model: str) -> list[dict[str, Any]]:
+def to_contents(messages: Sequence[Message], model: str) -> list[dict[str, Any]]:
     """Return the messages. Consecutive messages of one role become one content.
 
-    Blank ones, such as empty answers, are left out, because Gemini refuses them. Tool results form
-    a content of their own, because their number must equal that of the calls.
+    Blank ones, such as empty answers, are left out, because Gemini refuses them. A blank last turn
+    stays: without it the model would continue its own answer. Tool results form a content of their
+    own, because their number must equal that of the calls.
     """
     contents: list[dict[str, Any]] = []
     names: dict[str, str] = {}  # of the functions, by the id of the call
@@ -56,6 +57,10 @@ def to_contents(messages: Iterable[Message], model: str) -> list[dict[str, Any]]
         elif parts:
             contents.append({"role": "model" if role == "assistant" else "user", "parts": parts})
             previous = role
+    last = messages[-1]
+    if last.get("role") == "user" and (not contents or contents[-1]["role"] == "model"):
+        blank = {"text": content_text(last.get("content"))}
+        contents.append({"role": "user", "parts": [blank]})
     return contents
 
 

@@ -43,7 +43,7 @@ USAGE_COUNTS = build_once(serializers.UsageCountsSerializer)
 READY_SECONDS = 3.0
 
 # Content parts that a provider may lack -> fields of a chat request.
-FIELD_NAMES = {"image_url": "images"}
+FIELD_NAMES = {"image_url": "images", "image_url.url": "images"}
 
 
 class ChatView(BaseChatView):

@@ -120,6 +120,20 @@ def test_instructions_alone_are_the_users(stub: StubBedrock, bedrock: Provider):
     assert body == {"messages": [{"role": "user", "content": [{"text": "Hello."}]}]}
 
 
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_a_blank_last_message_is_refused_by_bedrock(
+    stub: StubBedrock, bedrock: Provider, blank: str
+):
+    """Without it the model would continue its own last answer."""
+    turns = [*ASKED.messages, {"role": "assistant", "content": "Hello."}]
+    complete(bedrock, with_messages(*turns, user(text(blank))))
+    assert stub.requests[-1].json["messages"][-1] == {"role": "user", "content": [{"text": blank}]}
+    complete(bedrock, with_messages(*ASKED.messages, user(text(blank))))
+    assert stub.requests[-1].json["messages"] == [{"role": "user", "content": [{"text": "Hello?"}]}]
+    complete(bedrock, with_messages({"role": "user", "content": blank}))
+    assert stub.requests[-1].json == {"messages": [{"role": "user", "content": [{"text": blank}]}]}
+
+
 @pytest.mark.parametrize(
     ("part", "block"),
     [
@@ -155,6 +169,26 @@ def test_media_are_sent_as_blocks(
 ):
     body = sent(stub, bedrock, with_messages(user(text("Look:"), part)))
     assert body["messages"] == [{"role": "user", "content": [{"text": "Look:"}, block]}]
+
+
+@pytest.mark.parametrize(
+    ("filename", "address"),
+    [
+        *((f"code.{each}", PNG) for each in ("json", "py", "xml", "js", "txt")),
+        *(
+            ("code", f"data:{each};base64,{PNG}")
+            for each in ("text/plain", "text/x-rust", "application/json", "application/ld+json")
+        ),
+        *(("code", f"data:application/{each};base64,{PNG}") for each in ("xml", "x-yaml", "x-sh")),
+    ],
+)
+def test_a_file_of_any_text_is_a_document(
+    stub: StubBedrock, bedrock: Provider, filename: str, address: str
+):
+    file = {"type": "file", "file": {"filename": filename, "file_data": address}}
+    body = sent(stub, bedrock, with_messages(user(text("Read:"), file)))
+    document = {"format": "txt", "name": "code", "source": {"bytes": PNG}}
+    assert body["messages"][0]["content"][1:] == [{"document": document}]
 
 
 def test_documents_of_one_name_are_numbered(stub: StubBedrock, bedrock: Provider):

@@ -96,6 +96,18 @@ def test_instructions_alone_are_a_prompt(stub_vendor: StubVendor, gemini: Gemini
     assert told == {"contents": [{"role": "user", "parts": [{"text": "Say hello."}]}]}
 
 
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_a_blank_last_message_is_sent(stub_vendor: StubVendor, gemini: Gemini, blank: str):
+    """Without it the model would continue its own last answer."""
+    last = {"role": "user", "parts": [{"text": blank}]}
+    answer = {"role": "assistant", "content": "Hello."}
+    body = sent(gemini, stub_vendor, user("Hello?"), answer, user(blank))
+    assert body["contents"][-1] == last
+    assert sent(gemini, stub_vendor, user(blank)) == {"contents": [last]}
+    body = sent(gemini, stub_vendor, user("Hello?"), user(blank))
+    assert body == {"contents": [{"role": "user", "parts": [{"text": "Hello?"}]}]}
+
+
 def test_a_refusal_is_text(stub_vendor: StubVendor, gemini: Gemini):
     parts = [{"type": "refusal", "refusal": "Never."}]
     told = sent(

@@ -96,6 +96,14 @@ def test_an_address_is_refused_with_a_request_for_a_data_url(api: ApiClient, bed
     assert bedrock.requests == []
 
 
+def test_an_address_of_a_chats_image_is_refused_by_its_field(api: ApiClient, bedrock: StubBedrock):
+    response = api.chat(images=["https://example.org/duck.png"])
+    assert status_and_code(response) == (400, "validation_error")
+    [error] = response.json()["errors"]
+    assert (error["field"], error["code"]) == ("images", "unsupported")
+    assert "send the content as a data URL" in error["detail"]
+
+
 def test_the_sentence_of_a_refusal_reaches_the_client(api: ApiClient, bedrock: StubBedrock):
     bedrock.refuse("ValidationException", 400, "The maximum tokens you requested exceeds 8192.")
     refused = api.chat(max_tokens=9000)
