@@ -309,9 +309,16 @@ def env_model_id(name: str) -> str:
     return value
 
 
+def arn_region(arn: str) -> str:
+    """Return the region of an ARN; empty if it has none, or is another name."""
+    found = re.match(r"arn:[^:]+:[^:]+:([a-z0-9-]+):", arn)
+    return found[1] if found else ""
+
+
 def env_region(name: str) -> str:
+    """Return a region, which for DynamoDB Local may be any word."""
     value = env_str(name)
-    if value and not re.fullmatch(r"[a-z]{2,}(-[a-z0-9]+)+", value):
+    if value and not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", value):
         raise ImproperlyConfigured(
             f"{name} must be a region of AWS, such as us-east-1, not {value!r}."
         )

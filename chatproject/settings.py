@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from chatproject import __version__
 from chatproject.env import (
+    arn_region,
     env_bool,
     env_ca_file,
     env_choice,
@@ -48,7 +49,7 @@ load_env_file(BASE_DIR / ".env")
 AWS_KEYS = Keys(
     env_str("AWS_ACCESS_KEY_ID"), env_str("AWS_SECRET_ACCESS_KEY"), env_str("AWS_SESSION_TOKEN")
 )
-AWS_REGION = env_str("AWS_REGION") or env_str("AWS_DEFAULT_REGION")
+AWS_REGION = env_region("AWS_REGION") or env_region("AWS_DEFAULT_REGION")
 # How to reach vendors and AWS. Empty values mean no proxy, and certifi's CAs.
 TRANSPORT_OPTIONS = {
     "http_proxy": env_proxy("HTTP_PROXY"),
@@ -172,7 +173,7 @@ PROVIDER_OPTIONS: dict[str, dict[str, Any]] = {
         "api_key": env_header_secret("AWS_BEARER_TOKEN_BEDROCK"),
         "base_url": env_url("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", env_url("AWS_ENDPOINT_URL")),
         "model": BEDROCK_MODEL,
-        "region": env_region("BEDROCK_REGION") or AWS_REGION,
+        "region": env_region("BEDROCK_REGION") or arn_region(BEDROCK_MODEL) or AWS_REGION,
         "keys": AWS_KEYS,
         "guardrail": env_guardrail("BEDROCK_GUARDRAIL"),
     },

@@ -19,7 +19,13 @@ import httpx
 from providers import bedrock_request, eventstream, parsing, prices, sigv4
 from providers.base import Completion, CompletionRequest, FinishReason, Usage
 from providers.bedrock_answer import Answer
-from providers.bedrock_request import FORCED_TOOL, JSON_TOOL, STRICT_TOOLS, TEXT_FORMAT
+from providers.bedrock_request import (
+    FORCED_TOOL,
+    JSON_TOOL,
+    STREAMED_TOOLS,
+    STRICT_TOOLS,
+    TEXT_FORMAT,
+)
 from providers.deadline import Deadline
 from providers.errors import (
     MalformedAnswer,
@@ -37,6 +43,7 @@ from providers.sigv4 import Keys, Signer
 from providers.vendor_http import body_chunks, peek, read_error
 
 SERVICE, SIGNING_NAME = "bedrock-runtime", "bedrock"
+STREAMING = "converse-stream"
 MAX_REMEMBERED = 1000
 NO_KEYS = Keys("", "", None)
 NO_CREDENTIALS = "The provider has no usable AWS credentials."
@@ -75,7 +82,8 @@ _CREDENTIALS_CODES = {
 }
 _PERMISSION = re.compile(r"\b(?:bedrock|aws-marketplace):[A-Z][A-Za-z]{2,60}")
 _UNKNOWN_MODEL = re.compile(
-    r"model identifier is invalid|on-demand throughput isn.t supported|end of its life",
+    r"model identifier is invalid|ARN is invalid|on-demand throughput isn.t supported"
+    r"|end of its life",
     re.IGNORECASE,
 )
 _PER_DAY = re.compile(r"\bper day\b|\bdaily\b", re.IGNORECASE)
@@ -86,6 +94,7 @@ _COMPLAINTS = {
     TEXT_FORMAT: re.compile(r"output_?config|text_?format|response_?format", re.IGNORECASE),
     STRICT_TOOLS: re.compile(r"\bstrict\b"),
     FORCED_TOOL: re.compile(r"tool_?choice", re.IGNORECASE),
+    STREAMED_TOOLS: re.compile(r"tool use in streaming mode", re.IGNORECASE),
 }
 # A complaint about a field itself, not about its value.
 _UNKNOWN_FIELD = re.compile(
@@ -206,7 +215,8 @@ class Bedrock(HttpProvider[Answer]):
     ) -> AbstractContextManager[httpx.Response]:
         refused = self._refused.get(request.model, frozenset())
         body = bedrock_request.body(request, guardrail=self._guardrail, refused=refused)
-        path = _path(request.model, "converse-stream" if stream else "converse")
+        stream = stream and not (STREAMED_TOOLS in refused and "toolConfig" in body)
+        path = _path(request.model, STREAMING if stream else "converse")
         accept = {"accept": eventstream.CONTENT_TYPE} if stream else {}
         prices.load_in_background()
         return self._open(path, deadline, body, **accept)
@@ -298,10 +308,11 @@ class Bedrock(HttpProvider[Answer]):
         """
         complaints = {name for name, words in _COMPLAINTS.items() if words.search(message)}
         sent = parsing.load_json(response.request.read()) if complaints else None
-        refused = complaints & _features(sent)
+        name, operation = response.request.url.raw_path.decode("ascii").split("/")[-2:]
+        refused = complaints & _features(sent, streamed=operation == STREAMING)
         if TEXT_FORMAT in refused and not _UNKNOWN_FIELD.search(message):
             refused = refused - {TEXT_FORMAT} | {_sent_schema(sent)}
-        model = unquote(response.request.url.raw_path.decode("ascii").split("/")[-2])
+        model = unquote(name)
         known = self._refused.get(model, frozenset())
         if refused <= known:
             return False
@@ -363,7 +374,7 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _features(sent: Any) -> set[str]:
+def _features(sent: Any, *, streamed: bool) -> set[str]:
     """Return the features that a request has, and can be sent without."""
     tools = [get_path(tool, "toolSpec") for tool in as_list(get_path(sent, "toolConfig", "tools"))]
     has_json_tool = any(get_path(tool, "name") == JSON_TOOL for tool in tools)
@@ -371,6 +382,7 @@ def _features(sent: Any) -> set[str]:
         TEXT_FORMAT: _sent_schema(sent),
         STRICT_TOOLS: any(get_path(tool, "strict") for tool in tools),
         FORCED_TOOL: has_json_tool and get_path(sent, "toolConfig", "toolChoice"),
+        STREAMED_TOOLS: streamed and tools,
     }
     return {name for name, present in features.items() if present}
 

@@ -23,6 +23,7 @@ _JSON_FORMATS = ("json_object", "json_schema")
 
 # Features that are left out in a second try if the model refuses them.
 TEXT_FORMAT, STRICT_TOOLS, FORCED_TOOL = "text format", "strict tools", "forced tool"
+STREAMED_TOOLS = "streamed tools"
 
 _INFERENCE = {"max_tokens": "maxTokens", "temperature": "temperature", "top_p": "topP"}
 _SERVICE_TIERS = ("default", "priority", "flex", "reserved")

@@ -86,7 +86,8 @@ class StubBedrock(StubVendor):
         authorization = received.headers.get("authorization", "")
         if self._bearer and authorization == f"Bearer {self._bearer}":
             return None
-        fields = dict(each.split("=", 1) for each in authorization.split(" ", 1)[-1].split(", "))
+        pairs = authorization.split(" ", 1)[-1].split(", ")
+        fields = dict(each.split("=", 1) for each in pairs if "=" in each)
         names = fields.get("SignedHeaders", "").split(";")
         request = AWSRequest(
             method=received.method,

@@ -212,6 +212,8 @@ BAD = [
     ("LLM_PROVIDER", "OpenRouter"),
     ("BEDROCK_MODEL", "../x"),
     ("BEDROCK_MODEL", "claude sonnet"),
+    ("AWS_REGION", "eu west-1"),
+    ("AWS_DEFAULT_REGION", "EU-WEST-1"),
     ("BEDROCK_REGION", "Frankfurt"),
     ("BEDROCK_REGION", "us-east-1.example.org/"),
     ("BEDROCK_GUARDRAIL", "abc123"),
@@ -251,6 +253,19 @@ def test_bedrock_is_configured_by_its_model(load: Load) -> None:
             "guardrail": "",
         }
     }
+
+
+def test_the_region_of_bedrock_is_that_of_the_models_arn(load: Load) -> None:
+    arn = "arn:aws:bedrock:us-west-2:123456789012:application-inference-profile/abc123"
+    options = load(BEDROCK_MODEL=arn, AWS_REGION="us-east-1")["PROVIDERS"]["bedrock"]
+    assert options["region"] == "us-west-2"
+    options = load(BEDROCK_MODEL=arn, BEDROCK_REGION="us-east-1")["PROVIDERS"]["bedrock"]
+    assert options["region"] == "us-east-1"
+
+
+@pytest.mark.parametrize("name", ["AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_dynamodb_local_takes_any_region(load: Load, name: str) -> None:
+    assert load(**{name: "local"})["AWS_REGION"] == "local"
 
 
 def test_bedrock_has_variables_of_its_own(load: Load) -> None:

@@ -415,6 +415,8 @@ def test_an_api_key_takes_the_place_of_a_signature():
         provider = make_provider(stub, api_key="bedrock-api-key-123", keys=Keys("", "", ""))
         assert complete(provider, ASKED).text == "Hello."
         assert "x-amz-date" not in stub.requests[0].headers
+        provider = make_provider(stub, api_key="another")
+        assert error_summary(provider, ASKED) == ErrorSummary(ProviderMisconfigured)
 
 
 @pytest.mark.parametrize("model", ["", "../x", "a?b", "a b", "ä", "a#b", "a\n", "/a", "x" * 2049])

@@ -53,6 +53,7 @@ NO_FORMAT = (
     "The model returned the following errors: output_config.format: Extra inputs are not permitted"
 )
 NO_FORCE = 'tool_choice: type "tool" and "any" are not supported for this model.'
+NO_STREAMED_TOOLS = "This model doesn't support tool use in streaming mode."
 NO_STRICT = "tools.0.custom.strict: Extra inputs are not permitted"
 
 
@@ -592,6 +593,22 @@ def test_a_model_without_strict_tools_is_asked_again():
     assert ["strict" in spec for spec in specs] == [True, False, False]
 
 
+def test_a_model_that_does_not_stream_calls_is_asked_for_a_whole_answer():
+    """Llama's models refuse tools in ConverseStream."""
+    request = with_parameters(tools=[WEATHER])
+    with StubBedrock() as stub:
+        stub.refuse("ValidationException", 400, NO_STREAMED_TOOLS)
+        stub.answer([call("t1", "get_weather", city="Oslo")], "tool_use")
+        provider = make_provider(stub)
+        [error] = read_failing_stream(provider, request)[1:]
+        assert (summarize(error).retry, error.retry_after) == (True, 0.0)
+        whole = read_stream(provider, request)[1]
+        assert whole.message["tool_calls"] == [tool_call("t1", "get_weather", '{"city":"Oslo"}')]
+        read_stream(provider, ASKED)
+        operations = [each.path.rpartition("/")[2] for each in stub.requests]
+        assert operations == ["converse-stream", "converse", "converse-stream"]
+
+
 def test_a_complaint_about_an_unsent_feature_is_not_retried(stub: StubBedrock):
     with StubBedrock() as refusing:
         refusing.refuse("ValidationException", 400, f"{NO_FORMAT} {NO_FORCE} {NO_STRICT}")
@@ -818,6 +835,13 @@ ARN = "arn:aws:bedrock:eu-west-1::foundation-model/a.b"
             "ValidationException",
             400,
             {"message": "Invocation of model ID a.b with on-demand throughput isn’t supported."},
+            ErrorSummary(ModelUnavailable),
+            "HTTP 400 ValidationException",
+        ),
+        (
+            "ValidationException",
+            400,
+            {"message": "The provided ARN is invalid for the service region."},
             ErrorSummary(ModelUnavailable),
             "HTTP 400 ValidationException",
         ),
