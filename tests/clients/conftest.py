@@ -1,4 +1,4 @@
-"""One server for all clients, in front of the mock and of two vendors."""
+"""One server for all clients, in front of the mock and of three vendors."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,8 @@ from tests.stub_vendor import StubVendor
 
 # The models of each vendor. A client that keeps what it is given can use the second one, too.
 MOCK, OPENAI, REASONER, GEMINI = "mock-1", "model-1", stub_model.REASONER, "gemini-3-pro-preview"
-MODELS = [MOCK, OPENAI, REASONER, GEMINI]
+BEDROCK = "eu.anthropic.claude-sonnet-4-5-20250929-v1:0"
+MODELS = [MOCK, OPENAI, REASONER, GEMINI, BEDROCK]
 # What the mock is told to do; the stub model decides by itself.
 PROMPT = " ".join(
     [
@@ -40,6 +41,11 @@ def server(stub: StubVendor, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         GEMINI_BASE_URL=f"{stub.url}/v1beta",
         GEMINI_API_KEY="key-of-the-vendor",
         GEMINI_MODEL=GEMINI,
+        AWS_ENDPOINT_URL_BEDROCK_RUNTIME=stub.url,
+        AWS_ACCESS_KEY_ID="key",
+        AWS_SECRET_ACCESS_KEY="secret",
+        BEDROCK_MODEL=BEDROCK,
+        BEDROCK_REGION="eu-west-1",
         RATE_LIMIT_PER_MINUTE="0",
         WEB_CONCURRENCY="1",
     ) as server:

@@ -1,12 +1,12 @@
-"""A model behind the stub vendor, in OpenAI's dialect and in Gemini's.
+"""A model behind the stub vendor, in the dialects of OpenAI, Gemini and Bedrock.
 
 It reads the request as a real one would, and refuses what real ones refuse:
 
 - Asked with the tool `weather`, it calls it for two cities at once, and answers with the results.
   Any other tool it calls with FORECAST, if there is only one, else the first without arguments.
 - A JSON schema is answered with FORECAST.
-- With its calls it wants back what belongs to them: Gemini its thought signature,
-  the model `reasoner` its `reasoning_content`, and both a result for each call, in order.
+- With its calls it wants back what belongs to them: Gemini and Bedrock their signatures, the model
+  `reasoner` its `reasoning_content`, and all a result for each call, in order.
 """
 
 import json
@@ -16,6 +16,8 @@ from itertools import takewhile
 from typing import Any
 
 from providers.base import content_text
+from tests.bedrock_frames import EVENT_STREAM
+from tests.stub_bedrock import refusal, request_error, streamed
 from tests.stub_vendor import Received, ScriptedResponse, json_response, stream_response
 
 CITIES = ("Lisboa", "Porto")
@@ -33,6 +35,8 @@ class Refused(Exception):
 
 def respond(received: Received) -> ScriptedResponse:
     """Answer a request in the dialect of its path."""
+    if "/converse" in received.path:
+        return _Bedrock(received).response()
     dialect = _Gemini if "enerateContent" in received.path else _OpenAI
     try:
         return dialect(received).response()
@@ -203,6 +207,78 @@ def _gemini_answer(parts: list[dict[str, Any]], **fields: str) -> dict[str, Any]
         },
         "modelVersion": "gemini-3-pro-preview",
     }
+
+
+class _Bedrock:
+    """A Claude that thinks if it is asked to."""
+
+    def __init__(self, received: Received) -> None:
+        self.received = received
+        self.body = received.json
+        self.thinks = "thinking" in self.body.get("additionalModelRequestFields", {})
+
+    def response(self) -> ScriptedResponse:
+        if error := request_error(self.received):
+            return error
+        try:
+            answer = self._answer()
+        except Refused as exc:
+            return refusal("ValidationException", 400, {"message": str(exc)})
+        if not self.received.path.endswith("-stream"):
+            return json_response(answer)
+        frames = streamed(answer)
+        return stream_response(frames, [0.0] * len(frames), EVENT_STREAM)
+
+    def _answer(self) -> dict[str, Any]:
+        said = _decide(self._tools(), "outputConfig" in self.body, self._results())
+        content: list[dict[str, Any]] = []
+        if self.thinks:
+            thought = {"text": THOUGHT, "signature": SIGNATURE}
+            content.append({"reasoningContent": {"reasoningText": thought}})
+        if isinstance(said, str):
+            content.append({"text": said})
+        else:
+            turn = len(self.body["messages"])
+            content += [
+                {
+                    "toolUse": {
+                        "toolUseId": f"tooluse_{turn}_{number}",
+                        "name": name,
+                        "input": input_,
+                    }
+                }
+                for number, (name, input_) in enumerate(said)
+            ]
+        prompt, completion = USAGE
+        return {
+            "output": {"message": {"role": "assistant", "content": content}},
+            "stopReason": "end_turn" if isinstance(said, str) else "tool_use",
+            "usage": {
+                "inputTokens": prompt,
+                "outputTokens": completion,
+                "totalTokens": prompt + completion,
+            },
+            "metrics": {"latencyMs": 7},
+        }
+
+    def _tools(self) -> list[str]:
+        tools = self.body.get("toolConfig", {}).get("tools", ())
+        return [tool["toolSpec"]["name"] for tool in tools]
+
+    def _results(self) -> list[str]:
+        """Return the results of the last turn's calls. Raises Refused."""
+        calling, last = [{"content": []}, *self.body["messages"]][-2:]
+        results = [block["toolResult"] for block in last["content"] if "toolResult" in block]
+        if not results:
+            return []
+        called = [block["toolUse"] for block in calling["content"] if "toolUse" in block]
+        _check_results(
+            [call["toolUseId"] for call in called], [result["toolUseId"] for result in results]
+        )
+        thought = calling["content"][0].get("reasoningContent", {}).get("reasoningText", {})
+        if self.thinks and thought.get("signature") != SIGNATURE:
+            raise Refused("Expected `thinking` with its signature before `tool_use`.")
+        return [block["text"] for result in results for block in result["content"]]
 
 
 def _event(value: dict[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Python's clients against the mock, an OpenAI-compatible vendor and Gemini."""
+"""Python's clients against the mock, an OpenAI-compatible vendor, Gemini and Bedrock."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from pydantic_ai import Agent, NativeOutput
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
-from tests.clients.conftest import GEMINI, MOCK, MODELS, OPENAI, PROMPT
+from tests.clients.conftest import BEDROCK, GEMINI, MOCK, MODELS, OPENAI, PROMPT
 from tests.clients.stub_model import CITIES, SIGNATURE, THOUGHT
 from tests.factories import KEY
 from tests.stub_vendor import StubVendor
@@ -46,7 +46,7 @@ FLAT_TOOL = {"type": "function", "name": "weather", "strict": True, "parameters"
 plain_and_streamed = pytest.mark.parametrize("streamed", [False, True])
 all_models = pytest.mark.parametrize("model", MODELS)
 # A client that leaves out a message's `reasoning_content` cannot use the reasoner with tools.
-no_reasoner = pytest.mark.parametrize("model", [MOCK, OPENAI, GEMINI])
+no_reasoner = pytest.mark.parametrize("model", [MOCK, OPENAI, GEMINI, BEDROCK])
 
 
 class TestOpenAI:
@@ -229,7 +229,7 @@ class TestPydanticAI:
 
 
 # With `-responses`, `llm` asks by the Responses API.
-LLM_MODELS = [OPENAI, GEMINI, f"{OPENAI}-responses", f"{GEMINI}-responses"]
+LLM_MODELS = [f"{model}{by}" for model in (OPENAI, GEMINI, BEDROCK) for by in ("", "-responses")]
 
 
 class TestLlm:
@@ -245,7 +245,7 @@ class TestLlm:
                 "supports_tools": True,
                 "supports_schema": True,
             }
-            for model in (OPENAI, GEMINI)
+            for model in (OPENAI, GEMINI, BEDROCK)
         ]
         models += [
             {**each, "model_id": f"{each['model_id']}-responses", "responses": True}
