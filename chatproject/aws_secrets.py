@@ -101,5 +101,6 @@ def _call(service: JsonService, name: str, target: str, body: Mapping[str, Any])
         return answer
     kind = str(answer.get("__type", "")).rpartition("#")[2]
     throttled = status >= 500 or "Thrott" in kind or "TooMany" in kind
+    # Parameter Store allows 40 calls a second for an account, fewer than cold starts may come.
     problem = _Transient if throttled else ImproperlyConfigured
     raise problem(f"{name} answered {status} {kind}.")

@@ -48,6 +48,7 @@ def load_env_file(default: Path) -> None:
     if path.exists():
         from dotenv import load_dotenv  # not on a cold start
 
+        # `${…}` in a value is taken as it is: keys may have it.
         load_dotenv(path, override=False, interpolate=False)
     elif named:
         raise ImproperlyConfigured(f"ENV_FILE names {path}, which does not exist.")
@@ -89,6 +90,7 @@ def local_secret_key(path: Path) -> str:
     """
     try:
         if not path.exists():
+            # Written aside, then linked: no process reads half a key, or makes a second one.
             draft = path.with_name(f"{path.name}.{os.getpid()}")
             draft.touch(mode=0o600)
             draft.write_text(secrets.token_urlsafe(50))
@@ -145,6 +147,7 @@ def env_float(name: str, default: float, *, low: float, high: float) -> float:
 
 def env_int(name: str, default: int, *, low: int, high: int) -> int:
     value = env_str(name, str(default))
+    # int() would also take `1_000`, and digits of other scripts.
     if re.fullmatch("[0-9]{1,18}", value) and low <= int(value) <= high:
         return int(value)
     raise ImproperlyConfigured(

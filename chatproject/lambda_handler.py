@@ -46,7 +46,7 @@ Event = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
-# Commands that an event may run.
+# Commands that an event may run: they wait for no input, and read and write no file.
 COMMANDS = frozenset(
     {
         "check",
@@ -286,8 +286,10 @@ def init() -> None:
             "http": {"method": "GET", "sourceIp": "127.0.0.1", "protocol": "HTTP/1.1"},
         },
     }
+    # A first request through all middleware, before a client waits for one.
     _answer(health, None)
     gc.enable()
+    # The collector then passes over the imported modules.
     gc.freeze()
 
 

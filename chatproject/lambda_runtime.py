@@ -66,6 +66,7 @@ class Invocation:
     deadline_ms: int
     trace_id: str
 
+    # The name is Lambda's: apig-wsgi and the application read the context of either runtime.
     def get_remaining_time_in_millis(self) -> int:
         return max(0, self.deadline_ms - int(time.time() * 1000))
 

@@ -113,6 +113,7 @@ CORS_EXPOSE_HEADERS = (
     *("x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "x-request-id"),
     *("idempotency-replayed", "retry-after", "x-should-retry", "server-timing"),
 )
+# Without it browsers ask again after 5 seconds (Fetch standard).
 CORS_PREFLIGHT_MAX_AGE = 3600
 
 # Whether `/` serves the playground. Otherwise it serves only the JSON index.
@@ -227,6 +228,7 @@ SQLITE_BUSY_TIMEOUT = min(5.0, REQUEST_TIMEOUT_SECONDS)
 SQLITE = {
     "ENGINE": "chatproject.sqlite",
     "NAME": DATABASE_PATH,
+    # Opening a connection to SQLite costs half as much as a chat (chat/storage/orm/connection.py).
     "CONN_MAX_AGE": None,
     "OPTIONS": {
         # A transaction waits for the write lock when it begins, so it cannot find the database
@@ -352,6 +354,7 @@ TEMPLATES = [
 ]
 ROOT_URLCONF = "chatproject.urls"
 WSGI_APPLICATION = "chatproject.wsgi.application"
+# A redirect would lose the body of a POST.
 APPEND_SLASH = False
 USE_I18N = False
 USE_TZ = True
@@ -371,7 +374,9 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["chat.api.renderers.OrjsonRenderer"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "chat.api.exceptions.exception_handler",
+    # DRF's default needs django.contrib.auth, which is not installed on DynamoDB.
     "UNAUTHENTICATED_USER": None,
+    # DRF would take `?format=` for itself, and answer 404 for a format that it lacks.
     "URL_FORMAT_OVERRIDE": None,
 }
 SPECTACULAR_SETTINGS = {

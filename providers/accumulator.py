@@ -16,6 +16,7 @@ _WHOLE_STRINGS = {"id", "type", "name", "format", "thought_signature"}
 # Content parts that are thoughts -> their text, or list of texts: Mistral's, Databricks's.
 _THOUGHTS = {"thinking": "thinking", "reasoning": "summary"}
 # Strings of OpenRouter's `reasoning_details` that are continued.
+# All others, such as `format`, are whole in each piece, and would be repeated if joined.
 _CONTINUED_STRINGS = {"text", "summary", "data", "signature"}
 
 

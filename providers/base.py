@@ -21,6 +21,7 @@ TEXT_PARTS = ("text", "refusal")
 OPENAI_MESSAGE_FIELDS = {"role", "content", "refusal", "tool_calls", "function_call"}
 OPENAI_CALL_FIELDS = {"id", "type", "function", "custom"}
 # The fields in which vendors write a model's visible thoughts.
+# DeepSeek and vLLM write the first one, OpenRouter and Ollama the second.
 REASONING_FIELDS = ("reasoning_content", "reasoning")
 
 FinishReason = Literal["stop", "length", "tool_calls", "function_call", "content_filter"]

@@ -44,6 +44,7 @@ from providers.vendor_http import body_chunks, peek, read_error
 
 SERVICE, SIGNING_NAME = "bedrock-runtime", "bedrock"
 STREAMING = "converse-stream"
+# With ALLOWED_MODELS=* clients choose the models, which must not fill the memory.
 MAX_REMEMBERED = 1000
 NO_KEYS = Keys("", "", None)
 NO_CREDENTIALS = "The provider has no usable AWS credentials."
@@ -334,6 +335,7 @@ class Bedrock(HttpProvider[Answer]):
             reason = parsing.log_reason("HTTP", 424, code, original)
         if code in _CREDENTIALS_CODES:
             return ProviderMisconfigured(parsing.CREDENTIALS, reason=reason)
+        # The log then names the permission that is missing.
         if status == 403:
             reason = " ".join(dict.fromkeys([reason, *_PERMISSION.findall(message)]))
         if code == "ServiceQuotaExceededException":

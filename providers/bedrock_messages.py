@@ -49,6 +49,7 @@ _RESULT_BLOCKS = {"text", "image", "document", "video"}
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9()\[\]-]+")
 _NAME_LENGTH = 180
 
+# Ids of another vendor's calls may have other characters, and Mistral's models want nine.
 _TOOL_ID = re.compile(r"[a-zA-Z0-9_.:-]{1,64}")
 _MISTRAL_TOOL_ID = re.compile(r"[a-zA-Z0-9]{9}")
 

@@ -112,6 +112,7 @@ def body(
     forced = FORCED_TOOL not in refused and not _thinks(additional)
     tool_config = _tool_config(request, messages, refused, forced=forced)
     if tool_config and parameters.get("tool_choice") == "none" and "claude" in request.model:
+        # Claude's own API has the choice that Converse lacks.
         additional["tool_choice"] = {"type": "none"}
     if has_json_tool(request, refused) and not forced:
         system.append({"text": _CALL_JSON_TOOL})

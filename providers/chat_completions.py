@@ -33,7 +33,9 @@ from providers.vendor_http import read_error
 
 _CALLED: dict[str, FinishReason] = {"tool_calls": "tool_calls", "function_call": "function_call"}
 _OTHER_LIMIT = dict(zip(TOKEN_LIMITS, reversed(TOKEN_LIMITS), strict=True))
+# With ALLOWED_MODELS=* clients choose the names, which must not fill the memory.
 MAX_REMEMBERED_MODELS = 1000
+# The second one is Mistral's.
 _TOO_LONG = {"length", "model_length", "max_tokens"}
 _FAILED_FINISH_REASONS = {"error", "insufficient_system_resource"}  # the second one is DeepSeek's
 
@@ -76,6 +78,7 @@ _UNKNOWN_MODEL = re.compile(
 
 # The fields beside the choices, and those of a choice, that are translated for clients.
 _KNOWN_FIELDS = {
+    # OpenAI pads chunks with `obfuscation`, so that their sizes do not tell their texts.
     *("id", "object", "created", "model", "choices", "usage", "x_groq", "obfuscation", "error"),
 }
 _KNOWN_CHOICE_FIELDS = {"index", "message", "delta", "finish_reason", "logprobs", "error"}
@@ -339,6 +342,7 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         error = self._error_with_message(response.status_code, response.headers, body)
         if response.status_code in (400, 422) and type(error) is RequestRejected:
             error.retry = self._remember_refused(response.request.read(), _error_object(body))
+            # At once: the vendor is not overloaded, it only refused a field.
             error.retry_after = 0.0 if error.retry else None
         raise error
 

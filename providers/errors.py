@@ -58,6 +58,7 @@ class ContentFiltered(ProviderError):
     code = "content_filtered"
 
 
+# A retry would get the same answer, and another vendor has another key.
 class ProviderMisconfigured(ProviderError):
     code = "provider_error"
     fallback = True
@@ -87,12 +88,14 @@ class MalformedAnswer(ProviderFailed):
     """The vendor reports that the model's answer is malformed. A prompt can cause it."""
 
 
+# The next vendor has a quota of its own.
 class ProviderOverloaded(ProviderError):
     code = "provider_unavailable"
     retry = True
     fallback = True
 
 
+# No fallback: the deadline is of the whole request, so no time is left for another vendor.
 class DeadlineExceeded(ProviderError):
     code = "provider_timeout"
 

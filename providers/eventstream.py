@@ -14,6 +14,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 CONTENT_TYPE = "application/vnd.amazon.eventstream"
+# The limits that botocore has, too.
 MAX_HEADERS_BYTES = 128 * 1024
 MAX_PAYLOAD_BYTES = 24 * 1024 * 1024
 

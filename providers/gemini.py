@@ -159,6 +159,7 @@ class Gemini(HttpProvider[Answer]):
     def list_models(self, deadline: Deadline) -> list[str]:
         """Return the models that chat, of all pages."""
         models: list[str] = []
+        # The largest page that Google allows.
         query = "pageSize=1000"
         while query:
             page = self._get(f"models?{query}", deadline)
@@ -174,6 +175,7 @@ class Gemini(HttpProvider[Answer]):
     def _ask(
         self, request: CompletionRequest, deadline: Deadline, *, stream: bool
     ) -> AbstractContextManager[httpx.Response]:
+        # Before all else: the name becomes a part of the URL.
         model = _model_id(request.model)
         method = "streamGenerateContent?alt=sse" if stream else "generateContent"
         body = gemini_request.body(request, model)

@@ -83,6 +83,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
         self._client = VendorClient(transport)
         self._base_url, _, self._query = base_url.partition("?")
         self._headers = self._credentials(api_key)
+        # Masked in a vendor's sentences: some repeat the key that they refuse.
         self._secrets = {api_key}
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:

@@ -32,6 +32,7 @@ from providers.errors import (
 MAX_COUNT = 2**53  # larger JSON numbers lose digits in other programs
 # Up to this length, that of a stream's events, orjson is tried first. It has no Decimals.
 MAX_EVENT_CHARACTERS = 4096
+# No answer costs as much: such a number is another unit, or a fault of the vendor's.
 MAX_COST_USD = 1_000_000
 MAX_RETRY_AFTER = 86_400.0  # a day, in seconds
 MAX_MODEL_LENGTH = 256
@@ -111,6 +112,7 @@ def clean_text(value: str) -> str:
 
 def token_count(value: Any) -> int | None:
     """Return a number of tokens; None for any other value."""
+    # Not isinstance(): True would be one token.
     return value if type(value) is int and 0 <= value <= MAX_COUNT else None
 
 

@@ -198,6 +198,7 @@ class Router:
                 return events, next(events)
             except ProviderError as exc:
                 wait = self._wait_seconds(exc, retries)
+                # If this failure has opened the circuit, a retry would be refused.
                 fits = wait < deadline.remaining() and breaker.remaining() <= 0
                 if not exc.retry or retries >= exc.max_retries or not fits:
                     raise
@@ -239,6 +240,7 @@ class Router:
                 for event in events:
                     yield event
                     begun = True
+        # GeneratorExit as well: a call that its reader ends is an attempt on record.
         except BaseException as exc:
             outcome = _outcome(exc, deadline)
             error = exc if isinstance(exc, ProviderError) else None
@@ -304,8 +306,10 @@ def _report_failure(
     prompt for an empty answer, or a deadline that left too little time (then it is not `fair`).
     """
     match error:
+        # A vendor that refuses a request is well.
         case RequestRejected() | ContentFiltered():
             breaker.record_success()
+        # Before DeadlineExceeded, its base class: such a silence is the vendor's fault.
         case VendorSilent():
             breaker.record_failure()
         case DeadlineExceeded() if begun:  # the vendor answered, but for too long
@@ -325,6 +329,7 @@ def _combined_error(errors: Sequence[ProviderError]) -> ProviderError:
     for error in errors:
         if not isinstance(error, ProviderOverloaded):
             return error
+    # The earliest one: a retry needs one vendor only.
     hints = [error.retry_after for error in errors if error.retry_after is not None]
     return ProviderOverloaded(
         str(errors[0]), reason=errors[0].reason, retry_after=min(hints, default=None)

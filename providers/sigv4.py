@@ -104,6 +104,7 @@ class JsonService:
     ) -> None:
         self.endpoint = endpoint
         self._url = url = httpx.URL(endpoint)
+        # Taken apart once, because each call needs the parts.
         self._origin = f"{url.scheme}://{url.netloc.decode('ascii')}"
         self._path = url.raw_path.decode("ascii")
         self._type = f"application/x-amz-json-{version}"

@@ -100,6 +100,7 @@ class ToolCalls:
         begun: list[ToolCall] = []
         known = [piece for piece in pieces if isinstance(piece, dict)]
         if None not in map(_vendor_index, known):
+            # Calls are numbered as they begin: those of one delta begin in the vendor's order.
             known.sort(key=lambda piece: int(piece["index"]))
         shown = (self._add(piece, begun) for piece in known)
         return [piece for piece in shown if piece]

@@ -43,6 +43,7 @@ def vendor_message(body: Any, *, secrets: Collection[str] = ()) -> str:
     text = _sentence(body, MAX_DEPTH)[:MAX_SEARCHED]
     if not text:
         return ""
+    # The longest first: a shorter one may be a part of it.
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= MIN_SECRET:
             text = text.replace(secret, MASK)

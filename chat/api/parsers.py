@@ -39,6 +39,7 @@ class StrictJSONParser(BaseParser):
         parser_context: Mapping[str, Any] | None = None,
     ) -> Any:
         headers = (parser_context or {})["request"].META
+        # One byte more than allowed tells a body that is too large without reading all of it.
         body = _limited(stream.read(settings.MAX_BODY_BYTES + 1))
         if len(body) < int(headers.get("CONTENT_LENGTH") or 0):
             raise MalformedJson("The request body ended early.")
@@ -60,6 +61,7 @@ def _decoded(body: bytes, encoding: str) -> bytes:
         detail = "The body's Content-Encoding must be gzip or absent."
         raise UnsupportedMediaType(encoding, detail)
     try:
+        # Bounded while it is unpacked: a small body may hold gigabytes.
         return _limited(GzipFile(fileobj=BytesIO(body)).read(settings.MAX_BODY_BYTES + 1))
     except (BadGzipFile, EOFError, zlib.error) as exc:
         raise ValidationFailed("The body is not gzip, as its Content-Encoding says.") from exc
@@ -69,6 +71,7 @@ def _parsed(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as exc:
+        # Only now, because few bodies need it.
         if (repaired := _without_surrogates(body)) == body:
             raise MalformedJson from exc
     try:

@@ -51,6 +51,7 @@ class Progress:
         return f"{self.task}: {self.done}{total} {self.unit}{percent}, {rate:.0f}/s{left}{note}"
 
     def _make_bar(self) -> Any:
+        # Imported here: logs and pipes get lines instead, and Lambda does not have it.
         from tqdm import tqdm
 
         is_bytes = self.unit == "bytes"

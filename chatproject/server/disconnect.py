@@ -59,6 +59,7 @@ if sys.platform == "linux":
             self._epoll = select.epoll()
 
         def add(self, descriptor: int) -> None:
+            # One-shot: a client that has gone would otherwise wake the thread for ever.
             self._epoll.register(descriptor, select.EPOLLRDHUP | select.EPOLLONESHOT)
 
         def remove(self, descriptor: int) -> None:

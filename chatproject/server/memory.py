@@ -22,6 +22,7 @@ def share_arenas() -> None:
 
 def trim() -> None:
     """Return free memory to the system; it takes some tens of milliseconds."""
+    # First, so that malloc_trim finds what only cycles still hold.
     gc.collect()
     if libc := _glibc():
         libc.malloc_trim(0)

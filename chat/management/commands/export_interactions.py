@@ -125,6 +125,7 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
     """Open the file for this user alone, locked against another export."""
     with open(path, "ab+", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
         try:
+            # The system releases it when the process ends, in whatever way.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CommandError(f"Another export is writing {path}.") from None

@@ -113,6 +113,7 @@ def _records(file: BinaryIO, *, keep_on: bool) -> Iterator[InteractionRecord | B
 
 def _decompressed(file: BinaryIO) -> Iterable[bytes]:
     """Return the lines of a file that may be compressed."""
+    # By its first bytes, because standard input has no name.
     start = file.peek(len(GZIP))  # type: ignore[attr-defined]  # it is a BufferedReader
     return gzip.open(file) if start.startswith(GZIP) else file
 

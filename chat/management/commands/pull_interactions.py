@@ -92,6 +92,7 @@ class Command(ConsoleCommand):
         for batch in self._batches(job.selection, limiter, cursor, seen):
             import_page(target, list(batch.records), done)
             seen += batch.scanned
+            # A checkpoint without a cursor would start over; `clear` follows the last page.
             if batch.cursor:
                 checkpoint.save(job.state(cursor=batch.cursor, seen=seen, done=done))
         checkpoint.clear()
