@@ -397,16 +397,17 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         usage = reported_usage.tokens(answer.usage)
         # A vendor may report a name of its own, which the price list does not have.
         names = dict.fromkeys((self._model(answer, request), request.model))
-        costs = (self._cost(answer.usage, name, usage) for name in names)
+        tier = as_str(answer.extras.get("service_tier"))
+        costs = (self._cost(answer.usage, name, usage, tier) for name in names)
         return replace(usage, cost_usd=next((cost for cost in costs if cost is not None), None))
 
-    def _cost(self, reported: Any, model: str, usage: Usage) -> Decimal | None:
+    def _cost(self, reported: Any, model: str, usage: Usage, tier: str) -> Decimal | None:
         """Return the cost in US dollars: the vendor's own, else the list price of the tokens."""
         cost = reported_usage.cost(reported)
-        return self.list_price(model, usage) if cost is None else cost
+        return self.list_price(model, usage, tier) if cost is None else cost
 
-    def list_price(self, model: str, usage: Usage) -> Decimal | None:
-        return prices.cost(model, usage, provider_api_url=self._base_url)
+    def list_price(self, model: str, usage: Usage, tier: str = "") -> Decimal | None:
+        return prices.cost(model, usage, provider_api_url=self._base_url, service_tier=tier)
 
     def _empty_answer_error(self, answer: Answer) -> ProviderError:
         """Return the error for an answer without content."""

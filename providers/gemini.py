@@ -209,10 +209,12 @@ class Gemini(HttpProvider[Answer]):
 
     def _usage(self, answer: Answer, request: CompletionRequest) -> Usage:
         usage = _usage(answer.usage)
-        return replace(usage, cost_usd=self.list_price(self._model(answer, request), usage))
+        tier = as_str(get_path(answer.usage, "serviceTier")).lower()
+        return replace(usage, cost_usd=self.list_price(self._model(answer, request), usage, tier))
 
-    def list_price(self, model: str, usage: Usage) -> Decimal | None:
-        return prices.cost(model.removeprefix("models/"), usage, provider_id="google")
+    def list_price(self, model: str, usage: Usage, tier: str = "") -> Decimal | None:
+        name = model.removeprefix("models/")
+        return prices.cost(name, usage, provider_id="google", service_tier=tier)
 
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
         if isinstance(body, list):  # a stream's error is an array of one

@@ -40,6 +40,9 @@ _SAMPLING = {"temperature": "temperature", "top_p": "topP", "top_k": "topK"}
 _PENALTIES = {"presence_penalty": "presencePenalty", "frequency_penalty": "frequencyPenalty"}
 _LIMITS = {"max_tokens": "maxOutputTokens", "seed": "seed"}
 
+# OpenAI's other tiers mean the default one.
+_SERVICE_TIERS = {"default": "standard", "flex": "flex", "priority": "priority"}
+
 _GOOGLE_FIELDS = ("thinking_config", "cached_content", "safety_settings")
 _THINKING_FIELDS = {
     "thinking_level": "thinkingLevel",
@@ -100,6 +103,7 @@ def body(request: CompletionRequest, model: str) -> dict[str, Any]:
         "generationConfig": _generation_config(parameters, google, model),
         "safetySettings": google.get("safety_settings"),
         "cachedContent": google.get("cached_content"),
+        "serviceTier": _SERVICE_TIERS.get(as_str(parameters.get("service_tier"))),
     }
     return {name: value for name, value in fields.items() if value}
 

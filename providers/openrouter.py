@@ -46,7 +46,7 @@ class OpenRouter(ChatCompletionsProvider):
     def check(self, deadline: Deadline) -> None:
         self._get("key", deadline)  # its list of models needs no key
 
-    def _cost(self, reported: Any, model: str, usage: Usage) -> Decimal | None:
+    def _cost(self, reported: Any, model: str, usage: Usage, tier: str) -> Decimal | None:
         """Return the final price in US dollars; without one the list price.
 
         With the operator's own key at a vendor (BYOK), `cost` is only OpenRouter's fee, and the
@@ -54,12 +54,12 @@ class OpenRouter(ChatCompletionsProvider):
         """
         fee = usd(get_path(reported, "cost"))
         if get_path(reported, "is_byok") is not True:
-            return self.list_price(model, usage) if fee is None else fee
+            return self.list_price(model, usage, tier) if fee is None else fee
         bill = usd(get_path(reported, "cost_details", "upstream_inference_cost"))
         return None if fee is None or bill is None else usd(fee + bill)
 
-    def list_price(self, model: str, usage: Usage) -> Decimal | None:
-        return prices.cost(model, usage, provider_id="openrouter")
+    def list_price(self, model: str, usage: Usage, tier: str = "") -> Decimal | None:
+        return prices.cost(model, usage, provider_id="openrouter", service_tier=tier)
 
     def _empty_answer_error(self, answer: Answer) -> ProviderError:
         """Return ProviderOverloaded for no answer and no finish reason: the model is starting."""

@@ -20,13 +20,15 @@ def cost(
     provider_api_url: str | None = None,
     cache_write_tokens: int | None = None,
     cache_write_1h_tokens: int | None = None,
+    service_tier: str = "",
 ) -> Decimal | None:
     """Return the list price in US dollars, from the prices bundled with genai-prices.
 
     The vendor is genai-prices' `provider_id`, or found by `provider_api_url`, also at a regional
     host. The result is None if the vendor, the model, one of its prices or a token count is
     unknown. Tokens that are read from the cache, written to it, or written for an hour have their
-    own prices. Reasoning tokens cost the same as other output tokens.
+    own prices, and so may a vendor's `service_tier`. Reasoning tokens cost the same as other output
+    tokens.
     """
     if usage.prompt_tokens is None or usage.completion_tokens is None:
         return None
@@ -43,7 +45,8 @@ def cost(
     )
     try:
         vendor = provider_id or _vendor_at(genai_prices, provider_api_url or "")
-        price = genai_prices.calc_price(tokens, model, provider_id=vendor)
+        context = {"service_tier": service_tier}
+        price = genai_prices.calc_price(tokens, model, provider_id=vendor, price_context=context)
     except Exception:  # any error of the library: an unknown price must not fail the answer
         return None
     # genai-prices lists some models without prices, and would return 0 for them.

@@ -524,6 +524,15 @@ def test_other_parameters_have_gemini_s_names(stub_vendor: StubVendor, gemini: G
     }
 
 
+@pytest.mark.parametrize(
+    ("tier", "expected"), [("flex", "flex"), ("priority", "priority"), ("default", "standard")]
+)
+def test_a_service_tier_has_gemini_s_name(
+    stub_vendor: StubVendor, gemini: Gemini, tier: str, expected: str
+):
+    assert sent(gemini, stub_vendor, service_tier=tier)["serviceTier"] == expected
+
+
 def test_google_s_own_fields_are_taken_as_its_compatible_api_does(
     stub_vendor: StubVendor, gemini: Gemini
 ):

@@ -204,6 +204,17 @@ def test_openai_itself_gets_max_completion_tokens_and_list_prices():
     }
 
 
+def test_the_price_is_that_of_the_service_tier():
+    def post(request: httpx.Request) -> httpx.Response:
+        usage = {"prompt_tokens": 1000, "completion_tokens": 100}
+        content = answer() | {"model": "gpt-5-nano", "usage": usage, "service_tier": "flex"}
+        return httpx.Response(200, json=content)
+
+    url, transport = "https://api.openai.com/v1", httpx.MockTransport(post)
+    openai = OpenAI(api_key=KEY, base_url=url, model="gpt-5-nano", transport=transport)
+    assert complete(openai).usage.cost_usd == Decimal("0.000045")
+
+
 def test_reasoning_content_is_apart_from_the_text(stub_vendor: StubVendor, openai: OpenAI):
     reply_with_recording(stub_vendor, "compat_success_reasoning_content")
     assert complete(openai) == Completion(

@@ -24,6 +24,16 @@ def test_a_vendor_is_found_by_its_base_url():
     assert cost(MODEL, USAGE, provider_api_url=GOOGLE) == PRICE
 
 
+def test_a_service_tier_has_its_own_price():
+    def price(tier: str) -> Decimal | None:
+        return cost("gpt-5-nano", USAGE, provider_id="openai", service_tier=tier)
+
+    standard = price("default")
+    assert standard
+    assert price("flex") == standard / 2
+    assert price("unknown") == price("") == standard
+
+
 def test_unknown_cached_tokens_count_as_new():
     usage = Usage(prompt_tokens=1000, completion_tokens=0)
     assert cost(MODEL, usage, provider_id="google") == Decimal("0.0003")
