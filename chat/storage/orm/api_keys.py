@@ -8,7 +8,8 @@ from django.db import IntegrityError
 from chat import models
 from chat.storage.base import ApiKey
 from chat.storage.columns import api_key_from_columns
-from chat.storage.orm.connection import translate_errors, write_queue
+from chat.storage.orm.connection import translate_errors
+from chat.storage.orm.write_queue import write_queue
 
 
 class OrmApiKeyStore:

@@ -10,7 +10,8 @@ from typing import Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
-from chat.storage.orm.connection import thread_connection, translate_errors, write_queue
+from chat.storage.orm.connection import thread_connection, translate_errors
+from chat.storage.orm.write_queue import write
 
 # SQLite has no TTL: now and then a writer deletes what has expired.
 SWEEP_SECONDS = 60.0
@@ -119,6 +120,4 @@ def _read(sql: str, *params: Any) -> list[tuple[Any, ...]]:
 
 
 def _write(sql: str, *params: Any) -> list[tuple[Any, ...]]:
-    """Run a statement; it commits once all rows that it returns have been fetched."""
-    with write_queue() as connection:
-        return connection.execute(sql, params).fetchall()
+    return write(lambda connection: connection.execute(sql, params).fetchall())

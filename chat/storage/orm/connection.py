@@ -3,71 +3,40 @@
 import math
 import os
 import sqlite3
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
 from typing import cast
 from weakref import WeakKeyDictionary
 
-from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from chat.storage.errors import StorageUnavailable
-from chat.storage.time_limit import writer_seconds
 
 WRITER_BUSY = "The storage is busy with other writes; try again."
 DATABASE_ERRORS = (DatabaseError, sqlite3.Error)
 
-_queue = threading.Lock()
 # By process id: a forked process must neither use nor close its parent's connection.
 _writers: dict[int, BaseDatabaseWrapper] = {}
 # Seconds that each of them waits for SQLite's lock, once that has been set.
 _busy_seconds: WeakKeyDictionary[BaseDatabaseWrapper, int] = WeakKeyDictionary()
 
 
-@contextmanager
-def translate_errors() -> Iterator[None]:
+class ErrorTranslation(ContextDecorator):
     """Translate database errors into StorageUnavailable."""
-    try:
-        yield
-    except DATABASE_ERRORS as exc:
-        raise StorageUnavailable from exc
 
+    def __enter__(self) -> None:
+        pass
 
-@contextmanager
-def write_queue() -> Iterator[sqlite3.Connection]:
-    """Wait for this process's turn to write, and yield the connection that all threads write on.
-
-    SQLite has one writer at a time, and lets the others poll in no order, so that some of many
-    threads starve. Here they queue, and only processes compete: the p99 of 64 clients fell from
-    1.24 s to 0.40 s. Opening a connection per thread would cost half as much as a chat, and each
-    would re-read pages that the others changed. The ORM writes on the thread's own connection.
-
-    Within a transaction of Django's, yield its connection at once: it holds SQLite's lock, for
-    which the first in the queue waits.
-    """
-    own = connections[DEFAULT_DB_ALIAS]
-    with translate_errors():
-        if own.in_atomic_block:
-            yield _sqlite(own)
-            return
-        started, seconds = time.monotonic(), writer_seconds(settings.SQLITE_BUSY_TIMEOUT)
-        if not _queue.acquire(timeout=seconds):
-            raise StorageUnavailable(WRITER_BUSY)
-        try:
-            # Other processes may hold the lock for the rest of the time: in whole seconds, which
-            # are mostly those of the write before.
-            rest = max(0.0, seconds - (time.monotonic() - started))
-            yield _waiting(_writer(), math.ceil(rest))
-        except DATABASE_ERRORS as exc:
-            disconnect_writer()
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        if isinstance(exc, DATABASE_ERRORS):
             if "database is locked" in str(exc):
                 raise StorageUnavailable(WRITER_BUSY) from exc
-            raise
-        finally:
-            _queue.release()
+            raise StorageUnavailable from exc
+
+
+# A generator as the context would cost three times as much, in each call.
+translate_errors = ErrorTranslation
 
 
 @contextmanager
@@ -96,27 +65,36 @@ def thread_connection() -> sqlite3.Connection:
     return _sqlite(connections[DEFAULT_DB_ALIAS])
 
 
+def open_transaction() -> sqlite3.Connection | None:
+    """Return this thread's own connection if it is in a transaction of Django's."""
+    own = connections[DEFAULT_DB_ALIAS]
+    return _sqlite(own) if own.in_atomic_block else None
+
+
+def writer_connection(seconds: float) -> sqlite3.Connection:
+    """Return the connection that all threads write on; it waits this long for SQLite's lock.
+
+    Opening one per thread would cost half as much as a chat, and each would re-read pages that the
+    others changed.
+    """
+    process = os.getpid()
+    if process not in _writers:
+        _writers[process] = connections.create_connection(DEFAULT_DB_ALIAS)
+        _writers[process].inc_thread_sharing()
+    writer = _writers[process]
+    connection = _sqlite(writer)
+    # In whole seconds, which are mostly those of the write before.
+    whole = math.ceil(seconds)
+    if _busy_seconds.get(writer) != whole:
+        connection.execute(f"PRAGMA busy_timeout = {whole}000")
+        _busy_seconds[writer] = whole
+    return connection
+
+
 def disconnect_writer() -> None:
     """Close the writers' connection; the next writer opens another."""
     if writer := _writers.pop(os.getpid(), None):
         writer.close()
-
-
-def _waiting(writer: BaseDatabaseWrapper, seconds: int) -> sqlite3.Connection:
-    """Return a writer's connection that waits this long for SQLite's lock."""
-    connection = _sqlite(writer)
-    if _busy_seconds.get(writer) != seconds:
-        connection.execute(f"PRAGMA busy_timeout = {seconds}000")
-        _busy_seconds[writer] = seconds
-    return connection
-
-
-def _writer() -> BaseDatabaseWrapper:
-    if os.getpid() not in _writers:
-        writer = connections.create_connection(DEFAULT_DB_ALIAS)
-        writer.inc_thread_sharing()
-        _writers[os.getpid()] = writer
-    return _writers[os.getpid()]
 
 
 def _sqlite(wrapper: BaseDatabaseWrapper) -> sqlite3.Connection:

@@ -4,6 +4,7 @@ import sqlite3
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import partial
 
 from django.db import transaction
 from django.db.models import Q, QuerySet
@@ -15,9 +16,10 @@ from chat.storage.columns import from_columns
 from chat.storage.cursors import Position, build_page, conversation_scope, decode_cursor, user_scope
 from chat.storage.errors import StorageUnavailable
 from chat.storage.orm import budgets
-from chat.storage.orm.connection import immediate_transaction, translate_errors, write_queue
+from chat.storage.orm.connection import translate_errors
 from chat.storage.orm.sql import delete_as_read, insert, update
 from chat.storage.orm.usage import count, expired_counts, user_counts
+from chat.storage.orm.write_queue import write, write_queue
 from chat.storage.transcripts import restored, turn_of
 
 Rows = QuerySet[Interaction]
@@ -34,38 +36,28 @@ class OrmInteractionStore:
     def __init__(self) -> None:
         self._swept_at = time.monotonic()
 
+    @translate_errors()
     def claim(
         self, record: InteractionRecord, *reservations: Reservation
     ) -> InteractionRecord | None:
-        with write_queue() as connection:
-            self._sweep()
-            for _ in range(CLAIM_TRIES):
-                if _insert(connection, record, reservations):
-                    return None
-                if holder := read_kept([record.interaction_id]):
-                    return holder[record.interaction_id]
-                # An expired record that no sweep has deleted yet does not keep its id.
+        self._sweep()
+        for _ in range(CLAIM_TRIES):
+            if write(partial(_claim, record=record, reservations=reservations)):
+                return None
+            if holder := read_kept([record.interaction_id]):
+                return holder[record.interaction_id]
+            # An expired record that no sweep has deleted yet does not keep its id.
+            with write_queue():
                 _expired().filter(interaction_id=record.interaction_id).delete()
         raise StorageUnavailable
 
     def take_over(
         self, record: InteractionRecord, holder: InteractionRecord, *reservations: Reservation
     ) -> bool:
-        with write_queue() as connection, immediate_transaction(connection):
-            budgets.check(connection, record, reservations)
-            taken = delete_as_read(connection, holder) and insert(connection, record)
-            if taken and reservations:
-                budgets.reserve(connection, record, reservations)
-        return taken
+        return write(partial(_claim, record=record, reservations=reservations, holder=holder))
 
     def settle(self, record: InteractionRecord, *reservations: Reservation) -> bool:
-        with write_queue() as connection, immediate_transaction(connection):
-            settled = update(connection, record)
-            if settled:
-                count(connection, [record], reservations)
-                if reservations:
-                    budgets.release(connection, record)
-        return settled
+        return write(partial(_settle, record=record, reservations=reservations))
 
     @translate_errors()
     def get(self, interaction_id: str) -> InteractionRecord | None:
@@ -130,23 +122,39 @@ class OrmInteractionStore:
         now = time.monotonic()
         if now - self._swept_at > SWEEP_SECONDS:
             self._swept_at = now
-            _expired().delete()
-            expired_counts().delete()
-            budgets.expired_reservations().delete()
+            with write_queue():
+                _expired().delete()
+                expired_counts().delete()
+                budgets.expired_reservations().delete()
 
 
-def _insert(
+def _claim(
+    connection: sqlite3.Connection,
+    record: InteractionRecord,
+    reservations: Sequence[Reservation],
+    holder: InteractionRecord | None = None,
+) -> bool:
+    """Insert a record and its reservations, in place of the holder of its id.
+
+    Return False if the id is taken, or the holder has changed since it was read.
+    """
+    budgets.check(connection, record, reservations)
+    free = holder is None or delete_as_read(connection, holder)
+    inserted = free and insert(connection, record)
+    if inserted and reservations:
+        budgets.reserve(connection, record, reservations)
+    return inserted
+
+
+def _settle(
     connection: sqlite3.Connection, record: InteractionRecord, reservations: Sequence[Reservation]
 ) -> bool:
-    """Insert a record and its reservations; return False if its id is taken."""
-    if not reservations:
-        return insert(connection, record)
-    with immediate_transaction(connection):
-        budgets.check(connection, record, reservations)
-        inserted = insert(connection, record)
-        if inserted:
-            budgets.reserve(connection, record, reservations)
-    return inserted
+    settled = update(connection, record)
+    if settled:
+        count(connection, [record], reservations)
+        if reservations:
+            budgets.release(connection, record)
+    return settled
 
 
 def read_kept(interaction_ids: Sequence[str]) -> dict[str, InteractionRecord]:

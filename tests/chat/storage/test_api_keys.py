@@ -190,7 +190,7 @@ def test_a_retried_key_write_detects_its_first_attempt(
 
 def test_a_write_in_a_transaction_does_not_queue(transactional_db: None) -> None:
     """The first in the queue waits for SQLite's lock, which the transaction has."""
-    from chat.storage.orm.connection import write_queue
+    from chat.storage.orm.write_queue import write_queue
 
     queued, done = threading.Event(), threading.Event()
 

@@ -18,8 +18,8 @@ from chat.models import Interaction
 from chat.storage.base import InteractionStore
 from chat.storage.errors import StorageUnavailable
 from chat.storage.orm import interactions
-from chat.storage.orm.connection import write_queue
 from chat.storage.orm.interactions import OrmInteractionStore
+from chat.storage.orm.write_queue import write_queue
 from chat.storage.time_limit import storage_deadline
 from providers.deadline import Deadline
 from tests.chat.storage.contract import OTHER_ID, YESTERDAY, InteractionStoreContract
