@@ -100,10 +100,11 @@ def _mask_arguments(text: str) -> str:
     """Mask the arguments of a tool call: JSON text, which must stay valid JSON."""
     try:
         value = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        masked = _mask_tool_arguments(value)
+        return text if masked == value else orjson.dumps(masked).decode()
+    # Too deeply nested JSON cannot be written.
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError):
         return mask_text(text)
-    masked = _mask_tool_arguments(value)
-    return text if masked == value else orjson.dumps(masked).decode()
 
 
 def _mask_tool_arguments(value: Any) -> Any:

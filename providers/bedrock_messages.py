@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-import orjson
-
+from providers import client_json
 from providers.base import INSTRUCTION_ROLES, TEXT_PARTS, Message, content_text
 from providers.errors import RequestRejected
 from providers.media import inline_media, url_field
@@ -165,15 +164,12 @@ def _tool_use(call: Mapping[str, Any], model: str) -> Block:
     return {"toolUse": {"toolUseId": tool_id, "name": name, "input": arguments}}
 
 
-def _arguments(arguments: Any) -> dict[str, Any]:
-    try:
-        value = orjson.loads(arguments or "{}") if isinstance(arguments, str) else arguments or {}
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
+def _arguments(text: Any) -> dict[str, Any]:
+    arguments = client_json.parse_object(text) if text else {}
+    if arguments is None:
         message = "The arguments of a tool call in the messages are not a JSON object."
         raise RequestRejected(message, reason="tool_call_arguments")
-    return value
+    return arguments
 
 
 def _tool_result(message: Message, model: str) -> list[Block]:

@@ -8,8 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import orjson
-
+from providers import client_json
 from providers.base import INSTRUCTION_ROLES, TEXT_PARTS, Message, content_text
 from providers.errors import RequestRejected
 from providers.media import inline_media, is_url, mime_type_of
@@ -136,7 +135,7 @@ def _function_call(call: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _arguments(text: Any) -> dict[str, Any]:
-    arguments = _json_object(text) if text else {}
+    arguments = client_json.parse_object(text) if text else {}
     if arguments is None:
         message = "The arguments of a tool call in the messages are not a JSON object."
         raise RequestRejected(message, reason="tool_call_arguments")
@@ -147,7 +146,7 @@ def _function_response(message: Message, names: Mapping[str, str]) -> dict[str, 
     """Return the result of a tool call. Gemini takes an object; a text becomes its `result`."""
     call_id = message.get("tool_call_id")
     text = content_text(message.get("content"))
-    result = _json_object(text)
+    result = client_json.parse_object(text)
     media = [part for part in _parts(message.get("content")) if "text" not in part]
     fields = {
         "id": call_id,
@@ -156,16 +155,6 @@ def _function_response(message: Message, names: Mapping[str, str]) -> dict[str, 
         "parts": media or None,
     }
     return {"functionResponse": {key: value for key, value in fields.items() if value is not None}}
-
-
-def _json_object(text: Any) -> dict[str, Any] | None:
-    if isinstance(text, dict):
-        return text
-    try:
-        value = orjson.loads(text)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _parts(content: Any) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The parser of request bodies."""
 
-import re
 import zlib
 from collections.abc import Mapping
 from gzip import BadGzipFile, GzipFile
@@ -13,15 +12,7 @@ from rest_framework.exceptions import UnsupportedMediaType
 from rest_framework.parsers import BaseParser
 
 from chat.errors import MalformedJson, PayloadTooLarge, ValidationFailed
-
-# An escaped surrogate: a pair (group 2) or half of one, after escaped backslashes (group 1).
-SURROGATES = re.compile(
-    rb"(?<!\\)((?:\\\\)*)"
-    rb"(?:(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
-    rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
-)
-SURROGATE_BYTES = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")
-REPLACEMENT_ESCAPE, REPLACEMENT_BYTES = rb"\ufffd", "\ufffd".encode()
+from providers import client_json
 
 
 class StrictJSONParser(BaseParser):
@@ -69,17 +60,6 @@ def _decoded(body: bytes, encoding: str) -> bytes:
 
 def _parsed(body: bytes) -> Any:
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
-        # Only now, because few bodies need it.
-        if (repaired := _without_surrogates(body)) == body:
-            raise MalformedJson from exc
-    try:
-        return orjson.loads(repaired)
+        return client_json.parse(body)
     except orjson.JSONDecodeError as exc:
         raise MalformedJson from exc
-
-
-def _without_surrogates(body: bytes) -> bytes:
-    body = SURROGATES.sub(lambda it: it[0] if it[2] else it[1] + REPLACEMENT_ESCAPE, body)
-    return SURROGATE_BYTES.sub(REPLACEMENT_BYTES, body)

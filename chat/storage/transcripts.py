@@ -166,8 +166,11 @@ def _called(call: Mapping[str, Any]) -> list[Any]:
     if not isinstance(called, Mapping):
         return []
     arguments = called.get("arguments", called.get("input"))
-    with suppress(orjson.JSONDecodeError):
-        arguments = orjson.loads(arguments) if isinstance(arguments, str) else arguments
+    if isinstance(arguments, str):
+        # JSON that is nested too deeply to be written stays as it is.
+        with suppress(orjson.JSONDecodeError, orjson.JSONEncodeError):
+            value = orjson.loads(arguments)
+            arguments = orjson.Fragment(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
     return [called.get("name"), arguments]
 
 

@@ -270,6 +270,13 @@ def test_invalid_json_arguments_are_masked_as_text() -> None:
     assert mask_value(calls) == [{"function": {"arguments": '{"who": "[EMAIL]'}}]
 
 
+@pytest.mark.parametrize("depth", [300, 1000])
+def test_arguments_nested_too_deeply_are_masked_as_text(depth: int) -> None:
+    arguments = '{"who": "%s", "deep": ' + "[" * depth + "]" * depth + "}"
+    calls = [{"function": {"arguments": arguments % "a@b.co"}}]
+    assert mask_value(calls) == [{"function": {"arguments": arguments % "[EMAIL]"}}]
+
+
 def test_a_long_text_is_masked_alike_wherever_it_is_cut(monkeypatch: pytest.MonkeyPatch):
     numbers = ["123.456.789-09", "4111 1111 1111 1111", "+55 11 91234-5678", "529 982 247 25"]
     parts = [

@@ -345,6 +345,14 @@ def test_ids_of_calls_are_those_that_the_model_takes(
     assert len(identifier) == 9 or "mistral" not in model
 
 
+def test_half_a_surrogate_pair_in_arguments_is_replaced(stub: StubBedrock, bedrock: Provider):
+    message = {"role": "assistant", "tool_calls": [tool_call("t1", "now", r'{"cut": "\ud83d"}')]}
+    result = {"role": "tool", "tool_call_id": "t1", "content": "12"}
+    body = sent(stub, bedrock, with_messages(*ASKED.messages, message, result))
+    called = body["messages"][1]["content"][0]["toolUse"]["input"]
+    assert called == {"cut": "\N{REPLACEMENT CHARACTER}"}
+
+
 @pytest.mark.parametrize("arguments", ["[]", "{", "7"])
 def test_arguments_other_than_an_object_are_rejected(
     stub: StubBedrock, bedrock: Provider, arguments: str

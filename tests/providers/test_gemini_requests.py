@@ -337,6 +337,17 @@ def test_the_calls_of_old_clients_and_custom_tools_are_translated(
     ]
 
 
+def test_half_a_surrogate_pair_in_arguments_and_results_is_replaced(
+    stub_vendor: StubVendor, gemini: Gemini
+):
+    text = r'{"cut": "\\\ud83d", "whole": "\ud83d\ude00"}'
+    told = sent(gemini, stub_vendor, user("?"), calling(call("1", arguments=text)), tool("1", text))
+    expected = {"cut": "\\\N{REPLACEMENT CHARACTER}", "whole": "\N{GRINNING FACE}"}
+    [_, [called], [result]] = [content["parts"] for content in told["contents"]]
+    assert called["functionCall"]["args"] == expected
+    assert result["functionResponse"]["response"] == expected
+
+
 @pytest.mark.parametrize("arguments", ["{", "[]", "7", '"text"', '{"a": NaN}'])
 def test_arguments_other_than_an_object_are_rejected(
     stub_vendor: StubVendor, gemini: Gemini, arguments: str

@@ -188,6 +188,15 @@ def test_a_single_prompt_costs_no_further_read(agent: Agent, calls: Calls) -> No
     assert operations == ["PutItem", "TransactWriteItems"] * 2
 
 
+def test_arguments_nested_too_deeply_to_be_written_are_compared_as_text(agent: Agent) -> None:
+    called = call(0)
+    called["tool_calls"][0]["function"]["arguments"] = '{"a":' + "[" * 300 + "]" * 300 + "}"
+    first = agent.ask(user("Fix it."), answer=called)
+    second = agent.ask(result(0), answer=said("Done."))
+    assert agent.shown(second)["previous_interaction_id"] == first
+    assert agent.shown(second)["messages"] == agent.messages[:-1]
+
+
 # --- Which record is continued --------------------------------------------------------------------
 
 
