@@ -1,7 +1,11 @@
 # Models of Bedrock, which the function calls as its own role, without a key.
 
 locals {
-  bedrock_region  = lookup(var.settings, "BEDROCK_REGION", var.region)
+  # As the function finds it: that of BEDROCK_MODEL, if it is an ARN.
+  bedrock_region = lookup(
+    var.settings, "BEDROCK_REGION",
+    try(regex("^arn:[^:]+:[^:]+:([a-z0-9-]+):", var.bedrock_models[0])[0], var.region),
+  )
   bedrock_actions = ["bedrock:InvokeModel", "bedrock:InvokeModelWithResponseStream"]
 
   # A profile's id begins with a geography, such as us. or global.; a model's with its vendor.

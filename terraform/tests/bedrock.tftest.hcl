@@ -100,6 +100,22 @@ run "arns_and_another_region" {
   }
 }
 
+run "the_region_of_the_default_models_arn" {
+  command = plan
+
+  variables {
+    bedrock_models = ["arn:aws:bedrock:us-west-2:123456789012:provisioned-model/abc123", "amazon.nova-pro-v1:0"]
+  }
+
+  assert {
+    condition = toset(data.aws_iam_policy_document.bedrock[0].statement[0].resources) == toset([
+      "arn:aws:bedrock:us-west-2::foundation-model/amazon.nova-pro-v1:0",
+      "arn:aws:bedrock:us-west-2:123456789012:provisioned-model/abc123",
+    ])
+    error_message = "The function calls the region of BEDROCK_MODEL's ARN."
+  }
+}
+
 run "a_list_of_models_is_checked" {
   command = plan
 
