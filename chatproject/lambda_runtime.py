@@ -271,9 +271,9 @@ class Loop:
         context = event.get("requestContext") if isinstance(event, dict) else None
         if settings.LAMBDA_RESPONSE_MODE != "streaming" or not isinstance(context, dict):
             return False
-        is_http_api = event.get("version") == "2.0" and ".execute-api." in str(
-            context.get("domainName")
-        )
+        # An HTTP API may have a domain of its own; function URLs always have AWS's.
+        domain = str(context.get("domainName"))
+        is_http_api = event.get("version") == "2.0" and ".lambda-url." not in domain
         if is_http_api or "elb" in context:
             self._report_front("an HTTP API" if is_http_api else "a load balancer")
             return False

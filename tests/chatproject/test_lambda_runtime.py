@@ -209,8 +209,13 @@ def direct(event: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "event",
-    [v2(body=QUESTION), load_balancer(body=QUESTION), direct(function_url(body=STREAMED))],
-    ids=["HTTP API", "load balancer", "direct"],
+    [
+        v2(body=QUESTION),
+        v2(body=QUESTION, domain="api.example.org"),
+        load_balancer(body=QUESTION),
+        direct(function_url(body=STREAMED)),
+    ],
+    ids=["HTTP API", "custom domain of an HTTP API", "load balancer", "direct"],
 )
 def test_a_front_that_does_not_stream_gets_a_whole_answer(
     api: RuntimeApi, vendor: StubVendor, event: Any
