@@ -41,15 +41,24 @@ _secrets_in_aws: dict[str, str] = {}
 def load_env_file(default: Path) -> None:
     """Set the variables of a file that the process does not set itself.
 
-    The file is the one named by ENV_FILE, which must exist, or `default`, which need not.
+    The file is the one named by ENV_FILE, which must exist, or `default`, which need not. Raises
+    ImproperlyConfigured if it cannot be read.
     """
     named = os.environ.get("ENV_FILE")
     path = Path(named) if named else default
     if path.exists():
         from dotenv import load_dotenv  # not on a cold start
 
-        # `${…}` in a value is taken as it is: keys may have it.
-        load_dotenv(path, override=False, interpolate=False)
+        try:
+            # `${…}` in a value is taken as it is: keys may have it.
+            with path.open(encoding="utf-8") as file:
+                load_dotenv(stream=file, override=False, interpolate=False)
+        except OSError as exc:
+            raise ImproperlyConfigured(
+                f"{path} (ENV_FILE) cannot be read: {exc.strerror}."
+            ) from exc
+        except UnicodeDecodeError as exc:
+            raise ImproperlyConfigured(f"{path} (ENV_FILE) must be a text in UTF-8.") from exc
     elif named:
         raise ImproperlyConfigured(f"ENV_FILE names {path}, which does not exist.")
 
@@ -63,10 +72,10 @@ def load_secrets_from_aws(region: str, keys: "Keys", transport_options: Mapping[
         return
     from chatproject import aws_secrets  # not on a cold start without such secrets
 
-    fallback = env_str("AWS_ENDPOINT_URL")
+    fallback = env_url("AWS_ENDPOINT_URL")
     endpoints = {
-        "ssm": env_str("AWS_ENDPOINT_URL_SSM", fallback),
-        "secretsmanager": env_str("AWS_ENDPOINT_URL_SECRETS_MANAGER", fallback),
+        "ssm": env_url("AWS_ENDPOINT_URL_SSM", fallback),
+        "secretsmanager": env_url("AWS_ENDPOINT_URL_SECRETS_MANAGER", fallback),
     }
     from providers.transport import CurlTransport
 
@@ -78,7 +87,11 @@ def load_secrets_from_aws(region: str, keys: "Keys", transport_options: Mapping[
 
 
 def export_otel_headers() -> None:
-    """Set OTEL_EXPORTER_OTLP_HEADERS, which OpenTelemetry reads itself, if AWS has the value."""
+    """Set OTEL_EXPORTER_OTLP_HEADERS, which OpenTelemetry reads itself, if AWS has the value.
+
+    Raises ImproperlyConfigured.
+    """
+    env_headers("OTEL_EXPORTER_OTLP_HEADERS")
     if headers := env_secret("OTEL_EXPORTER_OTLP_HEADERS"):
         os.environ["OTEL_EXPORTER_OTLP_HEADERS"] = headers
 
@@ -195,6 +208,18 @@ def env_headers(name: str) -> dict[str, str]:
             )
         headers[header.lower()] = value
     return headers
+
+
+def env_hosts(name: str) -> list[str]:
+    """Return host names without ports, as Django compares them; `.example.org` has subdomains."""
+    hosts = env_list(name)
+    for host in hosts:
+        if not re.fullmatch(r"\*|[\w.-]+|\[[0-9a-fA-F:.]+\]", host):
+            raise ImproperlyConfigured(
+                f"{name} must be host names such as chat.example.org, without a scheme or a port, "
+                f"not {host!r}."
+            )
+    return hosts
 
 
 def env_origins(name: str, *, accepted: Sequence[str] = (), wildcards: bool = False) -> list[str]:

@@ -21,6 +21,7 @@ from chatproject.env import (
     env_guardrail,
     env_header_secret,
     env_headers,
+    env_hosts,
     env_int,
     env_list,
     env_model_id,
@@ -82,7 +83,7 @@ WEB_THREADS = env_int("WEB_THREADS", 1000, low=1, high=5000)
 # A server on a loopback address accepts loopback host names only, against DNS rebinding.
 LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
 LISTENS_LOCALLY = API_HOST in ("localhost", "127.0.0.1", "::1") and not ON_LAMBDA
-ALLOWED_HOSTS = env_list("ALLOWED_HOSTS") or (LOOPBACK if LISTENS_LOCALLY else ["*"])
+ALLOWED_HOSTS = env_hosts("ALLOWED_HOSTS") or (LOOPBACK if LISTENS_LOCALLY else ["*"])
 
 # Behind a proxy that ends TLS: where the admin's forms may come from, and whether the proxy's
 # X-Forwarded-Proto tells the scheme. A client could forge that header if there were no proxy.

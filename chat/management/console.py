@@ -1,5 +1,6 @@
 """The base of our management commands, and how they print."""
 
+import errno
 import json
 import os
 import re
@@ -36,9 +37,13 @@ class ConsoleCommand(BaseCommand):
             self.stderr.write(self.interrupted)
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
-            # Python would flush the closed pipe once more at exit, and fail.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             raise CommandError("Output pipe closed.") from None
+        except OSError as exc:
+            if exc.errno != errno.ENOSPC:
+                raise
+            _discard_output()
+            raise CommandError("The output cannot be written: no space is left.") from exc
         except ImproperlyConfigured as exc:
             raise CommandError(str(exc)) from exc
         except StorageUnavailable as exc:
@@ -59,6 +64,11 @@ class ConsoleCommand(BaseCommand):
     def write_report(self, options: Mapping[str, Any], text: str, data: Any, **layout: Any) -> None:
         """Write the outcome in the format chosen with --format: the text, or the data as JSON."""
         self.stdout.write(json.dumps(data, **layout) if options["format"] == "json" else text)
+
+
+def _discard_output() -> None:
+    """Open standard output anew: Python flushes it once more at exit, and would fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

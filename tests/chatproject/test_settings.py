@@ -178,6 +178,12 @@ BAD = [
     ("CSRF_TRUSTED_ORIGINS", "https://chat.example.org/admin"),
     ("CSRF_TRUSTED_ORIGINS", "*"),
     ("TRUST_FORWARDED_PROTO", "https"),
+    ("ALLOWED_HOSTS", "https://chat.example.org"),
+    ("ALLOWED_HOSTS", "chat.example.org:8000"),
+    ("ALLOWED_HOSTS", "chat.example.org/v1"),
+    ("AWS_REGION", "Frankfurt"),
+    ("AWS_REGION", "eu-west-1/"),
+    ("AWS_DEFAULT_REGION", "eu west 1"),
     ("API_PORT", "0"),
     ("API_PORT", "65536"),
     ("API_PORT", "http"),
@@ -340,6 +346,19 @@ def test_the_error_about_a_url_names_its_variable(load: Load, name: str) -> None
     assert refusal(load, **{name: "localhost"}).startswith(f"{name} must be ")
 
 
+@pytest.mark.parametrize("name", ["SSM", "SECRETS_MANAGER"])
+def test_an_invalid_address_of_secrets_stops_the_start(load: Load, name: str) -> None:
+    variables = {"GEMINI_API_KEY_SSM": "/chat/gemini", "AWS_REGION": "eu-west-1"}
+    sentence = refusal(load, **variables, **{f"AWS_ENDPOINT_URL_{name}": "localhost"})
+    assert sentence.startswith(f"AWS_ENDPOINT_URL_{name} must be ")
+
+
+def test_invalid_headers_for_traces_stop_the_start(load: Load) -> None:
+    variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}
+    sentence = refusal(load, **variables, OTEL_EXPORTER_OTLP_HEADERS="no headers")
+    assert sentence.startswith("OTEL_EXPORTER_OTLP_HEADERS must be ")
+
+
 def test_on_lambda_a_body_may_be_as_long_as_lambda_takes(load: Load) -> None:
     on_lambda = {"AWS_LAMBDA_FUNCTION_NAME": "chat", "SECRET_KEY": "s" * 50}
     assert load(**on_lambda)["MAX_BODY_BYTES"] == 6 * 1024 * 1024
@@ -390,6 +409,8 @@ def test_booleans_have_several_spellings(load: Load, value: str, meant: bool) ->
         ("LOG_FORMAT", "simple", "simple"),
         ("ALLOWED_MODELS", "a, b:c ,,*,", ["a", "b:c", "*"]),
         ("ALLOWED_HOSTS", "chat.example.org, localhost", ["chat.example.org", "localhost"]),
+        ("ALLOWED_HOSTS", "*,.example.org,[::1],a_b", ["*", ".example.org", "[::1]", "a_b"]),
+        ("AWS_REGION", "local", "local"),
         ("DATABASE_PATH", "/var/lib/chat.db", Path("/var/lib/chat.db")),
         ("DATABASE_PATH", "tests/chat.db", ROOT / "tests" / "chat.db"),
     ],
@@ -658,6 +679,15 @@ def test_the_environment_wins_over_the_file(load: Load) -> None:
 def test_an_invalid_value_in_the_file_stops_the_start(load: Load) -> None:
     with pytest.raises(ImproperlyConfigured, match="API_PORT must be"):
         load("API_PORT=http\n")
+
+
+def test_an_env_file_must_be_readable(load: Load, tmp_path: Path) -> None:
+    latin = tmp_path / "latin"
+    latin.write_bytes("BUILD=café\n".encode("latin-1"))
+    assert refusal(load, ENV_FILE=str(latin)) == f"{latin} (ENV_FILE) must be a text in UTF-8."
+    assert refusal(load, ENV_FILE=str(tmp_path)) == (
+        f"{tmp_path} (ENV_FILE) cannot be read: Is a directory."
+    )
 
 
 def test_a_named_env_file_must_exist(load: Load, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 A claim reserves in one conditional write, before its record is written. A settlement counts the
 cost in its transaction, and releases after it. As no transaction holds the item, concurrent claims
-do not refuse each other. A crash in between leaves an amount reserved until its request has ended.
+do not refuse each other. What a crash or a repeated write leaves behind is corrected when the time
+of the reservation is over.
 
 Attributes:
 - `until_<seconds>`: what is reserved until that time of the epoch.

@@ -2,9 +2,13 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 from uuid import uuid4
@@ -16,6 +20,7 @@ from chat import api_keys
 from chat.storage import backend
 from chat.storage.orm.interactions import OrmInteractionStore
 from tests.factories import ALICE, ANSWERED, BOB, all_records, store_record
+from tests.server_process import ROOT, base_environment
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
 Configure = Callable[..., None]
@@ -334,6 +339,18 @@ def test_unreachable_tables_have_failed(
     change_settings(STORAGE="dynamodb")
     [(status, detail)] = findings()["storage"]
     assert (status, detail.startswith("It is unreachable")) == ("failed", True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_full_disk_is_reported_in_a_sentence() -> None:
+    environment = base_environment() | {"ENV_FILE": os.devnull, "SECRET_KEY": "tests"}
+    command = [sys.executable, "manage.py", "check_providers"]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, env=environment, cwd=ROOT, check=False
+        )
+    sentence = b"CommandError: The output cannot be written: no space is left.\n"
+    assert (ran.returncode, ran.stderr) == (1, sentence)
 
 
 @pytest.mark.parametrize("command", ["erase_user", "check_providers", "doctor", "chat"])
