@@ -224,10 +224,10 @@ def part_keys(item: Item) -> list[Item]:
 
 
 def _column_part_keys(item: Item, name: str) -> list[Item]:
-    count = item.get(PARTS_OF[name])
-    if count is None:
+    count = item.get(PARTS_OF[name], {}).get("N", "0")
+    if not count.isdecimal():
         return []
-    return [{"interaction_id": {"S": f"{id_of(item)}#{name}-{n}"}} for n in range(int(count["N"]))]
+    return [{"interaction_id": {"S": f"{id_of(item)}#{name}-{n}"}} for n in range(int(count))]
 
 
 def record_of(item: Item, parts: Mapping[str, bytes]) -> InteractionRecord:

@@ -226,6 +226,8 @@ ODD: list[dict[str, dict[str, Any]]] = [
     {"cached": {"S": "perhaps"}},
     {"response_parts": {"N": "2"}},
     {"message_parts": {"N": "1"}},
+    {"prompt_parts": {"S": "two"}},
+    {"prompt_parts": {"N": "1.5"}},
     {"message": {"S": "[]"}},
     {"extras": {"B": b"not zlib"}},
 ]
