@@ -65,7 +65,7 @@ class Command(ConsoleCommand):
             self._talk()
             return
         try:
-            complete = self._ask(sys.stdin.read().removesuffix("\n"))
+            complete = self._ask(_piped_text().removesuffix("\n"))
         except Problem as exc:
             raise CommandError(_describe_problem(exc)) from exc
         if not complete:
@@ -204,6 +204,16 @@ def _cancel_on_interrupt(deadline: Deadline) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _piped_text() -> str:
+    """Return all of standard input. Raises CommandError if it is no text."""
+    try:
+        text = sys.stdin.read()
+        text.encode()  # in some locales, Python reads invalid bytes as surrogates
+    except UnicodeError as exc:
+        raise CommandError("Standard input must be a text in UTF-8.") from exc
+    return text
 
 
 def _describe_problem(problem: Problem) -> str:

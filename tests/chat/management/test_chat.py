@@ -109,6 +109,16 @@ def test_a_failed_chat_ends_with_the_reason(
     assert reason in refused(text, *words, monkeypatch=monkeypatch)
 
 
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_question_must_be_text(db: None, monkeypatch: pytest.MonkeyPatch, errors: str) -> None:
+    given = io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8", errors=errors)
+    monkeypatch.setattr("sys.stdin", given)
+    with pytest.raises(CommandError) as excinfo:
+        call_command("chat")
+    assert str(excinfo.value) == "Standard input must be a text in UTF-8."
+    assert all_records() == []
+
+
 class Interrupted(FakeProvider):
     """A provider that is interrupted (Ctrl-C) at its first word."""
 
