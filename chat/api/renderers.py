@@ -1,12 +1,15 @@
-"""Response renderers, and the choice among them by `Accept`."""
+"""Response renderers, and the choice of parser and renderer by media type."""
 
 from typing import Any
 
 import orjson
 from django.template.loader import render_to_string
 from rest_framework.negotiation import DefaultContentNegotiation
+from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
 from rest_framework.request import Request
+
+ANY_TYPE = "*/*"
 
 
 class OrjsonRenderer(BaseRenderer):
@@ -36,7 +39,26 @@ class PlaygroundRenderer(BaseRenderer):
         return render_to_string("chat/playground.html", data).encode()
 
 
-class EventStreamNegotiation(DefaultContentNegotiation):
+class JsonNegotiation(DefaultContentNegotiation):
+    """Choose the parser and the renderer of JSON by comparing strings where that is enough.
+
+    DRF would parse and order all media types of each request. Other requests are left to it.
+    """
+
+    def select_parser(self, request: Request, parsers: Any) -> Any:
+        first: BaseParser = parsers[0]
+        if request.content_type == first.media_type:
+            return first
+        return super().select_parser(request, parsers)
+
+    def select_renderer(self, request: Request, renderers: Any, *args: Any) -> Any:
+        first: BaseRenderer = renderers[0]
+        if request.META.get("HTTP_ACCEPT", ANY_TYPE) in (ANY_TYPE, first.media_type):
+            return first, first.media_type
+        return super().select_renderer(request, renderers, *args)
+
+
+class EventStreamNegotiation(JsonNegotiation):
     """Accept `text/event-stream`, which no renderer produces: the view streams.
 
     Without `"stream": true` the response is JSON.
@@ -44,11 +66,12 @@ class EventStreamNegotiation(DefaultContentNegotiation):
 
     def get_accept_list(self, request: Request) -> list[str]:
         accepted: list[str] = super().get_accept_list(request)
-        return [*accepted, "*/*"] if "text/event-stream" in str(accepted).lower() else accepted
+        return [*accepted, ANY_TYPE] if "text/event-stream" in str(accepted).lower() else accepted
 
 
-class IgnoreClientContentNegotiation(DefaultContentNegotiation):
+class IgnoreClientContentNegotiation(JsonNegotiation):
     """Ignore `Accept`: OpenAI's API does, and its clients rely on it."""
 
-    def get_accept_list(self, request: Request) -> list[str]:
-        return ["*/*"]
+    def select_renderer(self, request: Request, renderers: Any, *args: Any) -> Any:
+        first: BaseRenderer = renderers[0]
+        return first, first.media_type
