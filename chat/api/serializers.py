@@ -9,6 +9,7 @@ from django.utils import timezone
 from rest_framework import serializers
 
 from chat.api import fields
+from chat.api.serializer_base import AttributesSerializer, BodySerializer
 from chat.storage.base import InteractionRecord, Status, format_utc
 from chat.storage.transcripts import sent_messages
 from chat.usage import DEFAULT_DAYS, MAX_DAYS, DateRange, UsageGroup, format_usd
@@ -45,7 +46,7 @@ def build_once(serializer_class: type[S]) -> S:
     return serializer
 
 
-class ChatSerializer(serializers.Serializer[Any]):
+class ChatSerializer(BodySerializer):
     """A chat request."""
 
     userId = fields.UserIdField(
@@ -135,7 +136,7 @@ def _user_message(prompt: str, images: list[str]) -> dict[str, Any]:
     return {"role": "user", "content": [{"type": "text", "text": prompt}, *parts]}
 
 
-class UsageSerializer(serializers.Serializer[Any]):
+class UsageSerializer(AttributesSerializer):
     """Tokens and cost; null means unknown."""
 
     prompt_tokens = serializers.IntegerField(allow_null=True)
@@ -158,13 +159,13 @@ class UsageSerializer(serializers.Serializer[Any]):
         return format_usd(usage.cost_usd)
 
     def to_representation(self, usage: Usage) -> dict[str, Any]:
-        body: dict[str, Any] = super().to_representation(usage)
-        if not usage.estimated:
-            del body["estimated"]
+        body = super().to_representation(usage)
+        if usage.estimated:
+            body["estimated"] = True
         return body
 
 
-class InteractionSerializer(serializers.Serializer[InteractionRecord]):
+class InteractionSerializer(AttributesSerializer):
     """The fields that answers and records share."""
 
     interaction_id = serializers.UUIDField()
@@ -205,14 +206,14 @@ class AnswerSerializer(InteractionSerializer):
     )
 
 
-class FailureSerializer(serializers.Serializer[Any]):
+class FailureSerializer(AttributesSerializer):
     """The error that the client received instead of an answer."""
 
     code = serializers.CharField()
     detail = serializers.CharField()
 
 
-class AttemptSerializer(serializers.Serializer[Any]):
+class AttemptSerializer(AttributesSerializer):
     """One call to a provider."""
 
     provider = serializers.CharField()
@@ -222,9 +223,9 @@ class AttemptSerializer(serializers.Serializer[Any]):
     usage = UsageSerializer(required=False, help_text="Only if it is known.")
 
     def to_representation(self, attempt: Attempt) -> dict[str, Any]:
-        body: dict[str, Any] = super().to_representation(attempt)
-        if not attempt.usage.known:
-            del body["usage"]
+        body = super().to_representation(attempt)
+        if attempt.usage.known:
+            body["usage"] = self.fields["usage"].to_representation(attempt.usage)
         return body
 
 
@@ -248,10 +249,11 @@ class RecordSerializer(InteractionSerializer):
         return record.status_at(timezone.now())
 
     def to_representation(self, record: InteractionRecord) -> dict[str, Any]:
-        body: dict[str, Any] = super().to_representation(record)
-        for name in ("tool_calls", "message"):
-            if not body[name]:
-                del body[name]
+        body = super().to_representation(record)
+        if record.tool_calls:
+            body["tool_calls"] = list(record.tool_calls)
+        if record.message:
+            body["message"] = record.message
         return body
 
 
@@ -264,7 +266,6 @@ class WholeRecordSerializer(RecordSerializer):
         help_text="Only if the client sent messages: all of them, unchanged.",
     )
     missing_messages = serializers.IntegerField(
-        source="earlier.messages",
         required=False,
         help_text=(
             "Only where an earlier record of the conversation is erased: so many messages are "
@@ -276,6 +277,8 @@ class WholeRecordSerializer(RecordSerializer):
         body = super().to_representation(record)
         if record.transcript or "messages" in record.parameters:
             body["messages"] = sent_messages(record)
+        if record.earlier:
+            body["missing_messages"] = record.earlier.messages
         return body
 
 

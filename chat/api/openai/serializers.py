@@ -6,6 +6,7 @@ from rest_framework import serializers
 
 from chat.api import fields
 from chat.api.openai.fields import MessagesField, ToolChoiceField
+from chat.api.serializer_base import BodySerializer
 from providers.base import INSTRUCTION_ROLES, content_text
 
 ANONYMOUS = "anonymous"
@@ -23,7 +24,7 @@ EMPTY_IS_NEUTRAL = (
 NEUTRAL = {"response_format": {"type": "text"}, "modalities": ["text"]}
 
 
-class OpenSerializer(serializers.Serializer[Any]):
+class OpenSerializer(BodySerializer):
     """A serializer that keeps undeclared fields."""
 
     def to_internal_value(self, data: Any) -> Any:
