@@ -33,9 +33,10 @@ class ApiKeyAuthentication(BaseAuthentication):
 
 
 def _presented_key(request: Request) -> str:
-    if key := request.headers.get("X-API-Key", "").strip(OWS):
+    headers: dict[str, str] = request.META
+    if key := headers.get("HTTP_X_API_KEY", "").strip(OWS):
         return key
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    scheme, _, token = headers.get("HTTP_AUTHORIZATION", "").partition(" ")
     return token.strip(OWS) if scheme.lower() == "bearer" else ""
 
 

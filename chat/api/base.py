@@ -27,7 +27,9 @@ IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
 
 
 class BaseAPIView(APIView):
-    """A view that authenticates first."""
+    """A view that authenticates first. `caller` is None where no key is asked for."""
+
+    caller: Caller
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """Give storage calls the request's deadline."""
@@ -51,13 +53,9 @@ class BaseAPIView(APIView):
         super().initial(request, *args, **kwargs)
 
     def perform_authentication(self, request: Request) -> None:
-        super().perform_authentication(request)
+        self.caller = cast(Caller, request.user)
         if self.caller:
             add_log_fields(owner=self.caller.owner)
-
-    @property
-    def caller(self) -> Caller:
-        return cast(Caller, self.request.user)
 
     def validated_body(self, serializer: Serializer[Any]) -> dict[str, Any]:
         """Parse and validate the body. Raises MalformedJson, PayloadTooLarge, DRF's exceptions."""
@@ -98,7 +96,7 @@ class BaseChatView(BaseAPIView):
                 "request": chat_request,
                 "deadline": deadline,
                 "idempotency_key": _idempotency_key(request),
-                "use_cache": "no-cache" not in request.headers.get("Cache-Control", "").lower(),
+                "use_cache": "no-cache" not in request.META.get("HTTP_CACHE_CONTROL", "").lower(),
             }
             if stream_format:
                 return streaming.respond(
@@ -114,7 +112,7 @@ class BaseChatView(BaseAPIView):
 
 
 def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("Idempotency-Key")
+    key: str | None = request.META.get("HTTP_IDEMPOTENCY_KEY")
     if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
         detail = "1 to 255 printable ASCII characters."
         raise ValidationFailed(errors=[field_error("Idempotency-Key", "invalid", detail)])

@@ -33,7 +33,7 @@ class RequestLogMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        given = request.headers.get("X-Request-ID", "")
+        given = request.META.get("HTTP_X_REQUEST_ID", "")
         # A client's line breaks and long texts must not get into the log.
         valid = REQUEST_ID.fullmatch(given)
         with request_context(given if valid else str(uuid_utils.uuid7())) as context:
@@ -48,7 +48,7 @@ class RequestLogMiddleware:
             f"{part};dur={milliseconds:.1f}" for part, milliseconds in parts.items()
         )
         match = request.resolver_match
-        trace_id = aws_trace(request.headers.get("X-Amzn-Trace-Id", ""))
+        trace_id = aws_trace(request.META.get("HTTP_X_AMZN_TRACE_ID", ""))
         line = {
             "request_id": context.request_id,
             "method": request.method,
