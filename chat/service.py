@@ -172,6 +172,8 @@ class InFlightChat:
 
     def whole(self, record: InteractionRecord) -> InteractionRecord:
         """Return a record with all that was asked, for the client."""
+        if self.record is self.asked:
+            return record
         return replace(record, system=self.asked.system, parameters=self.asked.parameters)
 
     def add_attempt(self, attempt: Attempt, error: ProviderError | None) -> None:

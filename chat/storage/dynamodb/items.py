@@ -169,9 +169,8 @@ def _item(columns: dict[str, Any]) -> Item:
 
 
 def _compressed(value: dict[str, Any]) -> dict[str, Any]:
-    if _size(value["S"]) <= COMPRESS_FROM_BYTES:
-        return value
-    return {"B": zlib.compress(value["S"].encode())}
+    text = value["S"].encode()
+    return value if len(text) <= COMPRESS_FROM_BYTES else {"B": zlib.compress(text)}
 
 
 def split(item: Item) -> tuple[list[Item], list[Item]]:
@@ -241,17 +240,14 @@ def record_of(item: Item, parts: Mapping[str, bytes]) -> InteractionRecord:
 
 def size_of(item: Item) -> int:
     """Return the size in bytes as DynamoDB measures it, or slightly more."""
-    size = 0
-    for name, typed in item.items():
+    texts, size = list(item), 0
+    for typed in item.values():
         for value in typed.values():
-            size += len(name) + _size(value)
-    return size
-
-
-def _size(value: Any) -> int:
-    if isinstance(value, str):
-        return len(value) if value.isascii() else len(value.encode())
-    return len(value if isinstance(value, bytes) else str(value))
+            if isinstance(value, bytes):
+                size += len(value)
+            else:
+                texts.append(str(value))
+    return size + len("".join(texts).encode())
 
 
 def id_of(item: Item) -> str:
