@@ -69,7 +69,7 @@ class CurlTransport(httpx.BaseTransport):
         handle = self._answered(call, fresh=bool(request.extensions.get("fresh")))
         return httpx.Response(
             handle.status,
-            headers=_decoded(handle.headers),
+            headers=_decoded(handle.header_lines),
             stream=_Body(handle, self._idle[call.origin]),
             extensions={"http_version": handle.http_version},
         )
@@ -89,8 +89,8 @@ class CurlTransport(httpx.BaseTransport):
 
         For AWS's small calls, of which httpx's requests and responses would be a tenth.
         """
-        pairs = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers.items()]
-        call = _Call("POST", origin, path, pairs, content, deadline, math.inf, max_body_bytes)
+        lines = [f"{name}: {value}".encode("ascii") for name, value in headers.items()]
+        call = _Call("POST", origin, path, lines, content, deadline, math.inf, max_body_bytes)
         handle = self._answered(call, fresh=fresh)
         body = _Body(handle, self._idle[origin])
         try:
@@ -160,12 +160,15 @@ def default_transport() -> CurlTransport:
 
 
 class _Call(NamedTuple):
-    """A request in libcurl's terms. `limits_body`: the deadline ends the body, too."""
+    """A request in libcurl's terms, with its headers as lines.
+
+    `limits_body`: the deadline ends the body, too.
+    """
 
     method: str
     origin: str
     path: str
-    headers: list[tuple[bytes, bytes]]
+    header_lines: list[bytes]
     content: bytes
     deadline: Deadline
     idle_seconds: float
@@ -209,7 +212,7 @@ class _Handle:
         self._deadline, self._idle_seconds = call.deadline, call.idle_seconds
         self._heard()
         self.status, self.http_version = 0, b""
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.header_lines: list[bytes] = []
         self.lines.clear()
         self.pieces.clear()
         self._head_bytes = 0
@@ -266,7 +269,7 @@ class _Handle:
         self._let_go()
         self._multi.remove_handle(self._curl)
         self._curl.setopt(pycurl.POSTFIELDS, b"")  # it may hold megabytes of the last request
-        del self._deadline, self.headers
+        del self._deadline, self.header_lines
         self._used_at = time.monotonic()
         idle.append(self)
         _discard(idle)
@@ -321,7 +324,12 @@ class _Handle:
             curl.setopt(pycurl.POSTFIELDS, call.content)
         elif method != "HEAD":
             curl.setopt(pycurl.HTTPGET, 1)
-        curl.setopt(pycurl.HTTPHEADER, _header_lines(call.headers, expect=expect))
+        if b"\n" in (whole := b"".join(call.header_lines)) or b"\r" in whole or b"\0" in whole:
+            raise httpx.LocalProtocolError(transport_errors.MALFORMED_HEADER)
+        expected = b"Expect: 100-continue" if expect else b"Expect:"
+        # A name alone keeps libcurl from adding its own header.
+        lines = [*call.header_lines, expected, b"Accept:", b"Content-Type:"]
+        curl.setopt(pycurl.HTTPHEADER, lines)
 
     def _step(self, *, resumed: bool = False) -> None:
         """Wait for the next event of the connection. Raises httpx.TimeoutException.
@@ -399,10 +407,9 @@ class _Handle:
             elif line in (b"\r\n", b"\n"):
                 self._in_body = self.status >= 200
                 if not self._in_body:
-                    self.status, self.headers = 0, []
+                    self.status, self.header_lines = 0, []
             else:
-                name, _, value = line.partition(b":")
-                self.headers.append((name, value.strip()))
+                self.header_lines.append(line)
         self.lines.clear()
 
 
@@ -437,7 +444,7 @@ def _call(request: httpx.Request) -> _Call:
         method=request.method,
         origin=f"{url.scheme}://{url.netloc.decode('ascii')}",
         path=url.raw_path.decode("ascii"),
-        headers=request.headers.raw,
+        header_lines=_header_lines(request.headers.raw),
         content=request.read(),
         deadline=deadline or Deadline(connect + read),
         idle_seconds=read,
@@ -446,18 +453,13 @@ def _call(request: httpx.Request) -> _Call:
     )
 
 
-def _header_lines(headers: list[tuple[bytes, bytes]], *, expect: bool) -> list[bytes]:
-    """Return the headers in libcurl's form, in which `Name:` keeps it from adding its own."""
-    lines = [
+def _header_lines(headers: list[tuple[bytes, bytes]]) -> list[bytes]:
+    """Return the headers in libcurl's form, in which `Name;` is one without a value."""
+    return [
         name + (b": " + value if value else b";")
         for name, value in headers
         if name.lower() not in _OWN_HEADERS or value == b"identity"
     ]
-    whole = b"".join(lines)
-    if b"\n" in whole or b"\r" in whole or b"\0" in whole:
-        raise httpx.LocalProtocolError(transport_errors.MALFORMED_HEADER)
-    expected = b"Expect: 100-continue" if expect else b"Expect:"
-    return [*lines, expected, b"Accept:", b"Content-Type:"]
 
 
 def _status(line: bytes) -> tuple[bytes, int]:
@@ -469,8 +471,10 @@ def _status(line: bytes) -> tuple[bytes, int]:
         raise httpx.RemoteProtocolError(transport_errors.MALFORMED_ANSWER) from None
 
 
-def _decoded(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return the headers without those of an encoding that libcurl has undone."""
+def _decoded(lines: list[bytes]) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a response without those of an encoding that libcurl has undone."""
+    parts = [line.partition(b":") for line in lines]
+    headers = [(name, value.strip()) for name, _, value in parts]
     if b"content-encoding" in {name.lower() for name, _ in headers}:
         return [each for each in headers if each[0].lower() not in _ENCODING_HEADERS]
     return headers
