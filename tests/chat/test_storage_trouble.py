@@ -131,6 +131,24 @@ def test_an_answer_that_cannot_be_settled_is_given_and_logged_whole(client, unre
     assert from_json(to_json(record)) == record
 
 
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat", {"userId": "u", "prompt": "Hi"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
+        ("/v1/responses", {"input": "Hi"}),
+    ],
+)
+def test_a_stream_that_cannot_be_settled_says_so(client, unrecorded_log, path, fields):
+    body = {"model": "default", "stream": True, **fields}
+    with failing("UPDATE"):
+        response = client.post(path, body, content_type="application/json")
+        streamed = b"".join(response.streaming_content)
+        response.close()
+    assert streamed.count(b'"recorded":false') == 1
+    assert len(unrecorded_log.read_bytes().splitlines()) == 1
+
+
 def test_the_whole_answer_is_logged_and_replayed(client, unrecorded_log, use_provider):
     use_provider(FakeProvider(THOUGHTFUL))
     with failing("UPDATE"):

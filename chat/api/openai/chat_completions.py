@@ -47,7 +47,8 @@ class CompletionChunkFormat:
     def done(self, result: ChatResult) -> bytes:
         record = result.record
         chunks = b"" if self._model else self._whole(record)
-        chunks += self._chunk(record, {}, finish_reason=_finish_reason(record))
+        recorded = {} if result.recorded else {"recorded": False}
+        chunks += self._chunk(record, {}, recorded, finish_reason=_finish_reason(record))
         if self._usage:
             chunks += _event({**self._head(record), "choices": [], "usage": _usage(record)})
         return chunks + b"data: [DONE]\n\n"
