@@ -1,4 +1,3 @@
-import gc
 import gzip
 import io
 import os
@@ -289,8 +288,8 @@ def test_descriptors_beyond_1024_are_seen(vendor: StubVendor, transport: CurlTra
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def open_descriptors() -> int:
-    return len(list(Path("/dev/fd").iterdir()))
+def open_descriptors() -> set[str]:
+    return {path.name for path in Path("/dev/fd").iterdir()}
 
 
 def test_idle_connections_are_closed_but_those_used_last(stub_vendor: StubVendor):
@@ -300,7 +299,7 @@ def test_idle_connections_are_closed_but_those_used_last(stub_vendor: StubVendor
             response.read()
         all_idle = open_descriptors()
         transport.close_idle(but=1)
-        assert open_descriptors() < all_idle
+        assert len(open_descriptors()) < len(all_idle)
         opened = stub_vendor.connections
         send(transport, stub_vendor.url)
         assert stub_vendor.connections == opened
@@ -308,7 +307,6 @@ def test_idle_connections_are_closed_but_those_used_last(stub_vendor: StubVendor
 
 def test_running_out_of_descriptors_leaves_none_open():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    gc.collect()  # what earlier tests left open
     reasons, before = [], open_descriptors()
     with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as files:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -333,7 +331,7 @@ def test_running_out_of_descriptors_leaves_none_open():
         "timed_out_waiting",
     }
     assert (reasons[0], len(reasons) < 12) == ("no_descriptors", True)
-    assert open_descriptors() == before
+    assert open_descriptors() <= before  # earlier tests may close some in the meantime
 
 
 class FailingMulti(pycurl.CurlMulti):
