@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 import uuid_utils
@@ -67,8 +67,7 @@ class ChatResult:
     replayed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerDelta:
+class AnswerDelta(NamedTuple):
     """A piece of an answer, with the claimed record, and the provider and model that answer."""
 
     record: InteractionRecord

@@ -3,6 +3,7 @@
 Clients get the same message from all OpenAI-compatible servers.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -32,8 +33,9 @@ class Accumulator:
         self._calls = ToolCalls()
         self._function_call: ToolCall | None = None  # the legacy field
         self._thoughts = ThinkTags()
-        self._texts: dict[str, SplitText] = {}
-        self._inner_texts: dict[tuple[str, ...], SplitText] = {}  # inside objects
+        self._texts: defaultdict[str, SplitText] = defaultdict(SplitText)
+        # Those inside objects, by their path.
+        self._inner_texts: defaultdict[tuple[str, ...], SplitText] = defaultdict(SplitText)
 
     @property
     def message(self) -> dict[str, Any]:
@@ -66,7 +68,7 @@ class Accumulator:
     def add_text(self, text: str) -> dict[str, Any]:
         """Add a piece of the content. Return the part that clients may see now."""
         shown: dict[str, Any] = {}
-        self._show_content(shown, self._text("content").add(text))
+        self._show_content(shown, self._texts["content"].add(text))
         return self._keep(shown)
 
     def add_whole(self, message: Mapping[str, Any]) -> None:
@@ -106,11 +108,11 @@ class Accumulator:
     def _add_content(self, shown: dict[str, Any], value: Any) -> None:
         """Add content: a string, or a list of parts (Mistral's thoughts, images)."""
         if isinstance(value, str):
-            self._show_content(shown, self._text("content").add(value))
+            self._show_content(shown, self._texts["content"].add(value))
         for part in as_list(value):
             kind = get_path(part, "type")
             if kind == "text":
-                self._show_content(shown, self._text("content").add(as_str(part.get("text"))))
+                self._show_content(shown, self._texts["content"].add(as_str(part.get("text"))))
             elif kind == "refusal":
                 self._add_text(shown, "refusal", as_str(part.get("refusal")))
             elif kind in _THOUGHTS:
@@ -131,10 +133,7 @@ class Accumulator:
 
     def _add_text(self, shown: dict[str, Any], name: str, value: str) -> None:
         whole = name in _WHOLE_STRINGS
-        _append(shown, name, clean_text(value) if whole else self._text(name).add(value))
-
-    def _text(self, name: str) -> "SplitText":
-        return self._texts.setdefault(name, SplitText())
+        _append(shown, name, clean_text(value) if whole else self._texts[name].add(value))
 
     def _clean_detail(self, detail: Any) -> Any:
         if not isinstance(detail, dict):
@@ -144,7 +143,7 @@ class Accumulator:
     def _clean_object(self, value: dict[str, Any], *path: str) -> dict[str, Any]:
         """Clean an object whose texts continue in later pieces of the same path."""
         return {
-            clean_text(name): self._inner_texts.setdefault((*path, name), SplitText()).add(each)
+            clean_text(name): self._inner_texts[*path, name].add(each)
             if isinstance(each, str) and name not in _WHOLE_STRINGS
             else clean_value(each)
             for name, each in value.items()

@@ -10,7 +10,6 @@ import math
 import re
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from datetime import UTC
 from decimal import Decimal
 from typing import Any
@@ -186,8 +185,10 @@ def load_json(data: str | bytes) -> Any:
         if isinstance(data, bytes):
             data = data.decode(json.detect_encoding(data), "surrogatepass")
         if len(data) <= MAX_EVENT_CHARACTERS and "cost" not in data:
-            with suppress(orjson.JSONDecodeError):  # refuses NaN and half a surrogate pair
+            try:  # without `suppress`, as this runs for each token
                 return orjson.loads(data)
+            except orjson.JSONDecodeError:  # it refuses NaN and half a surrogate pair
+                pass
         return _DECODER.decode(data)
     # ArithmeticError: Decimal too has its limits, at an exponent of twenty digits.
     except (ValueError, ArithmeticError, RecursionError):

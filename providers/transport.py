@@ -352,7 +352,7 @@ class _Handle:
             else:
                 # 0: libcurl checks by itself what the socket is ready for.
                 self._act(fd, pycurl.CSELECT_IN if mask == select.POLLIN else 0)
-        if time.monotonic() >= self._timer:
+        if self._timer < math.inf and time.monotonic() >= self._timer:
             self._timer = math.inf
             self._act(pycurl.SOCKET_TIMEOUT, 0)
 

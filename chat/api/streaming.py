@@ -29,6 +29,10 @@ HEARTBEAT_SECONDS = 10.0
 HEARTBEAT = b": waiting\n\n"
 # A piece waits this long at most for those that the vendor sent along with it.
 MAX_HOLD_SECONDS = 0.02
+LINE_ENDS = {
+    character.encode(): f"\\u{ord(character):04x}".encode()
+    for character in ("\x85", "\u2028", "\u2029")
+}
 
 Events = Generator[AnswerDelta | ChatResult]
 
@@ -154,7 +158,9 @@ class EventStream:
         """Send held-back data, or a heartbeat. Return the seconds until the next heartbeat."""
         if self._closed or getcurrent() is not self._chat:  # the garbage collector closes calls
             return math.inf
-        self._flush()
+        if self._unsent:
+            self._flush()
+            return self._heartbeat_seconds
         left = self._sent_at + self._heartbeat_seconds - time.monotonic()
         if left <= 0:
             self._send(HEARTBEAT)
@@ -210,8 +216,7 @@ def event(name: str, data: Any) -> bytes:
 def one_line(data: Any) -> bytes:
     """Return JSON with U+0085, U+2028 and U+2029 escaped: some clients split lines there."""
     encoded = orjson.dumps(data)
-    for character in (b"\xc2\x85", b"\xe2\x80\xa8", b"\xe2\x80\xa9"):
-        if character in encoded:
-            escape = f"\\u{ord(character.decode()):04x}".encode()
+    if not encoded.isascii():
+        for character, escape in LINE_ENDS.items():
             encoded = encoded.replace(character, escape)
     return encoded
