@@ -53,5 +53,6 @@ def _key(claim: InteractionRecord) -> str:
         claim.parameters,
         claim.ancestors,
     ]
+    # Hashed: a key of Django's caches has at most 250 characters, and names no user.
     digest = hashlib.sha256(orjson.dumps(shape, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return f"answer:{digest}"

@@ -26,6 +26,7 @@ from chat.telemetry.context import server_timing
 
 logger = logging.getLogger(__name__)
 
+# Any other text is refused without a read of the storage.
 FORMAT = re.compile(rf"{API_KEY_PREFIX}_([0-9a-f]{{16}})_[0-9a-f]{{64}}")
 # `last_used_at` is written at most this often, because a write per request would cost too much.
 TOUCH_INTERVAL = timedelta(hours=1)

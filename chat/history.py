@@ -51,6 +51,7 @@ def get_answers(
     return {
         id_: record
         for id_, record in found.items()
+        # An id of another user's record is as good as unknown.
         if (record.owner, record.user_id) == (caller.owner, user_id)
         and record.status is Status.OK
         and not record.lacks_content

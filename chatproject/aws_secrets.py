@@ -49,6 +49,7 @@ def read(
         return _call(client, service, target, body)
 
     if parameters:
+        # Two variables may name the same parameter.
         body = {"Names": sorted(set(parameters.values())), "WithDecryption": True}
         answer = call("ssm", "AmazonSSM.GetParameters", body)
         found |= _by_variable(parameters, answer["Parameters"], "Value")

@@ -32,6 +32,7 @@ SECRETS = (
     "SECRET_KEY_FALLBACKS",
     "OTEL_EXPORTER_OTLP_HEADERS",
 )
+# Those of libcurl.
 PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")

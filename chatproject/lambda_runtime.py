@@ -41,6 +41,7 @@ Event = dict[str, Any]
 
 logger = logging.getLogger("chatproject.lambda_runtime")
 
+# The version of the Runtime API.
 RUNTIME = "/2018-06-01/runtime"
 ERROR_TYPE = "Lambda-Runtime-Function-Error-Type"
 ERROR_BODY = "Lambda-Runtime-Function-Error-Body"
@@ -112,6 +113,7 @@ class RuntimeApi:
         except RuntimeApiError:
             raise
         except Exception as exc:
+            # The status has been sent, so only trailers can tell Lambda of the error.
             logger.exception("an answer broke off", extra={"request_id": request_id})
             error = base64.b64encode(_error_body(exc)).decode()
             trailers = f"{ERROR_TYPE}: {type(exc).__name__}\r\n{ERROR_BODY}: {error}\r\n".encode()

@@ -98,6 +98,7 @@ CORS_ENABLED = bool(CORS_ALLOWED_ORIGINS)
 CORS_ALLOW_ALL_ORIGINS = "*" in CORS_ALLOWED_ORIGINS
 if CORS_ALLOW_ALL_ORIGINS:
     CORS_ALLOWED_ORIGINS = []
+# Not the admin, whose pages have a session.
 CORS_URLS_REGEX = "^/v1/"
 CORS_ALLOW_METHODS = ("DELETE", "GET", "OPTIONS", "POST")
 CORS_ALLOW_HEADERS = (
@@ -204,6 +205,7 @@ CIRCUIT_BREAKER_TIMEOUT = env_float("CIRCUIT_BREAKER_TIMEOUT", 60, low=0.1, high
 # The configured providers and their options, LLM_PROVIDER first.
 PROVIDERS = {
     name: PROVIDER_OPTIONS[name]
+    # sorted() is stable: the others keep their order.
     for name in sorted(PROVIDER_OPTIONS, key=lambda name: name != LLM_PROVIDER)
     if name == LLM_PROVIDER or HAS_CREDENTIALS.get(name, False)
 }
@@ -236,6 +238,7 @@ SQLITE = {
         # locked midway. In WAL mode a commit survives a crash of the process.
         "transaction_mode": "IMMEDIATE",
         "timeout": SQLITE_BUSY_TIMEOUT,
+        # NORMAL: a power failure may take the last commits, and breaks no file (sqlite.org/wal.html)
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     },
 }
@@ -361,6 +364,7 @@ USE_I18N = False
 USE_TZ = True
 TIME_ZONE = "UTC"
 STATIC_URL = "static/"
+# Files are served from the packages that have them: nothing needs `collectstatic`.
 WHITENOISE_USE_FINDERS = True
 STORAGES = {"staticfiles": {"BACKEND": "chatproject.static_files.RequestPrefixStorage"}}
 

@@ -131,6 +131,7 @@ class Answer:
         call = get_path(start, "toolUse")
         name = as_str(get_path(call, "name"))
         if name == JSON_TOOL and self._json_wanted:
+            # The call is the answer: text beside it is the model's talk about it.
             block.is_json_answer, self._held = True, None
         elif name and (self._parallel_calls or not self._calls):
             block.call = self._calls
@@ -216,6 +217,7 @@ def _joined_base64(pieces: list[str]) -> str:
     """Join pieces, each of which is base64 of its own."""
     pieces = [piece for piece in pieces if piece]
     try:
+        # Each piece may end in padding, so they cannot be joined as text.
         if len(pieces) > 1:
             return base64.b64encode(b"".join(map(base64.b64decode, pieces))).decode()
     except (binascii.Error, ValueError):

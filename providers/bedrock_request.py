@@ -60,6 +60,7 @@ _NEUTRAL = {
     *("store", "metadata", "user", "safety_identifier"),
     *("prompt_cache_key", "prompt_cache_retention", "stream_options"),
 }
+# OpenAI's defaults, which ask for nothing.
 _NEUTRAL_VALUES = {"presence_penalty": 0, "frequency_penalty": 0, "verbosity": "medium"}
 _ASKED_BY_EMPTY = {"web_search_options"}  # empty values of the others ask for nothing
 # Parameters that do not go to the model as they are.
@@ -109,6 +110,7 @@ def body(
         system, messages = [], [{"role": "user", "content": system}]
     messages[-1]["content"] += cache_point(parameters)
     additional = _additional_fields(request, messages)
+    # A model that thinks refuses to be forced to call a tool.
     forced = FORCED_TOOL not in refused and not _thinks(additional)
     tool_config = _tool_config(request, messages, refused, forced=forced)
     if tool_config and parameters.get("tool_choice") == "none" and "claude" in request.model:

@@ -126,6 +126,7 @@ class _Shared:
             self.cancelled = True
             while self.callbacks:
                 try:
+                    # An error of one callback must not keep the others from being called.
                     self.callbacks.pop()()
                 except Exception as exc:
                     errors.append(exc)

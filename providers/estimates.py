@@ -36,6 +36,7 @@ def with_estimates(usage: Usage, request: CompletionRequest, message: Message) -
         return usage
     if prompt is None:
         prompt = prompt_tokens(request) if total is None else min(prompt_tokens(request), total)
+    # The total less the prompt is the answer, which then is no estimate.
     exact = usage.prompt_tokens is not None and total is not None
     if answer is None:
         answer = _tokens(message) if total is None else max(0, total - prompt)

@@ -193,6 +193,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
                 self._raise_error_inside(chunk, response.headers, answer)
                 if delta := answer.add(chunk):
                     yield delta
+                # Pieces that still come after the finish reason start the time anew.
                 if answer.finished and (delta or not ending):
                     ending = True
                     end_soon(response)

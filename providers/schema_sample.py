@@ -87,6 +87,7 @@ class _Sampler:
             return {}, refs  # `true`
         inner = [self._expanded(each, refs) for each in as_list(schema.get("allOf"))]
         if isinstance(ref := schema.get("$ref"), str):
+            # A reference to itself, of which only another alternative may end.
             if ref in refs:
                 raise _NoValueError
             inner.append(self._expanded(self._target(ref), refs | {ref}))
@@ -101,6 +102,7 @@ class _Sampler:
 
     def _first_value(self, rest: dict[str, Any], schemas: list[Any], refs: frozenset[str]) -> Any:
         for schema in schemas:
+            # This alternative has no end; the next one may.
             with suppress(_NoValueError):
                 expanded, inner = self._expanded(schema, refs)
                 return self.value(_merged([rest, expanded]), inner)

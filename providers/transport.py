@@ -303,7 +303,9 @@ class _Handle:
             pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
             pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_2TLS,
             pycurl.CONNECTTIMEOUT_MS: round(CONNECT_SECONDS * 1000),
+            # libcurl asks for it in processes with threads.
             pycurl.NOSIGNAL: 1,
+            # A signed path must arrive as it was signed.
             pycurl.PATH_AS_IS: 1,
             _SUPPRESS_CONNECT_HEADERS: 1,
             pycurl.USERAGENT: "",

@@ -90,6 +90,7 @@ class KeyAdmin(ReadOnlyAdmin):
     def response_add(
         self, request: HttpRequest, obj: Any, post_url_continue: str | None = None
     ) -> HttpResponse:
+        # The answer itself has the key: a redirect would need to store it somewhere.
         return self._show_once(request, obj, obj.text)
 
     def add_view(

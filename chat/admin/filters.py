@@ -17,6 +17,7 @@ from chat.models import Interaction
 from chat.storage.base import SETTLE_GRACE, Status
 
 FROM = "created_at__lte"
+# Each choice costs a seek of the index, and a page with thousands would help nobody.
 MAX_CHOICES = 100
 CODES = (*PROVIDER_PROBLEMS, InternalError.code)
 # Any other condition might read all records.

@@ -53,6 +53,7 @@ class UsageFilterForm(forms.Form):
         period = last_days(given.get("days") or DEFAULT_DAYS)
         first, last = given.get("first"), given.get("last")
         if first or last:
+            # A last day in the future would add empty days to each chart.
             last = min(last or period.last, period.last)
             first = first or last
             if not 0 <= (last - first).days < MAX_DAYS:

@@ -25,6 +25,7 @@ class ApiKeyAuthentication(BaseAuthentication):
 
     def authenticate(self, request: Request) -> tuple[Caller, None]:
         if not settings.REQUIRE_API_KEY:
+            # Not even a wrong key is refused: clients of a laptop's server may send any text.
             return ANONYMOUS_CALLER, None
         presented = _presented_key(request)
         if not presented:
@@ -54,6 +55,7 @@ def _caller_with_key(presented: str) -> Caller:
     return Caller(owner=key.owner, key_id=key.key_id, key=key)
 
 
+# Each request compares all configured keys.
 @functools.cache
 def _configured_digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()

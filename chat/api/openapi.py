@@ -55,6 +55,7 @@ class SchemaGenerator(generators.SchemaGenerator):
     def get_schema(self, request: Any = None, public: bool = False) -> Any:
         schema = super().get_schema(request=request, public=public)  # type: ignore[no-untyped-call]
         if prefix := get_script_prefix().rstrip("/"):
+            # Behind a REST API the stage is a part of each address that "Try it out" calls.
             schema["servers"] = [{"url": prefix}]
         for path in schema["paths"].values():
             for operation in path.values():

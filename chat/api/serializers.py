@@ -115,6 +115,7 @@ class ChatSerializer(BodySerializer):
     )
     seed = fields.StrictIntegerField(
         **fields.OPTIONAL,
+        # orjson and SQLite have integers of 64 bits.
         min_value=-(2**63),
         max_value=2**63 - 1,
         help_text="With the same seed the vendor tries to give the same answer.",

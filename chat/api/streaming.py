@@ -63,6 +63,7 @@ def respond(
         content_type="text/event-stream; charset=utf-8",
         headers={
             "Cache-Control": "no-cache",
+            # nginx would otherwise collect the events of a stream.
             "X-Accel-Buffering": "no",
             **({"Idempotency-Replayed": "true"} if stream.replayed else {}),
         },
@@ -94,6 +95,7 @@ class EventStream:
         self._sent_at = self._held_since = time.monotonic()
         self._server = getcurrent()
         self._chat = greenlet(self._run, self._server)
+        # The request's log fields and storage deadline are context variables.
         self._chat.gr_context = copy_context()
         with ExitStack() as until_error:
             until_error.enter_context(cancel_on_disconnect(environ, deadline))

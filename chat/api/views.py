@@ -166,7 +166,9 @@ class IndexView(PublicView):
         return Response(
             {"name": "Serverless Chat API", "version": settings.VERSION, "links": links},
             headers={
+                # JSON and HTML have one address, which caches must keep apart.
                 "Vary": "Accept",
+                # Browsers ask each time, and mostly get a 304 by the ETag.
                 "Cache-Control": "no-cache",
                 "Content-Security-Policy": PlaygroundRenderer.SECURITY_POLICY,
             },

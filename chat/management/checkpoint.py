@@ -26,6 +26,7 @@ class Checkpoint:
         with draft.open("w") as file:
             json.dump(state, file)
             file.flush()
+            # Before the rename: after a power failure the name must not lead to an empty file.
             os.fsync(file.fileno())
         draft.replace(self.path)
 

@@ -15,6 +15,7 @@ from chat.errors import StorageFailed
 from chat.storage.errors import StorageUnavailable
 
 # Control characters except tabs and line ends, and characters that change the direction of text.
+# A model's text could otherwise control the operator's terminal.
 UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 INTERRUPTED = 130  # 128 plus the number of SIGINT, as in shells
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
@@ -56,6 +57,7 @@ class ConsoleCommand(BaseCommand):
         """Ask on the terminal. Raises CommandError without one, or for any answer but yes."""
         if not sys.stdin.isatty():
             raise CommandError("Without a terminal, this needs --yes (or try --dry-run).")
+        # Not to standard output, which may be a file or a pipe.
         self.stderr.write(f"{question} Type yes to continue: ", ending="")
         self.stderr.flush()
         if sys.stdin.readline().strip().lower() != "yes":

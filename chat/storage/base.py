@@ -18,6 +18,7 @@ from providers.router import Attempt
 # A claim that is not settled this long after its deadline counts as aborted.
 SETTLE_GRACE = timedelta(seconds=5)
 
+# Without `#`, which separates the owner from what follows it in DynamoDB's keys.
 OWNER_PATTERN = r"(?!\.{1,2}\Z)[A-Za-z0-9._:@|+-]+"
 # User ids are path segments: a slash would separate, and clients and proxies resolve "." and "..".
 USER_ID_PATTERN = r"(?!\.{1,2}\Z)[^/\x00-\x1f\x7f-\x9f]+"

@@ -82,6 +82,7 @@ def from_columns(row: Any) -> InteractionRecord:
     present = {name: value for name, value in columns.items() if value is not None}
     changed: dict[str, Any] = {
         "conversation_id": row.conversation_id or row.interaction_id,
+        # A record without a status cannot be pending: nothing would ever settle it.
         "status": Status(row.status or Status.ABORTED),
         "ancestors": tuple(id_ for id_ in row.ancestors or () if isinstance(id_, str)),
         "tool_calls": tuple(call for call in row.tool_calls or () if isinstance(call, Mapping)),

@@ -40,6 +40,7 @@ def build_page(
         return Page(records=records)
     last = records[-1]
     position = [last.created_at.isoformat(), last.interaction_id]
+    # The salt names the list, so that a cursor of another user's list is invalid.
     return Page(records=records, next_cursor=signing.dumps(position, salt=f"cursor {scope}"))
 
 

@@ -99,6 +99,7 @@ def _check_storable(record: InteractionRecord) -> None:
     if any(time is not None and time.tzinfo is None for time in times):
         raise ValueError("a time has no time zone")
     try:
+        # A time near the year 1 or 9999 can leave the calendar when it becomes UTC.
         [time.astimezone(UTC) for time in times if time is not None]
     except OverflowError:
         raise ValueError("a time is out of range") from None

@@ -109,6 +109,7 @@ def redacting(stores: Backend) -> Backend:
     )
 
 
+# Around the stores themselves (storage/__init__.py), so that no caller can forget it.
 class RedactingStore:
     """Redact records before they are written."""
 

@@ -225,6 +225,7 @@ class TracedProvider:
         try:
             yield span
         except BaseException as exc:
+            # A reader that closes the stream ends the span, too.
             aborted = deadline.cancelled or isinstance(exc, GeneratorExit)
             error = exc.code if isinstance(exc, ProviderError) else type(exc).__name__
             span.set_attribute("error.type", "aborted" if aborted else error)

@@ -135,6 +135,7 @@ class _Watcher:
         # The event may be of a closed socket whose descriptor another client has now.
         with self._lock:
             deadline = self._deadlines.get(descriptor)
+            # Cancelled under the lock, so that nothing is cancelled after `remove` has returned.
             if deadline and self._selector.still_hung_up(descriptor):
                 deadline.cancel()
 

@@ -23,6 +23,7 @@ KEEPALIVE_WAIT = 0.02
 # The number of connections of each worker, by its age, in shared memory. The arbiter counts ages
 # up, so that two workers share a place only if one outlives 255 others.
 UNAVAILABLE = 2**31 - 1
+# RawArray has no lock: each worker writes its own number, and an old one does no harm.
 CONNECTION_COUNTS = RawArray("i", [UNAVAILABLE] * 256)
 
 

@@ -27,6 +27,7 @@ from providers.errors import AddressUnknown, ModelUnavailable, ProviderError
 
 EXPIRY_WARNING = timedelta(days=14)
 CHECK_SECONDS = 10.0
+# The integration timeout of an HTTP API, which cannot be raised.
 HTTP_API_SECONDS = 30.0
 
 

@@ -22,6 +22,7 @@ from chat.storage import backend
 from chat.storage.base import Batch
 from chat.storage.jsonl import to_line
 
+# So much of the work is done again after a crash.
 SAVE_SECONDS = 1.0
 CHUNK_BYTES = 4_000_000
 NEW: dict[str, Any] = {"cursor": None, "seen": 0, "bytes": 0, "records": 0}
@@ -106,6 +107,7 @@ class Command(ConsoleCommand):
                 f"{checkpoint.path} belongs to an export with other options: "
                 f"{_describe_options(state['task'])}. Use the same, or delete it to start over."
             )
+        # A file shorter than its checkpoint was written anew by hand, or lost its end.
         if state is None or file.seek(0, os.SEEK_END) < state["bytes"]:
             state = NEW
         else:

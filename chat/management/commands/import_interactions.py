@@ -22,6 +22,7 @@ from chat.storage.base import InteractionRecord, unexpired
 from chat.storage.errors import RecordTooLarge
 from chat.storage.jsonl import from_json
 
+# The first bytes of a gzip file (RFC 1952).
 GZIP = b"\x1f\x8b"
 STORED = ("read", "new", "replaced", "unchanged", "expired")
 CHECKED = ("read", "expired", "bad_lines")

@@ -67,6 +67,7 @@ class Command(ConsoleCommand):
 
 def _owners() -> list[str]:
     """Return the owners of managed keys, and the owner of all other callers."""
+    # Counters have no list of owners: these are all that a request can act for.
     return sorted({"default", *(key.owner for key in backend().api_keys.all())})
 
 
@@ -107,6 +108,7 @@ def _numbers(counts: UsageCounts) -> dict[str, Any]:
 def _plot(file: Path, groups: dict[str, UsageCounts], title: str) -> None:
     """Plot requests, with errors in another colour, above cost."""
     try:
+        # Imported here: it is no dependency, and few reports need a plot.
         from matplotlib.figure import Figure
     except ImportError as exc:
         raise CommandError("--plot needs matplotlib: pip install matplotlib") from exc

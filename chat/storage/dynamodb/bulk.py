@@ -176,6 +176,7 @@ def _find(
         keys = [primary_key(item) for item in answer["Items"]]
         items = get_items(settings.TABLE_NAME, keys, attributes, consistent=False, call=client.call)
         order = {id_of(key): place for place, key in enumerate(keys)}
+        # BatchGetItem answers in no order.
         items.sort(key=lambda item: order[id_of(item)])
     else:
         projection = {"ProjectionExpression": attributes} if attributes else {}
@@ -289,6 +290,7 @@ def _commit(client: _MeasuringClient, writes: Sequence[_Write]) -> bool:
             client.call("TransactWriteItems", request)
         except ClientError as exc:
             reasons = refusals(exc)
+            # Another process wrote one of the records: the group is planned again.
             if "ConditionalCheckFailed" in reasons:
                 return False
             if "TransactionConflict" not in reasons:

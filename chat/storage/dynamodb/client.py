@@ -178,6 +178,7 @@ class DynamoDBClient:
 @functools.cache
 def client() -> DynamoDBClient:
     """Return the shared client. Raises ImproperlyConfigured without a region or credentials."""
+    # One for all threads: the transport gives each call a connection of its own.
     return new_client()
 
 

@@ -361,6 +361,7 @@ def _write(
             client().call(f"{verb}Item", table | request)
     except ClientError as exc:
         stored = _conflicting_item(exc)
+        # Our own write of a try whose response was lost.
         return None if stored.get("write_id") == item["write_id"] else stored
     return None
 

@@ -37,9 +37,11 @@ from chat.storage.dynamodb.client import translate_errors
 from chat.storage.dynamodb.items import Item
 from chat.storage.dynamodb.queries import delete_items, get_items, read_pages
 
+# docs/sizing.md has the settlements a second that these allow.
 MAX_SHARDS = 32
 CONFLICT_TRIES = 8
 MAX_PAUSE_SECONDS = 0.02
+# One letter each, because writes are paid by an item's size, in which names count.
 FIELD_OF = dict(zip("reptcu", COUNT_FIELDS, strict=True))
 # Keys of an index have at most 1 KB, the owner included.
 MAX_NAME_BYTES = 800

@@ -47,6 +47,7 @@ class OrmBulkStore:
         return Batch(records=tuple(found), scanned=len(rows), cursor=_cursor(rows, limit))
 
     def import_records(self, records: list[InteractionRecord]) -> ImportResult:
+        # A file may have a record twice, as a claim and as its outcome.
         new = compacted(newest_by_id(records), read_kept)
         with write_queue() as connection, immediate_transaction(connection):
             stored = Interaction.objects.filter(pk__in=new).order_by()

@@ -18,9 +18,11 @@ from chat.storage.base import InteractionRecord
 from chat.storage.columns import SETTLED, outcome_columns, to_columns
 
 COLUMNS = [field.attname for field in Interaction._meta.concrete_fields]
+# A taken id is no error: a repeated idempotency key finds the first request's record.
 INSERT = f"""
     INSERT INTO chat_interaction ({", ".join(COLUMNS)})
     VALUES ({", ".join(f":{name}" for name in COLUMNS)}) ON CONFLICT DO NOTHING"""  # noqa: S608  (our own names)
+# A take-over sets another deadline, so a late settlement of the first claim finds no row.
 UPDATE = f"""
     UPDATE chat_interaction SET {", ".join(f"{name} = :{name}" for name in SETTLED)}
     WHERE interaction_id = :interaction_id AND deadline_at = :deadline_at

@@ -25,6 +25,7 @@ def as_function(tool: Mapping[str, Any]) -> dict[str, Any]:
     grammar = get_path(tool, "format", "definition")
     if grammar:
         syntax = as_str(get_path(tool, "format", "syntax"))
+        # A function has no place for a grammar, and the model reads the description.
         description = f"{description}\n\nThe input follows this grammar ({syntax}):\n{grammar}"
     return {"name": tool.get("name"), "description": description.strip(), "parameters": PARAMETERS}
 

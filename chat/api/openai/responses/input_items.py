@@ -113,6 +113,7 @@ class _ItemReader:
             wanted = as_str(item.get("id"))
             # A stream may show a message or the thoughts in several items: a record has one.
             wanted = STREAMED_AGAIN.sub(r"\1", wanted)
+            # The caller's own records only, so an item of another owner is not found either.
             found = next((each for each in items if each["id"] == wanted), None)
             if found is None:
                 raise self.error(f"there is no item {item.get('id')!r}", "not_found")

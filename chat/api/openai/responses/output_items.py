@@ -113,6 +113,7 @@ def shown_annotation(annotation: Any) -> Any:
     citation = get_path(annotation, "url_citation")
     if not isinstance(citation, Mapping):
         return annotation
+    # OpenAI's types require these, and vendors may leave them out.
     needed = {"start_index": 0, "end_index": 0, "title": "", "url": ""}
     return {"type": "url_citation", **needed, **citation}
 

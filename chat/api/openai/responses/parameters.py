@@ -71,6 +71,7 @@ def to_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
         if (value := given.get(name)) is not None and value not in neutral:
             only = orjson.dumps(neutral[0]).decode() if neutral else ""
             raise unsupported(name, f"Only {only} is supported here." if only else "")
+    # Passed on, they would set the same parameter of the vendor twice.
     for name, own in RESPONSES_NAMES.items():
         if given.get(name) is not None:
             raise unsupported(name, f"Use `{own}`; `{name}` is for chat completions.")

@@ -10,6 +10,7 @@ from chat.api.openai.responses import parameters
 from chat.api.openai.responses.ids import RESPONSE_PREFIX
 from chat.api.openai.serializers import ANONYMOUS, OpenSerializer
 
+# OpenAI's limit.
 MAX_ITEMS_ON_A_PAGE = 100
 
 

@@ -27,6 +27,7 @@ FLUSH_SECONDS = 2.0
 # a twentieth of the CPU.
 GC_THRESHOLD = 50_000
 
+# More than 5,000 requests (WEB_THREADS) in a process need, with six files each.
 MAX_OPEN_FILES = 65_536
 # Files of a waiting chat: the client's socket, the vendor's, a wake-up pipe (2), and libcurl's own.
 FILES_PER_REQUEST = 6
@@ -65,11 +66,13 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "worker_class": Worker,
             "post_request": self.capacity.release,
             **tuning.HOOKS,
+            # Workers are forked from a loaded process, and share the memory of its modules.
             "preload_app": True,
             "keepalive": int(CLIENT_SECONDS),
             # Running requests end by their own deadline.
             "graceful_timeout": int(longest) + 5,
             "logger_class": GunicornLogger,
+            # gunicorn would listen for commands on a Unix socket, which nothing here needs.
             "control_socket_disable": True,
             "worker_exit": lambda arbiter, worker: _flush_traces(),
             "on_starting": _check_address,
