@@ -238,7 +238,7 @@ SQLITE = {
         # locked midway. In WAL mode a commit survives a crash of the process.
         "transaction_mode": "IMMEDIATE",
         "timeout": SQLITE_BUSY_TIMEOUT,
-        # NORMAL: a power failure may take the last commits, and breaks no file (sqlite.org/wal.html)
+        # NORMAL: a power failure may take the last commits, but breaks no file.
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     },
 }
