@@ -27,6 +27,7 @@ class Caller:
     @property
     def rate_limit(self) -> int:
         """Requests per minute; 0 means no limit."""
+        # 0 of a key means no limit, so only None takes the default.
         own = self.key.rate_limit if self.key else None
         return settings.RATE_LIMIT_PER_MINUTE if own is None else own
 

@@ -12,6 +12,7 @@ def check_required_keys_exist(**kwargs: Any) -> list[CheckMessage]:
     """Managed keys are in storage, which a check does not wait for."""
     if settings.REQUIRE_API_KEY and not settings.API_KEYS:
         return [
+            # Not a warning: managed keys alone are a sound choice.
             Info(
                 "REQUIRE_API_KEY is true and no key is set in the environment: "
                 "only managed keys are accepted.",

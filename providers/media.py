@@ -31,6 +31,7 @@ def inline_media(address: str, filename: str = "") -> Media | None:
     if scheme.lower() == "data":
         head, _, data = rest.partition(",")
         mime_type, _, encoding = head.lower().partition(";")
+        # Percent-encoded data is rare, and vendors take base64 alone.
         if not encoding.endswith("base64"):
             return None
     mime_type = _MIME_TYPES.get(mime_type, mime_type) or mime_type_of(filename)

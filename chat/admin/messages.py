@@ -16,6 +16,7 @@ from providers.base import (
 
 # Images that browsers show and the Content-Security-Policy allows. Pages load no foreign images.
 IMAGE = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")
+# A data URL of an image would fill the page.
 MAX_STRING = 2000
 # Message fields that the page shows separately.
 PLACED = {"role", "content", "tool_calls", "images", "refusal", *REASONING_FIELDS}

@@ -66,6 +66,7 @@ from chat.storage.transcripts import restored
 
 # The largest number of parts on a page: about 16 MB.
 PAGE_PARTS = 40
+# DynamoDB deletes an expired item up to days later: its id is free before that.
 ID_IS_FREE = "attribute_not_exists(interaction_id) OR expires_at <= :now"
 AS_READ = "#status = :status AND deadline_at = :deadline_at"
 STATUS_NAME = {"#status": "status"}

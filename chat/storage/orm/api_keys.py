@@ -29,6 +29,7 @@ class OrmApiKeyStore:
         return None if found is None else api_key_from_columns(found)
 
     def replace(self, before: ApiKey, after: ApiKey) -> bool:
+        # A rotation changes the digest, a revocation the time: neither overwrites the other.
         as_read = models.ApiKey.objects.filter(
             key_id=before.key_id, digest=before.digest, revoked_at=before.revoked_at
         )
