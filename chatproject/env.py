@@ -42,11 +42,13 @@ _secrets_in_aws: dict[str, str] = {}
 def load_env_file(default: Path) -> None:
     """Set the variables of a file that the process does not set itself.
 
-    The file is the one named by ENV_FILE, which must exist, or `default`, which need not. Raises
-    ImproperlyConfigured if it cannot be read.
+    The file is the one named by ENV_FILE, which must exist, or `default`, which need not.
+    `/dev/null` means none. Raises ImproperlyConfigured if it cannot be read.
     """
     named = os.environ.get("ENV_FILE")
     path = Path(named) if named else default
+    if named == os.devnull:
+        return
     if path.exists():
         from dotenv import load_dotenv  # not on a cold start
 
