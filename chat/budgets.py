@@ -5,9 +5,9 @@ puts the cost in place of the reservation. So concurrent requests exceed a budge
 one request would. Keys without a budget reserve nothing.
 """
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import NamedTuple
 
 from django.utils.crypto import salted_hmac
 
@@ -26,8 +26,7 @@ UNKNOWN_TOKEN_USD = Decimal("0.00001")
 RELEASE_AFTER = timedelta(minutes=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budgets:
+class Budgets(NamedTuple):
     """The budgets of a key in US dollars, and what the key has spent this month."""
 
     monthly_usd: Decimal | None

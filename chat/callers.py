@@ -1,14 +1,13 @@
 """The caller of a request: its owner, its API key and the limits of that key."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from django.conf import settings
 
 from chat.storage.base import ApiKey
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
+class Caller(NamedTuple):
     """The authenticated caller of a request.
 
     Records belong to `owner`. Requests are counted by `key_id`. `key` is set for managed keys and

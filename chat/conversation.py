@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from django.conf import settings
@@ -100,8 +100,7 @@ class ChatRequest:
         return replace(self, **given, metadata=metadata or None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
+class History(NamedTuple):
     """The turn that a request continues, and the turns sent to the model, the oldest first."""
 
     parent: InteractionRecord | None = None

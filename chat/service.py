@@ -58,8 +58,7 @@ MAX_SETTLE_TRIES = 3
 IDEMPOTENCY_NAMESPACE = UUID("6b4e0f0e-6c63-5a5b-9d0c-6f1f3b0d7c52")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatResult:
+class ChatResult(NamedTuple):
     """A settled record. `recorded`: storage has it. `replayed`: an earlier request made it."""
 
     record: InteractionRecord

@@ -1,10 +1,10 @@
 """Usage reports: requests, tokens and cost of an owner, by day, model or user."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from typing import NamedTuple
 
 from django.core import signing
 
@@ -28,16 +28,14 @@ class UsageGroup(StrEnum):
     USER = "user"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DateRange:
+class DateRange(NamedTuple):
     """Days in UTC, both inclusive."""
 
     first: date
     last: date
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(NamedTuple):
     """One page of usage by group, in order, and the total of the whole period."""
 
     groups: dict[str, UsageCounts]

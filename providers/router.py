@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from providers.base import AnsweredMessage, Completion, CompletionRequest, Delta, Provider, Usage
 from providers.circuit_breaker import CircuitBreaker
@@ -53,8 +53,7 @@ class Attempt:
 OnAttempt = Callable[[Attempt, ProviderError | None], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """A model at a provider."""
 
     provider: Provider

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from providers.base import COST_DECIMALS, Usage
 from providers.router import Attempt
@@ -187,8 +187,7 @@ class Turn:
     transcript: Transcript
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class Page(NamedTuple):
     """Records in list order. `next_cursor` is None on the last page."""
 
     records: tuple[InteractionRecord, ...]
@@ -426,8 +425,7 @@ def counter_expiry(record: InteractionRecord, by: CounterKind) -> datetime | Non
     return record.expires_at if by is CounterKind.USER else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UserPage:
+class UserPage(NamedTuple):
     """Counts by user. `next_after` is the last user of this page; None on the last page."""
 
     users: Mapping[str, UsageCounts]
@@ -478,8 +476,7 @@ class Selection:
         return self.owner in (None, owner) and self.user in (None, user_id)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Batch(NamedTuple):
     """The selected ones of `scanned` records, and DynamoDB's read units that the scan consumed.
 
     The cursor continues the scan, in another process too; None is the end.
@@ -491,8 +488,7 @@ class Batch:
     cursor: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PurgeResult:
+class PurgeResult(NamedTuple):
     """The number of records deleted, or that a dry run would delete; the rest as in `Batch`."""
 
     records: int
@@ -500,8 +496,7 @@ class PurgeResult:
     cursor: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImportResult:
+class ImportResult(NamedTuple):
     """The numbers of new records, and of records that replaced a claim or an earlier attempt."""
 
     new: int = 0
@@ -549,8 +544,7 @@ def newest_by_id(records: list[InteractionRecord]) -> dict[str, InteractionRecor
 # --- Backend --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backend:
+class Backend(NamedTuple):
     """The stores of one storage."""
 
     interactions: InteractionStore

@@ -102,8 +102,7 @@ def keyed_digest(digest: str) -> str:
 
 def redacting(stores: Backend) -> Backend:
     """Return the backend with every write of records redacted."""
-    return replace(
-        stores,
+    return stores._replace(
         interactions=RedactingStore(stores.interactions),
         bulk=RedactingBulkStore(stores.bulk),
     )

@@ -9,9 +9,8 @@ import functools
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 
@@ -27,8 +26,7 @@ BY_PROVIDER = ("Service", "Provider")
 HEALTHY_OUTCOMES = frozenset({"ok", "aborted", "content_filtered", "provider_rejected"})
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(NamedTuple):
     unit: str = "Count"
     dimensions: tuple[tuple[str, ...], ...] = (SERVICE,)
 

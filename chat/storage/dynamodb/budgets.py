@@ -19,8 +19,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 from django.conf import settings
@@ -49,8 +48,7 @@ REMOVED_AT_ONCE = 25
 KEEP_SECONDS = 86_400
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class Held(NamedTuple):
     """An amount that is reserved in the item `pk` until a time of the epoch, in seconds."""
 
     pk: str
@@ -76,7 +74,7 @@ def held(record: InteractionRecord, reservations: Iterable[Reservation]) -> list
 
 def to_attribute(holding: Sequence[Held]) -> Item:
     """Return the attribute of a claim's item; none without reservations."""
-    return {RESERVED: {"S": json.dumps([asdict(each) for each in holding])}} if holding else {}
+    return {RESERVED: {"S": json.dumps([each._asdict() for each in holding])}} if holding else {}
 
 
 def from_attribute(item: Item) -> list[Held]:

@@ -9,9 +9,8 @@ the write units of its records, but one write of a counter serves many records.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import orjson
@@ -70,8 +69,7 @@ MAX_ACTIONS = 100
 TRANSACTION_BYTES = 1_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Write:
+class _Write(NamedTuple):
     """A record and the actions that write it, after the parts that do not fit beside them."""
 
     record: InteractionRecord
