@@ -13,3 +13,5 @@ if __name__ == "__main__":
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as exc:
         sys.exit(str(exc))
+    except KeyboardInterrupt:  # during the imports
+        sys.exit(130)

@@ -4,6 +4,7 @@ import os
 import re
 import runpy
 import shlex
+import signal
 import stat
 import subprocess
 import sys
@@ -679,6 +680,20 @@ def test_the_environment_wins_over_the_file(load: Load) -> None:
 def test_an_invalid_value_in_the_file_stops_the_start(load: Load) -> None:
     with pytest.raises(ImproperlyConfigured, match="API_PORT must be"):
         load("API_PORT=http\n")
+
+
+def test_an_interrupt_during_the_start_is_no_traceback(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "env")  # the start waits for what is written into it
+    started = subprocess.Popen(
+        [sys.executable, "manage.py", "check"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "ENV_FILE": str(pipe)},
+        stderr=subprocess.PIPE,
+    )
+    with pipe.open("w"):  # waits for the reader
+        started.send_signal(signal.SIGINT)
+        _, err = started.communicate(timeout=60)
+    assert (started.returncode, err) == (130, b"")
 
 
 def test_an_env_file_must_be_readable(load: Load, tmp_path: Path) -> None:
