@@ -30,19 +30,30 @@ dev: $(VENV)/dev ## Set up all that development needs
 
 test: $(VENV)/dev ## Run all tests, with coverage
 	@$(BIN)/python -m tests.clients.installation 2>/dev/null & # the tests report what fails
-	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --cov --cov-report=term
 
 bench: $(VENV)/dev ## Run the benchmarks, or a part: make bench ONLY=server
 	@$(BIN)/python -m benchmarks $(ONLY)
 
-lint: $(VENV)/dev ## Check style, types, layers, configuration, OpenAPI schema, Dockerfile, workflows
+lint: style types layers django files ## Check style, types, layers, configuration, OpenAPI schema, Dockerfile, workflows
+
+.PHONY: style types layers django files
+style: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev
 	$(BIN)/mypy chatproject chat providers
+
+layers: $(VENV)/dev
 	$(BIN)/lint-imports
+
+django: $(VENV)/dev
 	$(BIN)/python manage.py check --deploy --fail-level WARNING
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python manage.py spectacular --validate --fail-on-warn --file /dev/null
+
+files: $(VENV)/dev
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/actionlint
 	$(BIN)/zizmor --offline --quiet .github

@@ -1,13 +1,17 @@
 import io
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Permission, User
+from django.contrib.contenttypes.models import ContentType
 from django.core.handlers.wsgi import WSGIHandler
+from django.core.management.color import no_style
 from django.db import connection
+from django.test import TransactionTestCase
 from django.test.client import ClientHandler
 from pytest_django import DjangoDbBlocker, Settings
 
@@ -32,6 +36,11 @@ from tests.factories import KEY, OTHER_KEY, Clock  # noqa: E402
 ROUTER = model_catalog.router
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return more workers than cores, as many tests wait for a process or a time limit."""
+    return (os.cpu_count() or 1) * 3 // 2
+
+
 @pytest.fixture(autouse=True)
 def close_connections() -> Iterator[None]:
     """Close the connections to this test's vendors, which nobody uses again."""
@@ -39,6 +48,24 @@ def close_connections() -> Iterator[None]:
     for made in (default_transport, http_transport):
         if made.cache_info().currsize:
             made().close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def keep_permissions() -> Iterator[None]:
+    """Keep the tables of permissions when the others are emptied after a test.
+
+    Django's own flush fills them again each time, which took longer than most tests.
+    """
+    kept = {model._meta.db_table for model in (ContentType, Permission)}
+
+    def empty_tables(case: TransactionTestCase) -> None:
+        names = connection.introspection.django_table_names(only_existing=True, include_views=False)
+        emptied = [name for name in names if name not in kept]
+        connection.ops.execute_sql_flush(connection.ops.sql_flush(no_style(), emptied))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", empty_tables)
+        yield
 
 
 @pytest.fixture(scope="session")

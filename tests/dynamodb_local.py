@@ -27,6 +27,7 @@ import pytest
 from botocore.session import Session
 from django.conf import settings
 
+from providers.sigv4 import Keys
 from tests.not_run import fail_or_skip
 
 Calls = list[tuple[str, Mapping[str, Any]]]
@@ -107,6 +108,7 @@ def _directed() -> Iterator[Callable[[str], None]]:
                 patch.setenv(name, value)
             patch.setattr(settings, "DYNAMODB_ENDPOINT", url)
             patch.setattr(settings, "AWS_REGION", "eu-west-1")
+            patch.setattr(settings, "AWS_KEYS", Keys("test", "test", ""))
             client.cache_clear()
             backend.cache_clear()
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.core.handlers.wsgi import WSGIHandler
 from django.urls import URLPattern
 from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -74,9 +75,10 @@ ERRORS: dict[tuple[str, str], dict[int, set[str]]] = {
 }
 
 
-@pytest.fixture
-def document(api: ApiClient) -> dict[str, Any]:
-    response = api.get("/openapi.json")
+@pytest.fixture(scope="module")
+def document(handler: WSGIHandler) -> dict[str, Any]:
+    """The document, generated once for all tests."""
+    response = ApiClient(handler).get("/openapi.json")
     assert response.status_code == 200
     parsed: dict[str, Any] = response.json()
     return parsed
