@@ -83,10 +83,30 @@ class Invocation:
 
 
 class _Server(ThreadingHTTPServer):
+    def __init__(self, handler: "type[_Handler]", api: "RuntimeApi") -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self.api = api
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore that a client has ended, also in the middle."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server
+
+    @property
+    def api(self) -> "RuntimeApi":
+        return self.server.api
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def content(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
 
 class RuntimeApi:
@@ -96,7 +116,7 @@ class RuntimeApi:
         self.closing = False
         self.pending: SimpleQueue[Invocation] = SimpleQueue()
         self.running: dict[str, Invocation] = {}
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self._server = _Server(_RuntimeHandler, self)
         self.address = f"127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
@@ -129,105 +149,93 @@ class RuntimeApi:
         return None
 
 
-def _handler(api: RuntimeApi) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
+class _RuntimeHandler(_Handler):
+    def setup(self) -> None:
+        super().setup()
+        self.api.connections += 1
 
-        def log_message(self, *args: Any) -> None:
-            pass
+    def do_GET(self) -> None:
+        invocation = self.api.next()
+        if invocation is None:
+            self._respond(410)
+            return
+        self.api.running[invocation.request_id] = invocation
+        event = invocation.event
+        content = event if isinstance(event, bytes) else json.dumps(event).encode()
+        deadline = int((time.time() + invocation.seconds) * 1000)
+        self._respond(
+            200,
+            content,
+            {
+                "Content-Type": "application/json",
+                "Lambda-Runtime-Aws-Request-Id": invocation.request_id,
+                "Lambda-Runtime-Deadline-Ms": str(deadline),
+                "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:example",
+                "Lambda-Runtime-Trace-Id": TRACE,
+            },
+        )
 
-        def setup(self) -> None:
-            super().setup()
-            api.connections += 1
-
-        def do_GET(self) -> None:
-            invocation = api.next()
-            if invocation is None:
-                self._respond(410)
-                return
-            api.running[invocation.request_id] = invocation
-            event = invocation.event
-            content = event if isinstance(event, bytes) else json.dumps(event).encode()
-            deadline = int((time.time() + invocation.seconds) * 1000)
-            self._respond(
-                200,
-                content,
-                {
-                    "Content-Type": "application/json",
-                    "Lambda-Runtime-Aws-Request-Id": invocation.request_id,
-                    "Lambda-Runtime-Deadline-Ms": str(deadline),
-                    "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:example",
-                    "Lambda-Runtime-Trace-Id": TRACE,
-                },
-            )
-
-        def do_POST(self) -> None:
-            step = self.path.removeprefix(f"{PREFIX}/")
-            if step == "init/error":
-                api.init_errors.append(json.loads(self._content()))
-                self._respond(202)
-                return
-            _, request_id, kind = step.split("/")
-            invocation = api.running.pop(request_id)
-            invocation.headers = {name.lower(): value for name, value in self.headers.items()}
-            if kind == "error":
-                invocation.error = json.loads(self._content())
-            elif "chunked" in self.headers.get("Transfer-Encoding", ""):
-                if not self._chunks(invocation):
-                    return
-            else:
-                invocation.chunks.put(self._content())
-            invocation.chunks.put(None)
+    def do_POST(self) -> None:
+        step = self.path.removeprefix(f"{PREFIX}/")
+        if step == "init/error":
+            self.api.init_errors.append(json.loads(self.content()))
             self._respond(202)
+            return
+        _, request_id, kind = step.split("/")
+        invocation = self.api.running.pop(request_id)
+        invocation.headers = {name.lower(): value for name, value in self.headers.items()}
+        if kind == "error":
+            invocation.error = json.loads(self.content())
+        elif "chunked" in self.headers.get("Transfer-Encoding", ""):
+            if not self._chunks(invocation):
+                return
+        else:
+            invocation.chunks.put(self.content())
+        invocation.chunks.put(None)
+        self._respond(202)
 
-        def _content(self) -> bytes:
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+    def _chunks(self, invocation: Invocation) -> bool:
+        """Read chunks and trailers; False if the connection is reset."""
+        count = 0
+        while size := int(self.rfile.readline(), 16):
+            invocation.chunks.put(self.rfile.read(size))
+            self.rfile.readline()
+            count += 1
+            if count == invocation.break_after:
+                self._reset(invocation)
+                return False
+        while line := self.rfile.readline().strip():
+            name, _, value = line.decode().partition(": ")
+            if name == "Lambda-Runtime-Function-Error-Body":
+                invocation.error = json.loads(base64.b64decode(value))
+        return True
 
-        def _chunks(self, invocation: Invocation) -> bool:
-            """Read chunks and trailers; False if the connection is reset."""
-            count = 0
-            while size := int(self.rfile.readline(), 16):
-                invocation.chunks.put(self.rfile.read(size))
-                self.rfile.readline()
-                count += 1
-                if count == invocation.break_after:
-                    self._reset(invocation)
-                    return False
-            while line := self.rfile.readline().strip():
-                name, _, value = line.decode().partition(": ")
-                if name == "Lambda-Runtime-Function-Error-Body":
-                    invocation.error = json.loads(base64.b64decode(value))
-            return True
+    def _reset(self, invocation: Invocation) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.rfile.close()
+        self.wfile.close()
+        self.connection.close()
+        self.close_connection = True
+        invocation.chunks.put(None)
+        invocation.reset.set()
 
-        def _reset(self, invocation: Invocation) -> None:
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.rfile.close()
-            self.wfile.close()
-            self.connection.close()
-            self.close_connection = True
-            invocation.chunks.put(None)
-            invocation.reset.set()
-
-        def _respond(
-            self, status: int, content: bytes = b"", headers: dict[str, str] | None = None
-        ) -> None:
-            self.send_response(status)
-            for name, value in (headers or {}).items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
-            with contextlib.suppress(ConnectionError):  # the function has ended
-                self.end_headers()
-                self.wfile.write(content)
-
-    return Handler
+    def _respond(
+        self, status: int, content: bytes = b"", headers: dict[str, str] | None = None
+    ) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        with contextlib.suppress(ConnectionError):  # the function has ended
+            self.end_headers()
+            self.wfile.write(content)
 
 
 class RestApi:
     """A REST API with the stage `prod`, in a context manager: HTTP in, events out, streams back."""
 
     def __init__(self, api: RuntimeApi) -> None:
-        self._server = _Server(("127.0.0.1", 0), _front(api))
+        self._server = _Server(_RestHandler, api)
         self.url = f"http://127.0.0.1:{self._server.server_port}/prod"
 
     def __enter__(self) -> Self:
@@ -239,43 +247,34 @@ class RestApi:
         self._server.server_close()
 
 
-def _front(api: RuntimeApi) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
+class _RestHandler(_Handler):
+    def do_GET(self) -> None:
+        invocation = self.api.invoke(self._event())
+        prelude, _, first = (invocation.piece() or b"").partition(bytes(8))
+        head = json.loads(prelude)
+        self.send_response(head["statusCode"])
+        for name, value in head["headers"].items():
+            if name != "Content-Length":
+                self.send_header(name, value)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for piece in itertools.chain([first], iter(invocation.piece, None)):
+            if piece:
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        self.wfile.write(b"0\r\n\r\n")
 
-        def log_message(self, *args: Any) -> None:
-            pass
+    do_POST = do_GET
 
-        def do_GET(self) -> None:
-            invocation = api.invoke(self._event())
-            prelude, _, first = (invocation.piece() or b"").partition(bytes(8))
-            head = json.loads(prelude)
-            self.send_response(head["statusCode"])
-            for name, value in head["headers"].items():
-                if name != "Content-Length":
-                    self.send_header(name, value)
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            for piece in itertools.chain([first], iter(invocation.piece, None)):
-                if piece:
-                    self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-            self.wfile.write(b"0\r\n\r\n")
-
-        do_POST = do_GET
-
-        def _event(self) -> dict[str, Any]:
-            address = urlsplit(self.path)
-            content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            event = v1(
-                path=address.path.removeprefix("/prod"),
-                method=self.command,
-                body=content.decode(),
-                headers={name.lower(): value for name, value in self.headers.items()},
-            )
-            return event | {"multiValueQueryStringParameters": parse_qs(address.query)}
-
-    return Handler
+    def _event(self) -> dict[str, Any]:
+        address = urlsplit(self.path)
+        content = self.content()
+        event = v1(
+            path=address.path.removeprefix("/prod"),
+            method=self.command,
+            body=content.decode(),
+            headers={name.lower(): value for name, value in self.headers.items()},
+        )
+        return event | {"multiValueQueryStringParameters": parse_qs(address.query)}
 
 
 class Function:

@@ -24,6 +24,19 @@ def base_environment() -> dict[str, str]:
     }
 
 
+def in_front_of(vendor_url: str, api_key: str) -> dict[str, str]:
+    """Return the variables of a server with this key, the mock and a stub of OpenAI and Gemini."""
+    return {
+        "API_KEYS": api_key,
+        "REQUIRE_API_KEY": "true",
+        "LLM_PROVIDER": "mock",
+        "OPENAI_BASE_URL": f"{vendor_url}/v1",
+        "GEMINI_BASE_URL": f"{vendor_url}/v1beta",
+        "GEMINI_API_KEY": "key-of-the-vendor",
+        "WEB_CONCURRENCY": "1",
+    }
+
+
 def reserve_port() -> socket.socket:
     """Return a socket bound to a free port, which does not listen: connections are refused.
 

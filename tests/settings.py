@@ -8,8 +8,8 @@ from pathlib import Path
 from uuid import uuid4
 
 OURS = (
-    *("ALLOWED_", "API_", "AWS_", "BUILD", "CACHE_", "CIRCUIT_", "CORS_", "CSRF_", "DATABASE_"),
-    *("DYNAMODB_", "LAMBDA_", "PORT", "TRUST_"),
+    *("ALLOWED_", "API_", "AWS_", "BEDROCK_", "BUILD", "CACHE_", "CIRCUIT_", "CORS_", "CSRF_"),
+    *("DATABASE_", "DYNAMODB_", "HISTORY_", "LAMBDA_", "PORT", "STREAM_", "TRUST_"),
     *("ENABLE_", "GEMINI_", "LLM_", "LOG_", "MASK_", "MAX_", "METRICS", "MOCK_", "OPENAI_"),
     *("OPENROUTER_", "OTEL_", "PROMPT_", "RATE_", "REQUEST_", "REQUIRE_", "RETENTION_"),
     *("SECRET_", "STATE_", "STORAGE", "STORE_", "TABLE_", "WEB_"),

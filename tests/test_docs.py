@@ -4,6 +4,8 @@ import ast
 import re
 from pathlib import Path
 
+from tests.settings import OURS
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
@@ -31,6 +33,13 @@ def variables_explained() -> set[str]:
 
 def test_the_document_of_the_configuration_explains_exactly_the_variables_that_settings_read():
     assert variables_explained() == variables_read()
+
+
+def test_the_tests_ignore_the_variables_of_a_developer_s_shell():
+    # Of the network, of a terminal and of Lambda; the tests set ENV_FILE.
+    others = {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE"}
+    others |= {"NO_COLOR", "TERM", "_X_AMZN_TRACE_ID", "ENV_FILE"}
+    assert {name for name in variables_read() if not name.startswith(OURS)} <= others
 
 
 def test_the_example_env_file_names_only_variables_that_settings_read():

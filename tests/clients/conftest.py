@@ -6,7 +6,7 @@ import pytest
 
 from tests.clients import stub_model
 from tests.factories import KEY
-from tests.server_process import Server
+from tests.server_process import Server, in_front_of
 from tests.stub_vendor import StubVendor
 
 # The models of each vendor. A client that keeps what it is given can use the second one, too.
@@ -32,14 +32,9 @@ def stub() -> Iterator[StubVendor]:
 def server(stub: StubVendor, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with Server(
         tmp_path_factory.mktemp("server"),
-        API_KEYS=KEY,
-        REQUIRE_API_KEY="true",
-        LLM_PROVIDER="mock",
-        OPENAI_BASE_URL=f"{stub.url}/v1",
+        **in_front_of(stub.url, KEY),
         OPENAI_MODEL=OPENAI,
         ALLOWED_MODELS=f"openai:{REASONER}",
-        GEMINI_BASE_URL=f"{stub.url}/v1beta",
-        GEMINI_API_KEY="key-of-the-vendor",
         GEMINI_MODEL=GEMINI,
         AWS_ENDPOINT_URL_BEDROCK_RUNTIME=stub.url,
         AWS_ACCESS_KEY_ID="key",
@@ -47,7 +42,6 @@ def server(stub: StubVendor, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         BEDROCK_MODEL=BEDROCK,
         BEDROCK_REGION="eu-west-1",
         RATE_LIMIT_PER_MINUTE="0",
-        WEB_CONCURRENCY="1",
     ) as server:
         yield server
 

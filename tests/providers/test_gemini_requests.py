@@ -219,9 +219,9 @@ def test_content_in_the_wrong_place_is_named(gemini: Gemini):
 # --- Tool calls and thought signatures ------------------------------------------------------------
 
 
-def test_parallel_calls_and_their_results_are_one_content_each(
-    stub_vendor: StubVendor, gemini: Gemini
-):
+@pytest.fixture
+def parallel_calls(stub_vendor: StubVendor, gemini: Gemini) -> list[dict[str, Any]]:
+    """What Gemini is told of two calls at once, and of their results."""
     told = sent(
         gemini,
         stub_vendor,
@@ -235,44 +235,35 @@ def test_parallel_calls_and_their_results_are_one_content_each(
         tool("call_2", [{"type": "text", "text": "noon"}]),
         user("So?"),
     )
-    assert told["contents"] == [
-        {"role": "user", "parts": [{"text": "Oslo or Rome?"}]},
-        {
-            "role": "model",
-            "parts": [
-                {"text": "I will look."},
-                {
-                    "functionCall": {
-                        "id": "call_1",
-                        "name": "get_weather",
-                        "args": {"city": "Oslo"},
-                    },
-                    "thoughtSignature": "U0lH",
-                },
-                {"functionCall": {"id": "call_2", "name": "get_time", "args": {}}},
-            ],
-        },
-        {
-            "role": "user",
-            "parts": [
-                {
-                    "functionResponse": {
-                        "id": "call_1",
-                        "name": "get_weather",
-                        "response": {"degrees": 7},
-                    }
-                },
-                {
-                    "functionResponse": {
-                        "id": "call_2",
-                        "name": "get_time",
-                        "response": {"result": "noon"},
-                    }
-                },
-            ],
-        },
-        {"role": "user", "parts": [{"text": "So?"}]},
-    ]
+    contents: list[dict[str, Any]] = told["contents"]
+    return contents
+
+
+def test_the_turns_around_calls_are_contents_in_order(parallel_calls: list[dict[str, Any]]):
+    assert [content["role"] for content in parallel_calls] == ["user", "model", "user", "user"]
+    assert parallel_calls[0]["parts"] == [{"text": "Oslo or Rome?"}]
+    assert parallel_calls[3]["parts"] == [{"text": "So?"}]
+
+
+def test_parallel_calls_are_one_content(parallel_calls: list[dict[str, Any]]):
+    function = {"id": "call_1", "name": "get_weather", "args": {"city": "Oslo"}}
+    assert parallel_calls[1] == {
+        "role": "model",
+        "parts": [
+            {"text": "I will look."},
+            {"functionCall": function, "thoughtSignature": "U0lH"},
+            {"functionCall": {"id": "call_2", "name": "get_time", "args": {}}},
+        ],
+    }
+
+
+def test_results_of_parallel_calls_are_one_content(parallel_calls: list[dict[str, Any]]):
+    first = {"id": "call_1", "name": "get_weather", "response": {"degrees": 7}}
+    second = {"id": "call_2", "name": "get_time", "response": {"result": "noon"}}
+    assert parallel_calls[2] == {
+        "role": "user",
+        "parts": [{"functionResponse": first}, {"functionResponse": second}],
+    }
 
 
 def test_results_are_in_the_order_of_their_calls(stub_vendor: StubVendor, gemini: Gemini):

@@ -21,7 +21,7 @@ from openai import OpenAI
 from pydantic import BaseModel, SecretStr
 
 from tests.factories import KEY
-from tests.server_process import Server, rate_limit_window_end
+from tests.server_process import Server, in_front_of, rate_limit_window_end
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
 LIMIT = 40  # requests a minute of each user
@@ -59,17 +59,11 @@ def server(stub: StubVendor, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """Start a server with the mock's models and two of the stub vendor's."""
     with Server(
         tmp_path_factory.mktemp("server"),
-        API_KEYS=KEY,
-        REQUIRE_API_KEY="true",
-        LLM_PROVIDER="mock",
-        OPENAI_BASE_URL=f"{stub.url}/v1",
+        **in_front_of(stub.url, KEY),
         OPENAI_MODEL="model-1",
-        GEMINI_API_KEY="key",
-        GEMINI_BASE_URL=f"{stub.url}/v1beta",
         GEMINI_MODEL="gemini-1",
         ALLOWED_MODELS="openai:vendor/model-2",
         RATE_LIMIT_PER_MINUTE=str(LIMIT),
-        WEB_CONCURRENCY="1",
     ) as server:
         yield server
 

@@ -716,75 +716,82 @@ def sent(vendor: StubVendor) -> list[dict[str, Any]]:
     return messages
 
 
+ITEMS: list[dict[str, Any]] = [
+    {"type": "message", "role": "system", "content": "Be brief."},
+    {
+        "role": "user",
+        "content": [
+            {"type": "input_text", "text": "What is this?", "cache_control": {}},
+            {"type": "input_image", "image_url": IMAGE, "detail": "low"},
+            {"type": "input_file", "filename": "a.pdf", "file_data": PDF},
+            {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
+        ],
+    },
+    {"type": "reasoning", "id": "rs_1", "summary": []},
+    {
+        "type": "message",
+        "id": "msg_1",
+        "status": "completed",
+        "role": "assistant",
+        "content": [{"type": "output_text", "text": "I see.", "annotations": []}],
+    },
+    {"type": "function_call", "call_id": "a", "name": "add", "arguments": "{}"},
+    {"type": "custom_tool_call", "call_id": "b", "name": "patch", "input": "x"},
+    {"type": "function_call_output", "call_id": "a", "output": "3"},
+    {
+        "type": "custom_tool_call_output",
+        "call_id": "b",
+        "output": [{"type": "input_text", "text": "done"}],
+    },
+    {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+    {"role": "user", "content": [{"type": "input_text", "text": "Go on."}]},
+]
+# What a vendor gets of them.
+MESSAGES = [
+    {"role": "system", "content": "Be brief."},
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "What is this?", "cache_control": {}},
+            {"type": "image_url", "image_url": {"url": IMAGE, "detail": "low"}},
+            {"type": "file", "file": {"filename": "a.pdf", "file_data": PDF}},
+            {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
+        ],
+    },
+    {
+        "role": "assistant",
+        "content": "I see.",
+        "tool_calls": [
+            {
+                "id": "a",
+                "type": "function",
+                "function": {"name": "add", "arguments": "{}"},
+            },
+            {
+                "id": "b",
+                "type": "function",
+                "function": {"name": "patch", "arguments": '{"input":"x"}'},
+            },
+        ],
+    },
+    {"role": "tool", "tool_call_id": "a", "content": "3"},
+    {"role": "tool", "tool_call_id": "b", "content": "done"},
+    {"role": "assistant", "content": None, "refusal": "No."},
+    {"role": "user", "content": "Go on."},
+]
+
+
 class TestInput:
     def test_items_become_messages(self, api: ApiClient, vendor: StubVendor) -> None:
-        items = [
-            {"type": "message", "role": "system", "content": "Be brief."},
-            {
-                "role": "user",
-                "content": [
-                    {"type": "input_text", "text": "What is this?", "cache_control": {}},
-                    {"type": "input_image", "image_url": IMAGE, "detail": "low"},
-                    {"type": "input_file", "filename": "a.pdf", "file_data": PDF},
-                    {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
-                ],
-            },
-            {"type": "reasoning", "id": "rs_1", "summary": []},
-            {
-                "type": "message",
-                "id": "msg_1",
-                "status": "completed",
-                "role": "assistant",
-                "content": [{"type": "output_text", "text": "I see.", "annotations": []}],
-            },
-            {"type": "function_call", "call_id": "a", "name": "add", "arguments": "{}"},
-            {"type": "custom_tool_call", "call_id": "b", "name": "patch", "input": "x"},
-            {"type": "function_call_output", "call_id": "a", "output": "3"},
-            {
-                "type": "custom_tool_call_output",
-                "call_id": "b",
-                "output": [{"type": "input_text", "text": "done"}],
-            },
-            {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
-            {"role": "user", "content": [{"type": "input_text", "text": "Go on."}]},
-        ]
-        found = body(create(api, items, tools=[ADD, PATCH]))
-        assert sent(vendor) == [
-            {"role": "system", "content": "Be brief."},
-            {
-                "role": "user",
-                "content": [
-                    {"type": "text", "text": "What is this?", "cache_control": {}},
-                    {"type": "image_url", "image_url": {"url": IMAGE, "detail": "low"}},
-                    {"type": "file", "file": {"filename": "a.pdf", "file_data": PDF}},
-                    {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
-                ],
-            },
-            {
-                "role": "assistant",
-                "content": "I see.",
-                "tool_calls": [
-                    {
-                        "id": "a",
-                        "type": "function",
-                        "function": {"name": "add", "arguments": "{}"},
-                    },
-                    {
-                        "id": "b",
-                        "type": "function",
-                        "function": {"name": "patch", "arguments": '{"input":"x"}'},
-                    },
-                ],
-            },
-            {"role": "tool", "tool_call_id": "a", "content": "3"},
-            {"role": "tool", "tool_call_id": "b", "content": "done"},
-            {"role": "assistant", "content": None, "refusal": "No."},
-            {"role": "user", "content": "Go on."},
-        ]
+        body(create(api, ITEMS, tools=[ADD, PATCH]))
+        assert sent(vendor) == MESSAGES
+
+    def test_items_are_listed_as_they_were_given(self, api: ApiClient, vendor: StubVendor) -> None:
+        found = body(create(api, ITEMS, tools=[ADD, PATCH]))
         path = f"{PATH}/{found['id']}/input_items"
         page = json.loads(api.get(f"{path}?order=asc&limit=100").content)
         types = [item["type"] for item in page["data"]]
-        assert types == [item.get("type", "message") for item in items if "summary" not in item]
+        assert types == [item.get("type", "message") for item in ITEMS if "summary" not in item]
         assert page["data"][1]["content"][1:3] == [
             {"type": "input_image", "image_url": IMAGE, "detail": "low"},
             {"type": "input_file", "filename": "a.pdf", "file_data": PDF},
