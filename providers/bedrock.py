@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 import httpx
 
 from providers import bedrock_request, eventstream, parsing, prices, sigv4
-from providers.base import Completion, CompletionRequest, FinishReason, Usage
+from providers.base import CompletionRequest, FinishReason, Message, Usage
 from providers.bedrock_answer import Answer
 from providers.bedrock_request import (
     FORCED_TOOL,
@@ -259,9 +259,8 @@ class Bedrock(HttpProvider[Answer]):
             raise self._error_with_message(200, headers, body)
         return {told.get(":event-type", ""): parsing.as_object(body)}
 
-    def _completion(self, answer: Answer, request: CompletionRequest) -> Completion:
-        """Return the completion of a whole answer. Raises ProviderError for an unusable one."""
-        stop, message = answer.stop_reason, answer.message
+    def _raise_if_unusable(self, answer: Answer) -> None:
+        stop = answer.stop_reason
         if not stop:
             raise parsing.unusable_answer("stopReason")
         if stop in _MALFORMED_STOP_REASONS:
@@ -269,16 +268,12 @@ class Bedrock(HttpProvider[Answer]):
             raise MalformedAnswer("The provider returned a malformed answer.", reason=reason)
         if answer.broken_call:
             raise parsing.broken_call()
-        completion = Completion(
-            message=message,
-            model=self._model(answer, request),
-            finish_reason=_FINISH_REASONS.get(
-                stop, "tool_calls" if message.get("tool_calls") else "stop"
-            ),
-            usage=self._counted(answer, request),
-            extras=answer.extras,
-        )
-        return parsing.require_content(completion, empty=parsing.empty_answer(stop))
+
+    def _finish_reason(self, answer: Answer, message: Message) -> FinishReason:
+        return parsing.finish_reason(_FINISH_REASONS, answer.stop_reason, message)
+
+    def _empty_answer_error(self, answer: Answer) -> ProviderError:
+        return parsing.empty_answer(answer.stop_reason)
 
     def _usage(self, answer: Answer, request: CompletionRequest) -> Usage:
         usage = _usage(answer.usage)

@@ -16,7 +16,7 @@ import httpx
 
 from providers import parsing, prices, reported_usage
 from providers.accumulator import Accumulator
-from providers.base import Completion, CompletionRequest, Delta, FinishReason, Message, Usage
+from providers.base import CompletionRequest, Delta, FinishReason, Message, Usage
 from providers.clean_values import clean_value
 from providers.deadline import Deadline
 from providers.errors import (
@@ -378,20 +378,14 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
     def _new_answer(self, request: CompletionRequest) -> Answer:
         return Answer()
 
-    def _completion(self, answer: Answer, request: CompletionRequest) -> Completion:
+    def _raise_if_unusable(self, answer: Answer) -> None:
         for finish in _FAILED_FINISH_REASONS.intersection(answer.finish_reasons):
             raise parsing.error_for_status(502, reason=parsing.log_reason("finish_reason", finish))
         if answer.broken_call:
             raise parsing.broken_call()
-        message = answer.message
-        completion = Completion(
-            message=message,
-            model=self._model(answer, request),
-            finish_reason=answer.finish_reason(message),
-            usage=self._counted(answer, request),
-            extras=answer.extras,
-        )
-        return parsing.require_content(completion, empty=self._empty_answer_error(answer))
+
+    def _finish_reason(self, answer: Answer, message: Message) -> FinishReason:
+        return answer.finish_reason(message)
 
     def _usage(self, answer: Answer, request: CompletionRequest) -> Usage:
         usage = reported_usage.tokens(answer.usage)

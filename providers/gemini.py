@@ -18,7 +18,7 @@ import httpx
 
 from providers import gemini_request, parsing, prices
 from providers.accumulator import Accumulator
-from providers.base import Completion, CompletionRequest, Delta, FinishReason, Usage
+from providers.base import CompletionRequest, Delta, FinishReason, Message, Usage
 from providers.clean_values import clean_value
 from providers.deadline import Deadline
 from providers.errors import ContentFiltered, MalformedAnswer, ProviderError, RequestRejected
@@ -185,24 +185,18 @@ class Gemini(HttpProvider[Answer]):
     def _new_answer(self, request: CompletionRequest) -> Answer:
         return Answer(parallel_calls=request.parameters.get("parallel_tool_calls", True))
 
-    def _completion(self, answer: Answer, request: CompletionRequest) -> Completion:
-        """Return the completion of a whole answer. Raises ProviderError for an unusable one."""
+    def _raise_if_unusable(self, answer: Answer) -> None:
         if answer.block_reason:
             reason = parsing.log_reason("blockReason", answer.block_reason)
             raise ContentFiltered(parsing.CONTENT_FILTERED, reason=reason)
-        finish, message = answer.finish_reason, answer.message
-        if error := _finish_error(finish):
+        if error := _finish_error(answer.finish_reason):
             raise error
-        completion = Completion(
-            message=message,
-            model=self._model(answer, request),
-            finish_reason=_FINISH_REASONS.get(
-                finish, "tool_calls" if message.get("tool_calls") else "stop"
-            ),
-            usage=self._counted(answer, request),
-            extras=answer.extras,
-        )
-        return parsing.require_content(completion, empty=parsing.empty_answer(finish))
+
+    def _finish_reason(self, answer: Answer, message: Message) -> FinishReason:
+        return parsing.finish_reason(_FINISH_REASONS, answer.finish_reason, message)
+
+    def _empty_answer_error(self, answer: Answer) -> ProviderError:
+        return parsing.empty_answer(answer.finish_reason)
 
     def _model(self, answer: Answer, request: CompletionRequest) -> str:
         return parsing.model_name(answer.model, request.model.removeprefix("models/"))

@@ -10,7 +10,14 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 import httpx
 
 from providers import estimates, parsing
-from providers.base import Completion, CompletionRequest, Delta, Message, Usage
+from providers.base import (
+    Completion,
+    CompletionRequest,
+    Delta,
+    FinishReason,
+    Message,
+    Usage,
+)
 from providers.deadline import Deadline
 from providers.errors import AddressUnknown, ModelUnavailable, ProviderError
 from providers.parsing import as_list, get_path
@@ -41,8 +48,12 @@ class VendorAnswer(Protocol):
         """The model as the vendor reports it, if it does."""
 
     @property
-    def message(self) -> Message:
+    def message(self) -> dict[str, Any]:
         """The message so far."""
+
+    @property
+    def extras(self) -> dict[str, Any]:
+        """What else of the answer clients get."""
 
     @property
     def finished(self) -> bool:
@@ -275,9 +286,30 @@ class HttpProvider(ABC, Generic[AnswerT]):
     def _usage(self, answer: AnswerT, request: CompletionRequest) -> Usage:
         """Return the usage that the vendor reported, and its cost."""
 
-    @abstractmethod
     def _completion(self, answer: AnswerT, request: CompletionRequest) -> Completion:
         """Return the completion of a whole answer. Raises ProviderError for an unusable one."""
+        self._raise_if_unusable(answer)
+        message = answer.message
+        completion = Completion(
+            message=message,
+            model=self._model(answer, request),
+            finish_reason=self._finish_reason(answer, message),
+            usage=self._counted(answer, request),
+            extras=answer.extras,
+        )
+        return parsing.require_content(completion, empty=self._empty_answer_error(answer))
+
+    @abstractmethod
+    def _raise_if_unusable(self, answer: AnswerT) -> None:
+        """Raise the ProviderError of an answer that says that it failed."""
+
+    @abstractmethod
+    def _finish_reason(self, answer: AnswerT, message: Message) -> FinishReason:
+        """Return OpenAI's finish reason for the vendor's."""
+
+    @abstractmethod
+    def _empty_answer_error(self, answer: AnswerT) -> ProviderError:
+        """Return the error for an answer without content."""
 
     @abstractmethod
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:

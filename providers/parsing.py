@@ -9,14 +9,14 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC
 from decimal import Decimal
 from typing import Any
 
 import orjson
 
-from providers.base import COST_DECIMALS, Completion, Delta
+from providers.base import COST_DECIMALS, Completion, Delta, FinishReason, Message
 from providers.errors import (
     ContentFiltered,
     EmptyAnswer,
@@ -244,6 +244,13 @@ def broken_call() -> ProviderFailed:
     """
     message = "The provider's answer ended in the middle of a tool call's arguments."
     return ProviderFailed(message, reason="broken_tool_call", retry=False)
+
+
+def finish_reason(
+    known: Mapping[str, FinishReason], reported: str, message: Message
+) -> FinishReason:
+    """Return OpenAI's finish reason for a vendor's, by a table of those of unfinished answers."""
+    return known.get(reported, "tool_calls" if message.get("tool_calls") else "stop")
 
 
 def empty_answer(*parts: Any) -> EmptyAnswer:
