@@ -10,6 +10,7 @@ Protocol: https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html
 
 import base64
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -18,6 +19,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -277,6 +279,22 @@ class _RestHandler(_Handler):
         return event | {"multiValueQueryStringParameters": parse_qs(address.query)}
 
 
+@functools.cache
+def _migrated_database() -> bytes:
+    """Return an SQLite file with our tables. A process starts for it, so it is made once."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = Path(folder) / "migrated.db"
+        variables = {"ENV_FILE": os.devnull, "DATABASE_PATH": str(database)}
+        subprocess.run(
+            [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
+            env={**base_environment(), "SECRET_KEY": SECRET_KEY, **variables},
+            cwd=ROOT,
+            check=True,
+            timeout=WAIT_SECONDS,
+        )
+        return database.read_bytes()
+
+
 class Function:
     """The function's process, in a context manager; `variables` are its environment."""
 
@@ -303,8 +321,9 @@ class Function:
         }
 
     def __enter__(self) -> Self:
-        if self._environment["STORAGE"] == "sqlite":
-            self._run("manage.py", "migrate", "--verbosity", "0").wait(timeout=WAIT_SECONDS)
+        database = Path(self._environment["DATABASE_PATH"])
+        if self._environment["STORAGE"] == "sqlite" and not database.exists():
+            database.write_bytes(_migrated_database())
         self.process = self._run(*self._command)
         return self
 
