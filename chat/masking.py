@@ -63,7 +63,9 @@ PIECE_CHARACTERS = 50_000
 _BETWEEN_WORDS = re.compile(r"[^\W\d_] (?=[^\W\d_])")
 
 # Masking is all Python, so several threads are no faster, and leave less time for the others.
-_one_at_a_time = threading.Lock()
+# The next text waits no longer than this for its turn, because a long one takes seconds.
+_turn = threading.Lock()
+MAX_TURN_SECONDS = 0.1
 
 
 def mask_text(text: str) -> str:
@@ -72,8 +74,12 @@ def mask_text(text: str) -> str:
 
 
 def _mask_piece(piece: str) -> str:
-    with _one_at_a_time:
+    has_turn = _turn.acquire(timeout=MAX_TURN_SECONDS)
+    try:
         return _replace(piece, _find_words(piece), _mask_numbers)
+    finally:
+        if has_turn:
+            _turn.release()
 
 
 def _pieces(text: str) -> Iterator[str]:
