@@ -1,16 +1,14 @@
 """The WSGI application, for gunicorn and for the Lambda handler."""
 
-import contextlib
 import os
 from collections.abc import Callable, Iterable
 from io import BytesIO
-from typing import IO, Any
+from typing import Any
 
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings")
-MAX_DRAINED_BYTES = 16 * 1024 * 1024
 
 django_application = get_wsgi_application()
 
@@ -21,22 +19,12 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
     A server that decodes chunked bodies sets `wsgi.input_terminated`. The body is read up to one
     byte more than MAX_BODY_BYTES, so that Django refuses a longer one.
     """
-    body_stream = environ["wsgi.input"]
     if environ.get("wsgi.input_terminated") and environ.get("HTTP_TRANSFER_ENCODING"):
-        body = body_stream.read(settings.MAX_BODY_BYTES + 1)
+        body = environ["wsgi.input"].read(settings.MAX_BODY_BYTES + 1)
         environ["wsgi.input"] = BytesIO(body)
         environ["CONTENT_LENGTH"] = str(len(body))
-    answer = django_application(environ, start_response)
-    _drain(body_stream)
-    return answer
-
-
-def _drain(stream: IO[bytes]) -> None:
-    """Read the rest of a refused body, so that the connection can serve the next request."""
-    left = MAX_DRAINED_BYTES
-    with contextlib.suppress(OSError):  # the client has disconnected
-        while left > 0 and (data := stream.read(65_536)):
-            left -= len(data)
+    response: Iterable[bytes] = django_application(environ, start_response)
+    return response
 
 
 def flush_traces(seconds: float) -> None:

@@ -30,17 +30,17 @@ class StrictJSONParser(BaseParser):
         parser_context: Mapping[str, Any] | None = None,
     ) -> Any:
         headers = (parser_context or {})["request"].META
-        # One byte more than allowed tells a body that is too large without reading all of it.
-        body = _limited(stream.read(settings.MAX_BODY_BYTES + 1))
-        if len(body) < int(headers.get("CONTENT_LENGTH") or 0):
+        length = int(headers.get("CONTENT_LENGTH") or 0)
+        _check_size(length)
+        body = stream.read()
+        if len(body) < length:
             raise MalformedJson("The request body ended early.")
         return _parsed(_decoded(body, headers.get("HTTP_CONTENT_ENCODING", "")))
 
 
-def _limited(body: bytes) -> bytes:
-    if len(body) > settings.MAX_BODY_BYTES:
+def _check_size(size: int) -> None:
+    if size > settings.MAX_BODY_BYTES:
         raise PayloadTooLarge(f"The body must not exceed {settings.MAX_BODY_BYTES} bytes.")
-    return body
 
 
 def _decoded(body: bytes, encoding: str) -> bytes:
@@ -53,9 +53,11 @@ def _decoded(body: bytes, encoding: str) -> bytes:
         raise UnsupportedMediaType(encoding, detail)
     try:
         # Bounded while it is unpacked: a small body may hold gigabytes.
-        return _limited(GzipFile(fileobj=BytesIO(body)).read(settings.MAX_BODY_BYTES + 1))
+        decoded = GzipFile(fileobj=BytesIO(body)).read(settings.MAX_BODY_BYTES + 1)
     except (BadGzipFile, EOFError, zlib.error) as exc:
         raise ValidationFailed("The body is not gzip, as its Content-Encoding says.") from exc
+    _check_size(len(decoded))
+    return decoded
 
 
 def _parsed(body: bytes) -> Any:

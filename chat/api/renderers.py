@@ -53,7 +53,7 @@ class JsonNegotiation(DefaultContentNegotiation):
 
     def select_renderer(self, request: Request, renderers: Any, *args: Any) -> Any:
         first: BaseRenderer = renderers[0]
-        if request.META.get("HTTP_ACCEPT", ANY_TYPE) in (ANY_TYPE, first.media_type):
+        if (request.META.get("HTTP_ACCEPT") or ANY_TYPE) in (ANY_TYPE, first.media_type):
             return first, first.media_type
         return super().select_renderer(request, renderers, *args)
 

@@ -15,7 +15,10 @@ from functools import partial
 from struct import pack
 from typing import Any
 
+import uuid_utils
+from django.conf import settings
 from django.db import connections
+from django.http import HttpResponse
 from gunicorn import arbiter, util
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.http.unreader import SocketUnreader
@@ -24,6 +27,7 @@ from gunicorn.workers import gthread
 from chat.api.exceptions import problem_response
 from chat.errors import InternalError, Problem, ValidationFailed
 from chat.http_transport import http_transport
+from chat.telemetry.context import request_context
 from chatproject.server import memory
 from chatproject.server.threads import ElasticThreadPool
 from chatproject.server.tuning import TunedWorker
@@ -49,6 +53,8 @@ LINGER_SECONDS = 2.0
 # Seconds that a stopping worker keeps connections without a request.
 STOP_SECONDS = 2.0
 READ_BYTES = 64 * 1024
+# Bytes of a refused body that are read, to keep the connection.
+MAX_DRAINED_BYTES = 16 * 1024 * 1024
 TOO_LONG = {LimitRequestLine: 414, LimitRequestHeaders: 431}
 # A C struct timeval.
 SEND_TIMEOUT = pack("ll", int(CLIENT_SECONDS), 0)
@@ -114,6 +120,19 @@ class Worker(TunedWorker):
         conn.request_seconds = CROWDED_SECONDS if crowded else REQUEST_SECONDS
         return super().handle(conn)
 
+    def handle_request(self, req: Any, conn: "Connection") -> Any:
+        """Answer, and then read what is left of a refused body, so that the client can go on.
+
+        If its length is not allowed, a client that waits for `100 Continue` need not send it.
+        """
+        length = next((value for name, value in req.headers if name == "CONTENT-LENGTH"), "0")
+        if req._expected_100_continue and int(length) > settings.MAX_BODY_BYTES:
+            req._expected_100_continue = False
+            req.force_close()
+            return super().handle_request(req, conn)
+        keeps = super().handle_request(req, conn)
+        return _drain(req.body) and keeps
+
     def init_signals(self) -> None:
         super().init_signals()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -159,6 +178,18 @@ class Worker(TunedWorker):
 
         gunicorn answers with an HTML page: https://github.com/benoitc/gunicorn/issues/993
         """
+        with request_context(str(uuid_utils.uuid7())) as context:
+            response = self._error_response(exc)
+        response["X-Request-ID"] = context.request_id
+        head = f"HTTP/1.1 {response.status_code} {response.reason_phrase}\r\nConnection: close\r\n"
+        fields = "".join(f"{name}: {value}\r\n" for name, value in response.items())
+        length = f"Content-Length: {len(response.content)}\r\n\r\n"
+        try:
+            util.write_nonblock(client, (head + fields + length).encode() + response.content)
+        except OSError:
+            self.log.debug("client closed the connection before its error")
+
+    def _error_response(self, exc: Exception) -> HttpResponse:
         problem: Problem = InternalError()
         if isinstance(exc, ParseException | LimitRequestLine | LimitRequestHeaders):
             problem = ValidationFailed("Malformed or oversized HTTP request.")
@@ -166,14 +197,7 @@ class Worker(TunedWorker):
             self.log.info("refused: %s", type(exc).__name__)
         else:
             self.log.error("failed: %s", type(exc).__name__, exc_info=exc)
-        answer = problem_response(problem)
-        head = f"HTTP/1.1 {answer.status_code} {answer.reason_phrase}\r\nConnection: close\r\n"
-        fields = "".join(f"{name}: {value}\r\n" for name, value in answer.items())
-        length = f"Content-Length: {len(answer.content)}\r\n\r\n"
-        try:
-            util.write_nonblock(client, (head + fields + length).encode() + answer.content)
-        except OSError:
-            self.log.debug("client closed the connection before its error")
+        return problem_response(problem)
 
 
 class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
@@ -224,6 +248,20 @@ class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
             return False
         except OSError:
             return True
+
+
+def _drain(body: Any) -> bool:
+    """Read the rest of a body. Return False if it is too long, or does not arrive.
+
+    gunicorn reads 64 KiB, and then closes a connection that it promised to keep.
+    """
+    left = MAX_DRAINED_BYTES
+    try:
+        while left > 0 and (data := body.read(READ_BYTES)):
+            left -= len(data)
+    except (OSError, ParseException):
+        return False
+    return left > 0
 
 
 def after_a_rush() -> None:

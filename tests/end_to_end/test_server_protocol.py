@@ -4,6 +4,7 @@ import json
 import socket
 import time
 from contextlib import ExitStack
+from uuid import UUID
 
 import httpx
 import pytest
@@ -46,7 +47,32 @@ def test_malformed_requests_are_refused_as_a_problem(server, request_bytes, stat
     head, _, body = exchange(server, request_bytes).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"application/problem+json" in head.lower()
-    assert json.loads(body)["status"] == status
+    problem = json.loads(body)
+    assert problem["status"] == status
+    assert UUID(problem["request_id"])
+    assert b"x-request-id: %s\r\n" % problem["request_id"].encode() in head.lower() + b"\r\n"
+
+
+@pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
+def test_a_body_that_is_too_large_is_refused_before_it_is_sent(server, expect):
+    head = b"POST /v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"X-API-Key: key\r\nContent-Length: 11000000\r\n%s\r\n" % expect
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(head)
+        refused = client.recv(65_536)
+    assert refused.startswith(b"HTTP/1.1 413 ")
+    assert (b"connection: close" in refused.lower()) == bool(expect)
+
+
+def test_a_body_of_an_allowed_length_is_asked_for(server):
+    body = b'{"userId": "user123", "prompt": "hi"}'
+    head = b"POST /v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"X-API-Key: key\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(body)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        client.sendall(head)
+        assert client.recv(65_536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(body)
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(("size", "key", "status"), [(100_000, "", 401), (11_000_000, "key", 413)])

@@ -88,7 +88,7 @@ def test_other_media_types_are_not_acceptable(
 
 
 @pytest.mark.parametrize(
-    "accept", ["application/json", "application/*", "*/*", "text/html, */*;q=0.1"]
+    "accept", ["application/json", "application/*", "*/*", "text/html, */*;q=0.1", ""]
 )
 def test_clients_that_accept_json_get_json(api: ApiClient, accept: str) -> None:
     response = api.chat(headers={"Accept": accept})

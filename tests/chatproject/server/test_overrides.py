@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[3]
 # Our class, gunicorn's, and the methods that are ours alone.
 CLASSES: list[tuple[type, type, set[str]]] = [
     (Arbiter, GunicornArbiter, set()),
-    (Worker, ThreadWorker, {"_close", "_drain", "_has_grown"}),
+    (Worker, ThreadWorker, {"_close", "_drain", "_error_response", "_has_grown"}),
     (TunedWorker, ThreadWorker, {"_next_request_comes"}),
     (Connection, Connection.__base__, {"drained"}),
     (DeadlineUnreader, SocketUnreader, set()),
