@@ -354,6 +354,21 @@ def test_the_item_of_a_budget_does_not_grow(dynamodb: str) -> None:
     assert len(item) < 8
 
 
+def test_what_a_crash_left_reserved_ends_among_many_that_were_released(dynamodb: str) -> None:
+    from chat.storage.dynamodb.interactions import DynamoInteractionStore
+
+    store, records = DynamoInteractionStore(), [claimed() for _ in range(60)]
+    small = [replace(reservation(1, seconds=seconds), limit=1000) for seconds in range(60, 120)]
+    for record, reserved in zip(records, small, strict=True):
+        assert store.claim(record, reserved) is None
+    crashed = replace(reservation(1000, seconds=1), limit=1000)
+    assert store.claim(claimed(), crashed) is None
+    for record, reserved in zip(records, small, strict=True):
+        assert store.settle(replace(record, status=Status.OK, response="Hi."), reserved)
+    Deadline(2).sleep(2)
+    assert store.claim(claimed(), small[-1]) is None
+
+
 def _budget_items() -> list[dict[str, Any]]:
     items = botocore_client().scan(TableName=settings.STATE_TABLE_NAME)["Items"]
     return [item for item in items if item["pk"]["S"].startswith("budget#")]

@@ -173,7 +173,9 @@ def _ended(item: Item, holding: Held) -> dict[str, int]:
             amount = _number(item, name)
             if amount == 0 or int(name.removeprefix(PREFIX)) <= now:
                 ended[name] = amount
-    return dict(list(ended.items())[:REMOVED_AT_ONCE])
+    # The largest first: a claim must not be refused for what it could have removed.
+    largest = sorted(ended, key=lambda name: abs(ended[name]), reverse=True)
+    return {name: ended[name] for name in largest[:REMOVED_AT_ONCE]}
 
 
 def _number(item: Item, name: str) -> int:
