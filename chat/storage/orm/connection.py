@@ -47,8 +47,8 @@ def immediate_transaction(connection: sqlite3.Connection) -> Iterator[None]:
         return
     # A deferred transaction reads first. If another process then writes, it fails without waiting
     # (SQLITE_BUSY_SNAPSHOT).
-    connection.execute("BEGIN IMMEDIATE")
     try:
+        connection.execute("BEGIN IMMEDIATE")
         yield
         connection.execute("COMMIT")
     # A KeyboardInterrupt, too, must not leave the shared connection in a transaction.

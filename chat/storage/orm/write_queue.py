@@ -124,7 +124,8 @@ class _Write(_Turn):
         super().__init__()
         self.work = work
         self.result: Any = None
-        self.error: BaseException | None = None
+        # Until it is committed: the thread that does it may be interrupted.
+        self.error: Exception | None = StorageUnavailable()
 
 
 def _write_all(first: _Write) -> None:
@@ -151,7 +152,9 @@ def _commit(writes: list[_Write], *, following: bool = False) -> None:
                 writes += _take_writes()
             for each in writes:
                 each.result = each.work(connection)
-    except BaseException as exc:
+        for each in writes:
+            each.error = None
+    except Exception as exc:
         if isinstance(exc, DATABASE_ERRORS):
             disconnect_writer()
         if len(writes) == 1:

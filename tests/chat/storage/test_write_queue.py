@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from sqlite3 import Connection
 from typing import Any
 
 import pytest
@@ -72,6 +73,22 @@ def test_a_write_that_fails_does_not_fail_those_beside_it() -> None:
         with pytest.raises(BudgetSpent):
             failing.result(30)
     assert claimed() == set("02")
+
+
+def test_an_interrupted_thread_has_done_no_write_of_others() -> None:
+    def interrupted(connection: Connection) -> None:
+        raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(2) as threads:
+        with write_queue.write_queue():
+            calls: list[Call] = [partial(write_queue.write, interrupted), partial(claim, 0)]
+            first, other = waiting(threads, calls)
+        with pytest.raises(KeyboardInterrupt):
+            first.result(30)
+        with pytest.raises(StorageUnavailable):
+            other.result(30)
+    assert claimed() == set()
+    assert claim(0)
 
 
 def test_a_thread_that_writes_itself_waits_for_those_before_it_only() -> None:
