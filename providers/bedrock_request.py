@@ -14,6 +14,7 @@ from typing import Any
 from providers import bedrock_messages
 from providers.base import CompletionRequest
 from providers.bedrock_messages import Block, cache_point
+from providers.message_fields import unsupported_fields
 from providers.parsing import as_list, as_str, get_path
 
 # The tool that replaces a `response_format` without a schema, or one that the model lacks.
@@ -77,10 +78,11 @@ _NOVA_EFFORTS = {"minimal": "low", "xhigh": "high", "max": "high"}
 
 
 def unsupported(request: CompletionRequest) -> Sequence[str]:
-    """Return the names of the parameters and content parts that Bedrock does not take."""
+    """Return the names of the parameters, content parts and fields that Bedrock does not take."""
     names = [
         *_unsupported_parameters(request.parameters),
         *bedrock_messages.unsupported_parts(request.messages),
+        *unsupported_fields(request.messages),
     ]
     return list(dict.fromkeys(names))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from providers import gemini_contents
 from providers.base import CompletionRequest
+from providers.message_fields import unsupported_fields
 from providers.parsing import as_list, as_str, get_path
 
 # These models ignore the sampling parameters; Google has announced that later ones refuse them.
@@ -78,10 +79,11 @@ _TAKEN_VALUES: dict[str, Callable[[Any], bool]] = {
 
 
 def unsupported(request: CompletionRequest) -> Sequence[str]:
-    """Return the names of the parameters and content parts that Gemini does not take."""
+    """Return the names of the parameters, content parts and fields that Gemini does not take."""
     names = [
         *_unsupported_parameters(request.parameters),
         *gemini_contents.unsupported_parts(request.messages),
+        *unsupported_fields(request.messages),
     ]
     return list(dict.fromkeys(names))
 

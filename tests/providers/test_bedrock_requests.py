@@ -219,6 +219,12 @@ def test_a_part_that_bedrock_does_not_take_is_named(bedrock: Provider, part: Any
     assert bedrock.unsupported(with_messages(user(part))) == [name]
 
 
+def test_unknown_fields_of_messages_and_parts_are_named(bedrock: Provider):
+    messages = ({**user(text("Hi", bar="x")), "foo": 1}, {"role": "user", "content": "Hi"})
+    named = ["messages[0].foo", "messages[0].content[0].bar"]
+    assert bedrock.unsupported(with_messages(*messages)) == named
+
+
 def test_media_have_their_places(bedrock: Provider):
     image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
     sound = {"type": "input_audio", "input_audio": {"data": PNG, "format": "wav"}}

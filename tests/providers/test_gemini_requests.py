@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from providers.base import AnsweredMessage
 from providers.errors import RequestRejected
 from providers.gemini import Gemini
 from tests.providers.factories import KEY, REQUEST, ErrorSummary, complete, error_summary
@@ -205,6 +206,25 @@ def test_content_that_gemini_does_not_take_is_named(
     gemini: Gemini, part: dict[str, Any], name: str
 ):
     assert gemini.unsupported(replace(REQUEST, messages=(user([part]),))) == [name]
+
+
+def test_unknown_fields_of_messages_and_parts_are_named(gemini: Gemini):
+    messages = (
+        {"role": "system", "content": "Hi", "foo": {"a": 1}},
+        user([{"type": "text", "text": "Hi"}, {"type": "text", "text": "Hi", "bar": "x"}]),
+        {"role": "assistant", "content": "Hi", "prefix": True},
+    )
+    named = ["messages[0].foo", "messages[1].content[1].bar", "messages[2].prefix"]
+    assert gemini.unsupported(replace(REQUEST, messages=messages)) == named
+
+
+def test_neutral_fields_and_those_of_answers_are_not_named(gemini: Gemini):
+    fields = {"annotations": [{}], "reasoning_text": "Hm.", "function_call": None, "refusal": "No"}
+    answer = {"role": "assistant", "content": "Hi", "prefix": False, "foo": None, **fields}
+    recorded = AnsweredMessage({"role": "assistant", "content": "Hi", "foo": 1}, "openai", "gpt")
+    question = user([{"type": "text", "text": "Hi", "foo": {}, "annotations": [{}]}])
+    messages = (question, answer, recorded, question)
+    assert gemini.unsupported(replace(REQUEST, messages=messages)) == []
 
 
 def test_content_in_the_wrong_place_is_named(gemini: Gemini):

@@ -799,6 +799,7 @@ class TestRequests:
             ({"logit_bias": {"50256": -100}}, "logit_bias"),
             ({"functions": [{"name": "weather"}]}, "functions"),
             ({"messages": [{"role": "user", "content": [FILE]}]}, "file_id"),
+            ({"messages": [{"role": "user", "content": "Hi", "foo": 1}]}, "messages[0].foo"),
         ],
     )
     def test_parameters_the_provider_lacks_are_refused(

@@ -1,0 +1,44 @@
+"""Fields of messages, for vendors with another dialect than chat completions'."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from providers.base import AnsweredMessage, Message
+from providers.parsing import as_list, as_str
+
+# Fields that such a vendor is sent, that vendors and clients add to an answer, and that change
+# nothing for it.
+_MESSAGE_FIELDS = {
+    *("role", "content", "name", "tool_call_id", "tool_calls", "function_call", "cache_control"),
+    *("refusal", "annotations", "audio", "images", "extra_content", "citations", "search_results"),
+    *("thinking", "thinking_blocks", "provider_specific_fields", "parsed", "executed_tools"),
+    *("id", "index", "logprobs"),
+}
+_REASONING = "reasoning"  # vendors have several fields that begin so
+_PART_FIELDS = {
+    *("type", "cache_control", "annotations", "citations", "logprobs", "extra_content"),
+    *("id", "index"),
+}
+_NEUTRAL: tuple[Any, ...] = (None, False, "", [], {})
+
+
+def unsupported_fields(messages: Iterable[Message]) -> Iterator[str]:
+    """Yield the paths of unknown fields of messages and of their parts: `messages[1].foo`.
+
+    Answers on record may have any: a vendor wrote them.
+    """
+    for number, message in enumerate(messages):
+        if isinstance(message, AnsweredMessage):
+            continue
+        path = f"messages[{number}]"
+        yield from _unknown(path, message, _MESSAGE_FIELDS)
+        for place, part in enumerate(as_list(message.get("content"))):
+            if isinstance(part, Mapping):
+                kind = as_str(part.get("type"))
+                yield from _unknown(f"{path}.content[{place}]", part, {*_PART_FIELDS, kind})
+
+
+def _unknown(path: str, fields: Mapping[str, Any], known: set[str]) -> Iterator[str]:
+    for name, value in fields.items():
+        if name not in known and not name.startswith(_REASONING) and value not in _NEUTRAL:
+            yield f"{path}.{name}"
