@@ -28,6 +28,7 @@ from providers.bedrock_request import (
 )
 from providers.deadline import Deadline
 from providers.errors import (
+    AddressUnknown,
     MalformedAnswer,
     ModelUnavailable,
     ProviderError,
@@ -335,6 +336,8 @@ class Bedrock(HttpProvider[Answer]):
             reason = " ".join(dict.fromkeys([reason, *_PERMISSION.findall(message)]))
         if code == "ServiceQuotaExceededException":
             return parsing.error_for_status(429, reason=reason, retry=False)
+        if code == "UnknownOperationException":  # not of Bedrock's runtime
+            return AddressUnknown(parsing.NO_ADDRESS, reason=reason)
         if status in (400, 422):
             if _UNKNOWN_MODEL.search(message):
                 return ModelUnavailable(parsing.NO_MODEL, reason=reason)

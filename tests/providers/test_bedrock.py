@@ -24,6 +24,7 @@ from providers import build
 from providers.base import CompletionRequest, Provider, Usage
 from providers.deadline import Deadline
 from providers.errors import (
+    AddressUnknown,
     ModelUnavailable,
     ProviderFailed,
     ProviderMisconfigured,
@@ -268,6 +269,13 @@ def test_an_error_is_the_one_that_botocore_raises(
     assert theirs.value.response["Error"] == {"Code": code, "Message": message}
     assert summarize(error) == expected
     assert (error.reason, error.vendor_message) == (f"HTTP {status} {code}", message)
+
+
+def test_an_operation_that_the_server_does_not_know_is_a_wrong_address(
+    stub: StubBedrock, bedrock: Provider
+):
+    stub.refuse("UnknownOperationException", 404, "")
+    assert summarize(raised_error(bedrock, ASKED)) == ErrorSummary(AddressUnknown)
 
 
 IN_STREAMS = {
