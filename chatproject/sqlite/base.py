@@ -16,4 +16,22 @@ class DatabaseWrapper(base.DatabaseWrapper):
         """
         with contextlib.suppress(OSError):  # it exists, or SQLite will report the error
             Path(conn_params["database"]).touch(mode=0o600, exist_ok=False)
-        return super().get_new_connection(conn_params)
+        connection = super().get_new_connection(conn_params)
+        self._file = self._file_at_path()
+        return connection
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        """Leave a file that was removed or replaced: what is written into it would be lost.
+
+        Django calls this at the start of each request.
+        """
+        if self.connection and not self.in_atomic_block and self._file != self._file_at_path():
+            self.close()
+        super().close_if_unusable_or_obsolete()
+
+    def _file_at_path(self) -> tuple[int, int] | None:
+        try:
+            status = Path(self.settings_dict["NAME"]).stat()
+        except OSError:  # it was removed, or is in memory
+            return None
+        return status.st_dev, status.st_ino

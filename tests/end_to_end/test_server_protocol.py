@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from uuid import UUID
 
@@ -90,6 +91,22 @@ def test_a_truncated_body_is_refused(server):
     head = b"POST /v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     head += b"X-API-Key: key\r\nContent-Length: 5000\r\n\r\n"
     assert b"malformed_json" in exchange(server, head + body)
+
+
+def test_a_server_whose_database_file_is_removed_is_not_ready(tmp_path):
+    """Connections to the removed file would take records that nobody can read."""
+    database = tmp_path / "server.db"
+    with Server(tmp_path, WEB_CONCURRENCY="1") as server, ThreadPoolExecutor(4) as pool:
+
+        def statuses():
+            chats = [each.status_code for each in pool.map(server.chat, map(str, range(8)))]
+            return {*chats, *(server.client.get("/v1/ready").status_code for _ in range(4))}
+
+        assert statuses() == {200}
+        database.rename(tmp_path / "moved.db")
+        assert statuses() == {503}
+        (tmp_path / "moved.db").replace(database)
+        assert statuses() == {200}
 
 
 def test_clients_that_stop_sending_do_not_stop_the_server(server):

@@ -82,6 +82,9 @@ def writer_connection(seconds: float) -> sqlite3.Connection:
         _writers[process] = connections.create_connection(DEFAULT_DB_ALIAS)
         _writers[process].inc_thread_sharing()
     writer = _writers[process]
+    writer.close_if_unusable_or_obsolete()
+    if writer.connection is None:
+        _busy_seconds.pop(writer, None)
     connection = _sqlite(writer)
     # In whole seconds, which are mostly those of the write before.
     whole = math.ceil(seconds)
