@@ -3,7 +3,8 @@
 It answers HTTP APIs and function URLs (payload 2.0), REST APIs (1.0) and load balancers, with whole
 answers. Where the front streams, lambda_runtime.py calls the application instead. An event
 `{"manage": ["create_tables"]}` runs a management command. Only a caller that may invoke the
-function can send one: the HTTP fronts wrap every request into an event of their own.
+function can send one: the HTTP fronts wrap every request into an event of their own. A schedule's
+event, which keeps the process warm, is answered at once.
 """
 
 import gc
@@ -63,6 +64,9 @@ COMMANDS = frozenset(
     }
 )
 
+# The `source` of events that keep a function warm.
+SCHEDULES = ("aws.events", "aws.scheduler", "serverless-plugin-warmup")
+
 # Lambda accepts an answer of 6,291,556 bytes, and ends the process for a larger one. A character
 # takes up to twelve bytes in JSON: an emoji is two escapes.
 MAX_ANSWER_BYTES = 6_000_000
@@ -89,8 +93,12 @@ def handler(event: Event, context: Any) -> dict[str, Any]:
 
     Errors become a 500. An exception would make Lambda's fronts answer in their own shape.
     """
-    if isinstance(event, dict) and "manage" in event and "requestContext" not in event:
-        return run_command(event["manage"])
+    if isinstance(event, dict) and "requestContext" not in event:
+        if "manage" in event:
+            return run_command(event["manage"])
+        if event.get("source") in SCHEDULES or event.get("warmup"):
+            logger.info("kept warm", extra={"request_id": _id(context)})
+            return {"statusCode": 200, "body": "", "isBase64Encoded": False}
     try:
         answer: dict[str, Any] = _answer(normalize_event(event), context)
     except Exception as exc:
@@ -151,7 +159,14 @@ def call_application(
     if not environ.get("HTTP_HOST"):
         environ["HTTP_HOST"] = context.get("domainName") or "localhost"
     environ.setdefault("HTTP_X_AMZN_TRACE_ID", lambda_trace_id())
-    return application(environ, start)
+    body = application(environ, start)
+    # apig-wsgi would send the body of an answer to HEAD, which servers leave out.
+    return _dropped(body) if environ["REQUEST_METHOD"] == "HEAD" else body
+
+
+def _dropped(body: Any) -> Iterable[bytes]:
+    body.close()
+    return ()
 
 
 def _set_script_name(environ: dict[str, Any], context: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import logging
 import time
 from dataclasses import replace
 from urllib.parse import quote
@@ -61,6 +62,30 @@ def test_each_front_is_answered(front, encoded):
     status, body = ask(front(body=QUESTION, encoded=encoded))
     assert (status, body["prompt"], body["response"]) == (200, "Olá!", "You said: Olá!")
     assert Interaction.objects.get().response == "You said: Olá!"
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_an_answer_to_head_has_no_body(front):
+    answer = lambda_handler.handler(front(method="HEAD", path="/v1/health"), Context())
+    assert (answer["statusCode"], answer["body"]) == (200, "")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}},
+        {"source": "aws.scheduler"},
+        {"source": "serverless-plugin-warmup"},
+        {"warmup": True},
+    ],
+)
+def test_an_event_that_keeps_the_process_warm_does_not_reach_django(event, seen, caplog):
+    caplog.set_level(logging.INFO, "chatproject")
+    answer = lambda_handler.handler(event, Context())
+    assert (answer["statusCode"], answer["body"], seen) == (200, "", [])
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("INFO", "kept warm")
+    ]
 
 
 @pytest.mark.parametrize("front", FRONTS)
@@ -197,7 +222,7 @@ def test_any_path_is_answered(front):
     [
         {},
         {"version": "3.0"},
-        {"source": "aws.events"},
+        {"source": "aws.s3"},
         {"path": "/v1/health"},
         {"version": "2.0", "rawPath": "/"},
         None,
