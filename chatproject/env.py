@@ -142,6 +142,16 @@ def env_str(name: str, default: str = "") -> str:
     return os.environ.get(name, "").strip() or default
 
 
+def env_directives(name: str) -> str:
+    """Return text with directives of providers/mock.py."""
+    value = env_str(name)
+    names = "delay|pace|think|tool|fail|ok|empty|filter|length|break"
+    if value and not re.search(rf"(?<!\S)mock:(?:{names})\b", value):
+        example = "must have a directive such as mock:delay=0.5"
+        raise ImproperlyConfigured(f"{name} {example}, not {value!r}.")
+    return value
+
+
 def env_list(name: str) -> list[str]:
     return split(env_str(name))
 

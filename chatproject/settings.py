@@ -17,6 +17,7 @@ from chatproject.env import (
     env_bool,
     env_ca_file,
     env_choice,
+    env_directives,
     env_float,
     env_guardrail,
     env_header_secret,
@@ -180,7 +181,7 @@ PROVIDER_OPTIONS: dict[str, dict[str, Any]] = {
         "keys": AWS_KEYS,
         "guardrail": env_guardrail("BEDROCK_GUARDRAIL"),
     },
-    "mock": {"directives": env_str("MOCK_DIRECTIVES")},
+    "mock": {"directives": env_directives("MOCK_DIRECTIVES")},
 }
 if headers := env_headers("OPENAI_HEADERS"):
     PROVIDER_OPTIONS["openai"]["headers"] = headers

@@ -48,9 +48,7 @@ class ConsoleCommand(BaseCommand):
         except ImproperlyConfigured as exc:
             raise CommandError(str(exc)) from exc
         except StorageUnavailable as exc:
-            hint = "is it up, and are its tables there (migrate, create_tables)?"
-            reason = f" ({exc.__cause__})" if exc.__cause__ else ""
-            raise CommandError(f"{StorageFailed.title}: {hint}{reason}") from exc
+            raise CommandError(describe_storage_failure(exc)) from exc
         return output
 
     def confirm(self, question: str) -> None:
@@ -66,6 +64,13 @@ class ConsoleCommand(BaseCommand):
     def write_report(self, options: Mapping[str, Any], text: str, data: Any, **layout: Any) -> None:
         """Write the outcome in the format chosen with --format: the text, or the data as JSON."""
         self.stdout.write(json.dumps(data, **layout) if options["format"] == "json" else text)
+
+
+def describe_storage_failure(exc: BaseException | None) -> str:
+    """Return what happened, what to look for, and the database's own words."""
+    hint = "is it up, and are its tables there (migrate, create_tables)?"
+    reason = f" ({exc.__cause__})" if exc and exc.__cause__ else ""
+    return f"{StorageFailed.title}: {hint}{reason}"
 
 
 def _discard_output() -> None:

@@ -11,6 +11,7 @@ import providers
 from chat.http_transport import http_transport
 from chat.management.progress import Progress
 from providers.base import Provider
+from providers.deadline import Deadline
 from providers.errors import (
     AddressUnknown,
     DeadlineExceeded,
@@ -47,6 +48,7 @@ BEDROCK_ACCESS = (
 OWN_HINTS: dict[str, tuple[tuple[type[ProviderError], str], ...]] = {
     "bedrock": (
         (ModelUnavailable, BEDROCK_MODEL),
+        (AddressUnknown, "see BEDROCK_REGION and AWS_ENDPOINT_URL_BEDROCK_RUNTIME"),
         (ProviderMisconfigured, BEDROCK_ACCESS),
         (ProviderFailed, "see BEDROCK_REGION, the network and AWS's health dashboard"),
     )
@@ -54,19 +56,31 @@ OWN_HINTS: dict[str, tuple[tuple[type[ProviderError], str], ...]] = {
 
 
 def for_each_provider(
-    act: Callable[[Provider], T], stderr: OutputWrapper, task: str
+    act: Callable[[Provider, Deadline], T], seconds: float, stderr: OutputWrapper, task: str
 ) -> Iterator[tuple[str, T]]:
-    """Call `act` on all configured providers concurrently; yield name and result as each ends."""
+    """Call `act` on all configured providers concurrently; yield name and result as each ends.
+
+    Each has so many seconds. An interrupt cancels them all.
+    """
     built = [
         providers.build(name, options, http_transport())
         for name, options in settings.PROVIDERS.items()
     ]
     progress = Progress(stderr, task, total=len(built), unit="providers")
     with ThreadPoolExecutor(len(built)) as pool, progress:
-        running = {pool.submit(act, provider): provider.name for provider in built}
-        for done in as_completed(running):
-            progress.update(1)
-            yield running[done], done.result()
+        deadlines = [Deadline(seconds) for _ in built]
+        running = {
+            pool.submit(act, provider, deadline): provider.name
+            for provider, deadline in zip(built, deadlines, strict=True)
+        }
+        try:
+            for done in as_completed(running):
+                progress.update(1)
+                yield running[done], done.result()
+        except BaseException:
+            for deadline in deadlines:  # the pool waits for its threads
+                deadline.cancel()
+            raise
 
 
 def describe_error(error: ProviderError) -> str:

@@ -354,6 +354,14 @@ def test_an_invalid_address_of_secrets_stops_the_start(load: Load, name: str) ->
     assert sentence.startswith(f"AWS_ENDPOINT_URL_{name} must be ")
 
 
+def test_directives_of_the_mock_without_a_directive_stop_the_start(load: Load) -> None:
+    assert refusal(load, MOCK_DIRECTIVES="delay=1") == (
+        "MOCK_DIRECTIVES must have a directive such as mock:delay=0.5, not 'delay=1'."
+    )
+    for value in ("mock:delay=1", "mock:fail=503 Hello", 'Hi mock:tool=add {"a": 1}', "mock:ok"):
+        assert load(MOCK_DIRECTIVES=value)["PROVIDER_OPTIONS"]["mock"]["directives"] == value
+
+
 def test_invalid_headers_for_traces_stop_the_start(load: Load) -> None:
     variables = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}
     sentence = refusal(load, **variables, OTEL_EXPORTER_OTLP_HEADERS="no headers")

@@ -16,9 +16,9 @@ from chat.api.exceptions import convert_exception
 from chat.api.serializers import AnswerSerializer, ChatSerializer
 from chat.callers import Caller
 from chat.conversation import ChatRequest, answered_message
-from chat.errors import Problem
+from chat.errors import Problem, StorageFailed
 from chat.management.arguments import parse_owner, parse_user
-from chat.management.console import INTERRUPTED, ConsoleCommand, printable
+from chat.management.console import INTERRUPTED, ConsoleCommand, describe_storage_failure, printable
 from chat.service import ChatResult, stream
 from chat.usage import format_usd
 from providers.base import Message, content_text, reasoning_text
@@ -217,6 +217,8 @@ def _piped_text() -> str:
 
 
 def _describe_problem(problem: Problem) -> str:
-    """Return the title, and the invalid fields or the detail."""
+    """Return the title, and the invalid fields or the detail; a hint if the storage failed."""
+    if isinstance(problem, StorageFailed):
+        return describe_storage_failure(problem.__cause__)
     fields = [f"{each['field']}: {each['detail']}" for each in problem.errors]
     return f"{problem.title}. {'; '.join(fields) or problem.detail}"

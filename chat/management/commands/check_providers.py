@@ -44,11 +44,13 @@ class Command(ConsoleCommand):
 
     def _rows(self) -> list[dict[str, Any]]:
         """Return a row for each provider, in configured order."""
-        rows = dict(for_each_provider(_ask, self.stderr, "Asking"))
+        rows = dict(
+            for_each_provider(_ask, settings.REQUEST_TIMEOUT_SECONDS, self.stderr, "Asking")
+        )
         return [rows[name] for name in settings.PROVIDERS]
 
 
-def _ask(provider: Provider) -> dict[str, Any]:
+def _ask(provider: Provider, deadline: Deadline) -> dict[str, Any]:
     """Return the row of one provider: its answer, or its error and a hint."""
     request = CompletionRequest(
         model=provider.model,
@@ -58,7 +60,7 @@ def _ask(provider: Provider) -> dict[str, Any]:
     row: dict[str, Any] = {"provider": provider.name, "model": provider.model}
     started = time.monotonic()
     try:
-        completion = provider.complete(request, Deadline(settings.REQUEST_TIMEOUT_SECONDS))
+        completion = provider.complete(request, deadline)
         outcome = _describe_answer(completion)
     except ProviderError as exc:
         outcome = {

@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -57,6 +57,8 @@ class Command(ConsoleCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         now, name = datetime.now(UTC), options["name"].strip()
         _validate(name, options["rate_limit"], options["model"])
+        if options["expires_in"] == timedelta(0):
+            raise CommandError("--expires-in 0 would make a key that has expired.")
         key, text = api_keys.create(
             owner=options["owner"],
             name=name,

@@ -54,7 +54,7 @@ class Command(ConsoleCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         findings = [*_configuration(), *_storage(), *_keys()]
-        reached = for_each_provider(_check_provider, self.stderr, "Reaching")
+        reached = for_each_provider(_check_provider, CHECK_SECONDS, self.stderr, "Reaching")
         findings += [finding for _, finding in reached]
         text, rows = "\n".join(_lines(findings)), [asdict(finding) for finding in findings]
         self.write_report(options, text, rows, indent=2, ensure_ascii=False)
@@ -176,10 +176,10 @@ def _keys() -> Iterator[Finding]:
         yield Finding("keys", "ok", detail)
 
 
-def _check_provider(provider: Provider) -> Finding:
+def _check_provider(provider: Provider, deadline: Deadline) -> Finding:
     check = f"vendor {provider.name}"
     try:
-        provider.check(Deadline(CHECK_SECONDS))
+        provider.check(deadline)
     except (AddressUnknown, ModelUnavailable) as exc:  # also of a server without a list of models
         advice = f"{hint(provider.name, exc)}; manage.py check_providers asks it"
         return Finding(check, "warning", describe_error(exc), advice)

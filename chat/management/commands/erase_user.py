@@ -6,11 +6,10 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from chat.errors import StorageFailed
 from chat.history import ERASED_AT_ONCE
 from chat.management.arguments import add_format, parse_owner, parse_user
 from chat.management.bulk_job import pages
-from chat.management.console import INTERRUPTED, ConsoleCommand
+from chat.management.console import INTERRUPTED, ConsoleCommand, describe_storage_failure
 from chat.management.progress import Progress
 from chat.storage import backend
 from chat.storage.base import Selection
@@ -59,12 +58,12 @@ class Command(ConsoleCommand):
                     records += erased
                     progress.update(erased)
             except StorageUnavailable as exc:
-                raise _incomplete(StorageFailed.title, records) from exc
+                raise _incomplete(describe_storage_failure(exc), records) from exc
             except KeyboardInterrupt as exc:
-                raise _incomplete("Interrupted", records, returncode=INTERRUPTED) from exc
+                raise _incomplete("Interrupted.", records, returncode=INTERRUPTED) from exc
         return records
 
 
 def _incomplete(reason: str, records: int, returncode: int = 1) -> CommandError:
-    text = f"{reason}. {records} records were erased; run the command again to erase the rest."
+    text = f"{reason} {records} records were erased; run the command again to erase the rest."
     return CommandError(text, returncode=returncode)

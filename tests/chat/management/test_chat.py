@@ -109,6 +109,14 @@ def test_a_failed_chat_ends_with_the_reason(
     assert reason in refused(text, *words, monkeypatch=monkeypatch)
 
 
+def test_without_the_storage_a_chat_ends_with_a_hint(
+    unreachable_database: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "are its tables there (migrate, create_tables)?" in refused(
+        "Hi", monkeypatch=monkeypatch
+    )
+
+
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
 def test_a_question_must_be_text(db: None, monkeypatch: pytest.MonkeyPatch, errors: str) -> None:
     given = io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8", errors=errors)

@@ -15,10 +15,13 @@ from uuid import uuid4
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.core.management.base import OutputWrapper
 
 from chat import api_keys
+from chat.management.provider_checks import for_each_provider
 from chat.storage import backend
 from chat.storage.orm.interactions import OrmInteractionStore
+from providers.deadline import Deadline
 from tests.factories import ALICE, ANSWERED, BOB, all_records, store_record
 from tests.server_process import ROOT, base_environment
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
@@ -124,7 +127,8 @@ def test_erasing_needs_yes_without_a_terminal(db: None, monkeypatch: pytest.Monk
 
 def test_without_the_storage_nothing_is_erased(unreachable_database: None) -> None:
     assert failed("erase_user", ALICE, "--yes")[1] == (
-        "The storage is unreachable. 0 records were erased; "
+        "The storage is unreachable: is it up, and are its tables there (migrate, create_tables)? "
+        "(unable to open database file) 0 records were erased; "
         "run the command again to erase the rest."
     )
 
@@ -221,6 +225,22 @@ def test_a_refused_question_shows_the_vendor_s_sentence(two_vendors: Any) -> Non
         f"openai: The provider rejected the request. (HTTP 400) The vendor's message: {message} "
         "Hint: see OPENAI_MODEL: the vendor refuses this request to it"
     )
+
+
+def test_an_interrupt_ends_the_calls(
+    two_vendors: tuple[StubVendor, StubVendor],
+) -> None:
+    deadlines: list[Deadline] = []
+
+    def ask(provider: Any, deadline: Deadline) -> None:
+        deadlines.append(deadline)
+        if len(deadlines) == 1:
+            raise KeyboardInterrupt
+        deadline.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        list(for_each_provider(ask, 60, OutputWrapper(io.StringIO()), "Asking"))
+    assert all(each.cancelled for each in deadlines)
 
 
 # --- doctor ---------------------------------------------------------------------------------------
@@ -359,3 +379,21 @@ def test_each_command_explains_itself(command: str, capsys: Any) -> None:
         call_command(command, "--help")
     assert excinfo.value.code == 0
     assert len(capsys.readouterr().out.splitlines()) > 10
+
+
+# --- migrate --------------------------------------------------------------------------------------
+
+
+def test_migrate_reports_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "letter.db").write_text("Dear Sir or Madam, " * 100)
+    variables = {"ENV_FILE": os.devnull, "DATABASE_PATH": str(tmp_path / "letter.db")}
+    ended = subprocess.run(
+        [sys.executable, "manage.py", "migrate"],
+        cwd=ROOT,
+        env=base_environment() | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    sentence = f"DATABASE_PATH: {tmp_path}/letter.db cannot be used: file is not a database."
+    assert (ended.returncode, ended.stderr) == (1, f"CommandError: {sentence}\n")
