@@ -127,9 +127,13 @@ class DynamoDBClient:
     _make_api_call = call  # PynamoDB's name for it
 
     def call_once(self, operation: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Call an operation without retries, for a write that must not be repeated."""
+        """Call an operation without retries, for a write that must not be repeated.
+
+        It takes no longer than the first try of a call.
+        """
         content = orjson.dumps(arguments, default=_base64)
-        return self._call(operation, content, self._try_seconds, fresh=False)
+        retries = _Retries(self._try_seconds, storage_seconds(self._call_seconds))
+        return self._call(operation, content, retries.try_seconds(), fresh=False)
 
     def _call(
         self, operation: str, content: bytes, seconds: float, *, fresh: bool

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
+from botocore.exceptions import ReadTimeoutError
 from django.core.exceptions import ImproperlyConfigured
 from pytest_django import Settings
 
@@ -33,7 +34,7 @@ from chat.storage.base import (
     Status,
     UsageCounts,
 )
-from chat.storage.dynamodb.client import DynamoDBClient
+from chat.storage.dynamodb.client import DynamoDBClient, client
 from chat.storage.dynamodb.interactions import DynamoInteractionStore
 from chat.storage.dynamodb.tables import InteractionTable
 from chat.storage.dynamodb.usage import DynamoUsageStore
@@ -782,6 +783,16 @@ def test_a_reservation_that_is_not_released_ends_at_its_time(
     assert store.claim(second, later) is None
     with pytest.raises(BudgetSpent):
         store.claim(third, later)
+
+
+def test_a_call_that_is_not_repeated_is_no_longer_than_a_try(
+    dynamodb: str, dynamodb_at: Callable[[str], None]
+) -> None:
+    """After the deadline there is time for short calls only, or the answer would be late."""
+    with troubled(dynamodb, slow=1, seconds=1.5) as url, storage_deadline(Deadline(0)):
+        dynamodb_at(url)
+        with pytest.raises(ReadTimeoutError):
+            client().call_once("ListTables", {})
 
 
 def test_a_slow_write_is_waited_for_within_the_deadline(
