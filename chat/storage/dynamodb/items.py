@@ -57,9 +57,9 @@ class ItemSchema(AttributeContainer):
         """Return the item of these columns, without those that are None."""
         attributes = cls.get_attributes()
         return {
-            name: {attributes[name].attr_type: attributes[name].serialize(value)}
+            attribute.attr_name: {attribute.attr_type: attribute.serialize(value)}
             for name, value in columns.items()
-            if value is not None and name in attributes
+            if value is not None and (attribute := attributes.get(name))
         }
 
     @classmethod
@@ -67,8 +67,9 @@ class ItemSchema(AttributeContainer):
         """Return all columns; missing ones are None, unknown attributes are ignored."""
         columns: dict[str, Any] = dict.fromkeys(cls.get_attributes())
         for name, attribute in cls.get_attributes().items():
-            if name in item:
-                columns[name] = attribute.deserialize(attribute.get_value(item[name]))
+            if attribute.attr_name in item:
+                value = attribute.get_value(item[attribute.attr_name])
+                columns[name] = attribute.deserialize(value)
         return SimpleNamespace(**columns)
 
 
