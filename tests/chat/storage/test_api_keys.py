@@ -9,12 +9,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.db import transaction
 
 from chat.storage import backend
 from chat.storage.base import ApiKey
 from chat.storage.errors import StorageUnavailable
-from tests.dynamodb_local import Calls
+from tests.dynamodb_local import Calls, botocore_client
 from tests.factories import NOON, run_concurrently
 
 NOBODY_LISTENS = "http://127.0.0.1:9"
@@ -46,6 +47,16 @@ def test_a_key_is_kept_whole(each_storage: str, key: ApiKey) -> None:
 def test_an_expired_key_is_still_stored(each_storage: str) -> None:
     backend().api_keys.add(replace(LEAST, expires_at=NOON))
     assert backend().api_keys.get(ID) == replace(LEAST, expires_at=NOON)
+
+
+@pytest.mark.parametrize("each_storage", ["dynamodb"], indirect=True)
+def test_dynamodb_deletes_no_expired_key(each_storage: str) -> None:
+    """Its TTL is `expires_at`. Keys of earlier releases have the other name, too."""
+    backend().api_keys.add(FULL)
+    items = botocore_client().scan(TableName=settings.STATE_TABLE_NAME)["Items"]
+    [item] = [each for each in items if each["pk"]["S"].endswith(ID)]
+    assert "expires_at" not in item
+    assert item["valid_until"] == {"S": "2026-04-01T12:00:00.123457Z"}
 
 
 def test_a_key_id_is_added_once(each_storage: str) -> None:
