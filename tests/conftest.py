@@ -3,6 +3,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,11 +35,18 @@ from tests.client import ApiClient  # noqa: E402
 from tests.factories import KEY, OTHER_KEY, Clock  # noqa: E402
 
 ROUTER = model_catalog.router
+TESTS = Path(__file__).parent
 
 
 def pytest_xdist_auto_num_workers() -> int:
     """Return more workers than cores, as many tests wait for a process or a time limit."""
-    return (os.cpu_count() or 1) * 3 // 2
+    return (os.cpu_count() or 1) * 2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slowest tests, so that no worker is left with them at the end."""
+    slowest = {TESTS / name for name in ("clients", "end_to_end", "deployment")}
+    items.sort(key=lambda item: slowest.isdisjoint(item.path.parents))
 
 
 @pytest.fixture(autouse=True)
