@@ -104,7 +104,8 @@ class Connection(asyncio.Protocol):
             self._after(self.pace.delay, self._send, 0)
         else:
             path = head.split(b" ", 2)[1]
-            answer = next(data for end, data in self.answers.items() if path.endswith(end))
+            found = (data for end, data in self.answers.items() if path.endswith(end))
+            answer = next(found, self.answers[b"/chat/completions"])
             self._after(self.pace.delay, self._write, answer)
 
     def _send(self, number: int) -> None:
