@@ -58,6 +58,11 @@ _DIRECTIVE = re.compile(
 _SPACE = re.compile(r"\s*")
 
 
+def has_directive(text: str) -> bool:
+    """Return whether a text has a directive."""
+    return _DIRECTIVE.search(text) is not None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Directives:
     """The directives of a prompt. `text` is the prompt without them.

@@ -71,7 +71,7 @@ class RequestLogMiddleware:
 def on_response_close(response: HttpResponse, callback: Callable[[], object]) -> None:
     """Call `callback` when the body was sent or abandoned; at once if it is not streamed."""
     if response.streaming:
-        # Django calls these on close(). It has no public name for them.
+        # Django calls these on close(). It has no public name for them, nor have its types.
         response._resource_closers.append(callback)  # type: ignore[attr-defined]
     else:
         callback()

@@ -79,7 +79,8 @@ class _Retries:
         self._refused += isinstance(exc, EndpointConnectionError | ConnectionClosedError)
         if self._refused == MAX_REFUSED or not _is_transient(exc):
             return None
-        pause = random.uniform(0, min(0.05 * 2**self._tries, MAX_PAUSE_SECONDS))  # noqa: S311
+        longest = min(0.05 * 2**self._tries, MAX_PAUSE_SECONDS)
+        pause = random.uniform(0, longest)  # noqa: S311  (no secret)
         return pause if pause < self._remaining() else None
 
     def _remaining(self) -> float:
