@@ -15,7 +15,7 @@ from chat.callers import Caller
 from chat.errors import ConversationConflict, NotFound, field_error
 from chat.history import get_interaction
 from chat.storage import backend
-from chat.storage.base import InteractionRecord, Status
+from chat.storage.base import MAX_READ, InteractionRecord, Status
 from chat.storage.transcripts import SentConversation
 from chat.storage.transcripts import answered_message as answered_message
 from chat.telemetry.context import server_timing
@@ -28,8 +28,6 @@ from providers.base import (
     content_text,
 )
 
-# As many as one read of the storage takes.
-MAX_ANCESTORS = 100
 TURN_IS_RUNNING = "The previous turn is still running. Continue it when it has its answer."
 RUNNING_RETRY_SECONDS = 2
 TURN_HAS_NO_ANSWER = "The previous turn has no answer, and cannot be continued."
@@ -122,7 +120,7 @@ def load_history(caller: Caller, request: ChatRequest) -> History:
     parent = _load_parent(caller, request.user_id, request.previous_interaction_id)
     if not _has_results(request, parent):
         raise ConversationConflict(TURN_HAS_TOOL_CALLS)
-    wanted = parent.ancestors[-MAX_ANCESTORS:]
+    wanted = parent.ancestors[-MAX_READ:]
     with server_timing("storage"):
         found = backend().interactions.get_many(wanted) if wanted else {}
     # A turn whose first messages are erased would begin in the middle.

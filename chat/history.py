@@ -7,14 +7,12 @@ from uuid import UUID
 from chat.callers import Caller
 from chat.errors import NotFound, StorageFailed
 from chat.storage import backend
-from chat.storage.base import InteractionRecord, Page, Status
+from chat.storage.base import MAX_READ, InteractionRecord, Page, Status
 from chat.telemetry.context import server_timing
 from providers.deadline import Deadline
 
 # The deadline is checked after each batch, so this is how late an erasure may notice it.
 ERASED_AT_ONCE = 500
-# The most keys that DynamoDB's BatchGetItem takes.
-READ_AT_ONCE = 100
 
 
 def parse_interaction_id(id_: str) -> str:
@@ -45,8 +43,8 @@ def get_answers(
     """
     found: dict[str, InteractionRecord] = {}
     with server_timing("storage"):
-        for start in range(0, len(interaction_ids), READ_AT_ONCE):
-            ids = interaction_ids[start : start + READ_AT_ONCE]
+        for start in range(0, len(interaction_ids), MAX_READ):
+            ids = interaction_ids[start : start + MAX_READ]
             found |= backend().interactions.get_many(ids)
     return {
         id_: record

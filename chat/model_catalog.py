@@ -34,13 +34,18 @@ DEFAULT_MODEL_ALIAS = "default"
 OTHER_MODELS = {"openrouter": ("models", "preset")}
 
 
-@functools.cache
-def router() -> Router:
-    """Return the router over the configured providers, built once per process."""
-    configured = [
+def configured_providers() -> list[Provider]:
+    """Build the configured providers, the preferred one first."""
+    return [
         providers.build(name, options, http_transport())
         for name, options in settings.PROVIDERS.items()
     ]
+
+
+@functools.cache
+def router() -> Router:
+    """Return the router over the configured providers, built once per process."""
+    configured = configured_providers()
     if settings.TRACING_ENABLED:
         from chat.telemetry.traces import TracedProvider
 

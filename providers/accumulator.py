@@ -51,7 +51,7 @@ class Accumulator:
             if name == "content":
                 self._add_content(shown, value)
             elif name == "tool_calls":
-                if pieces := self._calls.add(as_list(value)):
+                if pieces := self._calls.add(value):
                     shown[name] = pieces
             elif name == "function_call":
                 self._add_function_call(shown, value)

@@ -27,7 +27,7 @@ from providers.errors import (
     RequestRejected,
 )
 from providers.http_provider import HttpProvider
-from providers.parsing import as_items, as_list, as_str, get_path, identifier
+from providers.parsing import as_items, as_list, as_objects, as_str, get_path, identifier
 from providers.refused_fields import THOUGHTS, TOKEN_LIMITS, refused_fields
 from providers.vendor_http import read_error
 
@@ -216,7 +216,7 @@ class Answer:
 
     def _choices(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         """Return the choices, and take their finish reasons."""
-        choices = [choice for choice in as_list(body.get("choices")) if isinstance(choice, dict)]
+        choices = as_objects(body.get("choices"))
         reasons = (as_str(choice.get("finish_reason")) for choice in choices)
         self.finish_reasons += filter(None, reasons)
         return choices

@@ -87,6 +87,11 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def as_objects(value: Any) -> list[dict[str, Any]]:
+    """Return the objects of a JSON array; an empty list for any other value."""
+    return [each for each in as_list(value) if isinstance(each, dict)]
+
+
 def as_items(value: Any) -> Iterable[tuple[str, Any]]:
     """Return the members of a JSON object; none for any other value."""
     return value.items() if isinstance(value, dict) else ()

@@ -11,7 +11,7 @@ from uuid import uuid4
 import orjson
 
 from providers.clean_values import SplitText, clean_value
-from providers.parsing import as_str, clean_text, get_path, identifier
+from providers.parsing import as_objects, as_str, clean_text, get_path, identifier
 
 
 class ToolCall:
@@ -95,10 +95,10 @@ class ToolCalls:
     def __init__(self) -> None:
         self._calls: list[ToolCall] = []
 
-    def add(self, pieces: list[Any]) -> list[dict[str, Any]]:
+    def add(self, pieces: Any) -> list[dict[str, Any]]:
         """Return the pieces as clients should see them."""
         begun: list[ToolCall] = []
-        known = [piece for piece in pieces if isinstance(piece, dict)]
+        known = as_objects(pieces)
         if None not in map(_vendor_index, known):
             # Calls are numbered as they begin: those of one delta begin in the vendor's order.
             known.sort(key=lambda piece: int(piece["index"]))

@@ -11,7 +11,8 @@ from django.db.models import QuerySet
 from chat.models import Interaction
 from chat.storage.columns import to_columns
 from chat.storage.jsonl import to_line
-from chat.storage.orm.interactions import read_whole
+from chat.storage.orm.interactions import after, read_whole
+from chat.storage.orm.sql import COLUMNS
 
 # Records read per transaction. One long transaction would keep SQLite from checkpointing its WAL.
 BATCH = 500
@@ -29,12 +30,11 @@ def json_lines(queryset: QuerySet[Interaction]) -> Iterator[bytes]:
 def csv_lines(queryset: QuerySet[Interaction]) -> Iterator[str]:
     """Yield CSV lines, a column for each field. The BOM makes spreadsheets read UTF-8."""
     writer = csv.writer(_Echo(), quoting=csv.QUOTE_ALL)
-    names = [field.attname for field in Interaction._meta.concrete_fields]
-    yield "\N{BYTE ORDER MARK}" + writer.writerow(names)
+    yield "\N{BYTE ORDER MARK}" + writer.writerow(COLUMNS)
     for batch in _newest_first(queryset):
         for record in read_whole(batch):
             row = to_columns(record)
-            yield writer.writerow([_cell(row[name]) for name in names])
+            yield writer.writerow([_cell(row[name]) for name in COLUMNS])
 
 
 def _newest_first(queryset: QuerySet[Interaction]) -> Iterator[list[Interaction]]:
@@ -42,10 +42,8 @@ def _newest_first(queryset: QuerySet[Interaction]) -> Iterator[list[Interaction]
     batch = list(rest[:BATCH])
     while batch:
         yield batch
-        last = batch[-1]
-        # Two conditions, because SQLite would not seek in the index for an OR.
-        after = rest.filter(created_at__lte=last.created_at)
-        batch = list(after.exclude(created_at=last.created_at, pk__gte=last.pk)[:BATCH])
+        place = (batch[-1].created_at, batch[-1].pk)
+        batch = list(after(rest, place, newest_first=True)[:BATCH])
 
 
 def _cell(value: Any) -> str:

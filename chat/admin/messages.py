@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from chat.storage.base import InteractionRecord
@@ -13,6 +13,7 @@ from providers.base import (
     content_text,
     reasoning_text,
 )
+from providers.parsing import as_objects
 
 # Images that browsers show and the Content-Security-Policy allows. Pages load no foreign images.
 IMAGE = re.compile(r"data:image/(?:png|jpeg|gif|webp);base64,[A-Za-z0-9+/]+={0,2}")
@@ -22,12 +23,12 @@ MAX_STRING = 2000
 PLACED = {"role", "content", "tool_calls", "images", "refusal", *REASONING_FIELDS}
 
 
-def sent_messages(record: InteractionRecord) -> list[Message]:
+def sent_messages(record: InteractionRecord) -> Sequence[Message]:
     """Return the messages that the client sent; none if it sent one prompt."""
-    return _objects(record.parameters.get("messages"))
+    return as_objects(record.parameters.get("messages"))
 
 
-def new_messages(messages: list[Message]) -> list[Message]:
+def new_messages(messages: Sequence[Message]) -> list[Message]:
     """Return the messages after the last answer, without instructions."""
     roles = [message.get("role") for message in messages]
     last = max((n for n, role in enumerate(roles) if role == "assistant"), default=-1)
@@ -43,7 +44,7 @@ def show_answer(record: InteractionRecord) -> dict[str, Any]:
 def show_message(message: Message, *, thumbnails: bool = True) -> dict[str, Any]:
     """Return the context of a message for the template message.html."""
     content = message.get("content")
-    parts = _objects(content)
+    parts = as_objects(content)
     text, refusal = content_text(content), message.get("refusal")
     others: dict[str, Any] = {name: message[name] for name in message.keys() - PLACED}
     if rest := [part for part in parts if part.get("type") not in ("text", "refusal", "image_url")]:
@@ -53,8 +54,8 @@ def show_message(message: Message, *, thumbnails: bool = True) -> dict[str, Any]
         "text": "" if text == refusal else text,
         "refusal": refusal,
         "reasoning": reasoning_text(message),
-        "calls": [_call(call) for call in _objects(message.get("tool_calls"))],
-        "images": _images([*parts, *_objects(message.get("images"))], thumbnails=thumbnails),
+        "calls": [_call(call) for call in as_objects(message.get("tool_calls"))],
+        "images": _images([*parts, *as_objects(message.get("images"))], thumbnails=thumbnails),
         "others": pretty_json(others) if any(others.values()) else "",
     }
 
@@ -80,10 +81,6 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
     called = call.get("custom") or call.get("function")
     called = called if isinstance(called, Mapping) else {}
     return {"name": called.get("name"), "arguments": called.get("arguments", called.get("input"))}
-
-
-def _objects(value: Any) -> list[Mapping[str, Any]]:
-    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
 def _shorten(value: Any) -> Any:

@@ -435,13 +435,15 @@ def _requests(**samples: Any) -> list[OpenApiExample]:
     return [OpenApiExample(name, value, request_only=True) for name, value in samples.items()]
 
 
-def _success(serializer: Any, description: str, **samples: Any) -> OpenApiResponse:
+def _response(
+    serializer: Any, description: str, *, status: int = 200, **samples: Any
+) -> OpenApiResponse:
     """Document a response, with its examples by name."""
     return OpenApiResponse(
         serializer,
         description=description,
         examples=[
-            OpenApiExample(name, value, response_only=True, status_codes=[200])
+            OpenApiExample(name, value, response_only=True, status_codes=[status])
             for name, value in samples.items()
         ],
     )
@@ -460,13 +462,13 @@ document_chat(
         ),
         request=serializers.ChatSerializer,
         responses={
-            200: _success(
+            200: _response(
                 serializers.AnswerSerializer,
                 "The answer.",
                 answer=examples.CHAT_ANSWER,
                 reasoning=examples.REASONED_ANSWER,
             ),
-            (200, "text/event-stream"): _success(
+            (200, "text/event-stream"): _response(
                 OpenApiTypes.ANY, "The answer.", events=examples.CHAT_EVENTS
             ),
             **_problems(*MODEL_ERRORS, *DRF_ERRORS, UnsupportedMediaType),
@@ -488,7 +490,7 @@ document_history(
         description="The request, and its answer or error.",
         parameters=[_path("interaction_id", "Its UUID.", examples.ID)],
         responses={
-            200: _success(
+            200: _response(
                 serializers.WholeRecordSerializer,
                 "The record.",
                 answered=examples.RECORD,
@@ -509,7 +511,7 @@ document_history(
             serializers.UserQuerySerializer,
         ],
         responses={
-            200: _success(serializers.PageSerializer, "The page.", page=examples.PAGE),
+            200: _response(serializers.PageSerializer, "The page.", page=examples.PAGE),
             **_problems(errors.ValidationFailed, *READ_ERRORS),
         },
     ),
@@ -523,7 +525,7 @@ document_history(
         parameters=[_path("user_id", "The user's id.", "user123", USER_ID)],
         request=None,
         responses={
-            200: _success(
+            200: _response(
                 serializers.DeletionSerializer,
                 "The number of erased records.",
                 deleted={"deleted": 3},
@@ -543,7 +545,7 @@ document_history(
             serializers.PageQuerySerializer,
         ],
         responses={
-            200: _success(
+            200: _response(
                 serializers.ConversationSerializer, "The turns.", conversation=examples.CONVERSATION
             ),
             **_problems(errors.ValidationFailed, errors.NotFound, *READ_ERRORS),
@@ -564,13 +566,13 @@ document_openai(
         request=CompletionSerializer,
         parameters=MODEL_HEADERS,
         responses={
-            200: _success(
+            200: _response(
                 OpenApiTypes.OBJECT,
                 "The completion.",
                 completion=examples.COMPLETION,
                 tool_call=examples.TOOL_CALL_COMPLETION,
             ),
-            (200, "text/event-stream"): _success(
+            (200, "text/event-stream"): _response(
                 OpenApiTypes.ANY, "The chunks.", chunks=examples.COMPLETION_EVENTS
             ),
             **_openai_errors(*MODEL_ERRORS),
@@ -583,10 +585,7 @@ document_openai(
         ),
     ),
 )
-document_responses = partial(
-    document,
-    extend_schema(tags=["openai"], parameters=READ_HEADERS),
-)
+document_responses = partial(document, extend_schema(tags=["openai"], parameters=READ_HEADERS))
 RESPONSE_ID = _path(
     "response_id", "Its id: `resp_` and the id of its record.", f"resp_{examples.ID}"
 )
@@ -606,13 +605,13 @@ document_openai(
         request=ResponseSerializer,
         parameters=MODEL_HEADERS,
         responses={
-            200: _success(
+            200: _response(
                 OpenApiTypes.OBJECT,
                 "The response.",
                 response=examples.RESPONSE,
                 tool_call=examples.TOOL_CALL_RESPONSE,
             ),
-            (200, "text/event-stream"): _success(
+            (200, "text/event-stream"): _response(
                 OpenApiTypes.ANY, "The events.", events=examples.RESPONSE_EVENTS
             ),
             **_openai_errors(*MODEL_ERRORS),
@@ -633,7 +632,7 @@ document_responses(
         description="A record in the form of a response; 404 if its texts are not stored.",
         parameters=[RESPONSE_ID],
         responses={
-            200: _success(OpenApiTypes.OBJECT, "The response.", response=examples.RESPONSE),
+            200: _response(OpenApiTypes.OBJECT, "The response.", response=examples.RESPONSE),
             **_openai_errors(*RESPONSE_ERRORS),
         },
     ),
@@ -643,7 +642,7 @@ document_responses(
         description="Deletes its record. Later turns go on without it; usage stays counted.",
         parameters=[RESPONSE_ID],
         responses={
-            200: _success(OpenApiTypes.OBJECT, "Done.", deleted=examples.DELETED_RESPONSE),
+            200: _response(OpenApiTypes.OBJECT, "Done.", deleted=examples.DELETED_RESPONSE),
             **_openai_errors(*RESPONSE_ERRORS),
         },
     ),
@@ -661,7 +660,7 @@ document_responses(
             _query("after", NOT_EMPTY, "The id of the last item of the page before."),
         ],
         responses={
-            200: _success(OpenApiTypes.OBJECT, "The items.", items=examples.RESPONSE_ITEMS),
+            200: _response(OpenApiTypes.OBJECT, "The items.", items=examples.RESPONSE_ITEMS),
             **_openai_errors(errors.ValidationFailed, *RESPONSE_ERRORS),
         },
     ),
@@ -676,7 +675,7 @@ document_openai(
             "all models of the vendors."
         ),
         responses={
-            200: _success(OpenApiTypes.OBJECT, "The list.", models=examples.MODELS),
+            200: _response(OpenApiTypes.OBJECT, "The list.", models=examples.MODELS),
             **_openai_errors(*KEY_ERRORS, errors.InternalError),
         },
     ),
@@ -689,7 +688,7 @@ document_openai(
         description="One of the models that this key may use.",
         parameters=[_path("model_id", "Its id, slashes included.", examples.MODEL_ID)],
         responses={
-            200: _success(OpenApiTypes.OBJECT, "The model.", model=examples.MODEL),
+            200: _response(OpenApiTypes.OBJECT, "The model.", model=examples.MODEL),
             **_openai_errors(*KEY_ERRORS, errors.NotFound, errors.InternalError),
         },
     ),
@@ -714,7 +713,7 @@ document_usage(
             _query("cursor", NOT_EMPTY, "The `next_cursor` of the page before."),
         ],
         responses={
-            200: _success(
+            200: _response(
                 serializers.UsageReportSerializer,
                 "The usage.",
                 by_date=examples.USAGE,
@@ -731,7 +730,7 @@ document_service(
         summary="Liveness",
         description="Touches nothing else: neither the storage nor a provider.",
         responses={
-            200: _success(
+            200: _response(
                 serializers.HealthSerializer, "The process is up.", healthy=examples.HEALTH
             ),
             **_problems(*DRF_ERRORS),
@@ -745,15 +744,12 @@ document_service(
         summary="Readiness",
         description="Is the storage reachable, and a provider configured? Never calls a model.",
         responses={
-            200: _success(serializers.ReadySerializer, "Yes.", ready=examples.READY),
-            503: OpenApiResponse(
+            200: _response(serializers.ReadySerializer, "Yes.", ready=examples.READY),
+            503: _response(
                 serializers.ReadySerializer,
-                description="No; `checks` say why.",
-                examples=[
-                    OpenApiExample(
-                        "not_ready", examples.NOT_READY, response_only=True, status_codes=[503]
-                    )
-                ],
+                "No; `checks` say why.",
+                status=503,
+                not_ready=examples.NOT_READY,
             ),
             **_problems(*DRF_ERRORS),
         },
@@ -766,7 +762,7 @@ document_service(
         summary="Name, version and links",
         description="JSON, or the playground for clients that accept HTML, as browsers do.",
         responses={
-            (200, "application/json"): _success(
+            (200, "application/json"): _response(
                 serializers.IndexSerializer,
                 "Name, version and links. A request for text/html gets the playground.",
                 index=examples.INDEX,

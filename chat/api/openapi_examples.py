@@ -89,8 +89,8 @@ FAILED_RECORD = {
     "response": None,
     "finish_reason": None,
     "status": "error",
-    "error": {"code": "provider_timeout", "detail": "The answer took too long."},
-    "attempts": [{**ATTEMPT, "outcome": "timeout", "latency_ms": 120_000}],
+    "error": {"code": "provider_timeout", "detail": "The provider did not answer in time."},
+    "attempts": [{**ATTEMPT, "outcome": "provider_timeout", "latency_ms": 120_000}],
     "latency_ms": 120_003,
     "usage": dict.fromkeys(TOKENS),
 }

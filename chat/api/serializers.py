@@ -219,7 +219,7 @@ class AttemptSerializer(AttributesSerializer):
 
     provider = serializers.CharField()
     model = serializers.CharField()
-    outcome = serializers.CharField(help_text="`ok`, or the code of the error.")
+    outcome = serializers.CharField(help_text="`ok`, `aborted`, or the code of the error.")
     latency_ms = serializers.IntegerField()
     usage = UsageSerializer(required=False, help_text="Only if it is known.")
 

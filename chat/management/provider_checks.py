@@ -4,12 +4,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
-from django.conf import settings
 from django.core.management.base import OutputWrapper
 
-import providers
-from chat.http_transport import http_transport
 from chat.management.progress import Progress
+from chat.model_catalog import configured_providers
 from providers.base import Provider
 from providers.deadline import Deadline
 from providers.errors import (
@@ -62,10 +60,7 @@ def for_each_provider(
 
     Each has so many seconds. An interrupt cancels them all.
     """
-    built = [
-        providers.build(name, options, http_transport())
-        for name, options in settings.PROVIDERS.items()
-    ]
+    built = configured_providers()
     progress = Progress(stderr, task, total=len(built), unit="providers")
     with ThreadPoolExecutor(len(built)) as pool, progress:
         deadlines = [Deadline(seconds) for _ in built]

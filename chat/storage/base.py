@@ -24,6 +24,9 @@ OWNER_PATTERN = r"(?!\.{1,2}\Z)[A-Za-z0-9._:@|+-]+"
 USER_ID_PATTERN = r"(?!\.{1,2}\Z)[^/\x00-\x1f\x7f-\x9f]+"
 MAX_ID_LENGTH = 128
 
+# The most ids that `get_many` takes: the most keys of DynamoDB's BatchGetItem.
+MAX_READ = 100
+
 API_KEY_PREFIX = "sca"
 
 
@@ -230,7 +233,7 @@ class InteractionStore(Protocol):
         """Return the record of any owner, by a consistent read."""
 
     def get_many(self, interaction_ids: Sequence[str]) -> dict[str, InteractionRecord]:
-        """Return those of up to 100 records that exist, by id, by consistent reads."""
+        """Return those of up to MAX_READ records that exist, by id, by consistent reads."""
 
     def find_turn(self, digest: str) -> Turn | None:
         """Return the record with this transcript, the last one of several, by consistent reads.

@@ -16,7 +16,7 @@ WRITER_SHARE, MIN_WRITER_SECONDS = 0.1, 0.5
 _deadline: ContextVar[Deadline | None] = ContextVar("storage_deadline", default=None)
 
 
-class storage_deadline:  # noqa: N801  (a context manager; as a generator it would take twice as long)
+class storage_deadline:
     """Let calls of the storage within the context wait until the deadline, cancelled or not."""
 
     __slots__ = ("_given", "_token")

@@ -15,13 +15,12 @@ from typing import Any
 
 import orjson
 
-from chat.storage.base import Earlier, InteractionRecord, Status, Transcript, Turn
+from chat.storage.base import MAX_READ, Earlier, InteractionRecord, Status, Transcript, Turn
 from providers.base import TEXT_PARTS, Message, content_text
+from providers.parsing import as_objects
 
 Read = Callable[[Sequence[str]], Mapping[str, InteractionRecord]]
 
-# The most keys that DynamoDB's BatchGetItem takes.
-READ_AT_ONCE = 100
 # More ids take more room in each record, fewer take more reads of a long conversation.
 RECORDS_LISTED = 20
 # A record is kept whole if one that holds its messages expires this part of its lifetime earlier.
@@ -148,16 +147,12 @@ def _outlives(first_expiry: int | None, record: InteractionRecord) -> bool:
 def _seen(answer: Message) -> list[Any]:
     """Return the visible part of an answer: texts, other content, and calls without their ids."""
     content = answer.get("content")
-    calls = [*_objects(answer.get("tool_calls")), {"function": answer.get("function_call")}]
+    calls = [*as_objects(answer.get("tool_calls")), {"function": answer.get("function_call")}]
     return [
         (content_text(content) or str(answer.get("refusal") or "")).strip(),
-        [part for part in _objects(content) if part.get("type") not in TEXT_PARTS],
+        [part for part in as_objects(content) if part.get("type") not in TEXT_PARTS],
         [_called(call) for call in calls],
     ]
-
-
-def _objects(value: Any) -> list[Mapping[str, Any]]:
-    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
 
 
 def _called(call: Mapping[str, Any]) -> list[Any]:
@@ -190,14 +185,14 @@ def _digest(value: Any) -> str:
 def restored(records: Iterable[InteractionRecord], read: Read) -> list[InteractionRecord]:
     """Return the records with the messages that earlier records hold.
 
-    `read` returns up to 100 records by id as they are kept. It is called once for about 20 records
-    of a conversation. Where a record is gone, the messages begin after it, and `earlier` says how
-    many are missing.
+    `read` returns up to MAX_READ records by id as they are kept. It is called once for about 20
+    records of a conversation. Where a record is gone, the messages begin after it, and `earlier`
+    says how many are missing.
     """
     records = list(records)
     known = {record.interaction_id: record for record in records}
     asked = set(known)
-    while wanted := sorted(_listed(known.values()) - asked)[:READ_AT_ONCE]:
+    while wanted := sorted(_listed(known.values()) - asked)[:MAX_READ]:
         asked.update(wanted)
         known.update(read(wanted))
     return [_whole(record, known) for record in records]

@@ -35,7 +35,7 @@ def add_log_fields(**fields: Any) -> None:
     current_request().log_fields.update(fields)
 
 
-class server_timing:  # noqa: N801  (a context manager; as a generator it would take twice as long)
+class server_timing:
     """Add the time spent in the block to a part of the request's `Server-Timing`."""
 
     __slots__ = ("_part", "_started")

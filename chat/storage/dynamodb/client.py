@@ -204,7 +204,7 @@ def new_client(**options: float) -> DynamoDBClient:
     return DynamoDBClient(service, **options)
 
 
-class ErrorTranslation(ContextDecorator):
+class translate_errors(ContextDecorator):
     """Translate DynamoDB's errors into StorageUnavailable, and log the reason with the request."""
 
     def __enter__(self) -> None:
@@ -214,10 +214,6 @@ class ErrorTranslation(ContextDecorator):
         if isinstance(exc, BotoCoreError | ClientError):
             add_log_fields(reason=reason_of(exc))
             raise StorageUnavailable from exc
-
-
-# A generator as the context would cost three times as much, in each call.
-translate_errors = ErrorTranslation
 
 
 def reason_of(exc: Exception) -> str:

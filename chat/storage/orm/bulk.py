@@ -20,12 +20,10 @@ from chat.storage.base import (
 from chat.storage.columns import from_columns
 from chat.storage.orm.connection import immediate_transaction, translate_errors
 from chat.storage.orm.interactions import Rows, after, created_within, read_kept
-from chat.storage.orm.sql import delete_many, insert_many
+from chat.storage.orm.sql import COLUMNS, delete_many, insert_many
 from chat.storage.orm.usage import count
 from chat.storage.orm.write_queue import write_queue
 from chat.storage.transcripts import compacted, restored
-
-COLUMNS = [field.attname for field in Interaction._meta.concrete_fields]
 
 
 class OrmBulkStore:

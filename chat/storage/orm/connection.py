@@ -22,7 +22,7 @@ _writers: dict[int, BaseDatabaseWrapper] = {}
 _busy_seconds: WeakKeyDictionary[BaseDatabaseWrapper, int] = WeakKeyDictionary()
 
 
-class ErrorTranslation(ContextDecorator):
+class translate_errors(ContextDecorator):
     """Translate database errors into StorageUnavailable."""
 
     def __enter__(self) -> None:
@@ -33,10 +33,6 @@ class ErrorTranslation(ContextDecorator):
             if "database is locked" in str(exc):
                 raise StorageUnavailable(WRITER_BUSY) from exc
             raise StorageUnavailable from exc
-
-
-# A generator as the context would cost three times as much, in each call.
-translate_errors = ErrorTranslation
 
 
 @contextmanager
