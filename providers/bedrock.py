@@ -39,14 +39,21 @@ from providers.errors import (
 )
 from providers.eventstream import BrokenFrame, Frame
 from providers.http_provider import HttpProvider
-from providers.parsing import as_list, as_str, get_path, identifier, token_count
+from providers.parsing import (
+    as_items,
+    as_list,
+    as_str,
+    first_known,
+    get_path,
+    identifier,
+    token_count,
+)
+from providers.refusals import Refusals
 from providers.sigv4 import Keys, Signer
 from providers.vendor_http import body_chunks, peek, read_error
 
 SERVICE, SIGNING_NAME = "bedrock-runtime", "bedrock"
 STREAMING = "converse-stream"
-# With ALLOWED_MODELS=* clients choose the models, which must not fill the memory.
-MAX_REMEMBERED = 1000
 NO_KEYS = Keys("", "", None)
 NO_CREDENTIALS = "The provider has no usable AWS credentials."
 NO_REGION = "The provider has no AWS region."
@@ -155,7 +162,7 @@ class Bedrock(HttpProvider[Answer]):
         self._guardrail = guardrail
         self._signer: Signer | None = None
         self._find_keys = _Credentials(keys)
-        self._refused: dict[str, frozenset[str]] = {}  # features, by model
+        self._refusals = Refusals()
         if not api_key:
             self._sign = self._signed
 
@@ -215,7 +222,7 @@ class Bedrock(HttpProvider[Answer]):
     def _ask(
         self, request: CompletionRequest, deadline: Deadline, *, stream: bool
     ) -> AbstractContextManager[httpx.Response]:
-        refused = self._refused.get(request.model, frozenset())
+        refused = self._refusals.of(request.model)
         body = bedrock_request.body(request, guardrail=self._guardrail, refused=refused)
         stream = stream and not (STREAMED_TOOLS in refused and "toolConfig" in body)
         path = _path(request.model, STREAMING if stream else "converse")
@@ -224,7 +231,7 @@ class Bedrock(HttpProvider[Answer]):
         return self._open(path, deadline, body, **accept)
 
     def _new_answer(self, request: CompletionRequest) -> Answer:
-        refused = self._refused.get(request.model, frozenset())
+        refused = self._refusals.of(request.model)
         return Answer(
             parallel_calls=request.parameters.get("parallel_tool_calls", True),
             json_wanted=bedrock_request.wants_json(request),
@@ -249,16 +256,19 @@ class Bedrock(HttpProvider[Answer]):
 
     def _event(self, frame: Frame, headers: Mapping[str, str]) -> dict[str, Any]:
         """Return an event under its type. Raises the error of an exception."""
-        kind, told = frame.headers.get(":message-type"), frame.headers
-        body = parsing.load_json(frame.payload)
+        fields, body = frame.headers, parsing.load_json(frame.payload)
+        kind = fields.get(":message-type")
         if kind == "exception":
-            name = told.get(":exception-type", "")
-            body = {**_object(body), "__type": name[:1].upper() + name[1:]}
+            name = fields.get(":exception-type", "")
+            body = {**dict(as_items(body)), "__type": name[:1].upper() + name[1:]}
             raise self._error_with_message(200, headers, body)
         if kind == "error":
-            body = {"__type": told.get(":error-code", ""), "message": told.get(":error-message")}
+            body = {
+                "__type": fields.get(":error-code", ""),
+                "message": fields.get(":error-message"),
+            }
             raise self._error_with_message(200, headers, body)
-        return {told.get(":event-type", ""): parsing.as_object(body)}
+        return {fields.get(":event-type", ""): parsing.as_object(body)}
 
     def _raise_if_unusable(self, answer: Answer) -> None:
         stop = answer.stop_reason
@@ -276,7 +286,7 @@ class Bedrock(HttpProvider[Answer]):
     def _empty_answer_error(self, answer: Answer) -> ProviderError:
         return parsing.empty_answer(answer.stop_reason)
 
-    def _usage(self, answer: Answer, request: CompletionRequest) -> Usage:
+    def _read_usage(self, answer: Answer, request: CompletionRequest) -> Usage:
         usage = _usage(answer.usage)
         written = token_count(get_path(answer.usage, "cacheWriteInputTokens"))
         hourly = [
@@ -310,12 +320,9 @@ class Bedrock(HttpProvider[Answer]):
         if TEXT_FORMAT in refused and not _UNKNOWN_FIELD.search(message):
             refused = refused - {TEXT_FORMAT} | {_sent_schema(sent)}
         model = unquote(name)
-        known = self._refused.get(model, frozenset())
-        if refused <= known:
+        if refused <= self._refusals.of(model):
             return False
-        if len(self._refused) >= MAX_REMEMBERED:
-            self._refused.clear()
-        self._refused[model] = (known if len(known) < MAX_REMEMBERED else frozenset()) | refused
+        self._refusals.add(model, refused)
         return True
 
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
@@ -360,18 +367,14 @@ def _path(model: str, operation: str) -> str:
 
 def _code(headers: Mapping[str, str], body: Any) -> str:
     """Return the name of an exception, without the address and the namespace around it."""
-    told = (headers.get("x-amzn-errortype"), get_path(body, "__type"), get_path(body, "code"))
-    names = (as_str(each).partition(":")[0].rpartition("#")[2] for each in told)
+    places = (headers.get("x-amzn-errortype"), get_path(body, "__type"), get_path(body, "code"))
+    names = (as_str(each).partition(":")[0].rpartition("#")[2] for each in places)
     return next(filter(None, map(identifier, names)), "")
 
 
 def _message(body: Any) -> str:
     texts = (get_path(body, "message"), get_path(body, "Message"))
     return next(filter(None, map(as_str, texts)), as_str(get_path(body, "error", "message")))
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def _features(sent: Any, *, streamed: bool) -> set[str]:
@@ -426,4 +429,4 @@ def _list_price(
         )
         for each in names
     )
-    return next((cost for cost in costs if cost is not None), None)
+    return first_known(costs)

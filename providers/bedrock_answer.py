@@ -9,12 +9,12 @@ import binascii
 from collections.abc import Iterator
 from typing import Any
 
-from providers.accumulator import Accumulator
-from providers.base import Delta, Usage
+from providers.base import Delta
 from providers.bedrock_request import JSON_TOOL
 from providers.clean_values import clean_value
 from providers.parsing import as_list, as_str, get_path
 from providers.tool_calls import arguments_text
+from providers.vendor_answer import VendorAnswer
 
 
 class _Block:
@@ -29,7 +29,7 @@ class _Block:
         self.data: list[str] = []  # base64, of encrypted thoughts or of an image
 
 
-class Answer:
+class Answer(VendorAnswer):
     """An answer of Bedrock, whole or from the events of a stream.
 
     Converse cannot tell a model to call one tool at a time. Without `parallel_calls` the answer has
@@ -45,32 +45,15 @@ class Answer:
         json_wanted: bool = False,
         json_tool: bool = False,
     ) -> None:
+        super().__init__()
         self.stop_reason = ""
-        self.extras: dict[str, Any] = {}
-        self.usage: Any = None
-        self.counted: Usage | None = None
         self._parallel_calls = parallel_calls
         self._json_wanted = json_wanted
         self._held: list[str] | None = [] if json_tool else None
-        self._invoked_model = ""
         self._calls = 0
         self._images = 0
         self._citations: list[Any] = []
         self._blocks: dict[str, _Block] = {}
-        self._accumulator = Accumulator()
-
-    @property
-    def message(self) -> dict[str, Any]:
-        return self._accumulator.message
-
-    @property
-    def model(self) -> Any:
-        """The id of the model that a prompt router chose."""
-        return self._invoked_model.rpartition("/")[2]
-
-    @property
-    def broken_call(self) -> str | None:
-        return self._accumulator.broken_call
 
     @property
     def finished(self) -> bool:
@@ -112,8 +95,9 @@ class Answer:
 
     def add_usage(self, body: Any) -> None:
         self.usage = get_path(body, "usage") or self.usage
-        router = as_str(get_path(body, "trace", "promptRouter", "invokedModelId"))
-        self._invoked_model = router or self._invoked_model
+        # Only a prompt router names a model: the one that it chose.
+        chosen = as_str(get_path(body, "trace", "promptRouter", "invokedModelId"))
+        self.model = chosen.rpartition("/")[2] or self.model
 
     def finish(self) -> Delta | None:
         delta: dict[str, Any] = {"content": "".join(self._held or ())}

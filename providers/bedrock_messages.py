@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from providers import client_json
 from providers.base import INSTRUCTION_ROLES, TEXT_PARTS, Message, content_text
-from providers.errors import RequestRejected
 from providers.media import inline_media, url_field
+from providers.message_fields import called_tool, tool_calls
 from providers.parsing import as_list, as_str, get_path
 
 Block = dict[str, Any]
@@ -127,15 +126,12 @@ def _has_place(block: Block, role: Any) -> bool:
 
 def _answer_blocks(message: Message, model: str) -> list[Block]:
     """Return the blocks of an assistant's message: thoughts, texts, images, calls."""
-    calls = as_list(message.get("tool_calls"))
-    if function_call := message.get("function_call"):
-        calls = [*calls, {"function": function_call}]
     return [
         *_thoughts(message),
         *_content_blocks(message),
         *_blocks([{"type": "refusal", "refusal": message.get("refusal")}]),
         *_blocks(as_list(message.get("images"))),
-        *(_tool_use(call, model) for call in calls),
+        *(_tool_use(call, model) for call in tool_calls(message)),
     ]
 
 
@@ -154,22 +150,10 @@ def _thoughts(message: Message) -> Iterator[Block]:
 
 
 def _tool_use(call: Mapping[str, Any], model: str) -> Block:
-    """Return a tool call. Raises RequestRejected for arguments that are not a JSON object."""
-    if name := get_path(call, "custom", "name"):  # a tool of OpenAI's, whose input is any text
-        arguments = {"input": get_path(call, "custom", "input")}
-    else:
-        name = get_path(call, "function", "name")
-        arguments = _arguments(get_path(call, "function", "arguments"))
+    """Return a tool call. Raises RequestRejected."""
+    name, arguments = called_tool(call)
     tool_id = _tool_id(as_str(call.get("id")) or as_str(name), model)
     return {"toolUse": {"toolUseId": tool_id, "name": name, "input": arguments}}
-
-
-def _arguments(text: Any) -> dict[str, Any]:
-    arguments = client_json.parse_object(text) if text else {}
-    if arguments is None:
-        message = "The arguments of a tool call in the messages are not a JSON object."
-        raise RequestRejected(message, reason="tool_call_arguments")
-    return arguments
 
 
 def _tool_result(message: Message, model: str) -> list[Block]:

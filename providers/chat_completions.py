@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import httpx
 
 from providers import parsing, prices, reported_usage
-from providers.accumulator import Accumulator
 from providers.base import CompletionRequest, Delta, FinishReason, Message, Usage
 from providers.clean_values import clean_value
 from providers.deadline import Deadline
@@ -28,13 +27,13 @@ from providers.errors import (
 )
 from providers.http_provider import HttpProvider
 from providers.parsing import as_items, as_list, as_objects, as_str, get_path, identifier
+from providers.refusals import Refusals
 from providers.refused_fields import THOUGHTS, TOKEN_LIMITS, refused_fields
+from providers.vendor_answer import VendorAnswer
 from providers.vendor_http import read_error
 
 _CALLED: dict[str, FinishReason] = {"tool_calls": "tool_calls", "function_call": "function_call"}
 _OTHER_LIMIT = dict(zip(TOKEN_LIMITS, reversed(TOKEN_LIMITS), strict=True))
-# With ALLOWED_MODELS=* clients choose the names, which must not fill the memory.
-MAX_REMEMBERED_MODELS = 1000
 # The second one is Mistral's.
 _TOO_LONG = {"length", "model_length", "max_tokens"}
 _FAILED_FINISH_REASONS = {"error", "insufficient_system_resource"}  # the second one is DeepSeek's
@@ -88,7 +87,7 @@ _PLAIN_CHOICE_FIELDS = {"index", "delta"}
 _PLAIN_DELTA_FIELDS = {"role", "content"}
 
 
-class Answer:
+class Answer(VendorAnswer):
     """An answer of chat completions, whole or from the chunks of a stream.
 
     All choices are looked through: some servers write the text into one and the tool calls into
@@ -96,13 +95,9 @@ class Answer:
     """
 
     def __init__(self) -> None:
-        self.model: Any = None
-        self.usage: Any = None
-        self.counted: Usage | None = None
-        self.extras: dict[str, Any] = {}
+        super().__init__()
         self.finish_reasons: list[str] = []
         self.readable = True  # false for a body that is no chat completion
-        self._accumulator = Accumulator()
         self._choice_of: dict[str, Any] = {}  # field of the message -> index of its choice
         self._logprobs: dict[str, list[Any]] = {}
         self._begun = False  # whether a client has seen a piece of the message
@@ -112,17 +107,9 @@ class Answer:
         return bool(self.finish_reasons)
 
     @property
-    def message(self) -> dict[str, Any]:
-        return self._accumulator.message
-
-    @property
     def silent(self) -> bool:
         """Whether no message has had a field with a value."""
         return not self._choice_of.keys() - {"role"}
-
-    @property
-    def broken_call(self) -> str | None:
-        return self._accumulator.broken_call
 
     def finish_reason(self, message: Mapping[str, Any]) -> FinishReason:
         """Return how the answer ended. Some vendors say `stop` although there are tool calls."""
@@ -143,7 +130,7 @@ class Answer:
         extras = self._add_fields(chunk) | self._add_choice_fields(choices)
         return self._shown(self._accumulator.add(self._merged(choices, "delta")), extras)
 
-    def goes_on(self, chunk: dict[str, Any]) -> str:
+    def continued_text(self, chunk: dict[str, Any]) -> str:
         """Return the text of a chunk that only continues the text; empty for any other."""
         try:
             [choice] = chunk["choices"]
@@ -172,7 +159,7 @@ class Answer:
         return text
 
     def add_text(self, text: str) -> Delta | None:
-        """Add the text that `goes_on` returned."""
+        """Add the text that `continued_text` returned."""
         return self._shown(self._accumulator.add_text(text), {})
 
     def add_whole(self, body: dict[str, Any]) -> None:
@@ -290,7 +277,7 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._refused: dict[str, frozenset[str]] = {}  # by model
+        self._refusals = Refusals()
 
     def unsupported(self, request: CompletionRequest) -> Sequence[str]:
         return ()  # the vendor gets every field, and refuses those that it does not have
@@ -315,7 +302,7 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
 
     def _body(self, request: CompletionRequest, *, stream: bool) -> dict[str, Any]:
         """Return the request in the vendor's terms, without fields that it has refused before."""
-        refused = self._refused.get(request.model, frozenset())
+        refused = self._refusals.of(request.model)
         messages = self._messages(request)
         if THOUGHTS in refused:
             messages = [_without_thoughts(message) for message in messages]
@@ -355,15 +342,13 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         request = parsing.load_json(sent) if refused else None
         if not isinstance(request, dict):
             return False
-        known = self._refused.get(request["model"], frozenset())
+        known = self._refusals.of(request["model"])
         ours = request.keys() - {_OTHER_LIMIT[name] for name in known.intersection(TOKEN_LIMITS)}
         if "include_usage" not in request.get("stream_options", {}):
             ours.discard("stream_options")
         ours |= {THOUGHTS for message in request["messages"] if THOUGHTS in message}
         refused &= ours
-        if len(self._refused) >= MAX_REMEMBERED_MODELS:
-            self._refused.clear()
-        self._refused[request["model"]] = known | refused
+        self._refusals.add(request["model"], refused)
         return bool(refused)
 
     def _messages(self, request: CompletionRequest) -> Sequence[Message]:
@@ -387,13 +372,14 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
     def _finish_reason(self, answer: Answer, message: Message) -> FinishReason:
         return answer.finish_reason(message)
 
-    def _usage(self, answer: Answer, request: CompletionRequest) -> Usage:
+    def _read_usage(self, answer: Answer, request: CompletionRequest) -> Usage:
         usage = reported_usage.tokens(answer.usage)
-        # A vendor may report a name of its own, which the price list does not have.
-        names = dict.fromkeys((self._model(answer, request), request.model))
         tier = as_str(answer.extras.get("service_tier"))
-        costs = (self._cost(answer.usage, name, usage, tier) for name in names)
-        return replace(usage, cost_usd=next((cost for cost in costs if cost is not None), None))
+
+        def cost(model: str) -> Decimal | None:
+            return self._cost(answer.usage, model, usage, tier)
+
+        return replace(usage, cost_usd=self._price(answer, request, cost))
 
     def _cost(self, reported: Any, model: str, usage: Usage, tier: str) -> Decimal | None:
         """Return the cost in US dollars: the vendor's own, else the list price of the tokens."""
@@ -409,8 +395,8 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
             return parsing.unusable_answer("no_choices")
         return parsing.empty_answer(*answer.finish_reasons)
 
-    def _only_text(self, chunk: dict[str, Any], answer: Answer) -> Sequence[Delta] | None:
-        text = answer.goes_on(chunk)
+    def _add_text(self, chunk: dict[str, Any], answer: Answer) -> Sequence[Delta] | None:
+        text = answer.continued_text(chunk)
         if not text:
             return None
         delta = answer.add_text(text)

@@ -17,13 +17,13 @@ from urllib.parse import quote
 import httpx
 
 from providers import gemini_request, parsing, prices
-from providers.accumulator import Accumulator
 from providers.base import CompletionRequest, Delta, FinishReason, Message, Usage
 from providers.clean_values import clean_value
 from providers.deadline import Deadline
 from providers.errors import ContentFiltered, MalformedAnswer, ProviderError, RequestRejected
 from providers.http_provider import HttpProvider
 from providers.parsing import as_list, as_str, get_path, identifier, token_count
+from providers.vendor_answer import VendorAnswer
 
 # A model id becomes part of the URL. Names of other resources have a slash.
 _MODEL_ID = re.compile(r"[A-Za-z0-9._-]+")
@@ -62,7 +62,7 @@ PER_MINUTE_SECONDS = 60.0
 _EXTRAS = ("citationMetadata", "groundingMetadata")
 
 
-class Answer:
+class Answer(VendorAnswer):
     """An answer of Gemini, whole or from the events of a stream, each of which has its shape.
 
     Gemini cannot be told to call one tool at a time. Without `parallel_calls` the answer has only
@@ -70,30 +70,16 @@ class Answer:
     """
 
     def __init__(self, *, parallel_calls: bool = True) -> None:
-        self._parallel_calls = parallel_calls
+        super().__init__()
         self.finish_reason = ""
-        self.extras: dict[str, Any] = {}
-        self._fields: dict[str, Any] = {}  # the last values of the fields beside the candidates
-        self._accumulator = Accumulator()
-        self.counted: Usage | None = None
+        self._parallel_calls = parallel_calls
+        self._prompt_feedback: Any = None
         self._calls = 0
         self._images = 0
 
     @property
-    def message(self) -> dict[str, Any]:
-        return self._accumulator.message
-
-    @property
-    def model(self) -> Any:
-        return self._fields.get("modelVersion")
-
-    @property
-    def usage(self) -> Any:
-        return self._fields.get("usageMetadata")
-
-    @property
     def block_reason(self) -> Any:
-        return get_path(self._fields.get("promptFeedback"), "blockReason")
+        return get_path(self._prompt_feedback, "blockReason")
 
     @property
     def finished(self) -> bool:
@@ -114,7 +100,9 @@ class Answer:
         return Delta(shown, extras) if shown or extras else None
 
     def add_usage(self, body: dict[str, Any]) -> None:
-        self._fields |= {name: value for name, value in body.items() if value}
+        self.model = body.get("modelVersion") or self.model
+        self.usage = body.get("usageMetadata") or self.usage
+        self._prompt_feedback = body.get("promptFeedback") or self._prompt_feedback
 
     def add_whole(self, body: dict[str, Any]) -> None:
         self.add(body)
@@ -201,7 +189,7 @@ class Gemini(HttpProvider[Answer]):
     def _model(self, answer: Answer, request: CompletionRequest) -> str:
         return parsing.model_name(answer.model, request.model.removeprefix("models/"))
 
-    def _usage(self, answer: Answer, request: CompletionRequest) -> Usage:
+    def _read_usage(self, answer: Answer, request: CompletionRequest) -> Usage:
         usage = _usage(answer.usage)
         tier = as_str(get_path(answer.usage, "serviceTier")).lower()
         return replace(usage, cost_usd=self.list_price(self._model(answer, request), usage, tier))

@@ -10,8 +10,8 @@ from typing import Any
 
 from providers import client_json
 from providers.base import INSTRUCTION_ROLES, TEXT_PARTS, Message, content_text
-from providers.errors import RequestRejected
 from providers.media import inline_media, is_url, mime_type_of
+from providers.message_fields import called_tool, tool_calls
 from providers.parsing import as_list, as_str, get_path
 
 # These models have a thinking budget instead of levels, and no mandatory thought signatures.
@@ -95,9 +95,7 @@ def _answer_parts(message: Message, model: str, names: dict[str, str]) -> list[d
     thoughts must be sent back.
     """
     parts = [*_parts(message.get("content")), *_parts(message.get("refusal"))]
-    calls = as_list(message.get("tool_calls"))
-    if function_call := message.get("function_call"):
-        calls = [*calls, {"function": function_call}]
+    calls = tool_calls(message)
     if (signature := _signature(message)) and (parts or calls):
         parts = parts or [{"text": ""}]
         parts[-1] = {**parts[-1], "thoughtSignature": signature}
@@ -124,22 +122,10 @@ def _signed(part: dict[str, Any], signature: str) -> dict[str, Any]:
 
 
 def _function_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tool call. Raises RequestRejected for arguments that are not a JSON object."""
-    if name := get_path(call, "custom", "name"):  # a tool of OpenAI's, whose input is any text
-        arguments = {"input": get_path(call, "custom", "input")}
-    else:
-        name = get_path(call, "function", "name")
-        arguments = _arguments(get_path(call, "function", "arguments"))
+    """Return a tool call. Raises RequestRejected."""
+    name, arguments = called_tool(call)
     fields = {"id": call.get("id"), "name": name, "args": arguments}
     return {"functionCall": {key: value for key, value in fields.items() if value is not None}}
-
-
-def _arguments(text: Any) -> dict[str, Any]:
-    arguments = client_json.parse_object(text) if text else {}
-    if arguments is None:
-        message = "The arguments of a tool call in the messages are not a JSON object."
-        raise RequestRejected(message, reason="tool_call_arguments")
-    return arguments
 
 
 def _function_response(message: Message, names: Mapping[str, str]) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """The base of the vendors' adapters: calls, streams, usage and errors."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import httpx
 
@@ -20,7 +20,8 @@ from providers.base import (
 )
 from providers.deadline import Deadline
 from providers.errors import AddressUnknown, ModelUnavailable, ProviderError
-from providers.parsing import as_list, get_path
+from providers.parsing import as_list, first_known, get_path
+from providers.vendor_answer import VendorAnswer
 from providers.vendor_http import (
     DONE,
     Sign,
@@ -33,44 +34,6 @@ from providers.vendor_http import (
     read_object,
 )
 from providers.vendor_message import vendor_message
-
-
-class VendorAnswer(Protocol):
-    """An answer in a vendor's terms, whole or from the chunks of a stream.
-
-    `counted` is the usage, once it has been counted.
-    """
-
-    counted: Usage | None
-
-    @property
-    def model(self) -> Any:
-        """The model as the vendor reports it, if it does."""
-
-    @property
-    def message(self) -> dict[str, Any]:
-        """The message so far."""
-
-    @property
-    def extras(self) -> dict[str, Any]:
-        """What else of the answer clients get."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether the finish reason has arrived."""
-
-    def add(self, chunk: dict[str, Any]) -> Delta | None:
-        """Add a chunk of a stream. Return the part that clients may see, if any."""
-
-    def add_whole(self, body: dict[str, Any]) -> None:
-        """Add an answer that was not streamed."""
-
-    def add_usage(self, body: dict[str, Any]) -> None:
-        """Take the model and the usage of a body, which may be an error's."""
-
-    def finish(self) -> Delta | None:
-        """End a stream. Return the pieces that were held back, if any."""
-
 
 AnswerT = TypeVar("AnswerT", bound=VendorAnswer)
 
@@ -99,55 +62,63 @@ class HttpProvider(ABC, Generic[AnswerT]):
 
     def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
         with (
-            self._counting(request) as answer,
+            self._reporting_usage(request) as answer,
             self._ask(request, deadline, stream=False) as response,
         ):
             self._raise_for_status(response)
             if self._is_stream(response):
                 *_, completion = self._read_stream(response, request, answer)
                 return cast(Completion, completion)
-            return self._whole(response, request, answer)
+            return self._read_whole(response, request, answer)
 
     def stream(
         self, request: CompletionRequest, deadline: Deadline
     ) -> Iterator[Delta | Completion]:
         with (
-            self._counting(request) as answer,
+            self._reporting_usage(request) as answer,
             self._ask(request, deadline, stream=True) as response,
         ):
             self._raise_for_status(response)
             if self._is_stream(response):
                 yield from self._read_stream(response, request, answer)
             else:
-                yield from parsing.as_stream(self._whole(response, request, answer))
+                yield from parsing.as_stream(self._read_whole(response, request, answer))
 
     @contextmanager
-    def _counting(self, request: CompletionRequest) -> Iterator[AnswerT]:
+    def _reporting_usage(self, request: CompletionRequest) -> Iterator[AnswerT]:
         """Yield an empty answer, and report its usage when the call ends, in whatever way."""
         answer = self._new_answer(request)
         try:
             yield answer
         finally:
             if request.on_usage:
-                request.on_usage(self._spent(answer, request))
+                request.on_usage(self._usage_with_estimates(answer, request))
 
-    def _spent(self, answer: AnswerT, request: CompletionRequest) -> Usage:
+    def _usage_with_estimates(self, answer: AnswerT, request: CompletionRequest) -> Usage:
         """Return the usage of a call, finished or not, with estimates for unreported tokens."""
-        reported = self._counted(answer, request)
+        reported = self._usage(answer, request)
         if reported.prompt_tokens is not None and reported.completion_tokens is not None:
             return reported
         usage = estimates.with_estimates(reported, request, answer.message)
         if usage is reported or usage.cost_usd is not None:
             return usage
-        # A vendor may report a name of its own, which the price list does not have.
-        names = dict.fromkeys((self._model(answer, request), request.model))
-        prices = (self.list_price(name, usage) for name in names)
-        return replace(usage, cost_usd=next((each for each in prices if each is not None), None))
+        cost = self._price(answer, request, lambda model: self.list_price(model, usage))
+        return replace(usage, cost_usd=cost)
 
-    def _counted(self, answer: AnswerT, request: CompletionRequest) -> Usage:
+    def _price(
+        self, answer: AnswerT, request: CompletionRequest, price: Callable[[str], Decimal | None]
+    ) -> Decimal | None:
+        """Return the price by the model that the vendor reports, else by the requested one.
+
+        A vendor may report a name of its own, which the price list does not have.
+        """
+        models = dict.fromkeys((self._model(answer, request), request.model))
+        return first_known(map(price, models))
+
+    def _usage(self, answer: AnswerT, request: CompletionRequest) -> Usage:
         """Return the usage that the vendor reported, and its cost."""
         if answer.counted is None:
-            answer.counted = self._usage(answer, request)
+            answer.counted = self._read_usage(answer, request)
         return answer.counted
 
     def _get(self, path: str, deadline: Deadline) -> Any:
@@ -169,7 +140,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
             sign=self._sign,
         )
 
-    def _whole(
+    def _read_whole(
         self, response: httpx.Response, request: CompletionRequest, answer: AnswerT
     ) -> Completion:
         """Read an answer that is not a stream."""
@@ -198,7 +169,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
             for chunk in self._read_chunks(response):
                 if chunk is None:
                     return
-                if (deltas := self._only_text(chunk, answer)) is not None:
+                if (deltas := self._add_text(chunk, answer)) is not None:
                     yield from deltas
                     continue
                 self._raise_error_inside(chunk, response.headers, answer)
@@ -228,7 +199,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
             elif (chunk := parsing.event_object(data)) is not None:
                 yield chunk
 
-    def _only_text(self, chunk: dict[str, Any], answer: AnswerT) -> Sequence[Delta] | None:
+    def _add_text(self, chunk: dict[str, Any], answer: AnswerT) -> Sequence[Delta] | None:
         """Add a chunk that only continues the text, as most chunks of a stream do.
 
         Return the part that clients may see. Return None for any other chunk, without adding it.
@@ -283,7 +254,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
         """Return the list price of tokens in US dollars; None if it is unknown."""
 
     @abstractmethod
-    def _usage(self, answer: AnswerT, request: CompletionRequest) -> Usage:
+    def _read_usage(self, answer: AnswerT, request: CompletionRequest) -> Usage:
         """Return the usage that the vendor reported, and its cost."""
 
     def _completion(self, answer: AnswerT, request: CompletionRequest) -> Completion:
@@ -294,7 +265,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
             message=message,
             model=self._model(answer, request),
             finish_reason=self._finish_reason(answer, message),
-            usage=self._counted(answer, request),
+            usage=self._usage(answer, request),
             extras=answer.extras,
         )
         return parsing.require_content(completion, empty=self._empty_answer_error(answer))

@@ -1,10 +1,12 @@
-"""Fields of messages, for vendors with another dialect than chat completions'."""
+"""Read the messages of chat completions, for vendors with another dialect."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from providers import client_json
 from providers.base import AnsweredMessage, Message
-from providers.parsing import as_list, as_str
+from providers.errors import RequestRejected
+from providers.parsing import as_list, as_str, get_path
 
 # Fields that such a vendor is sent, that vendors and clients add to an answer, and that change
 # nothing for it.
@@ -20,6 +22,27 @@ _PART_FIELDS = {
     *("id", "index"),
 }
 _NEUTRAL: tuple[Any, ...] = (None, False, "", [], {})
+
+
+def tool_calls(message: Message) -> list[Any]:
+    """Return the tool calls of an assistant's message, with that of the legacy field."""
+    legacy = message.get("function_call")
+    return [*as_list(message.get("tool_calls")), *([{"function": legacy}] if legacy else [])]
+
+
+def called_tool(call: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the name and the arguments of a tool call.
+
+    Raises RequestRejected for arguments that are not a JSON object.
+    """
+    if name := get_path(call, "custom", "name"):  # a tool of OpenAI's, whose input is any text
+        return name, {"input": get_path(call, "custom", "input")}
+    text = get_path(call, "function", "arguments")
+    arguments = client_json.parse_object(text) if text else {}
+    if arguments is None:
+        message = "The arguments of a tool call in the messages are not a JSON object."
+        raise RequestRejected(message, reason="tool_call_arguments")
+    return get_path(call, "function", "name"), arguments
 
 
 def unsupported_fields(messages: Iterable[Message]) -> Iterator[str]:

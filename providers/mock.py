@@ -75,7 +75,7 @@ class _Directives:
     pace: float = 0.0
     thought: str = ""
     outcome: str = "ok"
-    calls: tuple[mock_answer.ToldCall, ...] = ()
+    calls: tuple[mock_answer.PromptedCall, ...] = ()
 
 
 class Mock:
@@ -149,7 +149,7 @@ def _read_directives(prompt: str) -> dict[str, Any]:
             found["thought"] = match["thought"].strip('"')
         elif match["tool"]:
             arguments, position = _read_object(prompt, position)
-            call = mock_answer.ToldCall(match["tool"], arguments)
+            call = mock_answer.PromptedCall(match["tool"], arguments)
             found["calls"] = (*found.get("calls", ()), call)
         else:
             found["outcome"] = match["fail"] or match["outcome"]

@@ -17,7 +17,7 @@ MAX_SAMPLE_CHARACTERS = 100
 _WORD = re.compile(r"\s*\S+|\s+\Z")
 
 
-class ToldCall(NamedTuple):
+class PromptedCall(NamedTuple):
     """A tool call in the prompt. If it has no arguments, the mock makes them up."""
 
     name: str
@@ -39,20 +39,20 @@ def text(request: CompletionRequest, said: str) -> str:
     Strings of JSON for a schema are what was `said`, or what the tools said.
     """
     results = _tool_results(request)
-    told = "\n".join(results)
-    plain = f"The tool said: {told}" if results else f"You said: {prompt(request)}"
+    result = "\n".join(results)
+    plain = f"The tool said: {result}" if results else f"You said: {prompt(request)}"
     response_format = request.parameters.get("response_format")
     match get_path(response_format, "type"):
         case "json_schema":
             schema = get_path(response_format, "json_schema", "schema")
-            return _made_up(schema, told if results else said)
+            return _made_up(schema, result if results else said)
         case "json_object":
             return _json({"answer": plain})
     return plain
 
 
 def tool_calls(
-    request: CompletionRequest, told: Sequence[ToldCall], said: str
+    request: CompletionRequest, prompted: Sequence[PromptedCall], said: str
 ) -> list[dict[str, Any]]:
     """Return the tool calls that the prompt asks for and the request allows, or requires.
 
@@ -63,7 +63,7 @@ def tool_calls(
     if not tools or _tool_results(request):
         return []
     calls = []
-    for name, arguments in _chosen(request.parameters, told, list(tools)):
+    for name, arguments in _chosen(request.parameters, prompted, list(tools)):
         kind, schema = tools.get(name, ("function", None))
         if kind == "custom":
             call = {"name": name, "input": arguments or _sample_text(said)}
@@ -134,20 +134,20 @@ def _tool_name(tool: Any) -> str:
 
 
 def _chosen(
-    parameters: Mapping[str, Any], told: Sequence[ToldCall], names: list[str]
-) -> Sequence[ToldCall]:
+    parameters: Mapping[str, Any], prompted: Sequence[PromptedCall], names: list[str]
+) -> Sequence[PromptedCall]:
     """Return the calls to make. If a call is required and the prompt has none: the first tool."""
     choice = parameters.get("tool_choice", parameters.get("function_call"))
     if isinstance(choice, dict):
         allowed = choice.get("allowed_tools") or {"mode": "required", "tools": [choice]}
         choice = get_path(allowed, "mode")
         names = [_tool_name(tool) for tool in as_list(get_path(allowed, "tools"))]
-        told = [call for call in told if call.name in names]
+        prompted = [call for call in prompted if call.name in names]
     if choice == "none":
         return []
     if choice in ("required", "any"):
-        told = told or [ToldCall(name, None) for name in names[:1]]
-    return told if parameters.get("parallel_tool_calls", True) else told[:1]
+        prompted = prompted or [PromptedCall(name, None) for name in names[:1]]
+    return prompted if parameters.get("parallel_tool_calls", True) else prompted[:1]
 
 
 def _made_up(schema: Any, said: str) -> str:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -27,6 +27,8 @@ from providers.errors import (
     ProviderOverloaded,
     RequestRejected,
 )
+
+T = TypeVar("T")
 
 MAX_COUNT = 2**53  # larger JSON numbers lose digits in other programs
 # Up to this length, that of a stream's events, orjson is tried first. It has no Decimals.
@@ -100,6 +102,11 @@ def as_items(value: Any) -> Iterable[tuple[str, Any]]:
 def as_str(value: Any) -> str:
     """Return a JSON string; an empty one for any other value."""
     return value if isinstance(value, str) else ""
+
+
+def first_known(values: Iterable[T | None]) -> T | None:
+    """Return the first value that is not None; None if all are."""
+    return next((value for value in values if value is not None), None)
 
 
 def error_message(value: Any) -> str:

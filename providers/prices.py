@@ -30,9 +30,8 @@ def cost(
     own prices, and so may a vendor's `service_tier`. Reasoning tokens cost the same as other output
     tokens.
     """
-    if usage.prompt_tokens is None or usage.completion_tokens is None:
-        return None
-    if provider_api_url is not None and _is_private(provider_api_url):
+    is_private = provider_api_url is not None and _is_private(provider_api_url)
+    if is_private or usage.prompt_tokens is None or usage.completion_tokens is None:
         return None
     import genai_prices  # here, as the import takes 100 ms at start
 
@@ -45,8 +44,9 @@ def cost(
     )
     try:
         vendor = provider_id or _vendor_at(genai_prices, provider_api_url or "")
-        context = {"service_tier": service_tier}
-        price = genai_prices.calc_price(tokens, model, provider_id=vendor, price_context=context)
+        price = genai_prices.calc_price(
+            tokens, model, provider_id=vendor, price_context={"service_tier": service_tier}
+        )
     except Exception:  # any error of the library: an unknown price must not fail the answer
         return None
     # genai-prices lists some models without prices, and would return 0 for them.

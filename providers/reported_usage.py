@@ -5,7 +5,7 @@ from typing import Any
 
 from providers import parsing
 from providers.base import Usage
-from providers.parsing import get_path, token_count, usd
+from providers.parsing import first_known, get_path, token_count, usd
 
 # xAI's unit of cost: https://docs.x.ai/docs/models
 TICKS_PER_USD = 10**10
@@ -41,12 +41,12 @@ def cost(reported: Any) -> Decimal | None:
     ticks = token_count(get_path(reported, "cost_in_usd_ticks"))
     if ticks is not None:
         return usd(Decimal(ticks) / TICKS_PER_USD)
-    told = (
+    reports = (
         get_path(reported, "cost"),  # OpenRouter, and gateways that follow it
         get_path(reported, "cost", "total_cost"),  # Perplexity
         get_path(reported, "estimated_cost"),  # DeepInfra
     )
-    return next((amount for each in told if (amount := usd(each)) is not None), None)
+    return first_known(map(usd, reports))
 
 
 def _cached_apart(reported: Any, prompt: int, missing: int, cached: int, thoughts: int) -> int:
@@ -66,5 +66,4 @@ def _cached(reported: Any) -> int | None:
         ("cache_read_input_tokens",),
         ("prompt_cache_hit_tokens",),
     )
-    counts = (token_count(get_path(reported, *place)) for place in places)
-    return next((count for count in counts if count is not None), None)
+    return first_known(token_count(get_path(reported, *place)) for place in places)

@@ -166,8 +166,8 @@ class Router:
         """Try the routes in order until one answers or its error rules out a fallback."""
         errors: list[ProviderError] = []
         for route in routes:
-            told = _told(request, route)
-            attempt = partial(self._attempt, route, told, deadline, on_attempt, ask)
+            own = _request_for(route, request)
+            attempt = partial(self._attempt, route, own, deadline, on_attempt, ask)
             try:
                 events, first = self._try_with_retries(route, deadline, attempt)
             except ProviderError as exc:
@@ -227,13 +227,8 @@ class Router:
         _check_allowed(breaker, timeout)
         started, begun, outcome = time.monotonic(), False, "ok"
         error: ProviderError | None = None
-        usage = Usage()
-
-        def count(used: Usage) -> None:
-            nonlocal usage
-            usage = used
-
-        request = replace(request, on_usage=count)
+        usages: list[Usage] = []  # of this call: one, or none if it could not begin
+        request = replace(request, on_usage=usages.append)
         try:
             with closing(ask(route.provider, request)) as events:
                 for event in events:
@@ -249,13 +244,12 @@ class Router:
         else:
             breaker.record_success()
         finally:
-            elapsed = round((time.monotonic() - started) * 1000)
             attempt = Attempt(
                 provider=route.provider.name,
                 model=route.model,
                 outcome=outcome,
-                latency_ms=elapsed,
-                usage=usage,
+                latency_ms=round((time.monotonic() - started) * 1000),
+                usage=usages[-1] if usages else Usage(),
             )
             on_attempt(attempt, error)
 
@@ -279,7 +273,7 @@ def _check_allowed(breaker: CircuitBreaker, timeout: float) -> None:
         raise ProviderOverloaded(OPEN_CIRCUIT, reason="circuit_open", retry=False, retry_after=wait)
 
 
-def _told(request: CompletionRequest, route: Route) -> CompletionRequest:
+def _request_for(route: Route, request: CompletionRequest) -> CompletionRequest:
     """Return the request for the route's provider."""
     messages = tuple(
         message.sent_to(route.provider.name, route.model)

@@ -1,0 +1,52 @@
+"""What the answers of all vendors have in common."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from providers.accumulator import Accumulator
+from providers.base import Delta, Usage
+
+
+class VendorAnswer(ABC):
+    """An answer in a vendor's terms, whole or from the chunks of a stream."""
+
+    def __init__(self) -> None:
+        # The model and the usage as the vendor reports them, if it does.
+        self.model: Any = None
+        self.usage: Any = None
+        # The usage, once it has been read.
+        self.counted: Usage | None = None
+        # The fields beside the message for clients.
+        self.extras: dict[str, Any] = {}
+        self._accumulator = Accumulator()
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The message so far."""
+        return self._accumulator.message
+
+    @property
+    def broken_call(self) -> str | None:
+        """The name of a tool call whose arguments are not whole JSON, known at the end."""
+        return self._accumulator.broken_call
+
+    @property
+    @abstractmethod
+    def finished(self) -> bool:
+        """Whether the finish reason has arrived."""
+
+    @abstractmethod
+    def add(self, chunk: dict[str, Any]) -> Delta | None:
+        """Add a chunk of a stream. Return the part that clients may see, if any."""
+
+    @abstractmethod
+    def add_whole(self, body: dict[str, Any]) -> None:
+        """Add an answer that was not streamed."""
+
+    @abstractmethod
+    def add_usage(self, body: dict[str, Any]) -> None:
+        """Take the model and the usage of a body, which may be an error's."""
+
+    @abstractmethod
+    def finish(self) -> Delta | None:
+        """End a stream. Return the pieces that were held back, if any."""
