@@ -90,6 +90,8 @@ class ToolCalls:
     - if the name or the id differs from the call's,
     - if the call began in the same delta, or
     - if it has arguments and those of the call are whole.
+
+    A piece with a new id and without a name begins one if the arguments of the call are whole.
     """
 
     def __init__(self) -> None:
@@ -151,11 +153,10 @@ def _begins_another(
     call: ToolCall, vendor_id: str, name: str, arguments: str, begun: list[ToolCall]
 ) -> bool:
     """Return whether a piece begins a call of its own, and does not continue `call`."""
-    if not name:
-        return False
-    if call in begun or name != (call.name or name):
-        return True
-    if vendor_id and call.vendor_ids and vendor_id not in call.vendor_ids:
+    another_id = bool(vendor_id and call.vendor_ids) and vendor_id not in call.vendor_ids
+    if not name:  # some servers write a new id into each piece
+        return another_id and call.ended
+    if another_id or call in begun or name != (call.name or name):
         return True
     return bool(arguments.strip()) and call.ended
 

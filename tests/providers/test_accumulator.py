@@ -480,6 +480,16 @@ class TestNumbering:
         [first, *_] = whole(tool_calls=calls)["tool_calls"]
         assert first["id"] == "f"
 
+    def test_an_id_before_its_name_begins_a_call_after_a_whole_one(self):
+        deltas = [
+            [piece(A, "f", index=0, id="a")],
+            [piece("", index=0, id="b")],
+            [piece(B, "f", index=0)],
+        ]
+        assert called(*deltas) == [("f", A), ("f", B)]
+        calls = streamed(*({"tool_calls": pieces} for pieces in deltas))["tool_calls"]
+        assert [call["id"] for call in calls] == ["a", "b"]
+
     def test_an_id_that_comes_late_stays_with_the_call(self):
         deltas = [[piece("", "f", index=0)], [piece(A, index=0, id="a")]]
         assert called(*deltas) == [("f", A)]
