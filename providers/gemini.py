@@ -74,6 +74,7 @@ class Answer(VendorAnswer):
         self.finish_reason = ""
         self._parallel_calls = parallel_calls
         self._prompt_feedback: Any = None
+        self._has_candidate = False
         self._calls = 0
         self._images = 0
 
@@ -85,10 +86,16 @@ class Answer(VendorAnswer):
     def finished(self) -> bool:
         return bool(self.finish_reason or self.block_reason)
 
+    @property
+    def silent(self) -> bool:
+        """Whether there is only the usage, and no candidate: an empty answer."""
+        return bool(self.usage) and not self._has_candidate
+
     def add(self, body: dict[str, Any]) -> Delta | None:
         """Add an event, or the whole answer. Return the part that clients may see, if any."""
         self.add_usage(body)
         candidate = get_path(body, "candidates", 0)
+        self._has_candidate |= candidate is not None
         self.finish_reason = as_str(get_path(candidate, "finishReason")) or self.finish_reason
         extras = {name: clean_value(get_path(candidate, name)) for name in _EXTRAS}
         extras = {name: value for name, value in extras.items() if value}
@@ -177,7 +184,8 @@ class Gemini(HttpProvider[Answer]):
         if answer.block_reason:
             reason = parsing.log_reason("blockReason", answer.block_reason)
             raise ContentFiltered(parsing.CONTENT_FILTERED, reason=reason)
-        if error := _finish_error(answer.finish_reason):
+        error = _finish_error(answer.finish_reason)
+        if error and not answer.silent:
             raise error
 
     def _finish_reason(self, answer: Answer, message: Message) -> FinishReason:
@@ -185,6 +193,11 @@ class Gemini(HttpProvider[Answer]):
 
     def _empty_answer_error(self, answer: Answer) -> ProviderError:
         return parsing.empty_answer(answer.finish_reason)
+
+    def _truncated_stream_error(self, answer: Answer) -> ProviderError:
+        if answer.silent:
+            return self._empty_answer_error(answer)
+        return super()._truncated_stream_error(answer)
 
     def _model(self, answer: Answer, request: CompletionRequest) -> str:
         return parsing.model_name(answer.model, request.model.removeprefix("models/"))

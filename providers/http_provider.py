@@ -183,7 +183,11 @@ class HttpProvider(ABC, Generic[AnswerT]):
             if not answer.finished:
                 raise
         if not answer.finished:
-            raise parsing.truncated_stream()
+            raise self._truncated_stream_error(answer)
+
+    def _truncated_stream_error(self, answer: AnswerT) -> ProviderError:
+        """Return the error for a stream that ends before the answer is complete."""
+        return parsing.truncated_stream()
 
     def _is_stream(self, response: httpx.Response) -> bool:
         return is_stream(response)

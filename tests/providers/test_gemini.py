@@ -289,6 +289,19 @@ def test_an_answer_without_text_is_an_error(
     assert error_summary(gemini) == expected
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_without_a_candidate_is_empty(
+    stub_vendor: StubVendor, gemini: Gemini, streamed: bool
+):
+    body = {"usageMetadata": {"promptTokenCount": 9}, "modelVersion": "gemini-2.5-pro"}
+    if streamed:
+        stub_vendor.stream([f"data: {json.dumps(body)}\n\n"])
+    else:
+        stub_vendor.reply(body)
+    with pytest.raises(EmptyAnswer):
+        (read_deltas if streamed else complete)(gemini)
+
+
 @pytest.mark.parametrize(
     "block",
     ["SAFETY", "OTHER", "BLOCKLIST", "PROHIBITED_CONTENT", "IMAGE_SAFETY", "SOMETHING_NEW", 7],
