@@ -328,17 +328,17 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         body = read_error(response)
         error = self._error_with_message(response.status_code, response.headers, body)
         if response.status_code in (400, 422) and type(error) is RequestRejected:
-            error.retry = self._remember_refused(response.request.read(), _error_object(body))
+            refused = refused_fields(_error_object(body), error.vendor_message)
+            error.retry = self._remember_refused(response.request.read(), refused)
             # At once: the vendor is not overloaded, it only refused a field.
             error.retry_after = 0.0 if error.retry else None
         raise error
 
-    def _remember_refused(self, sent: bytes, error: dict[str, Any]) -> bool:
+    def _remember_refused(self, sent: bytes, refused: set[str]) -> bool:
         """Remember the fields that an error refuses. Return whether to ask again without them.
 
         Only what we have added to the request counts.
         """
-        refused = refused_fields(error)
         request = parsing.load_json(sent) if refused else None
         if not isinstance(request, dict):
             return False

@@ -38,10 +38,13 @@ _UNKNOWN_FIELDS = (
 )
 
 
-def refused_fields(error: dict[str, Any]) -> set[str]:
-    """Return the fields that an error object calls unknown, among those that we add."""
+def refused_fields(error: dict[str, Any], vendor_message: str) -> set[str]:
+    """Return the fields that an error calls unknown, among those that we add.
+
+    `error` is its object, which may be empty, and `vendor_message` the sentence in its body.
+    """
     found: set[str] = set()
-    for path, sentence in _complaints(error):
+    for path, sentence in (("", vendor_message), *_complaints(error)):
         if path in _OWN_PATHS:
             found.add(path.partition(".")[0])
         path = THOUGHTS if path.endswith(THOUGHTS) else path

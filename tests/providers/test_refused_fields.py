@@ -46,7 +46,7 @@ def invalid(*path: str, msg: str = "Extra inputs are not permitted") -> dict[str
     return {"type": "extra_forbidden", "loc": ["body", *path], "msg": msg, "input": "…"}
 
 
-USER = [
+USER: list[Any] = [
     said("Unrecognized request argument supplied: user"),
     said("'user' : property is unsupported"),
     said("property 'user' is unsupported"),
@@ -67,15 +67,19 @@ USER = [
     {"detail": [invalid("user", msg="extra fields not permitted")]},
     {"object": "error", "message": {"detail": [invalid("user")]}, "param": None},
     {"object": "error", "message": f"[{invalid('user')}]", "type": "BadRequestError", "code": 400},
+    {"errors": [{"message": "unknown field `user`, expected one of `model`, `messages`"}]},
+    said("no", metadata={"raw": '{"error": {"message": "unknown field user"}}'}),
+    "Unrecognized request argument supplied: user",
 ]
 
 
 @pytest.mark.parametrize("error", USER, ids=str)
 @pytest.mark.parametrize("status", [400, 422])
 def test_user_is_left_out_and_the_next_request_has_none(
-    stub_vendor: StubVendor, openai: OpenAI, error: dict[str, Any], status: int
+    stub_vendor: StubVendor, openai: OpenAI, error: Any, status: int
 ):
-    stub_vendor.reply(error, status=status)
+    kind = "text/plain" if isinstance(error, str) else "application/json"
+    stub_vendor.reply(error, status=status, headers={"content-type": kind})
     stub_vendor.reply(OPENAI_ANSWER)
     assert ask(openai) == ["provider_rejected", "ok"]
     assert ask(openai) == ["ok"]
