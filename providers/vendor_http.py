@@ -43,7 +43,10 @@ DONE = "[DONE]"
 BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 _BLANK_LINE = re.compile(r"\r\n\r\n|\n\n|\r\r")
-_EVENT_START = re.compile(rb"(data|event|id|retry)?:")
+_EVENT_START = re.compile(rb"(data|event|id|retry|error)?:")
+# llama.cpp's servers of before October 2025 write errors into a field of their own.
+_ERROR = "error:"
+_ERROR_FIELD = re.compile(r"(?<=[\r\n])error:")
 _LONGEST_START = len(b"retry:")
 _REASON = re.compile(r"[a-z0-9_]+")
 
@@ -98,8 +101,9 @@ def end_soon(response: httpx.Response) -> None:
 def read_events(response: httpx.Response) -> Iterator[str]:
     """Yield the data of each server-sent event, the end marker included if there is one.
 
-    The data of an event that is named `error` becomes an object with an `error`. Bare JSON after
-    the last event counts as one: Gemini reports errors by it. Raises httpx.RequestError.
+    The data of an event that is named `error`, and a field of that name, become an object with an
+    `error`. Bare JSON after the last event counts as one: Gemini reports errors by it. Raises
+    httpx.RequestError.
     """
     last: list[bytes] = []
     chunks = _remembering(body_chunks(response), last)
@@ -135,7 +139,24 @@ class _EventStream(httpx.Response):
         self._chunks = chunks
 
     def iter_text(self, chunk_size: int | None = None) -> Iterator[str]:
-        return codecs.iterdecode(self._chunks, "utf-8-sig", "replace")
+        return _with_error_events(codecs.iterdecode(self._chunks, "utf-8-sig", "replace"))
+
+
+def _with_error_events(texts: Iterable[str]) -> Iterator[str]:
+    """Turn each field `error` of an event stream into an event of that name."""
+    last, held = "\n", ""
+    for piece in texts:
+        text, held = held + piece, ""
+        if not text.endswith("\n"):
+            line = text[max(text.rfind("\n"), text.rfind("\r")) + 1 :]
+            # The beginning of a field waits for the rest.
+            if _ERROR.startswith(line) and (line != text or last in "\r\n"):
+                held, text = line, text.removesuffix(line)
+        if _ERROR in text:
+            text = _ERROR_FIELD.sub("event: error\ndata:", last + text)[1:]
+        if text:
+            last = text[-1]
+            yield text
 
 
 def _remembering(chunks: Iterable[bytes], last: list[bytes]) -> Iterator[bytes]:

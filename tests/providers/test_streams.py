@@ -801,8 +801,9 @@ OVERLOADED = {"error": {"code": 503, "message": "busy", "status": "UNAVAILABLE"}
         f"data: {json.dumps([OVERLOADED])}\n\n",
         json.dumps(OVERLOADED, indent=2),
         json.dumps([OVERLOADED], indent=2) + "\r\n\r\n",
+        f"error: {json.dumps(OVERLOADED['error'])}\n\ndata: [DONE]\n\n",
     ],
-    ids=["event", "then done", "named", "list", "bare", "bare list"],
+    ids=["event", "then done", "named", "list", "bare", "bare list", "llama.cpp's field"],
 )
 @only_sse
 def test_an_error_event_is_raised_before_and_after_the_first_piece(
@@ -859,6 +860,28 @@ def test_an_event_named_error_is_raised(
     stub_vendor.stream([dialect.event("Hel"), event, *dialect.events("lo.")])
     pieces, error = read_failing_stream(provider)
     assert (pieces, summarize(error)) == (["Hel"], ErrorSummary(ProviderFailed, retry=True))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize("size", [1, 2, 5, 100_000])
+def test_an_error_field_is_raised_however_it_is_split(
+    stub_vendor: StubVendor, openai: Provider, end: str, size: int
+):
+    error = {"code": 400, "message": "error: too long", "type": "invalid_request_error"}
+    text = OPENAI.event("Hel") + f"error: {json.dumps(error)}\n\ndata: [DONE]\n\n"
+    stub_vendor.stream(split(text.replace("\n", end).encode(), size))
+    pieces, raised = read_failing_stream(openai)
+    assert (pieces, summarize(raised)) == (["Hel"], ErrorSummary(RequestRejected))
+    assert raised.vendor_message == "error: too long"
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 100_000])
+def test_the_text_of_an_answer_may_look_like_an_error_field(
+    stub_vendor: StubVendor, openai: Provider, size: int
+):
+    text = "error: {error:\nerror: an error:"
+    stub_vendor.stream(split("".join([*OPENAI.events("error:", text), DONE]).encode(), size))
+    assert "".join(read_stream(openai)[0]) == f"error:{text}"
 
 
 def test_a_failed_finish_reason_in_a_stream_is_raised(stub_vendor: StubVendor, openai: Provider):
