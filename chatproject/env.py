@@ -147,11 +147,11 @@ def env_directives(name: str) -> str:
     value = env_str(name)
     if not value:
         return ""
-    from providers.mock import has_directive  # not on a cold start
+    from providers.mock import invalid_directive  # not on a cold start
 
-    if not has_directive(value):
+    if wrong := invalid_directive(value):
         example = "must have a directive such as mock:delay=0.5"
-        raise ImproperlyConfigured(f"{name} {example}, not {value!r}.")
+        raise ImproperlyConfigured(f"{name} {example}, not {wrong!r}.")
     return value
 
 

@@ -58,9 +58,15 @@ _DIRECTIVE = re.compile(
 _SPACE = re.compile(r"\s*")
 
 
-def has_directive(text: str) -> bool:
-    """Return whether a text has a directive."""
-    return _DIRECTIVE.search(text) is not None
+def invalid_directive(text: str) -> str:
+    """Return a word that is only like a directive, or the whole text if it has no directive.
+
+    Return an empty string for a text of directives.
+    """
+    if not _DIRECTIVE.search(text):
+        return text
+    rest: str = _read_directives(text)["text"]
+    return next((word for word in rest.split() if "mock:" in word.lower()), "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -358,8 +358,29 @@ def test_directives_of_the_mock_without_a_directive_stop_the_start(load: Load) -
     assert refusal(load, MOCK_DIRECTIVES="delay=1") == (
         "MOCK_DIRECTIVES must have a directive such as mock:delay=0.5, not 'delay=1'."
     )
-    for value in ("mock:delay=1", "mock:fail=503 Hello", 'Hi mock:tool=add {"a": 1}', "mock:ok"):
+    for value in (
+        *("mock:delay=1", "mock:fail=503 Hello", 'Hi mock:tool=add {"a": 1}', "mock:ok"),
+        'mock:think="Is mock:fial one?" mock:tool=add {"a": "mock:"} mock:pace=0.1',
+    ):
         assert load(MOCK_DIRECTIVES=value)["PROVIDER_OPTIONS"]["mock"]["directives"] == value
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [
+        ("mock:delay=0.5 mock:fial=503", "mock:fial=503"),
+        ("mock:delay mock:ok", "mock:delay"),
+        ("Hello mock:tool=add {\"a\": 1} mock:pace=fast", "mock:pace=fast"),
+        ("mock:fail=429,mock:delay=1 mock:ok", "mock:fail=429,mock:delay=1"),
+        ("mock:ok MOCK:FAIL", "MOCK:FAIL"),
+        ("mock:think=\"I should mock:ok", "mock:think=\"I"),
+    ],
+)
+def test_an_invalid_directive_beside_a_valid_one_stops_the_start(
+    load: Load, value: str, wrong: str
+) -> None:
+    sentence = f"MOCK_DIRECTIVES must have a directive such as mock:delay=0.5, not {wrong!r}."
+    assert refusal(load, MOCK_DIRECTIVES=value) == sentence
 
 
 def test_invalid_headers_for_traces_stop_the_start(load: Load) -> None:
