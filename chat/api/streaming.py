@@ -118,6 +118,8 @@ class EventStream:
         self._closed = True
         if not self._chat.dead:
             self._deadline.cancel()
+            # The garbage collector may close a stream while another one's chat is running.
+            self._chat.parent = getcurrent()
             self._chat.switch()
 
     def _run(self) -> None:

@@ -370,10 +370,10 @@ def test_directives_of_the_mock_without_a_directive_stop_the_start(load: Load) -
     [
         ("mock:delay=0.5 mock:fial=503", "mock:fial=503"),
         ("mock:delay mock:ok", "mock:delay"),
-        ("Hello mock:tool=add {\"a\": 1} mock:pace=fast", "mock:pace=fast"),
+        ('Hello mock:tool=add {"a": 1} mock:pace=fast', "mock:pace=fast"),
         ("mock:fail=429,mock:delay=1 mock:ok", "mock:fail=429,mock:delay=1"),
         ("mock:ok MOCK:FAIL", "MOCK:FAIL"),
-        ("mock:think=\"I should mock:ok", "mock:think=\"I"),
+        ('mock:think="I should mock:ok', 'mock:think="I'),
     ],
 )
 def test_an_invalid_directive_beside_a_valid_one_stops_the_start(

@@ -14,8 +14,10 @@ from pytest_django import Settings
 from chat.api import streaming
 from chat.models import Interaction
 from chat.storage.base import InteractionRecord, Status
+from providers.base import Completion, CompletionRequest, Provider
+from providers.deadline import Deadline
 from tests.client import ApiClient, status_and_code
-from tests.factories import FailingSettleStore, VanishingStore, all_records
+from tests.factories import FailingSettleStore, FakeProvider, VanishingStore, all_records
 from tests.stub_vendor import DONE, FINISH, OPENAI_ANSWER, SOON, USAGE, StubVendor, chunk
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -158,6 +160,7 @@ def test_pieces_that_are_there_together_are_sent_together(api: ApiClient, vendor
     more.set()
     assert next(stream) == b'event: delta\ndata: {"text":"."}\n\n'
     assert next(stream).startswith(b"event: done\n")
+    assert list(stream) == []
 
 
 def test_unicode_line_separators_are_escaped(api: ApiClient):
@@ -208,6 +211,29 @@ def test_a_conversation_is_streamed(api: ApiClient, vendor: StubVendor):
     assert second["conversation_id"] == first["interaction_id"]
     said = [message["content"] for message in vendor.requests[-1].json["messages"]]
     assert said == ["Olá!", "Hello there.", "And now?"]
+
+
+class ClosingProvider(FakeProvider):
+    """A provider whose call closes another request's stream, as the garbage collector may do."""
+
+    def __init__(self, other: HttpResponse) -> None:
+        answer = Completion(message={"content": "Hi"}, model="mock-1", finish_reason="stop")
+        super().__init__(answer)
+        self.other = other
+
+    def complete(self, request: CompletionRequest, deadline: Deadline) -> Completion:
+        self.other.close()
+        return super().complete(request, deadline)
+
+
+def test_a_stream_that_is_collected_during_another_leaves_that_one_whole(
+    api: ApiClient, use_provider: Callable[[Provider], None]
+):
+    abandoned = ask(api, "one two")
+    next(iter(abandoned.streaming_content))
+    use_provider(ClosingProvider(abandoned))
+    assert text_of(events_of(ask(api))) == "Hi"
+    assert {record.status for record in all_records()} == {Status.OK, Status.ABORTED}
 
 
 # --- What is there already ------------------------------------------------------------------------
