@@ -12,8 +12,8 @@ from typing import Any
 
 from providers.base import INSTRUCTION_ROLES, TEXT_PARTS, Message, content_text
 from providers.media import inline_media, url_field
-from providers.message_fields import called_tool, tool_calls
 from providers.parsing import as_list, as_str, get_path
+from providers.translation import called_tool, tool_calls
 
 Block = dict[str, Any]
 

@@ -8,14 +8,19 @@ https://docs.aws.amazon.com/bedrock/latest/userguide/model-parameters.html
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from providers import bedrock_messages
 from providers.base import CompletionRequest
 from providers.bedrock_messages import Block, cache_point
-from providers.message_fields import unsupported_fields
 from providers.parsing import as_list, as_str, get_path
+from providers.translation import (
+    NEUTRAL_PARAMETERS,
+    TAKEN_VALUES,
+    unsupported_fields,
+    unsupported_parameters,
+)
 
 # The tool that replaces a `response_format` without a schema, or one that the model lacks.
 JSON_TOOL = "json_answer"
@@ -44,29 +49,20 @@ _REFUSED = {
 }
 # Parameters that are supported with some values only.
 _TAKEN_VALUES: dict[str, Callable[[Any], bool]] = {
-    "tools": lambda tools: all(get_path(tool, "function", "name") for tool in tools),
+    **TAKEN_VALUES,
     "tool_choice": lambda choice: _tool_choice(choice) is not None,
     "response_format": lambda value: get_path(value, "type") in ("text", *_JSON_FORMATS),
     "reasoning_effort": lambda effort: isinstance(effort, str),
     "service_tier": lambda tier: tier in ("auto", *_SERVICE_TIERS),
     "modalities": lambda modalities: modalities == ["text"],
-    "function_call": lambda choice: choice in ("auto", "none"),
-    "logprobs": lambda wanted: wanted is False,
-    "top_logprobs": lambda count: count == 0,
     "n": lambda count: count == 1,
     _ADDITIONAL: lambda fields: isinstance(fields, dict),
 }
-# Parameters that change nothing.
-_NEUTRAL = {
-    *("store", "metadata", "user", "safety_identifier"),
-    *("prompt_cache_key", "prompt_cache_retention", "stream_options"),
-}
 # OpenAI's defaults, which ask for nothing.
 _NEUTRAL_VALUES = {"presence_penalty": 0, "frequency_penalty": 0, "verbosity": "medium"}
-_ASKED_BY_EMPTY = {"web_search_options"}  # empty values of the others ask for nothing
 # Parameters that do not go to the model as they are.
 _PLACED = {
-    *(*_INFERENCE, *_OWN_FIELDS, *_TAKEN_VALUES, *_NEUTRAL),
+    *(*_INFERENCE, *_OWN_FIELDS, *_TAKEN_VALUES, *NEUTRAL_PARAMETERS),
     *("stop", "parallel_tool_calls", "cache_control"),
 }
 
@@ -80,7 +76,7 @@ _NOVA_EFFORTS = {"minimal": "low", "xhigh": "high", "max": "high"}
 def unsupported(request: CompletionRequest) -> Sequence[str]:
     """Return the names of the parameters, content parts and fields that Bedrock does not take."""
     names = [
-        *_unsupported_parameters(request.parameters),
+        *unsupported_parameters(request.parameters, _supports),
         *bedrock_messages.unsupported_parts(request.messages),
         *unsupported_fields(request.messages),
     ]
@@ -137,15 +133,9 @@ def body(
     return {name: value for name, value in fields.items() if value}
 
 
-def _unsupported_parameters(parameters: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in parameters.items():
-        if value in ([], {}, "") and name not in _ASKED_BY_EMPTY:
-            continue
-        takes = _TAKEN_VALUES.get(name)
-        if name in _REFUSED or (takes and not takes(value)):
-            yield name
-    if not parameters.get("tools") and parameters.get("tool_choice") not in (None, "auto", "none"):
-        yield "tool_choice"
+def _supports(name: str, value: Any) -> bool:
+    takes = _TAKEN_VALUES.get(name)
+    return name not in _REFUSED and (takes is None or takes(value))
 
 
 def _inference_config(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 from providers import client_json
 from providers.base import INSTRUCTION_ROLES, TEXT_PARTS, Message, content_text
 from providers.media import inline_media, is_url, mime_type_of
-from providers.message_fields import called_tool, tool_calls
 from providers.parsing import as_list, as_str, get_path
+from providers.translation import called_tool, tool_calls
 
 # These models have a thinking budget instead of levels, and no mandatory thought signatures.
 BEFORE_GEMINI_3 = re.compile(r"gemini-[12]\.|gemma-")

@@ -5,13 +5,18 @@ https://ai.google.dev/gemini-api/docs/openai how Google translates OpenAI's.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from providers import gemini_contents
 from providers.base import CompletionRequest
-from providers.message_fields import unsupported_fields
 from providers.parsing import as_list, as_str, get_path
+from providers.translation import (
+    NEUTRAL_PARAMETERS,
+    TAKEN_VALUES,
+    unsupported_fields,
+    unsupported_parameters,
+)
 
 # These models ignore the sampling parameters; Google has announced that later ones refuse them.
 _WITHOUT_SAMPLING = re.compile(
@@ -52,16 +57,14 @@ _THINKING_FIELDS = {
 }
 
 # Parameters that Gemini supports with any value, and parameters that change nothing for it.
-_TAKEN = {*_SAMPLING, *_PENALTIES, *_LIMITS, "stop", "parallel_tool_calls"}
-_NEUTRAL = {
-    *("store", "metadata", "user", "service_tier", "safety_identifier"),
-    *("prompt_cache_key", "prompt_cache_retention", "stream_options"),
+_TAKEN = {
+    *(*_SAMPLING, *_PENALTIES, *_LIMITS, "stop", "parallel_tool_calls"),
+    *(*NEUTRAL_PARAMETERS, "service_tier"),
 }
-_ASKED_BY_EMPTY = {"web_search_options"}  # empty values of the others ask for nothing
 
 # Parameters that Gemini supports with some values only.
 _TAKEN_VALUES: dict[str, Callable[[Any], bool]] = {
-    "tools": lambda tools: all(get_path(tool, "function", "name") for tool in tools),
+    **TAKEN_VALUES,
     "tool_choice": lambda choice: _calling_config(choice) is not None,
     "response_format": lambda value: (
         get_path(value, "type") in ("text", "json_object", "json_schema")
@@ -71,9 +74,6 @@ _TAKEN_VALUES: dict[str, Callable[[Any], bool]] = {
         map(as_str, as_list(modalities) or [""])
     ),
     "verbosity": lambda verbosity: verbosity == "medium",  # OpenAI's default
-    "logprobs": lambda wanted: wanted is False,
-    "top_logprobs": lambda count: count == 0,
-    "function_call": lambda choice: choice in ("auto", "none"),
     "extra_body": lambda body: body == {"google": _google(body)},
 }
 
@@ -81,7 +81,7 @@ _TAKEN_VALUES: dict[str, Callable[[Any], bool]] = {
 def unsupported(request: CompletionRequest) -> Sequence[str]:
     """Return the names of the parameters, content parts and fields that Gemini does not take."""
     names = [
-        *_unsupported_parameters(request.parameters),
+        *unsupported_parameters(request.parameters, _supports),
         *gemini_contents.unsupported_parts(request.messages),
         *unsupported_fields(request.messages),
     ]
@@ -119,17 +119,9 @@ def _google(extra_body: Any) -> dict[str, Any]:
     return known
 
 
-def _unsupported_parameters(parameters: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in parameters.items():
-        if name in _TAKEN or name in _NEUTRAL:
-            continue
-        if value in ([], {}, "") and name not in _ASKED_BY_EMPTY:
-            continue
-        takes = _TAKEN_VALUES.get(name)
-        if takes is None or not takes(value):
-            yield name
-    if not parameters.get("tools") and parameters.get("tool_choice") not in (None, "auto", "none"):
-        yield "tool_choice"
+def _supports(name: str, value: Any) -> bool:
+    takes = _TAKEN_VALUES.get(name)
+    return name in _TAKEN or (takes is not None and takes(value))
 
 
 def _declaration(tool: Mapping[str, Any]) -> dict[str, Any]:

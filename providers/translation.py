@@ -1,6 +1,6 @@
-"""Read the messages of chat completions, for vendors with another dialect."""
+"""Read chat completions' messages and parameters, for vendors with a dialect of their own."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from providers import client_json
@@ -23,6 +23,20 @@ _PART_FIELDS = {
 }
 _NEUTRAL: tuple[Any, ...] = (None, False, "", [], {})
 
+# Parameters that change nothing for such a vendor.
+NEUTRAL_PARAMETERS = {
+    *("store", "metadata", "user", "safety_identifier"),
+    *("prompt_cache_key", "prompt_cache_retention", "stream_options"),
+}
+# Parameters that all of these vendors support, with some values only.
+TAKEN_VALUES: dict[str, Callable[[Any], bool]] = {
+    "tools": lambda tools: all(get_path(tool, "function", "name") for tool in tools),
+    "function_call": lambda choice: choice in ("auto", "none"),
+    "logprobs": lambda wanted: wanted is False,
+    "top_logprobs": lambda count: count == 0,
+}
+_EMPTY_IS_A_REQUEST = {"web_search_options"}
+
 
 def tool_calls(message: Message) -> list[Any]:
     """Return the tool calls of an assistant's message, with that of the legacy field."""
@@ -43,6 +57,21 @@ def called_tool(call: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         message = "The arguments of a tool call in the messages are not a JSON object."
         raise RequestRejected(message, reason="tool_call_arguments")
     return get_path(call, "function", "name"), arguments
+
+
+def unsupported_parameters(
+    parameters: Mapping[str, Any], supports: Callable[[str, Any], bool]
+) -> Iterator[str]:
+    """Yield the names of parameters whose value a vendor does not support.
+
+    Empty values request nothing, and are supported.
+    """
+    for name, value in parameters.items():
+        requested = value not in ([], {}, "") or name in _EMPTY_IS_A_REQUEST
+        if requested and not supports(name, value):
+            yield name
+    if not parameters.get("tools") and parameters.get("tool_choice") not in (None, "auto", "none"):
+        yield "tool_choice"
 
 
 def unsupported_fields(messages: Iterable[Message]) -> Iterator[str]:
