@@ -9,7 +9,7 @@ from typing import NamedTuple
 from django.core import signing
 
 from chat.storage import backend
-from chat.storage.base import CounterKind, UsageCounts
+from chat.storage.base import CounterKind, UsageCounts, plain_digits
 from chat.storage.errors import InvalidCursor
 from chat.telemetry.context import server_timing
 
@@ -18,8 +18,7 @@ MAX_DAYS = 366
 
 
 def format_usd(amount: Decimal | None) -> str | None:
-    """Return plain digits without trailing zeros: `0.0001`, not `1E-4`."""
-    return None if amount is None else f"{amount.normalize():f}"
+    return None if amount is None else plain_digits(amount)
 
 
 class UsageGroup(StrEnum):

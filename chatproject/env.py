@@ -344,13 +344,11 @@ def env_ca_file(name: str) -> str:
 
 def env_model_id(name: str) -> str:
     """Return the id or the ARN of a model or of an inference profile of Bedrock."""
-    value = env_str(name)
-    if value and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,2047}", value):
-        raise ImproperlyConfigured(
-            f"{name} must be the id or the ARN of a model or an inference profile, such as "
-            f"us.anthropic.claude-sonnet-4-5-20250929-v1:0, not {value!r}."
-        )
-    return value
+    expected = (
+        "the id or the ARN of a model or an inference profile, such as "
+        "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
+    )
+    return _matching(name, r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,2047}", expected)
 
 
 def arn_region(arn: str) -> str:
@@ -361,23 +359,24 @@ def arn_region(arn: str) -> str:
 
 def env_region(name: str) -> str:
     """Return a region, which for DynamoDB Local may be any word."""
-    value = env_str(name)
-    if value and not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", value):
-        raise ImproperlyConfigured(
-            f"{name} must be a region of AWS, such as us-east-1, not {value!r}."
-        )
-    return value
+    expected = "a region of AWS, such as us-east-1"
+    return _matching(name, r"[a-z0-9]+(-[a-z0-9]+)*", expected)
 
 
 def env_guardrail(name: str) -> str:
     """Return a guardrail of Bedrock and its version, as `id:version` or `arn:version`."""
-    value = env_str(name)
     arn = r"arn:aws(-[^:]+)?:bedrock:[a-z0-9-]{1,20}:[0-9]{12}:guardrail/[a-z0-9]+"
-    if value and not re.fullmatch(rf"([a-z0-9]+|{arn}):([1-9][0-9]{{0,7}}|DRAFT)", value):
-        raise ImproperlyConfigured(
-            f"{name} must be a guardrail's id or ARN and its version, such as abc123def456:1 or "
-            f"abc123def456:DRAFT, not {value!r}."
-        )
+    expected = (
+        "a guardrail's id or ARN and its version, such as abc123def456:1 or abc123def456:DRAFT"
+    )
+    return _matching(name, rf"([a-z0-9]+|{arn}):([1-9][0-9]{{0,7}}|DRAFT)", expected)
+
+
+def _matching(name: str, pattern: str, expected: str) -> str:
+    """Return a value that matches the pattern, or is empty."""
+    value = env_str(name)
+    if value and not re.fullmatch(pattern, value):
+        raise ImproperlyConfigured(f"{name} must be {expected}, not {value!r}.")
     return value
 
 

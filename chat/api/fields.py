@@ -8,7 +8,7 @@ import orjson
 from django.core.validators import RegexValidator
 from rest_framework import serializers
 
-from chat.storage.base import MAX_ID_LENGTH, USER_ID_PATTERN
+from chat.storage.base import MAX_ID_LENGTH, USER_ID_PATTERN, plain_digits
 
 # Options of a field that may be absent or null.
 OPTIONAL: dict[str, Any] = {"required": False, "allow_null": True}
@@ -163,3 +163,13 @@ class MetadataField(serializers.DictField):
         if not all(0 < len(key) <= MAX_METADATA_KEY_LENGTH and "\0" not in key for key in value):
             self.fail("key_length")
         return value
+
+
+class UsdField(serializers.CharField):
+    """A decimal amount of US dollars, as digits. It is only written."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(read_only=True, **options)
+
+    def to_representation(self, value: Any) -> str:
+        return plain_digits(value)

@@ -12,7 +12,7 @@ from chat.api import fields
 from chat.api.serializer_base import AttributesSerializer, BodySerializer
 from chat.storage.base import InteractionRecord, Status, format_utc
 from chat.storage.transcripts import sent_messages
-from chat.usage import DEFAULT_DAYS, MAX_DAYS, DateRange, UsageGroup, format_usd
+from chat.usage import DEFAULT_DAYS, MAX_DAYS, DateRange, UsageGroup
 from providers.base import FinishReason, Usage, reasoning_text
 from providers.router import Attempt
 
@@ -149,15 +149,12 @@ class UsageSerializer(AttributesSerializer):
     reasoning_tokens = serializers.IntegerField(
         allow_null=True, help_text="The part of the completion that was thinking."
     )
-    cost_usd = serializers.SerializerMethodField()
+    cost_usd = fields.UsdField(allow_null=True)
 
     estimated = serializers.BooleanField(
         required=False,
         help_text="Only when true: the vendor did not report the tokens, and they are estimated.",
     )
-
-    def get_cost_usd(self, usage: Any) -> str | None:
-        return format_usd(usage.cost_usd)
 
     def to_representation(self, usage: Usage) -> dict[str, Any]:
         body = super().to_representation(usage)
@@ -413,10 +410,7 @@ class UsageCountsSerializer(serializers.Serializer[Any]):
     prompt_tokens = serializers.IntegerField()
     completion_tokens = serializers.IntegerField()
     total_tokens = serializers.IntegerField()
-    cost_usd = serializers.SerializerMethodField(help_text="The sum of the known costs.")
-
-    def get_cost_usd(self, counts: Any) -> str:
-        return f"{counts.cost_usd.normalize():f}"
+    cost_usd = fields.UsdField(help_text="The sum of the known costs.")
 
 
 class UsageGroupSerializer(UsageCountsSerializer):
@@ -430,18 +424,9 @@ class UsageGroupSerializer(UsageCountsSerializer):
 class BudgetsSerializer(serializers.Serializer[Any]):
     """The monthly budgets of the caller's key, and what the key has spent this month (UTC)."""
 
-    monthly_usd = serializers.SerializerMethodField(help_text="Of the key as a whole.")
-    spent_usd = serializers.SerializerMethodField()
-    user_monthly_usd = serializers.SerializerMethodField(help_text="Of each of its users.")
-
-    def get_monthly_usd(self, budgets: Any) -> str | None:
-        return format_usd(budgets.monthly_usd)
-
-    def get_spent_usd(self, budgets: Any) -> str | None:
-        return format_usd(budgets.spent_usd)
-
-    def get_user_monthly_usd(self, budgets: Any) -> str | None:
-        return format_usd(budgets.user_monthly_usd)
+    monthly_usd = fields.UsdField(allow_null=True, help_text="Of the key as a whole.")
+    spent_usd = fields.UsdField(allow_null=True)
+    user_monthly_usd = fields.UsdField(allow_null=True, help_text="Of each of its users.")
 
 
 class UsageReportSerializer(serializers.Serializer[Any]):

@@ -38,6 +38,11 @@ def format_utc(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
+def plain_digits(amount: Decimal) -> str:
+    """Return the amount without an exponent and trailing zeros: `0.0001`, not `1E-4`."""
+    return f"{amount.normalize():f}"
+
+
 # --- Interactions ---------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from chat.storage.base import (
     ErrorInfo,
     InteractionRecord,
     Transcript,
+    plain_digits,
 )
 from providers.base import COST_DECIMALS, Usage
 from providers.router import Attempt
@@ -138,7 +139,6 @@ def _check_number(number: int | None) -> None:
 
 
 def _plain(value: Any) -> str:
-    """Return plain digits without trailing zeros, so that both stores export the same."""
     if isinstance(value, Decimal):
-        return f"{value.normalize():f}"
+        return plain_digits(value)
     raise TypeError(type(value).__name__)

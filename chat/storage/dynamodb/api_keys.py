@@ -18,7 +18,7 @@ from chat.storage.dynamodb.attributes import (
     TimestampAttribute,
 )
 from chat.storage.dynamodb.client import translate_errors, write_if
-from chat.storage.dynamodb.items import Item, ItemSchema
+from chat.storage.dynamodb.items import Item, ItemSchema, state_key
 from chat.storage.dynamodb.queries import get_item, get_items, read_pages
 
 LIST = "keys"
@@ -90,7 +90,7 @@ class DynamoApiKeyStore:
 
 
 def _pk(key_id: str) -> Item:
-    return {"pk": {"S": f"key#{key_id}"}}
+    return state_key(f"key#{key_id}")
 
 
 def _put(key: ApiKey, condition: dict[str, Any]) -> bool:

@@ -32,7 +32,7 @@ from chat.storage.base import (
     format_utc,
 )
 from chat.storage.dynamodb.client import client, write_if
-from chat.storage.dynamodb.items import Item
+from chat.storage.dynamodb.items import Item, state_key
 from chat.storage.dynamodb.queries import get_item
 from chat.storage.dynamodb.usage import DynamoUsageStore
 from chat.storage.errors import BudgetSpent, StorageUnavailable
@@ -105,7 +105,7 @@ def release(holding: Iterable[Held], record: InteractionRecord | None = None) ->
     for each in holding:
         request = {
             "TableName": settings.STATE_TABLE_NAME,
-            "Key": {"pk": {"S": each.pk}},
+            "Key": state_key(each.pk),
             "UpdateExpression": "ADD committed :committed, settled :cost, #until :released",
             "ExpressionAttributeNames": {"#until": each.attribute},
             "ExpressionAttributeValues": {
@@ -120,7 +120,7 @@ def release(holding: Iterable[Held], record: InteractionRecord | None = None) ->
 
 def _reserve(record: InteractionRecord, reservation: Reservation, holding: Held) -> None:
     for _ in range(TRIES):
-        item = get_item(settings.STATE_TABLE_NAME, {"pk": {"S": holding.pk}}) or {}
+        item = get_item(settings.STATE_TABLE_NAME, state_key(holding.pk)) or {}
         day = record.created_at.date()
         spent = DynamoUsageStore().month(record.owner, reservation.by, reservation.name, day)
         room = reservation.limit - (spent.cost - _number(item, "settled"))
@@ -148,7 +148,7 @@ def _reservation(holding: Held, room: int, ended: dict[str, int]) -> dict[str, A
     released = sum(ended.values())
     return {
         "TableName": settings.STATE_TABLE_NAME,
-        "Key": {"pk": {"S": holding.pk}},
+        "Key": state_key(holding.pk),
         "UpdateExpression": "SET expires_at = :expires_at "
         "ADD committed :committed, #until :amount"
         + (f" REMOVE {', '.join(names)}" if names else ""),

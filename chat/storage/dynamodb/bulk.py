@@ -37,6 +37,7 @@ from chat.storage.dynamodb.items import (
     item_of,
     part_keys,
     primary_key,
+    record_key,
     record_of,
     size_of,
     split,
@@ -209,7 +210,7 @@ def _filter(selection: Selection) -> dict[str, Any]:
 
 def _plan_all(client: _MeasuringClient, records: dict[str, InteractionRecord]) -> list[_Write]:
     """Return the writes that are due, given the stored records."""
-    keys = [{"interaction_id": {"S": id_}} for id_ in records]
+    keys = [record_key(id_) for id_ in records]
     stored = {id_of(item): item for item in get_items(settings.TABLE_NAME, keys, call=client.call)}
     planned = (_plan(record, stored.get(id_)) for id_, record in records.items())
     return [write for write in planned if write]

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 
 from chat.storage.dynamodb.client import client, translate_errors, write_if
-from chat.storage.dynamodb.items import CacheItem, Item
+from chat.storage.dynamodb.items import CacheItem, Item, state_key
 from chat.storage.dynamodb.queries import delete_items, get_item, read_pages
 
 UNEXPIRED = "(attribute_not_exists(expires_at) OR expires_at > :now)"
@@ -117,7 +117,7 @@ class DynamoCache(BaseCache):
         return write_if(operation, whole)
 
     def _key(self, key: Any, version: int | None) -> Item:
-        return {"pk": {"S": self.make_and_validate_key(key, version)}}
+        return state_key(self.make_and_validate_key(key, version))
 
     def _item(self, key: Any, value: Any, timeout: Timeout, version: int | None) -> Item:
         # Not isinstance(): True and False are pickled, and come back as they were.

@@ -43,7 +43,9 @@ from chat.storage.dynamodb.items import (
     outcome_of,
     part_keys,
     primary_key,
+    record_key,
     split,
+    state_key,
 )
 from chat.storage.dynamodb.queries import (
     BATCH_GET,
@@ -124,7 +126,7 @@ class DynamoInteractionStore:
             return False
         values = _as_read(record, Status.PENDING)
         request = {
-            "Key": {"interaction_id": {"S": record.interaction_id}},
+            "Key": record_key(record.interaction_id),
             "UpdateExpression": "SET "
             + ", ".join(f"#{name} = :new_{name}" for name in outcome)
             + (f" REMOVE {budgets.RESERVED}" if reservations else ""),
@@ -153,7 +155,7 @@ class DynamoInteractionStore:
 
     @translate_errors()
     def get(self, interaction_id: str) -> InteractionRecord | None:
-        item = get_item(settings.TABLE_NAME, {"interaction_id": {"S": interaction_id}})
+        item = get_item(settings.TABLE_NAME, record_key(interaction_id))
         found = unexpired(get_records([item] if item else []))
         return next(iter(restored(found, read_kept)), None)
 
@@ -168,7 +170,7 @@ class DynamoInteractionStore:
         if item is None or _has_expired(item):
             return None
         turn = turns.turn_from(item)
-        root = {"interaction_id": {"S": turn.root}}
+        root = record_key(turn.root)
         kept = get_items(settings.TABLE_NAME, [root], "interaction_id, expires_at, digest")
         return turn if kept and "digest" in kept[0] and not _has_expired(kept[0]) else None
 
@@ -197,7 +199,7 @@ class DynamoInteractionStore:
 
     @translate_errors()
     def delete(self, interaction_id: str) -> None:
-        key = {"interaction_id": {"S": interaction_id}}
+        key = record_key(interaction_id)
         items = get_items(settings.TABLE_NAME, [key], f"{KEYS}, conversation_id")
         for item in items:
             if "digest" in item:
@@ -224,8 +226,8 @@ class DynamoInteractionStore:
     @translate_errors()
     def check(self) -> None:
         """Read both tables: without its counters no request is answered either."""
-        get_item(settings.TABLE_NAME, {"interaction_id": {"S": "ping"}})
-        get_item(settings.STATE_TABLE_NAME, {"pk": {"S": "ping"}})
+        get_item(settings.TABLE_NAME, record_key("ping"))
+        get_item(settings.STATE_TABLE_NAME, state_key("ping"))
 
 
 def _end_roots(items: Iterable[Item]) -> None:
@@ -331,7 +333,7 @@ def _held_by(holder: InteractionRecord) -> list[budgets.Held]:
     """Return what a claim has reserved that ended without a settlement."""
     if holder.status is not Status.PENDING:
         return []
-    key = {"interaction_id": {"S": holder.interaction_id}}
+    key = record_key(holder.interaction_id)
     items = get_items(settings.TABLE_NAME, [key], budgets.RESERVED)
     return budgets.from_attribute(items[0]) if items else []
 

@@ -227,7 +227,7 @@ def _column_part_keys(item: Item, name: str) -> list[Item]:
     count = item.get(PARTS_OF[name], {}).get("N", "0")
     if not count.isdecimal():
         return []
-    return [{"interaction_id": {"S": f"{id_of(item)}#{name}-{n}"}} for n in range(int(count))]
+    return [record_key(f"{id_of(item)}#{name}-{n}") for n in range(int(count))]
 
 
 def record_of(item: Item, parts: Mapping[str, bytes]) -> InteractionRecord:
@@ -253,6 +253,16 @@ def size_of(item: Item) -> int:
 
 def id_of(item: Item) -> str:
     return str(item["interaction_id"]["S"])
+
+
+def record_key(interaction_id: str) -> Item:
+    """Return the key of a record, or of one of its parts."""
+    return {"interaction_id": {"S": interaction_id}}
+
+
+def state_key(pk: str) -> Item:
+    """Return the key of an item of the state table."""
+    return {"pk": {"S": pk}}
 
 
 def primary_key(item: Item) -> Item:

@@ -19,6 +19,7 @@ from chat.storage.dynamodb.items import (
     id_of,
     part_keys,
     primary_key,
+    record_key,
     record_of,
 )
 from chat.storage.errors import StorageUnavailable
@@ -96,7 +97,7 @@ def read_kept(
     interaction_ids: Sequence[str], *, consistent: bool = True, call: Call | None = None
 ) -> dict[str, InteractionRecord]:
     """Return the records that exist, by id, as they are kept."""
-    keys = [{"interaction_id": {"S": id_}} for id_ in interaction_ids]
+    keys = [record_key(id_) for id_ in interaction_ids]
     items = get_items(settings.TABLE_NAME, keys, consistent=consistent, call=call)
     records = unexpired(get_records(items, consistent=consistent, call=call))
     return {record.interaction_id: record for record in records}

@@ -12,7 +12,7 @@ import orjson
 from django.conf import settings
 
 from chat.storage.base import InteractionRecord, Transcript, Turn
-from chat.storage.dynamodb.items import Item
+from chat.storage.dynamodb.items import Item, state_key
 from chat.storage.transcripts import turn_of
 
 
@@ -36,7 +36,7 @@ def turn_from(item: Item) -> Turn:
 
 
 def key(digest: str) -> Item:
-    return {"pk": {"S": f"turn#{digest}"}}
+    return state_key(f"turn#{digest}")
 
 
 def keys(records: Iterable[Item]) -> list[Item]:

@@ -34,7 +34,7 @@ from chat.storage.base import (
     format_utc,
 )
 from chat.storage.dynamodb.client import translate_errors
-from chat.storage.dynamodb.items import Item
+from chat.storage.dynamodb.items import Item, state_key
 from chat.storage.dynamodb.queries import delete_items, get_items, read_pages
 
 # docs/sizing.md has the settlements a second that these allow.
@@ -158,7 +158,7 @@ def _month(day: date) -> str:
 
 
 def _key(listed_in: str, name: str, month: str, shard: int) -> Item:
-    return {"pk": {"S": f"{listed_in}#{name}#{month}#{shard}"}}
+    return state_key(f"{listed_in}#{name}#{month}#{shard}")
 
 
 def _escaped(name: str) -> str:
