@@ -34,7 +34,7 @@ from typing import Any, ClassVar
 
 from chat.storage.base import InteractionRecord
 from chat.storage.errors import BudgetSpent, InvalidCursor, RecordTooLarge, StorageUnavailable
-from providers.errors import ProviderError, RequestRejected
+from providers.errors import ProviderError, ProviderOverloaded, RequestRejected
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +192,6 @@ class ProviderUnavailable(
     title="The provider is rate limited or overloaded",
 ):
     default_detail = "The provider accepts no requests at the moment."
-    default_retry_after = 10
 
 
 class StorageFailed(
@@ -224,6 +223,9 @@ PROVIDER_PROBLEMS: dict[str, type[Problem]] = {
     )
 }
 
+# How long to wait for a vendor that does not say so.
+OVERLOADED_RETRY_SECONDS = 10
+
 INVALID_CURSOR = "Invalid cursor. Use `next_cursor` from the previous page of the same list."
 
 
@@ -240,6 +242,9 @@ def problem_from_exception(exc: Exception) -> Problem:
         # The only sentence of a vendor that clients see: it is about their own request.
         case RequestRejected(vendor_message=message) if message:
             return ProviderRejected(f"{exc} The vendor's message: {message}")
+        # Otherwise a quota of a day or the account's credit is used up, and no time is known.
+        case ProviderOverloaded(retry=True, retry_after=None):
+            return ProviderUnavailable(str(exc), retry_after=OVERLOADED_RETRY_SECONDS)
         case ProviderError():
             return PROVIDER_PROBLEMS[exc.code](str(exc), retry_after=exc.retry_after)
         case StorageUnavailable():

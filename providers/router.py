@@ -325,5 +325,8 @@ def _combined_error(errors: Sequence[ProviderError]) -> ProviderError:
     # The earliest one: a retry needs one vendor only.
     hints = [error.retry_after for error in errors if error.retry_after is not None]
     return ProviderOverloaded(
-        str(errors[0]), reason=errors[0].reason, retry_after=min(hints, default=None)
+        str(errors[0]),
+        reason=errors[0].reason,
+        retry=any(error.retry for error in errors),
+        retry_after=min(hints, default=None),
     )

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 DEADLINE = 20.0  # less than any wait that a vendor asks for in vain
 # An answer may come this long after the deadline. Ignoring the deadline would take much longer.
 DEADLINE_SLACK = 3.0
+IN_38_S = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "38s"}
 BUSY = {"error": {"message": "busy", "code": "rate_limited"}}
 
 
@@ -52,6 +53,10 @@ def trickled_body(vendor: StubVendor) -> None:
 
 def trickled_head(vendor: StubVendor) -> None:
     vendor.reply(OPENAI_ANSWER, head_pace=(1, 0.2))
+
+
+def refusal(error: dict[str, object]) -> Callable[[StubVendor], None]:
+    return lambda vendor: vendor.reply({"error": error}, status=429)
 
 
 def status(number: int, **headers: str) -> Callable[[StubVendor], None]:
@@ -142,6 +147,23 @@ SCENARIOS = [
         code="provider_unavailable",
         outcomes=BUSY_OUT * 3,
         retry_after="10",
+    ),
+    Scenario(
+        name="429, no credit left",
+        script=refusal({"code": "insufficient_quota", "message": "no"}),
+        calls=1,
+        status=503,
+        code="provider_unavailable",
+        outcomes=BUSY_OUT,
+    ),
+    Scenario(
+        name="429, Gemini's quota of a day",
+        script=refusal({"details": [{"violations": [{"quotaId": "RequestsPerDay"}]}, IN_38_S]}),
+        provider="gemini",
+        calls=1,
+        status=503,
+        code="provider_unavailable",
+        outcomes=BUSY_OUT,
     ),
     Scenario(
         name="401",
@@ -378,6 +400,19 @@ def test_if_all_providers_are_overloaded_the_shortest_wait_is_returned(
     response = ask(client)
     assert (response.status_code, response.json()["code"]) == (503, "provider_unavailable")
     assert response.headers["Retry-After"] == "30"
+
+
+@pytest.mark.parametrize("first_has_credit", [True, False])
+def test_if_one_of_two_providers_has_credit_a_retry_may_help(
+    client, vendor, fallback, configure_providers, first_has_credit
+):
+    configure_providers(vendor, fallback)
+    busy, spent = (vendor, fallback) if first_has_credit else (fallback, vendor)
+    status(429)(busy)
+    refusal({"code": "insufficient_quota", "message": "no"})(spent)
+    response = ask(client)
+    assert (response.status_code, response.json()["code"]) == (503, "provider_unavailable")
+    assert response.headers["Retry-After"] == "10"
 
 
 def test_the_deadline_ends_all_slow_calls(client, vendor, fallback, configure_providers):

@@ -43,7 +43,10 @@ FIELD_CODES = {
 }
 # Official clients retry each 409 and 5xx. These would fail again, unless they have a `Retry-After`:
 # a header stops the clients.
-NOT_RETRYABLE = {"answer_not_kept", "conversation_conflict", "provider_error", "provider_timeout"}
+NOT_RETRYABLE = {
+    *("answer_not_kept", "conversation_conflict"),
+    *("provider_error", "provider_timeout", "provider_unavailable"),
+}
 
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> Response:

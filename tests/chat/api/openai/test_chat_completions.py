@@ -539,6 +539,15 @@ class TestErrors:
         assert response["Retry-After"] == "400"
         assert "X-Should-Retry" not in response
 
+    def test_retries_of_a_vendor_without_credit_are_stopped(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        vendor.reply({"error": {"code": "insufficient_quota", "message": "no"}}, status=429)
+        response = complete(api)
+        assert failure(response) == (503, "server_error", "server_is_overloaded", None)
+        assert (response.get("Retry-After"), response["X-Should-Retry"]) == (None, "false")
+        assert len(vendor.requests) == 1
+
     def test_a_named_model_that_the_vendor_does_not_know_is_not_found(
         self, api: ApiClient, vendor: StubVendor, change_settings: Configure
     ) -> None:
