@@ -79,9 +79,14 @@ class ChatRequest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over all fields that are set; equal requests have equal digests."""
+        """SHA-256 over all fields that are set; equal requests have equal digests.
+
+        The form of the answer is no part of it: a replay may be streamed, or not.
+        """
         names = (field.name for field in fields(self) if field.name != "is_whole")
         given = {name: getattr(self, name) for name in names}
+        parameters = self.parameters.items()
+        given["parameters"] = {name: v for name, v in parameters if name != "stream_options"}
         given = {name: value for name, value in given.items() if value not in (None, {}, False)}
         return hashlib.sha256(orjson.dumps(given, option=orjson.OPT_SORT_KEYS)).hexdigest()
 

@@ -848,6 +848,26 @@ class TestIdempotency:
         assert second["Idempotency-Replayed"] == "true"
         assert len(all_records()) == 1
 
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"stream": False},
+            {"stream": False, "stream_options": {"include_usage": True}},
+            {"stream": True},
+            {"stream": True, "stream_options": {"include_usage": True}},
+            {"stream": True, "stream_options": {"include_obfuscation": True}},
+        ],
+    )
+    @pytest.mark.parametrize("first_streamed", [True, False])
+    def test_a_replay_may_have_another_form(
+        self, api: ApiClient, first_streamed: bool, fields: dict[str, Any]
+    ) -> None:
+        options = {"stream_options": {"include_obfuscation": False}} if first_streamed else {}
+        complete(api, headers=self.HEADERS, stream=first_streamed, **options).getvalue()
+        again = complete(api, headers=self.HEADERS, **fields)
+        assert again["Idempotency-Replayed"] == "true"
+        assert b"You said: Ol\xc3\xa1!" in again.getvalue()
+
     def test_tool_calls_are_replayed(self, api: ApiClient, vendor: StubVendor) -> None:
         message = {"role": "assistant", "content": None, "tool_calls": [CALL]}
         choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
