@@ -22,7 +22,9 @@ from chat.errors import InvalidApiKey
 from chat.storage import backend
 from chat.storage.base import API_KEY_PREFIX, ApiKey
 from chat.storage.errors import StorageUnavailable
+from chat.storage.time_limit import storage_deadline
 from chat.telemetry.context import server_timing
+from providers.deadline import Deadline
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 FORMAT = re.compile(rf"{API_KEY_PREFIX}_([0-9a-f]{{16}})_[0-9a-f]{{64}}")
 # `last_used_at` is written at most this often, because a write per request would cost too much.
 TOUCH_INTERVAL = timedelta(hours=1)
+# The longest wait for that write. For SQLite's writer it is a tenth.
+TOUCH_SECONDS = 5.0
 
 
 class KeyChanged(Exception):
@@ -129,7 +133,8 @@ def _touch(key: ApiKey, now: datetime) -> ApiKey:
     if key.last_used_at and now - key.last_used_at < TOUCH_INTERVAL:
         return key
     try:
-        backend().api_keys.touch(key.key_id, now)
+        with storage_deadline(Deadline(TOUCH_SECONDS)):
+            backend().api_keys.touch(key.key_id, now)
     except StorageUnavailable:
         logger.warning("last use of an API key not written")
     return replace(key, last_used_at=now)

@@ -8,6 +8,7 @@ from chat.callers import Caller
 from chat.errors import NotFound, StorageFailed
 from chat.storage import backend
 from chat.storage.base import MAX_READ, InteractionRecord, Page, Status
+from chat.storage.time_limit import storage_deadline
 from chat.telemetry.context import server_timing
 from providers.deadline import Deadline
 
@@ -105,11 +106,15 @@ def erase_user(*, caller: Caller, user_id: str, deadline: Deadline) -> int:
     """
     total = 0
     with server_timing("storage"):
-        while erased := backend().interactions.delete_by_user(
-            caller.owner, user_id, limit=ERASED_AT_ONCE
-        ):
+        while erased := _erase_some(caller, user_id, deadline):
             total += erased
             if deadline.expired:
                 detail = f"{total} records were erased; repeat the request until it returns 200."
                 raise StorageFailed(detail, retry_after=1)
     return total
+
+
+def _erase_some(caller: Caller, user_id: str, deadline: Deadline) -> int:
+    # Each batch may wait for the writer as long as another request.
+    with storage_deadline(deadline):
+        return backend().interactions.delete_by_user(caller.owner, user_id, limit=ERASED_AT_ONCE)

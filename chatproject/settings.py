@@ -227,8 +227,8 @@ MASK_PII = env_bool("MASK_PII", False)
 DATABASE_PATH = BASE_DIR / env_str("DATABASE_PATH", "chat_history.db")
 if STORAGE == "sqlite" and (DATABASE_PATH.is_dir() or not DATABASE_PATH.parent.is_dir()):
     raise ImproperlyConfigured(f"DATABASE_PATH must name a file in a folder, not {DATABASE_PATH}.")
-# Seconds that a writer waits for the database's lock.
-SQLITE_BUSY_TIMEOUT = min(5.0, REQUEST_TIMEOUT_SECONDS)
+# Seconds that a writer waits for the database's lock: a tenth of a request's time at most.
+SQLITE_BUSY_TIMEOUT = min(5.0, max(REQUEST_TIMEOUT_SECONDS / 10, 0.5))
 SQLITE = {
     "ENGINE": "chatproject.sqlite",
     "NAME": DATABASE_PATH,

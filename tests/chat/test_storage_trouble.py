@@ -20,6 +20,7 @@ from chat.storage.jsonl import from_json, to_json
 from chat.storage.orm.interactions import OrmInteractionStore
 from chat.telemetry.logs import JsonFormatter
 from providers.base import Completion, Usage
+from providers.deadline import Deadline
 from providers.errors import ContentFiltered
 from tests.factories import FakeProvider, all_records
 from tests.stub_vendor import StubVendor
@@ -221,6 +222,54 @@ def test_a_request_waits_within_its_deadline_for_another_process_to_write(client
         timer.join()
     [record] = all_records()
     assert record.status == "ok"
+
+
+@pytest.fixture
+def other_writer():
+    """The connection of another process that may hold SQLite's lock."""
+    path = connection.settings_dict["NAME"]
+    with closing(sqlite3.connect(path, check_same_thread=False, isolation_level=None)) as other:
+        yield other
+
+
+@pytest.mark.parametrize("limit", [0, 60], ids=["claim", "rate limit"])
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_a_busy_writer_is_an_error_after_a_tenth_of_the_deadline(
+    client, settings, other_writer, stream, limit
+):
+    settings.RATE_LIMIT_PER_MINUTE = limit
+    settings.REQUEST_TIMEOUT_SECONDS = settings.STREAM_TIMEOUT_SECONDS = 10
+    deadline = Deadline(10)
+    other_writer.execute("BEGIN EXCLUSIVE")
+    response = ask(client, stream=stream)
+    assert deadline.remaining() > 0
+    assert response.status_code == 503
+    assert "busy with other writes" in response.json()["detail"]
+    assert int(response.headers["Retry-After"]) > 0
+    other_writer.execute("ROLLBACK")
+    assert all_records() == []
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
+def test_a_writer_busy_at_the_end_costs_a_tenth_of_the_deadline_and_no_record(
+    client, settings, other_writer, unrecorded_log, use_provider, stream
+):
+    class Locks(FakeProvider):
+        def complete(self, request, deadline):
+            other_writer.execute("BEGIN EXCLUSIVE")
+            return super().complete(request, deadline)
+
+    use_provider(Locks(HELLO))
+    settings.REQUEST_TIMEOUT_SECONDS = settings.STREAM_TIMEOUT_SECONDS = 40
+    deadline = Deadline(40)
+    response = ask(client, stream=stream)
+    body = response.getvalue()
+    assert deadline.remaining() > 30
+    assert (response.status_code, b'"recorded":false' in body) == (200, True)
+    other_writer.execute("ROLLBACK")
+    assert replay(unrecorded_log) == "1 records found, 1 stored."
+    [record] = all_records()
+    assert (record.status, record.response) == ("ok", "Olá!")
 
 
 def test_the_client_is_not_kept_waiting_past_the_deadline_for_the_ledger(

@@ -70,8 +70,8 @@ class _Retries:
 
     def try_seconds(self) -> float:
         """Return the time of the next try: a longer one each time, but time for two more."""
-        longer = self._try_seconds * 2.0**self._tries
-        return max(MIN_TRY_SECONDS, min(longer, self._remaining() / 3))
+        longer, remaining = self._try_seconds * 2.0**self._tries, self._remaining()
+        return min(max(MIN_TRY_SECONDS, min(longer, remaining / 3)), remaining)
 
     def pause(self, exc: BotoCoreError | ClientError) -> float | None:
         """Return the seconds until the next try, with full jitter; None if there is none."""
@@ -84,7 +84,7 @@ class _Retries:
         return pause if pause < self._remaining() else None
 
     def _remaining(self) -> float:
-        return self._end - time.monotonic()
+        return max(0.0, self._end - time.monotonic())
 
 
 class DynamoDBClient:

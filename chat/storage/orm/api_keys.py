@@ -4,12 +4,15 @@ from dataclasses import asdict
 from datetime import datetime
 
 from django.db import IntegrityError
+from django.db import connection as django_connection
 
 from chat import models
 from chat.storage.base import ApiKey
 from chat.storage.columns import api_key_from_columns
 from chat.storage.orm.connection import translate_errors
-from chat.storage.orm.write_queue import write_queue
+from chat.storage.orm.write_queue import write, write_queue
+
+TOUCH = "UPDATE chat_apikey SET last_used_at = ? WHERE key_id = ?"
 
 
 class OrmApiKeyStore:
@@ -37,8 +40,8 @@ class OrmApiKeyStore:
             return as_read.update(**asdict(after)) == 1
 
     def touch(self, key_id: str, used_at: datetime) -> None:
-        with write_queue():
-            models.ApiKey.objects.filter(key_id=key_id).update(last_used_at=used_at)
+        moment = str(django_connection.ops.adapt_datetimefield_value(used_at))
+        write(lambda connection: connection.execute(TOUCH, (moment, key_id)))
 
     @translate_errors()
     def all(self) -> list[ApiKey]:

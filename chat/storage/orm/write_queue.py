@@ -5,6 +5,7 @@ starve. Here they queue, and only processes compete. The thread whose turn it is
 all that wait, in one transaction: they share its pages and its locks.
 """
 
+import os
 import sqlite3
 import threading
 import time
@@ -25,7 +26,7 @@ from chat.storage.orm.connection import (
     translate_errors,
     writer_connection,
 )
-from chat.storage.time_limit import writer_seconds
+from chat.storage.time_limit import waited_for_writer, writer_seconds
 
 T = TypeVar("T")
 
@@ -47,9 +48,12 @@ def write(work: Callable[[sqlite3.Connection], T]) -> T:
         if django_connection := open_transaction():
             return work(django_connection)
         own = _Write(work)
-        own.wait()
-        if not own.done:
-            _write_all(own)
+        try:
+            own.wait()
+            if not own.done:
+                _write_all(own)
+        finally:
+            own.count_wait()
         try:
             if own.error:
                 raise own.error
@@ -71,7 +75,10 @@ def write_queue() -> Iterator[sqlite3.Connection]:
             yield django_connection
             return
         turn = _Turn()
-        turn.wait()
+        try:
+            turn.wait()
+        finally:
+            turn.count_wait()
         try:
             yield writer_connection(turn.seconds_left())
         except DATABASE_ERRORS:
@@ -84,11 +91,12 @@ def write_queue() -> Iterator[sqlite3.Connection]:
 class _Turn:
     """A place in the queue, of a thread that writes itself."""
 
-    __slots__ = ("_end", "_woken", "done")
+    __slots__ = ("_began", "_end", "_woken", "done", "woken")
 
     def __init__(self) -> None:
-        self.done = False
-        self._end = time.monotonic() + writer_seconds(settings.SQLITE_BUSY_TIMEOUT)
+        self.done = self.woken = False
+        self._began = time.monotonic()
+        self._end = self._began + writer_seconds(settings.SQLITE_BUSY_TIMEOUT)
         self._woken = threading.Lock()
         self._woken.acquire()
 
@@ -100,16 +108,33 @@ class _Turn:
                 _pass_on()
             else:
                 _queue.remove(self)
-        elif not self._woken.acquire(timeout=self.seconds_left()):
-            try:
-                _queue.remove(self)
-            except ValueError:  # another thread has just taken it from the queue
+            return
+        try:
+            woken = self._woken.acquire(timeout=self.seconds_left())
+        except BaseException:  # an interrupt must not stop the queue
+            if not self._leave() and not self.done:
+                _pass_on()
+            raise
+        if not woken and self._leave():
+            raise StorageUnavailable(WRITER_BUSY)
+
+    def _leave(self) -> bool:
+        """Leave the queue; if another thread has just taken this turn, wait to be woken instead."""
+        try:
+            _queue.remove(self)
+        except ValueError:
+            if not self.woken:
                 self._woken.acquire()
-            else:
-                raise StorageUnavailable(WRITER_BUSY)
+            return False
+        return True
 
     def wake(self) -> None:
+        self.woken = True
         self._woken.release()
+
+    def count_wait(self) -> None:
+        """Take the time since the beginning from what the request has for its waits."""
+        waited_for_writer(time.monotonic() - self._began)
 
     def seconds_left(self) -> float:
         return max(0.0, self._end - time.monotonic())
@@ -181,3 +206,13 @@ def _pass_on() -> None:
             _queue.popleft().wake()
             return
         _writing.release()
+
+
+def _begin_anew() -> None:
+    """Forget the threads of the parent process, which a forked one does not have."""
+    global _writing
+    _queue.clear()
+    _writing = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_begin_anew)

@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -698,13 +698,15 @@ def troubled(
     seconds: float = 0.0,
     refusals: Sequence[bytes] = (),
     dead: str = "none",
+    silent: str = "none",
 ) -> Iterator[str]:
     """The address of a DynamoDB in trouble.
 
     Its first calls are refused. Then it does what it is asked, but so many answers get lost, and so
-    many come late. It never answers the `dead` operation.
+    many come late. It closes the connection of the `dead` operation, and keeps that of the `silent`
+    one without an answer.
     """
-    target = urlsplit(url)
+    target, stopped = urlsplit(url), Event()
     left, late, refused = [lost], [slow], list(refusals)
 
     class Forward(BaseHTTPRequestHandler):
@@ -713,8 +715,11 @@ def troubled(
             if refused:
                 self.answer(400, "application/x-amz-json-1.0", refused.pop(0))
                 return
-            if self.headers["x-amz-target"].endswith(f".{dead}"):
+            operation = self.headers["x-amz-target"].rpartition(".")[2]
+            if operation in (dead, silent):
                 self.close_connection = True
+                if operation == silent:
+                    stopped.wait(60)
                 return
             upstream = http.client.HTTPConnection(target.hostname or "", target.port)
             upstream.request("POST", "/", body, dict(self.headers))
@@ -744,6 +749,7 @@ def troubled(
     server = ThreadingHTTPServer(("127.0.0.1", 0), Forward)
     Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
+    stopped.set()
     server.shutdown()
     server.server_close()
 
@@ -783,6 +789,24 @@ def test_a_reservation_that_is_not_released_ends_at_its_time(
     assert store.claim(second, later) is None
     with pytest.raises(BudgetSpent):
         store.claim(third, later)
+
+
+def test_a_settlement_after_the_deadline_ends_in_time_with_its_releases(
+    dynamodb: str, dynamodb_at: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    until = datetime.now(UTC) + timedelta(minutes=1)
+    both = [
+        Reservation(by=by, name="k", limit=9, amount=1, until=until)
+        for by in (CounterKind.KEY_USER, CounterKind.KEY)
+    ]
+    assert DynamoInteractionStore().claim(PENDING, *both) is None
+    monkeypatch.setattr(time_limit, "SETTLE_SECONDS", 6.0)
+    with troubled(dynamodb, slow=1, seconds=2.5, silent="UpdateItem") as url:
+        dynamodb_at(url)
+        deadline = Deadline(time_limit.SETTLE_SECONDS)
+        with storage_deadline(Deadline(0)):
+            assert DynamoInteractionStore().settle(ANSWERED, *both) is True
+        assert not deadline.expired
 
 
 def test_a_call_that_is_not_repeated_is_no_longer_than_a_try(

@@ -150,6 +150,19 @@ def test_a_request_waits_for_the_writer_for_a_tenth_of_its_time(
     assert deadline.remaining() > 10
 
 
+@pytest.mark.parametrize("busy", [locked, queued])
+def test_the_writes_of_a_request_share_the_time_to_wait_for_the_writer(
+    transactional_db: None, busy: Callable[[], AbstractContextManager[None]]
+) -> None:
+    connection.ensure_connection()
+    deadline = Deadline(20)
+    with busy(), storage_deadline(deadline):
+        for _ in range(6):
+            with pytest.raises(StorageUnavailable):
+                OrmInteractionStore().claim(PENDING)
+    assert deadline.remaining() > 10
+
+
 def test_expired_records_are_deleted_a_minute_later(
     db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

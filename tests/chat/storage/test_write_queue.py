@@ -1,5 +1,7 @@
 """Threads that write to SQLite at the same time."""
 
+import ctypes
+import os
 import random
 import time
 from collections.abc import Callable
@@ -7,10 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from signal import SIGINT, pthread_kill
 from sqlite3 import Connection
+from threading import Event, Timer, current_thread, get_ident, main_thread
 from typing import Any
 
 import pytest
+from django.db import connections
+from greenlet import GreenletExit
 from pytest_django import Settings
 
 from chat.models import Interaction
@@ -89,6 +95,101 @@ def test_an_interrupted_thread_has_done_no_write_of_others() -> None:
             other.result(30)
     assert claimed() == set()
     assert claim(0)
+
+
+def raise_in(thread: int, error: type[BaseException]) -> None:
+    """Raise an error in a thread, once the call that it waits in returns."""
+    assert (
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
+        == 1
+    )
+
+
+@pytest.mark.parametrize("seconds", [0.5, 30.0], ids=["out of time", "woken"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GreenletExit])
+@pytest.mark.parametrize("kind", ["shared", "own"])
+def test_an_interrupted_thread_that_waits_does_not_stop_the_queue(
+    settings: Settings, kind: str, error: type[BaseException], seconds: float
+) -> None:
+    idents: list[int] = []
+
+    def wait() -> None:
+        idents.append(get_ident())
+        if kind == "shared":
+            claim(0)
+        else:
+            with write_queue.write_queue():
+                pass
+
+    settings.SQLITE_BUSY_TIMEOUT = seconds
+    with ThreadPoolExecutor(1) as threads:
+        with write_queue.write_queue():
+            [interrupted] = waiting(threads, [wait])
+            raise_in(idents[0], error)
+            if seconds < 1:
+                while write_queue._queue:
+                    time.sleep(0.001)
+        with pytest.raises(error):
+            interrupted.result(30)
+    settings.SQLITE_BUSY_TIMEOUT = 1.0
+    assert claim(1)
+    assert not write_queue._queue
+
+
+@pytest.mark.skipif(current_thread() is not main_thread(), reason="signals reach the main thread")
+def test_a_signal_in_the_queue_does_not_stop_it() -> None:
+    taken, done = Event(), Event()
+
+    def hold() -> None:
+        with write_queue.write_queue():
+            taken.set()
+            while not write_queue._queue:
+                time.sleep(0.001)
+            pthread_kill(main_thread().ident or 0, SIGINT)
+            done.wait(30)
+
+    with ThreadPoolExecutor(2) as threads:
+        holding = threads.submit(hold)
+        taken.wait(30)
+        with pytest.raises(KeyboardInterrupt):
+            claim(0)
+        later = threads.submit(claim, 1)
+        done.set()
+        holding.result(30)
+        assert later.result(30)
+    assert claimed() == {"1"}
+
+
+def test_a_forked_process_begins_with_an_empty_queue() -> None:
+    """The child has the lock and the queue of its parent, but not the threads that hold them."""
+    with ThreadPoolExecutor(2) as threads:
+        taken, done = Event(), Event()
+
+        def hold() -> None:
+            with write_queue.write_queue():
+                taken.set()
+                done.wait(30)
+
+        threads.submit(hold)
+        taken.wait(30)
+        [other] = waiting(threads, [partial(claim, 0)])
+        child = os.fork()
+        if not child:
+            connections.close_all()  # as servers do
+            Timer(20, os._exit, [3]).start()
+            os._exit(0 if not write_queue._queue and written_in_child() else 1)
+        done.set()
+        _, status = os.waitpid(child, 0)
+        assert other.result(30)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert claimed() == {"0", "1"}
+
+
+def written_in_child() -> bool:
+    try:
+        return claim(1)
+    except BaseException:
+        return False
 
 
 def test_a_thread_that_writes_itself_waits_for_those_before_it_only() -> None:
