@@ -12,6 +12,7 @@ An index lists the items of an owner and a kind, a moment late for new ones, and
 of their ids: `#` sorts before all characters of an escaped id, and `$` between the two.
 """
 
+import logging
 import random
 import re
 import time
@@ -37,6 +38,8 @@ from chat.storage.dynamodb.client import translate_errors
 from chat.storage.dynamodb.items import Item, state_key
 from chat.storage.dynamodb.queries import delete_items, get_items, read_pages
 
+logger = logging.getLogger(__name__)
+
 # docs/sizing.md has the settlements a second that these allow.
 MAX_SHARDS = 32
 CONFLICT_TRIES = 8
@@ -49,6 +52,7 @@ PAGE = 1000
 # The characters of a name up to `%` are `%0` to `%5` in a key, which keeps the order of names.
 ESCAPED_CHARACTERS = ' !"#$%'
 ESCAPES = str.maketrans({each: f"%{n}" for n, each in enumerate(ESCAPED_CHARACTERS)})
+KEY = re.compile(r"usage#[^#]*#[^#]*#(?P<name>.*)#(?P<month>[0-9]{4}-[0-9]{2})#[0-9]+", re.DOTALL)
 # The list, the name and the month of an item.
 CounterItem = tuple[str, str, str]
 
@@ -168,9 +172,11 @@ def _escaped(name: str) -> str:
 
 
 def _parts(pk: str) -> tuple[str, str]:
-    """Return the name and the month of an item."""
-    name, month, _ = pk.split("#", 3)[3].rsplit("#", 2)
-    return re.sub("%([0-5])", lambda escape: ESCAPED_CHARACTERS[int(escape[1])], name), month
+    """Return the name and the month of an item. Raises ValueError if its key is malformed."""
+    if not (match := KEY.fullmatch(pk)):
+        raise ValueError(pk)
+    name = re.sub("%([0-5])", lambda escape: ESCAPED_CHARACTERS[int(escape[1])], match["name"])
+    return name, match["month"]
 
 
 def _listed(
@@ -191,7 +197,12 @@ def _listed(
     }
     for items in read_pages(request):
         for item in items:
-            yield *_parts(item["pk"]["S"]), item
+            try:
+                parts = _parts(item["pk"]["S"])
+            except ValueError:
+                _log_malformed(item)
+            else:
+                yield *parts, item
 
 
 def _counts(keys: Iterable[Item], first: date, last: date) -> dict[tuple[date, str], UsageCounts]:
@@ -200,13 +211,32 @@ def _counts(keys: Iterable[Item], first: date, last: date) -> dict[tuple[date, s
         lambda: dict.fromkeys(COUNT_FIELDS, 0)
     )
     for item in get_items(settings.STATE_TABLE_NAME, list(keys)):
+        for counted_on, name, field, amount in _amounts(item):
+            if first <= counted_on <= last:
+                sums[counted_on, name][field] += amount
+    return {key: UsageCounts(**fields) for key, fields in sums.items()}
+
+
+def _amounts(item: Item) -> list[tuple[date, str, str, int]]:
+    """Return the amounts of an item with their days, names and fields; none if it has expired.
+
+    A malformed item is left out: it must not hide the others.
+    """
+    try:
         name, month = _parts(item["pk"]["S"])
         if "expires_at" in item and int(item["expires_at"]["N"]) <= time.time():
-            continue
-        for attribute, value in item.items():
-            field, day = FIELD_OF.get(attribute[0]), attribute[1:]
-            if field and day.isdecimal():
-                counted_on = date.fromisoformat(f"{month}-{day}")
-                if first <= counted_on <= last:
-                    sums[counted_on, name][field] += int(value["N"])
-    return {key: UsageCounts(**fields) for key, fields in sums.items()}
+            return []
+        return [
+            (date.fromisoformat(f"{month}-{day}"), name, field, int(value["N"]))
+            for attribute, value in item.items()
+            if (field := FIELD_OF.get(attribute[0])) and (day := attribute[1:]).isdecimal()
+        ]
+    except (KeyError, ValueError):
+        _log_malformed(item)
+        return []
+
+
+def _log_malformed(item: Item) -> None:
+    # Without the rest of its key, which may name a user.
+    counters = "#".join(item["pk"]["S"].split("#")[:3])
+    logger.error("malformed usage counter left out", extra={"counters": counters})

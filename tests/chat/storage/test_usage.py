@@ -17,6 +17,7 @@ from botocore.exceptions import ClientError, ReadTimeoutError
 from chat.storage import backend
 from chat.storage.base import CounterKind, InteractionRecord, Status, UsageCounts, UserPage
 from chat.storage.dynamodb.client import DynamoDBClient
+from chat.storage.dynamodb.tables import StateTable
 from chat.storage.dynamodb.usage import CONFLICT_TRIES
 from chat.storage.errors import StorageUnavailable
 from providers.base import Usage
@@ -300,6 +301,38 @@ def crowded(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
         return call(self, operation, arguments)
 
     monkeypatch.setattr(DynamoDBClient, "call", meet)
+
+
+MALFORMED: list[dict[str, Any]] = [
+    {"r01": {"S": "many"}},
+    {"r01": {"N": "1.5"}},
+    {"t32": {"N": "1"}},
+    {"expires_at": {"S": "never"}},
+    {"pk": {"S": "usage#default#user#mallory#2026-13#0"}, "r01": {"N": "1"}},
+    {"pk": {"S": "usage#default#user#mallory"}},
+    {"pk": {"S": "usage#default#user#mallory#soon#0"}},
+]
+
+
+@pytest.mark.parametrize("odd", MALFORMED, ids=str)
+def test_a_malformed_counter_hides_no_others(
+    on_dynamodb: None, caplog: pytest.LogCaptureFixture, odd: dict[str, Any]
+) -> None:
+    again()
+    item = {
+        "pk": {"S": "usage#default#user#mallory#2026-01#0"},
+        "listed_in": {"S": "usage#default#user"},
+        **odd,
+    }
+    botocore_client().put_item(TableName=StateTable.Meta.table_name, Item=item)
+    assert users().users == {ALICE: ONE}
+    assert daily(CounterKind.USER) == {(DAY, ALICE): ONE}
+    logged = {(each.levelname, each.getMessage()) for each in caplog.records}
+    # A month that does not exist is in no period.
+    assert logged <= {("ERROR", "malformed usage counter left out")}
+    assert logged or "2026-13" in str(odd)
+    assert "mallory" not in caplog.text
+    backend().interactions.delete_by_user("default", "mallory", limit=9)
 
 
 def test_a_record_is_settled_and_counted_in_one_call(on_dynamodb: None, calls: Calls) -> None:
