@@ -271,12 +271,17 @@ def input_messages(messages: Sequence[Message], instructions: str | None) -> Seq
 
 
 def as_answered(message: Message, record: InteractionRecord) -> AnsweredMessage:
-    """Return an answer in the form that its vendor accepts in a request: audio only by its id."""
+    """Return an answer in the form that its vendor accepts in a request."""
     model = record.attempts[-1].model if record.attempts else None  # as it was asked for
+    return AnsweredMessage(with_audio_by_id(message), record.provider, model)
+
+
+def with_audio_by_id(message: Message) -> Message:
+    """Return an assistant's message with only the id of its audio, which vendors accept."""
     audio = message.get("audio")
     if isinstance(audio, Mapping) and "id" in audio:
-        message = {**message, "audio": {"id": audio["id"]}}
-    return AnsweredMessage(message, record.provider, model)
+        return {**message, "audio": {"id": audio["id"]}}
+    return message
 
 
 def _whole_calls(earlier: Sequence[Message], asked: Sequence[Message]) -> Iterator[Message]:

@@ -169,10 +169,18 @@ def _vendor_index(piece: Mapping[str, Any]) -> int | None:
 
 def _is_json(text: str) -> bool:
     try:
-        json.loads(text)
+        _DECODER.decode(text)
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(constant)
+
+
+# Without NaN and Infinity, which Python reads and clients' parsers refuse.
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def arguments_text(arguments: Any) -> str:

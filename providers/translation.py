@@ -1,6 +1,6 @@
 """Read chat completions' messages and parameters, for vendors with a dialect of their own."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from providers import client_json
@@ -20,6 +20,19 @@ _REASONING = "reasoning"  # vendors have several fields that begin so
 _PART_FIELDS = {
     *("type", "cache_control", "annotations", "citations", "logprobs", "extra_content"),
     *("id", "index"),
+}
+# Parameter -> its fields, and the fields of those that are objects themselves.
+Fields = Mapping[str, "Fields | None"]
+_PARAMETER_FIELDS: Fields = {
+    "tools": {
+        **dict.fromkeys(("type", "cache_control")),
+        "function": dict.fromkeys(("name", "description", "parameters", "strict")),
+    },
+    "tool_choice": dict.fromkeys(("type", "function", "allowed_tools")),
+    "response_format": {
+        "type": None,
+        "json_schema": dict.fromkeys(("name", "description", "schema", "strict")),
+    },
 }
 _NEUTRAL: tuple[Any, ...] = (None, False, "", [], {})
 
@@ -64,12 +77,15 @@ def unsupported_parameters(
 ) -> Iterator[str]:
     """Yield the names of parameters whose value a vendor does not support.
 
-    Empty values request nothing, and are supported.
+    Of supported ones, yield the paths of unknown fields: `tools[1].function.foo`. Empty values
+    request nothing, and are supported.
     """
     for name, value in parameters.items():
         requested = value not in ([], {}, "") or name in _EMPTY_IS_A_REQUEST
         if requested and not supports(name, value):
             yield name
+        else:
+            yield from _unknown_inside(name, value, _PARAMETER_FIELDS.get(name))
     if not parameters.get("tools") and parameters.get("tool_choice") not in (None, "auto", "none"):
         yield "tool_choice"
 
@@ -90,7 +106,18 @@ def unsupported_fields(messages: Iterable[Message]) -> Iterator[str]:
                 yield from _unknown(f"{path}.content[{place}]", part, {*_PART_FIELDS, kind})
 
 
-def _unknown(path: str, fields: Mapping[str, Any], known: set[str]) -> Iterator[str]:
+def _unknown_inside(path: str, value: Any, known: "Fields | None") -> Iterator[str]:
+    if known is None:
+        return
+    for number, each in enumerate(as_list(value)):
+        yield from _unknown_inside(f"{path}[{number}]", each, known)
+    if isinstance(value, Mapping):
+        yield from _unknown(path, value, known)
+        for name, fields in known.items():
+            yield from _unknown_inside(f"{path}.{name}", value.get(name), fields)
+
+
+def _unknown(path: str, fields: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
     for name, value in fields.items():
         if name not in known and not name.startswith(_REASONING) and value not in _NEUTRAL:
             yield f"{path}.{name}"

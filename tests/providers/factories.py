@@ -19,6 +19,40 @@ PROMPT = "What is the airspeed of an unladen swallow?"
 TIMEOUT_SECONDS = 20.0  # longer than any answer takes, even on a busy machine
 REQUEST = CompletionRequest(model="model-1", messages=({"role": "user", "content": PROMPT},))
 
+# Parameters with fields that vendors of another dialect have no place for, and those fields.
+UNKNOWN_FIELDS: dict[str, Any] = {
+    "tools": [
+        {"type": "function", "function": {"name": "add"}},
+        {"type": "function", "function": {"name": "sub", "foo": 1}, "defer_loading": True},
+    ],
+    "tool_choice": {"type": "function", "function": {"name": "add"}, "disable_parallel": True},
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {"name": "n", "schema": {"type": "object"}, "bar": "x"},
+        "schema": {"type": "object"},
+    },
+}
+UNKNOWN_NAMES = [
+    *("tools[1].defer_loading", "tools[1].function.foo", "tool_choice.disable_parallel"),
+    *("response_format.schema", "response_format.json_schema.bar"),
+]
+# Fields that change nothing.
+NEUTRAL_FIELDS: dict[str, Any] = {
+    "tools": [
+        {
+            "type": "function",
+            "function": {"name": "add", "strict": True, "description": "", "foo": None},
+            "cache_control": {"type": "ephemeral"},
+            "defer_loading": False,
+        }
+    ],
+    "tool_choice": "auto",
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {"name": "n", "schema": {}, "strict": True, "description": "An n."},
+    },
+}
+
 
 class Attempts(list[Attempt]):
     """The attempts that a router reports."""

@@ -23,6 +23,9 @@ from providers.errors import (
 )
 from tests.bedrock_frames import delta, event, exception, finish, frame, start
 from tests.providers.factories import (
+    NEUTRAL_FIELDS,
+    UNKNOWN_FIELDS,
+    UNKNOWN_NAMES,
     ErrorSummary,
     complete,
     counting,
@@ -223,6 +226,14 @@ def test_unknown_fields_of_messages_and_parts_are_named(bedrock: Provider):
     messages = ({**user(text("Hi", bar="x")), "foo": 1}, {"role": "user", "content": "Hi"})
     named = ["messages[0].foo", "messages[0].content[0].bar"]
     assert bedrock.unsupported(with_messages(*messages)) == named
+
+
+def test_unknown_fields_of_tools_and_of_the_response_format_are_named(bedrock: Provider):
+    assert bedrock.unsupported(with_parameters(**UNKNOWN_FIELDS)) == UNKNOWN_NAMES
+
+
+def test_neutral_fields_of_tools_and_of_the_response_format_are_not_named(bedrock: Provider):
+    assert bedrock.unsupported(with_parameters(**NEUTRAL_FIELDS)) == []
 
 
 def test_media_have_their_places(bedrock: Provider):

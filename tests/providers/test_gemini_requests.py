@@ -8,7 +8,16 @@ import pytest
 from providers.base import AnsweredMessage
 from providers.errors import RequestRejected
 from providers.gemini import Gemini
-from tests.providers.factories import KEY, REQUEST, ErrorSummary, complete, error_summary
+from tests.providers.factories import (
+    KEY,
+    NEUTRAL_FIELDS,
+    REQUEST,
+    UNKNOWN_FIELDS,
+    UNKNOWN_NAMES,
+    ErrorSummary,
+    complete,
+    error_summary,
+)
 from tests.stub_vendor import StubVendor
 
 WEATHER = {
@@ -225,6 +234,14 @@ def test_neutral_fields_and_those_of_answers_are_not_named(gemini: Gemini):
     question = user([{"type": "text", "text": "Hi", "foo": {}, "annotations": [{}]}])
     messages = (question, answer, recorded, question)
     assert gemini.unsupported(replace(REQUEST, messages=messages)) == []
+
+
+def test_unknown_fields_of_tools_and_of_the_response_format_are_named(gemini: Gemini):
+    assert gemini.unsupported(replace(REQUEST, parameters=UNKNOWN_FIELDS)) == UNKNOWN_NAMES
+
+
+def test_neutral_fields_of_tools_and_of_the_response_format_are_not_named(gemini: Gemini):
+    assert gemini.unsupported(replace(REQUEST, parameters=NEUTRAL_FIELDS)) == []
 
 
 def test_content_in_the_wrong_place_is_named(gemini: Gemini):

@@ -706,7 +706,7 @@ def test_tool_calls_without_an_index_are_whole(stub_vendor: StubVendor, openai: 
 
 
 @pytest.mark.parametrize("finish", ["tool_calls", "stop", "length"])
-@pytest.mark.parametrize("arguments", ['{"city":"Os', "{}}", "Oslo"])
+@pytest.mark.parametrize("arguments", ['{"city":"Os', "{}}", "Oslo", '{"x":NaN}', "[-Infinity]"])
 def test_a_tool_call_with_broken_arguments_is_an_error(
     stub_vendor: StubVendor, openai: Provider, finish: str, arguments: str
 ):

@@ -10,13 +10,14 @@ from typing import Any
 from chat.api.openai.responses import custom_tools
 from chat.api.openai.responses.ids import item_id, record_of_item
 from chat.api.openai.responses.output_items import answer_items, message_items
+from chat.api.openai.responses.parameters import other_fields
 from chat.api.openai.responses.vendor_fields import (
     VendorFields,
     decoded,
     fields_of,
     fields_on_record,
 )
-from chat.conversation import asked_messages, input_messages
+from chat.conversation import asked_messages, input_messages, with_audio_by_id
 from chat.errors import ValidationFailed, field_error
 from chat.storage.base import InteractionRecord
 from providers.base import INSTRUCTION_ROLES, Message
@@ -29,6 +30,11 @@ ASKING_ROLES = ("user", *INSTRUCTION_ROLES)
 RESULTS = ("function_call_output", "custom_tool_call_output")
 STREAMED_AGAIN = re.compile(r"\A((?:msg|rs)_.{36})_[0-9]+\Z")
 ANSWER_ITEMS = ("message", "reasoning", "function_call", "custom_tool_call")
+# Fields of items that are translated, or that change nothing. The others go to the vendor.
+_OF_ALL = {"type", "id", "status"}
+MESSAGE_FIELDS = {*_OF_ALL, "role", "content", "phase", "end_turn"}
+CALL_FIELDS = {*_OF_ALL, "call_id", "name", "arguments", "input"}
+RESULT_FIELDS = {*_OF_ALL, "call_id", "output", "phase"}
 
 
 def referenced_records(items: Sequence[Item]) -> list[str]:
@@ -76,6 +82,7 @@ class _Answer:
         self.texts: list[Any] = []
         self.refusal = ""
         self.calls: list[dict[str, Any]] = []
+        self.others: dict[str, Any] = {}
         self.vendor_fields = VendorFields()
 
     def ends_before(self, item: Item) -> bool:
@@ -84,18 +91,19 @@ class _Answer:
             return False
         if record_of_item(item.get("id")) in self.records:
             return False
-        return bool(self.texts or self.refusal) and not _comes_after(item)
+        return bool(self.texts or self.refusal or self.others) and not _comes_after(item)
 
     def messages(self) -> list[dict[str, Any]]:
         """Return the message; nothing for thoughts without an answer, which vendors refuse."""
-        if not (self.texts or self.refusal or self.calls):
+        if not (self.texts or self.refusal or self.calls or self.others):
             return []
-        message: dict[str, Any] = {"role": "assistant", "content": _answer_content(self.texts)}
+        content = _answer_content(self.texts)
+        message: dict[str, Any] = {**self.others, "role": "assistant", "content": content}
         if self.refusal:
             message["refusal"] = self.refusal
         if self.calls:
             message["tool_calls"] = self.calls
-        return [self.vendor_fields.added_to(message)]
+        return [self.vendor_fields.added_to(with_audio_by_id(message))]
 
 
 class _ItemReader:
@@ -129,7 +137,8 @@ class _ItemReader:
         """Return the message of a user's item, or of a tool's result."""
         if item["type"] in RESULTS:
             output = self._parts(item.get("output"), "output") or ""
-            return {"role": "tool", "tool_call_id": self._text(item, "call_id"), "content": output}
+            result = {"tool_call_id": self._text(item, "call_id"), "content": output}
+            return {**other_fields(item, RESULT_FIELDS), "role": "tool", **result}
         if item["type"] != "message":
             raise self.error(f"type {item['type']!r} is not supported", "unsupported")
         if item.get("role") not in ASKING_ROLES:
@@ -137,7 +146,7 @@ class _ItemReader:
         content = self._parts(item.get("content"), "content")
         if content is None:
             raise self.error("content is missing")
-        return {"role": item["role"], "content": content}
+        return {**other_fields(item, MESSAGE_FIELDS), "role": item["role"], "content": content}
 
     def into(self, answer: _Answer, item: Item) -> None:
         """Add an item of an answer."""
@@ -145,6 +154,7 @@ class _ItemReader:
             answer.records.add(record_id)
         match item["type"]:
             case "message":
+                answer.others |= other_fields(item, MESSAGE_FIELDS)
                 self._add_text(answer, item.get("content"))
             case "reasoning":
                 self._add_reasoning(answer, item)
@@ -163,7 +173,8 @@ class _ItemReader:
         return ValidationFailed(errors=[field_error("input", code, detail)])
 
     def _call(self, item: Item, function: dict[str, Any]) -> dict[str, Any]:
-        return {"id": self._text(item, "call_id"), "type": "function", "function": function}
+        call = {"id": self._text(item, "call_id"), "type": "function", "function": function}
+        return {**other_fields(item, CALL_FIELDS), **call}
 
     def _add_text(self, answer: _Answer, content: Any) -> None:
         for part in self._parts_list(content, "content"):
@@ -213,14 +224,15 @@ class _ItemReader:
                 return {**rest, "type": "image_url", "image_url": {"url": url, **detail}}
             case "input_file":
                 file: dict[str, Any] = {
-                    name: rest[name] for name in ("filename", "file_id") if name in rest
+                    name: rest.pop(name) for name in ("filename", "file_id") if name in rest
                 }
-                data = rest.get("file_data", rest.get("file_url"))
+                url = rest.pop("file_url", None)
+                data = rest.pop("file_data", url)
                 if data is not None:
                     file["file_data"] = data
                 if not all(isinstance(value, str) for value in file.values()) or not file:
                     raise self.error("an input_file has file_data, a file_url or a file_id")
-                return {"type": "file", "file": file}
+                return {**rest, "type": "file", "file": file}
             case "input_audio":
                 if not isinstance(part.get("input_audio"), dict):
                     raise self.error("an input_audio has an object input_audio")

@@ -3,7 +3,7 @@
 https://platform.openai.com/docs/api-reference/responses/create
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import orjson
@@ -61,6 +61,7 @@ INCLUDABLE = {
     *("computer_call_output.output.image_url", "code_interpreter_call.outputs"),
 }
 JSON_SCHEMA_FIELDS = {"name": str, "description": str, "schema": dict, "strict": bool}
+STREAM_OPTIONS = ("include_obfuscation", "include_usage")
 FUNCTION_FIELDS = {"name": str, "description": str, "parameters": dict, "strict": bool}
 TYPE_NAMES = {str: "a string", dict: "an object", bool: "a boolean"}
 
@@ -75,9 +76,8 @@ def to_parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, own in RESPONSES_NAMES.items():
         if given.get(name) is not None:
             raise unsupported(name, f"Use `{own}`; `{name}` is for chat completions.")
-    parameters = {
-        name: value for name, value in given.items() if name not in OURS and value is not None
-    }
+    _check_fields("stream_options", given.get("stream_options"), STREAM_OPTIONS)
+    parameters = other_fields(given, OURS)
     translated = {
         "max_tokens": given.get("max_output_tokens"),
         **_text(given.get("text") or {}),
@@ -104,10 +104,15 @@ def _typed(param: str, value: Any, types: Mapping[str, type]) -> dict[str, Any]:
     return found
 
 
-def _check_fields(name: str, value: Mapping[str, Any], known: set[str]) -> None:
-    for field in value:
+def _check_fields(name: str, value: Any, known: Collection[str]) -> None:
+    for field in value if isinstance(value, Mapping) else ():
         if field not in known and value[field] is not None:
             raise unsupported(f"{name}.{field}")
+
+
+def other_fields(value: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Return the fields that are set and not known, which the vendor gets unchanged."""
+    return {name: each for name, each in value.items() if name not in known and each is not None}
 
 
 def _text(text: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,17 +120,19 @@ def _text(text: Mapping[str, Any]) -> dict[str, Any]:
     response_format = text.get("format") or {"type": "text"}
     match get_path(response_format, "type"):
         case "text":
-            translated = None
+            known, translated = {"type"}, None
         case "json_schema":
+            known = {"type", *JSON_SCHEMA_FIELDS}
             schema = _typed("text.format", response_format, JSON_SCHEMA_FIELDS)
             if not {"name", "schema"} <= schema.keys():
                 detail = "A format of type json_schema has a `name` and a `schema`."
                 raise ValidationError({"text.format": detail})
             translated = {"type": "json_schema", "json_schema": schema}
         case "json_object":
-            translated = {"type": "json_object"}
+            known, translated = {"type"}, {"type": "json_object"}
         case other:
             raise unsupported("text.format", f"Type {other!r} is not supported here.")
+    _check_fields("text.format", response_format, known)
     return {"response_format": translated, "verbosity": text.get("verbosity")}
 
 
@@ -164,8 +171,9 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     if not function.get("name"):
         raise ValidationError({"tools": "A tool has a `name`."})
     if kind == "custom":
-        return {"type": "function", "function": custom_tools.as_function(tool)}
-    return {"type": "function", "function": function}
+        function = custom_tools.as_function(tool)
+    others = other_fields(tool, {"type", "format", *FUNCTION_FIELDS})
+    return {**others, "type": "function", "function": function}
 
 
 def _tool_choice(choice: Any) -> Any:
@@ -177,8 +185,10 @@ def _tool_choice(choice: Any) -> Any:
         raise ValidationError({"tool_choice": "A tool is an object."})
     match choice.get("type"):
         case "function" | "custom":
+            _check_fields("tool_choice", choice, ("type", "name"))
             return {"type": "function", "function": {"name": _name(choice)}}
         case "allowed_tools":
+            _check_fields("tool_choice", choice, ("type", "mode", "tools"))
             mode, tools = choice.get("mode") or "auto", choice.get("tools")
             if mode not in ("auto", "required"):
                 raise ValidationError({"tool_choice": "`mode` must be auto or required."})
@@ -231,10 +241,11 @@ def _shown_tool(tool: Any, custom: set[str]) -> Any:
     if not isinstance(function, Mapping):
         return {**tool, **(get_path(tool, "custom") or {})}
     name, description = function.get("name"), function.get("description")
+    shown = {**other_fields(tool, ("type", "function")), "name": name, "description": description}
     if name in custom:
-        return {"type": "custom", "name": name, "description": description}
+        return {**shown, "type": "custom"}
     rest = {"parameters": function.get("parameters"), "strict": function.get("strict")}
-    return {"type": "function", "name": name, "description": description, **rest}
+    return {**shown, "type": "function", **rest}
 
 
 def _shown_choice(choice: Any, custom: set[str]) -> Any:

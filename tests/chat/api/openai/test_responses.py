@@ -710,6 +710,8 @@ class TestIdempotency:
 IMAGE = "data:image/png;base64,iVBORw0KGgo="
 PDF = "data:application/pdf;base64,JVBERi0="
 
+CHOICE = {"type": "function", "name": "add"}
+
 
 def sent(vendor: StubVendor) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = vendor.requests[-1].json["messages"]
@@ -785,6 +787,35 @@ class TestInput:
     def test_items_become_messages(self, api: ApiClient, vendor: StubVendor) -> None:
         body(create(api, ITEMS, tools=[ADD, PATCH]))
         assert sent(vendor) == MESSAGES
+
+    def test_other_fields_of_items_and_tools_reach_the_vendor(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        neutral = {"id": "a_1", "status": "completed", "phase": "commentary", "foo": None}
+        text = [{"type": "output_text", "text": "I see."}]
+        items = [
+            {"role": "user", "content": "Hi", "name": "Ada", "foo": 1},
+            {"type": "message", "role": "assistant", "content": text, **neutral, "bar": 2},
+            {"role": "assistant", "content": [], "audio": {"id": "b", "data": "AA=="}},
+            {"type": "function_call", "call_id": "a", "name": "add", "arguments": "{}", "baz": 3},
+            {"type": "function_call_output", "call_id": "a", "output": "3", **neutral, "qux": 4},
+            {"role": "user", "content": [{"type": "input_file", "file_id": "f", "foo": 5}]},
+        ]
+        tools = [{**ADD, "defer_loading": True}, {**PATCH, "defer_loading": True}]
+        found = body(create(api, items, tools=tools))
+        assert found["tools"][0] == tools[0]
+        assert [each["defer_loading"] for each in found["tools"]] == [True, True]
+        function = {"name": "add", "arguments": "{}"}
+        call = {"id": "a", "type": "function", "function": function, "baz": 3}
+        assert sent(vendor) == [
+            {"role": "user", "content": "Hi", "name": "Ada", "foo": 1},
+            {"role": "assistant", "content": "I see.", "bar": 2},
+            {"role": "assistant", "content": None, "audio": {"id": "b"}, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "a", "content": "3", "qux": 4},
+            {"role": "user", "content": [{"type": "file", "file": {"file_id": "f"}, "foo": 5}]},
+        ]
+        received = vendor.requests[-1].json["tools"]
+        assert [each["defer_loading"] for each in received] == [True, True]
 
     def test_items_are_listed_as_they_were_given(self, api: ApiClient, vendor: StubVendor) -> None:
         found = body(create(api, ITEMS, tools=[ADD, PATCH]))
@@ -934,6 +965,9 @@ class TestInput:
             ({"tools": [ADD], "tool_choice": {"type": "file_search"}}, "tool_choice"),
             ({"text": {"format": {"type": "grammar"}}}, "text.format"),
             ({"text": {"tone": "kind"}}, "text.tone"),
+            ({"text": {"format": {"type": "json_object", "schema": {}}}}, "text.format.schema"),
+            ({"tools": [ADD], "tool_choice": {**CHOICE, "foo": 1}}, "tool_choice.foo"),
+            ({"stream": True, "stream_options": {"foo": 1}}, "stream_options.foo"),
             ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
             ({"reasoning": {"budget": 7}}, "reasoning.budget"),
             ({"messages": [{"role": "user", "content": "Something else"}]}, "messages"),
