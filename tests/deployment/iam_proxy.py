@@ -6,59 +6,28 @@ its parts, a batch its own on each table, and a query of an index the permission
 
 import fnmatch
 import json
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 from urllib.parse import unquote
 
 from tests.deployment.configuration import ACCOUNT, REGION
+from tests.dynamodb_proxy import DynamoDBProxy
 
 Permission = tuple[str, str]  # an action and a resource
 Statement = Mapping[str, Sequence[str]]
 
 
-class IamProxy:
-    """Serves at `url` while its context lasts; `used` has the permissions that calls needed."""
+class IamProxy(DynamoDBProxy):
+    """Refuses what the policy does not allow; `used` has the permissions that calls needed."""
 
     def __init__(
         self, policy: Iterable[Statement], *, dynamodb: str, parameters: Mapping[str, str]
     ) -> None:
+        super().__init__(dynamodb)
         self.policy = list(policy)
         self.used: set[Permission] = set()
         self.refused: set[Permission] = set()
-        self._dynamodb = dynamodb
         self._parameters = parameters
-        proxy = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                status, answer = proxy.answer(self.headers["x-amz-target"], body, self.headers)
-                self.send_response(status)
-                self.send_header("content-type", "application/x-amz-json-1.0")
-                self.send_header("content-length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
     def answer(self, target: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
         service, _, operation = target.partition(".")
@@ -71,7 +40,7 @@ class IamProxy:
             return 400, json.dumps({"__type": kind, "message": f"not allowed: {refused}"}).encode()
         if service == "AmazonSSM":
             return 200, self._read_parameters(json.loads(body)["Names"])
-        return self._forward(body, headers)
+        return self.forward(body, headers)
 
     def _allowed(self, permission: Permission) -> bool:
         action, resource = permission
@@ -88,17 +57,6 @@ class IamProxy:
             if name in self._parameters
         ]
         return json.dumps({"Parameters": found, "InvalidParameters": []}).encode()
-
-    def _forward(self, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-        names = ("authorization", "content-type", "x-amz-date", "x-amz-target")
-        forwarded = {name: headers[name] for name in names}
-        try:
-            with urllib.request.urlopen(
-                urllib.request.Request(self._dynamodb, body, forwarded), timeout=30
-            ) as response:
-                return response.status, response.read()
-        except urllib.error.HTTPError as exc:
-            return exc.code, exc.read()
 
 
 def required_permissions(

@@ -1,7 +1,5 @@
 """The store on DynamoDB, against DynamoDB Local; and what it does when DynamoDB is in trouble."""
 
-import contextlib
-import http.client
 import json
 import os
 import random
@@ -10,14 +8,12 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Thread
+from threading import Event
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -51,6 +47,7 @@ from tests.chat.storage.contract import (
     InteractionStoreContract,
 )
 from tests.dynamodb_local import Calls, botocore_client
+from tests.dynamodb_proxy import DynamoDBProxy
 from tests.factories import ALICE, ANSWERED, FAILED, NOON, PENDING, run_concurrently
 from tests.stub_vendor import StubVendor
 
@@ -689,69 +686,51 @@ def throttled(*reasons: str) -> bytes:
     return json.dumps(answer).encode()
 
 
-@contextlib.contextmanager
-def troubled(
-    url: str,
-    *,
-    lost: int = 0,
-    slow: int = 0,
-    seconds: float = 0.0,
-    refusals: Sequence[bytes] = (),
-    dead: str = "none",
-    silent: str = "none",
-) -> Iterator[str]:
-    """The address of a DynamoDB in trouble.
+class TroubledDynamoDB(DynamoDBProxy):
+    """A DynamoDB that refuses its first calls, then loses answers, then sends some late.
 
-    Its first calls are refused. Then it does what it is asked, but so many answers get lost, and so
-    many come late. It closes the connection of the `dead` operation, and keeps that of the `silent`
-    one without an answer.
+    It closes the connection of the `dead` operation, and keeps that of the `silent` one without an
+    answer.
     """
-    target, stopped = urlsplit(url), Event()
-    left, late, refused = [lost], [slow], list(refusals)
 
-    class Forward(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            if refused:
-                self.answer(400, "application/x-amz-json-1.0", refused.pop(0))
-                return
-            operation = self.headers["x-amz-target"].rpartition(".")[2]
-            if operation in (dead, silent):
-                self.close_connection = True
-                if operation == silent:
-                    stopped.wait(60)
-                return
-            upstream = http.client.HTTPConnection(target.hostname or "", target.port)
-            upstream.request("POST", "/", body, dict(self.headers))
-            answer = upstream.getresponse()
-            data = answer.read()
-            upstream.close()
-            self.close_connection = True
-            if left[0]:
-                left[0] -= 1
-                return
-            if late[0]:
-                late[0] -= 1
-                time.sleep(seconds)
-            with contextlib.suppress(OSError):  # nobody waits for it any more
-                self.answer(answer.status, answer.headers["content-type"], data)
+    def __init__(
+        self,
+        dynamodb: str,
+        *,
+        lost: int = 0,
+        slow: int = 0,
+        seconds: float = 0.0,
+        refusals: Sequence[bytes] = (),
+        dead: str = "none",
+        silent: str = "none",
+    ) -> None:
+        super().__init__(dynamodb)
+        self.lost, self.slow, self.seconds = lost, slow, seconds
+        self.refusals, self.dead, self.silent = list(refusals), dead, silent
+        self.stopped = Event()
 
-        def answer(self, status: int, kind: str, data: bytes) -> None:
-            self.send_response(status)
-            self.send_header("content-type", kind)
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+    def __exit__(self, *exc: object) -> None:
+        self.stopped.set()
+        super().__exit__(*exc)
 
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Forward)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    stopped.set()
-    server.shutdown()
-    server.server_close()
+    def answer(
+        self, target: str, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[int, bytes] | None:
+        if self.refusals:
+            return 400, self.refusals.pop(0)
+        operation = target.rpartition(".")[2]
+        if operation == self.silent:
+            self.stopped.wait(60)
+        if operation in (self.dead, self.silent):
+            return None
+        answer = self.forward(body, headers)
+        if self.lost:
+            self.lost -= 1
+            return None
+        if self.slow:
+            self.slow -= 1
+            time.sleep(self.seconds)
+        return answer
 
 
 @pytest.mark.parametrize("size", [10, 2_000_000], ids=["small", "in parts"])
@@ -759,12 +738,12 @@ def test_a_retried_write_detects_its_first_attempt(
     dynamodb: str, dynamodb_at: Callable[[str], None], size: int
 ) -> None:
     answer = replace(ANSWERED, response=noise(size))
-    with troubled(dynamodb, lost=1) as url:
-        dynamodb_at(url)
+    with TroubledDynamoDB(dynamodb, lost=1) as proxy:
+        dynamodb_at(proxy.url)
         assert DynamoInteractionStore().claim(PENDING) is None
         assert DynamoInteractionStore().claim(PENDING) == PENDING
-    with troubled(dynamodb, lost=1) as url:
-        dynamodb_at(url)
+    with TroubledDynamoDB(dynamodb, lost=1) as proxy:
+        dynamodb_at(proxy.url)
         assert DynamoInteractionStore().settle(answer) is True
         assert DynamoInteractionStore().get(ID) == answer
         assert DynamoInteractionStore().settle(answer) is False
@@ -778,8 +757,8 @@ def test_a_reservation_that_is_not_released_ends_at_its_time(
     store, ids = DynamoInteractionStore(), (str(uuid4()) for _ in range(3))
     first, second, third = (replace(PENDING, interaction_id=each) for each in ids)
     assert store.claim(first, budget) is None
-    with troubled(dynamodb, dead="UpdateItem") as url:
-        dynamodb_at(url)
+    with TroubledDynamoDB(dynamodb, dead="UpdateItem") as proxy:
+        dynamodb_at(proxy.url)
         assert DynamoInteractionStore().settle(replace(first, status=Status.OK), budget)
     dynamodb_at(dynamodb)
     with pytest.raises(BudgetSpent):
@@ -801,8 +780,8 @@ def test_a_settlement_after_the_deadline_ends_in_time_with_its_releases(
     ]
     assert DynamoInteractionStore().claim(PENDING, *both) is None
     monkeypatch.setattr(time_limit, "SETTLE_SECONDS", 6.0)
-    with troubled(dynamodb, slow=1, seconds=2.5, silent="UpdateItem") as url:
-        dynamodb_at(url)
+    with TroubledDynamoDB(dynamodb, slow=1, seconds=2.5, silent="UpdateItem") as proxy:
+        dynamodb_at(proxy.url)
         deadline = Deadline(time_limit.SETTLE_SECONDS)
         with storage_deadline(Deadline(0)):
             assert DynamoInteractionStore().settle(ANSWERED, *both) is True
@@ -813,8 +792,8 @@ def test_a_call_that_is_not_repeated_is_no_longer_than_a_try(
     dynamodb: str, dynamodb_at: Callable[[str], None]
 ) -> None:
     """After the deadline there is time for short calls only, or the answer would be late."""
-    with troubled(dynamodb, slow=1, seconds=1.5) as url, storage_deadline(Deadline(0)):
-        dynamodb_at(url)
+    with TroubledDynamoDB(dynamodb, slow=1, seconds=1.5) as proxy, storage_deadline(Deadline(0)):
+        dynamodb_at(proxy.url)
         with pytest.raises(ReadTimeoutError):
             client().call_once("ListTables", {})
 
@@ -822,12 +801,12 @@ def test_a_call_that_is_not_repeated_is_no_longer_than_a_try(
 def test_a_slow_write_is_waited_for_within_the_deadline(
     dynamodb: str, dynamodb_at: Callable[[str], None]
 ) -> None:
-    with troubled(dynamodb, slow=2, seconds=2.5) as url, storage_deadline(Deadline(60)):
-        dynamodb_at(url)
+    with TroubledDynamoDB(dynamodb, slow=2, seconds=2.5) as proxy, storage_deadline(Deadline(60)):
+        dynamodb_at(proxy.url)
         store = DynamoInteractionStore()
         assert store.claim(PENDING) is None
-    with troubled(dynamodb, slow=2, seconds=2.5) as url, storage_deadline(Deadline(60)):
-        dynamodb_at(url)
+    with TroubledDynamoDB(dynamodb, slow=2, seconds=2.5) as proxy, storage_deadline(Deadline(60)):
+        dynamodb_at(proxy.url)
         assert DynamoInteractionStore().settle(ANSWERED) is True
         assert DynamoInteractionStore().get(ID) == ANSWERED
 
@@ -842,11 +821,11 @@ def test_throttled_writes_are_retried_within_the_deadline(
 ) -> None:
     refusals = [throttled(*reasons)] * 6
     with storage_deadline(Deadline(60)):
-        with troubled(dynamodb, refusals=refusals) as url:
-            dynamodb_at(url)
+        with TroubledDynamoDB(dynamodb, refusals=refusals) as proxy:
+            dynamodb_at(proxy.url)
             assert DynamoInteractionStore().claim(PENDING) is None
-        with troubled(dynamodb, refusals=refusals) as url:
-            dynamodb_at(url)
+        with TroubledDynamoDB(dynamodb, refusals=refusals) as proxy:
+            dynamodb_at(proxy.url)
             assert DynamoInteractionStore().settle(ANSWERED) is True
             assert DynamoInteractionStore().get(ID) == ANSWERED
 
@@ -862,8 +841,8 @@ def test_silence_after_the_deadline_leaves_seconds_to_settle(
 def test_the_store_recovers_after_lost_responses(
     dynamodb: str, dynamodb_at: Callable[[str], None]
 ) -> None:
-    with troubled(dynamodb, lost=3) as url:
-        dynamodb_at(url)
+    with TroubledDynamoDB(dynamodb, lost=3) as proxy:
+        dynamodb_at(proxy.url)
         store = DynamoInteractionStore()
         refuses(store, lambda store: store.claim(PENDING))
         assert store.claim(PENDING) == PENDING
