@@ -103,11 +103,14 @@ class DynamoInteractionStore:
     ) -> bool:
         item, parts = _claim_item(record, reservations)
         kept = {id_of(part) for part in parts}
-        question, answer = split(item_of(holder))
-        stale = [part for part in (*question, *answer) if id_of(part) not in kept]
+        key, attributes = record_key(holder.interaction_id), f"{KEYS}, {budgets.RESERVED}"
+        found = get_items(settings.TABLE_NAME, [key], attributes)
+        stale = [part for each in found for part in part_keys(each) if id_of(part) not in kept]
         values = _as_read(holder, holder.status)
         request = {"Item": item, **_condition(AS_READ, values, STATUS_NAME)}
-        held = _held_by(holder) if reservations else []
+        # A claim that ended without a settlement still has its reservations.
+        pending = found if reservations and holder.status is Status.PENDING else []
+        held = [each for claim in pending for each in budgets.from_attribute(claim)]
         with ExitStack() as undo:
             undo.callback(budgets.release, budgets.reserve(record, reservations))
             if _write("Put", request, item, parts, stale) is not None:
@@ -327,15 +330,6 @@ def _without_answer(record: InteractionRecord) -> InteractionRecord:
 
 
 # --- Writing --------------------------------------------------------------------------------------
-
-
-def _held_by(holder: InteractionRecord) -> list[budgets.Held]:
-    """Return what a claim has reserved that ended without a settlement."""
-    if holder.status is not Status.PENDING:
-        return []
-    key = record_key(holder.interaction_id)
-    items = get_items(settings.TABLE_NAME, [key], budgets.RESERVED)
-    return budgets.from_attribute(items[0]) if items else []
 
 
 def _write(

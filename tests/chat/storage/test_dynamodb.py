@@ -392,6 +392,27 @@ def test_a_take_over_keeps_the_question_and_deletes_the_other_parts(
     assert len(list(InteractionTable.scan())) == 1 + parts
 
 
+def test_a_take_over_deletes_parts_that_only_a_reservation_made_necessary(
+    store: DynamoInteractionStore,
+) -> None:
+    until = datetime.now(UTC) + timedelta(minutes=1)
+    budget = Reservation(by=CounterKind.KEY, name="k", limit=9, amount=0, until=until)
+
+    def fits(size: int) -> bool:
+        forget()
+        assert store.claim(replace(PENDING, prompt=noise(size)), budget) is None
+        return "prompt_parts" not in item()
+
+    claim = replace(PENDING, prompt=noise(last(500_000, 900_000, fits) + 1))
+    forget()
+    store.claim(claim, budget)
+    assert "prompt_parts" in item()
+    again = replace(LATER, prompt=claim.prompt)
+    assert store.take_over(again, claim) is True
+    assert store.get(ID) == again
+    assert len(list(InteractionTable.scan())) == 1
+
+
 @pytest.mark.parametrize("size", [600_000, 2_000_000, 6_000_000])
 def test_an_answer_of_any_length_is_kept(store: DynamoInteractionStore, size: int) -> None:
     answer = replace(ANSWERED, response=noise(size))
