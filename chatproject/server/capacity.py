@@ -24,7 +24,7 @@ class Capacity:
     def limit(self, application: Application) -> Application:
         """Wrap a WSGI application; its environment says whether the server is full.
 
-        The server calls `release` when the response has been sent.
+        The server calls `release` when the request is over.
         """
 
         def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
@@ -34,8 +34,8 @@ class Capacity:
 
         return wrapped
 
-    def release(self, worker: Any, request: Any, environ: dict[str, Any], response: Any) -> None:
-        """Free the place of a request: gunicorn's hook `post_request`."""
+    def release(self, environ: dict[str, Any]) -> None:
+        """Free the place of a request."""
         if environ.get(HAS_PLACE):
             with self._lock:
                 self._free += 1

@@ -129,9 +129,7 @@ class Worker(TunedWorker):
         if req._expected_100_continue and int(length) > settings.MAX_BODY_BYTES:
             req._expected_100_continue = False
             req.force_close()
-            return super().handle_request(req, conn)
-        keeps = super().handle_request(req, conn)
-        return _drain(req.body) and keeps
+        return super().handle_request(req, conn) and not req.must_close
 
     def init_signals(self) -> None:
         super().init_signals()
@@ -250,18 +248,21 @@ class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
             return True
 
 
-def _drain(body: Any) -> bool:
-    """Read the rest of a body. Return False if it is too long, or does not arrive.
+def drain(request: Any, response: Any) -> None:
+    """Read the rest of a refused body; close the connection if it is too long, or does not arrive.
 
     gunicorn reads 64 KiB, and then closes a connection that it promised to keep.
     """
+    if request.must_close or response is None or not response.headers_sent:
+        return
     left = MAX_DRAINED_BYTES
     try:
-        while left > 0 and (data := body.read(READ_BYTES)):
+        while left > 0 and (data := request.body.read(READ_BYTES)):
             left -= len(data)
     except (OSError, ParseException):
-        return False
-    return left > 0
+        left = 0
+    if left <= 0:
+        request.force_close()
 
 
 def after_a_rush() -> None:

@@ -121,3 +121,18 @@ def test_many_clients_that_send_slowly_leave_threads_for_others(server: Server):
             client = clients.enter_context(socket.create_connection(address, timeout=30))
             client.sendall(head)
         assert server.client.get("/v1/health").status_code == 200
+
+
+def test_a_refused_request_has_its_place_until_its_body_has_come(server: Server):
+    head = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
+    with ExitStack() as clients:
+        for _ in range(PLACES):
+            address = ("127.0.0.1", server.port)
+            client = clients.enter_context(socket.create_connection(address, timeout=30))
+            client.sendall(head)
+            assert b" 404 " in client.recv(1000)
+        assert server.chat().json()["code"] == "server_busy"
+        client.sendall(b"0123456789")
+        eventually(lambda: server.chat().status_code == 200)
+        client.sendall(head)
+        assert b" 404 " in client.recv(1000)

@@ -19,7 +19,7 @@ from chatproject.server import memory, tuning
 from chatproject.server.capacity import Capacity
 from chatproject.server.disconnect import with_disconnects
 from chatproject.server.logger import GunicornLogger
-from chatproject.server.worker import CLIENT_SECONDS, Arbiter, Worker, with_kernel_timeout
+from chatproject.server.worker import CLIENT_SECONDS, Arbiter, Worker, drain, with_kernel_timeout
 
 # Seconds that a worker may take to send its traces when it ends.
 FLUSH_SECONDS = 2.0
@@ -64,7 +64,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
             "worker_connections": self.connections,
             "backlog": self.connections,
             "worker_class": Worker,
-            "post_request": self.capacity.release,
+            "post_request": self._end_request,
             **tuning.HOOKS,
             # Workers are forked from a loaded process, and share the memory of its modules.
             "preload_app": True,
@@ -83,6 +83,13 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def run(self) -> None:
         Arbiter(self).run()
+
+    def _end_request(self, worker: Worker, request: Any, environ: Any, response: Any) -> None:
+        """Free the place of a request, once it no longer needs its thread."""
+        try:
+            drain(request, response)
+        finally:
+            self.capacity.release(environ)
 
     def load(self) -> Any:
         """Load the application and its caches, for the workers to share their memory."""
