@@ -31,10 +31,12 @@ RESULTS = ("function_call_output", "custom_tool_call_output")
 STREAMED_AGAIN = re.compile(r"\A((?:msg|rs)_.{36})_[0-9]+\Z")
 ANSWER_ITEMS = ("message", "reasoning", "function_call", "custom_tool_call")
 # Fields of items that are translated, or that change nothing. The others go to the vendor.
-_OF_ALL = {"type", "id", "status"}
+_OF_ALL = {"type", "id", "status", "created_by"}
 MESSAGE_FIELDS = {*_OF_ALL, "role", "content", "phase", "end_turn"}
-CALL_FIELDS = {*_OF_ALL, "call_id", "name", "arguments", "input"}
+CALL_FIELDS = {*_OF_ALL, "call_id", "name", "arguments", "input", "parsed_arguments"}
 RESULT_FIELDS = {*_OF_ALL, "call_id", "output", "phase"}
+# Fields of chat completions that items express in their own way.
+CHAT_FIELDS = ("tool_calls", "function_call", "refusal", "tool_call_id", "function", "custom")
 
 
 def referenced_records(items: Sequence[Item]) -> list[str]:
@@ -138,7 +140,7 @@ class _ItemReader:
         if item["type"] in RESULTS:
             output = self._parts(item.get("output"), "output") or ""
             result = {"tool_call_id": self._text(item, "call_id"), "content": output}
-            return {**other_fields(item, RESULT_FIELDS), "role": "tool", **result}
+            return {**self._other_fields(item, RESULT_FIELDS), "role": "tool", **result}
         if item["type"] != "message":
             raise self.error(f"type {item['type']!r} is not supported", "unsupported")
         if item.get("role") not in ASKING_ROLES:
@@ -146,7 +148,11 @@ class _ItemReader:
         content = self._parts(item.get("content"), "content")
         if content is None:
             raise self.error("content is missing")
-        return {**other_fields(item, MESSAGE_FIELDS), "role": item["role"], "content": content}
+        return {
+            **self._other_fields(item, MESSAGE_FIELDS),
+            "role": item["role"],
+            "content": content,
+        }
 
     def into(self, answer: _Answer, item: Item) -> None:
         """Add an item of an answer."""
@@ -154,7 +160,7 @@ class _ItemReader:
             answer.records.add(record_id)
         match item["type"]:
             case "message":
-                answer.others |= other_fields(item, MESSAGE_FIELDS)
+                answer.others |= self._other_fields(item, MESSAGE_FIELDS)
                 self._add_text(answer, item.get("content"))
             case "reasoning":
                 self._add_reasoning(answer, item)
@@ -172,9 +178,17 @@ class _ItemReader:
         detail = f"Item {self._number}: {fault}."
         return ValidationFailed(errors=[field_error("input", code, detail)])
 
+    def _other_fields(self, item: Item, known: set[str]) -> dict[str, Any]:
+        """Return the fields that go to the vendor unchanged."""
+        others = other_fields(item, known)
+        for name in CHAT_FIELDS:
+            if name in others:
+                raise self.error(f"{name} is for chat completions", "unsupported")
+        return others
+
     def _call(self, item: Item, function: dict[str, Any]) -> dict[str, Any]:
         call = {"id": self._text(item, "call_id"), "type": "function", "function": function}
-        return {**other_fields(item, CALL_FIELDS), **call}
+        return {**self._other_fields(item, CALL_FIELDS), **call}
 
     def _add_text(self, answer: _Answer, content: Any) -> None:
         for part in self._parts_list(content, "content"):
@@ -213,7 +227,7 @@ class _ItemReader:
         rest = {name: value for name, value in part.items() if value is not None}
         match kind:
             case "input_text" | "output_text" | "text":
-                for name in ("annotations", "logprobs"):
+                for name in ("annotations", "logprobs", "parsed"):
                     rest.pop(name, None)
                 return {**rest, "type": "text", "text": self._any_text(part, "text")}
             case "input_image":

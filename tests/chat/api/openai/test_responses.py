@@ -783,6 +783,9 @@ MESSAGES = [
 ]
 
 
+CALL = {"type": "function_call", "call_id": "a", "name": "add", "arguments": "{}"}
+
+
 class TestInput:
     def test_items_become_messages(self, api: ApiClient, vendor: StubVendor) -> None:
         body(create(api, ITEMS, tools=[ADD, PATCH]))
@@ -932,6 +935,10 @@ class TestInput:
             ([{"role": "user", "content": [{"type": "input_file"}]}], "invalid_value"),
             ([{"type": "computer_call_output", "call_id": "a"}], "unsupported_parameter"),
             ([{"type": ["message"]}], "unsupported_parameter"),
+            ([{"role": "user", "content": "a", "tool_calls": 7}], "unsupported_parameter"),
+            ([{"role": "assistant", "content": "a", "tool_calls": [7]}], "unsupported_parameter"),
+            ([{"role": "assistant", "content": "a", "refusal": {}}], "unsupported_parameter"),
+            ([{**CALL, "custom": 7}], "unsupported_parameter"),
             ([{"type": "function_call", "name": "add", "arguments": "{}"}], "invalid_value"),
             (
                 [{"type": "function_call", "call_id": "a", "name": "add", "arguments": {}}],
@@ -1021,12 +1028,26 @@ class TestInput:
     ) -> None:
         assert failure(create(api, **fields)) == (400, "invalid_value", param)
 
+    def test_what_openais_sdk_adds_to_parsed_items_is_left_out(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        part = {"type": "output_text", "text": "3", "annotations": [], "parsed": {"sum": 3}}
+        items = [
+            {"role": "user", "content": "Add."},
+            {"role": "assistant", "content": [part]},
+            {**CALL, "parsed_arguments": {}},
+            {"type": "function_call_output", "call_id": "a", "output": "3"},
+        ]
+        body(create(api, items, tools=[ADD]))
+        function = {"name": "add", "arguments": "{}"}
+        called = {"id": "a", "type": "function", "function": function}
+        assert sent(vendor)[1] == {"role": "assistant", "content": "3", "tool_calls": [called]}
+
     def test_a_tool_without_output_has_an_empty_one(
         self, api: ApiClient, vendor: StubVendor
     ) -> None:
-        call = {"type": "function_call", "call_id": "a", "name": "add", "arguments": "{}"}
         result = {"type": "function_call_output", "call_id": "a", "output": []}
-        body(create(api, [{"role": "user", "content": "a"}, call, result]))
+        body(create(api, [{"role": "user", "content": "a"}, CALL, result]))
         assert sent(vendor)[-1] == {"role": "tool", "tool_call_id": "a", "content": ""}
 
     def test_each_parameter_reaches_the_vendor(self, api: ApiClient, vendor: StubVendor) -> None:
