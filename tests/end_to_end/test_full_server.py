@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -124,15 +125,16 @@ def test_many_clients_that_send_slowly_leave_threads_for_others(server: Server):
 
 
 def test_a_refused_request_has_its_place_until_its_body_has_come(server: Server):
-    head = b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
     with ExitStack() as clients:
         for _ in range(PLACES):
-            address = ("127.0.0.1", server.port)
-            client = clients.enter_context(socket.create_connection(address, timeout=30))
-            client.sendall(head)
-            assert b" 404 " in client.recv(1000)
+            client = HTTPConnection("127.0.0.1", server.port, timeout=30)
+            clients.enter_context(closing(client))
+            client.request("POST", "/nowhere", headers={"Content-Length": "10"})
+            refused = client.getresponse()
+            assert (refused.status, refused.read(1)) == (404, b"{")
         assert server.chat().json()["code"] == "server_busy"
-        client.sendall(b"0123456789")
+        refused.read()
+        client.send(b"0123456789")
         eventually(lambda: server.chat().status_code == 200)
-        client.sendall(head)
-        assert b" 404 " in client.recv(1000)
+        client.request("GET", "/v1/health")
+        assert client.getresponse().status == 200
