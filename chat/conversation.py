@@ -16,8 +16,7 @@ from chat.errors import ConversationConflict, NotFound, field_error
 from chat.history import get_interaction
 from chat.storage import backend
 from chat.storage.base import MAX_READ, InteractionRecord, Status
-from chat.storage.transcripts import SentConversation
-from chat.storage.transcripts import answered_message as answered_message
+from chat.storage.transcripts import SentConversation, answered_message
 from chat.telemetry.context import server_timing
 from providers.base import (
     INSTRUCTION_ROLES,

@@ -26,9 +26,8 @@ def cost(
 
     The vendor is genai-prices' `provider_id`, or found by `provider_api_url`, also at a regional
     host. The result is None if the vendor, the model, one of its prices or a token count is
-    unknown. Tokens that are read from the cache, written to it, or written for an hour have their
-    own prices, and so may a vendor's `service_tier`. Reasoning tokens cost the same as other output
-    tokens.
+    unknown. Tokens read from the cache, written to it, or written for an hour have their own
+    prices, and so may a vendor's `service_tier`. Reasoning tokens are priced as output.
     """
     is_private = provider_api_url is not None and _is_private(provider_api_url)
     if is_private or usage.prompt_tokens is None or usage.completion_tokens is None:

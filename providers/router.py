@@ -238,8 +238,7 @@ class Router:
         except BaseException as exc:
             outcome = _outcome(exc, deadline)
             error = exc if isinstance(exc, ProviderError) else None
-            fair = timeout >= MIN_FAIR_TIMEOUT
-            _report_failure(exc, breaker, deadline, begun=begun, fair=fair)
+            _report_failure(exc, breaker, deadline, begun=begun, fair=timeout >= MIN_FAIR_TIMEOUT)
             raise
         else:
             breaker.record_success()

@@ -14,6 +14,7 @@ from chat.models import Interaction
 from chat.storage.base import InteractionRecord
 from chat.storage.orm.interactions import read_whole
 from chat.usage import format_usd
+from providers.parsing import as_objects
 
 TURNS = 50
 MAX_PAGES = 1000
@@ -50,7 +51,7 @@ def turn_url(row: Interaction) -> str:
 
 
 def _turn(number: int, record: InteractionRecord) -> dict[str, Any]:
-    asked = messages.sent_messages(record)
+    asked = as_objects(record.parameters.get("messages"))
     return {
         # A client may send all turns each time: their images would fill the page.
         "messages": [messages.show_message(each, thumbnails=False) for each in asked],

@@ -23,11 +23,6 @@ MAX_STRING = 2000
 PLACED = {"role", "content", "tool_calls", "images", "refusal", *REASONING_FIELDS}
 
 
-def sent_messages(record: InteractionRecord) -> Sequence[Message]:
-    """Return the messages that the client sent; none if it sent one prompt."""
-    return as_objects(record.parameters.get("messages"))
-
-
 def new_messages(messages: Sequence[Message]) -> list[Message]:
     """Return the messages after the last answer, without instructions."""
     roles = [message.get("role") for message in messages]

@@ -16,9 +16,9 @@ from django.http import StreamingHttpResponse
 from greenlet import getcurrent, greenlet
 
 from chat.api.server_context import can_stream, cancel_on_disconnect
-from chat.conversation import answered_message
 from chat.errors import ClientDisconnected, Problem, log_and_convert, problem_from_exception
 from chat.service import AnswerDelta, ChatResult
+from chat.storage.transcripts import answered_message
 from chat.telemetry.context import add_log_fields, current_request_id
 from providers.base import Message, reasoning_text
 from providers.deadline import Deadline

@@ -5,10 +5,10 @@ from typing import Any
 
 from chat.api.openai.errors import render_problem
 from chat.api.streaming import one_line
-from chat.conversation import answered_message
 from chat.errors import Problem
 from chat.service import AnswerDelta, ChatResult
 from chat.storage.base import InteractionRecord
+from chat.storage.transcripts import answered_message
 
 NO_EXTRAS: Mapping[str, Any] = {}
 # Extras of an answer that belong into its choice.

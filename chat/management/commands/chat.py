@@ -15,11 +15,12 @@ from django.core.management.base import CommandError
 from chat.api.exceptions import convert_exception
 from chat.api.serializers import AnswerSerializer, ChatSerializer
 from chat.callers import Caller
-from chat.conversation import ChatRequest, answered_message
+from chat.conversation import ChatRequest
 from chat.errors import Problem, StorageFailed
 from chat.management.arguments import parse_owner, parse_user
 from chat.management.console import INTERRUPTED, ConsoleCommand, describe_storage_failure, printable
 from chat.service import ChatResult, stream
+from chat.storage.transcripts import answered_message
 from chat.usage import format_usd
 from providers.base import Message, content_text, reasoning_text
 from providers.deadline import Deadline

@@ -24,7 +24,7 @@ class Table(Model):
         return table
 
 
-class UserIndex(GlobalSecondaryIndex["InteractionTable"]):  # type: ignore[no-untyped-call]  # PynamoDB's
+class UserIndex(GlobalSecondaryIndex["InteractionTable"]):
     """Interactions by user and time. Keys only: records are read consistently from the table."""
 
     class Meta:
@@ -35,7 +35,7 @@ class UserIndex(GlobalSecondaryIndex["InteractionTable"]):  # type: ignore[no-un
     created_at = TimestampAttribute(range_key=True)
 
 
-class ConversationIndex(GlobalSecondaryIndex["InteractionTable"]):  # type: ignore[no-untyped-call]  # PynamoDB's
+class ConversationIndex(GlobalSecondaryIndex["InteractionTable"]):
     """Interactions by conversation and time. Keys only."""
 
     class Meta:
@@ -57,7 +57,7 @@ class InteractionTable(Table, InteractionItem):
     conversation_index = ConversationIndex()
 
 
-class ListIndex(GlobalSecondaryIndex["StateTable"]):  # type: ignore[no-untyped-call]  # PynamoDB's
+class ListIndex(GlobalSecondaryIndex["StateTable"]):
     """State items by the list that they are in: API keys, usage counters. Keys only."""
 
     class Meta:

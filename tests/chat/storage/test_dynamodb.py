@@ -86,64 +86,67 @@ def noise(size: int) -> str:
 # --- Items ----------------------------------------------------------------------------------------
 
 
+def text(value: Any) -> str:
+    """Return compact JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+FULL_ITEM = {
+    "interaction_id": {"S": ID},
+    "schema": {"N": "1"},
+    "owner": {"S": FULL.owner},
+    "user_id": {"S": FULL.user_id},
+    "owner_user": {"S": f"{FULL.owner}#{FULL.user_id}"},
+    "created_at": {"S": "2026-01-01T12:00:00.123456Z"},
+    "deadline_at": {"S": "2026-01-01T12:00:24.123457Z"},
+    "expires_at": {"N": "4922899200"},
+    "request_id": {"S": "request-1"},
+    "request_hash": {"S": "0123456789abcdef" * 4},
+    "key_id": {"S": "fedcba9876543210"},
+    "conversation_id": {"S": FULL.conversation_id},
+    "previous_interaction_id": {"S": FULL.previous_interaction_id},
+    "ancestors": {"S": "[]"},
+    "tool_calls": {"S": text(FULL_ANSWER.tool_calls)},
+    "message": {"S": text(FULL_ANSWER.message)},
+    "extras": {"S": text(FULL_ANSWER.extras)},
+    "prompt": {"S": FULL.prompt},
+    "system": {"S": " Be brief. "},
+    "parameters": {
+        "S": '{"temperature":0.1,"top_p":1e-9,"max_tokens":7,"stop":["END","\\n","🦆"],'
+        '"messages":[{"role":"user","content":[{"type":"text","text":"?"},'
+        '{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0KGgo="}}]}]}'
+    },
+    "metadata": {"S": '{"ticket":"7","":"","chave ç":"valor 🦆"}'},
+    "status": {"S": "ok"},
+    "provider": {"S": "openrouter"},
+    "model": {"S": "vendor/model-1:free"},
+    "response": {"S": FULL_ANSWER.response},
+    "finish_reason": {"S": "content_filter"},
+    "cached": {"BOOL": True},
+    "latency_ms": {"N": "24999"},
+    "attempts": {
+        "S": '[{"provider":"openai","model":"model-1","outcome":"provider_error",'
+        '"latency_ms":5},{"provider":"openrouter","model":"vendor/model-1",'
+        '"outcome":"ok","latency_ms":24900}]'
+    },
+    "prompt_tokens": {"N": "9"},
+    "completion_tokens": {"N": "41"},
+    "total_tokens": {"N": "50"},
+    "cached_tokens": {"N": "4"},
+    "reasoning_tokens": {"N": "30"},
+    "cost_usd": {"S": "0.10"},
+    "earlier": {"S": text(asdict(FULL.earlier))},
+    "digest": {"S": FULL_ANSWER.transcript.digest},
+    "transcript": {"S": text(asdict(FULL_ANSWER.transcript))},
+}
+
+
 def test_an_item_has_every_attribute(store: DynamoInteractionStore) -> None:
     store.claim(FULL)
     store.settle(replace(FULL_ANSWER, usage=replace(FULL_ANSWER.usage, cost_usd=Decimal("0.10"))))
     kept = item()
     assert len(kept.pop("write_id")["S"]) == 32
-    assert kept == {
-        "interaction_id": {"S": ID},
-        "schema": {"N": "1"},
-        "owner": {"S": FULL.owner},
-        "user_id": {"S": FULL.user_id},
-        "owner_user": {"S": f"{FULL.owner}#{FULL.user_id}"},
-        "created_at": {"S": "2026-01-01T12:00:00.123456Z"},
-        "deadline_at": {"S": "2026-01-01T12:00:24.123457Z"},
-        "expires_at": {"N": "4922899200"},
-        "request_id": {"S": "request-1"},
-        "request_hash": {"S": "0123456789abcdef" * 4},
-        "key_id": {"S": "fedcba9876543210"},
-        "conversation_id": {"S": FULL.conversation_id},
-        "previous_interaction_id": {"S": FULL.previous_interaction_id},
-        "ancestors": {"S": "[]"},
-        "tool_calls": {"S": text(FULL_ANSWER.tool_calls)},
-        "message": {"S": text(FULL_ANSWER.message)},
-        "extras": {"S": text(FULL_ANSWER.extras)},
-        "prompt": {"S": FULL.prompt},
-        "system": {"S": " Be brief. "},
-        "parameters": {
-            "S": '{"temperature":0.1,"top_p":1e-9,"max_tokens":7,"stop":["END","\\n","🦆"],'
-            '"messages":[{"role":"user","content":[{"type":"text","text":"?"},'
-            '{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORw0KGgo="}}]}]}'
-        },
-        "metadata": {"S": '{"ticket":"7","":"","chave ç":"valor 🦆"}'},
-        "status": {"S": "ok"},
-        "provider": {"S": "openrouter"},
-        "model": {"S": "vendor/model-1:free"},
-        "response": {"S": FULL_ANSWER.response},
-        "finish_reason": {"S": "content_filter"},
-        "cached": {"BOOL": True},
-        "latency_ms": {"N": "24999"},
-        "attempts": {
-            "S": '[{"provider":"openai","model":"model-1","outcome":"provider_error",'
-            '"latency_ms":5},{"provider":"openrouter","model":"vendor/model-1",'
-            '"outcome":"ok","latency_ms":24900}]'
-        },
-        "prompt_tokens": {"N": "9"},
-        "completion_tokens": {"N": "41"},
-        "total_tokens": {"N": "50"},
-        "cached_tokens": {"N": "4"},
-        "reasoning_tokens": {"N": "30"},
-        "cost_usd": {"S": "0.10"},
-        "earlier": {"S": text(asdict(FULL.earlier))},
-        "digest": {"S": FULL_ANSWER.transcript.digest},
-        "transcript": {"S": text(asdict(FULL_ANSWER.transcript))},
-    }
-
-
-def text(value: Any) -> str:
-    """Return compact JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    assert kept == FULL_ITEM
 
 
 def test_an_absent_value_has_no_attribute(store: DynamoInteractionStore) -> None:

@@ -28,10 +28,10 @@ from chat.api.openai.responses.output_items import (
 from chat.api.openai.responses.render import ResponseRenderer
 from chat.api.openai.responses.vendor_fields import VendorFields, fields_of, fields_on_record
 from chat.api.streaming import event
-from chat.conversation import answered_message
 from chat.errors import Problem
 from chat.service import AnswerDelta, ChatResult
 from chat.storage.base import InteractionRecord
+from chat.storage.transcripts import answered_message
 from providers.accumulator import joined
 from providers.base import Message, content_text, reasoning_text
 from providers.parsing import as_list, as_str, get_path

@@ -6,8 +6,8 @@ from typing import Any
 from chat.api.openai.responses import custom_tools
 from chat.api.openai.responses.ids import item_id
 from chat.api.openai.responses.vendor_fields import VendorFields, fields_on_record
-from chat.conversation import answered_message
 from chat.storage.base import InteractionRecord, Status
+from chat.storage.transcripts import answered_message
 from providers.base import Message, content_text, reasoning_text
 from providers.parsing import as_list, as_str, get_path
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from chat.conversation import answered_message
 from chat.storage.base import InteractionRecord
+from chat.storage.transcripts import answered_message
 from providers.base import OPENAI_CALL_FIELDS, OPENAI_MESSAGE_FIELDS, AnsweredMessage, Message
 from providers.parsing import as_str
 

@@ -1077,6 +1077,7 @@ class TestInput:
         for name in ("model", "messages", "user"):
             del received[name]
         function = {name: ADD[name] for name in ("name", "description", "parameters", "strict")}
+        chosen = {"type": "function", "function": {"name": "add"}}
         assert received == {
             "response_format": {
                 "type": "json_schema",
@@ -1090,10 +1091,7 @@ class TestInput:
             "tools": [{"type": "function", "function": function}],
             "tool_choice": {
                 "type": "allowed_tools",
-                "allowed_tools": {
-                    "mode": "required",
-                    "tools": [{"type": "function", "function": {"name": "add"}}],
-                },
+                "allowed_tools": {"mode": "required", "tools": [chosen]},
             },
             "parallel_tool_calls": False,
             "seed": 42,
