@@ -1,6 +1,7 @@
 """The module that Django imports for `ENGINE = "chatproject.sqlite"`."""
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def _file_at_path(self) -> tuple[int, int] | None:
         try:
-            status = Path(self.settings_dict["NAME"]).stat()
+            status = os.stat(self.settings_dict["NAME"])  # noqa: PTH116  (each request asks; a Path takes thrice as long)
         except OSError:  # it was removed, or is in memory
             return None
         return status.st_dev, status.st_ino

@@ -63,10 +63,11 @@ def delete_many(connection: sqlite3.Connection, interaction_ids: Iterable[str]) 
 
 def _adapted(columns: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values as Django's fields store them."""
-    return {
-        name: ADAPTERS[name](value) if name in ADAPTERS and value is not None else value
-        for name, value in columns.items()
-    }
+    adapted = dict(columns)
+    for name, adapter in ADAPTERS.items():
+        if (value := columns.get(name)) is not None:
+            adapted[name] = adapter(value)
+    return adapted
 
 
 def _adapter(field: "models.Field[Any, Any]") -> Callable[[Any], Any] | None:
