@@ -5,6 +5,7 @@ that names the variable.
 """
 
 import contextlib
+import io
 import os
 import re
 import secrets
@@ -50,20 +51,34 @@ def load_env_file(default: Path) -> None:
     if named == os.devnull:
         return
     if path.exists():
-        from dotenv import load_dotenv  # not on a cold start
-
-        try:
-            # `${…}` in a value is taken as it is: keys may have it.
-            with path.open(encoding="utf-8") as file:
-                load_dotenv(stream=file, override=False, interpolate=False)
-        except OSError as exc:
-            raise ImproperlyConfigured(
-                f"{path} (ENV_FILE) cannot be read: {exc.strerror}."
-            ) from exc
-        except UnicodeDecodeError as exc:
-            raise ImproperlyConfigured(f"{path} (ENV_FILE) must be a text in UTF-8.") from exc
+        for name, value in _parsed_env_file(path).items():
+            os.environ.setdefault(name, value)
     elif named:
         raise ImproperlyConfigured(f"ENV_FILE names {path}, which does not exist.")
+
+
+def _parsed_env_file(path: Path) -> dict[str, str]:
+    """Return the variables of a file. `${…}` in a value is taken as it is: keys may have it."""
+    from dotenv.parser import parse_stream  # not on a cold start
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ImproperlyConfigured(f"{path} (ENV_FILE) cannot be read: {exc.strerror}.") from exc
+    except UnicodeDecodeError as exc:
+        raise ImproperlyConfigured(f"{path} (ENV_FILE) must be a text in UTF-8.") from exc
+    variables = {}
+    for line in parse_stream(io.StringIO(text)):
+        source = line.original.string
+        if line.error or "\0" in source:
+            blank = source[: -len(source.lstrip())].count("\n")
+            raise ImproperlyConfigured(
+                f"{path} (ENV_FILE), line {line.original.line + blank}: must be NAME=value, and a "
+                "quote must be closed."
+            )
+        if line.key and line.value is not None:
+            variables[line.key] = line.value
+    return variables
 
 
 def load_secrets_from_aws(region: str, keys: "Keys", transport_options: Mapping[str, str]) -> None:

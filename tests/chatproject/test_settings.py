@@ -734,6 +734,25 @@ def test_an_env_file_must_be_readable(load: Load, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ('LOG_LEVEL=DEBUG\nAPI_KEYS="secret\nBUILD=1\n', 2),
+        ("# a comment\n\nBUILD\n\nAPI_KEYS secret\n", 5),
+        ("API_KEYS='secret' secret\n", 1),
+        ("=secret\n", 1),
+        ("API_KEYS=sec\0ret\n", 1),
+    ],
+)
+def test_a_line_of_the_env_file_that_cannot_be_read_stops_the_start(
+    load: Load, tmp_path: Path, content: str, line: int
+) -> None:
+    (path := tmp_path / "broken").write_text(content, encoding="utf-8")
+    assert refusal(load, ENV_FILE=str(path)) == (
+        f"{path} (ENV_FILE), line {line}: must be NAME=value, and a quote must be closed."
+    )
+
+
 def test_a_named_env_file_must_exist(load: Load, tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     assert refusal(load, ENV_FILE=str(missing)) == (
