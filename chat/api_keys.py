@@ -10,7 +10,6 @@ import logging
 import re
 import secrets
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -90,8 +89,7 @@ def rotate(key: ApiKey, *, grace: timedelta) -> tuple[ApiKey, str]:
     The key keeps its id, owner, limits and usage. Raises KeyChanged, StorageUnavailable.
     """
     text = _text(key.key_id)
-    rotated = replace(
-        key,
+    rotated = key._replace(
         digest=_digest(text, settings.SECRET_KEY),
         previous_digest=key.digest,
         previous_until=datetime.now(UTC) + grace,
@@ -102,7 +100,7 @@ def rotate(key: ApiKey, *, grace: timedelta) -> tuple[ApiKey, str]:
 
 def revoke(key: ApiKey) -> ApiKey:
     """Revoke the key for good. Raises KeyChanged, StorageUnavailable."""
-    revoked = replace(key, revoked_at=datetime.now(UTC))
+    revoked = key._replace(revoked_at=datetime.now(UTC))
     _replace(key, revoked)
     return revoked
 
@@ -137,7 +135,7 @@ def _touch(key: ApiKey, now: datetime) -> ApiKey:
             backend().api_keys.touch(key.key_id, now)
     except StorageUnavailable:
         logger.warning("last use of an API key not written")
-    return replace(key, last_used_at=now)
+    return key._replace(last_used_at=now)
 
 
 def _text(key_id: str) -> str:

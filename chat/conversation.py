@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import takewhile
 from typing import Any, NamedTuple
@@ -47,8 +47,7 @@ TURN_HAS_TOOL_CALLS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatRequest:
+class ChatRequest(NamedTuple):
     """A validated request of a client."""
 
     user_id: str
@@ -58,7 +57,7 @@ class ChatRequest:
     # None means the configured model.
     model: str | None = None
     # For the vendor, under OpenAI's names and without nulls. The token limit is `max_tokens`.
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = {}
     metadata: Mapping[str, str] | None = None
     # The turn to continue.
     previous_interaction_id: str | None = None
@@ -82,10 +81,12 @@ class ChatRequest:
 
         The form of the answer is no part of it: a replay may be streamed, or not.
         """
-        names = (field.name for field in fields(self) if field.name != "is_whole")
-        given = {name: getattr(self, name) for name in names}
         parameters = self.parameters.items()
-        given["parameters"] = {name: v for name, v in parameters if name != "stream_options"}
+        given = {
+            **self._asdict(),
+            "parameters": {name: v for name, v in parameters if name != "stream_options"},
+            "is_whole": None,
+        }
         given = {name: value for name, value in given.items() if value not in (None, {}, False)}
         return hashlib.sha256(orjson.dumps(given, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
@@ -99,7 +100,7 @@ class ChatRequest:
             mask_text(name): mask_text(value) for name, value in (self.metadata or {}).items()
         }
         given = {name: mask_value(getattr(self, name)) for name in texts}
-        return replace(self, **given, metadata=metadata or None)
+        return self._replace(**given, metadata=metadata or None)
 
 
 class History(NamedTuple):

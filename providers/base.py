@@ -6,9 +6,9 @@ https://platform.openai.com/docs/api-reference/chat describes messages, paramete
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from providers.deadline import Deadline
 
@@ -86,8 +86,7 @@ class AnsweredMessage(dict[str, Any]):
         return plain
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompletionRequest:
+class CompletionRequest(NamedTuple):
     """One request to a model."""
 
     model: str
@@ -95,13 +94,13 @@ class CompletionRequest:
     messages: tuple[Message, ...]
     # The others of a chat completion, under OpenAI's names, without nulls. The token limit is
     # always `max_tokens`.
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = {}
     # An opaque, stable id by which vendors isolate abuse, never a name or an address.
     end_user: str | None = None
     # Ours; not sent to vendors.
     conversation_id: str | None = None
     # Gets the usage of the call, however it ended, with estimates for unreported tokens.
-    on_usage: "Callable[[Usage], object] | None" = field(default=None, compare=False, repr=False)
+    on_usage: "Callable[[Usage], object] | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,18 +145,16 @@ def _sum(one: Any, other: Any) -> Any:
     return one + other
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(NamedTuple):
     """A piece of a streamed answer."""
 
     # The fields of OpenAI's deltas, except `role`. A piece of a tool call has the call's `index`.
     message: dict[str, Any]
     # New fields of the answer beside its message.
-    extras: dict[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
+class Completion(NamedTuple):
     """A model's answer.
 
     The text is empty only with tool calls, with images or audio, or if `finish_reason` is `length`.
@@ -168,10 +165,10 @@ class Completion:
     message: dict[str, Any]
     model: str
     finish_reason: FinishReason
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = Usage()
     # The fields beside the message: `logprobs`, `choice` with the other fields of the choice, and
     # those that OpenAI does not have, such as `citations`.
-    extras: dict[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Any] = {}
 
     @property
     def text(self) -> str:

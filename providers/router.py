@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -228,7 +228,7 @@ class Router:
         started, begun, outcome = time.monotonic(), False, "ok"
         error: ProviderError | None = None
         usages: list[Usage] = []  # of this call: one, or none if it could not begin
-        request = replace(request, on_usage=usages.append)
+        request = request._replace(on_usage=usages.append)
         try:
             with closing(ask(route.provider, request)) as events:
                 for event in events:
@@ -280,7 +280,7 @@ def _request_for(route: Route, request: CompletionRequest) -> CompletionRequest:
         else message
         for message in request.messages
     )
-    return replace(request, model=route.model, messages=messages)
+    return request._replace(model=route.model, messages=messages)
 
 
 def _outcome(error: BaseException, deadline: Deadline) -> str:

@@ -180,8 +180,7 @@ def unexpired(records: Iterable[InteractionRecord]) -> list[InteractionRecord]:
     return [each for each in records if each.expires_at is None or each.expires_at > now]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class Turn(NamedTuple):
     """An answered record that a request may continue.
 
     `root`, `records` and `first_expiry` are those of `Earlier` for the records that continue it.
@@ -283,8 +282,7 @@ class InteractionStore(Protocol):
 # --- API keys -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApiKey:
+class ApiKey(NamedTuple):
     """A managed API key, without its secret: only keyed digests are stored."""
 
     key_id: str
@@ -395,8 +393,7 @@ def cost_units(amount: Decimal) -> int:
     return round(amount.scaleb(COST_DECIMALS))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation:
+class Reservation(NamedTuple):
     """The amount that a request in flight may spend of a monthly budget.
 
     The budget is of the cost that is counted by `by` under `name`. `limit` and `amount` are in
@@ -466,8 +463,7 @@ class UsageStore(Protocol):
 # --- Bulk -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
+class Selection(NamedTuple):
     """Records created in [since, before), of an owner, of a user. None selects all."""
 
     since: datetime | None = None

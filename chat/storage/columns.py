@@ -104,7 +104,7 @@ def from_columns(row: Any) -> InteractionRecord:
 
 def api_key_from_columns(row: Any) -> ApiKey:
     """Return the API key of an object with its fields as attributes."""
-    columns = {field.name: getattr(row, field.name) for field in fields(ApiKey)}
+    columns = {name: getattr(row, name) for name in ApiKey._fields}
     return ApiKey(**{**columns, "allowed_models": tuple(row.allowed_models or ())})
 
 

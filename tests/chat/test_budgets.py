@@ -300,7 +300,7 @@ def test_keys_without_a_budget_write_nothing_more(
 
 def test_a_refused_reservation_leaves_the_others_free(each_storage: str) -> None:
     store = backend().interactions
-    user, key = reservation(), replace(reservation(), by=CounterKind.KEY, name="k")
+    user, key = reservation(), reservation()._replace(by=CounterKind.KEY, name="k")
     assert store.claim(claimed(), key) is None
     with pytest.raises(BudgetSpent):
         store.claim(claimed(), user, key)
@@ -317,7 +317,7 @@ def test_a_taken_id_reserves_nothing(each_storage: str) -> None:
 def test_imported_costs_spend_a_budget(each_storage: str) -> None:
     store = backend().interactions
     first, reserved = claimed(), reservation(1)
-    key = replace(reserved, by=CounterKind.KEY, name=first.key_id)
+    key = reserved._replace(by=CounterKind.KEY, name=first.key_id)
     assert store.claim(first, key) is None
     assert store.settle(replace(first, status=Status.OK, response="Hi."), key)
     usage = Usage(cost_usd=Decimal(10).scaleb(-12))
@@ -333,7 +333,7 @@ def test_imported_costs_spend_a_budget(each_storage: str) -> None:
 def test_concurrent_claims_do_not_wait_for_each_other(dynamodb: str, calls: Calls) -> None:
     from chat.storage.dynamodb.interactions import DynamoInteractionStore
 
-    store, reserved = DynamoInteractionStore(), replace(reservation(1), limit=1000)
+    store, reserved = DynamoInteractionStore(), reservation(1)._replace(limit=1000)
     records = [claimed() for _ in range(60)]
     claims = run_concurrently(60, lambda number: store.claim(records[number], reserved))
     assert claims == [None] * 60
@@ -346,7 +346,7 @@ def test_the_item_of_a_budget_does_not_grow(dynamodb: str) -> None:
 
     store = DynamoInteractionStore()
     for seconds in range(60, 90):
-        record, reserved = claimed(), replace(reservation(1, seconds=seconds), limit=1000)
+        record, reserved = claimed(), reservation(1, seconds=seconds)._replace(limit=1000)
         assert store.claim(record, reserved) is None
         assert store.settle(replace(record, status=Status.OK, response="Hi."), reserved)
     [item] = _budget_items()
@@ -358,10 +358,10 @@ def test_what_a_crash_left_reserved_ends_among_many_that_were_released(dynamodb:
     from chat.storage.dynamodb.interactions import DynamoInteractionStore
 
     store, records = DynamoInteractionStore(), [claimed() for _ in range(60)]
-    small = [replace(reservation(1, seconds=seconds), limit=1000) for seconds in range(60, 120)]
+    small = [reservation(1, seconds=seconds)._replace(limit=1000) for seconds in range(60, 120)]
     for record, reserved in zip(records, small, strict=True):
         assert store.claim(record, reserved) is None
-    crashed = replace(reservation(1000, seconds=1), limit=1000)
+    crashed = reservation(1000, seconds=1)._replace(limit=1000)
     assert store.claim(claimed(), crashed) is None
     for record, reserved in zip(records, small, strict=True):
         assert store.settle(replace(record, status=Status.OK, response="Hi."), reserved)

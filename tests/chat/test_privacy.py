@@ -131,7 +131,7 @@ def test_a_tool_s_call_is_kept_masked(
         "type": "function",
         "function": {"name": "find", "arguments": json.dumps({"cpf": 52998224725})},
     }
-    completion = replace(TOLD, message={"tool_calls": [call]}, finish_reason="tool_calls")
+    completion = TOLD._replace(message={"tool_calls": [call]}, finish_reason="tool_calls")
     use_provider(FakeProvider(completion))
     id_ = api.chat().json()["interaction_id"]
     record = backend().interactions.get(id_)
@@ -159,8 +159,7 @@ THOUGHT = {
     "images": [{"type": "image_url", "image_url": {"url": URL}}],
     "extra_content": SIGNED,
 }
-TOLD_ALL = replace(
-    TOLD,
+TOLD_ALL = TOLD._replace(
     message=THOUGHT,
     finish_reason="tool_calls",
     extras={"logprobs": {"content": [{"token": CPF[:6]}]}, "citations": [f"https://{EMAIL}/"]},
@@ -286,7 +285,7 @@ def test_only_the_accounting_is_imported(accounting: str) -> None:
 def test_the_client_gets_all_and_the_ledger_the_accounting_alone(
     accounting: str, use_provider: AskInstead, api: ApiClient
 ) -> None:
-    use_provider(FakeProvider(replace(TOLD, message={"content": "An axolotl."})))
+    use_provider(FakeProvider(TOLD._replace(message={"content": "An axolotl."})))
     answer = api.chat(
         "A quetzal?",
         system="Say okapi.",
@@ -346,7 +345,7 @@ def test_no_other_part_of_the_answer_is_stored_or_logged(
 ) -> None:
     details = [{"type": "reasoning.text", "text": "narwhal", "signature": "pangolin"}]
     message = {"content": "axolotl", "reasoning": "okapi", "reasoning_details": details}
-    use_provider(FakeProvider(replace(TOLD, message=message, extras={"citations": ["tapir"]})))
+    use_provider(FakeProvider(TOLD._replace(message=message, extras={"citations": ["tapir"]})))
     response = api.chat("quetzal", stream=stream)
     assert b"axolotl" in (b"".join(response) if stream else response.content)
     [record] = backend().interactions.list_by_user("default", ALICE, limit=2).records
@@ -394,7 +393,7 @@ def test_unrecorded_answers_are_logged_without_content(
     use_store(FailingSettleStore)
     change_settings(STORE_CONTENT=False)
     message = {"content": "An axolotl.", "reasoning": "An okapi?"}
-    use_provider(FakeProvider(replace(TOLD, message=message, extras={"citations": ["tapir"]})))
+    use_provider(FakeProvider(TOLD._replace(message=message, extras={"citations": ["tapir"]})))
     assert api.chat("quetzal").json()["response"] == "An axolotl."
     assert [line["record"]["prompt"] for line in log_lines() if "record" in line] == [""]
     assert not any(word in json.dumps(log_lines()) for word in SECRETS)

@@ -1,7 +1,7 @@
 """A request, the ways to send it, and the recorded answers."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def read_stream(
 def counting(request: CompletionRequest = REQUEST) -> tuple[CompletionRequest, list[Usage]]:
     """Return the request, and a list to which the usage of its calls is added."""
     reported: list[Usage] = []
-    return replace(request, on_usage=reported.append), reported
+    return request._replace(on_usage=reported.append), reported
 
 
 def read_failing_stream(

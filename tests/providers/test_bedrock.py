@@ -405,7 +405,7 @@ def test_a_signature_is_accepted_over_the_wire(model: str, token: str | None):
     with StubBedrock(keys=keys) as stub:
         stub.answer([{"text": "Hello."}])
         provider = make_provider(stub, model=model, keys=keys)
-        assert complete(provider, replace(ASKED, model=model)).text == "Hello."
+        assert complete(provider, ASKED._replace(model=model)).text == "Hello."
 
 
 def test_another_secret_is_refused(stub: StubBedrock):
@@ -429,7 +429,7 @@ def test_an_api_key_takes_the_place_of_a_signature():
 
 @pytest.mark.parametrize("model", ["", "../x", "a?b", "a b", "ä", "a#b", "a\n", "/a", "x" * 2049])
 def test_a_model_id_cannot_change_the_address(stub: StubBedrock, bedrock: Provider, model: str):
-    assert error_summary(bedrock, replace(ASKED, model=model)) == ErrorSummary(RequestRejected)
+    assert error_summary(bedrock, ASKED._replace(model=model)) == ErrorSummary(RequestRejected)
     assert stub.requests == []
 
 

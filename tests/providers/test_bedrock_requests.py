@@ -4,7 +4,6 @@ import base64
 import gzip
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -73,11 +72,11 @@ def bedrock(stub: StubBedrock) -> Provider:
 
 
 def with_parameters(model: str = MODEL, **parameters: Any) -> CompletionRequest:
-    return replace(ASKED, model=model, parameters=parameters)
+    return ASKED._replace(model=model, parameters=parameters)
 
 
 def with_messages(*messages: dict[str, Any], **fields: Any) -> CompletionRequest:
-    return replace(ASKED, messages=messages, **fields)
+    return ASKED._replace(messages=messages, **fields)
 
 
 def user(*parts: Any) -> dict[str, Any]:
@@ -715,7 +714,7 @@ def test_a_cached_prompt_has_its_price(model: str, usage: dict[str, Any], cost: 
     with StubBedrock() as stub:
         tokens = {"inputTokens": 100, "outputTokens": 10, "totalTokens": 110, **usage}
         stub.answer([{"text": "Hello."}], usage=tokens)
-        request = replace(ASKED, model=model)
+        request = ASKED._replace(model=model)
         for completion in (
             complete(make_provider(stub), request),
             read_stream(make_provider(stub), request)[1],
@@ -736,7 +735,7 @@ def test_the_model_that_a_router_chose_is_named_and_priced():
         trace = {"promptRouter": {"invokedModelId": chosen}}
         stub.answer([{"text": "Hello."}], trace=trace, serviceTier={"type": "flex"})
         router = "arn:aws:bedrock:us-east-1:123456789012:default-prompt-router/amazon.nova:1"
-        completion = complete(make_provider(stub), replace(ASKED, model=router))
+        completion = complete(make_provider(stub), ASKED._replace(model=router))
         assert completion.model == "amazon.nova-lite-v1:0"
         assert completion.usage.cost_usd
         assert completion.extras == {"service_tier": "flex"}
@@ -916,7 +915,7 @@ def test_a_stream_that_fails_has_an_estimate_of_its_tokens_and_their_price():
     with StubBedrock() as stub:
         stub.stream_frames([delta(text="Hello " * 40), exception("modelStreamErrorException")])
         counted: list[Usage] = []
-        read_failing_stream(make_provider(stub), replace(ASKED, on_usage=counted.append))
+        read_failing_stream(make_provider(stub), ASKED._replace(on_usage=counted.append))
         [usage] = counted
         assert (usage.estimated, usage.prompt_tokens, usage.completion_tokens) == (True, 3, 60)
         assert usage.cost_usd == Decimal("0.0009999")

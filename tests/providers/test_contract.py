@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -167,7 +167,7 @@ def test_an_invalid_model_name_means_the_requested_model(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, model: Any
 ):
     stub_vendor.reply(dialect.answer(model=model))
-    assert complete(provider) == replace(HELLO, model="model-1")
+    assert complete(provider) == HELLO._replace(model="model-1")
 
 
 def test_lone_surrogates_in_an_answer_are_replaced(
@@ -181,22 +181,22 @@ def test_an_answer_that_ends_by_length_may_be_empty(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.reply(dialect.answer("", "length"))
-    assert complete(provider) == replace(HELLO, message={}, finish_reason="length")
+    assert complete(provider) == HELLO._replace(message={}, finish_reason="length")
 
 
 def test_an_answer_may_end_by_its_length(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.reply(dialect.answer("Hel", "length"))
-    assert complete(provider) == replace(HELLO, message={"content": "Hel"}, finish_reason="length")
+    assert complete(provider) == HELLO._replace(message={"content": "Hel"}, finish_reason="length")
 
 
 def test_a_filtered_answer_with_text_is_an_answer(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.reply(dialect.answer("Hel", "content_filter"))
-    assert complete(provider) == replace(
-        HELLO, message={"content": "Hel"}, finish_reason="content_filter"
+    assert complete(provider) == HELLO._replace(
+        message={"content": "Hel"}, finish_reason="content_filter"
     )
 
 
@@ -532,7 +532,7 @@ def test_nothing_is_sent_after_the_deadline(stub_vendor: StubVendor, provider: P
 
 def test_a_lone_surrogate_in_a_prompt_is_rejected(stub_vendor: StubVendor, provider: Provider):
     message = {**REQUEST.messages[0], "content": "a\ud800b"}
-    assert error_summary(provider, replace(REQUEST, messages=(message,))) == ErrorSummary(
+    assert error_summary(provider, REQUEST._replace(messages=(message,))) == ErrorSummary(
         RequestRejected
     )
     assert stub_vendor.requests == []

@@ -94,7 +94,7 @@ def test_a_conversation_is_sent_with_all_its_parameters(stub_vendor: StubVendor,
 
 def test_a_blank_message_is_left_out(stub_vendor: StubVendor, gemini: Gemini):
     _, first, second, third = CONVERSATION.messages
-    complete(gemini, replace(REQUEST, messages=(first, {**second, "content": " "}, third)))
+    complete(gemini, REQUEST._replace(messages=(first, {**second, "content": " "}, third)))
     assert stub_vendor.requests[0].json == {
         "contents": [{"role": "user", "parts": [{"text": "Olá"}, {"text": "E agora?"}]}]
     }
@@ -123,13 +123,13 @@ def test_sampling_parameters_are_not_sent_to_models_that_ignore_them(
     stub_vendor: StubVendor, gemini: Gemini, model: str, samples: bool
 ):
     parameters = {"temperature": 1.0, "top_p": 0.9, "top_k": 40, "max_tokens": 5}
-    complete(gemini, replace(REQUEST, model=model, parameters=parameters))
+    complete(gemini, REQUEST._replace(model=model, parameters=parameters))
     sampling = {"temperature": 1.0, "topP": 0.9, "topK": 40} if samples else {}
     assert stub_vendor.requests[0].json["generationConfig"] == {"maxOutputTokens": 5} | sampling
 
 
 def test_the_models_prefix_is_accepted(stub_vendor: StubVendor, gemini: Gemini):
-    complete(gemini, replace(REQUEST, model="models/gemini-3.8-flash"))
+    complete(gemini, REQUEST._replace(model="models/gemini-3.8-flash"))
     assert stub_vendor.requests[0].path == "/v1beta/models/gemini-3.8-flash:generateContent"
 
 
@@ -137,7 +137,7 @@ def test_the_models_prefix_is_accepted(stub_vendor: StubVendor, gemini: Gemini):
     "model", ["", "models/", "../files/1", "a/b", "a?b", "a b", "ä", "a\n", "a:b"]
 )
 def test_a_model_id_cannot_change_the_address(stub_vendor: StubVendor, gemini: Gemini, model: str):
-    assert error_summary(gemini, replace(REQUEST, model=model)) == ErrorSummary(RequestRejected)
+    assert error_summary(gemini, REQUEST._replace(model=model)) == ErrorSummary(RequestRejected)
     assert stub_vendor.requests == []
 
 
@@ -167,7 +167,7 @@ def test_thoughts_are_counted_and_apart_from_the_text(stub_vendor: StubVendor, g
 def test_thoughts_may_use_up_the_length(stub_vendor: StubVendor, gemini: Gemini):
     reply_with_recording(stub_vendor, "gemini_max_tokens_empty")
     completion = complete(gemini)
-    assert replace(completion, usage=replace(completion.usage, cost_usd=None)) == Completion(
+    assert completion._replace(usage=replace(completion.usage, cost_usd=None)) == Completion(
         message={},
         model="gemini-3.8-flash",
         finish_reason="length",
@@ -381,7 +381,7 @@ def test_without_parallel_tool_calls_an_answer_has_the_first_call(
         stub_vendor.stream(events(*parts, "STOP"))
     else:
         stub_vendor.reply(answer("STOP", *parts))
-    request = replace(REQUEST, parameters={"parallel_tool_calls": False})
+    request = REQUEST._replace(parameters={"parallel_tool_calls": False})
     completion = read_deltas(gemini, request)[1] if stream else complete(gemini, request)
     [call] = completion.message["tool_calls"]
     assert (call["function"]["name"], completion.finish_reason) == ("now", "tool_calls")
@@ -533,14 +533,14 @@ def test_each_turn_of_a_tool_loop_sends_all_signatures_back(
             stub_vendor.stream(events(*turn, "STOP"))
         else:
             stub_vendor.reply(answer("STOP", *turn))
-        request = replace(REQUEST, model="gemini-3.8-flash", messages=messages)
+        request = REQUEST._replace(model="gemini-3.8-flash", messages=messages)
         completion = read_deltas(gemini, request)[1] if streamed else complete(gemini, request)
         calls = completion.message["tool_calls"]
         results = [{"role": "tool", "tool_call_id": call["id"], "content": "{}"} for call in calls]
         messages = (*messages, {"role": "assistant", **completion.message}, *results)
         stub_vendor.clear()
     stub_vendor.reply(answer())
-    complete(gemini, replace(REQUEST, model="gemini-3.8-flash", messages=messages))
+    complete(gemini, REQUEST._replace(model="gemini-3.8-flash", messages=messages))
     _, *contents = stub_vendor.requests[0].json["contents"]
     for number, (said, told) in enumerate(zip(contents[::2], contents[1::2], strict=True)):
         text, first, second = said["parts"]

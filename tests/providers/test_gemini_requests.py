@@ -1,6 +1,5 @@
 """Chat completions' requests as Gemini gets them, and what it cannot be told."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -70,8 +69,8 @@ def sent(
     **parameters: Any,
 ) -> Any:
     """Return the body that the vendor gets."""
-    request = replace(
-        REQUEST, model=model, messages=messages or REQUEST.messages, parameters=parameters
+    request = REQUEST._replace(
+        model=model, messages=messages or REQUEST.messages, parameters=parameters
     )
     assert gemini.unsupported(request) == []
     complete(gemini, request)
@@ -214,7 +213,7 @@ def test_images_audio_and_files_are_sent(
 def test_content_that_gemini_does_not_take_is_named(
     gemini: Gemini, part: dict[str, Any], name: str
 ):
-    assert gemini.unsupported(replace(REQUEST, messages=(user([part]),))) == [name]
+    assert gemini.unsupported(REQUEST._replace(messages=(user([part]),))) == [name]
 
 
 def test_unknown_fields_of_messages_and_parts_are_named(gemini: Gemini):
@@ -224,7 +223,7 @@ def test_unknown_fields_of_messages_and_parts_are_named(gemini: Gemini):
         {"role": "assistant", "content": "Hi", "prefix": True},
     )
     named = ["messages[0].foo", "messages[1].content[1].bar", "messages[2].prefix"]
-    assert gemini.unsupported(replace(REQUEST, messages=messages)) == named
+    assert gemini.unsupported(REQUEST._replace(messages=messages)) == named
 
 
 def test_neutral_fields_and_those_of_answers_are_not_named(gemini: Gemini):
@@ -233,24 +232,24 @@ def test_neutral_fields_and_those_of_answers_are_not_named(gemini: Gemini):
     recorded = AnsweredMessage({"role": "assistant", "content": "Hi", "foo": 1}, "openai", "gpt")
     question = user([{"type": "text", "text": "Hi", "foo": {}, "annotations": [{}]}])
     messages = (question, answer, recorded, question)
-    assert gemini.unsupported(replace(REQUEST, messages=messages)) == []
+    assert gemini.unsupported(REQUEST._replace(messages=messages)) == []
 
 
 def test_unknown_fields_of_tools_and_of_the_response_format_are_named(gemini: Gemini):
-    assert gemini.unsupported(replace(REQUEST, parameters=UNKNOWN_FIELDS)) == UNKNOWN_NAMES
+    assert gemini.unsupported(REQUEST._replace(parameters=UNKNOWN_FIELDS)) == UNKNOWN_NAMES
 
 
 def test_neutral_fields_of_tools_and_of_the_response_format_are_not_named(gemini: Gemini):
-    assert gemini.unsupported(replace(REQUEST, parameters=NEUTRAL_FIELDS)) == []
+    assert gemini.unsupported(REQUEST._replace(parameters=NEUTRAL_FIELDS)) == []
 
 
 def test_content_in_the_wrong_place_is_named(gemini: Gemini):
     inline = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
     linked = {"type": "image_url", "image_url": {"url": "https://a.example/cat.jpg"}}
     for message in ({"role": "system", "content": [inline]}, tool("call_1", [linked])):
-        assert gemini.unsupported(replace(REQUEST, messages=(message,))) == ["image_url"]
+        assert gemini.unsupported(REQUEST._replace(messages=(message,))) == ["image_url"]
     spoken = {"role": "assistant", "content": None, "audio": {"id": "audio_1"}}
-    assert gemini.unsupported(replace(REQUEST, messages=(spoken,))) == ["audio"]
+    assert gemini.unsupported(REQUEST._replace(messages=(spoken,))) == ["audio"]
 
 
 # --- Tool calls and thought signatures ------------------------------------------------------------
@@ -381,7 +380,7 @@ def test_arguments_other_than_an_object_are_rejected(
     stub_vendor: StubVendor, gemini: Gemini, arguments: str
 ):
     messages = (user("?"), calling(call("call_1", arguments=arguments)), tool("call_1", "7"))
-    assert error_summary(gemini, replace(REQUEST, messages=messages)) == ErrorSummary(
+    assert error_summary(gemini, REQUEST._replace(messages=messages)) == ErrorSummary(
         RequestRejected
     )
     assert stub_vendor.requests == []
@@ -659,7 +658,7 @@ def test_parameters_that_change_nothing_are_left_out(stub_vendor: StubVendor, ge
     ],
 )
 def test_a_parameter_that_gemini_does_not_take_is_named(gemini: Gemini, name: str, value: Any):
-    assert gemini.unsupported(replace(REQUEST, parameters={name: value, "seed": 1})) == [name]
+    assert gemini.unsupported(REQUEST._replace(parameters={name: value, "seed": 1})) == [name]
 
 
 @pytest.mark.parametrize(
@@ -675,5 +674,5 @@ def test_a_parameter_that_gemini_does_not_take_is_named(gemini: Gemini, name: st
 def test_a_use_of_tools_that_gemini_does_not_have_is_named(
     gemini: Gemini, parameters: dict[str, Any], names: list[str]
 ):
-    request = replace(REQUEST, parameters={"tools": [WEATHER], **parameters})
+    request = REQUEST._replace(parameters={"tools": [WEATHER], **parameters})
     assert gemini.unsupported(request) == names

@@ -1,7 +1,6 @@
 import json
 import time
 from contextlib import suppress
-from dataclasses import replace
 from decimal import Decimal
 from itertools import islice, pairwise
 from typing import Any
@@ -68,14 +67,14 @@ def test_the_default_model_of_the_mock_is_mock_1():
 
 
 def test_the_mock_respects_max_tokens():
-    request = replace(prompt("one two three"), parameters={"max_tokens": 3})
+    request = prompt("one two three")._replace(parameters={"max_tokens": 3})
     assert complete(Mock(), request) == Completion(
         message={"content": "You said: one"},
         model="mock-1",
         finish_reason="length",
         usage=bill(3, 3),
     )
-    assert complete(Mock(), replace(request, parameters={"max_tokens": 5})).finish_reason == "stop"
+    assert complete(Mock(), request._replace(parameters={"max_tokens": 5})).finish_reason == "stop"
 
 
 @pytest.mark.parametrize(
@@ -169,13 +168,13 @@ ASK = {"type": "custom", "custom": {"name": "ask"}}
 
 def message(text: str, *results: str, **parameters: Any) -> dict[str, Any]:
     """Return the mock's message, after the given results, which its stream makes up, too."""
-    request = replace(prompt(text), parameters=parameters)
+    request = prompt(text)._replace(parameters=parameters)
     turn = (
         {"role": "assistant", "content": None},
         *({"role": "tool", "content": r} for r in results),
     )
     if results:
-        request = replace(request, messages=request.messages + turn)
+        request = request._replace(messages=request.messages + turn)
     _, completion = read_stream(Mock(), request)
     message = complete(Mock(), request).message
     assert without_ids(completion.message) == without_ids(message)
@@ -198,8 +197,8 @@ def called(text: str, *results: str, **parameters: Any) -> list[tuple[str, str]]
 def test_the_mock_takes_everything():
     parameters = {"tools": [ADD, ASK], "logit_bias": {"1": 1}, "what": {"ever": True}}
     audio = {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}
-    request = replace(prompt("Hi"), parameters=parameters)
-    request = replace(request, messages=({"role": "user", "content": [audio]},))
+    request = prompt("Hi")._replace(parameters=parameters)
+    request = request._replace(messages=({"role": "user", "content": [audio]},))
     assert not Mock().unsupported(request)
     assert complete(Mock(), request).text == "You said: "
 
@@ -211,15 +210,15 @@ def test_the_mock_lists_its_model():
 def test_the_mock_counts_images():
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     text = {"type": "text", "text": "Look"}
-    request = replace(prompt(""), messages=({"role": "user", "content": [text, image]},))
+    request = prompt("")._replace(messages=({"role": "user", "content": [text, image]},))
     assert complete(Mock(), request).text == "You said: Look (1 image)"
-    request = replace(prompt(""), messages=({"role": "user", "content": [image, image]},))
+    request = prompt("")._replace(messages=({"role": "user", "content": [image, image]},))
     assert complete(Mock(), request).text == "You said:  (2 images)"
 
 
 def test_the_tool_directive_calls_a_tool():
-    request = replace(
-        prompt('Add mock:tool=add {"a": 1, "b": [2, {}]}'), parameters={"tools": [ADD]}
+    request = prompt('Add mock:tool=add {"a": 1, "b": [2, {}]}')._replace(
+        parameters={"tools": [ADD]}
     )
     completion = complete(Mock(), request)
     [call] = completion.message["tool_calls"]
@@ -234,8 +233,8 @@ def test_the_tool_directive_calls_a_tool():
 
 
 def test_tool_calls_are_streamed_in_pieces():
-    request = replace(
-        prompt('mock:tool=add {"a": 1} mock:tool=ask'), parameters={"tools": [ADD, ASK]}
+    request = prompt('mock:tool=add {"a": 1} mock:tool=ask')._replace(
+        parameters={"tools": [ADD, ASK]}
     )
     *deltas, completion = Mock().stream(request, Deadline(1))
     assert isinstance(completion, Completion)
@@ -324,15 +323,15 @@ def test_a_named_tool_gets_the_prompts_arguments_for_it():
 
 def test_legacy_functions_are_still_called():
     function = ADD["function"]
-    request = replace(prompt("Hi"), parameters={"functions": [function], "function_call": "auto"})
+    request = prompt("Hi")._replace(parameters={"functions": [function], "function_call": "auto"})
     assert complete(Mock(), request).text == "You said: Hi"
     parameters = {"functions": [function], "function_call": {"name": "add"}}
-    _, completion = read_stream(Mock(), replace(request, parameters=parameters))
+    _, completion = read_stream(Mock(), request._replace(parameters=parameters))
     assert completion.message == {"function_call": {"name": "add", "arguments": '{"a": 1, "b": 5}'}}
     assert completion.finish_reason == "function_call"
     result = {"role": "function", "name": "add", "content": "6"}
     assert complete(
-        Mock(), replace(request, messages=(*request.messages, result), parameters=parameters)
+        Mock(), request._replace(messages=(*request.messages, result), parameters=parameters)
     ).text == ("The tool said: 6")
 
 
@@ -369,7 +368,7 @@ def test_malformed_directives_of_words_are_text(text: str):
 
 def test_a_break_comes_in_the_middle_of_a_tool_call():
     text = 'mock:break mock:tool=add {"a": 1, "b": 2}'
-    request = replace(prompt(text), parameters={"tools": [ADD]})
+    request = prompt(text)._replace(parameters={"tools": [ADD]})
     stream = Mock().stream(request, Deadline(1))
     assert all("tool_calls" in delta.message for delta in islice(stream, 2))
     with pytest.raises(ProviderFailed):
@@ -499,7 +498,7 @@ def test_strings_of_json_are_the_beginning_of_the_prompt_without_directives():
 )
 def test_a_schema_without_a_value_of_moderate_size_is_refused(schema: Any):
     response_format = {"type": "json_schema", "json_schema": {"schema": schema}}
-    request = replace(prompt("Hi"), parameters={"response_format": response_format})
+    request = prompt("Hi")._replace(parameters={"response_format": response_format})
     assert error_summary(Mock(), request) == ErrorSummary(RequestRejected)
 
 
@@ -516,7 +515,7 @@ def test_a_schema_of_a_few_lines_cannot_ask_for_an_endless_answer():
     for start in ("d0", "alld0"):
         schema = {"$ref": f"#/$defs/{start}", "$defs": definitions}
         response_format = {"type": "json_schema", "json_schema": {"schema": schema}}
-        request = replace(prompt("Hi"), parameters={"response_format": response_format})
+        request = prompt("Hi")._replace(parameters={"response_format": response_format})
         assert error_summary(Mock(), request) == ErrorSummary(RequestRejected)
 
 
@@ -551,6 +550,6 @@ json_values = st.recursive(
 def test_any_parameters_give_an_answer_or_a_refusal(parameters: dict[str, Any], schema: Any):
     response_format = {"type": "json_schema", "json_schema": {"schema": schema}}
     for extra in ({"response_format": response_format}, parameters):
-        request = replace(prompt("Hi mock:tool=add"), parameters=extra)
+        request = prompt("Hi mock:tool=add")._replace(parameters=extra)
         with suppress(RequestRejected):
             assert complete(Mock(), request).message

@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -95,8 +94,7 @@ def test_a_conversation_is_sent_with_all_its_parameters(stub_vendor: StubVendor,
     }
 
 
-DEVELOPER = replace(
-    REQUEST,
+DEVELOPER = REQUEST._replace(
     messages=({"role": "developer", "content": "Be brief.", "name": "x"}, *REQUEST.messages),
 )
 
@@ -147,7 +145,7 @@ def test_the_query_of_a_base_url_follows_the_path(stub_vendor: StubVendor):
 
 
 def test_openai_with_a_query_is_still_openai():
-    sent = sent_to("https://api.openai.com/v1?x=y", replace(REQUEST, parameters={"max_tokens": 5}))
+    sent = sent_to("https://api.openai.com/v1?x=y", REQUEST._replace(parameters={"max_tokens": 5}))
     assert str(sent.url) == "https://api.openai.com/v1/chat/completions?x=y"
     assert json.loads(sent.content)["max_completion_tokens"] == 5
 
@@ -183,7 +181,7 @@ def test_openai_itself_gets_max_completion_tokens_and_list_prices():
         model="gpt-5-nano",
         transport=httpx.MockTransport(post),
     )
-    assert complete(openai, replace(REQUEST, parameters={"max_tokens": 64})) == Completion(
+    assert complete(openai, REQUEST._replace(parameters={"max_tokens": 64})) == Completion(
         message={"content": "Hi."},
         model="gpt-5-nano-2025-08-07",
         finish_reason="stop",

@@ -1,5 +1,4 @@
 import time
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -43,7 +42,7 @@ def soon(seconds: float) -> str:
 
 def test_max_tokens_is_always_sent(stub_vendor: StubVendor, openrouter: OpenRouter):
     complete(openrouter)
-    complete(openrouter, replace(REQUEST, parameters={"max_tokens": 16}, end_user="3f1c"))
+    complete(openrouter, REQUEST._replace(parameters={"max_tokens": 16}, end_user="3f1c"))
     first, second = stub_vendor.requests
     assert (first.method, first.path) == ("POST", "/api/v1/chat/completions")
     assert first.headers["authorization"] == f"Bearer {KEY}"

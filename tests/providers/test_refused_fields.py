@@ -1,7 +1,6 @@
 """A field that we added and that a server does not know is left out of the next try."""
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from providers.router import Router
 from tests.providers.factories import KEY, REQUEST, Attempts
 from tests.stub_vendor import DONE, FINISH, OPENAI_ANSWER, StubVendor, chunk
 
-OURS = replace(REQUEST, end_user="3f1c", parameters={"max_tokens": 64})
+OURS = REQUEST._replace(end_user="3f1c", parameters={"max_tokens": 64})
 STREAM = [chunk("Hi."), FINISH, DONE]
 
 
@@ -112,7 +111,7 @@ def test_stream_options_are_left_out(
 
 def test_a_client_keeps_its_own_stream_options(stub_vendor: StubVendor, openai: OpenAI):
     own = {"include_obfuscation": False}
-    request = replace(OURS, parameters={"stream_options": own})
+    request = OURS._replace(parameters={"stream_options": own})
     stub_vendor.reply(said("Unknown parameter: 'stream_options.include_usage'."), status=400)
     stub_vendor.stream(STREAM)
     assert ask(openai, request, stream=True) == ["provider_rejected", "ok"]
@@ -121,7 +120,7 @@ def test_a_client_keeps_its_own_stream_options(stub_vendor: StubVendor, openai: 
 
 
 def test_an_option_that_the_client_chose_is_refused(stub_vendor: StubVendor, openai: OpenAI):
-    request = replace(OURS, parameters={"stream_options": {"include_obfuscation": False}})
+    request = OURS._replace(parameters={"stream_options": {"include_obfuscation": False}})
     for error in (
         said("no", param="stream_options.include_obfuscation"),
         {"detail": [invalid("stream_options", "include_obfuscation")]},
@@ -132,7 +131,7 @@ def test_an_option_that_the_client_chose_is_refused(stub_vendor: StubVendor, ope
 
 
 def test_stream_options_are_for_streams_alone(stub_vendor: StubVendor, openai: OpenAI):
-    request = replace(REQUEST, parameters={"stream_options": {"include_obfuscation": False}})
+    request = REQUEST._replace(parameters={"stream_options": {"include_obfuscation": False}})
     ask(openai, request)
     assert "stream_options" not in stub_vendor.requests[0].json
 
@@ -222,7 +221,7 @@ def test_thoughts_are_left_out(stub_vendor: StubVendor, openai: OpenAI, error: d
     answer = {"role": "assistant", "content": "Hi."}
     asked = [*REQUEST.messages, answer, *REQUEST.messages]
     thought = {**answer, "reasoning_content": "Hm."}
-    request = replace(REQUEST, messages=(*REQUEST.messages, thought, *REQUEST.messages))
+    request = REQUEST._replace(messages=(*REQUEST.messages, thought, *REQUEST.messages))
     stub_vendor.reply(error, status=422)
     stub_vendor.reply(OPENAI_ANSWER)
     assert ask(openai, request) == ["provider_rejected", "ok"]
@@ -234,7 +233,7 @@ def test_thoughts_that_a_server_misses_are_not_left_out(stub_vendor: StubVendor,
     message = "The reasoning_content in the thinking mode must be passed back to the API."
     stub_vendor.reply(said(message), status=400)
     thought = {"role": "assistant", "content": "Hi.", "reasoning_content": "Hm."}
-    assert ask(openai, replace(REQUEST, messages=(thought,))) == ["provider_rejected"]
+    assert ask(openai, REQUEST._replace(messages=(thought,))) == ["provider_rejected"]
 
 
 def test_a_complaint_about_an_unsent_field_is_not_retried(stub_vendor: StubVendor, openai: OpenAI):
@@ -255,7 +254,7 @@ def test_each_model_has_its_own_fields(stub_vendor: StubVendor, openai: OpenAI):
     stub_vendor.reply(said("Unknown parameter: 'user'"), status=400)
     stub_vendor.reply(OPENAI_ANSWER)
     ask(openai)
-    openai.complete(replace(OURS, model="model-2"), Deadline(20))
+    openai.complete(OURS._replace(model="model-2"), Deadline(20))
     assert ["user" in sent.json for sent in stub_vendor.requests] == [True, False, True]
 
 

@@ -237,8 +237,8 @@ def test_recorded_streams_are_read_in_pieces_of_any_size(
     _, completion = read_stream(make_provider(name.partition("_")[0], stub_vendor))
     expected = RECORDED[name]
     cost = completion.usage.cost_usd if expected.usage.cost_usd is None else None
-    assert completion == replace(
-        expected, usage=replace(expected.usage, cost_usd=cost or expected.usage.cost_usd)
+    assert completion == expected._replace(
+        usage=replace(expected.usage, cost_usd=cost or expected.usage.cost_usd)
     )
 
 
@@ -361,7 +361,7 @@ def test_a_stream_without_usage_has_unknown_usage(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.stream([dialect.event("Hello."), dialect.event(None, "stop"), dialect.end])
-    assert read_stream(provider)[1] == replace(HELLO, usage=Usage())
+    assert read_stream(provider)[1] == HELLO._replace(usage=Usage())
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ def test_events_without_text_yield_nothing(
     event = f"data: {json.dumps(nothing)}\n\n"
     stub_vendor.stream([event, *dialect.events("Hello."), event])
     pieces, completion = read_stream(provider)
-    assert (pieces, replace(completion, extras={})) == (["Hello."], HELLO)
+    assert (pieces, completion._replace(extras={})) == (["Hello."], HELLO)
 
 
 @pytest.mark.parametrize("finish", ["length", "content_filter"])
@@ -395,8 +395,8 @@ def test_other_finish_reasons_end_a_stream(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider, finish: str
 ):
     stub_vendor.stream(dialect.events("Hel", finish=finish))
-    assert read_stream(provider)[1] == replace(
-        HELLO, message={"content": "Hel"}, finish_reason=finish
+    assert read_stream(provider)[1] == HELLO._replace(
+        message={"content": "Hel"}, finish_reason=finish
     )
 
 
@@ -404,7 +404,7 @@ def test_a_stream_that_ends_by_length_may_be_empty(
     stub_vendor: StubVendor, dialect: Dialect, provider: Provider
 ):
     stub_vendor.stream(dialect.events(finish="length"))
-    assert read_stream(provider) == ([], replace(HELLO, message={}, finish_reason="length"))
+    assert read_stream(provider) == ([], HELLO._replace(message={}, finish_reason="length"))
 
 
 def test_lone_surrogates_in_a_stream_are_replaced(
@@ -460,7 +460,7 @@ def test_a_stream_ends_soon_after_its_finish_reason(
     gap = 30 if len(rest) == 1 else 0.1
     stub_vendor.stream([*events, *rest], gap=[*[0.2] * len(events), *[gap] * len(rest)])
     started = time.monotonic()
-    assert replace(read_stream(provider)[1], extras={}) == HELLO
+    assert read_stream(provider)[1]._replace(extras={}) == HELLO
     assert time.monotonic() - started < 4.0
     assert stub_vendor.client_disconnected.wait(SOON)
 
@@ -638,8 +638,8 @@ def test_thoughts_in_tags_are_reasoning_content_however_they_are_split(
         pieces = [text[start : start + size] for start in range(0, len(text), size)]
         stub_vendor.clear()
         stub_vendor.stream(OPENAI.events(*pieces))
-        assert read_stream(openai)[1] == replace(
-            HELLO, message={name: value for name, value in message.items() if value}
+        assert read_stream(openai)[1] == HELLO._replace(
+            message={name: value for name, value in message.items() if value}
         )
 
 
@@ -662,7 +662,7 @@ def test_reasoning_is_streamed_as_it_comes(stub_vendor: StubVendor, openai: Prov
     stub_vendor.stream([chunk(choices=[{"delta": delta}]), *OPENAI.events("Hello.")])
     deltas, completion = read_deltas(openai)
     assert deltas == [delta, {"content": "Hello."}]
-    assert completion == replace(HELLO, message={**delta, "content": "Hello."})
+    assert completion == HELLO._replace(message={**delta, "content": "Hello."})
 
 
 def called(*calls: dict[str, Any]) -> str:
@@ -673,7 +673,7 @@ def call(id_: str, name: str, arguments: str) -> dict[str, Any]:
     return {"id": id_, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-WITH_TOOLS = replace(REQUEST, parameters={"tools": TOOLS})
+WITH_TOOLS = REQUEST._replace(parameters={"tools": TOOLS})
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100_000])
@@ -735,7 +735,7 @@ def test_an_answer_without_a_finish_reason_may_be_incomplete(
     stub_vendor: StubVendor, openai: Provider
 ):
     stub_vendor.stream([OPENAI.event("Hello.", None, 5), DONE])
-    assert read_stream(openai)[1] == replace(HELLO, finish_reason="length")
+    assert read_stream(openai)[1] == HELLO._replace(finish_reason="length")
 
 
 @pytest.mark.parametrize("end", ["", ": bye\n\n", "data: ", 'data: {"choices": [{"del'])
@@ -945,7 +945,7 @@ def test_a_refusal_is_an_answer(stub_vendor: StubVendor, openai: Provider):
     stub_vendor.stream([*refusals, *OPENAI.events()])
     deltas, completion = read_deltas(openai)
     assert deltas == [{"refusal": "I can"}, {"refusal": "not."}]
-    assert completion == replace(HELLO, message={"refusal": "I cannot."})
+    assert completion == HELLO._replace(message={"refusal": "I cannot."})
 
 
 STATUSES = {

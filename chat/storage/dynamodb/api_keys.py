@@ -1,6 +1,5 @@
 """API keys on DynamoDB: items `key#<id>` of the state table, listed in its index."""
 
-from dataclasses import asdict
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -94,7 +93,7 @@ def _pk(key_id: str) -> Item:
 
 
 def _put(key: ApiKey, condition: dict[str, Any]) -> bool:
-    item = {**_pk(key.key_id), **ApiKeyItem.to_item({"listed_in": LIST, **asdict(key)})}
+    item = {**_pk(key.key_id), **ApiKeyItem.to_item({"listed_in": LIST, **key._asdict()})}
     request = {"TableName": settings.STATE_TABLE_NAME, "Item": item, **condition}
     if write_if("PutItem", request) is not None:
         return True

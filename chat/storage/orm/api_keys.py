@@ -1,6 +1,5 @@
 """API keys on Django's ORM: SQLite."""
 
-from dataclasses import asdict
 from datetime import datetime
 
 from django.db import IntegrityError
@@ -21,7 +20,7 @@ class OrmApiKeyStore:
     def add(self, key: ApiKey) -> bool:
         with write_queue():
             try:
-                models.ApiKey(**asdict(key)).save(force_insert=True)
+                models.ApiKey(**key._asdict()).save(force_insert=True)
             except IntegrityError:
                 return False
         return True
@@ -37,7 +36,7 @@ class OrmApiKeyStore:
             key_id=before.key_id, digest=before.digest, revoked_at=before.revoked_at
         )
         with write_queue():
-            return as_read.update(**asdict(after)) == 1
+            return as_read.update(**after._asdict()) == 1
 
     def touch(self, key_id: str, used_at: datetime) -> None:
         moment = str(django_connection.ops.adapt_datetimefield_value(used_at))

@@ -1154,7 +1154,7 @@ def test_a_recorded_answer_has_no_recorded_field(api: ApiClient) -> None:
 def test_a_cost_is_shown_without_exponent_or_trailing_zeros(
     api: ApiClient, use_provider: AskInstead, cost: Decimal | None, shown: str | None
 ) -> None:
-    use_provider(FakeProvider(replace(HELLO, usage=Usage(cost_usd=cost))))
+    use_provider(FakeProvider(HELLO._replace(usage=Usage(cost_usd=cost))))
     body = api.chat().json()
     assert body["usage"]["cost_usd"] == shown
     kept = api.get(f"/v1/interactions/{body['interaction_id']}").json()

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -45,8 +44,8 @@ def test_a_key_is_kept_whole(each_storage: str, key: ApiKey) -> None:
 
 
 def test_an_expired_key_is_still_stored(each_storage: str) -> None:
-    backend().api_keys.add(replace(LEAST, expires_at=NOON))
-    assert backend().api_keys.get(ID) == replace(LEAST, expires_at=NOON)
+    backend().api_keys.add(LEAST._replace(expires_at=NOON))
+    assert backend().api_keys.get(ID) == LEAST._replace(expires_at=NOON)
 
 
 @pytest.mark.parametrize("each_storage", ["dynamodb"], indirect=True)
@@ -72,7 +71,7 @@ def test_an_unknown_id_has_no_key(each_storage: str) -> None:
 @pytest.mark.parametrize("before", [LEAST, FULL], ids=["least", "full"])
 def test_a_key_is_replaced_as_a_whole(each_storage: str, before: ApiKey) -> None:
     backend().api_keys.add(before)
-    after = replace(before, revoked_at=NOON, previous_digest="a" * 64)
+    after = before._replace(revoked_at=NOON, previous_digest="a" * 64)
     assert backend().api_keys.replace(before, after) is True
     assert backend().api_keys.get(ID) == after
 
@@ -80,15 +79,15 @@ def test_a_key_is_replaced_as_a_whole(each_storage: str, before: ApiKey) -> None
 @pytest.mark.parametrize("change", [{"digest": "a" * 64}, {"revoked_at": NOON}])
 def test_a_changed_key_is_not_replaced(each_storage: str, change: dict[str, Any]) -> None:
     backend().api_keys.add(LEAST)
-    changed = replace(LEAST, **change)
+    changed = LEAST._replace(**change)
     backend().api_keys.replace(LEAST, changed)
-    assert backend().api_keys.replace(LEAST, replace(LEAST, name="another")) is False
+    assert backend().api_keys.replace(LEAST, LEAST._replace(name="another")) is False
     assert backend().api_keys.get(ID) == changed
 
 
 def test_one_of_concurrent_replacements_of_a_key_succeeds(each_storage: str) -> None:
     backend().api_keys.add(LEAST)
-    rotated = [replace(LEAST, digest=f"{number:064x}") for number in range(8)]
+    rotated = [LEAST._replace(digest=f"{number:064x}") for number in range(8)]
     done = run_concurrently(8, lambda number: backend().api_keys.replace(LEAST, rotated[number]))
     assert sorted(done) == [False] * 7 + [True]
     assert backend().api_keys.get(ID) == rotated[done.index(True)]
@@ -103,7 +102,7 @@ def test_the_last_use_is_noted_and_nothing_else(each_storage: str) -> None:
     used_at = datetime.now(UTC)
     backend().api_keys.add(FULL)
     backend().api_keys.touch(ID, used_at)
-    assert backend().api_keys.get(ID) == replace(FULL, last_used_at=used_at)
+    assert backend().api_keys.get(ID) == FULL._replace(last_used_at=used_at)
 
 
 def test_touching_an_unknown_key_creates_none(each_storage: str) -> None:
@@ -114,7 +113,7 @@ def test_touching_an_unknown_key_creates_none(each_storage: str) -> None:
 def test_all_keys_are_listed_the_oldest_first(each_storage: str) -> None:
     assert list(backend().api_keys.all()) == []
     keys = [
-        replace(FULL, key_id=f"{number:016x}", created_at=NOON - timedelta(days=number))
+        FULL._replace(key_id=f"{number:016x}", created_at=NOON - timedelta(days=number))
         for number in range(3)
     ]
     for key in keys:
@@ -170,7 +169,7 @@ def test_no_key_has_the_ttl_attribute(dynamodb: str, change_settings: Callable[.
     assert "expires_at" not in item
 
 
-@pytest.mark.parametrize("after", [FULL, replace(LEAST, revoked_at=NOON)], ids=["new", "revoked"])
+@pytest.mark.parametrize("after", [FULL, LEAST._replace(revoked_at=NOON)], ids=["new", "revoked"])
 def test_a_retried_key_write_detects_its_first_attempt(
     dynamodb: str,
     change_settings: Callable[..., None],

@@ -788,7 +788,7 @@ def test_a_reservation_that_is_not_released_ends_at_its_time(
     with pytest.raises(BudgetSpent):
         store.claim(second, budget)
     Deadline(2).sleep(2)
-    later = replace(budget, until=until + timedelta(minutes=1))
+    later = budget._replace(until=until + timedelta(minutes=1))
     assert store.claim(second, later) is None
     with pytest.raises(BudgetSpent):
         store.claim(third, later)
