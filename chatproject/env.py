@@ -9,7 +9,6 @@ import io
 import os
 import re
 import secrets
-import ssl
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -349,6 +348,8 @@ def env_ca_file(name: str) -> str:
     path = env_str(name)
     if path:
         try:
+            import ssl
+
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
         except OSError as exc:  # ssl.SSLError is one
             raise ImproperlyConfigured(

@@ -11,6 +11,7 @@ UNSUPPORTED_OPENAI_PATHS = (
     *("images", "models", "moderations", "responses", "uploads", "vector_stores"),
 )
 PATH_SUFFIXES = ("", "/", "/<anything:rest>")
+unsupported = openai.UnsupportedEndpointView.as_view()
 
 
 class AnythingConverter(StringConverter):
@@ -47,7 +48,7 @@ urlpatterns = [
         "v1/interactions/<str:interaction_id>", views.InteractionView.as_view(), name="interaction"
     ),
     *(
-        path(f"v1/{name}{end}", openai.UnsupportedEndpointView.as_view())
+        path(f"v1/{name}{end}", unsupported)
         for name in UNSUPPORTED_OPENAI_PATHS
         for end in PATH_SUFFIXES
     ),

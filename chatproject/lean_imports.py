@@ -1,0 +1,46 @@
+"""Import libraries without their optional parts, for Lambda's cold start."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+# DRF imports these if it finds them.
+OPTIONAL = ("django.contrib.postgres", "inflection", "requests", "uritemplate", "yaml")
+ADMIN_DOCS = "django.contrib.admindocs.views"
+
+
+class LateAdminDocs(ModuleType):
+    """Stand for a module that imports the admin. DRF's schemas need one function of it."""
+
+    @staticmethod
+    def simplify_regex(pattern: str) -> str:
+        """Import the real function, for the OpenAPI document."""
+        from django.contrib.admindocs.views import simplify_regex
+
+        return simplify_regex(pattern)
+
+
+@contextmanager
+def lean_imports() -> Iterator[None]:
+    """Hide what our libraries can do without. Later imports find it.
+
+    asyncio, http.client and urllib stay without TLS; libcurl, requests and botocore have it.
+    """
+    with _hidden({"click": None, "ssl": None}):  # not from the settings, which may need ssl
+        import asgiref.sync  # noqa: F401
+        import httpx  # noqa: F401
+    with _hidden({**dict.fromkeys(OPTIONAL), ADMIN_DOCS: LateAdminDocs(ADMIN_DOCS)}):
+        yield
+
+
+@contextmanager
+def _hidden(modules: dict[str, ModuleType | None]) -> Iterator[None]:
+    """Put other modules in place of these, unless they are loaded; None is not found."""
+    replaced = {name: module for name, module in modules.items() if name not in sys.modules}
+    sys.modules.update(replaced)  # type: ignore[arg-type]  # None is allowed
+    try:
+        yield
+    finally:
+        for name in replaced:
+            del sys.modules[name]
