@@ -6,16 +6,17 @@ import random
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from signal import SIGINT, pthread_kill
-from sqlite3 import Connection
+from sqlite3 import Connection, connect
 from threading import Event, Timer, current_thread, get_ident, main_thread
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import connection, connections
 from greenlet import GreenletExit
 from pytest_django import Settings
 
@@ -134,6 +135,27 @@ def test_an_interrupted_thread_that_waits_does_not_stop_the_queue(
     settings.SQLITE_BUSY_TIMEOUT = 1.0
     assert claim(1)
     assert not write_queue._queue
+
+
+def test_a_leader_interrupted_while_it_waits_for_another_process_passes_on() -> None:
+    idents: list[int] = []
+
+    def lead() -> bool:
+        idents.append(get_ident())
+        return claim(0)
+
+    with closing(connect(connection.settings_dict["NAME"])) as other, ThreadPoolExecutor(2) as pool:
+        other.execute("BEGIN IMMEDIATE")
+        leading = pool.submit(lead)
+        while not write_queue._writing.locked():
+            time.sleep(0.001)
+        [following] = waiting(pool, [partial(claim, 1)])
+        raise_in(idents[0], KeyboardInterrupt)
+        other.rollback()
+        with pytest.raises(KeyboardInterrupt):
+            leading.result(30)
+        assert following.result(30)
+    assert claimed() == {"1"}
 
 
 @pytest.mark.skipif(current_thread() is not main_thread(), reason="signals reach the main thread")
