@@ -244,7 +244,8 @@ class Answer(VendorAnswer):
                     continue
                 first = self._choice_of.setdefault(field, index) == index
                 if field == "tool_calls":
-                    merged[field] = [*merged.get(field, ()), *as_list(value)]
+                    calls = [value] if isinstance(value, dict) else as_list(value)  # TGI has one
+                    merged[field] = [*merged.get(field, ()), *calls]
                 elif first and isinstance(value, str):
                     merged[field] = as_str(merged.get(field)) + value
                 elif first:

@@ -705,6 +705,14 @@ def test_tool_calls_without_an_index_are_whole(stub_vendor: StubVendor, openai: 
     assert read_stream(openai, WITH_TOOLS)[1].message["tool_calls"] == calls
 
 
+def test_tool_calls_may_be_one_object(stub_vendor: StubVendor, openai: Provider):
+    deltas = [{"tool_calls": {"index": 0, **call("", "f", text)}} for text in ('{"n":', "1}")]
+    chunks = [chunk(choices=[{"index": 0, "delta": delta}]) for delta in deltas]
+    stub_vendor.stream([*chunks, *OPENAI.events()])
+    [found] = read_stream(openai, WITH_TOOLS)[1].message["tool_calls"]
+    assert found == call(found["id"], "f", '{"n":1}')
+
+
 @pytest.mark.parametrize("finish", ["tool_calls", "stop", "length"])
 @pytest.mark.parametrize("arguments", ['{"city":"Os', "{}}", "Oslo", '{"x":NaN}', "[-Infinity]"])
 def test_a_tool_call_with_broken_arguments_is_an_error(
