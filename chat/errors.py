@@ -223,8 +223,10 @@ PROVIDER_PROBLEMS: dict[str, type[Problem]] = {
     )
 }
 
-# How long to wait for a vendor that does not say so.
+# How long to wait for a vendor that does not say so: one that is overloaded, and one whose daily
+# quota or credit is used up. Nobody knows when the latter answers again.
 OVERLOADED_RETRY_SECONDS = 10
+USED_UP_RETRY_SECONDS = 3600
 
 INVALID_CURSOR = "Invalid cursor. Use `next_cursor` from the previous page of the same list."
 
@@ -242,9 +244,9 @@ def problem_from_exception(exc: Exception) -> Problem:
         # The only sentence of a vendor that clients see: it is about their own request.
         case RequestRejected(vendor_message=message) if message:
             return ProviderRejected(f"{exc} The vendor's message: {message}")
-        # Otherwise a quota of a day or the account's credit is used up, and no time is known.
-        case ProviderOverloaded(retry=True, retry_after=None):
-            return ProviderUnavailable(str(exc), retry_after=OVERLOADED_RETRY_SECONDS)
+        case ProviderOverloaded(retry_after=None):
+            seconds = OVERLOADED_RETRY_SECONDS if exc.retry else USED_UP_RETRY_SECONDS
+            return ProviderUnavailable(str(exc), retry_after=seconds)
         case ProviderError():
             return PROVIDER_PROBLEMS[exc.code](str(exc), retry_after=exc.retry_after)
         case StorageUnavailable():

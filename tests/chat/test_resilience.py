@@ -155,6 +155,7 @@ SCENARIOS = [
         status=503,
         code="provider_unavailable",
         outcomes=BUSY_OUT,
+        retry_after="3600",
     ),
     Scenario(
         name="429, Gemini's quota of a day",
@@ -164,6 +165,7 @@ SCENARIOS = [
         status=503,
         code="provider_unavailable",
         outcomes=BUSY_OUT,
+        retry_after="3600",
     ),
     Scenario(
         name="401",

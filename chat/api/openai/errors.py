@@ -5,7 +5,7 @@ from typing import Any
 from rest_framework.response import Response
 
 from chat.api.exceptions import convert_exception
-from chat.errors import Problem
+from chat.errors import USED_UP_RETRY_SECONDS, Problem
 from chat.telemetry.context import add_log_fields
 from providers.parsing import TOO_LONG
 
@@ -41,11 +41,14 @@ FIELD_CODES = {
     "not_a_dict": "invalid_type",
     "null": "invalid_type",
 }
-# Official clients retry each 409 and 5xx. These would fail again, unless they have a `Retry-After`:
-# a header stops the clients.
+# Official clients retry each 409 and 5xx within seconds. These would fail again, unless they have
+# a `Retry-After` of less than an hour: a header stops the clients.
 NOT_RETRYABLE = {
-    *("answer_not_kept", "conversation_conflict"),
-    *("provider_error", "provider_timeout", "provider_unavailable"),
+    "answer_not_kept",
+    "conversation_conflict",
+    "provider_error",
+    "provider_timeout",
+    "provider_unavailable",
 }
 
 
@@ -54,8 +57,10 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response:
     problem = convert_exception(exc)
     status, body = render_problem(problem)
     add_log_fields(code=problem.code)
-    if problem.code in NOT_RETRYABLE and "Retry-After" not in problem.headers:
-        problem.headers["X-Should-Retry"] = "false"
+    if problem.code in NOT_RETRYABLE:
+        wait = int(problem.headers.get("Retry-After", USED_UP_RETRY_SECONDS))
+        if wait >= USED_UP_RETRY_SECONDS:
+            problem.headers["X-Should-Retry"] = "false"
     return Response(body, status, headers=problem.headers)
 
 
