@@ -37,8 +37,9 @@ def clean_value(value: Any, depth: int = MAX_DEPTH) -> Any:
         return [clean_value(each, depth - 1) for each in value]
     if isinstance(value, dict):
         return {clean_text(name): clean_value(each, depth - 1) for name, each in value.items()}
-    # orjson and SQLite have integers of 64 bits.
-    if isinstance(value, float | Decimal) or (type(value) is int and value.bit_length() > 63):
+    # orjson writes integers of 64 bits, with a sign or without.
+    is_large = type(value) is int and not -(2**63) <= value < 2**64
+    if is_large or isinstance(value, float | Decimal):
         return _finite(value)
     return value
 

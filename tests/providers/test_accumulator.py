@@ -161,6 +161,14 @@ class TestMessage:
         cleaned = {f"a{REPLACED}": [REPLACED, 0.5, 1e30, None, None, 2**62]}
         assert streamed({"x": value}) == {"x": cleaned}
 
+    @pytest.mark.parametrize("whole", [-(2**63), 2**63, 2**64 - 1])
+    def test_integers_of_64_bits_stay_integers(self, whole: int):
+        assert str(streamed({"x": [whole]})["x"]) == f"[{whole}]"
+
+    @pytest.mark.parametrize("larger", [-(2**63) - 1, 2**64])
+    def test_larger_integers_are_rounded(self, larger: int):
+        assert str(streamed({"x": [larger]})["x"]) == f"[{float(larger)}]"
+
     def test_values_are_not_nested_without_end(self):
         value: Any = 1
         for _ in range(3000):

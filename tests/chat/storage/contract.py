@@ -166,6 +166,16 @@ class InteractionStoreContract:
         assert store.settle(outcome) is True
         assert store.get(ID) == outcome
 
+    def test_integers_of_64_bits_come_back_as_they_were(self, store: InteractionStore) -> None:
+        numbers = [-(2**63), 2**53 + 1, 2**63, 2**64 - 1]
+        claim = replace(PENDING, parameters={"messages": [{"role": "user", "ids": numbers}]})
+        outcome = replace(ANSWERED, parameters=claim.parameters, message={"ids": numbers})
+        store.claim(claim)
+        store.settle(outcome)
+        kept = store.get(ID)
+        assert kept is not None
+        assert repr([kept.parameters, kept.message]) == repr([claim.parameters, outcome.message])
+
     def test_values_come_back_with_the_same_types(self, store: InteractionStore) -> None:
         store.claim(FULL)
         store.settle(FULL_ANSWER)
