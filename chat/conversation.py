@@ -219,14 +219,17 @@ def build_completion_request(
     """
     earlier: list[Message] = []
     for turn in history.turns:
-        asked = asked_messages(turn)
+        told = asked_messages(turn)
         if request.drops_instructions:
-            asked = input_messages(asked, turn.system)
-        earlier += [*asked, as_answered(answered_message(turn), turn)]
-    earlier = list(_whole_calls(earlier, request_messages(request)))
+            told = input_messages(told, turn.system)
+        earlier += [*told, as_answered(answered_message(turn), turn)]
+    asked = request_messages(request)
+    messages = _with_instructions(list(_whole_calls(earlier, asked)), request, record)
+    numbers = {id(message): number for number, message in enumerate(asked)}
     return CompletionRequest(
         model=record.model,
-        messages=tuple(_with_instructions(earlier, request, record)),
+        messages=tuple(messages),
+        numbers=tuple(numbers.get(id(message)) for message in messages),
         parameters=request.parameters,
         # Vendors isolate abuse by user, but must not learn the user's id.
         end_user=salted_hmac("chat.end_user", f"{record.owner} {record.user_id}").hexdigest(),

@@ -92,6 +92,9 @@ class CompletionRequest(NamedTuple):
     model: str
     # Oldest first, instructions included. Answers of earlier turns may be AnsweredMessages.
     messages: tuple[Message, ...]
+    # For each message its number among those that the client sent with this request, None for one
+    # of an earlier turn. Empty: the client sent them all.
+    numbers: tuple[int | None, ...] = ()
     # The others of a chat completion, under OpenAI's names, without nulls. The token limit is
     # always `max_tokens`.
     parameters: Mapping[str, Any] = {}

@@ -131,7 +131,11 @@ def _answer_blocks(message: Message, model: str) -> list[Block]:
         *_content_blocks(message),
         *_blocks([{"type": "refusal", "refusal": message.get("refusal")}]),
         *_blocks(as_list(message.get("images"))),
-        *(_tool_use(call, model) for call in tool_calls(message)),
+        *(
+            block
+            for call in tool_calls(message)
+            for block in (_tool_use(call, model), *cache_point(call))
+        ),
     ]
 
 

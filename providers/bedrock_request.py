@@ -78,7 +78,7 @@ def unsupported(request: CompletionRequest) -> Sequence[str]:
     names = [
         *unsupported_parameters(request.parameters, _supports),
         *bedrock_messages.unsupported_parts(request.messages),
-        *unsupported_fields(request.messages),
+        *unsupported_fields(request),
     ]
     return list(dict.fromkeys(names))
 

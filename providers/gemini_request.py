@@ -83,7 +83,7 @@ def unsupported(request: CompletionRequest) -> Sequence[str]:
     names = [
         *unsupported_parameters(request.parameters, _supports),
         *gemini_contents.unsupported_parts(request.messages),
-        *unsupported_fields(request.messages),
+        *unsupported_fields(request),
     ]
     return list(dict.fromkeys(names))
 

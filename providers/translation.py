@@ -1,28 +1,44 @@
 """Read chat completions' messages and parameters, for vendors with a dialect of their own."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from providers import client_json
-from providers.base import AnsweredMessage, Message
+from providers.base import OPENAI_CALL_FIELDS, AnsweredMessage, CompletionRequest, Message
 from providers.errors import RequestRejected
 from providers.parsing import as_list, as_str, get_path
 
+# The fields of an object, and those of its own objects.
+Fields = Mapping[str, "Fields | None"]
 # Fields that such a vendor is sent, that vendors and clients add to an answer, and that change
 # nothing for it.
-_MESSAGE_FIELDS = {
-    *("role", "content", "name", "tool_call_id", "tool_calls", "function_call", "cache_control"),
-    *("refusal", "annotations", "audio", "images", "extra_content", "citations", "search_results"),
-    *("thinking", "thinking_blocks", "provider_specific_fields", "parsed", "executed_tools"),
-    *("id", "index", "logprobs"),
+_CALL_FIELDS: Fields = {
+    **dict.fromkeys(OPENAI_CALL_FIELDS),
+    **dict.fromkeys(("index", "extra_content", "cache_control", "provider_specific_fields")),
+    # SDKs add the last two.
+    "function": dict.fromkeys(("name", "arguments", "parsed_arguments", "index")),
+    "custom": dict.fromkeys(("name", "input")),
+}
+_MESSAGE_FIELDS: Fields = {
+    **dict.fromkeys(("role", "content", "name", "tool_call_id", "cache_control", "refusal")),
+    **dict.fromkeys(("annotations", "audio", "images", "extra_content", "citations")),
+    **dict.fromkeys(("search_results", "thinking", "thinking_blocks", "provider_specific_fields")),
+    **dict.fromkeys(("parsed", "executed_tools", "id", "index", "logprobs")),
+    "tool_calls": _CALL_FIELDS,
+    "function_call": dict.fromkeys(("name", "arguments")),
 }
 _REASONING = "reasoning"  # vendors have several fields that begin so
-_PART_FIELDS = {
-    *("type", "cache_control", "annotations", "citations", "logprobs", "extra_content"),
-    *("id", "index"),
+_PART_FIELDS: Fields = {
+    **dict.fromkeys(("type", "cache_control", "prompt_cache_breakpoint", "annotations")),
+    **dict.fromkeys(("citations", "logprobs", "extra_content", "id", "index")),
 }
-# Parameter -> its fields, and the fields of those that are objects themselves.
-Fields = Mapping[str, "Fields | None"]
+# The object of a content part, which has the name of the part's type. `detail` is a hint.
+_MEDIA_FIELDS: Fields = {
+    "image_url": dict.fromkeys(("url", "detail")),
+    "video_url": dict.fromkeys(("url",)),
+    "input_audio": dict.fromkeys(("data", "format")),
+    "file": dict.fromkeys(("file_data", "file_id", "filename", "detail")),
+}
 _PARAMETER_FIELDS: Fields = {
     "tools": {
         **dict.fromkeys(("type", "cache_control")),
@@ -90,20 +106,22 @@ def unsupported_parameters(
         yield "tool_choice"
 
 
-def unsupported_fields(messages: Iterable[Message]) -> Iterator[str]:
-    """Yield the paths of unknown fields of messages and of their parts: `messages[1].foo`.
+def unsupported_fields(request: CompletionRequest) -> Iterator[str]:
+    """Yield the paths of unknown fields in the client's messages: `messages[1].content[0].foo`.
 
-    Answers on record may have any: a vendor wrote them.
+    Messages of earlier turns may have any: another vendor took or wrote them.
     """
-    for number, message in enumerate(messages):
-        if isinstance(message, AnsweredMessage):
+    numbers = request.numbers or range(len(request.messages))
+    for number, message in zip(numbers, request.messages, strict=True):
+        if number is None or isinstance(message, AnsweredMessage):
             continue
         path = f"messages[{number}]"
-        yield from _unknown(path, message, _MESSAGE_FIELDS)
-        for place, part in enumerate(as_list(message.get("content"))):
-            if isinstance(part, Mapping):
-                kind = as_str(part.get("type"))
-                yield from _unknown(f"{path}.content[{place}]", part, {*_PART_FIELDS, kind})
+        yield from _unknown_inside(path, message, _MESSAGE_FIELDS)
+        for name in ("content", "images"):
+            for place, part in enumerate(as_list(message.get(name))):
+                kind = as_str(get_path(part, "type"))
+                known = {**_PART_FIELDS, kind: _MEDIA_FIELDS.get(kind)}
+                yield from _unknown_inside(f"{path}.{name}[{place}]", part, known)
 
 
 def _unknown_inside(path: str, value: Any, known: "Fields | None") -> Iterator[str]:
@@ -112,12 +130,8 @@ def _unknown_inside(path: str, value: Any, known: "Fields | None") -> Iterator[s
     for number, each in enumerate(as_list(value)):
         yield from _unknown_inside(f"{path}[{number}]", each, known)
     if isinstance(value, Mapping):
-        yield from _unknown(path, value, known)
+        for name, each in value.items():
+            if name not in known and not name.startswith(_REASONING) and each not in _NEUTRAL:
+                yield f"{path}.{name}"
         for name, fields in known.items():
             yield from _unknown_inside(f"{path}.{name}", value.get(name), fields)
-
-
-def _unknown(path: str, fields: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
-    for name, value in fields.items():
-        if name not in known and not name.startswith(_REASONING) and value not in _NEUTRAL:
-            yield f"{path}.{name}"

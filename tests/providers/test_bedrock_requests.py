@@ -235,6 +235,14 @@ def test_neutral_fields_of_tools_and_of_the_response_format_are_not_named(bedroc
     assert bedrock.unsupported(with_parameters(**NEUTRAL_FIELDS)) == []
 
 
+def test_unknown_fields_of_nested_objects_are_named(bedrock: Provider):
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}", "foo": 1}}
+    function = {"name": "add", "arguments": "{}", "foo": 1}
+    called = {"role": "assistant", "tool_calls": [{"id": "a", "function": function}]}
+    named = ["messages[0].content[0].image_url.foo", "messages[1].tool_calls[0].function.foo"]
+    assert bedrock.unsupported(with_messages(user(image), called)) == named
+
+
 def test_media_have_their_places(bedrock: Provider):
     image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
     sound = {"type": "input_audio", "input_audio": {"data": PNG, "format": "wav"}}
@@ -500,10 +508,11 @@ def test_claude_does_not_continue_thinking_after_calls_without_their_thoughts(
 def test_cache_control_adds_a_cache_point(stub: StubBedrock, bedrock: Provider):
     hour = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
     ephemeral = {"cache_control": {"type": "ephemeral"}}
+    first, second = CALLED["tool_calls"]
     request = with_messages(
         {"role": "system", "content": [text("Long.", **hour)]},
         user(text("Read", **ephemeral), text("this.")),
-        {**CALLED, **ephemeral},
+        {**CALLED, "tool_calls": [{**first, **ephemeral}, second]},
         {**RESULTS[0], **ephemeral},
         {"role": "tool", "tool_call_id": "t2", "content": [text("12", **ephemeral)]},
         parameters={"tools": [{**WEATHER, **ephemeral}], **ephemeral},
@@ -515,6 +524,8 @@ def test_cache_control_adds_a_cache_point(stub: StubBedrock, bedrock: Provider):
     )
     assert body["system"] == [{"text": "Long."}, long_point]
     assert body["messages"][0]["content"] == [{"text": "Read"}, point, {"text": "this."}]
+    kinds = [next(iter(block)) for block in body["messages"][1]["content"]]
+    assert kinds == ["toolUse", "cachePoint", "toolUse"]
     kinds = [next(iter(block)) for block in body["messages"][2]["content"]]
     assert kinds == ["toolResult", "cachePoint", "toolResult", "cachePoint", "cachePoint"]
     assert body["toolConfig"]["tools"][1] == point

@@ -226,6 +226,59 @@ def test_unknown_fields_of_messages_and_parts_are_named(gemini: Gemini):
     assert gemini.unsupported(REQUEST._replace(messages=messages)) == named
 
 
+def image(**fields: Any) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}", **fields}}
+
+
+def test_unknown_fields_of_nested_objects_are_named(gemini: Gemini):
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    sound = {"type": "input_audio", "input_audio": {"data": "aGk=", "format": "wav", "foo": 1}}
+    file = {"file_data": "aGk=", "filename": "a.pdf", "foo": 1}
+    messages = (
+        user([image(foo=1), sound, {"type": "file", "file": file}]),
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {**call, "foo": 1},
+                {**call, "function": {**call["function"], "foo": 1}},
+                {"id": "2", "type": "custom", "custom": {"name": "a", "input": "b", "foo": 1}},
+            ],
+            "images": [image(foo=1)],
+        },
+        {"role": "assistant", "content": None, "function_call": {**call["function"], "foo": 1}},
+    )
+    assert gemini.unsupported(REQUEST._replace(messages=messages)) == [
+        "messages[0].content[0].image_url.foo",
+        "messages[0].content[1].input_audio.foo",
+        "messages[0].content[2].file.foo",
+        "messages[1].tool_calls[0].foo",
+        "messages[1].tool_calls[1].function.foo",
+        "messages[1].tool_calls[2].custom.foo",
+        "messages[1].images[0].image_url.foo",
+        "messages[2].function_call.foo",
+    ]
+
+
+def test_fields_of_nested_objects_that_change_nothing_are_not_named(gemini: Gemini):
+    function = {"name": "add", "arguments": "{}", "parsed_arguments": {}, "foo": None}
+    google = {"google": {"thought_signature": "c2ln"}}
+    call = {"id": "1", "type": "function", "function": function, "index": 0, "foo": ""}
+    calling = {"role": "assistant", "content": None, "images": [{**image(), "index": 0}]}
+    calling["tool_calls"] = [{**call, "extra_content": google, "cache_control": {}}]
+    messages = (user([image(detail="high", foo=[])]), calling, tool("1", "2"))
+    assert gemini.unsupported(REQUEST._replace(messages=messages)) == []
+
+
+def test_messages_of_earlier_turns_may_have_any_fields(gemini: Gemini):
+    earlier = {"role": "user", "content": [{"type": "text", "text": "Hi", "foo": 1}], "foo": 1}
+    request = REQUEST._replace(messages=(earlier, earlier, earlier), numbers=(1, None, 0))
+    assert gemini.unsupported(request) == [
+        *("messages[1].foo", "messages[1].content[0].foo"),
+        *("messages[0].foo", "messages[0].content[0].foo"),
+    ]
+
+
 def test_neutral_fields_and_those_of_answers_are_not_named(gemini: Gemini):
     fields = {"annotations": [{}], "reasoning_text": "Hm.", "function_call": None, "refusal": "No"}
     answer = {"role": "assistant", "content": "Hi", "prefix": False, "foo": None, **fields}

@@ -25,9 +25,13 @@ from providers.parsing import as_list, as_str, get_path
 
 Item = Mapping[str, Any]
 Records = Mapping[str, InteractionRecord]
+# The beginning of a path in a message -> that of the path in the request:
+# `.content` -> `input[1].output`.
+Paths = dict[str, str]
 
 ASKING_ROLES = ("user", *INSTRUCTION_ROLES)
 RESULTS = ("function_call_output", "custom_tool_call_output")
+MESSAGE_PATH = re.compile(r"messages\[([0-9]+)\]")
 STREAMED_AGAIN = re.compile(r"\A((?:msg|rs)_.{36})_[0-9]+\Z")
 ANSWER_ITEMS = ("message", "reasoning", "function_call", "custom_tool_call")
 # Fields of items that are translated, or that change nothing. The others go to the vendor.
@@ -50,12 +54,13 @@ def referenced_records(items: Sequence[Item]) -> list[str]:
     return list(dict.fromkeys(filter(None, named)))
 
 
-def to_messages(items: Sequence[Item], records: Records) -> list[dict[str, Any]]:
-    """Return the items as messages. Raises ValidationFailed for an invalid item.
+def to_messages(items: Sequence[Item], records: Records) -> list[tuple[dict[str, Any], Paths]]:
+    """Return the items as messages, each with its paths.
 
-    `records` are those of `referenced_records` that the caller may read.
+    `records` are those of `referenced_records` that the caller may read. Raises ValidationFailed
+    for an invalid item.
     """
-    messages: list[dict[str, Any]] = []
+    messages: list[tuple[dict[str, Any], Paths]] = []
     answer = _Answer()
     referred: set[str] = set()
     for number, given in enumerate(items):
@@ -71,9 +76,19 @@ def to_messages(items: Sequence[Item], records: Records) -> list[dict[str, Any]]
                 answer = _Answer()
             read.into(answer, item)
         else:
-            messages += [*answer.messages(), read.message(item)]
+            messages += [*answer.messages(), (read.message(item), read.paths(item))]
             answer = _Answer()
     return [*messages, *answer.messages()]
+
+
+def input_path(path: str, paths: Sequence[Paths]) -> str:
+    """Return the path in the request for one in the messages, such as `messages[1].foo`."""
+    match = MESSAGE_PATH.match(path)
+    if match is None:
+        return path
+    rest, known = path[match.end() :], paths[int(match[1])]
+    start = max((each for each in known if rest.startswith(each)), key=len)
+    return known[start] + rest[len(start) :]
 
 
 class _Answer:
@@ -81,6 +96,7 @@ class _Answer:
 
     def __init__(self) -> None:
         self.records: set[str] = set()  # from which its items are
+        self.paths: Paths = {}
         self.texts: list[Any] = []
         self.refusal = ""
         self.calls: list[dict[str, Any]] = []
@@ -95,7 +111,7 @@ class _Answer:
             return False
         return bool(self.texts or self.refusal or self.others) and not _comes_after(item)
 
-    def messages(self) -> list[dict[str, Any]]:
+    def messages(self) -> list[tuple[dict[str, Any], Paths]]:
         """Return the message; nothing for thoughts without an answer, which vendors refuse."""
         if not (self.texts or self.refusal or self.calls or self.others):
             return []
@@ -105,7 +121,7 @@ class _Answer:
             message["refusal"] = self.refusal
         if self.calls:
             message["tool_calls"] = self.calls
-        return [self.vendor_fields.added_to(with_audio_by_id(message))]
+        return [(self.vendor_fields.added_to(with_audio_by_id(message)), self.paths)]
 
 
 class _ItemReader:
@@ -113,6 +129,7 @@ class _ItemReader:
 
     def __init__(self, number: int, records: Records) -> None:
         self._number = number
+        self._path = f"input[{number}]"
         self._records = records
 
     def resolved(self, item: Item) -> Item:
@@ -154,13 +171,21 @@ class _ItemReader:
             "content": content,
         }
 
+    def paths(self, item: Item) -> Paths:
+        """Return the paths of a user's item, or of a tool's result."""
+        name = "output" if item["type"] in RESULTS else "content"
+        return {"": self._path, ".content": f"{self._path}.{name}"}
+
     def into(self, answer: _Answer, item: Item) -> None:
         """Add an item of an answer."""
+        answer.paths.setdefault("", self._path)
         if record_id := record_of_item(item.get("id")):
             answer.records.add(record_id)
         match item["type"]:
             case "message":
-                answer.others |= self._other_fields(item, MESSAGE_FIELDS)
+                others = self._other_fields(item, MESSAGE_FIELDS)
+                answer.others |= others
+                answer.paths |= {f".{name}": f"{self._path}.{name}" for name in others}
                 self._add_text(answer, item.get("content"))
             case "reasoning":
                 self._add_reasoning(answer, item)
@@ -168,11 +193,11 @@ class _ItemReader:
                 function = {"name": self._text(item, "name"), "arguments": item.get("arguments")}
                 if not isinstance(function["arguments"], str):
                     raise self.error("arguments are a string")
-                answer.calls.append(self._call(item, function))
+                self._add_call(answer, item, function)
             case _:
                 arguments = custom_tools.arguments_of(self._any_text(item, "input"))
                 function = {"name": self._text(item, "name"), "arguments": arguments}
-                answer.calls.append(self._call(item, function))
+                self._add_call(answer, item, function)
 
     def error(self, fault: str, code: str = "invalid") -> ValidationFailed:
         detail = f"Item {self._number}: {fault}."
@@ -186,15 +211,17 @@ class _ItemReader:
                 raise self.error(f"{name} is for chat completions", "unsupported")
         return others
 
-    def _call(self, item: Item, function: dict[str, Any]) -> dict[str, Any]:
+    def _add_call(self, answer: _Answer, item: Item, function: dict[str, Any]) -> None:
         call = {"id": self._text(item, "call_id"), "type": "function", "function": function}
-        return {**self._other_fields(item, CALL_FIELDS), **call}
+        answer.paths[f".tool_calls[{len(answer.calls)}]"] = self._path
+        answer.calls.append({**self._other_fields(item, CALL_FIELDS), **call})
 
     def _add_text(self, answer: _Answer, content: Any) -> None:
-        for part in self._parts_list(content, "content"):
+        for place, part in enumerate(self._parts_list(content, "content")):
             if part.get("type") == "refusal":
                 answer.refusal += self._any_text(part, "refusal")
             else:
+                answer.paths[f".content[{len(answer.texts)}]"] = f"{self._path}.content[{place}]"
                 answer.texts.append(self._part(part))
 
     def _add_reasoning(self, answer: _Answer, item: Item) -> None:
@@ -237,12 +264,10 @@ class _ItemReader:
                 url = self._any_text(rest, "image_url")
                 return {**rest, "type": "image_url", "image_url": {"url": url, **detail}}
             case "input_file":
-                file: dict[str, Any] = {
-                    name: rest.pop(name) for name in ("filename", "file_id") if name in rest
-                }
+                names = [name for name in ("filename", "file_id", "detail") if name in rest]
+                file: dict[str, Any] = {name: rest.pop(name) for name in names}
                 url = rest.pop("file_url", None)
-                data = rest.pop("file_data", url)
-                if data is not None:
+                if (data := rest.pop("file_data", url)) is not None:
                     file["file_data"] = data
                 if not all(isinstance(value, str) for value in file.values()) or not file:
                     raise self.error("an input_file has file_data, a file_url or a file_id")
@@ -344,7 +369,8 @@ def _shown_part(part: Mapping[str, Any]) -> Mapping[str, Any]:
             rest = {name: value for name, value in part.items() if name != "image_url"}
             return {**rest, "type": "input_image", "detail": "auto", **_flat_image(part)}
         case "file":
-            return {"type": "input_file", **part["file"]}
+            rest = {name: value for name, value in part.items() if name != "file"}
+            return {**rest, "type": "input_file", **part["file"]}
     return part
 
 

@@ -41,7 +41,9 @@ RESPONSES_NAMES = {chat: name for name, chat in CHAT_NAMES.items()} | {
 NAMES = {
     **RESPONSES_NAMES,
     "image_url": "input_image",
+    "image_url.url": "input_image.image_url",
     "file": "input_file",
+    "file.file_data": "input_file.file_url",
     "logprobs": "top_logprobs",
 }
 # Fields that the vendor does not get under their own names. `client_metadata` is the client's

@@ -14,7 +14,13 @@ from chat.api import fields
 from chat.api.base import BaseChatView
 from chat.api.openai.responses.events import ResponseEventFormat
 from chat.api.openai.responses.ids import RESPONSE_PREFIX
-from chat.api.openai.responses.input_items import input_items, referenced_records, to_messages
+from chat.api.openai.responses.input_items import (
+    Paths,
+    input_items,
+    input_path,
+    referenced_records,
+    to_messages,
+)
 from chat.api.openai.responses.parameters import NAMES, unsupported
 from chat.api.openai.responses.render import ResponseRenderer
 from chat.api.openai.responses.serializers import (
@@ -36,10 +42,14 @@ ITEMS_QUERY = build_once(ItemsQuerySerializer)
 
 
 class ResponsesView(OpenAIView, BaseChatView):
+    # For each message of the request.
+    paths: Sequence[Paths] = ()
+
     def handle_exception(self, exc: Exception) -> Response:
         """Let errors name the fields of this operation, and the code that clients look for."""
         for error in exc.errors if isinstance(exc, Problem) else ():
-            error["field"] = NAMES.get(error["field"], error["field"])
+            field = NAMES.get(error["field"], error["field"])
+            error["field"] = input_path(field, self.paths)
             if error["field"] == "previous_response_id" and error["code"] == "not_found":
                 error["code"] = "previous_response_not_found"
         return super().handle_exception(exc)
@@ -61,7 +71,9 @@ class ResponsesView(OpenAIView, BaseChatView):
             user_id=given["user_id"],
             interaction_ids=referenced_records(items),
         )
-        messages = to_messages(items, records)
+        found = to_messages(items, records)
+        messages = [message for message, _ in found]
+        self.paths = [paths for _, paths in found]
         if not messages:
             raise ValidationFailed(errors=[field_error("input", "empty", "Must have a message.")])
         if fields.too_deep(messages):
@@ -73,6 +85,7 @@ class ResponsesView(OpenAIView, BaseChatView):
             return ChatRequest(**given, prompt=prompt)
         if instructions := given["system"]:
             messages = [{"role": "system", "content": instructions}, *messages]
+            self.paths = [{"": "instructions"}, *self.paths]
         return ChatRequest(**given, prompt=prompt, messages=messages)
 
 

@@ -709,6 +709,8 @@ class TestIdempotency:
 
 IMAGE = "data:image/png;base64,iVBORw0KGgo="
 PDF = "data:application/pdf;base64,JVBERi0="
+FILE = {"filename": "a.pdf", "file_data": PDF}
+MARKS = {"detail": "low", "a": 1}
 
 CHOICE = {"type": "function", "name": "add"}
 
@@ -725,7 +727,7 @@ ITEMS: list[dict[str, Any]] = [
         "content": [
             {"type": "input_text", "text": "What is this?", "cache_control": {}},
             {"type": "input_image", "image_url": IMAGE, "detail": "low"},
-            {"type": "input_file", "filename": "a.pdf", "file_data": PDF},
+            {"type": "input_file", **FILE, **MARKS},
             {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
         ],
     },
@@ -756,7 +758,11 @@ MESSAGES = [
         "content": [
             {"type": "text", "text": "What is this?", "cache_control": {}},
             {"type": "image_url", "image_url": {"url": IMAGE, "detail": "low"}},
-            {"type": "file", "file": {"filename": "a.pdf", "file_data": PDF}},
+            {
+                "type": "file",
+                "file": {"filename": "a.pdf", "file_data": PDF, "detail": "low"},
+                "a": 1,
+            },
             {"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}},
         ],
     },
@@ -828,7 +834,7 @@ class TestInput:
         assert types == [item.get("type", "message") for item in ITEMS if "summary" not in item]
         assert page["data"][1]["content"][1:3] == [
             {"type": "input_image", "image_url": IMAGE, "detail": "low"},
-            {"type": "input_file", "filename": "a.pdf", "file_data": PDF},
+            {"type": "input_file", **FILE, **MARKS},
         ]
 
     def test_input_items_come_in_pages_that_the_sdk_reads(self, api: ApiClient) -> None:
