@@ -18,8 +18,8 @@ DATABASE_ERRORS = (DatabaseError, sqlite3.Error)
 
 # By process id: a forked process must neither use nor close its parent's connection.
 _writers: dict[int, BaseDatabaseWrapper] = {}
-# Seconds that each of them waits for SQLite's lock, once that has been set.
-_busy_seconds: WeakKeyDictionary[BaseDatabaseWrapper, int] = WeakKeyDictionary()
+# Milliseconds that each of them waits for SQLite's lock, once that has been set.
+_busy_timeouts: WeakKeyDictionary[BaseDatabaseWrapper, int] = WeakKeyDictionary()
 
 
 class translate_errors(ContextDecorator):
@@ -80,13 +80,13 @@ def writer_connection(seconds: float) -> sqlite3.Connection:
     writer = _writers[process]
     writer.close_if_unusable_or_obsolete()
     if writer.connection is None:
-        _busy_seconds.pop(writer, None)
+        _busy_timeouts.pop(writer, None)
     connection = _sqlite(writer)
-    # In whole seconds, which are mostly those of the write before.
-    whole = math.ceil(seconds)
-    if _busy_seconds.get(writer) != whole:
-        connection.execute(f"PRAGMA busy_timeout = {whole}000")
-        _busy_seconds[writer] = whole
+    # In half seconds, which are mostly those of the write before.
+    timeout = math.ceil(seconds * 2) * 500
+    if _busy_timeouts.get(writer) != timeout:
+        connection.execute(f"PRAGMA busy_timeout = {timeout}")
+        _busy_timeouts[writer] = timeout
     return connection
 
 
