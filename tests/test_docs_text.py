@@ -10,7 +10,10 @@ import pytest
 from django.core.management import CommandError, get_commands, load_command_class
 
 ROOT = Path(__file__).parent.parent
-ROOT_DOCUMENTS = ("README.md", "README.pt-BR.md", "CONTRIBUTING.md", "SECURITY.md")
+ROOT_DOCUMENTS = (
+    *("README.md", "README.pt-BR.md", "CHANGELOG.md", "CONTRIBUTING.md"),
+    "SECURITY.md",
+)
 DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in ROOT_DOCUMENTS)]
 MAX_WORDS = 30
 
