@@ -56,7 +56,7 @@ def _tokens(value: Any) -> int:
 def _bytes(value: Any) -> int:
     """Return the size of all texts in a JSON value."""
     if isinstance(value, str):
-        if value.startswith("data:"):
+        if value[:5].lower() == "data:":
             return MEDIA_TOKENS * BYTES_PER_TOKEN
         return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
     if isinstance(value, Mapping):

@@ -98,7 +98,8 @@ class ImageUrlField(StrictCharField):
 
     default_validators = [
         RegexValidator(
-            r"\A(https://[^\s\x00/][^\s\x00]*|data:image/[a-z0-9.+-]+;base64,[A-Za-z0-9+/]+={0,2})\Z",
+            r"\A([hH][tT][tT][pP][sS]://[^\s\x00/][^\s\x00]*"
+            r"|[dD][aA][tT][aA]:image/[A-Za-z0-9.+-]+(;[^\s\x00;,]+)*;base64,[A-Za-z0-9+/]+={0,2})\Z",
             "An https: URL, or a data: URL such as data:image/png;base64,…",
         )
     ]

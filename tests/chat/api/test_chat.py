@@ -451,6 +451,7 @@ ACCEPTED: list[tuple[str, Any]] = [
     ("images", [PICTURE]),
     ("images", ["https://example.org/a b.png".replace(" ", "%20")] * 16),
     ("images", ["data:image/svg+xml;base64,PHN2Zz4="]),
+    ("images", ["Data:image/PNG;charset=utf-8;base64,PHN2Zz4=", "HTTPS://example.org/a.png"]),
     ("response_format", {"type": "text"}),
     ("response_format", {"type": "json_object", "more": 1}),
     ("response_format", CITY),
