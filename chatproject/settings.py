@@ -103,6 +103,8 @@ if CORS_ALLOW_ALL_ORIGINS:
 CORS_URLS_REGEX = "^/v1/"
 CORS_ALLOW_METHODS = ("DELETE", "GET", "OPTIONS", "POST")
 CORS_ALLOW_HEADERS = (
+    # All headers in browsers that read it so (Fetch standard), where `authorization` needs a name.
+    "*",
     *("authorization", "x-api-key", "content-type", "idempotency-key", "x-request-id", "accept"),
     # Headers that OpenAI's clients send.
     *("openai-organization", "openai-project", "openai-beta", "user-agent"),

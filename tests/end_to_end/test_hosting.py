@@ -163,7 +163,8 @@ def page_server(folder: Path) -> Iterator[str]:
 def test_a_page_of_another_origin_chats_in_a_browser(tmp_path: Path, chromium: Browser) -> None:
     fetch = """async ([url, key]) => {
         const headers = {"authorization": `Bearer ${key}`, "content-type": "application/json",
-                         "x-stainless-lang": "js"};
+                         "x-stainless-lang": "js", "x-stainless-new": "1",
+                         "cache-control": "no-cache"};
         const body = JSON.stringify({userId: "a", prompt: "mock:think=Hm Hello", stream: true});
         const answer = await fetch(`${url}/v1/chat`, {method: "POST", headers, body});
         return [answer.status, answer.headers.get("x-ratelimit-remaining"), await answer.text()];
