@@ -697,6 +697,11 @@ def used(calls: Calls) -> set[str]:
     }
 
 
+def noise(size: int) -> str:
+    """Return hexadecimal digits that compress to this many bytes."""
+    return random.Random(7).randbytes(size).hex()
+
+
 def test_the_commands_need_what_the_documents_say(
     remote: list[InteractionRecord], change_settings: Configure, calls: Calls, tmp_path: Path
 ) -> None:
@@ -710,10 +715,13 @@ def test_the_commands_need_what_the_documents_say(
         run("export_interactions", *more)
     assert used(calls) == granted()["export_interactions"]
     # A failure in parts, which is replaced by a short answer.
-    failure = replace(FAILED, response=random.Random(7).randbytes(500_000).hex())
+    failure = replace(FAILED, response=noise(500_000))
     later = NOON + timedelta(hours=1)
     answer = replace(ANSWERED, deadline_at=later, transcript=FULL_ANSWER.transcript)
-    for record in (failure, answer):
+    # Its question and its answer do not fit into one transaction.
+    large = replace(failure, interaction_id=str(uuid4()), prompt=noise(3_000_000))
+    large = replace(large, response=noise(1_500_000))
+    for record in (failure, answer, large):
         path.write_bytes(to_line(record))
         run("import_interactions", str(path))
     assert used(calls) == granted()["import_interactions"]
