@@ -43,11 +43,43 @@ def content_text(content: Any) -> str:
 
 def reasoning_text(message: Message) -> str | None:
     """Return the visible thoughts of an assistant's message; None without any."""
+    return _plain_thoughts(message) or _thoughts_in_details(message)
+
+
+class DeltaThoughts:
+    """Find the visible thoughts in a stream's deltas.
+
+    `reasoning_details` count only until the thoughts come in a field of their own, which has the
+    same text.
+    """
+
+    def __init__(self) -> None:
+        self._plain = False
+
+    def add(self, delta: Message) -> str | None:
+        """Return the thoughts of the next delta; None without any."""
+        if text := _plain_thoughts(delta):
+            self._plain = True
+            return text
+        return None if self._plain else _thoughts_in_details(delta)
+
+
+def _plain_thoughts(message: Message) -> str | None:
     for name in REASONING_FIELDS:  # a generator takes three times as long, for each delta
         text = message.get(name)
         if text and isinstance(text, str):
             return text
     return None
+
+
+def _thoughts_in_details(message: Message) -> str | None:
+    """Return the texts of OpenRouter's `reasoning_details`. Encrypted ones have none."""
+    details = message.get("reasoning_details")
+    if not isinstance(details, list):
+        return None
+    known = [detail for detail in details if isinstance(detail, Mapping)]
+    texts = [detail.get(name) for detail in known for name in ("text", "summary")]
+    return "".join(text for text in texts if isinstance(text, str)) or None
 
 
 class AnsweredMessage(dict[str, Any]):

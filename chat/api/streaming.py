@@ -20,7 +20,7 @@ from chat.errors import ClientDisconnected, Problem, log_and_convert, problem_fr
 from chat.service import AnswerDelta, ChatResult
 from chat.storage.transcripts import answered_message
 from chat.telemetry.context import add_log_fields, current_request_id
-from providers.base import Message, reasoning_text
+from providers.base import DeltaThoughts, Message
 from providers.deadline import Deadline
 
 # A silent stream sends a heartbeat this often. If the first event takes longer, the stream starts
@@ -191,26 +191,26 @@ class ChatEventFormat:
     def __init__(self, render: Callable[[ChatResult], Any]) -> None:
         self._render = render
         self._has_delta = False
+        self._thoughts = DeltaThoughts()
 
     def delta(self, delta: AnswerDelta) -> bytes:
         self._has_delta = True
-        return _chat_events(delta.delta.message)
+        return self._events(delta.delta.message)
 
     def done(self, result: ChatResult) -> bytes:
-        whole = b"" if self._has_delta else _chat_events(answered_message(result.record))
+        whole = b"" if self._has_delta else self._events(answered_message(result.record))
         return whole + event("done", self._render(result))
 
     def error(self, problem: Problem, request_id: str) -> bytes:
         return event("error", problem.body(request_id))
 
-
-def _chat_events(message: Message) -> bytes:
-    """Write the parts of a message that `/v1/chat` shows: thoughts, and text or a refusal."""
-    thoughts = reasoning_text(message)
-    text = message.get("content") or message.get("refusal")
-    return (event("reasoning", {"text": thoughts}) if thoughts else b"") + (
-        event("delta", {"text": text}) if text else b""
-    )
+    def _events(self, message: Message) -> bytes:
+        """Write the parts of a message that `/v1/chat` shows: thoughts, and text or a refusal."""
+        thoughts = self._thoughts.add(message)
+        text = message.get("content") or message.get("refusal")
+        return (event("reasoning", {"text": thoughts}) if thoughts else b"") + (
+            event("delta", {"text": text}) if text else b""
+        )
 
 
 def event(name: str, data: Any) -> bytes:

@@ -22,7 +22,7 @@ from chat.management.console import INTERRUPTED, ConsoleCommand, describe_storag
 from chat.service import ChatResult, stream
 from chat.storage.transcripts import answered_message
 from chat.usage import format_usd
-from providers.base import Message, content_text, reasoning_text
+from providers.base import DeltaThoughts, Message, content_text
 from providers.deadline import Deadline
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
@@ -105,14 +105,15 @@ class Command(ConsoleCommand):
     def _stream(self, request: ChatRequest, deadline: Deadline) -> ChatResult:
         answer: ChatResult | None = None
         begun = False
+        thoughts = DeltaThoughts()
         try:
             for event in stream(caller=self._caller, request=request, deadline=deadline):
                 if not isinstance(event, ChatResult):
-                    self._write_delta(event.delta.message)
+                    self._write_delta(event.delta.message, thoughts)
                 else:
                     answer = event
                     if not begun:
-                        self._write_delta(answered_message(event.record))
+                        self._write_delta(answered_message(event.record), thoughts)
                 begun = True
         finally:
             if begun:
@@ -145,12 +146,12 @@ class Command(ConsoleCommand):
         )
         self._note(" · ".join(part for part in parts if part))
 
-    def _write_delta(self, message: Message) -> None:
+    def _write_delta(self, message: Message, thoughts: DeltaThoughts) -> None:
         """Write a piece of an answer; on a terminal, the thoughts before it, dimmed."""
-        thoughts = reasoning_text(message)
-        if thoughts and self._dim and not self._json:
+        thought = thoughts.add(message)
+        if thought and self._dim and not self._json:
             self._thinking = True
-            self._write_error(f"{DIM}{printable(thoughts)}{PLAIN}")
+            self._write_error(f"{DIM}{printable(thought)}{PLAIN}")
         if text := content_text(message.get("content")) or message.get("refusal"):
             self._end_thoughts()
             self._write(printable(text))

@@ -331,6 +331,25 @@ def test_a_vendor_that_stays_silent_is_a_timeout(
     assert only_record().status is Status.ERROR
 
 
+def detailed(text: str, **fields: Any) -> str:
+    details = [{"type": "reasoning.text", "text": text, "index": 0}]
+    return chunk(choices=[{"index": 0, "delta": {"reasoning_details": details, **fields}}])
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_thoughts_in_details_are_shown_once(api: ApiClient, vendor: StubVendor, plain: bool):
+    thoughts = [detailed(text, **({"reasoning": text} if plain else {})) for text in ("H", "m.")]
+    again = [detailed("Hm.")] if plain else []
+    vendor.stream([*thoughts, *again, chunk("Hi."), FINISH, DONE])
+    *events, (_, whole) = events_of(ask(api))
+    shown = [
+        ("reasoning", {"text": "H"}),
+        ("reasoning", {"text": "m."}),
+        ("delta", {"text": "Hi."}),
+    ]
+    assert (events, whole["reasoning"]) == (shown, "Hm.")
+
+
 def test_a_failure_after_the_first_delta_is_an_event(
     api: ApiClient, vendor: StubVendor, log_lines: Log
 ):

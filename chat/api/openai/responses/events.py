@@ -33,7 +33,7 @@ from chat.service import AnswerDelta, ChatResult
 from chat.storage.base import InteractionRecord
 from chat.storage.transcripts import answered_message
 from providers.accumulator import joined
-from providers.base import Message, content_text, reasoning_text
+from providers.base import DeltaThoughts, Message, content_text
 from providers.parsing import as_list, as_str, get_path
 
 # The fields of a response that differ while it is being streamed.
@@ -215,6 +215,7 @@ class ResponseEventFormat:
         self._calls: dict[int, CallItem] = {}  # by the index of the call
         self._shown: dict[int, dict[str, Any]] = {}  # the items that are done
         self._deltas: list[Message] = []
+        self._thoughts = DeltaThoughts()
         self._vendor_fields: VendorFields | None = None  # that the reasoning item has
 
     def delta(self, delta: AnswerDelta) -> bytes:
@@ -274,7 +275,7 @@ class ResponseEventFormat:
     ) -> Iterator[bytes]:
         """Write a piece of the answer."""
         source = (provider, model)
-        if thoughts := reasoning_text(message):
+        if thoughts := self._thoughts.add(message):
             reasoning = self._open
             if not isinstance(reasoning, ReasoningItem):
                 reasoning = ReasoningItem(self._next_id("rs", record, ReasoningItem))

@@ -179,6 +179,13 @@ class TestPlain:
         assert one["call_id"] != two["call_id"]
         assert (found["tools"], found["tool_choice"]) == ([ADD], "auto")
 
+    def test_thoughts_in_details_alone_are_shown(self, api: ApiClient, vendor: StubVendor) -> None:
+        details = [{"type": "reasoning.summary", "summary": "Hm."}, {"data": "x"}]
+        message = {"content": "Hi.", "reasoning_details": details}
+        vendor.reply({**PLAIN_ANSWER, "choices": [{"finish_reason": "stop", "message": message}]})
+        reasoning, _ = body(create(api))["output"]
+        assert reasoning["summary"] == [{"type": "summary_text", "text": "Hm."}]
+
     def test_a_custom_tool_takes_any_text(self, api: ApiClient, vendor: StubVendor) -> None:
         call = {"name": "patch", "arguments": '{"input": "*** Begin\\n+a"}'}
         calls = [{"id": "call_1", "type": "function", "function": call}]
@@ -408,6 +415,18 @@ class TestStreamed:
         response = create(api, "a\u2028b\u0085c", stream=True)
         content = b"".join(response.streaming_content).decode()
         assert len(content.splitlines()) == content.count("\n")
+
+    def test_thoughts_in_details_alone_are_streamed(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        pieces = [{"type": "reasoning.text", "text": text, "index": 0} for text in ("H", "m.")]
+        thoughts = [chunk(reasoning_details=[piece]) for piece in pieces]
+        reply_stream(vendor, *thoughts, chunk(content="Hi."), chunk("stop"))
+        found = events(create(api, stream=True))
+        shown = [each["delta"] for each in found if "reasoning_summary_text.delta" in each["type"]]
+        assert shown == ["H", "m."]
+        summary = found[-1]["response"]["output"][0]["summary"]
+        assert summary == [{"type": "summary_text", "text": "Hm."}]
 
 
 def continue_from(api: ApiClient, previous: dict[str, Any], given: Any, **fields: Any) -> Any:
