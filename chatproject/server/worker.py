@@ -218,9 +218,7 @@ class Connection(gthread.TConn):  # type: ignore[misc]  # gunicorn has no types
             super().init()
             self.parser.unreader = DeadlineUnreader(self.sock)
         self.sock.settimeout(CLIENT_SECONDS)
-        self.sock.setsockopt(
-            socket.SOL_SOCKET, socket.SO_SNDTIMEO, pack("ll", int(CLIENT_SECONDS), 0)
-        )
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, SEND_TIMEOUT)
         self.parser.unreader.deadline = time.monotonic() + self.request_seconds
 
     def close(self, graceful: bool = False) -> None:
