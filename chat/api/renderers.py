@@ -49,6 +49,8 @@ class JsonNegotiation(DefaultContentNegotiation):
         first: BaseParser = parsers[0]
         if request.content_type == first.media_type:
             return first
+        if "*" in request.content_type:  # DRF takes a range such as `*/*`, which is no type
+            return None
         return super().select_parser(request, parsers)
 
     def select_renderer(self, request: Request, renderers: Any, *args: Any) -> Any:

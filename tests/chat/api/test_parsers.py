@@ -194,6 +194,8 @@ def test_json_content_types_are_accepted(api: ApiClient, content_type: str) -> N
         "nonsense",
         "/",
         "application/json, text/plain",
+        "application/*",
+        "*/*",
         "é/ü",
         "a" * 5000,
     ],
