@@ -1,4 +1,4 @@
-"""Import libraries without their optional parts, for Lambda's cold start."""
+"""Import libraries without their optional parts, for Lambda's cold start and the server's memory."""
 
 import sys
 from collections.abc import Iterator

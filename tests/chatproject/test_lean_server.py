@@ -1,0 +1,36 @@
+import os
+import subprocess
+import sys
+
+from tests.server_process import ROOT, base_environment
+
+SERVE = """
+import sys
+
+from gunicorn.arbiter import Arbiter
+
+def run(arbiter):
+    arbiter.app.wsgi()
+    print("loaded", *sorted({"click", "requests", "rest_framework", "yaml"} & set(sys.modules)))
+    import requests, yaml
+    sys.exit()
+
+Arbiter.run = run
+sys.argv = ["manage.py", "serve"]
+exec(open("manage.py").read())
+"""
+
+
+def test_the_server_loads_no_optional_imports(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={
+            **base_environment(),
+            "ENV_FILE": os.devnull,
+            "DATABASE_PATH": str(tmp_path / "server.db"),
+        },
+    )
+    assert done.stdout.splitlines() == ["loaded rest_framework"], done.stderr
