@@ -30,7 +30,9 @@ from providers.deadline import Deadline, Registration
 CONNECT_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 20.0
 MAX_IDLE_HANDLES = 128  # per origin; over TLS each holds about 0.7 MB, the CAs of its own multi
-UPLOAD_BUFFER_BYTES = 16 * 1024  # a waiting call keeps it; 64 KB by default
+# A waiting call keeps both buffers. By default they have 16 and 64 KB.
+BUFFER_BYTES = 4 * 1024
+UPLOAD_BUFFER_BYTES = 16 * 1024
 MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 32 * 1024 * 1024
 
@@ -309,6 +311,7 @@ class _Handle:
             pycurl.PATH_AS_IS: 1,
             _SUPPRESS_CONNECT_HEADERS: 1,
             pycurl.USERAGENT: "",
+            pycurl.BUFFERSIZE: BUFFER_BYTES,
             pycurl.UPLOAD_BUFFERSIZE: UPLOAD_BUFFER_BYTES,
             pycurl.ACCEPT_ENCODING: "",  # all that libcurl can decode
             pycurl.HEADERFUNCTION: self.lines.append,
