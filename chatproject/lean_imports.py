@@ -1,4 +1,4 @@
-"""Import libraries without their optional parts, for Lambda's cold start and the server's memory."""
+"""Import libraries without their optional parts: for a cold start, and for memory."""
 
 import sys
 from collections.abc import Iterator
