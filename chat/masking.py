@@ -14,6 +14,8 @@ from phonenumbers import PhoneNumberMatcher
 from stdnum import luhn
 from stdnum.br import cpf
 
+from providers.base import AnsweredMessage
+
 # The country of phone numbers without a country code.
 REGION = "BR"
 # Fields of a message that are never masked: data that is not text; and as strings, ids and what
@@ -98,7 +100,8 @@ def mask_value(value: Any) -> Any:
         case list() | tuple():
             return [mask_value(part) for part in value]
         case dict():
-            return {name: _mask_field(name, part) for name, part in value.items()}
+            masked = {name: _mask_field(name, part) for name, part in value.items()}
+            return value.with_fields(masked) if isinstance(value, AnsweredMessage) else masked
         case _:
             return value
 

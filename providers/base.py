@@ -98,6 +98,10 @@ class AnsweredMessage(dict[str, Any]):
             return self
         message = {name: value for name, value in self.items() if name != "tool_calls"}
         message |= {"tool_calls": kept} if kept else {"content": message["content"] or ""}
+        return self.with_fields(message)
+
+    def with_fields(self, message: Message) -> "AnsweredMessage":
+        """Return a message with other fields of the same model."""
         return AnsweredMessage(message, self._provider, self._model)
 
     def sent_to(self, provider: str, model: str) -> Message:

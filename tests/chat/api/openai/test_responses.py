@@ -918,9 +918,11 @@ class TestInput:
             *("message", "custom_tool_call", "custom_tool_call_output"),
         ]
 
+    @pytest.mark.parametrize("mask", [False, True])
     def test_other_vendors_get_no_vendor_fields(
-        self, api: ApiClient, vendor: StubVendor, change_settings: Configure
+        self, api: ApiClient, vendor: StubVendor, change_settings: Configure, mask: bool
     ) -> None:
+        change_settings(MASK_PII=mask)
         first = body(create(api, "Hi", include=["reasoning.encrypted_content"]))
         content = base64.urlsafe_b64encode(
             json.dumps(
