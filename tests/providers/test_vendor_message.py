@@ -52,6 +52,8 @@ def test_the_sentence_is_found_in_any_known_shape(body: Any, sentence: str) -> N
         ('token="abc12345xyz"', 'token="[KEY]"'),
         ("GET https://vendor.example/?key=abc12345", "GET https://vendor.example/?key=[KEY]"),
         ("key 0123456789abcdef0123456789abcdef", "key [KEY]"),
+        ("sess-AbCd1234Ef, GOCSPX-abc-DEF_12 refused", "[KEY], [KEY] refused"),
+        ("xoxb-123456-abcDEF or glpat-abcdef123", "[KEY] or [KEY]"),
         ("Our own: correct horse battery", "Our own: [KEY]"),
     ],
 )
