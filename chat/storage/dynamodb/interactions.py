@@ -40,6 +40,7 @@ from chat.storage.dynamodb.items import (
     is_too_large,
     item_of,
     leaves_room,
+    may_have_parts,
     outcome_of,
     part_keys,
     primary_key,
@@ -103,14 +104,13 @@ class DynamoInteractionStore:
     ) -> bool:
         item, parts = _claim_item(record, reservations)
         kept = {id_of(part) for part in parts}
-        key, attributes = record_key(holder.interaction_id), f"{KEYS}, {budgets.RESERVED}"
-        found = get_items(settings.TABLE_NAME, [key], attributes)
-        stale = [part for each in found for part in part_keys(each) if id_of(part) not in kept]
+        # A claim that ended without a settlement still has its reservations.
+        holds = bool(reservations) and holder.status is Status.PENDING
+        found = _read_keys(holder) if holds or may_have_parts(item_of(holder)) else {}
+        stale = [part for part in part_keys(found) if id_of(part) not in kept]
         values = _as_read(holder, holder.status)
         request = {"Item": item, **_condition(AS_READ, values, STATUS_NAME)}
-        # A claim that ended without a settlement still has its reservations.
-        pending = found if reservations and holder.status is Status.PENDING else []
-        held = [each for claim in pending for each in budgets.from_attribute(claim)]
+        held = budgets.from_attribute(found) if holds else []
         with ExitStack() as undo:
             undo.callback(budgets.release, budgets.reserve(record, reservations))
             if _write("Put", request, item, parts, stale) is not None:
@@ -330,6 +330,13 @@ def _without_answer(record: InteractionRecord) -> InteractionRecord:
 
 
 # --- Writing --------------------------------------------------------------------------------------
+
+
+def _read_keys(holder: InteractionRecord) -> Item:
+    """Return what the item of a claim says about its parts and its reservations."""
+    attributes = f"{KEYS}, {budgets.RESERVED}"
+    found = get_items(settings.TABLE_NAME, [record_key(holder.interaction_id)], attributes)
+    return found[0] if found else {}
 
 
 def _write(
