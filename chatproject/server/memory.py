@@ -7,18 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-M_ARENA_MAX = -8  # of malloc.h
-
-
-def share_arenas() -> None:
-    """Let all threads allocate from two arenas.
-
-    glibc makes up to eight for each core. Each keeps what its threads once needed, and threads that
-    run Python allocate one at a time anyway.
-    """
-    if libc := _glibc():
-        libc.mallopt(M_ARENA_MAX, 2)
-
 
 def trim() -> None:
     """Return free memory to the system; it takes some tens of milliseconds."""

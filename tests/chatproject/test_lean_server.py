@@ -5,6 +5,7 @@ import sys
 from tests.server_process import ROOT, base_environment
 
 SERVE = """
+import os
 import sys
 
 from gunicorn.arbiter import Arbiter
@@ -12,6 +13,7 @@ from gunicorn.arbiter import Arbiter
 def run(arbiter):
     arbiter.app.wsgi()
     print("loaded", *sorted({"click", "requests", "rest_framework", "yaml"} & set(sys.modules)))
+    print(os.environ.get("GLIBC_TUNABLES"))
     import requests, yaml
     sys.exit()
 
@@ -21,7 +23,8 @@ exec(open("manage.py").read())
 """
 
 
-def test_the_server_loads_no_optional_imports(tmp_path):
+def test_the_server_loads_no_optional_imports_and_keeps_no_free_blocks_for_each_thread(tmp_path):
+    tunables = "glibc.malloc.arena_max=2:glibc.malloc.tcache_count=0"
     done = subprocess.run(
         [sys.executable, "-c", SERVE],
         capture_output=True,
@@ -33,4 +36,7 @@ def test_the_server_loads_no_optional_imports(tmp_path):
             "DATABASE_PATH": str(tmp_path / "server.db"),
         },
     )
-    assert done.stdout.splitlines() == ["loaded rest_framework"], done.stderr
+    assert done.stdout.splitlines() == [
+        "loaded rest_framework",
+        tunables if sys.platform == "linux" else "None",
+    ], done.stderr

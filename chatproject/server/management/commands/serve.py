@@ -15,7 +15,7 @@ from django.db import DatabaseError, connection, connections
 from gunicorn import systemd
 from gunicorn.app.base import BaseApplication
 
-from chatproject.server import memory, tuning
+from chatproject.server import tuning
 from chatproject.server.capacity import Capacity
 from chatproject.server.disconnect import with_disconnects
 from chatproject.server.logger import GunicornLogger
@@ -119,7 +119,6 @@ class Command(BaseCommand):
         banner = BANNER.format(
             version=settings.VERSION, url=url, provider=_provider(), records=_records(url)
         )
-        memory.share_arenas()
         Server(banner, raise_file_limit()).run()
 
 
