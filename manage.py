@@ -7,25 +7,18 @@ import sys
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings")
     serves = sys.argv[1:2] == ["serve"]
-    if serves and sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
-        # glibc reads it only at the start of a program. It makes up to eight arenas for each core,
-        # and a cache for each thread, which keep memory that the threads once needed.
-        os.environ["GLIBC_TUNABLES"] = "glibc.malloc.arena_max=2:glibc.malloc.tcache_count=0"
-        os.execv(sys.executable, sys.orig_argv)  # noqa: S606  (no shell is needed)
+    if serves:
+        from chatproject.server.memory import keep_less_for_threads
+
+        keep_less_for_threads(os.environ)
     from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line
 
     try:
-        if serves:  # its processes would hold 10 MB of optional imports
-            from importlib import import_module
+        if serves:
+            from chatproject.lean_imports import import_application
 
-            from chatproject.lean_imports import lean_imports
-
-            with lean_imports():
-                import django
-
-                django.setup()
-                import_module("chatproject.urls")
+            import_application()
         execute_from_command_line(sys.argv)
     except ImproperlyConfigured as exc:
         sys.exit(str(exc))

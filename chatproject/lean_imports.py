@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from types import ModuleType
 
 # DRF imports these if it finds them.
@@ -28,8 +29,8 @@ def lean_imports() -> Iterator[None]:
     asyncio, http.client and urllib stay without TLS; libcurl, requests and botocore have it.
     """
     with _hidden({"click": None, "ssl": None}):  # not from the settings, which may need ssl
-        import asgiref.sync  # noqa: F401
-        import httpx  # noqa: F401
+        import_module("asgiref.sync")
+        import_module("httpx")
     with _hidden({**dict.fromkeys(OPTIONAL), ADMIN_DOCS: LateAdminDocs(ADMIN_DOCS)}):
         yield
 
@@ -44,3 +45,12 @@ def _hidden(modules: dict[str, ModuleType | None]) -> Iterator[None]:
     finally:
         for name in replaced:
             del sys.modules[name]
+
+
+def import_application() -> None:
+    """Import all that answers requests, for processes that would hold 10 MB of optional parts."""
+    with lean_imports():
+        import django
+
+        django.setup()
+        import_module("chatproject.urls")
