@@ -24,11 +24,13 @@ class LateAdminDocs(ModuleType):
 
 @contextmanager
 def lean_imports() -> Iterator[None]:
-    """Hide what our libraries can do without. Later imports find it.
+    """Hide what our libraries can do without. Later imports find it, except click.
 
-    asyncio, http.client and urllib stay without TLS; libcurl, requests and botocore have it.
+    httpx and genai-prices's httpx2 import click for their command lines, and rich with it. asyncio,
+    http.client and urllib stay without TLS; libcurl, requests and botocore have it.
     """
-    with _hidden({"click": None, "ssl": None}):  # not from the settings, which may need ssl
+    sys.modules.setdefault("click", None)  # type: ignore[arg-type]  # None: not found
+    with _hidden({"ssl": None}):  # not from the settings, which may need it
         import_module("asgiref.sync")
         import_module("httpx")
     with _hidden({**dict.fromkeys(OPTIONAL), ADMIN_DOCS: LateAdminDocs(ADMIN_DOCS)}):

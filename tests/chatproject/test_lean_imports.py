@@ -19,7 +19,7 @@ OPTIONAL = {"click", "django.contrib.postgres", "requests", "ssl", "uritemplate"
 IMPORTED = """
 import json, sys
 from chatproject.lambda_handler import handler
-print(json.dumps(list(sys.modules)))
+print(json.dumps([name for name, module in sys.modules.items() if module]))
 """
 DOCUMENTED = """
 import json

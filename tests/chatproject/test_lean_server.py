@@ -12,7 +12,8 @@ from gunicorn.arbiter import Arbiter
 
 def run(arbiter):
     arbiter.app.wsgi()
-    print("loaded", *sorted({"click", "requests", "rest_framework", "yaml"} & set(sys.modules)))
+    loaded = {name for name, module in sys.modules.items() if module}
+    print("loaded", *sorted({"click", "requests", "rest_framework", "yaml"} & loaded))
     print(os.environ.get("GLIBC_TUNABLES"))
     import requests, yaml
     sys.exit()
