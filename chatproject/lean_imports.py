@@ -26,8 +26,9 @@ class LateAdminDocs(ModuleType):
 def lean_imports() -> Iterator[None]:
     """Hide what our libraries can do without. Later imports find it, except click.
 
-    httpx and genai-prices's httpx2 import click for their command lines, and rich with it. asyncio,
-    http.client and urllib stay without TLS; libcurl, requests and botocore have it.
+    httpx and genai-prices's httpx2 import click for their command lines, and rich with it. asyncio
+    and http.client, if nothing has loaded them before, stay without TLS; libcurl, requests and
+    botocore have it.
     """
     sys.modules.setdefault("click", None)  # type: ignore[arg-type]  # None: not found
     with _hidden({"ssl": None}):  # not from the settings, which may need it
@@ -50,7 +51,7 @@ def _hidden(modules: dict[str, ModuleType | None]) -> Iterator[None]:
 
 
 def import_application() -> None:
-    """Import all that answers requests, for processes that would hold 10 MB of optional parts."""
+    """Import all that answers requests, without optional parts: they take 10 MB of a process."""
     with lean_imports():
         import django
 
