@@ -107,9 +107,12 @@ def _update(
 
 
 def delete_user_counters(owner: str, user_id: str) -> None:
-    """Delete the counters of a user."""
-    listed = _listed(owner, CounterKind.USER, "begins_with(pk, :from)", f"{_escaped(user_id)}#")
-    delete_items(settings.STATE_TABLE_NAME, [key for _, _, key in listed])
+    """Delete the counters of a user, malformed ones included."""
+    name = _escaped(user_id)
+    # `#` ends the name in a key, and `$` sorts after it.
+    condition = "pk BETWEEN :start AND :end"
+    keys = _keys(owner, CounterKind.USER, condition, start=name, end=f"{name}$")
+    delete_items(settings.STATE_TABLE_NAME, list(keys))
 
 
 class DynamoUsageStore:
@@ -119,7 +122,7 @@ class DynamoUsageStore:
     def daily(
         self, owner: str, by: CounterKind, first: date, last: date
     ) -> dict[tuple[date, str], UsageCounts]:
-        listed = _listed(owner, by, "pk > :from", "")
+        listed = _listed(owner, by)
         keys = [key for _, month, key in listed if _month(first) <= month <= _month(last)]
         return _counts(keys, first, last)
 
@@ -129,7 +132,7 @@ class DynamoUsageStore:
     ) -> UserPage:
         found: dict[str, list[Item]] = {}
         start = f"{_escaped(after)}$" if after else ""
-        for name, month, key in _listed(owner, CounterKind.USER, "pk > :from", start):
+        for name, month, key in _listed(owner, CounterKind.USER, start):
             if _month(first) <= month <= _month(last):
                 found.setdefault(name, []).append(key)
                 if len(found) > limit:
@@ -179,10 +182,19 @@ def _parts(pk: str) -> tuple[str, str]:
     return name, match["month"]
 
 
-def _listed(
-    owner: str, by: CounterKind, condition: str, start: str
-) -> Iterator[tuple[str, str, Item]]:
-    """Yield name, month and key of the items that meet the condition, by name."""
+def _listed(owner: str, by: CounterKind, start: str = "") -> Iterator[tuple[str, str, Item]]:
+    """Yield name, month and key of the items after `start`, by name."""
+    for key in _keys(owner, by, "pk > :start", start=start):
+        try:
+            parts = _parts(key["pk"]["S"])
+        except ValueError:
+            _log_malformed(key)
+        else:
+            yield *parts, key
+
+
+def _keys(owner: str, by: CounterKind, condition: str, **bounds: str) -> Iterator[Item]:
+    """Yield the keys that meet the condition, malformed ones included."""
     listed_in = _list(owner, by)
     request = {
         "TableName": settings.STATE_TABLE_NAME,
@@ -190,19 +202,13 @@ def _listed(
         "KeyConditionExpression": f"listed_in = :listed_in AND {condition}",
         "ExpressionAttributeValues": {
             ":listed_in": {"S": listed_in},
-            ":from": {"S": f"{listed_in}#{start}"},
+            **{f":{name}": {"S": f"{listed_in}#{bound}"} for name, bound in bounds.items()},
         },
         "ProjectionExpression": "pk",
         "Limit": PAGE,
     }
     for items in read_pages(request):
-        for item in items:
-            try:
-                parts = _parts(item["pk"]["S"])
-            except ValueError:
-                _log_malformed(item)
-            else:
-                yield *parts, item
+        yield from items
 
 
 def _counts(keys: Iterable[Item], first: date, last: date) -> dict[tuple[date, str], UsageCounts]:

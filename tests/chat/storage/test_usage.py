@@ -333,6 +333,17 @@ def test_a_malformed_counter_hides_no_others(
     assert logged or "2026-13" in str(odd)
     assert "mallory" not in caplog.text
     backend().interactions.delete_by_user("default", "mallory", limit=9)
+    assert users().users == {ALICE: ONE}
+    kept = botocore_client().scan(TableName=StateTable.Meta.table_name)["Items"]
+    assert "mallory" not in str(kept)
+
+
+def test_an_erasure_leaves_counters_of_similar_names(on_dynamodb: None) -> None:
+    similar = ["mallory ", "mallory!", "mallory#2026-01", "mallory$", "mallory%", "mallory2"]
+    for name in ("mallory", *similar):
+        again(user_id=name)
+    backend().interactions.delete_by_user("default", "mallory", limit=9)
+    assert list(users().users) == similar
 
 
 def test_a_record_is_settled_and_counted_in_one_call(on_dynamodb: None, calls: Calls) -> None:
