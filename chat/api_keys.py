@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 FORMAT = re.compile(rf"{API_KEY_PREFIX}_([0-9a-f]{{16}})_[0-9a-f]{{64}}")
 # `last_used_at` is written at most this often, because a write per request would cost too much.
 TOUCH_INTERVAL = timedelta(hours=1)
-# The longest wait for that write. For SQLite's writer it is a tenth.
+# The longest wait for that write. On SQLite a tenth of it is for the writer's turn.
 TOUCH_SECONDS = 5.0
 
 
@@ -131,7 +131,7 @@ def _touch(key: ApiKey, now: datetime) -> ApiKey:
     if key.last_used_at and now - key.last_used_at < TOUCH_INTERVAL:
         return key
     try:
-        with storage_deadline(Deadline(TOUCH_SECONDS)):
+        with storage_deadline(Deadline(TOUCH_SECONDS), narrow=True):
             backend().api_keys.touch(key.key_id, now)
     except StorageUnavailable:
         logger.warning("last use of an API key not written")

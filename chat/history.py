@@ -115,6 +115,6 @@ def erase_user(*, caller: Caller, user_id: str, deadline: Deadline) -> int:
 
 
 def _erase_some(caller: Caller, user_id: str, deadline: Deadline) -> int:
-    # Each batch may wait for the writer as long as another request.
+    # Each batch has a new limit on its waits for the writer.
     with storage_deadline(deadline):
         return backend().interactions.delete_by_user(caller.owner, user_id, limit=ERASED_AT_ONCE)

@@ -39,12 +39,7 @@ from chat.storage.base import ErrorInfo, InteractionRecord, Reservation, Status
 from chat.storage.errors import BudgetSpent, RecordTooLarge, StorageUnavailable
 from chat.storage.jsonl import to_json
 from chat.storage.redaction import keyed_digest, redact, redact_text, strip_content
-from chat.storage.time_limit import (
-    MAX_SECONDS,
-    SETTLE_SECONDS,
-    WRITER_SHARE,
-    storage_deadline,
-)
+from chat.storage.time_limit import MAX_SECONDS, storage_deadline
 from chat.storage.transcripts import SentConversation
 from chat.telemetry import metrics
 from chat.telemetry.context import add_log_fields, current_request_id, server_timing
@@ -431,9 +426,8 @@ def _write_outcome(record: InteractionRecord, in_flight: InFlightChat) -> bool:
     Raises StorageUnavailable, RecordTooLarge.
     """
     deadline = Deadline(min(in_flight.deadline.remaining_if_not_cancelled(), MAX_SECONDS))
-    # Sets the longest wait for SQLite's writer.
-    deadline.seconds = max(in_flight.deadline.seconds, SETTLE_SECONDS / WRITER_SHARE)
-    with storage_deadline(deadline):
+    # The answer is there: all the time that is left may be spent on its record.
+    with storage_deadline(deadline, writer_share=1):
         for tries in itertools.count(1):
             try:
                 with server_timing("storage"):

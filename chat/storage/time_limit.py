@@ -1,4 +1,11 @@
-"""The time limit of storage calls: the request's deadline, and a little more to settle."""
+"""The time limits of storage calls, and of their waits for SQLite's one writer.
+
+A call may take what is left of its request's deadline: 30 seconds at most. After the deadline all
+calls together have 1.5 seconds, to settle the record.
+
+Before the model is asked, all waits for the writer together may take a tenth of the request's time,
+but at least 0.5 and at most 30 seconds. Then the model still has time to answer.
+"""
 
 import time
 from contextvars import ContextVar
@@ -20,17 +27,23 @@ _limit: ContextVar["storage_deadline | None"] = ContextVar("storage_deadline", d
 class storage_deadline:
     """Let calls of the storage within the context wait until the deadline, cancelled or not.
 
-    Together they have at least SETTLE_SECONDS, and wait for SQLite's writer for at most a tenth of
-    the deadline's length.
+    Together they have at least SETTLE_SECONDS. Their waits for SQLite's writer have `writer_share`
+    of the deadline's length.
+
+    The limits replace those of a context around it. With `narrow` both hold, and the waits count
+    against both.
     """
 
-    __slots__ = ("_end", "_token", "_writer_seconds")
+    __slots__ = ("_around", "_end", "_token", "_writer_seconds")
 
-    def __init__(self, deadline: Deadline) -> None:
+    def __init__(
+        self, deadline: Deadline, *, writer_share: float = WRITER_SHARE, narrow: bool = False
+    ) -> None:
+        self._around = _limit.get() if narrow else None
         left = max(deadline.remaining_if_not_cancelled(), SETTLE_SECONDS)
         self._end = time.monotonic() + left
-        share = max(deadline.seconds * WRITER_SHARE, MIN_WRITER_SECONDS)
-        self._writer_seconds = min(share, MAX_SECONDS)
+        length = max(deadline.seconds, SETTLE_SECONDS)
+        self._writer_seconds = min(max(length * writer_share, MIN_WRITER_SECONDS), MAX_SECONDS)
 
     def __enter__(self) -> None:
         self._token = _limit.set(self)
@@ -39,13 +52,17 @@ class storage_deadline:
         _limit.reset(self._token)
 
     def seconds(self) -> float:
-        return min(max(0.0, self._end - time.monotonic()), MAX_SECONDS)
+        left = min(max(0.0, self._end - time.monotonic()), MAX_SECONDS)
+        return min(left, self._around.seconds()) if self._around else left
 
     def writer_seconds(self) -> float:
-        return min(self._writer_seconds, self.seconds())
+        left = min(self._writer_seconds, self.seconds())
+        return min(left, self._around.writer_seconds()) if self._around else left
 
-    def waited(self, seconds: float) -> None:
+    def spend_writer_seconds(self, seconds: float) -> None:
         self._writer_seconds = max(0.0, self._writer_seconds - seconds)
+        if self._around:
+            self._around.spend_writer_seconds(seconds)
 
 
 def storage_seconds(default: float) -> float:
@@ -60,7 +77,7 @@ def writer_seconds(default: float) -> float:
     return default if limit is None else limit.writer_seconds()
 
 
-def waited_for_writer(seconds: float) -> None:
-    """Take a wait from those that the request has left."""
+def spend_writer_seconds(seconds: float) -> None:
+    """Take a wait for the writer from the time that the request has left for such waits."""
     if limit := _limit.get():
-        limit.waited(seconds)
+        limit.spend_writer_seconds(seconds)

@@ -26,7 +26,7 @@ from chat.storage.orm.connection import (
     translate_errors,
     writer_connection,
 )
-from chat.storage.time_limit import waited_for_writer, writer_seconds
+from chat.storage.time_limit import spend_writer_seconds, writer_seconds
 
 T = TypeVar("T")
 
@@ -134,7 +134,7 @@ class _Turn:
 
     def count_wait(self) -> None:
         """Take the time since the beginning from what the request has for its waits."""
-        waited_for_writer(time.monotonic() - self._began)
+        spend_writer_seconds(time.monotonic() - self._began)
 
     def seconds_left(self) -> float:
         return max(0.0, self._end - time.monotonic())

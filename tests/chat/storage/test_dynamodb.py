@@ -35,7 +35,7 @@ from chat.storage.dynamodb.interactions import DynamoInteractionStore
 from chat.storage.dynamodb.tables import InteractionTable
 from chat.storage.dynamodb.usage import DynamoUsageStore
 from chat.storage.errors import BudgetSpent, RecordTooLarge, StorageUnavailable
-from chat.storage.time_limit import storage_deadline
+from chat.storage.time_limit import storage_deadline, storage_seconds
 from providers.deadline import Deadline
 from providers.sigv4 import Keys
 from tests.chat.storage.contract import (
@@ -820,6 +820,16 @@ def test_a_call_that_is_not_repeated_is_no_longer_than_a_try(
         dynamodb_at(proxy.url)
         with pytest.raises(ReadTimeoutError):
             client().call_once("ListTables", {})
+
+
+def test_a_narrower_limit_ends_with_the_one_around_it() -> None:
+    with storage_deadline(Deadline(2)):
+        with storage_deadline(Deadline(5), narrow=True):
+            assert storage_seconds(60) <= 2
+        with storage_deadline(Deadline(5)):
+            assert storage_seconds(60) > 2
+    with storage_deadline(Deadline(5), narrow=True):
+        assert storage_seconds(60) <= 5
 
 
 def test_a_slow_write_is_waited_for_within_the_deadline(

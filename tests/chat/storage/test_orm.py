@@ -163,6 +163,22 @@ def test_the_writes_of_a_request_share_the_time_to_wait_for_the_writer(
     assert deadline.remaining() > 10
 
 
+@pytest.mark.parametrize("busy", [locked, queued])
+def test_a_narrower_limit_keeps_to_the_request_s(
+    transactional_db: None, busy: Callable[[], AbstractContextManager[None]]
+) -> None:
+    connection.ensure_connection()
+    deadline = Deadline(20)
+    with busy(), storage_deadline(deadline):
+        for _ in range(12):
+            with (
+                storage_deadline(Deadline(10), narrow=True),
+                pytest.raises(StorageUnavailable, match="busy with other writes"),
+            ):
+                OrmInteractionStore().claim(PENDING)
+    assert deadline.remaining() > 10
+
+
 def test_expired_records_are_deleted_a_minute_later(
     db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
