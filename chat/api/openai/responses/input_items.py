@@ -10,7 +10,7 @@ from typing import Any
 from chat.api.openai.responses import custom_tools
 from chat.api.openai.responses.ids import item_id, record_of_item
 from chat.api.openai.responses.output_items import answer_items, message_items
-from chat.api.openai.responses.parameters import other_fields
+from chat.api.openai.responses.parameters import NEUTRAL_VALUES, other_fields
 from chat.api.openai.responses.vendor_fields import (
     VendorFields,
     decoded,
@@ -31,7 +31,8 @@ Paths = dict[str, str]
 
 ASKING_ROLES = ("user", *INSTRUCTION_ROLES)
 RESULTS = ("function_call_output", "custom_tool_call_output")
-MESSAGE_PATH = re.compile(r"messages\[([0-9]+)\]")
+# A client's parameter may have such a name, too, with any number.
+MESSAGE_PATH = re.compile(r"messages\[([0-9]{1,9})\](?=[.\[]|\Z)")
 STREAMED_AGAIN = re.compile(r"\A((?:msg|rs)_.{36})_[0-9]+\Z")
 ANSWER_ITEMS = ("message", "reasoning", "function_call", "custom_tool_call")
 # Fields of items that are translated, or that change nothing. The others go to the vendor.
@@ -84,11 +85,15 @@ def to_messages(items: Sequence[Item], records: Records) -> list[tuple[dict[str,
 def input_path(path: str, paths: Sequence[Paths]) -> str:
     """Return the path in the request for one in the messages, such as `messages[1].foo`."""
     match = MESSAGE_PATH.match(path)
-    if match is None:
+    if match is None or int(match[1]) >= len(paths):
         return path
     rest, known = path[match.end() :], paths[int(match[1])]
-    start = max((each for each in known if rest.startswith(each)), key=len)
+    start = max((each for each in known if _begins_with(rest, each)), key=len)
     return known[start] + rest[len(start) :]
+
+
+def _begins_with(path: str, start: str) -> bool:
+    return path.startswith(start) and path[len(start) :][:1] in ("", ".", "[")
 
 
 class _Answer:
@@ -205,11 +210,10 @@ class _ItemReader:
 
     def _other_fields(self, item: Item, known: set[str]) -> dict[str, Any]:
         """Return the fields that go to the vendor unchanged."""
-        others = other_fields(item, known)
         for name in CHAT_FIELDS:
-            if name in others:
+            if item.get(name) not in NEUTRAL_VALUES:
                 raise self.error(f"{name} is for chat completions", "unsupported")
-        return others
+        return other_fields(item, {*known, *CHAT_FIELDS})
 
     def _add_call(self, answer: _Answer, item: Item, function: dict[str, Any]) -> None:
         call = {"id": self._text(item, "call_id"), "type": "function", "function": function}

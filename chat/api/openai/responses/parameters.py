@@ -26,6 +26,8 @@ NOT_SERVED: dict[str, tuple[Any, ...]] = {
     "background_options": ({},),
     "n": (1,),
 }
+# Values of a field that ask for nothing. An empty object may ask: as a schema it allows any value.
+NEUTRAL_VALUES: tuple[Any, ...] = (None, False, "", [])
 # The names in a request -> those of chat completions, which vendors and records have.
 CHAT_NAMES = {
     "max_output_tokens": "max_tokens",
@@ -108,7 +110,7 @@ def _typed(param: str, value: Any, types: Mapping[str, type]) -> dict[str, Any]:
 
 def _check_fields(name: str, value: Any, known: Collection[str]) -> None:
     for field in value if isinstance(value, Mapping) else ():
-        if field not in known and value[field] is not None:
+        if field not in known and value[field] not in NEUTRAL_VALUES:
             raise unsupported(f"{name}.{field}")
 
 

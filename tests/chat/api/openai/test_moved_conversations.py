@@ -112,6 +112,20 @@ def test_fields_of_messages_that_are_sent_again_are_refused(api: ApiClient):
             "input[4].output[0].foo",
         ),
         ([user("a"), user("b", foo=1)], "input[1].foo"),
+        ([user("a", content_foo=1)], "input[0].content_foo"),
+        (
+            [
+                user("a"),
+                CALL,
+                {
+                    "type": "function_call_output",
+                    "call_id": "call_1",
+                    "output": "1",
+                    "content_foo": 1,
+                },
+            ],
+            "input[2].content_foo",
+        ),
         (
             [
                 user("a"),
@@ -142,3 +156,26 @@ def test_a_refused_field_has_its_path_in_the_input(
     refused = post(api, RESPONSES, input=items, instructions=instructions)
     assert refused["param"] == param
     assert all_records() == []
+
+
+@pytest.mark.parametrize("name", ["messages[9]", f"messages[{'9' * 5000}]", "messages[0]foo"])
+def test_a_refused_parameter_may_look_like_a_path_of_a_message(api: ApiClient, name: str):
+    refused = post(api, RESPONSES, input="Hi", **{name: 1})
+    assert refused["param"] == name
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input": [user("a", refusal=""), {"role": "assistant", "content": "b", "tool_calls": []}]},
+        {"input": "a", "text": {"format": {"type": "text", "strict": False}, "foo": []}},
+    ],
+)
+def test_empty_fields_of_other_formats_ask_for_nothing(
+    api: ApiClient, vendor: StubVendor, body: dict[str, Any]
+):
+    assert post(api, RESPONSES, **body)["status"] == "completed"
+    post(api, RESPONSES, **body, model=OPENAI)
+    sent = vendor.requests[-1].json
+    assert not {"response_format", "text"} & sent.keys()
+    assert all(message.keys() == {"role", "content"} for message in sent["messages"])
