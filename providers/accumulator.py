@@ -24,7 +24,8 @@ _CONTINUED_STRINGS = {"text", "summary", "data", "signature"}
 class Accumulator:
     """Assemble one assistant's message, and repair each piece on its way.
 
-    `broken_call` names a tool call whose arguments are not whole JSON, once all has been added.
+    Once all has been added, `broken_call` is the name of a tool call whose arguments are not whole
+    JSON; empty for arguments without a name, None without a broken call.
     """
 
     def __init__(self) -> None:
@@ -97,7 +98,8 @@ class Accumulator:
             shown["tool_calls"] = pieces
         if call := self._function_call:
             _show_function_call(shown, call.finish())
-            self.broken_call = self.broken_call or (None if call.whole else call.name)
+            if self.broken_call is None and call.broken:
+                self.broken_call = call.name
         return self._keep(shown)
 
     def _keep(self, shown: dict[str, Any]) -> dict[str, Any]:

@@ -277,7 +277,7 @@ class Bedrock(HttpProvider[Answer]):
         if stop in _MALFORMED_STOP_REASONS:
             reason = parsing.log_reason("stopReason", stop)
             raise MalformedAnswer("The provider returned a malformed answer.", reason=reason)
-        if answer.broken_call:
+        if answer.has_broken_call:
             raise parsing.broken_call()
 
     def _finish_reason(self, answer: Answer, message: Message) -> FinishReason:

@@ -367,7 +367,7 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
     def _raise_if_unusable(self, answer: Answer) -> None:
         for finish in _FAILED_FINISH_REASONS.intersection(answer.finish_reasons):
             raise parsing.error_for_status(502, reason=parsing.log_reason("finish_reason", finish))
-        if answer.broken_call:
+        if answer.has_broken_call:
             raise parsing.broken_call()
 
     def _finish_reason(self, answer: Answer, message: Message) -> FinishReason:

@@ -14,6 +14,7 @@ class CircuitBreaker:
     def __init__(self, threshold: float, reset_timeout: float) -> None:
         self._threshold = threshold
         self._reset_timeout = reset_timeout
+        self.used_up = False  # whether the last failure was a used-up quota
         self._lock = threading.Lock()
         self._failures = 0
         self._open_until = 0.0
@@ -38,8 +39,9 @@ class CircuitBreaker:
             self._failures = 0
             self._open_until = 0.0
 
-    def record_failure(self) -> None:
+    def record_failure(self, *, used_up: bool = False) -> None:
         with self._lock:
+            self.used_up = used_up
             self._failures += 1
             if self._failures >= self._threshold:
                 self._open_until = time.monotonic() + self._reset_timeout

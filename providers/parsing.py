@@ -250,11 +250,11 @@ def unusable_answer(*parts: Any) -> ProviderFailed:
 
 
 def broken_call() -> ProviderFailed:
-    """Return the error for a tool call whose arguments are not whole JSON.
+    """Return the error for a tool call without a name, or whose arguments are not whole JSON.
 
     The tool's name is content, and stays out of the log.
     """
-    message = "The provider's answer ended in the middle of a tool call's arguments."
+    message = "The provider's answer has an incomplete tool call."
     return ProviderFailed(message, reason="broken_tool_call", retry=False)
 
 

@@ -268,7 +268,8 @@ def _check_allowed(breaker: CircuitBreaker, timeout: float) -> None:
     if not timeout:
         raise DeadlineExceeded("No provider answered in time.")
     if not breaker.allow(timeout):
-        wait = breaker.remaining()
+        # A used-up quota is unlikely to be back by the next trial call.
+        wait = None if breaker.used_up else breaker.remaining()
         raise ProviderOverloaded(OPEN_CIRCUIT, reason="circuit_open", retry=False, retry_after=wait)
 
 
@@ -313,7 +314,8 @@ def _report_failure(
         case EmptyAnswer() | MalformedAnswer() | ProviderFailed(retry=False):
             pass
         case ProviderError() if not deadline.cancelled:
-            breaker.record_failure()
+            used_up = isinstance(error, ProviderOverloaded) and not error.retry
+            breaker.record_failure(used_up=used_up)
 
 
 def _combined_error(errors: Sequence[ProviderError]) -> ProviderError:

@@ -35,9 +35,14 @@ class ToolCall:
         return "".join(self._pieces)
 
     @property
-    def whole(self) -> bool:
-        """Whether the arguments are whole JSON; a custom tool takes any text."""
-        return self.kind == "custom" or _is_json(self.arguments)
+    def broken(self) -> bool:
+        """Whether it ended without a name for its arguments, or with arguments that are not JSON.
+
+        A custom tool takes any text.
+        """
+        if not self.name:
+            return bool(self.arguments.strip())
+        return self.kind == "function" and not _is_json(self.arguments)
 
     @property
     def ended(self) -> bool:
@@ -108,9 +113,9 @@ class ToolCalls:
         return [piece for piece in shown if piece]
 
     def finish(self) -> tuple[list[dict[str, Any]], str | None]:
-        """Return the last pieces of calls, and the name of a call with broken arguments."""
+        """Return the last pieces of calls, and the name of a broken call, which may be empty."""
         shown = [piece for call in self._calls if (piece := call.finish())]
-        broken = (call.name for call in self._calls if call.name and not call.whole)
+        broken = (call.name for call in self._calls if call.broken)
         return shown, next(broken, None)
 
     def _add(self, piece: dict[str, Any], begun: list[ToolCall]) -> dict[str, Any] | None:

@@ -26,9 +26,9 @@ class VendorAnswer(ABC):
         return self._accumulator.message
 
     @property
-    def broken_call(self) -> str | None:
-        """The name of a tool call whose arguments are not whole JSON, known at the end."""
-        return self._accumulator.broken_call
+    def has_broken_call(self) -> bool:
+        """Whether a tool call lacks its name or a part of its arguments, known at the end."""
+        return self._accumulator.broken_call is not None
 
     @property
     @abstractmethod

@@ -423,6 +423,24 @@ class TestToolCalls:
         accumulator.add_whole({"tool_calls": [piece('{"x', "f")]})
         assert accumulator.broken_call == "f"
 
+    def test_arguments_without_a_name_are_a_broken_call(self):
+        pieces = [piece("{}", "f", index=0, id="a"), piece('{"x": 1}', index=0, id="b")]
+        assert broken_call(*pieces) == ""
+        assert broken_call(*pieces, piece("", "g", index=0)) is None
+        accumulator = Accumulator()
+        accumulator.add_whole({"function_call": {"arguments": A}})
+        assert accumulator.broken_call == ""
+
+    @pytest.mark.parametrize("arguments", ["", " ", None])
+    def test_a_call_without_a_name_or_arguments_is_not_broken(self, arguments: str | None):
+        assert (
+            broken_call(piece(A, "f", index=0, id="a"), piece(arguments, index=0, id="b")) is None
+        )
+
+    def test_a_new_id_in_each_piece_does_not_break_a_call(self):
+        pieces = [piece('{"x":', "f", index=0, id="a"), piece("1}", index=0, id="b")]
+        assert broken_call(*pieces, piece("", index=0, id="c")) is None
+
 
 A, B = '{"x":1}', '{"x":2}'
 

@@ -548,6 +548,15 @@ class TestErrors:
         assert (response.get("Retry-After"), response["X-Should-Retry"]) == ("3600", "false")
         assert len(vendor.requests) == 1
 
+    def test_retries_are_stopped_while_the_circuit_is_open_for_lack_of_credit(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        vendor.reply({"error": {"code": "insufficient_quota", "message": "no"}}, status=429)
+        responses = [complete(api) for _ in range(7)]
+        hints = [(each["Retry-After"], each.get("X-Should-Retry")) for each in responses]
+        assert hints == [("3600", "false")] * 7
+        assert len(vendor.requests) == 5
+
     def test_a_named_model_that_the_vendor_does_not_know_is_not_found(
         self, api: ApiClient, vendor: StubVendor, change_settings: Configure
     ) -> None:
