@@ -5,10 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from django.db import connection as django_connection
-from django.db.models import QuerySet
-from django.utils import timezone
 
-from chat import models
 from chat.storage.base import InteractionRecord, Reservation
 from chat.storage.errors import BudgetSpent
 
@@ -61,10 +58,6 @@ def reserve(
 
 def release(connection: sqlite3.Connection, record: InteractionRecord) -> None:
     connection.execute(RELEASE, (record.interaction_id,))
-
-
-def expired_reservations() -> QuerySet[models.Reservation]:
-    return models.Reservation.objects.filter(expires_at__lte=timezone.now())
 
 
 def _adapted(moment: datetime) -> str:

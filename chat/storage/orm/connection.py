@@ -30,7 +30,7 @@ class translate_errors(ContextDecorator):
 
     def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
         if isinstance(exc, DATABASE_ERRORS):
-            if "database is locked" in str(exc):
+            if _is_locked(exc):
                 raise StorageUnavailable(WRITER_BUSY) from exc
             raise StorageUnavailable from exc
 
@@ -94,6 +94,16 @@ def disconnect_writer() -> None:
     """Close the writers' connection; the next writer opens another."""
     if writer := _writers.pop(os.getpid(), None):
         writer.close()
+
+
+def disconnect_broken_writer(exc: Exception) -> None:
+    """Disconnect after an error of the database, unless it was only locked."""
+    if isinstance(exc, DATABASE_ERRORS) and not _is_locked(exc):
+        disconnect_writer()
+
+
+def _is_locked(exc: BaseException) -> bool:
+    return "database is locked" in str(exc)
 
 
 def _sqlite(wrapper: BaseDatabaseWrapper) -> sqlite3.Connection:

@@ -3,6 +3,7 @@
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 
@@ -17,8 +18,8 @@ from chat.storage.cursors import Position, build_page, conversation_scope, decod
 from chat.storage.errors import StorageUnavailable
 from chat.storage.orm import budgets
 from chat.storage.orm.connection import translate_errors
-from chat.storage.orm.sql import delete_as_read, insert, update
-from chat.storage.orm.usage import count, expired_counts, user_counts
+from chat.storage.orm.sql import delete_as_read, delete_expired, insert, sweep, update
+from chat.storage.orm.usage import count, user_counts
 from chat.storage.orm.write_queue import write, write_queue
 from chat.storage.transcripts import restored, turn_of
 
@@ -40,15 +41,14 @@ class OrmInteractionStore:
     def claim(
         self, record: InteractionRecord, *reservations: Reservation
     ) -> InteractionRecord | None:
-        self._sweep()
         for _ in range(CLAIM_TRIES):
             if write(partial(_claim, record=record, reservations=reservations)):
+                self._sweep()
                 return None
             if holder := read_kept([record.interaction_id]):
                 return holder[record.interaction_id]
             # An expired record that no sweep has deleted yet does not keep its id.
-            with write_queue():
-                _expired().filter(interaction_id=record.interaction_id).delete()
+            write(partial(delete_expired, interaction_id=record.interaction_id))
         raise StorageUnavailable
 
     def take_over(
@@ -118,14 +118,15 @@ class OrmInteractionStore:
         Interaction.objects.order_by().values_list("pk").first()
 
     def _sweep(self) -> None:
-        """Delete expired records, at most once a minute in each process."""
+        """Delete expired records, at most once a minute in each process.
+
+        A request does not wait for this: if another thread or process writes, a later one sweeps.
+        """
         now = time.monotonic()
         if now - self._swept_at > SWEEP_SECONDS:
             self._swept_at = now
-            with write_queue():
-                _expired().delete()
-                expired_counts().delete()
-                budgets.expired_reservations().delete()
+            with suppress(StorageUnavailable):
+                write(sweep, wait=False)
 
 
 def _claim(
@@ -196,7 +197,3 @@ def _page(
 
 def _unexpired() -> Rows:
     return Interaction.objects.filter(Q(expires_at=None) | Q(expires_at__gt=timezone.now()))
-
-
-def _expired() -> Rows:
-    return Interaction.objects.filter(expires_at__lte=timezone.now())

@@ -6,7 +6,7 @@ that returns rows commits only when all of them have been read.
 
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -31,6 +31,11 @@ DELETE_AS_READ = """
     DELETE FROM chat_interaction
     WHERE interaction_id = :interaction_id AND status = :status AND deadline_at = :deadline_at"""
 DELETE = "DELETE FROM chat_interaction WHERE interaction_id = ?"
+DELETE_EXPIRED = f"{DELETE} AND expires_at <= ?"
+SWEEP = [
+    f"DELETE FROM {table} WHERE expires_at <= ?"  # noqa: S608  (our own names)
+    for table in ("chat_interaction", "chat_usagecount", "chat_reservation")
+]
 
 
 def insert(connection: sqlite3.Connection, record: InteractionRecord) -> bool:
@@ -59,6 +64,21 @@ def delete_as_read(connection: sqlite3.Connection, record: InteractionRecord) ->
 
 def delete_many(connection: sqlite3.Connection, interaction_ids: Iterable[str]) -> None:
     connection.executemany(DELETE, ((id_,) for id_ in interaction_ids))
+
+
+def delete_expired(connection: sqlite3.Connection, interaction_id: str) -> None:
+    """Delete a record if it has expired."""
+    connection.execute(DELETE_EXPIRED, (interaction_id, _now()))
+
+
+def sweep(connection: sqlite3.Connection) -> None:
+    """Delete all that has expired."""
+    for statement in SWEEP:
+        connection.execute(statement, (_now(),))
+
+
+def _now() -> str:
+    return str(datetime.now(UTC).replace(tzinfo=None))
 
 
 def _adapted(columns: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,10 +53,6 @@ def user_counts(owner: str, user_id: str) -> QuerySet[UsageCount]:
     return UsageCount.objects.filter(owner=owner, by=CounterKind.USER, name=user_id)
 
 
-def expired_counts() -> QuerySet[UsageCount]:
-    return UsageCount.objects.filter(expires_at__lte=timezone.now())
-
-
 class OrmUsageStore:
     """See `UsageStore`."""
 

@@ -3,6 +3,9 @@
 SQLite has one writer at a time, and lets the others poll in no order, so that some of many threads
 starve. Here they queue, and only processes compete. The thread whose turn it is does the writes of
 all that wait, in one transaction: they share its pages and its locks.
+
+An interrupt, such as KeyboardInterrupt or GreenletExit, of a thread that waits or writes does not
+stop the queue. Only one at the very instant in which a thread gets its turn may.
 """
 
 import os
@@ -18,9 +21,8 @@ from django.conf import settings
 
 from chat.storage.errors import StorageUnavailable
 from chat.storage.orm.connection import (
-    DATABASE_ERRORS,
     WRITER_BUSY,
-    disconnect_writer,
+    disconnect_broken_writer,
     immediate_transaction,
     open_transaction,
     translate_errors,
@@ -30,14 +32,18 @@ from chat.storage.time_limit import spend_writer_seconds, writer_seconds
 
 T = TypeVar("T")
 
-# Plain locks and atomic operations of the deque: the garbage collector may begin another write
-# anywhere in this module.
 _queue: deque["_Turn"] = deque()
 _writing = threading.Lock()
+# The threads that write or wait. The garbage collector may end a stream in one of them, whose
+# record is a write, too: it would wait for its own thread.
+_threads: set[int] = set()
 
 
-def write(work: Callable[[sqlite3.Connection], T]) -> T:
+def write(work: Callable[[sqlite3.Connection], T], *, wait: bool = True) -> T:
     """Run `work` in a transaction, which it may share with the writes of other threads.
+
+    Raise StorageUnavailable if it cannot begin within the request's time; without `wait`, at once.
+    A write of a thread that writes already is refused, too.
 
     It gets the connection that all threads write on, may run in any thread, and more than once: if
     one of several fails, each is run again in a transaction of its own.
@@ -47,13 +53,13 @@ def write(work: Callable[[sqlite3.Connection], T]) -> T:
     with translate_errors():
         if django_connection := open_transaction():
             return work(django_connection)
-        own = _Write(work)
+        own = _Write(work, wait=wait)
         try:
             own.wait()
             if not own.done:
                 _write_all(own)
         finally:
-            own.count_wait()
+            own.end()
         try:
             if own.error:
                 raise own.error
@@ -77,45 +83,47 @@ def write_queue() -> Iterator[sqlite3.Connection]:
         turn = _Turn()
         try:
             turn.wait()
-        finally:
-            turn.count_wait()
-        try:
             yield writer_connection(turn.seconds_left())
-        except DATABASE_ERRORS:
-            disconnect_writer()
+        except Exception as exc:
+            disconnect_broken_writer(exc)
             raise
         finally:
-            _pass_on()
+            turn.end()
 
 
 class _Turn:
-    """A place in the queue, of a thread that writes itself."""
+    """A place in the queue, of a thread that writes itself.
 
-    __slots__ = ("_began", "_end", "_woken", "done", "woken")
+    `done`: another thread has done the write. `writes`: this thread may write, until `end`.
+    """
 
-    def __init__(self) -> None:
-        self.done = self.woken = False
+    __slots__ = ("_began", "_end", "_thread", "_woken", "done", "writes")
+
+    def __init__(self, *, wait: bool = True) -> None:
+        self._thread = threading.get_ident()
+        if self._thread in _threads:
+            raise StorageUnavailable(WRITER_BUSY)
+        self.done = self.writes = False
         self._began = time.monotonic()
-        self._end = self._began + writer_seconds(settings.SQLITE_BUSY_TIMEOUT)
+        self._end = self._began + (writer_seconds(settings.SQLITE_BUSY_TIMEOUT) if wait else 0.0)
         self._woken = threading.Lock()
         self._woken.acquire()
 
     def wait(self) -> None:
         """Wait until this thread may write, or until all is done. Raises StorageUnavailable."""
+        _threads.add(self._thread)
         _queue.append(self)
         if _writing.acquire(blocking=False):
-            if self.done:  # by another thread, between these two lines
-                _pass_on()
-            else:
+            self.writes = True
+            if not self.done:  # by another thread, before this one had the lock
                 _queue.remove(self)
             return
+        woken = False
         try:
             woken = self._woken.acquire(timeout=self.seconds_left())
-        except BaseException:  # an interrupt must not stop the queue
-            if not self._leave() and not self.done:
-                _pass_on()
-            raise
-        if not woken and self._leave():
+        finally:  # an interrupt, too, must not stop the queue
+            left = not woken and self._leave()
+        if left:
             raise StorageUnavailable(WRITER_BUSY)
 
     def _leave(self) -> bool:
@@ -123,17 +131,24 @@ class _Turn:
         try:
             _queue.remove(self)
         except ValueError:
-            if not self.woken:
+            if not self.done and not self.writes:
                 self._woken.acquire()
             return False
         return True
 
-    def wake(self) -> None:
-        self.woken = True
+    def end_wait(self, *, done: bool) -> None:
+        """Wake the thread: its write is done, or it may write."""
+        self.done, self.writes = done, not done
         self._woken.release()
 
-    def count_wait(self) -> None:
-        """Take the time since the beginning from what the request has for its waits."""
+    def end(self) -> None:
+        """Let the next thread write if this one may, and count the time that it took."""
+        try:
+            if self.writes:
+                self.writes = False
+                _pass_on()
+        finally:
+            _threads.discard(self._thread)
         spend_writer_seconds(time.monotonic() - self._began)
 
     def seconds_left(self) -> float:
@@ -145,8 +160,8 @@ class _Write(_Turn):
 
     __slots__ = ("error", "result", "work")
 
-    def __init__(self, work: Callable[[sqlite3.Connection], Any]) -> None:
-        super().__init__()
+    def __init__(self, work: Callable[[sqlite3.Connection], Any], *, wait: bool) -> None:
+        super().__init__(wait=wait)
         self.work = work
         self.result: Any = None
         # Until it is committed: the thread that does it may be interrupted.
@@ -160,9 +175,7 @@ def _write_all(first: _Write) -> None:
         _commit(writes, following=True)
     finally:
         for each in writes[1:]:
-            each.done = True
-            each.wake()
-        _pass_on()
+            each.end_wait(done=True)
 
 
 def _commit(writes: list[_Write], *, following: bool = False) -> None:
@@ -180,8 +193,7 @@ def _commit(writes: list[_Write], *, following: bool = False) -> None:
         for each in writes:
             each.error = None
     except Exception as exc:
-        if isinstance(exc, DATABASE_ERRORS):
-            disconnect_writer()
+        disconnect_broken_writer(exc)
         if len(writes) == 1:
             writes[0].error = exc
         else:
@@ -203,7 +215,7 @@ def _pass_on() -> None:
     # A thread that comes between these lines takes the turn, or is seen here.
     while _queue and _writing.acquire(blocking=False):
         with suppress(IndexError):  # the thread has given up
-            _queue.popleft().wake()
+            _queue.popleft().end_wait(done=False)
             return
         _writing.release()
 
@@ -212,6 +224,7 @@ def _begin_anew() -> None:
     """Forget the threads of the parent process, which a forked one does not have."""
     global _writing
     _queue.clear()
+    _threads.clear()
     _writing = threading.Lock()
 
 

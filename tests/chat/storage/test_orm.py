@@ -179,6 +179,50 @@ def test_a_narrower_limit_keeps_to_the_request_s(
     assert deadline.remaining() > 10
 
 
+def test_a_claim_does_not_wait_to_delete_what_has_expired(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(1000.0)
+    monkeypatch.setattr(interactions, "time", clock)
+    store = OrmInteractionStore()
+    clock.now += 61
+    deadline = Deadline(20)
+    with locked(), storage_deadline(deadline), pytest.raises(StorageUnavailable):
+        store.claim(PENDING)
+    assert deadline.remaining() > 16
+
+
+def test_a_claim_succeeds_even_if_what_has_expired_cannot_be_deleted(
+    transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(1000.0)
+    monkeypatch.setattr(interactions, "time", clock)
+    store = OrmInteractionStore()
+    store.claim(replace(PENDING, expires_at=YESTERDAY))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TRIGGER broken BEFORE DELETE ON chat_interaction"
+            " BEGIN SELECT RAISE(FAIL, 'broken'); END"
+        )
+    try:
+        clock.now += 61
+        assert store.claim(replace(PENDING, interaction_id=OTHER_ID)) is None
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TRIGGER broken")
+    assert Interaction.objects.count() == 2
+
+
+def test_a_busy_writer_is_not_disconnected(transactional_db: None, settings: Settings) -> None:
+    settings.SQLITE_BUSY_TIMEOUT = 0.1
+    with write_queue() as writer:
+        pass
+    with locked(), pytest.raises(StorageUnavailable):
+        OrmInteractionStore().claim(PENDING)
+    with write_queue() as later:
+        assert later is writer
+
+
 def test_expired_records_are_deleted_a_minute_later(
     db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,6 +182,40 @@ def test_a_signal_in_the_queue_does_not_stop_it() -> None:
     assert claimed() == {"1"}
 
 
+def test_a_write_within_another_of_its_thread_is_refused_at_once(settings: Settings) -> None:
+    """As of a stream that the garbage collector ends. Waiting would be in vain."""
+    settings.SQLITE_BUSY_TIMEOUT = 600
+
+    def outer(connection: Connection) -> None:
+        with pytest.raises(StorageUnavailable):
+            claim(0)
+
+    write_queue.write(outer)
+    with write_queue.write_queue(), pytest.raises(StorageUnavailable):
+        claim(0)
+    assert claim(1)
+    assert claimed() == {"1"}
+
+
+def test_a_write_without_a_wait_is_done_or_refused_at_once(settings: Settings) -> None:
+    settings.SQLITE_BUSY_TIMEOUT = 600
+
+    def count(connection: Connection) -> int:
+        return len(connection.execute("SELECT 1").fetchall())
+
+    def refused() -> None:
+        with pytest.raises(StorageUnavailable):
+            write_queue.write(count, wait=False)
+
+    with ThreadPoolExecutor(1) as threads:
+        with write_queue.write_queue():
+            threads.submit(refused).result(30)
+        assert threads.submit(write_queue.write, count, wait=False).result(30) == 1
+        with closing(connect(connection.settings_dict["NAME"])) as other:
+            other.execute("BEGIN IMMEDIATE")
+            threads.submit(refused).result(30)
+
+
 def test_a_forked_process_begins_with_an_empty_queue() -> None:
     """The child has the lock and the queue of its parent, but not the threads that hold them."""
     with ThreadPoolExecutor(2) as threads:
