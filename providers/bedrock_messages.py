@@ -95,8 +95,11 @@ def called_tools(turns: Iterable[Block]) -> list[str]:
 
 
 def cache_point(carrier: Mapping[str, Any]) -> list[Block]:
-    """Return the block that ends the cached part of a prompt, for what has a `cache_control`."""
-    control = carrier.get("cache_control")
+    """Return the block that ends the cached part of a prompt, for what has a `cache_control`.
+
+    Tools and their calls may have it in their `function`.
+    """
+    control = carrier.get("cache_control") or get_path(carrier, "function", "cache_control")
     if not isinstance(control, Mapping):
         return []
     ttl = {"ttl": control["ttl"]} if control.get("ttl") else {}

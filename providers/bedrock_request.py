@@ -17,7 +17,7 @@ from providers.bedrock_messages import Block, cache_point
 from providers.parsing import as_list, as_str, get_path
 from providers.translation import (
     NEUTRAL_PARAMETERS,
-    TAKEN_VALUES,
+    TAKEN_BY_ALL,
     unsupported_fields,
     unsupported_parameters,
 )
@@ -49,7 +49,7 @@ _REFUSED = {
 }
 # Parameters that are supported with some values only.
 _TAKEN_VALUES: dict[str, Callable[[Any], bool]] = {
-    **TAKEN_VALUES,
+    **TAKEN_BY_ALL,
     "tool_choice": lambda choice: _tool_choice(choice) is not None,
     "response_format": lambda value: get_path(value, "type") in ("text", *_JSON_FORMATS),
     "reasoning_effort": lambda effort: isinstance(effort, str),

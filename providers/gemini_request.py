@@ -13,7 +13,7 @@ from providers.base import CompletionRequest
 from providers.parsing import as_list, as_str, get_path
 from providers.translation import (
     NEUTRAL_PARAMETERS,
-    TAKEN_VALUES,
+    TAKEN_BY_ALL,
     unsupported_fields,
     unsupported_parameters,
 )
@@ -64,7 +64,7 @@ _TAKEN = {
 
 # Parameters that Gemini supports with some values only.
 _TAKEN_VALUES: dict[str, Callable[[Any], bool]] = {
-    **TAKEN_VALUES,
+    **TAKEN_BY_ALL,
     "tool_choice": lambda choice: _calling_config(choice) is not None,
     "response_format": lambda value: (
         get_path(value, "type") in ("text", "json_object", "json_schema")

@@ -4,19 +4,28 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from providers import client_json
-from providers.base import OPENAI_CALL_FIELDS, AnsweredMessage, CompletionRequest, Message
+from providers.base import (
+    OPENAI_CALL_FIELDS,
+    TEXT_PARTS,
+    AnsweredMessage,
+    CompletionRequest,
+    Message,
+)
 from providers.errors import RequestRejected
 from providers.parsing import as_list, as_str, get_path
 
 # The fields of an object, and those of its own objects.
 Fields = Mapping[str, "Fields | None"]
-# Fields that such a vendor is sent, that vendors and clients add to an answer, and that change
-# nothing for it.
+# The known fields of requests. Some are translated. The others come from vendors' answers and SDKs,
+# clients send them back with the answers, and they are ignored.
+_CALL_EXTRAS: Fields = dict.fromkeys(
+    ("index", "extra_content", "cache_control", "provider_specific_fields")
+)
 _CALL_FIELDS: Fields = {
     **dict.fromkeys(OPENAI_CALL_FIELDS),
-    **dict.fromkeys(("index", "extra_content", "cache_control", "provider_specific_fields")),
-    # SDKs add the last two.
-    "function": dict.fromkeys(("name", "arguments", "parsed_arguments", "index")),
+    **_CALL_EXTRAS,
+    # SDKs add `parsed_arguments`.
+    "function": {**dict.fromkeys(("name", "arguments", "parsed_arguments")), **_CALL_EXTRAS},
     "custom": dict.fromkeys(("name", "input")),
 }
 _MESSAGE_FIELDS: Fields = {
@@ -32,6 +41,8 @@ _PART_FIELDS: Fields = {
     **dict.fromkeys(("type", "cache_control", "prompt_cache_breakpoint", "annotations")),
     **dict.fromkeys(("citations", "logprobs", "extra_content", "id", "index")),
 }
+# OpenAI's Agents SDK for JavaScript repeats the message's fields in its text parts.
+_ANSWERED_TEXT_FIELDS: Fields = {**dict.fromkeys(_MESSAGE_FIELDS), **_PART_FIELDS}
 # The object of a content part, which has the name of the part's type. `detail` is a hint.
 _MEDIA_FIELDS: Fields = {
     "image_url": dict.fromkeys(("url", "detail")),
@@ -39,18 +50,21 @@ _MEDIA_FIELDS: Fields = {
     "input_audio": dict.fromkeys(("data", "format")),
     "file": dict.fromkeys(("file_data", "file_id", "filename", "detail")),
 }
+_CHOSEN_TOOL_FIELDS: Fields = {"type": None, "function": {"name": None}}
 _PARAMETER_FIELDS: Fields = {
     "tools": {
         **dict.fromkeys(("type", "cache_control")),
-        "function": dict.fromkeys(("name", "description", "parameters", "strict")),
+        "function": dict.fromkeys(("name", "description", "parameters", "strict", "cache_control")),
     },
-    "tool_choice": dict.fromkeys(("type", "function", "allowed_tools")),
+    "tool_choice": {
+        **_CHOSEN_TOOL_FIELDS,
+        "allowed_tools": {"mode": None, "tools": _CHOSEN_TOOL_FIELDS},
+    },
     "response_format": {
         "type": None,
         "json_schema": dict.fromkeys(("name", "description", "schema", "strict")),
     },
 }
-_NEUTRAL: tuple[Any, ...] = (None, False, "", [], {})
 
 # Parameters that change nothing for such a vendor.
 NEUTRAL_PARAMETERS = {
@@ -58,7 +72,7 @@ NEUTRAL_PARAMETERS = {
     *("prompt_cache_key", "prompt_cache_retention", "stream_options"),
 }
 # Parameters that all of these vendors support, with some values only.
-TAKEN_VALUES: dict[str, Callable[[Any], bool]] = {
+TAKEN_BY_ALL: dict[str, Callable[[Any], bool]] = {
     "tools": lambda tools: all(get_path(tool, "function", "name") for tool in tools),
     "function_call": lambda choice: choice in ("auto", "none"),
     "logprobs": lambda wanted: wanted is False,
@@ -120,18 +134,21 @@ def unsupported_fields(request: CompletionRequest) -> Iterator[str]:
         for name in ("content", "images"):
             for place, part in enumerate(as_list(message.get(name))):
                 kind = as_str(get_path(part, "type"))
-                known = {**_PART_FIELDS, kind: _MEDIA_FIELDS.get(kind)}
+                answered = message.get("role") == "assistant" and kind in TEXT_PARTS
+                known = _ANSWERED_TEXT_FIELDS if answered else _PART_FIELDS
+                known = {**known, kind: _MEDIA_FIELDS.get(kind)}
                 yield from _unknown_inside(f"{path}.{name}[{place}]", part, known)
 
 
 def _unknown_inside(path: str, value: Any, known: "Fields | None") -> Iterator[str]:
+    """Yield the paths of unknown fields that have a value other than an empty one, 0 or false."""
     if known is None:
         return
     for number, each in enumerate(as_list(value)):
         yield from _unknown_inside(f"{path}[{number}]", each, known)
     if isinstance(value, Mapping):
         for name, each in value.items():
-            if name not in known and not name.startswith(_REASONING) and each not in _NEUTRAL:
+            if each and name not in known and not name.startswith(_REASONING):
                 yield f"{path}.{name}"
         for name, fields in known.items():
             yield from _unknown_inside(f"{path}.{name}", value.get(name), fields)

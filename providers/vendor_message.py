@@ -24,8 +24,10 @@ _CHARACTERS = r"[A-Za-z0-9_~.+/*…=-]"
 _MIXED = rf"(?={_CHARACTERS}*[0-9])(?={_CHARACTERS}*[A-Za-z]){_CHARACTERS}{{7,}}[A-Za-z0-9_*=-]"
 _KEYS = (  # re compiles it when it is first used, not at a cold start
     # By the prefixes that vendors give their keys.
-    r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|gsk|xai|csk|hf|fw|r8|pplx|nvapi|tgp|sca|sess|xox[a-z]"
+    r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|gsk|xai|csk|fw|r8|pplx|nvapi|tgp|sca|xox[a-z]"
     r"|glpat|GOCSPX|gh[a-z]|github_pat)[_-]"
+    # Names also begin so, such as `sess_timeout`; they have no capitals or digits.
+    r"|(?:hf|sess)[_-](?=[a-z_-]*[A-Z0-9*…])"
     rf"|AIza|ya29\.|AKIA|ASIA|eyJ){_CHARACTERS}{{5,}}[A-Za-z0-9_*=-]"
     # By the words before it: “Incorrect API key provided: …”, “Bearer …”, “?key=…”.
     r"|(?P<before>(?i:\b(?:api[ _-]?key|bearer|authorization|secret|password|token)\b|\bkey(?==))"

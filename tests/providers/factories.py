@@ -25,7 +25,11 @@ UNKNOWN_FIELDS: dict[str, Any] = {
         {"type": "function", "function": {"name": "add"}},
         {"type": "function", "function": {"name": "sub", "foo": 1}, "defer_loading": True},
     ],
-    "tool_choice": {"type": "function", "function": {"name": "add"}, "disable_parallel": True},
+    "tool_choice": {
+        "type": "function",
+        "function": {"name": "add", "foo": 1},
+        "disable_parallel": True,
+    },
     "response_format": {
         "type": "json_schema",
         "json_schema": {"name": "n", "schema": {"type": "object"}, "bar": "x"},
@@ -33,15 +37,37 @@ UNKNOWN_FIELDS: dict[str, Any] = {
     },
 }
 UNKNOWN_NAMES = [
-    *("tools[1].defer_loading", "tools[1].function.foo", "tool_choice.disable_parallel"),
+    *("tools[1].defer_loading", "tools[1].function.foo"),
+    *("tool_choice.disable_parallel", "tool_choice.function.foo"),
     *("response_format.schema", "response_format.json_schema.bar"),
+]
+# The same for the tools that a model may call.
+UNKNOWN_IN_ALLOWED_TOOLS: dict[str, Any] = {
+    "tools": [{"type": "function", "function": {"name": "add"}}],
+    "tool_choice": {
+        "type": "allowed_tools",
+        "allowed_tools": {
+            "mode": "auto",
+            "tools": [{"type": "function", "function": {"name": "add", "foo": 1}, "bar": 1}],
+            "baz": 1,
+        },
+    },
+}
+UNKNOWN_NAMES_IN_ALLOWED_TOOLS = [
+    f"tool_choice.allowed_tools.{name}" for name in ("baz", "tools[0].bar", "tools[0].function.foo")
 ]
 # Fields that change nothing.
 NEUTRAL_FIELDS: dict[str, Any] = {
     "tools": [
         {
             "type": "function",
-            "function": {"name": "add", "strict": True, "description": "", "foo": None},
+            "function": {
+                "name": "add",
+                "strict": True,
+                "description": "",
+                "foo": None,
+                "cache_control": {"type": "ephemeral"},
+            },
             "cache_control": {"type": "ephemeral"},
             "defer_loading": False,
         }

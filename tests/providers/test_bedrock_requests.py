@@ -24,7 +24,9 @@ from tests.bedrock_frames import delta, event, exception, finish, frame, start
 from tests.providers.factories import (
     NEUTRAL_FIELDS,
     UNKNOWN_FIELDS,
+    UNKNOWN_IN_ALLOWED_TOOLS,
     UNKNOWN_NAMES,
+    UNKNOWN_NAMES_IN_ALLOWED_TOOLS,
     ErrorSummary,
     complete,
     counting,
@@ -229,6 +231,8 @@ def test_unknown_fields_of_messages_and_parts_are_named(bedrock: Provider):
 
 def test_unknown_fields_of_tools_and_of_the_response_format_are_named(bedrock: Provider):
     assert bedrock.unsupported(with_parameters(**UNKNOWN_FIELDS)) == UNKNOWN_NAMES
+    allowed = bedrock.unsupported(with_parameters(**UNKNOWN_IN_ALLOWED_TOOLS))
+    assert allowed == UNKNOWN_NAMES_IN_ALLOWED_TOOLS
 
 
 def test_neutral_fields_of_tools_and_of_the_response_format_are_not_named(bedrock: Provider):
@@ -529,6 +533,21 @@ def test_cache_control_adds_a_cache_point(stub: StubBedrock, bedrock: Provider):
     kinds = [next(iter(block)) for block in body["messages"][2]["content"]]
     assert kinds == ["toolResult", "cachePoint", "toolResult", "cachePoint", "cachePoint"]
     assert body["toolConfig"]["tools"][1] == point
+
+
+def test_cache_control_may_be_in_the_function(stub: StubBedrock, bedrock: Provider):
+    cached = {"cache_control": {"type": "ephemeral"}}
+    first, second = CALLED["tool_calls"]
+    request = with_messages(
+        *ASKED.messages,
+        {**CALLED, "tool_calls": [{**first, "function": {**first["function"], **cached}}, second]},
+        *RESULTS,
+        parameters={"tools": [{**WEATHER, "function": {**WEATHER["function"], **cached}}]},
+    )
+    body = sent(stub, bedrock, request)
+    kinds = [next(iter(block)) for block in body["messages"][1]["content"]]
+    assert kinds == ["toolUse", "cachePoint", "toolUse"]
+    assert body["toolConfig"]["tools"][1:] == [{"cachePoint": {"type": "default"}}]
 
 
 def test_a_guardrail_is_in_every_request():

@@ -12,7 +12,9 @@ from tests.providers.factories import (
     NEUTRAL_FIELDS,
     REQUEST,
     UNKNOWN_FIELDS,
+    UNKNOWN_IN_ALLOWED_TOOLS,
     UNKNOWN_NAMES,
+    UNKNOWN_NAMES_IN_ALLOWED_TOOLS,
     ErrorSummary,
     complete,
     error_summary,
@@ -270,6 +272,25 @@ def test_fields_of_nested_objects_that_change_nothing_are_not_named(gemini: Gemi
     assert gemini.unsupported(REQUEST._replace(messages=messages)) == []
 
 
+def test_fields_of_a_call_may_be_in_its_function(gemini: Gemini):
+    fields = {"provider_specific_fields": {"a": 1}, "extra_content": {"b": 2}}
+    function = {"name": "add", "arguments": "{}", "cache_control": {"c": 3}, **fields}
+    message = calling({"id": "1", "type": "function", "function": function})
+    assert gemini.unsupported(REQUEST._replace(messages=(message, tool("1", "2")))) == []
+
+
+def test_fields_of_an_answer_may_be_in_its_text_parts(gemini: Gemini):
+    """As OpenAI's Agents SDK for JavaScript sends them back."""
+    fields = {"role": "assistant", "refusal": None, "tool_calls": [call("1")], "audio": {"id": "a"}}
+    text = {"type": "text", "text": "Hello", **fields}
+    answer = calling(call("1"), content=[text, {**text, "foo": 1}])
+    question = user([text])
+    assert gemini.unsupported(REQUEST._replace(messages=(question, answer))) == [
+        *(f"messages[0].content[0].{name}" for name in ("role", "tool_calls", "audio")),
+        "messages[1].content[1].foo",
+    ]
+
+
 def test_messages_of_earlier_turns_may_have_any_fields(gemini: Gemini):
     earlier = {"role": "user", "content": [{"type": "text", "text": "Hi", "foo": 1}], "foo": 1}
     request = REQUEST._replace(messages=(earlier, earlier, earlier), numbers=(1, None, 0))
@@ -290,6 +311,8 @@ def test_neutral_fields_and_those_of_answers_are_not_named(gemini: Gemini):
 
 def test_unknown_fields_of_tools_and_of_the_response_format_are_named(gemini: Gemini):
     assert gemini.unsupported(REQUEST._replace(parameters=UNKNOWN_FIELDS)) == UNKNOWN_NAMES
+    allowed = gemini.unsupported(REQUEST._replace(parameters=UNKNOWN_IN_ALLOWED_TOOLS))
+    assert allowed == UNKNOWN_NAMES_IN_ALLOWED_TOOLS
 
 
 def test_neutral_fields_of_tools_and_of_the_response_format_are_not_named(gemini: Gemini):

@@ -54,6 +54,7 @@ def test_the_sentence_is_found_in_any_known_shape(body: Any, sentence: str) -> N
         ("key 0123456789abcdef0123456789abcdef", "key [KEY]"),
         ("sess-AbCd1234Ef, GOCSPX-abc-DEF_12 refused", "[KEY], [KEY] refused"),
         ("xoxb-123456-abcDEF or glpat-abcdef123", "[KEY] or [KEY]"),
+        ("hf_abcdefghIJKLmnop and hf_***wxyz failed", "[KEY] and [KEY] failed"),
         ("Our own: correct horse battery", "Our own: [KEY]"),
     ],
 )
@@ -69,6 +70,7 @@ def test_text_that_looks_like_a_key_is_masked(text: str, shown: str) -> None:
         "claude-sonnet-4-5-20250929 and gpt-4o-mini-2024-07-18 are not in asia-northeast1",
         "The token count (250000) exceeds the token limit.",
         "Unexpected token '<' in risk-averse, desk-bound task_manager_v2",
+        "Unknown field sess_timeout_seconds=30 or hf_hub_download_timeout",
         "Request 0190a5c2-7d1e-7c3e-9d57-3f1a2b4c5d6e: Olá! 🦆",
     ],
 )
