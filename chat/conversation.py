@@ -219,13 +219,13 @@ def build_completion_request(
     """
     earlier: list[Message] = []
     for turn in history.turns:
-        told = asked_messages(turn)
+        asked = asked_messages(turn)
         if request.drops_instructions:
-            told = input_messages(told, turn.system)
-        earlier += [*told, as_answered(answered_message(turn), turn)]
-    asked = request_messages(request)
-    messages = _with_instructions(list(_whole_calls(earlier, asked)), request, record)
-    numbers = {id(message): number for number, message in enumerate(asked)}
+            asked = input_messages(asked, turn.system)
+        earlier += [*asked, as_answered(answered_message(turn), turn)]
+    new = request_messages(request)
+    messages = _with_instructions(list(_whole_calls(earlier, new)), request, record)
+    numbers = {id(message): number for number, message in enumerate(new)}
     return CompletionRequest(
         model=record.model,
         messages=tuple(messages),

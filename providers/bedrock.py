@@ -287,11 +287,11 @@ class Bedrock(HttpProvider[Answer]):
         return parsing.empty_answer(answer.stop_reason)
 
     def _read_usage(self, answer: Answer, request: CompletionRequest) -> Usage:
-        usage = _usage(answer.usage)
-        written = token_count(get_path(answer.usage, "cacheWriteInputTokens"))
+        usage = _tokens(answer.reported_usage)
+        written = token_count(get_path(answer.reported_usage, "cacheWriteInputTokens"))
         hourly = [
             token_count(get_path(each, "inputTokens"))
-            for each in as_list(get_path(answer.usage, "cacheDetails"))
+            for each in as_list(get_path(answer.reported_usage, "cacheDetails"))
             if get_path(each, "ttl") == "1h"
         ]
         written_1h = parsing.sum_tokens(hourly) if hourly else None
@@ -395,7 +395,7 @@ def _sent_schema(sent: Any) -> str:
     return as_str(get_path(sent, *path))
 
 
-def _usage(reported: Any) -> Usage:
+def _tokens(reported: Any) -> Usage:
     """Return the usage. Bedrock counts tokens that the cache has or gets apart from the others."""
     names = ("inputTokens", "cacheReadInputTokens", "cacheWriteInputTokens", "outputTokens")
     prompt, cached, written, answer = (token_count(get_path(reported, each)) for each in names)

@@ -94,7 +94,7 @@ class Answer(VendorAnswer):
         self.finish()
 
     def add_usage(self, body: Any) -> None:
-        self.usage = get_path(body, "usage") or self.usage
+        self.reported_usage = get_path(body, "usage") or self.reported_usage
         # Only a prompt router names a model: the one that it chose.
         chosen = as_str(get_path(body, "trace", "promptRouter", "invokedModelId"))
         self.model = chosen.rpartition("/")[2] or self.model

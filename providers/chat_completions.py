@@ -182,7 +182,9 @@ class Answer(VendorAnswer):
         Groq puts the usage elsewhere.
         """
         self.model = body.get("model") or self.model
-        self.usage = body.get("usage") or get_path(body.get("x_groq"), "usage") or self.usage
+        self.reported_usage = (
+            body.get("usage") or get_path(body.get("x_groq"), "usage") or self.reported_usage
+        )
 
     def _shown(self, message: dict[str, Any], extras: dict[str, Any]) -> Delta | None:
         if not self._begun:
@@ -374,11 +376,11 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         return answer.finish_reason(message)
 
     def _read_usage(self, answer: Answer, request: CompletionRequest) -> Usage:
-        usage = reported_usage.tokens(answer.usage)
+        usage = reported_usage.tokens(answer.reported_usage)
         tier = as_str(answer.extras.get("service_tier"))
 
         def cost(model: str) -> Decimal | None:
-            return self._cost(answer.usage, model, usage, tier)
+            return self._cost(answer.reported_usage, model, usage, tier)
 
         return replace(usage, cost_usd=self._price(answer, request, cost))
 

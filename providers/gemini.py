@@ -89,7 +89,7 @@ class Answer(VendorAnswer):
     @property
     def silent(self) -> bool:
         """Whether there is only the usage, and no candidate: an empty answer."""
-        return bool(self.usage) and not self._has_candidate
+        return bool(self.reported_usage) and not self._has_candidate
 
     def add(self, body: dict[str, Any]) -> Delta | None:
         """Add an event, or the whole answer. Return the part that clients may see, if any."""
@@ -108,7 +108,7 @@ class Answer(VendorAnswer):
 
     def add_usage(self, body: dict[str, Any]) -> None:
         self.model = body.get("modelVersion") or self.model
-        self.usage = body.get("usageMetadata") or self.usage
+        self.reported_usage = body.get("usageMetadata") or self.reported_usage
         self._prompt_feedback = body.get("promptFeedback") or self._prompt_feedback
 
     def add_whole(self, body: dict[str, Any]) -> None:
@@ -203,8 +203,8 @@ class Gemini(HttpProvider[Answer]):
         return parsing.model_name(answer.model, request.model.removeprefix("models/"))
 
     def _read_usage(self, answer: Answer, request: CompletionRequest) -> Usage:
-        usage = _usage(answer.usage)
-        tier = as_str(get_path(answer.usage, "serviceTier")).lower()
+        usage = _tokens(answer.reported_usage)
+        tier = as_str(get_path(answer.reported_usage, "serviceTier")).lower()
         return replace(usage, cost_usd=self.list_price(self._model(answer, request), usage, tier))
 
     def list_price(self, model: str, usage: Usage, tier: str = "") -> Decimal | None:
@@ -278,7 +278,7 @@ def _image(part: Any) -> dict[str, Any] | None:
     return {"type": "image_url", "image_url": {"url": f"data:{mime_type};base64,{data}"}}
 
 
-def _usage(reported: Any) -> Usage:
+def _tokens(reported: Any) -> Usage:
     """Return the usage. Google counts thoughts and tool use apart from answer and prompt."""
     prompt = _sum(reported, "promptTokenCount", "toolUsePromptTokenCount")
     answer = _sum(reported, "candidatesTokenCount", "thoughtsTokenCount")

@@ -117,9 +117,9 @@ class HttpProvider(ABC, Generic[AnswerT]):
 
     def _usage(self, answer: AnswerT, request: CompletionRequest) -> Usage:
         """Return the usage that the vendor reported, and its cost."""
-        if answer.counted is None:
-            answer.counted = self._read_usage(answer, request)
-        return answer.counted
+        if answer.usage is None:
+            answer.usage = self._read_usage(answer, request)
+        return answer.usage
 
     def _get(self, path: str, deadline: Deadline) -> Any:
         with self._open(path, deadline) as response:

@@ -16,8 +16,8 @@ from providers.parsing import as_list, as_str, get_path
 
 # The fields of an object, and those of its own objects.
 Fields = Mapping[str, "Fields | None"]
-# The known fields of requests. Some are translated. The others come from vendors' answers and SDKs,
-# clients send them back with the answers, and they are ignored.
+# The known fields of requests. Some are translated. The others are ignored: vendors and SDKs add
+# them to answers, which clients send back.
 _CALL_EXTRAS: Fields = dict.fromkeys(
     ("index", "extra_content", "cache_control", "provider_specific_fields")
 )

@@ -11,11 +11,11 @@ class VendorAnswer(ABC):
     """An answer in a vendor's terms, whole or from the chunks of a stream."""
 
     def __init__(self) -> None:
-        # The model and the usage as the vendor reports them, if it does.
+        # As the vendor writes them, if it does.
         self.model: Any = None
-        self.usage: Any = None
-        # The usage, once it has been read.
-        self.counted: Usage | None = None
+        self.reported_usage: Any = None
+        # Read from `reported_usage` when it is first needed.
+        self.usage: Usage | None = None
         # The fields beside the message for clients.
         self.extras: dict[str, Any] = {}
         self._accumulator = Accumulator()
