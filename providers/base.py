@@ -5,7 +5,7 @@ object that the client or the vendor wrote, with the fields that we do not know 
 https://platform.openai.com/docs/api-reference/chat describes messages, parameters and deltas.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple, Protocol
@@ -83,12 +83,19 @@ def _thoughts_in_details(message: Message) -> str | None:
 
 
 class AnsweredMessage(dict[str, Any]):
-    """An assistant's message, with its provider and the model, as far as it is known."""
+    """An assistant's message, with its provider and the model, as far as it is known.
 
-    def __init__(self, message: Message, provider: str, model: str | None) -> None:
+    `asked` are the names of fields, of the message or its calls, that any vendor gets because the
+    client sends them in this request.
+    """
+
+    def __init__(
+        self, message: Message, provider: str, model: str | None, asked: Collection[str] = ()
+    ) -> None:
         super().__init__(message)
         self._provider = provider
         self._model = model
+        self._asked = asked
 
     def with_calls(self, wanted: "Callable[[Message], bool]") -> "AnsweredMessage":
         """Return the message with only the wanted tool calls."""
@@ -102,7 +109,7 @@ class AnsweredMessage(dict[str, Any]):
 
     def with_fields(self, message: Message) -> "AnsweredMessage":
         """Return a message with other fields of the same model."""
-        return AnsweredMessage(message, self._provider, self._model)
+        return AnsweredMessage(message, self._provider, self._model, self._asked)
 
     def sent_to(self, provider: str, model: str) -> Message:
         """Return the message: whole for its own model, for others without the vendor's own fields.
@@ -111,13 +118,17 @@ class AnsweredMessage(dict[str, Any]):
         """
         if provider == self._provider and self._model in (None, model):
             return self
-        plain = {name: value for name, value in self.items() if name in OPENAI_MESSAGE_FIELDS}
+        return self.without_vendor_fields()
+
+    def without_vendor_fields(self) -> Message:
+        taken = {*OPENAI_MESSAGE_FIELDS, *self._asked}
+        plain = {name: value for name, value in self.items() if name in taken}
         if calls := plain.get("tool_calls"):
+            taken = {*OPENAI_CALL_FIELDS, *self._asked}
             plain["tool_calls"] = [
-                {name: value for name, value in call.items() if name in OPENAI_CALL_FIELDS}
-                for call in calls
+                {name: value for name, value in call.items() if name in taken} for call in calls
             ]
-        if plain.keys() <= {"role", "content"}:
+        if plain.keys().isdisjoint(("refusal", "tool_calls", "function_call")):
             plain["content"] = plain["content"] or ""  # of an answer of images alone
         return plain
 

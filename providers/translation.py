@@ -127,8 +127,10 @@ def unsupported_fields(request: CompletionRequest) -> Iterator[str]:
     """
     numbers = request.numbers or range(len(request.messages))
     for number, message in zip(numbers, request.messages, strict=True):
-        if number is None or isinstance(message, AnsweredMessage):
+        if number is None:
             continue
+        if isinstance(message, AnsweredMessage):
+            message = message.without_vendor_fields()
         path = f"messages[{number}]"
         yield from _unknown_inside(path, message, _MESSAGE_FIELDS)
         for name in ("content", "images"):

@@ -15,7 +15,6 @@ from chat.api.openai.errors import render_problem
 from chat.api.openai.responses import custom_tools
 from chat.api.openai.responses.ids import item_id
 from chat.api.openai.responses.output_items import (
-    MEDIA,
     call_item,
     incomplete_reason,
     message_item,
@@ -26,7 +25,12 @@ from chat.api.openai.responses.output_items import (
     text_part,
 )
 from chat.api.openai.responses.render import ResponseRenderer
-from chat.api.openai.responses.vendor_fields import VendorFields, fields_of, fields_on_record
+from chat.api.openai.responses.vendor_fields import (
+    MEDIA,
+    VendorFields,
+    fields_of,
+    fields_on_record,
+)
 from chat.api.streaming import event
 from chat.errors import Problem
 from chat.service import AnswerDelta, ChatResult

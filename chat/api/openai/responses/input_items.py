@@ -5,6 +5,7 @@ https://platform.openai.com/docs/api-reference/responses/create#responses-create
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from chat.api.openai.responses import custom_tools
@@ -12,6 +13,7 @@ from chat.api.openai.responses.ids import item_id, record_of_item
 from chat.api.openai.responses.output_items import answer_items, message_items
 from chat.api.openai.responses.parameters import NEUTRAL_VALUES, other_fields
 from chat.api.openai.responses.vendor_fields import (
+    MEDIA,
     VendorFields,
     decoded,
     fields_of,
@@ -50,6 +52,7 @@ def referenced_records(items: Sequence[Item]) -> list[str]:
         record_of_item(item.get("id"))
         for item in items
         if item.get("type") == "item_reference"
+        or _has_media(item)
         or (item.get("type") == "reasoning" and not item.get("encrypted_content"))
     )
     return list(dict.fromkeys(filter(None, named)))
@@ -192,6 +195,7 @@ class _ItemReader:
                 answer.others |= others
                 answer.paths |= {f".{name}": f"{self._path}.{name}" for name in others}
                 self._add_text(answer, item.get("content"))
+                self._add_origin(answer, item)
             case "reasoning":
                 self._add_reasoning(answer, item)
             case "function_call":
@@ -239,6 +243,15 @@ class _ItemReader:
             answer.vendor_fields = fields_on_record(record)
         elif thoughts := _thoughts(item):
             answer.vendor_fields = VendorFields({"reasoning_content": thoughts})
+
+    def _add_origin(self, answer: _Answer, item: Item) -> None:
+        """Add the vendor of an answer's media, unless a reasoning item names it."""
+        record = self._records.get(record_of_item(item.get("id")) or "")
+        if record and _has_media(item) and not answer.vendor_fields.provider:
+            origin = fields_on_record(record)
+            answer.vendor_fields = replace(
+                answer.vendor_fields, provider=origin.provider, model=origin.model
+            )
 
     def _parts(self, content: Any, name: str) -> Any:
         """Return the content of a message: a text, or parts."""
@@ -313,6 +326,10 @@ def _comes_after(item: Item) -> bool:
     """Return whether a reasoning item belongs to the answer before it."""
     found = decoded(as_str(item.get("encrypted_content")))
     return item["type"] == "reasoning" and found is not None and found.after
+
+
+def _has_media(item: Item) -> bool:
+    return any(item.get(name) for name in MEDIA)
 
 
 def _thoughts(item: Item) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from chat.api.openai.responses import custom_tools
 from chat.api.openai.responses.ids import item_id
-from chat.api.openai.responses.vendor_fields import VendorFields, fields_on_record
+from chat.api.openai.responses.vendor_fields import MEDIA, VendorFields, fields_on_record
 from chat.storage.base import InteractionRecord, Status
 from chat.storage.transcripts import answered_message
 from providers.base import Message, content_text, reasoning_text
@@ -13,8 +13,6 @@ from providers.parsing import as_list, as_str, get_path
 
 # Finish reason of an incomplete answer -> the reason that the response gives.
 INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
-# Fields of a message that have no place in OpenAI's items, and are added to the message's.
-MEDIA = ("images", "audio")
 
 
 def incomplete_reason(record: InteractionRecord) -> str | None:

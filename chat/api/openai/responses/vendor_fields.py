@@ -8,6 +8,7 @@ them.
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -17,8 +18,10 @@ from chat.storage.transcripts import answered_message
 from providers.base import OPENAI_CALL_FIELDS, OPENAI_MESSAGE_FIELDS, AnsweredMessage, Message
 from providers.parsing import as_str
 
+# Fields of a message that have no place in OpenAI's items, and are added to the message's.
+MEDIA = ("images", "audio")
 # Message fields that the items can hold.
-SHOWN = {*OPENAI_MESSAGE_FIELDS, "annotations", "images", "audio"}
+SHOWN = {*OPENAI_MESSAGE_FIELDS, "annotations", *MEDIA}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,18 @@ class VendorFields:
         return bool(self.message or self.calls)
 
     def added_to(self, message: Message) -> dict[str, Any]:
-        """Return an assistant's message with the fields, for their vendor alone."""
-        whole = {**message, **self.message}
-        if calls := message.get("tool_calls"):
-            whole["tool_calls"] = [{**call, **self.calls.get(call["id"], {})} for call in calls]
-        return AnsweredMessage(whole, self.provider, self.model) if self.provider else whole
+        """Return an assistant's message with the fields, for their vendor alone.
+
+        The message's own fields go to any vendor, except media: few take those of another one.
+        """
+        calls = message.get("tool_calls") or ()
+        whole = {**self.message, **message}
+        if calls:
+            whole["tool_calls"] = [{**self.calls.get(call["id"], {}), **call} for call in calls]
+        if not self.provider:
+            return whole
+        asked = {*message, *chain.from_iterable(calls)} - {*MEDIA, *OPENAI_CALL_FIELDS}
+        return AnsweredMessage(whole, self.provider, self.model, asked)
 
     def encoded(self) -> str:
         return base64.urlsafe_b64encode(orjson.dumps(self)).decode()

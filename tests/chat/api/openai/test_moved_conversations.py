@@ -1,5 +1,7 @@
 """Fields that one vendor takes and another does not: refused in a request, left out of history."""
 
+import base64
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -179,3 +181,81 @@ def test_empty_fields_of_other_formats_ask_for_nothing(
     sent = vendor.requests[-1].json
     assert not {"response_format", "text"} & sent.keys()
     assert all(message.keys() == {"role", "content"} for message in sent["messages"])
+
+
+def carrier(provider: str, model: str) -> dict[str, Any]:
+    """Return a reasoning item that carries the fields of a vendor."""
+    fields = {
+        "message": {"reasoning_content": "Hm.", "own": 1},
+        "calls": {"call_1": {"extra_content": {"google": {"thought_signature": "c2ln"}}}},
+        "provider": provider,
+        "model": model,
+        "after": False,
+    }
+    content = base64.urlsafe_b64encode(json.dumps(fields).encode()).decode()
+    return {"type": "reasoning", "summary": [], "encrypted_content": content}
+
+
+GEMINIS, OPENAIS = carrier("gemini", "gemini-2.5-flash"), carrier("openai", "model-1")
+SAID = {"role": "assistant", "content": [{"type": "output_text", "text": "b"}]}
+RESULT = {"type": "function_call_output", "call_id": "call_1", "output": "1"}
+
+
+@pytest.mark.parametrize("thoughts", [GEMINIS, OPENAIS], ids=["own", "foreign"])
+@pytest.mark.parametrize(
+    ("item", "param"),
+    [
+        ({**SAID, "bar": 2}, "input[2].bar"),
+        ({"role": "assistant", "content": MARKED}, "input[2].content[0].foo"),
+        ({**CALL, "bar": 2}, "input[2].bar"),
+    ],
+)
+def test_fields_of_an_answer_with_its_reasoning_are_refused(
+    api: ApiClient, thoughts: dict[str, Any], item: dict[str, Any], param: str
+):
+    items = [user("a"), thoughts, item, RESULT if "call_id" in item else user("c")]
+    assert post(api, RESPONSES, input=items)["param"] == param
+
+
+@pytest.mark.parametrize("thoughts", [GEMINIS, OPENAIS], ids=["foreign", "own"])
+@pytest.mark.parametrize("mask", [False, True])
+def test_the_clients_fields_of_an_answer_reach_any_vendor(
+    api: ApiClient,
+    vendor: StubVendor,
+    change_settings: Callable[..., None],
+    thoughts: dict[str, Any],
+    mask: bool,
+):
+    change_settings(MASK_PII=mask)
+    said, call = {**SAID, "cache_control": {"type": "ephemeral"}}, {**CALL, "bar": 2}
+    post(api, RESPONSES, model=OPENAI, input=[user("a"), thoughts, said, call, RESULT])
+    answer = vendor.requests[-1].json["messages"][1]
+    assert answer["cache_control"] == {"type": "ephemeral"}
+    assert answer["tool_calls"][0]["bar"] == 2
+    own = thoughts is OPENAIS
+    assert {name: answer.get(name) for name in ("reasoning_content", "own")} == (
+        {"reasoning_content": "Hm.", "own": 1} if own else {"reasoning_content": None, "own": None}
+    )
+    assert ("extra_content" in answer["tool_calls"][0]) is own
+
+
+@pytest.mark.parametrize("thoughts", [[GEMINIS], []], ids=["carrier", "record"])
+def test_images_of_an_answer_go_to_their_vendor_alone(
+    api: ApiClient, vendor: StubVendor, thoughts: list[Any]
+):
+    inline = {"inlineData": {"mimeType": "image/png", "data": "iVBORw0KGgo="}}
+    parts = [{"text": "Here."}, inline]
+    candidate = {"content": {"role": "model", "parts": parts}, "finishReason": "STOP"}
+    drawn = {"candidates": [candidate], "modelVersion": "gemini-2.5-flash"}
+    hi = {"choices": [{"finish_reason": "stop", "message": {"content": "Hi."}}]}
+    for reply in (drawn, hi, drawn):
+        vendor.reply(reply)
+    found = post(api, RESPONSES, input="Draw.")
+    (item,) = found["output"]
+    assert len(item["images"]) == 1
+    items = [user("Draw."), *thoughts, item, user("And now?")]
+    post(api, RESPONSES, model=OPENAI, input=items)
+    answer = {"role": "assistant", "content": "Here."}
+    assert vendor.requests[-1].json["messages"][1] == answer
+    post(api, RESPONSES, input=items)
+    assert b"iVBORw0KGgo=" in vendor.requests[-1].body
