@@ -229,8 +229,9 @@ MASK_PII = env_bool("MASK_PII", False)
 DATABASE_PATH = BASE_DIR / env_str("DATABASE_PATH", "chat_history.db")
 if STORAGE == "sqlite" and (DATABASE_PATH.is_dir() or not DATABASE_PATH.parent.is_dir()):
     raise ImproperlyConfigured(f"DATABASE_PATH must name a file in a folder, not {DATABASE_PATH}.")
-# Seconds that a writer waits for the database's lock: a tenth of a request's time at most.
-SQLITE_BUSY_TIMEOUT = min(5.0, max(REQUEST_TIMEOUT_SECONDS / 10, 0.5))
+# Seconds that commands and the admin wait for the database's lock. Requests have limits of their
+# own (chat/storage/time_limit.py).
+SQLITE_BUSY_TIMEOUT = 5.0
 SQLITE = {
     "ENGINE": "chatproject.sqlite",
     "NAME": DATABASE_PATH,

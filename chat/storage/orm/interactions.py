@@ -7,7 +7,6 @@ from contextlib import suppress
 from datetime import datetime
 from functools import partial
 
-from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
@@ -16,10 +15,9 @@ from chat.storage.base import InteractionRecord, Page, Reservation, Turn
 from chat.storage.columns import from_columns
 from chat.storage.cursors import Position, build_page, conversation_scope, decode_cursor, user_scope
 from chat.storage.errors import StorageUnavailable
-from chat.storage.orm import budgets
-from chat.storage.orm.connection import translate_errors
-from chat.storage.orm.sql import delete_as_read, delete_expired, insert, sweep, update
-from chat.storage.orm.usage import count, user_counts
+from chat.storage.orm import budgets, sql
+from chat.storage.orm.connection import immediate_transaction, translate_errors
+from chat.storage.orm.usage import count, delete_user_counts
 from chat.storage.orm.write_queue import write, write_queue
 from chat.storage.transcripts import restored, turn_of
 
@@ -48,7 +46,7 @@ class OrmInteractionStore:
             if holder := read_kept([record.interaction_id]):
                 return holder[record.interaction_id]
             # An expired record that no sweep has deleted yet does not keep its id.
-            write(partial(delete_expired, interaction_id=record.interaction_id))
+            write(partial(sql.delete_expired, interaction_id=record.interaction_id))
         raise StorageUnavailable
 
     def take_over(
@@ -101,17 +99,12 @@ class OrmInteractionStore:
         return _page(rows, conversation_scope(owner, conversation_id), limit, cursor)
 
     def delete(self, interaction_id: str) -> None:
-        with write_queue(), transaction.atomic():
-            rows = Interaction.objects.filter(pk=interaction_id)
-            conversation = rows.filter(digest__isnull=False).values("conversation_id")
-            Interaction.objects.filter(conversation_id__in=conversation).update(digest=None)
-            rows.delete()
+        write(partial(sql.delete, interaction_id=interaction_id))
 
     def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
-        newest = Interaction.objects.filter(owner=owner, user_id=user_id).order_by("-created_at")
-        with write_queue(), transaction.atomic():
-            user_counts(owner, user_id).delete()
-            return Interaction.objects.filter(pk__in=newest.values("pk")[:limit]).delete()[0]
+        with write_queue() as connection, immediate_transaction(connection):
+            delete_user_counts(connection, owner, user_id)
+            return sql.delete_of_user(connection, owner, user_id, limit)
 
     @translate_errors()
     def check(self) -> None:
@@ -126,7 +119,7 @@ class OrmInteractionStore:
         if now - self._swept_at > SWEEP_SECONDS:
             self._swept_at = now
             with suppress(StorageUnavailable):
-                write(sweep, wait=False)
+                write(sql.sweep, wait=False)
 
 
 def _claim(
@@ -140,8 +133,8 @@ def _claim(
     Return False if the id is taken, or the holder has changed since it was read.
     """
     budgets.check(connection, record, reservations)
-    free = holder is None or delete_as_read(connection, holder)
-    inserted = free and insert(connection, record)
+    free = holder is None or sql.delete_as_read(connection, holder)
+    inserted = free and sql.insert(connection, record)
     if inserted and reservations:
         budgets.reserve(connection, record, reservations)
     return inserted
@@ -150,7 +143,7 @@ def _claim(
 def _settle(
     connection: sqlite3.Connection, record: InteractionRecord, reservations: Sequence[Reservation]
 ) -> bool:
-    settled = update(connection, record)
+    settled = sql.update(connection, record)
     if settled:
         count(connection, [record], reservations)
         if reservations:

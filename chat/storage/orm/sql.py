@@ -31,6 +31,16 @@ DELETE_AS_READ = """
     DELETE FROM chat_interaction
     WHERE interaction_id = :interaction_id AND status = :status AND deadline_at = :deadline_at"""
 DELETE = "DELETE FROM chat_interaction WHERE interaction_id = ?"
+DELETE_DIGESTS = """
+    UPDATE chat_interaction SET digest = NULL WHERE conversation_id IN (
+        SELECT conversation_id FROM chat_interaction
+        WHERE interaction_id = ? AND digest IS NOT NULL
+    )"""
+DELETE_OF_USER = """
+    DELETE FROM chat_interaction WHERE interaction_id IN (
+        SELECT interaction_id FROM chat_interaction WHERE owner = ? AND user_id = ?
+        ORDER BY created_at DESC LIMIT ?
+    )"""
 DELETE_EXPIRED = f"{DELETE} AND expires_at <= ?"
 SWEEP = [
     f"DELETE FROM {table} WHERE expires_at <= ?"  # noqa: S608  (our own names)
@@ -60,6 +70,17 @@ def delete_as_read(connection: sqlite3.Connection, record: InteractionRecord) ->
     names = ("interaction_id", "status", "deadline_at")
     values = _adapted({name: getattr(record, name) for name in names})
     return connection.execute(DELETE_AS_READ, values).rowcount == 1
+
+
+def delete(connection: sqlite3.Connection, interaction_id: str) -> None:
+    """Delete a record, and the digests of its conversation."""
+    connection.execute(DELETE_DIGESTS, (interaction_id,))
+    connection.execute(DELETE, (interaction_id,))
+
+
+def delete_of_user(connection: sqlite3.Connection, owner: str, user_id: str, limit: int) -> int:
+    """Delete the newest records of a user, and return their number."""
+    return connection.execute(DELETE_OF_USER, (owner, user_id, limit)).rowcount
 
 
 def delete_many(connection: sqlite3.Connection, interaction_ids: Iterable[str]) -> None:

@@ -29,6 +29,7 @@ COUNT = f"""
     VALUES ({", ".join(["?"] * len(COLUMNS))})
     ON CONFLICT (owner, "by", name, date)
     DO UPDATE SET {INCREMENTS}, expires_at = excluded.expires_at"""
+DELETE = 'DELETE FROM chat_usagecount WHERE owner = ? AND "by" = ? AND name = ?'
 SUMS = {field: Sum(field) for field in COUNT_FIELDS}
 
 
@@ -49,8 +50,8 @@ def count(
     connection.executemany(COUNT, rows)
 
 
-def user_counts(owner: str, user_id: str) -> QuerySet[UsageCount]:
-    return UsageCount.objects.filter(owner=owner, by=CounterKind.USER, name=user_id)
+def delete_user_counts(connection: sqlite3.Connection, owner: str, user_id: str) -> None:
+    connection.execute(DELETE, (owner, CounterKind.USER, user_id))
 
 
 class OrmUsageStore:

@@ -72,9 +72,9 @@ def write(work: Callable[[sqlite3.Connection], T], *, wait: bool = True) -> T:
 def write_queue() -> Iterator[sqlite3.Connection]:
     """Wait for a turn alone, and yield the connection that all threads write on.
 
-    It is for writes of the ORM, which uses the thread's own connection, and for long ones. Within a
-    transaction of Django's, yield its connection at once: it holds SQLite's lock, for which the
-    first in the queue waits.
+    It is for long writes, and for those of the ORM outside of requests: it uses the thread's own
+    connection, which waits SQLITE_BUSY_TIMEOUT for SQLite's lock. Within a transaction of Django's,
+    yield its connection at once: it holds the lock, for which the first in the queue waits.
     """
     with translate_errors():
         if django_connection := open_transaction():

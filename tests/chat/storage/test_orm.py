@@ -163,6 +163,23 @@ def test_the_writes_of_a_request_share_the_time_to_wait_for_the_writer(
     assert deadline.remaining() > 10
 
 
+@pytest.mark.parametrize(
+    "delete",
+    [
+        lambda store: store.delete(OTHER_ID),
+        lambda store: store.delete_by_user("owner", "user", limit=1),
+    ],
+    ids=["one", "all"],
+)
+def test_a_deletion_waits_for_the_writer_for_a_tenth_of_its_time(
+    transactional_db: None, delete: Callable[[InteractionStore], object]
+) -> None:
+    deadline = Deadline(10)
+    with locked(), storage_deadline(deadline), pytest.raises(StorageUnavailable):
+        delete(OrmInteractionStore())
+    assert deadline.remaining() > 6
+
+
 @pytest.mark.parametrize("busy", [locked, queued])
 def test_a_narrower_limit_keeps_to_the_request_s(
     transactional_db: None, busy: Callable[[], AbstractContextManager[None]]
