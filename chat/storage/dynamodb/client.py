@@ -168,6 +168,8 @@ class DynamoDBClient:
     ) -> tuple[int, bytes]:
         target, deadline = f"DynamoDB_20120810.{operation}", Deadline(seconds)
         endpoint = self._service.endpoint
+        if seconds <= 0:  # a write could succeed after its caller has given up
+            raise ConnectTimeoutError(endpoint_url=endpoint)
         try:
             return self._service.post(target, content, deadline=deadline, fresh=fresh)
         except httpx.ConnectTimeout as exc:

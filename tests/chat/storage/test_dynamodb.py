@@ -17,7 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from botocore.exceptions import ReadTimeoutError
+from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
 from django.core.exceptions import ImproperlyConfigured
 from pytest_django import Settings
 
@@ -30,7 +30,7 @@ from chat.storage.base import (
     Status,
     UsageCounts,
 )
-from chat.storage.dynamodb.client import DynamoDBClient, client
+from chat.storage.dynamodb.client import DynamoDBClient, client, new_client
 from chat.storage.dynamodb.interactions import DynamoInteractionStore
 from chat.storage.dynamodb.tables import InteractionTable
 from chat.storage.dynamodb.usage import DynamoUsageStore
@@ -830,6 +830,21 @@ def test_a_narrower_limit_ends_with_the_one_around_it() -> None:
             assert storage_seconds(60) > 2
     with storage_deadline(Deadline(5), narrow=True):
         assert storage_seconds(60) <= 5
+
+
+@pytest.mark.parametrize("call", [DynamoDBClient.call, DynamoDBClient.call_once])
+def test_a_call_without_time_left_is_not_sent(
+    dynamodb_at: Callable[[str], None],
+    call: Callable[[DynamoDBClient, str, Mapping[str, Any]], Any],
+) -> None:
+    """Otherwise a write could succeed after its caller has given up."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dynamodb_at(f"http://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(ConnectTimeoutError):
+            call(new_client(call_seconds=0), "PutItem", {})
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 def test_a_slow_write_is_waited_for_within_the_deadline(
