@@ -35,12 +35,12 @@ from chat.storage.dynamodb.client import (
 )
 from chat.storage.dynamodb.items import (
     COLUMNS,
+    PARTS_OF,
     Item,
     id_of,
     is_too_large,
     item_of,
     leaves_room,
-    may_have_parts,
     outcome_of,
     part_keys,
     primary_key,
@@ -72,6 +72,10 @@ PAGE_PARTS = 40
 # DynamoDB deletes an expired item up to days later: its id is free before that.
 ID_IS_FREE = "attribute_not_exists(interaction_id) OR expires_at <= :now"
 AS_READ = "#status = :status AND deadline_at = :deadline_at"
+# The record has no parts and no reservations, which are in other items.
+STANDS_ALONE = " AND ".join(
+    f"attribute_not_exists({name})" for name in (*PARTS_OF.values(), budgets.RESERVED)
+)
 STATUS_NAME = {"#status": "status"}
 
 
@@ -103,20 +107,15 @@ class DynamoInteractionStore:
         self, record: InteractionRecord, holder: InteractionRecord, *reservations: Reservation
     ) -> bool:
         item, parts = _claim_item(record, reservations)
-        kept = {id_of(part) for part in parts}
-        # A claim that ended without a settlement still has its reservations.
-        holds = bool(reservations) and holder.status is Status.PENDING
-        found = _read_keys(holder) if holds or may_have_parts(item_of(holder)) else {}
-        stale = [part for part in part_keys(found) if id_of(part) not in kept]
-        values = _as_read(holder, holder.status)
-        request = {"Item": item, **_condition(AS_READ, values, STATUS_NAME)}
-        held = budgets.from_attribute(found) if holds else []
         with ExitStack() as undo:
             undo.callback(budgets.release, budgets.reserve(record, reservations))
-            if _write("Put", request, item, parts, stale) is not None:
+            replaced = _replace(holder, item, parts)
+            if replaced is None:
                 return False
             undo.pop_all()
-        budgets.release(held)
+        # A claim that ended without a settlement still has its reservations.
+        if reservations and holder.status is Status.PENDING:
+            budgets.release(budgets.from_attribute(replaced))
         return True
 
     @translate_errors()
@@ -332,11 +331,23 @@ def _without_answer(record: InteractionRecord) -> InteractionRecord:
 # --- Writing --------------------------------------------------------------------------------------
 
 
-def _read_keys(holder: InteractionRecord) -> Item:
-    """Return what the item of a claim says about its parts and its reservations."""
-    attributes = f"{KEYS}, {budgets.RESERVED}"
-    found = get_items(settings.TABLE_NAME, [record_key(holder.interaction_id)], attributes)
-    return found[0] if found else {}
+def _replace(holder: InteractionRecord, item: Item, parts: Sequence[Item]) -> Item | None:
+    """Put a claim's item and parts in place of a record's, and delete its other parts.
+
+    Return the replaced item, empty if it stood alone; None if the record is no longer `holder`.
+    """
+    values = _as_read(holder, holder.status)
+    if not parts:
+        request = {"Item": item, **_condition(f"{AS_READ} AND {STANDS_ALONE}", values, STATUS_NAME)}
+        stored = _write("Put", request, item)
+        if stored is None:
+            return {}
+    else:  # too much to send twice
+        stored = get_item(settings.TABLE_NAME, record_key(holder.interaction_id)) or {}
+    kept = {id_of(part) for part in parts}
+    stale = [part for part in part_keys(stored) if id_of(part) not in kept]
+    request = {"Item": item, **_condition(AS_READ, values, STATUS_NAME)}
+    return stored if _write("Put", request, item, parts, stale) is None else None
 
 
 def _write(

@@ -192,11 +192,6 @@ def leaves_room(item: Item) -> bool:
     return size_of(item) <= MAX_ITEM_BYTES - OUTCOME_BYTES
 
 
-def may_have_parts(item: Item) -> bool:
-    """Return whether the stored item may have been split: it has attributes of its own, too."""
-    return size_of(item) > MAX_ITEM_BYTES // 2
-
-
 def is_too_large(item: Item, question: Sequence[Item]) -> bool:
     """Return whether DynamoDB cannot keep a split item with the parts of its question."""
     return size_of(item) > MAX_ITEM_BYTES or sum(map(size_of, question)) > MAX_QUESTION_BYTES

@@ -395,6 +395,20 @@ def test_a_take_over_keeps_the_question_and_deletes_the_other_parts(
     assert len(list(InteractionTable.scan())) == 1 + parts
 
 
+def test_a_take_over_deletes_the_other_parts_of_a_column_that_lost_one(
+    store: DynamoInteractionStore,
+) -> None:
+    store.claim(PENDING)
+    failed = replace(ANSWERED, status=Status.ABORTED, response=noise(2_000_000))
+    assert store.settle(failed) is True
+    forget(f"{ID}#response-0")
+    holder = store.claim(LATER)
+    assert holder == replace(failed, response=None)
+    assert store.take_over(LATER, holder) is True
+    assert store.get(ID) == LATER
+    assert len(list(InteractionTable.scan())) == 1
+
+
 def test_a_take_over_deletes_parts_that_only_a_reservation_made_necessary(
     store: DynamoInteractionStore,
 ) -> None:
