@@ -725,6 +725,14 @@ def test_a_tool_call_with_broken_arguments_is_an_error(
     assert (summarize(error), reported) == (ErrorSummary(ProviderFailed), [HELLO.usage])
 
 
+def test_a_tool_call_without_a_name_is_an_error(stub_vendor: StubVendor, openai: Provider):
+    nameless = {"index": 0, "id": "b", "function": {"arguments": '{"x": 1}'}}
+    named = called({"index": 0, **call("a", "add", "{}")})
+    stub_vendor.stream([named, called(nameless), *OPENAI.events(finish="tool_calls")])
+    _, error = read_failing_stream(openai, WITH_TOOLS)
+    assert summarize(error) == ErrorSummary(ProviderFailed)
+
+
 # --- Failing streams ------------------------------------------------------------------------------
 
 
