@@ -4,17 +4,19 @@ https://platform.openai.com/docs/api-reference/responses/create#responses-create
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from chat.api.openai.responses import custom_tools
 from chat.api.openai.responses.ids import item_id, record_of_item
-from chat.api.openai.responses.output_items import answer_items, message_items
+from chat.api.openai.responses.output_items import answer_items, message_items, text_part
 from chat.api.openai.responses.parameters import NEUTRAL_VALUES, other_fields
 from chat.api.openai.responses.vendor_fields import (
     MEDIA,
+    SHOWN,
     VendorFields,
+    client_fields,
     decoded,
     fields_of,
     fields_on_record,
@@ -22,7 +24,7 @@ from chat.api.openai.responses.vendor_fields import (
 from chat.conversation import asked_messages, input_messages, with_audio_by_id
 from chat.errors import ValidationFailed, field_error
 from chat.storage.base import InteractionRecord
-from providers.base import INSTRUCTION_ROLES, Message
+from providers.base import INSTRUCTION_ROLES, OPENAI_CALL_FIELDS, Message
 from providers.parsing import as_list, as_str, get_path
 
 Item = Mapping[str, Any]
@@ -348,9 +350,7 @@ def input_items(record: InteractionRecord) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = []
     for message in input_messages(asked_messages(record), record.system):
         if message.get("role") == "assistant":
-            fields = fields_of(message, "", None)
-            answered = message_items(message, "", custom, vendor_fields=fields)
-            items += answered
+            items += _answered_items(message, custom)
             types |= {item["call_id"]: item["type"] for item in items if "call_id" in item}
         else:
             items.append(_asked_item(message, types))
@@ -364,6 +364,33 @@ def input_items(record: InteractionRecord) -> list[dict[str, Any]]:
     ]
 
 
+def _answered_items(message: Message, custom: set[str]) -> Iterator[dict[str, Any]]:
+    others = client_fields(message, SHOWN)
+    calls = [client_fields(call, OPENAI_CALL_FIELDS) for call in message.get("tool_calls") or ()]
+    vendors = {name: value for name, value in message.items() if name not in others}
+    if calls:
+        vendors["tool_calls"] = [
+            {name: value for name, value in call.items() if name not in added}
+            for call, added in zip(message["tool_calls"], calls, strict=True)
+        ]
+    fields = fields_of(vendors, "", None)
+    of_calls = iter(calls)
+    for item in message_items(message, "", custom, vendor_fields=fields, others=others):
+        if item["type"] == "message":
+            yield {**item, "content": _shown_answer(message.get("content"), item["content"])}
+        else:
+            yield {**next(of_calls), **item} if "call_id" in item else item
+
+
+def _shown_answer(content: Any, shown: list[Any]) -> list[Any]:
+    """Return the parts of an answer, with their other fields if all of them are texts."""
+    parts = as_list(content)
+    if not parts or any(get_path(part, "type") != "text" for part in parts):
+        return shown
+    refusals = [part for part in shown if part["type"] == "refusal"]
+    return [*({**part, **text_part(as_str(part.get("text")))} for part in parts), *refusals]
+
+
 def _asked_item(message: Message, types: Mapping[str, str]) -> dict[str, Any]:
     if message.get("role") in ("tool", "function"):
         call_id = as_str(message.get("tool_call_id"))
@@ -371,9 +398,11 @@ def _asked_item(message: Message, types: Mapping[str, str]) -> dict[str, Any]:
         content = message.get("content")
         output = content if isinstance(content, str) else _shown_parts(content)
         type_ = "custom_tool_call_output" if custom else "function_call_output"
-        return {"type": type_, "status": "completed", "call_id": call_id, "output": output}
+        fields = {"type": type_, "status": "completed", "call_id": call_id, "output": output}
+        return {**other_fields(message, ("role", "content", "tool_call_id")), **fields}
     content = _shown_parts(message.get("content"))
-    return {"type": "message", "status": "completed", "role": message["role"], "content": content}
+    fields = {"type": "message", "status": "completed", "role": message["role"], "content": content}
+    return {**message, **fields}
 
 
 def _shown_parts(content: Any) -> list[Any]:

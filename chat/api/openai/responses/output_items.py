@@ -48,16 +48,20 @@ def message_items(
     logprobs: Any = None,
     vendor_fields: VendorFields,
     carrier: bool = False,
+    others: Message | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the items of an assistant's message. `custom` are the names of custom tools."""
+    """Yield the items of an assistant's message.
+
+    `custom` are the names of custom tools, `others` more fields of the message's item.
+    """
     if vendor_fields:
         thoughts = reasoning_text(message)
         encoded = vendor_fields.encoded() if carrier else None
         yield reasoning_item(item_id("rs", interaction_id), thoughts, encoded)
     parts = list(_parts(message, logprobs))
-    media = {name: message[name] for name in MEDIA if message.get(name)}
-    if parts or media:
-        yield message_item(item_id("msg", interaction_id), parts, status) | media
+    more = {**(others or {}), **{name: message[name] for name in MEDIA if message.get(name)}}
+    if parts or more:
+        yield {**more, **message_item(item_id("msg", interaction_id), parts, status)}
     for number, call in enumerate(message.get("tool_calls") or ()):
         yield call_item(interaction_id, number, call, custom, status)
 

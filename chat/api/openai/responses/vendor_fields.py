@@ -6,7 +6,7 @@ them.
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -22,6 +22,8 @@ from providers.parsing import as_str
 MEDIA = ("images", "audio")
 # Message fields that the items can hold.
 SHOWN = {*OPENAI_MESSAGE_FIELDS, "annotations", *MEDIA}
+# How vendors' fields begin. A record does not tell them from the client's.
+_VENDORS_OWN = ("reasoning", "thinking", "extra_content", "provider_specific_fields")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,15 @@ def fields_of(message: Message, provider: str, model: str | None) -> VendorField
     }
     own = {name: value for name, value in message.items() if name not in SHOWN}
     return VendorFields(own, calls, provider, model)
+
+
+def client_fields(value: Message, known: Collection[str]) -> dict[str, Any]:
+    """Return the fields of a recorded message or call that are not known, nor a vendor's own."""
+    return {
+        name: each
+        for name, each in value.items()
+        if name not in known and not name.startswith(_VENDORS_OWN)
+    }
 
 
 def fields_on_record(record: InteractionRecord) -> VendorFields:

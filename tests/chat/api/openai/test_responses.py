@@ -856,6 +856,27 @@ class TestInput:
             {"type": "input_file", **FILE, **MARKS},
         ]
 
+    def test_items_are_listed_with_their_other_fields(self, api: ApiClient) -> None:
+        said = [{"type": "output_text", "text": "I see.", "annotations": [], "logprobs": []}]
+        marked = [{**part, "foo": 1} for part in said]
+        result = {"type": "function_call_output", "call_id": "a", "output": "3", "qux": 4}
+        items = [
+            {"role": "user", "content": [{"type": "input_text", "text": "Hi"}], "name": "Ada"},
+            {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]},
+            {"role": "assistant", "content": marked, "bar": 2},
+            {**CALL, "baz": 3},
+            result,
+            {"role": "assistant", "content": said, "bar": 5},
+            {"role": "user", "content": [{"type": "input_text", "text": "b"}]},
+        ]
+        path = f"{PATH}/{body(create(api, items, tools=[ADD]))['id']}/input_items"
+        page = json.loads(api.get(f"{path}?order=asc").content)
+        ours = ("id", "status")
+        listed = [{n: v for n, v in each.items() if n not in ours} for each in page["data"]]
+        assert listed == [{"type": "message", **item} for item in items]
+        for item in page["data"]:
+            ITEM.validate_python(item)
+
     def test_input_items_come_in_pages_that_the_sdk_reads(self, api: ApiClient) -> None:
         given = [{"role": "user", "content": str(number)} for number in range(5)]
         found = body(create(api, given, instructions="Count."))
