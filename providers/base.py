@@ -121,6 +121,7 @@ class AnsweredMessage(dict[str, Any]):
         return self.without_vendor_fields()
 
     def without_vendor_fields(self) -> Message:
+        """Return the fields that any vendor gets: OpenAI's, and those that the client asked for."""
         taken = {*OPENAI_MESSAGE_FIELDS, *self._asked}
         plain = {name: value for name, value in self.items() if name in taken}
         if calls := plain.get("tool_calls"):

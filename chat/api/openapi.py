@@ -53,6 +53,7 @@ class SchemaGenerator(generators.SchemaGenerator):
     """
 
     def get_schema(self, request: Any = None, public: bool = False) -> Any:
+        # drf-spectacular's method has no types.
         schema = super().get_schema(request=request, public=public)  # type: ignore[no-untyped-call]
         if prefix := get_script_prefix().rstrip("/"):
             # Behind a REST API the stage is a part of each address that "Try it out" calls.

@@ -404,7 +404,8 @@ class UsageCountsSerializer(serializers.Serializer[Any]):
     """Sums over settled records. Unknown counts add nothing."""
 
     requests = serializers.IntegerField()
-    errors = serializers.IntegerField(  # type: ignore[assignment]  # a field all the same
+    # DRF makes it a field, and keeps its own property `errors`.
+    errors = serializers.IntegerField(  # type: ignore[assignment]
         help_text="Requests that failed."
     )
     prompt_tokens = serializers.IntegerField()
@@ -457,4 +458,5 @@ class ProblemSerializer(serializers.Serializer[Any]):
     detail = serializers.CharField()
     code = serializers.CharField(help_text="Stable: programs should read this field.")
     request_id = serializers.CharField()
-    errors = FieldErrorSerializer(many=True)  # type: ignore[assignment]  # a field all the same
+    # DRF makes it a field, and keeps its own property `errors`.
+    errors = FieldErrorSerializer(many=True)  # type: ignore[assignment]

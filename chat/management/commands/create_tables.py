@@ -85,7 +85,7 @@ def differences(model: type[Table]) -> dict[str, str]:
 def _wanted(model: type[Table]) -> dict[str, str]:
     schema = model._get_schema()
     types = _types(schema["attribute_definitions"])
-    ttl = model._ttl_attribute()  # type: ignore[no-untyped-call]  # PynamoDB's
+    ttl = model._ttl_attribute()  # type: ignore[no-untyped-call]  # PynamoDB has no type
     return {
         "status": "ACTIVE",
         "billing": str(model.Meta.billing_mode),

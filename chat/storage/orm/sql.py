@@ -99,7 +99,12 @@ def sweep(connection: sqlite3.Connection) -> None:
 
 
 def _now() -> str:
-    return str(datetime.now(UTC).replace(tzinfo=None))
+    return _stored_time(datetime.now(UTC))
+
+
+def _stored_time(moment: datetime) -> str:
+    """Return a moment as Django writes it; its own function takes five times as long."""
+    return str(moment.astimezone(UTC).replace(tzinfo=None))
 
 
 def _adapted(columns: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,8 +120,7 @@ def _adapter(field: "models.Field[Any, Any]") -> Callable[[Any], Any] | None:
     operations = django_connection.ops
     match field:
         case models.DateTimeField():
-            # As Django writes it; its own function takes five times as long.
-            return lambda value: str(value.astimezone(UTC).replace(tzinfo=None))
+            return _stored_time
         case models.DecimalField(max_digits=digits, decimal_places=places):
             return lambda value: operations.adapt_decimalfield_value(value, digits, places)
         case models.JSONField():
