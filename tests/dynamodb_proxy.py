@@ -1,17 +1,17 @@
 """A server between the store and DynamoDB Local, for tests of permissions and of failures."""
 
 import contextlib
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+
+from tests.background_server import BackgroundServer
 
 FORWARDED = ("authorization", "content-type", "x-amz-date", "x-amz-target")
 
 
-class DynamoDBProxy:
+class DynamoDBProxy(BackgroundServer):
     """Forward each call to DynamoDB. Subclasses override `answer`."""
 
     def __init__(self, dynamodb: str) -> None:
@@ -40,14 +40,6 @@ class DynamoDBProxy:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
     def answer(
         self, target: str, body: bytes, headers: Mapping[str, str]

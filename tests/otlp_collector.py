@@ -4,10 +4,12 @@ import threading
 import time
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+
+from tests.background_server import BackgroundServer
 
 WAIT_SECONDS = 30
 
@@ -27,7 +29,7 @@ class Span:
     service: dict[str, Any]
 
 
-class Collector:
+class Collector(BackgroundServer):
     """Collects spans while its context lasts. While `paused` is set, it does not respond."""
 
     def __init__(self) -> None:
@@ -43,14 +45,9 @@ class Collector:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
     def __exit__(self, *exc: object) -> None:
         self.paused.clear()
-        self._server.shutdown()
-        self._server.server_close()
+        super().__exit__(*exc)
 
     @property
     def spans(self) -> list[Span]:

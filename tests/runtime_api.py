@@ -30,6 +30,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
+from tests.background_server import BackgroundServer
 from tests.lambda_events import v1
 from tests.server_process import ROOT, base_environment
 
@@ -111,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
 
-class RuntimeApi:
+class RuntimeApi(BackgroundServer):
     def __init__(self) -> None:
         self.init_errors: list[dict[str, Any]] = []
         self.connections = 0
@@ -121,14 +122,9 @@ class RuntimeApi:
         self._server = _Server(_RuntimeHandler, self)
         self.address = f"127.0.0.1:{self._server.server_port}"
 
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
     def __exit__(self, *exc: object) -> None:
         self.close()
-        self._server.shutdown()
-        self._server.server_close()
+        super().__exit__(*exc)
 
     def close(self) -> None:
         """Refuse to hand out events: the loop ends."""
@@ -233,20 +229,12 @@ class _RuntimeHandler(_Handler):
             self.wfile.write(content)
 
 
-class RestApi:
+class RestApi(BackgroundServer):
     """A REST API with the stage `prod`, in a context manager: HTTP in, events out, streams back."""
 
     def __init__(self, api: RuntimeApi) -> None:
         self._server = _Server(_RestHandler, api)
         self.url = f"http://127.0.0.1:{self._server.server_port}/prod"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 class _RestHandler(_Handler):
