@@ -66,6 +66,10 @@ class ChatResult(NamedTuple):
     replayed: bool = False
 
 
+class AnswerEnded(NamedTuple):
+    """The provider's answer has ended or failed: what follows may wait for the storage."""
+
+
 class AnswerDelta(NamedTuple):
     """A piece of an answer, with the claimed record, and the provider and model that answer."""
 
@@ -111,8 +115,11 @@ def stream(
     deadline: Deadline,
     idempotency_key: str | None = None,
     use_cache: bool = True,
-) -> Generator[AnswerDelta | ChatResult]:
+) -> Generator[AnswerDelta | AnswerEnded | ChatResult]:
     """Take the same steps as `chat`: yield the answer in pieces as they come, then the result.
+
+    Before the record of an answer is settled, AnswerEnded is yielded. The thread that reads on may
+    be another one after each event.
 
     A stored answer is yielded at once, without pieces. If `deadline` is cancelled or the iterator
     closed, the pieces so far are settled as aborted. Raises Problem.
@@ -125,15 +132,21 @@ def stream(
         events = model_catalog.router().stream(
             in_flight.routes, in_flight.completion_request, deadline, in_flight.add_attempt
         )
-        claimed = in_flight.whole(in_flight.record)
-        with closing(events):  # ends the attempt before the record is settled
-            for route, event in events:
-                in_flight.route = route
-                if isinstance(event, Completion):
-                    completion = event
-                else:
-                    in_flight.deltas.append(event.message)
-                    yield AnswerDelta(claimed, route.provider.name, route.model, event)
+        claimed, error = in_flight.whole(in_flight.record), None
+        try:
+            with closing(events):  # ends the attempt before the record is settled
+                for route, event in events:
+                    in_flight.route = route
+                    if isinstance(event, Completion):
+                        completion = event
+                    else:
+                        in_flight.deltas.append(event.message)
+                        yield AnswerDelta(claimed, route.provider.name, route.model, event)
+        except Exception as exc:
+            error = exc
+        yield AnswerEnded()
+        if error:
+            raise error
     yield _settle_completion(in_flight, completion)
 
 

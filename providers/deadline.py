@@ -3,11 +3,19 @@
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 Callback = Callable[[], object]
 # Called before each wait; returns the seconds of waiting after which it must be called again.
 WaitCallback = Callable[[], float]
+
+
+class Waiter(Protocol):
+    """Waits in place of `select.poll`, so that its thread can do something else meanwhile."""
+
+    def wait(self, files: Mapping[int, int], seconds: float) -> list[tuple[int, int]]:
+        """Wait for events of file descriptors, both as in `select.poll`; none if time is up."""
 
 
 class Deadline:
@@ -92,8 +100,17 @@ class Deadline:
         return math.inf if callback is None else callback()
 
     @property
+    def waiter(self) -> Waiter | None:
+        """What waits for the files of the running call; None if its thread itself does."""
+        return self._shared.waiter
+
+    @waiter.setter
+    def waiter(self, waiter: Waiter | None) -> None:
+        self._shared.waiter = waiter
+
+    @property
     def announces_waits(self) -> bool:
-        """Whether the running call announces its waits by `waiting`."""
+        """Whether the running call announces its waits by `waiting`, and honours `waiter`."""
         return self._shared.announces_waits
 
     @announces_waits.setter
@@ -111,10 +128,11 @@ class Deadline:
 class _Shared:
     """The state that a deadline shares with its parts."""
 
-    __slots__ = ("announces_waits", "callbacks", "cancelled", "lock", "on_wait")
+    __slots__ = ("announces_waits", "callbacks", "cancelled", "lock", "on_wait", "waiter")
 
     def __init__(self) -> None:
         self.on_wait: WaitCallback | None = None
+        self.waiter: Waiter | None = None
         self.announces_waits = False
         self.cancelled = False
         self.callbacks: list[Callback] = []

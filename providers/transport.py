@@ -195,7 +195,8 @@ class _Handle:
         # After all that may fail, because nothing else would close the pipe.
         self._wake_fd, self._waker_fd = os.pipe()
         self._poll = select.poll()
-        self._poll.register(self._wake_fd, select.POLLIN)
+        self._files: dict[int, int] = {}  # what _poll waits for
+        self._watch_file(self._wake_fd, select.POLLIN)
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self.on_socket)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self.on_timer)
         _handles.add(self)
@@ -350,7 +351,10 @@ class _Handle:
         if remaining <= 0:
             raise transport_errors.timed_out(self._curl, self._deadline, in_body=self._in_body)
         seconds = max(0.0, min(remaining, again, self._timer - now, 86400.0))
-        events = self._poll.poll(math.ceil(seconds * 1000))
+        if waiter := self._deadline.waiter:
+            events = waiter.wait(self._files, seconds)
+        else:
+            events = self._poll.poll(math.ceil(seconds * 1000))
         for fd, mask in events:
             if fd == self._wake_fd:
                 os.read(fd, 64)
@@ -392,8 +396,13 @@ class _Handle:
         """Watch a socket for the events that libcurl asks for, or stop watching it."""
         if what == pycurl.POLL_REMOVE:
             self._poll.unregister(fd)
+            del self._files[fd]
         else:
-            self._poll.register(fd, _POLL_EVENTS[what])
+            self._watch_file(fd, _POLL_EVENTS[what])
+
+    def _watch_file(self, fd: int, events: int) -> None:
+        self._poll.register(fd, events)
+        self._files[fd] = events
 
     def on_timer(self, milliseconds: int) -> None:
         """Set libcurl's timer; below 0: none."""

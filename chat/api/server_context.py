@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextvars import Context
+from typing import Any, Protocol
 
-from providers.deadline import Deadline
+from providers.deadline import Deadline, Waiter
 
 # apig-wsgi puts Lambda's context object here; other servers have no such key.
 LAMBDA_CONTEXT = "apig_wsgi.context"
@@ -16,6 +17,30 @@ STREAMS_ON_LAMBDA = "chat.streams_on_lambda"
 CANCEL_ON_DISCONNECT = "chat.cancel_on_disconnect"
 # A server at its capacity sets this to True for the requests beyond it.
 SERVER_FULL = "chat.server_full"
+# A server with a thread that relays many streams puts a Relay here.
+RELAY = "chat.relay"
+
+
+class Relay(Protocol):
+    """Relays the stream of one request, in a thread that does so for many."""
+
+    def run(self, work: Callable[[Waiter], None], context: Context) -> None:
+        """Run `work` in the thread of the relay, and wait for its end. Raises the client's OSError.
+
+        It must wait by the waiter only. Afterwards the client has got all that was sent.
+        """
+
+    def send(self, data: bytes) -> bool:
+        """Send a piece of the body within `work`. Return whether the client has taken all so far.
+
+        If it has not, the rest waits for the next call, also one without data.
+        """
+
+
+def relay_of(environ: Mapping[str, Any]) -> Relay | None:
+    """Return the relay of a request, if its server has one."""
+    found: Relay | None = environ.get(RELAY)
+    return found
 
 
 def remaining_seconds(environ: Mapping[str, Any]) -> float:

@@ -1,27 +1,29 @@
 """Stream the service's events as server-sent events.
 
-One thread asks the provider and writes to the client. Format:
-https://html.spec.whatwg.org/multipage/server-sent-events.html
+One thread asks the provider and writes to the client. If the server has a relay, the request's
+thread does so up to the first piece and after the last one, and the relay's thread in between.
+Format: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from contextvars import copy_context
+from functools import partial
 from typing import Any, Protocol
 
 import orjson
 from django.http import StreamingHttpResponse
 from greenlet import getcurrent, greenlet
 
-from chat.api.server_context import can_stream, cancel_on_disconnect
+from chat.api.server_context import Relay, can_stream, cancel_on_disconnect, relay_of
 from chat.errors import ClientDisconnected, Problem, log_and_convert, problem_from_exception
-from chat.service import AnswerDelta, ChatResult
+from chat.service import AnswerDelta, AnswerEnded, ChatResult
 from chat.storage.transcripts import answered_message
 from chat.telemetry.context import add_log_fields, current_request_id
 from providers.base import DeltaThoughts, Message
-from providers.deadline import Deadline
+from providers.deadline import Deadline, Waiter
 
 # A silent stream sends a heartbeat this often. If the first event takes longer, the stream starts
 # with a heartbeat, and a later error becomes an event of it.
@@ -29,12 +31,14 @@ HEARTBEAT_SECONDS = 10.0
 HEARTBEAT = b": waiting\n\n"
 # A piece waits this long at most for those that the vendor sent along with it.
 MAX_HOLD_SECONDS = 0.02
+# The relay tries this often to send what a slow client has not taken.
+SLOW_CLIENT_SECONDS = 0.1
 LINE_ENDS = {
     character.encode(): f"\\u{ord(character):04x}".encode()
     for character in ("\x85", "\u2028", "\u2029")
 }
 
-Events = Generator[AnswerDelta | ChatResult]
+Events = Generator[AnswerDelta | AnswerEnded | ChatResult]
 
 
 class StreamFormat(Protocol):
@@ -73,8 +77,9 @@ def respond(
 class EventStream:
     """The body of the response, to be read in the thread that made it.
 
-    The chat runs in a greenlet of that thread. So it can hand over data from any depth of a call,
-    and continue later.
+    The chat runs in a greenlet. So it can hand over data from any depth of a call, and continue
+    later. A greenlet cannot change its thread, but the generator of events can between two events:
+    each thread reads it in a greenlet of its own.
     """
 
     def __init__(
@@ -91,12 +96,18 @@ class EventStream:
         self._heartbeat_seconds = HEARTBEAT_SECONDS if can_stream(environ) else math.inf
         self._request_id = current_request_id()
         self._unsent: list[bytes] = []
-        self._begun = self._closed = self.replayed = False
+        self._begun = self._closed = self._ended = self.replayed = False
         self._sent_at = self._held_since = time.monotonic()
-        self._server = getcurrent()
-        self._chat = greenlet(self._run, self._server)
+        self._relay = relay_of(environ)
+        self._send_to_client: Callable[[bytes], object] = self._switch_to_server
+        # The client has not taken all yet that the relay has sent.
+        self._is_behind = False
+        # An unexpected one, in the relay.
+        self._error: Exception | None = None
         # The request's log fields and storage deadline are context variables.
-        self._chat.gr_context = copy_context()
+        self._context = copy_context()
+        self._server = getcurrent()
+        self._chat = self._new_chat()
         with ExitStack() as until_error:
             until_error.enter_context(cancel_on_disconnect(environ, deadline))
             until_error.callback(deadline.on_wait, None)
@@ -110,28 +121,59 @@ class EventStream:
         data = self._first
         while data is not None:
             yield data
-            data = None if self._chat.dead else self._chat.switch()
+            data = self._next()
 
     def close(self) -> None:
         """Stop watching the client, and end the chat if it is still running."""
         self._watch.close()
         self._closed = True
-        if not self._chat.dead:
+        if not self._ended:
             self._deadline.cancel()
+            if self._chat.dead:
+                self._chat = self._new_chat()
             # The garbage collector may close a stream while another one's chat is running.
             self._chat.parent = getcurrent()
             self._chat.switch()
 
-    def _run(self) -> None:
-        """Run the chat in its greenlet, and hand over its events, or its error."""
+    def _new_chat(self) -> greenlet:
+        chat = greenlet(self._run, self._server)
+        chat.gr_context = self._context
+        return chat
+
+    def _next(self) -> bytes | None:
+        """Run the chat until it hands over data for the server; None at its end."""
+        while not self._ended:
+            if self._chat.dead:  # between two pieces
+                if self._relay:
+                    self._relay.run(partial(self._relay_pieces, self._relay), self._context)
+                self._chat = self._new_chat()
+            data: bytes | None = self._chat.switch()
+            if data is not None:
+                return data
+        return None
+
+    def _relay_pieces(self, relay: Relay, waiter: Waiter) -> None:
+        """Run the chat in the relay until the provider's answer ends, or the client is slow."""
+        self._chat, self._deadline.waiter = getcurrent(), waiter
+        self._send_to_client = partial(self._send_by, relay)
         try:
-            with closing(self._events) as events:
-                for event in events:
-                    self._add(event)
-                    if self._closed:
-                        if isinstance(event, AnswerDelta):
-                            add_log_fields(code=ClientDisconnected.code)
-                        return
+            for event in self._events:
+                if isinstance(event, AnswerEnded):
+                    break
+                self._add(event)
+                if self._is_behind:
+                    break
+        except Exception as exc:
+            self._error = exc
+        finally:
+            self._deadline.waiter, self._is_behind = None, False
+            self._send_to_client = self._switch_to_server
+
+    def _run(self) -> None:
+        """Run the chat as far as the relay does not, and hand over its events, or its error."""
+        try:
+            if not self._read_events():
+                return
         except Exception as exc:
             add_log_fields(code=problem_from_exception(exc).code)
             if not self._begun:
@@ -140,6 +182,31 @@ class EventStream:
             if not self._deadline.cancelled:
                 self._unsent.append(self._format.error(problem, self._request_id))
         self._flush()
+        self._ended = True
+
+    def _read_events(self) -> bool:
+        """Add the events. Return whether these were all: the relay may go on after a piece."""
+        event: AnswerDelta | AnswerEnded | ChatResult | None = None
+        with ExitStack() as at_end:
+            at_end.callback(self._events.close)
+            if self._error:
+                raise self._error
+            while not self._closed and (event := next(self._events, None)) is not None:
+                if isinstance(event, AnswerEnded):
+                    continue
+                self._add(event)
+                if isinstance(event, AnswerDelta) and self._can_be_relayed:
+                    at_end.pop_all()
+                    return False
+            if self._closed and not isinstance(event, ChatResult):
+                add_log_fields(code=ClientDisconnected.code)
+        return True
+
+    @property
+    def _can_be_relayed(self) -> bool:
+        """Whether a relay may go on: the response has begun, and the call waits as it needs."""
+        begun = self._begun and not self._closed
+        return self._relay is not None and begun and self._deadline.announces_waits
 
     def _add(self, event: AnswerDelta | ChatResult) -> None:
         """Write an event. Hold it back for a moment if the provider has more at hand."""
@@ -162,9 +229,9 @@ class EventStream:
         """Send held-back data, or a heartbeat. Return the seconds until the next heartbeat."""
         if self._closed or getcurrent() is not self._chat:  # the garbage collector closes calls
             return math.inf
-        if self._unsent:
+        if self._unsent or self._is_behind:
             self._flush()
-            return self._heartbeat_seconds
+            return SLOW_CLIENT_SECONDS if self._is_behind else self._heartbeat_seconds
         left = self._sent_at + self._heartbeat_seconds - time.monotonic()
         if left <= 0:
             self._send(HEARTBEAT)
@@ -172,17 +239,24 @@ class EventStream:
         return left
 
     def _flush(self) -> None:
-        if self._unsent:
+        if self._unsent or self._is_behind:
             data = b"".join(self._unsent)
             self._unsent.clear()
             self._send(data)
 
     def _send(self, data: bytes) -> None:
-        """Hand over data to the server, and continue when it has been sent."""
+        """Send data to the client, unless it has gone."""
         if not self._closed:
             self._begun = True
-            self._server.switch(data)
+            self._send_to_client(data)
             self._sent_at = time.monotonic()
+
+    def _switch_to_server(self, data: bytes) -> None:
+        """Hand over data to the server, and continue when it has been sent."""
+        self._server.switch(data)
+
+    def _send_by(self, relay: Relay, data: bytes) -> None:
+        self._is_behind = not relay.send(data)
 
 
 class ChatEventFormat:

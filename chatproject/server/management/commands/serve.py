@@ -19,6 +19,7 @@ from chatproject.server import tuning
 from chatproject.server.capacity import Capacity
 from chatproject.server.disconnect import with_disconnects
 from chatproject.server.logger import GunicornLogger
+from chatproject.server.relay import with_relay
 from chatproject.server.worker import CLIENT_SECONDS, Arbiter, Worker, drain, with_kernel_timeout
 
 # Seconds that a worker may take to send its traces when it ends.
@@ -105,7 +106,7 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
         gc.collect()
         gc.freeze()  # the collector need not look through imported modules
         gc.set_threshold(GC_THRESHOLD)
-        return self.capacity.limit(with_kernel_timeout(with_disconnects(application)))
+        return self.capacity.limit(with_kernel_timeout(with_relay(with_disconnects(application))))
 
 
 class Command(BaseCommand):

@@ -1,0 +1,203 @@
+"""Relay many streams in one thread per process, with a greenlet for each (on Linux).
+
+With a thread for each stream, every token switches threads several times. In addition each of these
+threads waits for the interpreter's lock behind all others, those of new requests among them.
+"""
+
+import ctypes
+import functools
+import math
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from contextvars import Context
+from typing import Any
+
+from greenlet import getcurrent, greenlet
+
+from chat.api.server_context import RELAY
+from providers.deadline import Waiter
+
+Work = Callable[[Waiter], None]
+
+
+def with_relay(application: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a WSGI application of gunicorn: its environment gets RELAY where that can be used."""
+    if sys.platform != "linux":
+        return application
+
+    def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if environ["SERVER_PROTOCOL"] == "HTTP/1.1":  # else the body has no chunks
+            environ[RELAY] = ClientRelay(environ["gunicorn.socket"])
+        return application(environ, start_response)
+
+    return wrapped
+
+
+class ClientRelay:
+    """See `Relay`: for the chunked response of one client."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self._client = client
+        self._unsent = b""
+
+    def run(self, work: Work, context: Context) -> None:
+        _relay_thread().run(work, context)
+        unsent, self._unsent = self._unsent, b""
+        self._client.sendall(unsent)
+
+    def send(self, data: bytes) -> bool:
+        if data:
+            self._unsent += b"%x\r\n%b\r\n" % (len(data), data)
+        if self._unsent:
+            sent = _send_now(self._client.fileno(), self._unsent)
+            self._unsent = self._unsent[sent:]
+        return not self._unsent
+
+
+# Unlike `socket.send`, it keeps the interpreter's lock. The call does not block, and takes some
+# microseconds. To get the lock back would take as many milliseconds while a crowd arrives.
+_send = ctypes.PyDLL(None).send
+_send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+_send.restype = ctypes.c_ssize_t
+
+
+def _send_now(descriptor: int, data: bytes) -> int:
+    """Send what a socket takes at once. Return the number of bytes: 0 also after an error."""
+    sent: int = _send(descriptor, data, len(data), socket.MSG_DONTWAIT)
+    return max(0, sent)
+
+
+class _RelayThread:
+    """The thread, and the streams that wait for it or in it."""
+
+    def __init__(self) -> None:
+        self._new: deque[_Job] = deque()
+        self._by_file: dict[int, _StreamWaiter] = {}
+        self._waiters: set[_StreamWaiter] = set()
+        self._next_timeout = math.inf  # that of a waiter, or earlier
+        self._epoll = select.epoll()
+        self._wake_fd, self._waker_fd = os.pipe()
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        threading.Thread(target=self._run, name="relay", daemon=True).start()
+
+    def run(self, work: Work, context: Context) -> None:
+        """Do the work in a greenlet of the thread, and wait for its end."""
+        job = _Job(work, context)
+        self._new.append(job)
+        os.write(self._waker_fd, b"\0")
+        job.ended.acquire()
+        if job.error:
+            raise job.error
+
+    def wait(self, waiter: "_StreamWaiter") -> list[tuple[int, int]]:
+        """Let the other greenlets run until an event or the timeout of this one."""
+        self._next_timeout = min(self._next_timeout, waiter.timeout)
+        events: list[tuple[int, int]] = self._main.switch()
+        return events
+
+    def watch(self, waiter: "_StreamWaiter", files: Mapping[int, int]) -> None:
+        """Wake the waiter for events of these files."""
+        self._waiters.add(waiter)
+        for fd, events in files.items():
+            self._by_file[fd] = waiter
+            self._epoll.register(fd, events)
+
+    def forget(self, waiter: "_StreamWaiter", files: Mapping[int, int]) -> None:
+        """End `watch`."""
+        self._waiters.discard(waiter)
+        for fd in files:
+            del self._by_file[fd]
+            with suppress(OSError):  # it is closed
+                self._epoll.unregister(fd)
+
+    def _run(self) -> None:
+        self._main = getcurrent()
+        while True:
+            seconds = min(max(0.0, self._next_timeout - time.monotonic()), 3600.0)
+            for fd, events in self._epoll.poll(seconds):
+                if fd == self._wake_fd:
+                    os.read(fd, 4096)
+                    self._begin_new()
+                elif waiter := self._by_file.get(fd):
+                    waiter.greenlet.switch([(fd, events)])
+            if self._next_timeout <= time.monotonic():
+                self._end_waits()
+
+    def _begin_new(self) -> None:
+        while self._new:
+            job = self._new.popleft()
+            begun = greenlet(self._do)
+            begun.gr_context = job.context
+            begun.switch(job)
+
+    def _do(self, job: "_Job") -> None:
+        waiter = _StreamWaiter(self)
+        try:
+            job.work(waiter)
+        except BaseException as exc:
+            job.error = exc
+        finally:
+            waiter.end()
+            job.ended.release()
+
+    def _end_waits(self) -> None:
+        """Wake those whose time is up."""
+        now = time.monotonic()
+        for waiter in [each for each in self._waiters if each.timeout <= now]:
+            waiter.greenlet.switch([])
+        self._next_timeout = min((each.timeout for each in self._waiters), default=math.inf)
+
+
+class _Job:
+    """Work for the thread; `ended` is released when it is done."""
+
+    def __init__(self, work: Work, context: Context) -> None:
+        self.work = work
+        self.context = context
+        self.error: BaseException | None = None
+        self.ended = threading.Lock()
+        self.ended.acquire()
+
+
+class _StreamWaiter:
+    """See `Waiter`: lets the thread relay other streams meanwhile."""
+
+    def __init__(self, thread: _RelayThread) -> None:
+        self.greenlet = getcurrent()
+        self.timeout = math.inf
+        self._thread = thread
+        self._files: dict[int, int] = {}
+
+    def wait(self, files: Mapping[int, int], seconds: float) -> list[tuple[int, int]]:
+        if files != self._files:
+            self.end()
+            self._files = dict(files)
+            self._thread.watch(self, self._files)
+        self.timeout = time.monotonic() + seconds
+        return self._thread.wait(self)
+
+    def end(self) -> None:
+        self._thread.forget(self, self._files)
+
+
+_making = threading.Lock()
+
+
+@functools.cache
+def _made() -> _RelayThread:
+    return _RelayThread()
+
+
+def _relay_thread() -> _RelayThread:
+    with _making:
+        return _made()
+
+
+os.register_at_fork(after_in_child=_made.cache_clear)
