@@ -49,8 +49,9 @@ class ClientRelay:
 
     def run(self, work: Work, context: Context) -> None:
         _relay_thread().run(work, context)
-        unsent, self._unsent = self._unsent, b""
-        self._client.sendall(unsent)
+        if self._unsent:
+            unsent, self._unsent = self._unsent, b""
+            self._client.sendall(unsent)
 
     def send(self, data: bytes) -> bool:
         if data:
