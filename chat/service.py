@@ -132,7 +132,7 @@ def stream(
         events = model_catalog.router().stream(
             in_flight.routes, in_flight.completion_request, deadline, in_flight.add_attempt
         )
-        claimed, error = in_flight.whole(in_flight.record), None
+        claimed = in_flight.whole(in_flight.record)
         try:
             with closing(events):  # ends the attempt before the record is settled
                 for route, event in events:
@@ -142,11 +142,10 @@ def stream(
                     else:
                         in_flight.deltas.append(event.message)
                         yield AnswerDelta(claimed, route.provider.name, route.model, event)
-        except Exception as exc:
-            error = exc
+        except Exception:
+            yield AnswerEnded()
+            raise
         yield AnswerEnded()
-        if error:
-            raise error
     yield _settle_completion(in_flight, completion)
 
 

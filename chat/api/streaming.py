@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from contextvars import copy_context
-from functools import partial
 from typing import Any, Protocol
 
 import orjson
 from django.http import StreamingHttpResponse
 from greenlet import getcurrent, greenlet
 
-from chat.api.server_context import Relay, can_stream, cancel_on_disconnect, relay_of
+from chat.api.server_context import can_stream, cancel_on_disconnect, relay_of
 from chat.errors import ClientDisconnected, Problem, log_and_convert, problem_from_exception
 from chat.service import AnswerDelta, AnswerEnded, ChatResult
 from chat.storage.transcripts import answered_message
@@ -96,13 +95,12 @@ class EventStream:
         self._heartbeat_seconds = HEARTBEAT_SECONDS if can_stream(environ) else math.inf
         self._request_id = current_request_id()
         self._unsent: list[bytes] = []
-        self._begun = self._closed = self._ended = self.replayed = False
+        self._begun = self._answered = self._closed = self._ended = self.replayed = False
         self._sent_at = self._held_since = time.monotonic()
         self._relay = relay_of(environ)
-        self._send_to_client: Callable[[bytes], object] = self._switch_to_server
-        # The client has not taken all yet that the relay has sent.
+        # The client has not taken all that the relay has sent.
         self._is_behind = False
-        # An unexpected one, in the relay.
+        # The error of the relay's part, which `_read_events` raises again.
         self._error: Exception | None = None
         # The request's log fields and storage deadline are context variables.
         self._context = copy_context()
@@ -144,21 +142,23 @@ class EventStream:
         """Run the chat until it hands over data for the server; None at its end."""
         while not self._ended:
             if self._chat.dead:  # between two pieces
-                if self._relay:
-                    self._relay.run(partial(self._relay_pieces, self._relay), self._context)
-                self._chat = self._new_chat()
+                try:
+                    if self._relay:
+                        self._relay.run(self._relay_pieces, self._context)
+                finally:
+                    self._chat = self._new_chat()  # also for `close`, after an error
             data: bytes | None = self._chat.switch()
             if data is not None:
                 return data
         return None
 
-    def _relay_pieces(self, relay: Relay, waiter: Waiter) -> None:
+    def _relay_pieces(self, waiter: Waiter) -> None:
         """Run the chat in the relay until the provider's answer ends, or the client is slow."""
         self._chat, self._deadline.waiter = getcurrent(), waiter
-        self._send_to_client = partial(self._send_by, relay)
         try:
             for event in self._events:
                 if isinstance(event, AnswerEnded):
+                    self._answered = True
                     break
                 self._add(event)
                 if self._is_behind:
@@ -167,7 +167,6 @@ class EventStream:
             self._error = exc
         finally:
             self._deadline.waiter, self._is_behind = None, False
-            self._send_to_client = self._switch_to_server
 
     def _run(self) -> None:
         """Run the chat as far as the relay does not, and hand over its events, or its error."""
@@ -186,20 +185,24 @@ class EventStream:
 
     def _read_events(self) -> bool:
         """Add the events. Return whether these were all: the relay may go on after a piece."""
-        event: AnswerDelta | AnswerEnded | ChatResult | None = None
         with ExitStack() as at_end:
             at_end.callback(self._events.close)
             if self._error:
                 raise self._error
-            while not self._closed and (event := next(self._events, None)) is not None:
-                if isinstance(event, AnswerEnded):
-                    continue
-                self._add(event)
-                if isinstance(event, AnswerDelta) and self._can_be_relayed:
-                    at_end.pop_all()
-                    return False
-            if self._closed and not isinstance(event, ChatResult):
-                add_log_fields(code=ClientDisconnected.code)
+            # An answer that has ended is settled as such, also without a client.
+            while self._answered or not self._closed:
+                if (event := next(self._events, None)) is None:
+                    return True
+                if isinstance(event, AnswerDelta):
+                    self._add(event)
+                    if self._can_be_relayed:
+                        at_end.pop_all()
+                        return False
+                else:
+                    self._answered = True
+                    if isinstance(event, ChatResult):
+                        self._add(event)
+            add_log_fields(code=ClientDisconnected.code)
         return True
 
     @property
@@ -229,14 +232,13 @@ class EventStream:
         """Send held-back data, or a heartbeat. Return the seconds until the next heartbeat."""
         if self._closed or getcurrent() is not self._chat:  # the garbage collector closes calls
             return math.inf
-        if self._unsent or self._is_behind:
-            self._flush()
-            return SLOW_CLIENT_SECONDS if self._is_behind else self._heartbeat_seconds
         left = self._sent_at + self._heartbeat_seconds - time.monotonic()
         if left <= 0:
-            self._send(HEARTBEAT)
-            left = self._heartbeat_seconds
-        return left
+            self._unsent.append(HEARTBEAT)
+        if not self._unsent and not self._is_behind:
+            return left
+        self._flush()
+        return SLOW_CLIENT_SECONDS if self._is_behind else self._heartbeat_seconds
 
     def _flush(self) -> None:
         if self._unsent or self._is_behind:
@@ -248,15 +250,11 @@ class EventStream:
         """Send data to the client, unless it has gone."""
         if not self._closed:
             self._begun = True
-            self._send_to_client(data)
+            if self._relay and self._deadline.waiter:
+                self._is_behind = not self._relay.send(data)
+            else:
+                self._server.switch(data)  # and continue when it has been sent
             self._sent_at = time.monotonic()
-
-    def _switch_to_server(self, data: bytes) -> None:
-        """Hand over data to the server, and continue when it has been sent."""
-        self._server.switch(data)
-
-    def _send_by(self, relay: Relay, data: bytes) -> None:
-        self._is_behind = not relay.send(data)
 
 
 class ChatEventFormat:

@@ -107,15 +107,15 @@ class _RelayThread:
         """Wake the waiter for events of these files."""
         self._waiters.add(waiter)
         for fd, events in files.items():
-            self._by_file[fd] = waiter
             self._epoll.register(fd, events)
+            self._by_file[fd] = waiter
 
     def forget(self, waiter: "_StreamWaiter", files: Mapping[int, int]) -> None:
         """End `watch`."""
         self._waiters.discard(waiter)
         for fd in files:
-            del self._by_file[fd]
-            with suppress(OSError):  # it is closed
+            self._by_file.pop(fd, None)
+            with suppress(OSError):  # it is closed, or was refused
                 self._epoll.unregister(fd)
 
     def _run(self) -> None:
@@ -125,11 +125,12 @@ class _RelayThread:
             for fd, events in self._epoll.poll(seconds):
                 if fd == self._wake_fd:
                     os.read(fd, 4096)
-                    self._begin_new()
                 elif waiter := self._by_file.get(fd):
                     waiter.greenlet.switch([(fd, events)])
             if self._next_timeout <= time.monotonic():
                 self._end_waits()
+            # Last: a new file may have the number of one that was closed since `poll`.
+            self._begin_new()
 
     def _begin_new(self) -> None:
         while self._new:
