@@ -1,5 +1,6 @@
 """`"stream": true` on `/v1/chat`: events, records and failures."""
 
+import gc
 import json
 import re
 import threading
@@ -593,6 +594,35 @@ def test_a_client_may_leave_between_two_pieces_that_are_there(api: ApiClient, lo
     assert (record.status, record.response) == (Status.ABORTED, "You")
     [line] = log_lines()
     assert line["code"] == "aborted"
+
+
+def test_a_whole_answer_is_ok_even_if_its_client_has_left(
+    api: ApiClient, vendor: StubVendor, log_lines: Log
+):
+    vendor.stream([chunk("Hel"), chunk("lo") + FINISH + USAGE + DONE])
+    response = ask(api)
+    stream = iter(response.streaming_content)
+    assert [next(stream), next(stream)][1] == b'event: delta\ndata: {"text":"lo"}\n\n'
+    response.close()
+    record = only_record()
+    assert (record.status, record.response) == (Status.OK, "Hello")
+    assert record.usage.total_tokens
+    [line] = log_lines()
+    assert "code" not in line
+
+
+def test_a_read_stream_leaves_nothing_to_the_garbage_collector(api: ApiClient, vendor: StubVendor):
+    gc.collect()
+    gc.disable()
+    try:
+        response = ask(api)
+        body_of(response)
+        response.close()
+        del response
+        left = [each for each in gc.get_objects() if type(each) is streaming.EventStream]
+    finally:
+        gc.enable()
+    assert left == []
 
 
 def test_heartbeats_keep_a_silent_stream_alive(
