@@ -13,6 +13,7 @@ import httpx
 from django_ratelimit.core import _get_window
 
 ROOT = Path(__file__).parent.parent
+RUN = "import runpy; runpy.run_path('manage.py', run_name='__main__')"
 
 
 def base_environment() -> dict[str, str]:
@@ -65,9 +66,13 @@ def user_in_fresh_window(key_id: str = "anyone") -> str:
 
 
 class Server:
-    """A server on a free port, in a context manager; `variables` are its environment."""
+    """A server on a free port, in a context manager; `variables` are its environment.
 
-    def __init__(self, folder: Path, **variables: str) -> None:
+    Its process runs the Python statements of `setup` first.
+    """
+
+    def __init__(self, folder: Path, *, setup: str = "", **variables: str) -> None:
+        self._program = ["-c", f"{setup}\n{RUN}"] if setup else [str(ROOT / "manage.py")]
         self._reserved = reserve_port()
         self.port = int(self._reserved.getsockname()[1])
         self.log = folder / "server.log"
@@ -80,7 +85,7 @@ class Server:
         }
 
     def __enter__(self) -> Self:
-        command = [sys.executable, str(ROOT / "manage.py"), "serve"]
+        command = [sys.executable, *self._program, "serve"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,

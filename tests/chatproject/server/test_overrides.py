@@ -4,6 +4,7 @@ import inspect
 import logging
 import selectors
 import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -17,11 +18,14 @@ from gunicorn.arbiter import Arbiter as GunicornArbiter
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.http.unreader import SocketUnreader
+from gunicorn.http.wsgi import create
 from gunicorn.workers import gthread
 from gunicorn.workers.gthread import ThreadWorker
 
+from chat.api.server_context import relay_of
 from chatproject.server import memory
 from chatproject.server.logger import GunicornLogger
+from chatproject.server.relay import with_relay
 from chatproject.server.tuning import HOOKS, TunedWorker
 from chatproject.server.worker import Arbiter, Connection, DeadlineUnreader, Worker
 
@@ -117,6 +121,30 @@ def test_a_connection_that_its_client_does_not_close_is_closed_after_two_seconds
             assert worker.nr_conns == open_connections
         assert ours.fileno() == -1
         assert [key.fileobj for key in worker.poller.get_map().values()] == [without_request]
+
+
+@pytest.mark.parametrize(("version", "in_chunks"), [("1.1", True), ("1.0", False)])
+def test_gunicorn_writes_a_stream_as_the_relay_does(
+    worker: Any, version: str, in_chunks: bool
+) -> None:
+    """The relay writes chunks of the same response."""
+    ours, client = socket.socketpair()
+    with ours, client:
+        connection = Connection(worker.cfg, ours, ("127.0.0.1", 1), ("127.0.0.1", 2))
+        connection.init()
+        client.sendall(b"GET / HTTP/%b\r\nHost: localhost\r\n\r\n" % version.encode())
+        address = ("127.0.0.1", 1)
+        response, environ = create(next(connection.parser), ours, address, address, worker.cfg)
+        assert environ["gunicorn.socket"] is ours
+        response.start_response("200 OK", [])
+        response.write(b"Hello")
+        received = client.recv(1000)
+        relay = with_relay(lambda environ, _: relay_of(environ))(environ, None)
+        assert response.chunked is in_chunks
+        assert (relay is not None) is (in_chunks and sys.platform == "linux")
+        if relay:
+            relay.send(b"Hello")
+            assert received.endswith(b"\r\n\r\n" + client.recv(1000))
 
 
 @pytest.mark.parametrize(
