@@ -33,7 +33,8 @@ class Relay(Protocol):
     def send(self, data: bytes) -> bool:
         """Send a piece of the body within `work`. Return whether the client has taken all so far.
 
-        If it has not, the rest waits for the next call, also one without data.
+        If it has not, the rest waits for the next call, also one without data. Raises TimeoutError
+        if the client has taken nothing for too long; `run` does so afterwards, too.
         """
 
 

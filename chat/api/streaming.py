@@ -251,7 +251,10 @@ class EventStream:
         if not self._closed:
             self._begun = True
             if self._relay and self._deadline.waiter:
-                self._is_behind = not self._relay.send(data)
+                try:
+                    self._is_behind = not self._relay.send(data)
+                except TimeoutError:  # the client is as good as gone
+                    self._deadline.cancel()
             else:
                 self._server.switch(data)  # and continue when it has been sent
             self._sent_at = time.monotonic()

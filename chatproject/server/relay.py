@@ -22,6 +22,7 @@ from typing import Any
 from greenlet import getcurrent, greenlet
 
 from chat.api.server_context import RELAY
+from chatproject.server.worker import CLIENT_SECONDS
 from providers.deadline import Waiter
 
 Work = Callable[[Waiter], None]
@@ -46,19 +47,29 @@ class ClientRelay:
     def __init__(self, client: socket.socket) -> None:
         self._client = client
         self._unsent = b""
+        self._slow_since = math.inf  # the client has taken nothing of what is unsent
+        self._has_timed_out = False
 
     def run(self, work: Work, context: Context) -> None:
         _relay_thread().run(work, context)
+        if self._has_timed_out:
+            raise TimeoutError
         if self._unsent:
             unsent, self._unsent = self._unsent, b""
             self._client.sendall(unsent)
 
     def send(self, data: bytes) -> bool:
+        now = time.monotonic()
+        if not self._unsent:
+            self._slow_since = now
         if data:
             self._unsent += b"%x\r\n%b\r\n" % (len(data), data)
         if self._unsent:
-            sent = _send_now(self._client.fileno(), self._unsent)
-            self._unsent = self._unsent[sent:]
+            if sent := _send_now(self._client.fileno(), self._unsent):
+                self._unsent, self._slow_since = self._unsent[sent:], now
+            elif now - self._slow_since > CLIENT_SECONDS:
+                self._has_timed_out = True
+                raise TimeoutError
         return not self._unsent
 
 

@@ -41,8 +41,9 @@ LATE = 1.0
 SHORT = """
 from struct import pack
 from chat.api import streaming
-from chatproject.server import worker
+from chatproject.server import relay, worker
 streaming.HEARTBEAT_SECONDS = 0.2
+relay.CLIENT_SECONDS = 1.0
 worker.SEND_TIMEOUT = pack("ll", 1, 0)
 """
 END = [FINISH, USAGE, DONE]
@@ -404,12 +405,16 @@ def test_a_slow_client_gets_all_there_is_while_the_vendor_is_silent(
         assert b"".join(chunks).startswith(b"event: done\n")
 
 
+TOO_MUCH = [chunk("Hello."), chunk("x" * 6_000_000)]
+
+
 @pytest.mark.parametrize(
     ("pieces", "gaps"),
     [
         ([chunk("x" * 20_000)] * 500, [0.0] * 500),
+        ([*TOO_MUCH, *[": PROCESSING\n\n"] * 50], [0.0, 0.1, *[0.2] * 50]),
     ],
-    ids=["the vendor sends more"],
+    ids=["the vendor sends more", "the vendor sends comments"],
 )
 def test_a_client_that_reads_nothing_for_too_long_is_given_up(
     impatient: Server, vendor: Vendor, pieces: list[str], gaps: list[Wait]

@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from contextvars import ContextVar, copy_context
 from functools import partial
 from pathlib import Path
@@ -340,6 +340,50 @@ def test_a_client_that_has_gone_is_an_error_at_the_end(
 
     with pytest.raises(BrokenPipeError):
         begun(relay, work).result(SOON)
+
+
+def test_a_client_that_takes_nothing_for_too_long_times_out(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("chatproject.server.relay.CLIENT_SECONDS", 0.2)
+    ours, theirs = pair
+    relay = ClientRelay(ours)
+
+    def work(waiter: Waiter) -> None:
+        assert relay.send(b"x" * 1000)
+        while relay.send(b"x" * 1000):
+            pass
+        for _ in range(3):
+            time.sleep(0.15)
+            theirs.recv(100_000)
+            assert relay.send(b"x" * 1_000_000) is False
+        time.sleep(0.3)
+        with pytest.raises(TimeoutError):
+            relay.send(b"")
+
+    with pytest.raises(TimeoutError):
+        begun(relay, work).result(SOON)
+
+
+def test_the_time_of_a_slow_client_begins_when_there_is_something_for_it(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("chatproject.server.relay.CLIENT_SECONDS", 0.2)
+    ours, theirs = pair
+    relay = ClientRelay(ours)
+
+    def work(waiter: Waiter) -> None:
+        assert relay.send(b"x" * 1000)
+        ours.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                ours.send(b"x" * 1000)
+        time.sleep(0.3)
+        assert relay.send(b"Hello") is False
+        theirs.recv(1_000_000)
+        ours.setblocking(True)
+
+    begun(relay, work).result(SOON)
 
 
 @pytest.mark.parametrize(("protocol", "has_relay"), [("HTTP/1.1", True), ("HTTP/1.0", False)])
