@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from django.conf import settings
 from django.utils import timezone
 
 from chat.models import Interaction
@@ -47,7 +48,10 @@ class OrmBulkStore:
     def import_records(self, records: list[InteractionRecord]) -> ImportResult:
         # A file may have a record twice, as a claim and as its outcome.
         new = compacted(newest_by_id(records), read_kept)
-        with write_queue() as connection, immediate_transaction(connection):
+        with (
+            write_queue() as connection,
+            immediate_transaction(connection, settings.SQLITE_BUSY_TIMEOUT),
+        ):
             stored = Interaction.objects.filter(pk__in=new).order_by()
             columns = ("pk", "status", "deadline_at", "expires_at")
             now, gone, replaced = timezone.now(), [], 0

@@ -1,12 +1,11 @@
 """Connections of the local store to SQLite."""
 
-import math
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import ContextDecorator, contextmanager
 from typing import cast
-from weakref import WeakKeyDictionary
 
 from django.db import DEFAULT_DB_ALIAS, DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -14,12 +13,13 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from chat.storage.errors import StorageUnavailable
 
 WRITER_BUSY = "The storage is busy with other writes; try again."
+# The writers' connection waits this long for SQLite's lock at a time, because each write has a time
+# limit of its own, and to set it each time takes as long as a small write.
+LOCK_WAIT_MS = 50
 DATABASE_ERRORS = (DatabaseError, sqlite3.Error)
 
 # By process id: a forked process must neither use nor close its parent's connection.
 _writers: dict[int, BaseDatabaseWrapper] = {}
-# Milliseconds that each of them waits for SQLite's lock, once that has been set.
-_busy_timeouts: WeakKeyDictionary[BaseDatabaseWrapper, int] = WeakKeyDictionary()
 
 
 class translate_errors(ContextDecorator):
@@ -36,21 +36,35 @@ class translate_errors(ContextDecorator):
 
 
 @contextmanager
-def immediate_transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """Lock the database for writing, then commit or roll back; join an open transaction."""
+def immediate_transaction(connection: sqlite3.Connection, seconds: float) -> Iterator[None]:
+    """Lock the database for writing, then commit or roll back; join an open transaction.
+
+    It waits up to `seconds` for SQLite's lock.
+    """
     if connection.in_transaction:
         yield
         return
     # A deferred transaction reads first. If another process then writes, it fails without waiting
     # (SQLITE_BUSY_SNAPSHOT).
     try:
-        connection.execute("BEGIN IMMEDIATE")
+        _begin(connection, seconds)
         yield
         connection.execute("COMMIT")
     # A KeyboardInterrupt, too, must not leave the shared connection in a transaction.
     except BaseException:
         connection.rollback()
         raise
+
+
+def _begin(connection: sqlite3.Connection, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as exc:
+            if not _is_locked(exc) or time.monotonic() >= end:
+                raise
 
 
 def thread_connection() -> sqlite3.Connection:
@@ -67,8 +81,8 @@ def open_transaction() -> sqlite3.Connection | None:
     return _sqlite(own) if own.in_atomic_block else None
 
 
-def writer_connection(seconds: float) -> sqlite3.Connection:
-    """Return the connection that all threads write on; it waits this long for SQLite's lock.
+def writer_connection() -> sqlite3.Connection:
+    """Return the connection that all threads write on.
 
     Opening one per thread would cost half as much as a chat, and each would re-read pages that the
     others changed.
@@ -80,14 +94,8 @@ def writer_connection(seconds: float) -> sqlite3.Connection:
     writer = _writers[process]
     writer.close_if_unusable_or_obsolete()
     if writer.connection is None:
-        _busy_timeouts.pop(writer, None)
-    connection = _sqlite(writer)
-    # In half seconds, which are mostly those of the write before.
-    timeout = math.ceil(seconds * 2) * 500
-    if _busy_timeouts.get(writer) != timeout:
-        connection.execute(f"PRAGMA busy_timeout = {timeout}")
-        _busy_timeouts[writer] = timeout
-    return connection
+        _sqlite(writer).execute(f"PRAGMA busy_timeout = {LOCK_WAIT_MS}")
+    return _sqlite(writer)
 
 
 def disconnect_writer() -> None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import datetime
 from functools import partial
 
+from django.conf import settings
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
@@ -19,6 +20,7 @@ from chat.storage.orm import budgets, sql
 from chat.storage.orm.connection import immediate_transaction, translate_errors
 from chat.storage.orm.usage import count, delete_user_counts
 from chat.storage.orm.write_queue import write, write_queue
+from chat.storage.time_limit import writer_seconds
 from chat.storage.transcripts import restored, turn_of
 
 Rows = QuerySet[Interaction]
@@ -102,7 +104,8 @@ class OrmInteractionStore:
         write(partial(sql.delete, interaction_id=interaction_id))
 
     def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
-        with write_queue() as connection, immediate_transaction(connection):
+        seconds = writer_seconds(settings.SQLITE_BUSY_TIMEOUT)
+        with write_queue() as connection, immediate_transaction(connection, seconds):
             delete_user_counts(connection, owner, user_id)
             return sql.delete_of_user(connection, owner, user_id, limit)
 

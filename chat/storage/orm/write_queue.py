@@ -32,8 +32,14 @@ from chat.storage.time_limit import spend_writer_seconds, writer_seconds
 
 T = TypeVar("T")
 
+# A write waits this long for those of other threads, to share a transaction with them, while there
+# are many. PostgreSQL calls it commit_delay.
+GROUP_SECONDS = 0.003
+
 _queue: deque["_Turn"] = deque()
 _writing = threading.Lock()
+# The thread that wrote last, and when.
+_last_write: tuple[int, float] = (0, 0.0)
 # The threads that write or wait. The garbage collector may end a stream in one of them, whose
 # record is a write, too: it would wait for its own thread.
 _threads: set[int] = set()
@@ -83,7 +89,7 @@ def write_queue() -> Iterator[sqlite3.Connection]:
         turn = _Turn()
         try:
             turn.wait()
-            yield writer_connection(turn.seconds_left())
+            yield writer_connection()
         except Exception as exc:
             disconnect_broken_writer(exc)
             raise
@@ -97,11 +103,11 @@ class _Turn:
     `done`: another thread has done the write. `writes`: this thread may write, until `end`.
     """
 
-    __slots__ = ("_began", "_end", "_thread", "_woken", "done", "writes")
+    __slots__ = ("_began", "_end", "_woken", "done", "thread", "writes")
 
     def __init__(self, *, wait: bool = True) -> None:
-        self._thread = threading.get_ident()
-        if self._thread in _threads:
+        self.thread = threading.get_ident()
+        if self.thread in _threads:
             raise StorageUnavailable(WRITER_BUSY)
         self.done = self.writes = False
         self._began = time.monotonic()
@@ -111,7 +117,7 @@ class _Turn:
 
     def wait(self) -> None:
         """Wait until this thread may write, or until all is done. Raises StorageUnavailable."""
-        _threads.add(self._thread)
+        _threads.add(self.thread)
         _queue.append(self)
         if _writing.acquire(blocking=False):
             self.writes = True
@@ -148,7 +154,7 @@ class _Turn:
                 self.writes = False
                 _pass_on()
         finally:
-            _threads.discard(self._thread)
+            _threads.discard(self.thread)
         spend_writer_seconds(time.monotonic() - self._began)
 
     def seconds_left(self) -> float:
@@ -170,6 +176,7 @@ class _Write(_Turn):
 
 def _write_all(first: _Write) -> None:
     """Do this write, and those that wait."""
+    _wait_for_others(first)
     writes = [first]
     try:
         _commit(writes, following=True)
@@ -178,14 +185,25 @@ def _write_all(first: _Write) -> None:
             each.end_wait(done=True)
 
 
+def _wait_for_others(write: _Write) -> None:
+    """Wait GROUP_SECONDS if another thread has written so recently: more writes are likely."""
+    global _last_write
+    thread, at = _last_write
+    now = time.monotonic()
+    _last_write = write.thread, now
+    busy = thread != write.thread and now - at < 2 * GROUP_SECONDS
+    if busy and not _queue and write.seconds_left() > GROUP_SECONDS:
+        time.sleep(GROUP_SECONDS)
+
+
 def _commit(writes: list[_Write], *, following: bool = False) -> None:
     """Do the writes in one transaction; if that fails, each in its own.
 
     `following`: add those that wait once SQLite's lock is held, which may take a while.
     """
     try:
-        connection = writer_connection(writes[0].seconds_left())
-        with immediate_transaction(connection):
+        connection = writer_connection()
+        with immediate_transaction(connection, writes[0].seconds_left()):
             if following:
                 writes += _take_writes()
             for each in writes:
