@@ -118,8 +118,8 @@ def stream(
 ) -> Generator[AnswerDelta | AnswerEnded | ChatResult]:
     """Take the same steps as `chat`: yield the answer in pieces as they come, then the result.
 
-    Before the record of an answer is settled, AnswerEnded is yielded. The thread that reads on may
-    be another one after each event.
+    Yield AnswerEnded before the record of an answer is settled. Each event may be read in another
+    thread than the one before.
 
     A stored answer is yielded at once, without pieces. If `deadline` is cancelled or the iterator
     closed, the pieces so far are settled as aborted. Raises Problem.

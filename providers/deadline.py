@@ -101,7 +101,7 @@ class Deadline:
 
     @property
     def waiter(self) -> Waiter | None:
-        """What waits for the files of the running call; None if its thread itself does."""
+        """The waiter for the files of the running call. None: its own thread polls them."""
         return self._shared.waiter
 
     @waiter.setter
@@ -110,7 +110,7 @@ class Deadline:
 
     @property
     def announces_waits(self) -> bool:
-        """Whether the running call announces its waits by `waiting`, and honours `waiter`."""
+        """Whether the running call announces its waits by `waiting`, and uses `waiter`."""
         return self._shared.announces_waits
 
     @announces_waits.setter

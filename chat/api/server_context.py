@@ -25,16 +25,17 @@ class Relay(Protocol):
     """Relays the stream of one request, in a thread that does so for many."""
 
     def run(self, work: Callable[[Waiter], None], context: Context) -> None:
-        """Run `work` in the thread of the relay, and wait for its end. Raises the client's OSError.
+        """Run `work` in the relay's thread, and wait for its end.
 
-        It must wait by the waiter only. Afterwards the client has got all that was sent.
+        `work` must wait by its waiter only. Afterwards everything has been sent to the client.
+        Raises the client's OSError.
         """
 
     def send(self, data: bytes) -> bool:
-        """Send a piece of the body within `work`. Return whether the client has taken all so far.
+        """Send a piece of the body within `work`. Return False if the client has not taken all.
 
-        If it has not, the rest waits for the next call, also one without data. Raises TimeoutError
-        if the client has taken nothing for too long; `run` does so afterwards, too.
+        The next call sends the rest; it may have no data. Raises TimeoutError if the client has
+        taken nothing for too long; `run` then raises it, too.
         """
 
 

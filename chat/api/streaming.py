@@ -127,8 +127,6 @@ class EventStream:
         self._closed = True
         if not self._ended:
             self._deadline.cancel()
-            if self._chat.dead:
-                self._chat = self._new_chat()
             # The garbage collector may close a stream while another one's chat is running.
             self._chat.parent = getcurrent()
             self._chat.switch()
@@ -169,7 +167,7 @@ class EventStream:
             self._deadline.waiter, self._is_behind = None, False
 
     def _run(self) -> None:
-        """Run the chat as far as the relay does not, and hand over its events, or its error."""
+        """Run the parts of the chat that the relay does not, and hand over events or the error."""
         try:
             if not self._read_events():
                 return
@@ -184,11 +182,14 @@ class EventStream:
         self._ended = True
 
     def _read_events(self) -> bool:
-        """Add the events. Return whether these were all: the relay may go on after a piece."""
+        """Add the events. Return False if the relay can go on after a piece, True at their end."""
         with ExitStack() as at_end:
             at_end.callback(self._events.close)
             if self._error:
-                raise self._error
+                try:
+                    raise self._error
+                finally:
+                    self._error = None  # its traceback refers to this stream
             # An answer that has ended is settled as such, also without a client.
             while self._answered or not self._closed:
                 if (event := next(self._events, None)) is None:
@@ -207,7 +208,7 @@ class EventStream:
 
     @property
     def _can_be_relayed(self) -> bool:
-        """Whether a relay may go on: the response has begun, and the call waits as it needs."""
+        """Whether the relay can go on: the response has begun, and the call uses the waiter."""
         begun = self._begun and not self._closed
         return self._relay is not None and begun and self._deadline.announces_waits
 
@@ -247,7 +248,7 @@ class EventStream:
             self._send(data)
 
     def _send(self, data: bytes) -> None:
-        """Send data to the client, unless it has gone."""
+        """Send data to the client, unless the stream is closed."""
         if not self._closed:
             self._begun = True
             if self._relay and self._deadline.waiter:

@@ -42,7 +42,7 @@ def with_relay(application: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class ClientRelay:
-    """See `Relay`: for the chunked response of one client."""
+    """A `Relay` for the chunked response of one client."""
 
     def __init__(self, client: socket.socket) -> None:
         self._client = client
@@ -73,15 +73,15 @@ class ClientRelay:
         return not self._unsent
 
 
-# Unlike `socket.send`, it keeps the interpreter's lock. The call does not block, and takes some
-# microseconds. To get the lock back would take as many milliseconds while a crowd arrives.
+# Unlike `socket.send`, this keeps the interpreter's lock: getting it back takes milliseconds while
+# a crowd arrives. The call does not block, and takes a few microseconds.
 _send = ctypes.PyDLL(None).send
 _send.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
 _send.restype = ctypes.c_ssize_t
 
 
 def _send_now(descriptor: int, data: bytes) -> int:
-    """Send what a socket takes at once. Return the number of bytes: 0 also after an error."""
+    """Send what a socket takes at once. Return the number of bytes, 0 after an error."""
     sent: int = _send(descriptor, data, len(data), socket.MSG_DONTWAIT)
     return max(0, sent)
 
@@ -180,7 +180,7 @@ class _Job:
 
 
 class _StreamWaiter:
-    """See `Waiter`: lets the thread relay other streams meanwhile."""
+    """A `Waiter` that lets the thread relay other streams meanwhile."""
 
     def __init__(self, thread: _RelayThread) -> None:
         self.greenlet = getcurrent()

@@ -19,7 +19,7 @@ from chat.conversation import ChatRequest
 from chat.errors import Problem, StorageFailed
 from chat.management.arguments import parse_owner, parse_user
 from chat.management.console import INTERRUPTED, ConsoleCommand, describe_storage_failure, printable
-from chat.service import AnswerDelta, AnswerEnded, ChatResult, stream
+from chat.service import AnswerDelta, ChatResult, stream
 from chat.storage.transcripts import answered_message
 from chat.usage import format_usd
 from providers.base import DeltaThoughts, Message, content_text
@@ -108,14 +108,14 @@ class Command(ConsoleCommand):
         thoughts = DeltaThoughts()
         try:
             for event in stream(caller=self._caller, request=request, deadline=deadline):
-                if isinstance(event, AnswerEnded):
-                    continue
                 if isinstance(event, AnswerDelta):
                     self._write_delta(event.delta.message, thoughts)
-                else:
+                elif isinstance(event, ChatResult):
                     answer = event
                     if not begun:
                         self._write_delta(answered_message(event.record), thoughts)
+                else:
+                    continue
                 begun = True
         finally:
             if begun:

@@ -4,7 +4,6 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
-from django.conf import settings
 from django.utils import timezone
 
 from chat.models import Interaction
@@ -19,7 +18,7 @@ from chat.storage.base import (
     unexpired,
 )
 from chat.storage.columns import from_columns
-from chat.storage.orm.connection import immediate_transaction, translate_errors
+from chat.storage.orm.connection import translate_errors
 from chat.storage.orm.interactions import Rows, after, created_within, read_kept
 from chat.storage.orm.sql import COLUMNS, delete_many, insert_many
 from chat.storage.orm.usage import count
@@ -48,10 +47,7 @@ class OrmBulkStore:
     def import_records(self, records: list[InteractionRecord]) -> ImportResult:
         # A file may have a record twice, as a claim and as its outcome.
         new = compacted(newest_by_id(records), read_kept)
-        with (
-            write_queue() as connection,
-            immediate_transaction(connection, settings.SQLITE_BUSY_TIMEOUT),
-        ):
+        with write_queue(locked=True) as connection:
             stored = Interaction.objects.filter(pk__in=new).order_by()
             columns = ("pk", "status", "deadline_at", "expires_at")
             now, gone, replaced = timezone.now(), [], 0

@@ -13,8 +13,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from chat.storage.errors import StorageUnavailable
 
 WRITER_BUSY = "The storage is busy with other writes; try again."
-# The writers' connection waits this long for SQLite's lock at a time, because each write has a time
-# limit of its own, and to set it each time takes as long as a small write.
+# One wait of the writers' connection for SQLite's lock. A write repeats it until its time limit.
+# Setting that limit on the connection each time would take as long as a small write.
 LOCK_WAIT_MS = 50
 DATABASE_ERRORS = (DatabaseError, sqlite3.Error)
 
@@ -39,7 +39,7 @@ class translate_errors(ContextDecorator):
 def immediate_transaction(connection: sqlite3.Connection, seconds: float) -> Iterator[None]:
     """Lock the database for writing, then commit or roll back; join an open transaction.
 
-    It waits up to `seconds` for SQLite's lock.
+    Wait up to `seconds` for SQLite's lock, and LOCK_WAIT_MS more at most.
     """
     if connection.in_transaction:
         yield

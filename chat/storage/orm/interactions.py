@@ -7,7 +7,6 @@ from contextlib import suppress
 from datetime import datetime
 from functools import partial
 
-from django.conf import settings
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
@@ -17,10 +16,9 @@ from chat.storage.columns import from_columns
 from chat.storage.cursors import Position, build_page, conversation_scope, decode_cursor, user_scope
 from chat.storage.errors import StorageUnavailable
 from chat.storage.orm import budgets, sql
-from chat.storage.orm.connection import immediate_transaction, translate_errors
+from chat.storage.orm.connection import translate_errors
 from chat.storage.orm.usage import count, delete_user_counts
 from chat.storage.orm.write_queue import write, write_queue
-from chat.storage.time_limit import writer_seconds
 from chat.storage.transcripts import restored, turn_of
 
 Rows = QuerySet[Interaction]
@@ -104,8 +102,7 @@ class OrmInteractionStore:
         write(partial(sql.delete, interaction_id=interaction_id))
 
     def delete_by_user(self, owner: str, user_id: str, *, limit: int) -> int:
-        seconds = writer_seconds(settings.SQLITE_BUSY_TIMEOUT)
-        with write_queue() as connection, immediate_transaction(connection, seconds):
+        with write_queue(locked=True) as connection:
             delete_user_counts(connection, owner, user_id)
             return sql.delete_of_user(connection, owner, user_id, limit)
 
@@ -116,7 +113,7 @@ class OrmInteractionStore:
     def _sweep(self) -> None:
         """Delete expired records, at most once a minute in each process.
 
-        A request does not wait for this: if another thread or process writes, a later one sweeps.
+        If another thread or process writes, a later request sweeps.
         """
         now = time.monotonic()
         if now - self._swept_at > SWEEP_SECONDS:

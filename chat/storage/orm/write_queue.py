@@ -14,7 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TypeVar, cast
 
 from django.conf import settings
@@ -32,8 +32,8 @@ from chat.storage.time_limit import spend_writer_seconds, writer_seconds
 
 T = TypeVar("T")
 
-# A write waits this long for those of other threads, to share a transaction with them, while there
-# are many. PostgreSQL calls it commit_delay.
+# While many threads write, a write waits this long for others to share its transaction.
+# PostgreSQL calls it commit_delay.
 GROUP_SECONDS = 0.003
 
 _queue: deque["_Turn"] = deque()
@@ -48,7 +48,8 @@ _threads: set[int] = set()
 def write(work: Callable[[sqlite3.Connection], T], *, wait: bool = True) -> T:
     """Run `work` in a transaction, which it may share with the writes of other threads.
 
-    Raise StorageUnavailable if it cannot begin within the request's time; without `wait`, at once.
+    Raise StorageUnavailable if it cannot begin within the request's time. Without `wait`, wait for
+    no other thread, and LOCK_WAIT_MS for another process.
     A write of a thread that writes already is refused, too.
 
     It gets the connection that all threads write on, may run in any thread, and more than once: if
@@ -75,8 +76,10 @@ def write(work: Callable[[sqlite3.Connection], T], *, wait: bool = True) -> T:
 
 
 @contextmanager
-def write_queue() -> Iterator[sqlite3.Connection]:
+def write_queue(*, locked: bool = False) -> Iterator[sqlite3.Connection]:
     """Wait for a turn alone, and yield the connection that all threads write on.
+
+    `locked`: in a transaction. The turn and SQLite's lock share one time limit.
 
     It is for long writes, and for those of the ORM outside of requests: it uses the thread's own
     connection, which waits SQLITE_BUSY_TIMEOUT for SQLite's lock. Within a transaction of Django's,
@@ -89,7 +92,10 @@ def write_queue() -> Iterator[sqlite3.Connection]:
         turn = _Turn()
         try:
             turn.wait()
-            yield writer_connection()
+            connection = writer_connection()
+            transaction = immediate_transaction(connection, turn.seconds_left())
+            with transaction if locked else nullcontext():
+                yield connection
         except Exception as exc:
             disconnect_broken_writer(exc)
             raise
@@ -186,14 +192,13 @@ def _write_all(first: _Write) -> None:
 
 
 def _wait_for_others(write: _Write) -> None:
-    """Wait GROUP_SECONDS if another thread has written so recently: more writes are likely."""
+    """Wait GROUP_SECONDS for more writes, if another thread began one just before."""
     global _last_write
     thread, at = _last_write
-    now = time.monotonic()
-    _last_write = write.thread, now
-    busy = thread != write.thread and now - at < 2 * GROUP_SECONDS
+    busy = thread != write.thread and time.monotonic() - at < 2 * GROUP_SECONDS
     if busy and not _queue and write.seconds_left() > GROUP_SECONDS:
         time.sleep(GROUP_SECONDS)
+    _last_write = write.thread, time.monotonic()
 
 
 def _commit(writes: list[_Write], *, following: bool = False) -> None:

@@ -95,14 +95,14 @@ def locked() -> Iterator[None]:
 
 
 @contextmanager
-def queued() -> Iterator[None]:
+def queued(seconds: float = 30.0) -> Iterator[None]:
     """Hold the place of this process's writer, as another thread may."""
     taken, done = Event(), Event()
 
     def hold() -> None:
         with write_queue():
             taken.set()
-            done.wait(30)
+            done.wait(seconds)
 
     with ThreadPoolExecutor(1) as thread:
         thread.submit(hold)
@@ -228,6 +228,17 @@ def test_a_claim_succeeds_even_if_what_has_expired_cannot_be_deleted(
         with connection.cursor() as cursor:
             cursor.execute("DROP TRIGGER broken")
     assert Interaction.objects.count() == 2
+
+
+def test_a_turn_and_the_lock_share_one_time_limit(
+    transactional_db: None, settings: Settings
+) -> None:
+    settings.SQLITE_BUSY_TIMEOUT = 1.0
+    with queued(seconds=0.8), locked():
+        begun = time.monotonic()
+        with pytest.raises(StorageUnavailable):
+            OrmInteractionStore().delete_by_user("owner", "user", limit=10)
+        assert time.monotonic() - begun < 1.6
 
 
 def test_a_busy_writer_is_not_disconnected(transactional_db: None, settings: Settings) -> None:

@@ -51,6 +51,35 @@ def waiting(threads: ThreadPoolExecutor, calls: list[Call]) -> list["Future[Any]
     return futures
 
 
+def test_a_write_just_after_one_of_another_thread_waits_for_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(write_queue, "GROUP_SECONDS", 0.5)
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(claim, 0).result(30)
+    begun = time.monotonic()
+    assert claim(1)
+    assert time.monotonic() - begun >= 0.5
+    begun = time.monotonic()
+    assert claim(2)  # of the same thread
+    assert time.monotonic() - begun < 0.5
+
+
+def test_a_write_that_waits_for_more_shares_its_transaction_with_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(write_queue, "GROUP_SECONDS", 1.0)
+    statements: list[str] = []
+    with write_queue.write_queue() as writer:
+        writer.set_trace_callback(statements.append)
+    with ThreadPoolExecutor(4) as threads:
+        claims = [threads.submit(claim, number) for number in range(4)]
+        assert all(each.result(30) for each in claims)
+    writer.set_trace_callback(None)
+    assert statements.count("COMMIT") <= 2  # the first may not wait
+    assert claimed() == set("0123")
+
+
 def test_writes_that_wait_share_a_transaction() -> None:
     statements: list[str] = []
     with ThreadPoolExecutor(5) as threads:
