@@ -79,11 +79,11 @@ def write(work: Callable[[sqlite3.Connection], T], *, wait: bool = True) -> T:
 def write_queue(*, locked: bool = False) -> Iterator[sqlite3.Connection]:
     """Wait for a turn alone, and yield the connection that all threads write on.
 
-    `locked`: in a transaction. The turn and SQLite's lock share one time limit.
-
     It is for long writes, and for those of the ORM outside of requests: it uses the thread's own
     connection, which waits SQLITE_BUSY_TIMEOUT for SQLite's lock. Within a transaction of Django's,
     yield its connection at once: it holds the lock, for which the first in the queue waits.
+
+    With `locked`, yield it in a transaction. The turn and SQLite's lock then share a time limit.
     """
     with translate_errors():
         if django_connection := open_transaction():
