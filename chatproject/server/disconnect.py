@@ -5,7 +5,6 @@ One thread per process watches the sockets of all clients that wait for a respon
 
 import functools
 import logging
-import os
 import select
 import socket
 import sys
@@ -15,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from chat.api.server_context import CANCEL_ON_DISCONNECT
+from chatproject.server.once import once_per_process
 from providers.deadline import Deadline
 
 logger = logging.getLogger(__name__)
@@ -140,17 +140,4 @@ class _Watcher:
                 deadline.cancel()
 
 
-_making = threading.Lock()
-
-
-@functools.cache
-def _made() -> _Watcher:
-    return _Watcher()
-
-
-def _watcher() -> _Watcher:
-    with _making:
-        return _made()
-
-
-os.register_at_fork(after_in_child=_made.cache_clear)
+_watcher = once_per_process(_Watcher)

@@ -5,7 +5,6 @@ threads waits for the interpreter's lock behind all others, those of new request
 """
 
 import ctypes
-import functools
 import math
 import os
 import select
@@ -22,6 +21,7 @@ from typing import Any
 from greenlet import getcurrent, greenlet
 
 from chat.api.server_context import RELAY
+from chatproject.server.once import once_per_process
 from chatproject.server.worker import CLIENT_SECONDS
 from providers.deadline import Waiter
 
@@ -200,17 +200,4 @@ class _StreamWaiter:
         self._thread.forget(self, self._files)
 
 
-_making = threading.Lock()
-
-
-@functools.cache
-def _made() -> _RelayThread:
-    return _RelayThread()
-
-
-def _relay_thread() -> _RelayThread:
-    with _making:
-        return _made()
-
-
-os.register_at_fork(after_in_child=_made.cache_clear)
+_relay_thread = once_per_process(_RelayThread)
