@@ -261,10 +261,10 @@ def test_the_cost_replaces_the_reservation(each_storage: str) -> None:
 
 def test_a_reservation_left_by_a_crash_is_released(each_storage: str) -> None:
     store = backend().interactions
-    assert store.claim(claimed(), reservation(seconds=1)) is None
+    assert store.claim(claimed(), reservation(seconds=2)) is None
     with pytest.raises(BudgetSpent):
         store.claim(claimed(), reservation())
-    Deadline(1.1).sleep(1.1)
+    Deadline(2.1).sleep(2.1)
     assert store.claim(claimed(), reservation()) is None
     with pytest.raises(BudgetSpent):
         store.claim(claimed(), reservation())
