@@ -37,13 +37,10 @@ class translate_errors(ContextDecorator):
 
 @contextmanager
 def immediate_transaction(connection: sqlite3.Connection, seconds: float) -> Iterator[None]:
-    """Lock the database for writing, then commit or roll back; join an open transaction.
+    """Lock the database for writing, then commit or roll back.
 
     Wait up to `seconds` for SQLite's lock, and LOCK_WAIT_MS more at most.
     """
-    if connection.in_transaction:
-        yield
-        return
     # A deferred transaction reads first. If another process then writes, it fails without waiting
     # (SQLITE_BUSY_SNAPSHOT).
     try:
