@@ -37,7 +37,7 @@ from tests.tls import Authority
 # On an idle machine a piece is late by a millisecond. A stream that waits for another's client or
 # vendor in these tests waits for seconds.
 LATE = 1.0
-# Patience that a test can outlive.
+# Short timeouts, which the server sets before it starts.
 SHORT = """
 from struct import pack
 from chat.api import streaming

@@ -1,15 +1,14 @@
 import errno
 import gzip
 import json
-import multiprocessing
 import os
 import socket
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from providers.deadline import Deadline
 from providers.errors import DeadlineExceeded, ProviderError, ProviderFailed
 from providers.transport import CurlTransport
 from providers.vendor_http import VendorClient, read_events, read_json
+from tests.forked import forked
 from tests.raw_servers import tls_server
 from tests.stub_vendor import DONE, SOON, StubVendor
 from tests.tls import Authority
@@ -318,13 +318,7 @@ def test_an_answer_that_comes_before_the_whole_question_is_sent_is_read():
 
 def test_a_process_that_was_forked_has_connections_of_its_own(stub_vendor: StubVendor):
     assert post(stub_vendor.url).status_code == 404
-    context = multiprocessing.get_context("fork")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the threads of this process
-        child = context.Process(target=post, args=(stub_vendor.url,))
-        child.start()
-    child.join(30)
-    assert (child.exitcode, stub_vendor.connections) == (0, 2)
+    assert (forked(partial(post, stub_vendor.url)), stub_vendor.connections) == (0, 2)
     assert post(stub_vendor.url).status_code == 404
     assert stub_vendor.connections == 2
 

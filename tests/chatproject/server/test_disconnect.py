@@ -1,10 +1,8 @@
 """The deadline of a request is cancelled when its client disconnects, and not before."""
 
-import multiprocessing
 import socket
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from chat.api.server_context import CANCEL_ON_DISCONNECT
 from chatproject.server.disconnect import cancel_on_disconnect, with_disconnects
 from providers.deadline import Deadline
+from tests.forked import forked
 from tests.stub_vendor import SOON
 
 
@@ -135,13 +134,7 @@ def test_a_forked_process_watches_with_a_thread_of_its_own(
     pair: tuple[socket.socket, socket.socket],
 ):
     with cancel_on_disconnect(pair[0], Deadline(30)):
-        context = multiprocessing.get_context("fork")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the threads of this process
-            child = context.Process(target=watch_another)
-            child.start()
-        child.join(2 * SOON)
-        assert child.exitcode == 0
+        assert forked(watch_another) == 0
 
 
 def watch_another() -> None:

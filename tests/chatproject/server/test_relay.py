@@ -1,13 +1,11 @@
 """One thread runs the work of many streams, and lets each wait without holding up the others."""
 
-import multiprocessing
 import os
 import select
 import socket
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
@@ -22,6 +20,7 @@ import pytest
 from chat.api.server_context import relay_of
 from chatproject.server.relay import ClientRelay, with_relay
 from providers.deadline import Waiter
+from tests.forked import forked
 from tests.stub_vendor import SOON
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the relay needs epoll")
@@ -72,6 +71,15 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     with ours, theirs:
         theirs.settimeout(SOON)
         yield ours, theirs
+
+
+@pytest.fixture
+def impatient(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> ClientRelay:
+    """A relay whose client has 0.2 s to take something."""
+    monkeypatch.setattr("chatproject.server.relay.CLIENT_SECONDS", 0.2)
+    return ClientRelay(pair[0])
 
 
 @pytest.fixture
@@ -343,47 +351,41 @@ def test_a_client_that_has_gone_is_an_error_at_the_end(
 
 
 def test_a_client_that_takes_nothing_for_too_long_times_out(
-    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+    impatient: ClientRelay, pair: tuple[socket.socket, socket.socket]
 ):
-    monkeypatch.setattr("chatproject.server.relay.CLIENT_SECONDS", 0.2)
-    ours, theirs = pair
-    relay = ClientRelay(ours)
-
     def work(waiter: Waiter) -> None:
-        assert relay.send(b"x" * 1000)
-        while relay.send(b"x" * 1000):
+        assert impatient.send(b"x" * 1000)
+        while impatient.send(b"x" * 1000):
             pass
         for _ in range(3):
             time.sleep(0.15)
-            theirs.recv(100_000)
-            assert relay.send(b"x" * 1_000_000) is False
+            pair[1].recv(100_000)
+            assert impatient.send(b"x" * 1_000_000) is False
         time.sleep(0.3)
         with pytest.raises(TimeoutError):
-            relay.send(b"")
+            impatient.send(b"")
 
     with pytest.raises(TimeoutError):
-        begun(relay, work).result(SOON)
+        begun(impatient, work).result(SOON)
 
 
 def test_the_time_of_a_slow_client_begins_when_there_is_something_for_it(
-    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+    impatient: ClientRelay, pair: tuple[socket.socket, socket.socket]
 ):
-    monkeypatch.setattr("chatproject.server.relay.CLIENT_SECONDS", 0.2)
     ours, theirs = pair
-    relay = ClientRelay(ours)
 
     def work(waiter: Waiter) -> None:
-        assert relay.send(b"x" * 1000)
+        assert impatient.send(b"x" * 1000)
         ours.setblocking(False)
         with suppress(BlockingIOError):
             while True:
                 ours.send(b"x" * 1000)
         time.sleep(0.3)
-        assert relay.send(b"Hello") is False
+        assert impatient.send(b"Hello") is False
         theirs.recv(1_000_000)
         ours.setblocking(True)
 
-    begun(relay, work).result(SOON)
+    begun(impatient, work).result(SOON)
 
 
 @pytest.mark.parametrize(("protocol", "has_relay"), [("HTTP/1.1", True), ("HTTP/1.0", False)])
@@ -402,13 +404,7 @@ def test_only_a_response_in_chunks_has_a_relay(
 
 def test_a_forked_process_has_a_relay_of_its_own(run: Run):
     assert goes_on(run)
-    context = multiprocessing.get_context("fork")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about the threads of this process
-        child = context.Process(target=wait_in_a_relay)
-        child.start()
-    child.join(2 * SOON)
-    assert child.exitcode == 0
+    assert forked(wait_in_a_relay) == 0
     assert goes_on(run)
 
 
