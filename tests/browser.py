@@ -26,7 +26,7 @@ QUIET = (
 )
 SCRIPTED_FETCH = Path(__file__).parent / "fixtures" / "scripted_fetch.js"
 
-TIMEOUT_MS = 30_000  # for a machine busy with other tests
+TIMEOUT_MS = 60_000  # for a machine busy with other tests
 expect.set_options(timeout=TIMEOUT_MS)
 
 Script = dict[str, Any]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.browser import TIMEOUT_MS
 from tests.server_process import Server
 
 KEY = "key-of-the-caller"
@@ -18,6 +19,7 @@ def page(chromium: Browser, tmp_path: Path) -> Iterator[Page]:
     variables = {"REQUIRE_API_KEY": "true", "API_KEY": KEY, "WEB_CONCURRENCY": "1"}
     with Server(tmp_path, LLM_PROVIDER="mock", **variables) as server:
         context = chromium.new_context(viewport={"width": 1280, "height": 1000})
+        context.set_default_timeout(TIMEOUT_MS)
         page = context.new_page()
         page.goto(f"http://127.0.0.1:{server.port}/docs#/chat/chat")
         yield page

@@ -200,9 +200,9 @@ def test_keys_are_hidden_without_permissions(api: ApiClient) -> None:
     assert api.get(LIST).status_code == 403
 
 
-def test_a_forged_form_changes_nothing(admin: ApiClient) -> None:
+def test_a_forged_form_changes_nothing(admin: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     key, _ = api_keys.create(owner="default", name="batch")
-    admin.http.handler.enforce_csrf_checks = True
+    monkeypatch.setattr(admin.http.handler, "enforce_csrf_checks", True)
     for path, form in (
         (ADD, TERMS),
         (LIST, {"action": "revoke", "_selected_action": key.key_id, "confirmed": "yes"}),
