@@ -38,9 +38,15 @@ def cancel_on_disconnect(client: socket.socket, deadline: Deadline) -> Iterator[
     A client that has only closed its sending side counts as disconnected: the server cannot tell
     the two apart.
     """
-    watcher, descriptor = _watcher(), client.fileno()
+    descriptor = client.fileno()
     if descriptor < 0:  # closed
         deadline.cancel()
+        yield
+        return
+    try:
+        watcher = _watcher()
+    except (OSError, RuntimeError) as exc:  # the system refuses its thread
+        logger.warning("client not watched for a disconnect: %s", exc)
         yield
         return
     watcher.add(descriptor, deadline)

@@ -6,7 +6,6 @@ threads waits for the interpreter's lock behind all others, those of new request
 
 import ctypes
 import math
-import os
 import select
 import socket
 import sys
@@ -35,7 +34,8 @@ def with_relay(application: Callable[..., Any]) -> Callable[..., Any]:
 
     def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         if environ["SERVER_PROTOCOL"] == "HTTP/1.1":  # else the body has no chunks
-            environ[RELAY] = ClientRelay(environ["gunicorn.socket"])
+            with suppress(OSError, RuntimeError):  # the system refuses the relay's thread
+                environ[RELAY] = ClientRelay(environ["gunicorn.socket"])
         return application(environ, start_response)
 
     return wrapped
@@ -45,13 +45,14 @@ class ClientRelay:
     """A `Relay` for the chunked response of one client."""
 
     def __init__(self, client: socket.socket) -> None:
+        self._thread = _relay_thread()
         self._client = client
         self._unsent = b""
         self._slow_since = math.inf  # the client has taken nothing of what is unsent
         self._has_timed_out = False
 
     def run(self, work: Work, context: Context) -> None:
-        _relay_thread().run(work, context)
+        self._thread.run(work, context)
         if self._has_timed_out:
             raise TimeoutError
         if self._unsent:
@@ -95,15 +96,15 @@ class _RelayThread:
         self._waiters: set[_StreamWaiter] = set()
         self._next_timeout = math.inf  # that of a waiter, or earlier
         self._epoll = select.epoll()
-        self._wake_fd, self._waker_fd = os.pipe()
-        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._woken, self._waker = socket.socketpair()
+        self._epoll.register(self._woken.fileno(), select.EPOLLIN)
         threading.Thread(target=self._run, name="relay", daemon=True).start()
 
     def run(self, work: Work, context: Context) -> None:
         """Do the work in a greenlet of the thread, and wait for its end."""
         job = _Job(work, context)
         self._new.append(job)
-        os.write(self._waker_fd, b"\0")
+        self._waker.send(b"\0")
         job.ended.acquire()
         if job.error:
             raise job.error
@@ -134,8 +135,8 @@ class _RelayThread:
         while True:
             seconds = min(max(0.0, self._next_timeout - time.monotonic()), 3600.0)
             for fd, events in self._epoll.poll(seconds):
-                if fd == self._wake_fd:
-                    os.read(fd, 4096)
+                if fd == self._woken.fileno():
+                    self._woken.recv(4096)
                 elif waiter := self._by_file.get(fd):
                     waiter.greenlet.switch([(fd, events)])
             if self._next_timeout <= time.monotonic():

@@ -46,6 +46,16 @@ streaming.HEARTBEAT_SECONDS = 0.2
 relay.CLIENT_SECONDS = 1.0
 worker.SEND_TIMEOUT = pack("ll", 1, 0)
 """
+# The system allows no threads but those of requests.
+NO_THREADS = """
+import threading
+start = threading.Thread.start
+def start_if_allowed(self):
+    if self.name in ("relay", "disconnects"):
+        raise RuntimeError("can't start new thread")
+    start(self)
+threading.Thread.start = start_if_allowed
+"""
 END = [FINISH, USAGE, DONE]
 BROKEN = f"data: {json.dumps({'error': {'code': 503, 'message': 'overloaded'}})}\n\n"
 
@@ -251,12 +261,17 @@ class Others:
 # --- The relay ------------------------------------------------------------------------------------
 
 
-def switches(server: Server) -> dict[str, int]:
-    """Return how often each thread of the worker process went to sleep."""
+def of_worker(server: Server) -> Path:
+    """Return the folder of the worker process in /proc."""
     pid = server.process.pid
     [worker] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return Path("/proc", worker)
+
+
+def switches(server: Server) -> dict[str, int]:
+    """Return how often each thread of the worker process went to sleep."""
     counts = {}
-    for thread in Path(f"/proc/{worker}/task").iterdir():
+    for thread in (of_worker(server) / "task").iterdir():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
             status = (thread / "status").read_text()
             [count] = re.findall(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.M)
@@ -319,6 +334,21 @@ def test_a_client_without_chunks_gets_the_whole_body(server: Server, vendor: Ven
         assert client.at_end()
     assert body.startswith(deltas("Hel", "lo.") + b"event: done\n")
     assert last_event(body)[1]["response"] == "Hello."
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks at /proc")
+def test_without_the_relays_thread_a_request_relays_its_own_stream(vendor: Vendor, tmp_path: Path):
+    vendor.stream("alone", [chunk("Hel"), chunk("lo."), *END], 0.05)
+    with Server(tmp_path, setup=NO_THREADS, **variables(vendor)) as server:
+        for _ in range(20):
+            assert last_event(streamed(server, "alone"))[1]["response"] == "Hello."
+        assert settled(server, "alone")["status"] == "ok"
+        files = of_worker(server) / "fd"
+        before = len(list(files.iterdir()))
+        for _ in range(20):
+            streamed(server, "alone")
+        assert len(list(files.iterdir())) < before + 10
+        assert "Traceback" not in server.log.read_text()
 
 
 def test_a_connection_serves_more_requests_after_a_relayed_stream(server: Server, vendor: Vendor):
