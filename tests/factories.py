@@ -89,6 +89,13 @@ def database_bytes() -> bytes:
     return subprocess.run(["cat", *files], capture_output=True, check=True).stdout
 
 
+def purge_database() -> None:
+    """Overwrite what earlier tests have deleted from SQLite's files."""
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM")
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def store_record(record: InteractionRecord) -> InteractionRecord:
     """Store a record with its outcome."""
     assert backend().interactions.claim(replace(record, status=Status.PENDING)) is None

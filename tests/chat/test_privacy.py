@@ -25,6 +25,7 @@ from tests.factories import (
     FailingSettleStore,
     FakeProvider,
     database_bytes,
+    purge_database,
     store_record,
 )
 from tests.server_process import ROOT, base_environment
@@ -65,9 +66,16 @@ def words_at_rest(storage: str) -> set[str]:
 
 
 @pytest.fixture
-def masking(each_storage: str, change_settings: Configure) -> str:
-    change_settings(MASK_PII=True)
+def empty_storage(each_storage: str) -> str:
+    """Use this storage, with nothing of earlier tests in SQLite's files."""
+    purge_database()
     return each_storage
+
+
+@pytest.fixture
+def masking(empty_storage: str, change_settings: Configure) -> str:
+    change_settings(MASK_PII=True)
+    return empty_storage
 
 
 def test_the_vendor_and_the_ledger_get_the_masked_question(
@@ -269,9 +277,9 @@ def test_records_masked_on_import_are_not_continued(masking: str) -> None:
 
 
 @pytest.fixture
-def accounting(each_storage: str, change_settings: Configure) -> str:
+def accounting(empty_storage: str, change_settings: Configure) -> str:
     change_settings(STORE_CONTENT=False)
-    return each_storage
+    return empty_storage
 
 
 def test_only_the_accounting_is_imported(accounting: str) -> None:

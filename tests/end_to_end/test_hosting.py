@@ -7,7 +7,7 @@ import ssl
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,12 +16,9 @@ from typing import Any, Self
 
 import httpx
 import pytest
-from django.test.client import ClientHandler
 from playwright.sync_api import Browser
-from pytest_django import Settings
 
-from tests.client import ApiClient
-from tests.factories import KEY, FakeProvider
+from tests.factories import KEY
 from tests.server_process import ROOT, Server, base_environment
 from tests.stub_vendor import StubVendor
 from tests.tls import Authority
@@ -119,19 +116,6 @@ def test_any_origin_may_be_allowed(tmp_path: Path) -> None:
             server.client.get("/v1/health", headers={"Origin": APP}),
         ):
             assert answer.headers["Access-Control-Allow-Origin"] == "*"
-
-
-def test_an_internal_error_may_be_read_by_the_page(
-    db: None, settings: Settings, use_provider: Callable[[Any], None]
-) -> None:
-    settings.CORS_ALLOWED_ORIGINS = [APP]
-    log, *rest = settings.MIDDLEWARE
-    settings.MIDDLEWARE = [log, "corsheaders.middleware.CorsMiddleware", *rest]
-    handler = ClientHandler()
-    handler.load_middleware()
-    use_provider(FakeProvider(RuntimeError("a bug")))
-    answer = ApiClient(handler).chat(headers={"Origin": APP})
-    assert (answer.status_code, answer["Access-Control-Allow-Origin"]) == (500, APP)
 
 
 def test_without_origins_there_is_no_cors(tmp_path: Path) -> None:

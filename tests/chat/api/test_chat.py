@@ -13,6 +13,8 @@ from unittest.mock import ANY
 from urllib.parse import quote
 
 import pytest
+from django.test.client import ClientHandler
+from pytest_django import Settings
 
 from chat.callers import Caller
 from chat.conversation import ChatRequest
@@ -946,6 +948,19 @@ def test_an_unexpected_exception_is_a_500_without_details(
         code="internal_error", detail="Internal error. Report the `request_id` to the operator."
     )
     assert len(record.attempts) == 1
+
+
+def test_a_page_of_another_origin_may_read_an_unexpected_error(
+    db: None, settings: Settings, use_provider: AskInstead
+) -> None:
+    settings.CORS_ALLOWED_ORIGINS = [origin := "https://app.example.org"]
+    log, *rest = settings.MIDDLEWARE
+    settings.MIDDLEWARE = [log, "corsheaders.middleware.CorsMiddleware", *rest]
+    handler = ClientHandler()
+    handler.load_middleware()
+    use_provider(FakeProvider(RuntimeError("a bug")))
+    answer = ApiClient(handler).chat(headers={"Origin": origin})
+    assert (answer.status_code, answer["Access-Control-Allow-Origin"]) == (500, origin)
 
 
 # --- Refused requests leave no trace --------------------------------------------------------------
