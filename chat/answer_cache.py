@@ -14,6 +14,7 @@ from django.core.cache import cache
 from chat.storage import backend
 from chat.storage.base import InteractionRecord, Status
 from chat.storage.errors import StorageUnavailable
+from chat.telemetry.context import server_timing
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +24,9 @@ def get(claim: InteractionRecord) -> InteractionRecord | None:
     if not (settings.ENABLE_CACHE and settings.STORE_CONTENT):
         return None
     try:
-        interaction_id = cache.get(_key(claim))
-        record = backend().interactions.get(interaction_id) if interaction_id else None
+        with server_timing("storage"):
+            interaction_id = cache.get(_key(claim))
+            record = backend().interactions.get(interaction_id) if interaction_id else None
     except StorageUnavailable:
         return None  # treat an unreadable cache as a miss
     return record if record and record.status is Status.OK and not record.lacks_content else None
@@ -35,7 +37,8 @@ def put(claim: InteractionRecord, answer: InteractionRecord) -> None:
     whole = answer.finish_reason == "stop" and answer.provider == claim.provider
     if settings.ENABLE_CACHE and settings.STORE_CONTENT and whole:
         try:
-            cache.set(_key(claim), answer.interaction_id, settings.CACHE_TTL_SECONDS)
+            with server_timing("storage"):
+                cache.set(_key(claim), answer.interaction_id, settings.CACHE_TTL_SECONDS)
         except StorageUnavailable:
             # The answer itself is settled: only its reuse is lost.
             logger.warning("answer not cached")

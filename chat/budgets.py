@@ -14,6 +14,7 @@ from django.utils.crypto import salted_hmac
 from chat.callers import Caller
 from chat.storage import backend
 from chat.storage.base import CounterKind, InteractionRecord, Reservation, cost_units
+from chat.telemetry.context import server_timing
 from providers import estimates
 from providers.base import CompletionRequest, Usage
 from providers.router import Route
@@ -39,9 +40,9 @@ def reservations(
 ) -> tuple[Reservation, ...]:
     """Return the reservations of a request in each budget of its key."""
     key = caller.key
-    if key is None or (key.monthly_budget_usd is None and key.user_monthly_budget_usd is None):
+    if key is None or not key.has_budget:
         return ()
-    # The user's first: a user without a budget holds nothing of the key's.
+    # The user's first: a request that it refuses must not reserve in the key's.
     limits = {
         (CounterKind.KEY_USER, _user_counter(key.key_id, record.user_id)): (
             key.user_monthly_budget_usd
@@ -59,10 +60,11 @@ def reservations(
 def of_caller(caller: Caller) -> Budgets | None:
     """Return the budgets of the caller's key; None without one. Raises StorageUnavailable."""
     key = caller.key
-    if key is None or (key.monthly_budget_usd is None and key.user_monthly_budget_usd is None):
+    if key is None or not key.has_budget:
         return None
     today = datetime.now(UTC).date()
-    spent = backend().usage.month(key.owner, CounterKind.KEY, key.key_id, today)
+    with server_timing("storage"):
+        spent = backend().usage.month(key.owner, CounterKind.KEY, key.key_id, today)
     return Budgets(
         monthly_usd=key.monthly_budget_usd,
         spent_usd=spent.cost_usd,

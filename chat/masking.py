@@ -4,12 +4,12 @@ They are recognized by their form and their check digits, in time linear in the 
 module only where it is used: its libraries are slow to import.
 """
 
+import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import orjson
 from phonenumbers import PhoneNumberMatcher
 from stdnum import luhn
 from stdnum.br import cpf
@@ -117,12 +117,23 @@ def _mask_field(name: str, value: Any) -> Any:
 def _mask_arguments(text: str) -> str:
     """Mask the arguments of a tool call: JSON text, which must stay valid JSON."""
     try:
-        value = orjson.loads(text)
+        # Not orjson, which turns integers of more than 64 bits into floats.
+        value = json.loads(text, object_pairs_hook=_object)
         masked = _mask_tool_arguments(value)
-        return text if masked == value else orjson.dumps(masked).decode()
-    # Too deeply nested JSON cannot be written.
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError):
+        if masked == value:
+            return text
+        written = json.dumps(masked, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        written.encode()  # fails for half a character
+        return written
+    except (ValueError, RecursionError):
         return mask_text(text)
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON. Raises ValueError for names that are equal, also when masked."""
+    if len({mask_text(name) for name, _ in members}) < len(members):
+        raise ValueError
+    return dict(members)
 
 
 def _mask_tool_arguments(value: Any) -> Any:
@@ -131,7 +142,7 @@ def _mask_tool_arguments(value: Any) -> Any:
         case list():
             return [_mask_tool_arguments(part) for part in value]
         case dict():
-            return {name: _mask_tool_arguments(part) for name, part in value.items()}
+            return {mask_text(name): _mask_tool_arguments(part) for name, part in value.items()}
         case str() | int() if not isinstance(value, bool):
             text = str(value)
             masked = mask_text(text)

@@ -339,7 +339,7 @@ def _settle_completion(in_flight: InFlightChat, completion: Completion) -> ChatR
         model=completion.model,
         extras=completion.extras,
         usage=in_flight.attempts[-1].usage,
-        **{"finish_reason": completion.finish_reason, **_answer_fields(completion.message)},
+        **_answer_fields(completion.message, completion.finish_reason),
     )
     if result.recorded and not in_flight.accounting_only:
         answer_cache.put(in_flight.asked, result.record)
@@ -387,20 +387,21 @@ def _partial_answer(in_flight: InFlightChat) -> dict[str, Any]:
     }
 
 
-def _answer_fields(message: Mapping[str, Any]) -> dict[str, Any]:
+def _answer_fields(message: Mapping[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
     """Return an assistant's message as fields of the record.
 
     A refusal without any other text is the response, and ends it like a filter.
     """
     rest = dict(message)
-    fields = {
-        "response": rest.pop("content", ""),
-        "tool_calls": tuple(rest.pop("tool_calls", ())),
+    response, calls = rest.pop("content", ""), tuple(rest.pop("tool_calls", ()))
+    if not response and rest.get("refusal"):
+        response, finish_reason = rest["refusal"], "content_filter"
+    return {
+        "response": response,
+        "tool_calls": calls,
         "message": rest,
+        "finish_reason": finish_reason,
     }
-    if not fields["response"] and rest.get("refusal"):
-        return {**fields, "response": rest["refusal"], "finish_reason": "content_filter"}
-    return fields
 
 
 def _settle(in_flight: InFlightChat, **outcome: Any) -> ChatResult:

@@ -11,9 +11,7 @@ from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from chat.management import arguments
-from chat.model_catalog import router
 from chat.models import ApiKey
-from providers.router import UnknownModel
 
 if TYPE_CHECKING:
     ModelForm = forms.ModelForm[ApiKey]
@@ -42,7 +40,10 @@ class KeyForm(ModelForm):
         validators=[_validator(arguments.parse_owner)],
         help_text="The owner it acts for. All keys of an owner see the same records.",
     )
-    name = forms.CharField(max_length=128, help_text="A label for people: “mobile app”.")
+    name = forms.CharField(
+        validators=[_validator(arguments.parse_key_name)],
+        help_text="A label for people: “mobile app”.",
+    )
     expires_at = forms.SplitDateTimeField(
         required=False,
         widget=AdminSplitDateTime,
@@ -52,7 +53,7 @@ class KeyForm(ModelForm):
     rate_limit = forms.IntegerField(
         required=False,
         min_value=0,
-        max_value=1_000_000,
+        max_value=arguments.MAX_RATE_LIMIT,
         label="Requests per minute",
         help_text="Of all its users. Empty: RATE_LIMIT_PER_MINUTE for each; 0: no limit.",
     )
@@ -80,12 +81,6 @@ class KeyForm(ModelForm):
             *("monthly_budget_usd", "user_monthly_budget_usd"),
         )
 
-    def clean_name(self) -> str:
-        name: str = self.cleaned_data["name"]
-        if not name.isprintable():
-            raise ValidationError("A name has 1 to 128 printable characters.")
-        return name
-
     def clean_expires_at(self) -> datetime | None:
         moment: datetime | None = self.cleaned_data["expires_at"]
         if moment is not None and moment <= timezone.now():
@@ -96,11 +91,7 @@ class KeyForm(ModelForm):
         names: str = self.cleaned_data["models"]
         models = [name for each in names.split(",") if (name := each.strip())]
         for model in models:
-            try:
-                router().routes(model)
-            except UnknownModel as exc:
-                message = f"{model} is not allowed here; see ALLOWED_MODELS."
-                raise ValidationError(message) from exc
+            _validator(arguments.parse_model)(model)
         return models
 
 

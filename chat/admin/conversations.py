@@ -1,5 +1,6 @@
 """A conversation as a page, oldest turn first."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +13,7 @@ from django.urls import reverse
 from chat.admin import messages
 from chat.models import Interaction
 from chat.storage.base import InteractionRecord
-from chat.storage.orm.interactions import read_whole
+from chat.storage.orm.interactions import read_whole, unexpired_rows
 from chat.usage import format_usd
 from providers.parsing import as_objects
 
@@ -25,8 +26,8 @@ def conversation_page(
 ) -> dict[str, Any]:
     """Return the template's context for page `p`. Raises Http404."""
     number = query.get("p", "1")
-    # Cut first: int() raises ValueError for more than 4,300 digits.
-    if not number.isdecimal() or not 1 <= int(number[:6]) <= MAX_PAGES:
+    # int() refuses thousands of digits, SQLite twenty.
+    if not re.fullmatch("[1-9][0-9]{0,3}", number) or int(number) > MAX_PAGES:
         raise Http404
     start = (int(number) - 1) * TURNS
     rows = queryset.filter(conversation_id=conversation_id).order_by("created_at", "pk")
@@ -44,7 +45,7 @@ def conversation_page(
 
 def turn_url(row: Interaction) -> str:
     """Return the URL of a turn on its page of the conversation."""
-    turns = Interaction.objects.filter(conversation_id=row.conversation_id)
+    turns = unexpired_rows().filter(conversation_id=row.conversation_id)
     before = turns.filter(created_at__lt=row.created_at).count()
     address = reverse("admin:chat_interaction_conversation", args=[row.conversation_id])
     return f"{address}?{urlencode({'p': before // TURNS + 1})}#{row.interaction_id}"

@@ -33,7 +33,7 @@ from chat.admin.messages import pretty_json, show_answer
 from chat.models import Interaction
 from chat.storage.base import Status
 from chat.storage.columns import from_columns
-from chat.storage.orm.interactions import read_whole
+from chat.storage.orm.interactions import read_whole, unexpired_rows
 from chat.usage import format_usd
 
 EXPORTS: dict[str, tuple[Callable[[QuerySet[Interaction]], Any], str]] = {
@@ -131,8 +131,7 @@ class InteractionAdmin(ReadOnlyAdmin):
         return InteractionChangeList
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Interaction]:
-        """Leave out expired records; `exclude` keeps SQLite from using the index of expiry."""
-        return super().get_queryset(request).exclude(expires_at__lte=timezone.now())
+        return unexpired_rows()
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Interaction], search_term: str

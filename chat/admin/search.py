@@ -7,6 +7,7 @@ from typing import Any
 from django.db.models import Model
 
 from chat.models import Interaction
+from chat.storage.orm.interactions import unexpired_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +27,14 @@ def interpret_query(query: str) -> Interpretation:
         return WORDS
     ids = {"conversation": "conversation_id", "interaction": "pk", "request": "request_id"}
     for kind, column in ids.items():
-        if Interaction.objects.filter(**{column: query}).exists():
+        if unexpired_rows().filter(**{column: query}).exists():
             return Interpretation(kind, {column: query})
     owners = [owner for owner in distinct_values(Interaction, "owner") if _has_user(owner, query)]
     return Interpretation("user", {"owner__in": owners, "user_id": query}) if owners else WORDS
 
 
 def _has_user(owner: str, user_id: str) -> bool:
-    return Interaction.objects.filter(owner=owner, user_id=user_id).exists()
+    return unexpired_rows().filter(owner=owner, user_id=user_id).exists()
 
 
 def distinct_values(model: type[Model], column: str) -> Iterator[str]:

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 
+from chat.model_catalog import router
 from chat.storage.jsonl import is_valid_owner, is_valid_user_id
+from providers.router import UnknownModel
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 MAX_DURATION = timedelta(days=36_500)
 MAX_USD = 1_000_000_000
+MAX_KEY_NAME = 128
+MAX_RATE_LIMIT = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,29 @@ def parse_dollars(text: str) -> Decimal:
     except InvalidOperation:
         pass
     raise ArgumentTypeError(f"{text!r} is not an amount such as 25 or 0.50")
+
+
+def parse_key_name(text: str) -> str:
+    name = text.strip()
+    if not 0 < len(name) <= MAX_KEY_NAME or not name.isprintable():
+        raise ArgumentTypeError(f"a name has 1 to {MAX_KEY_NAME} printable characters")
+    return name
+
+
+def parse_rate_limit(text: str) -> int:
+    """Parse a number of requests per minute."""
+    if not re.fullmatch("[0-9]{1,7}", text) or int(text) > MAX_RATE_LIMIT:
+        raise ArgumentTypeError(f"a rate limit is 0 to {MAX_RATE_LIMIT} requests per minute")
+    return int(text)
+
+
+def parse_model(text: str) -> str:
+    """Parse the name of a model that ALLOWED_MODELS allows."""
+    try:
+        router().routes(text)
+    except UnknownModel as exc:
+        raise ArgumentTypeError(f"{text} is not allowed here; see ALLOWED_MODELS") from exc
+    return text
 
 
 def parse_owner(text: str) -> str:

@@ -311,6 +311,10 @@ class ApiKey(NamedTuple):
         """The visible beginning of the key."""
         return f"{API_KEY_PREFIX}_{self.key_id}"
 
+    @property
+    def has_budget(self) -> bool:
+        return self.monthly_budget_usd is not None or self.user_monthly_budget_usd is not None
+
     def status_at(self, now: datetime) -> str:
         """Return `active`, `revoked` or `expired`."""
         if self.revoked_at is not None:
@@ -455,6 +459,9 @@ class UsageStore(Protocol):
         self, owner: str, first: date, last: date, *, limit: int, after: str = ""
     ) -> UserPage:
         """Return the counts of up to `limit` users, ordered by id, from the first after `after`."""
+
+    def owners(self) -> Sequence[str]:
+        """Return the owners with counters; none if the storage cannot list them."""
 
     def month(self, owner: str, by: CounterKind, name: str, day: date) -> UsageCounts:
         """Return the counts of a name in the month of `day`, by consistent reads."""

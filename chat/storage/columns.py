@@ -17,6 +17,7 @@ from chat.storage.base import (
 from providers.base import Usage
 from providers.router import Attempt
 
+STATUSES = frozenset(Status)
 EPOCH = datetime.fromtimestamp(0, UTC)
 ATTEMPT = [field.name for field in fields(Attempt) if field.name != "usage"]
 USAGE = [field.name for field in fields(Usage)]
@@ -82,8 +83,7 @@ def from_columns(row: Any) -> InteractionRecord:
     present = {name: value for name, value in columns.items() if value is not None}
     changed: dict[str, Any] = {
         "conversation_id": row.conversation_id or row.interaction_id,
-        # A record without a status cannot be pending: nothing would ever settle it.
-        "status": Status(row.status or Status.ABORTED),
+        "status": parse_status(row.status),
         "ancestors": tuple(id_ for id_ in row.ancestors or () if isinstance(id_, str)),
         "tool_calls": tuple(call for call in row.tool_calls or () if isinstance(call, Mapping)),
         "message": row.message if isinstance(row.message, dict) else {},
@@ -100,6 +100,11 @@ def from_columns(row: Any) -> InteractionRecord:
     if row.error_code:
         changed["error"] = ErrorInfo(code=row.error_code, detail=row.error_detail or "")
     return InteractionRecord(**{**absent, **present, **changed})
+
+
+def parse_status(value: str | None) -> Status:
+    """Return the status of a column. Nothing would ever settle a record without a known one."""
+    return Status(value) if value in STATUSES else Status.ABORTED
 
 
 def api_key_from_columns(row: Any) -> ApiKey:

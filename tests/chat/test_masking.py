@@ -270,11 +270,35 @@ def test_invalid_json_arguments_are_masked_as_text() -> None:
     assert mask_value(calls) == [{"function": {"arguments": '{"who": "[EMAIL]'}}]
 
 
+def masked_arguments(text: str) -> Any:
+    [call] = mask_value([{"function": {"arguments": text}}])
+    return call["function"]["arguments"]
+
+
 @pytest.mark.parametrize("depth", [300, 1000])
-def test_arguments_nested_too_deeply_are_masked_as_text(depth: int) -> None:
+def test_arguments_nested_deeply_are_masked(depth: int) -> None:
     arguments = '{"who": "%s", "deep": ' + "[" * depth + "]" * depth + "}"
-    calls = [{"function": {"arguments": arguments % "a@b.co"}}]
-    assert mask_value(calls) == [{"function": {"arguments": arguments % "[EMAIL]"}}]
+    masked = masked_arguments(arguments % "a@b.co")
+    assert masked.replace(" ", "") == (arguments % "[EMAIL]").replace(" ", "")
+
+
+def test_names_in_arguments_are_masked_and_all_else_stays() -> None:
+    arguments = '{"%s":{"%s":["ação",12345678901234567890123,1.5,null]}}'
+    asked = arguments % ("ana@a.com.br", "cpf")
+    assert masked_arguments(asked) == arguments % ("[EMAIL]", "cpf")
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ('{"to": "a@b.co", "to": "x"}', '{"to": "[EMAIL]", "to": "x"}'),
+        ('{"a@b.co": 1, "c@d.co": 2}', '{"[EMAIL]": 1, "[EMAIL]": 2}'),
+        ('{"half": "\\ud800", "to": "a@b.co"}', '{"half": "\\ud800", "to": "[EMAIL]"}'),
+        ('{"n": 1e999, "to": "a@b.co"}', '{"n": 1e999, "to": "[EMAIL]"}'),
+    ],
+)
+def test_arguments_that_would_lose_something_are_masked_as_text(text: str, masked: str) -> None:
+    assert masked_arguments(text) == masked
 
 
 def test_a_long_text_is_masked_alike_wherever_it_is_cut(monkeypatch: pytest.MonkeyPatch):

@@ -1,7 +1,6 @@
 """Create an API key."""
 
 from argparse import ArgumentParser
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,10 +8,16 @@ from django.core.management.base import CommandError
 
 from chat import api_keys
 from chat.management.api_keys import describe_key
-from chat.management.arguments import add_format, parse_dollars, parse_duration, parse_owner
+from chat.management.arguments import (
+    add_format,
+    parse_dollars,
+    parse_duration,
+    parse_key_name,
+    parse_model,
+    parse_owner,
+    parse_rate_limit,
+)
 from chat.management.console import ConsoleCommand
-from chat.model_catalog import router
-from providers.router import UnknownModel
 
 
 class Command(ConsoleCommand):
@@ -23,7 +28,7 @@ class Command(ConsoleCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("name", help="label for people: 'mobile app'")
+        parser.add_argument("name", type=parse_key_name, help="label for people: 'mobile app'")
         parser.add_argument(
             "--owner", type=parse_owner, default="default", help="owner it acts for (default)"
         )
@@ -32,7 +37,7 @@ class Command(ConsoleCommand):
         )
         parser.add_argument(
             "--rate-limit",
-            type=int,
+            type=parse_rate_limit,
             help="requests per minute of all its users together, instead of "
             "RATE_LIMIT_PER_MINUTE for each; 0: no limit",
         )
@@ -48,6 +53,7 @@ class Command(ConsoleCommand):
         )
         parser.add_argument(
             "--model",
+            type=parse_model,
             action="append",
             default=[],
             help="allowed model; may be repeated, the first is the default; without it: all models",
@@ -55,13 +61,12 @@ class Command(ConsoleCommand):
         add_format(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        now, name = datetime.now(UTC), options["name"].strip()
-        _validate(name, options["rate_limit"], options["model"])
+        now = datetime.now(UTC)
         if options["expires_in"] == timedelta(0):
             raise CommandError("--expires-in 0 would make a key that has expired.")
         key, text = api_keys.create(
             owner=options["owner"],
-            name=name,
+            name=options["name"],
             expires_at=None if options["expires_in"] is None else now + options["expires_in"],
             rate_limit=options["rate_limit"],
             monthly_budget_usd=options["monthly_budget_usd"],
@@ -71,16 +76,3 @@ class Command(ConsoleCommand):
         self.write_report(options, text, {"key": text, **describe_key(key, now)}, indent=2)
         if options["format"] != "json":
             self.stderr.write(f"A key of {key.owner}. It is not shown again.")
-
-
-def _validate(name: str, rate_limit: int | None, models: Iterable[str]) -> None:
-    """Raise CommandError for an invalid argument."""
-    if not 0 < len(name) <= 128 or not name.isprintable():
-        raise CommandError("A name has 1 to 128 printable characters.")
-    if not 0 <= (rate_limit or 0) <= 1_000_000:
-        raise CommandError("A rate limit is 0 to 1000000 requests per minute.")
-    for model in models:
-        try:
-            router().routes(model)
-        except UnknownModel as exc:
-            raise CommandError(f"{model} is not allowed here; see ALLOWED_MODELS.") from exc

@@ -11,6 +11,7 @@ from django.core.management.base import CommandError
 
 from chat.management.arguments import parse_owner
 from chat.management.console import ConsoleCommand, table
+from chat.management.csv_cells import cell
 from chat.storage import backend
 from chat.storage.base import API_KEY_PREFIX, CounterKind, UsageCounts
 from chat.usage import MAX_DAYS, DateRange, format_usd, last_days, sum_by_name
@@ -60,15 +61,15 @@ class Command(ConsoleCommand):
             case "csv":
                 lines = csv.DictWriter(self.stdout, [by, *COLUMNS], lineterminator="\n")
                 lines.writeheader()
-                lines.writerows(items)
+                lines.writerows({**item, by: cell(item[by])} for item in items)
             case _:
                 self.stdout.write(table([*items, {by: "total", **total}], [by, *COLUMNS]))
 
 
 def _owners() -> list[str]:
-    """Return the owners of managed keys, and the owner of all other callers."""
-    # Counters have no list of owners: these are all that a request can act for.
-    return sorted({"default", *(key.owner for key in backend().api_keys.all())})
+    """Return the owners of managed keys, that of all other callers, and those of old counters."""
+    with_keys = (key.owner for key in backend().api_keys.all())
+    return sorted({"default", *with_keys, *backend().usage.owners()})
 
 
 def _daily(

@@ -89,7 +89,7 @@ def reserve(record: InteractionRecord, reservations: Sequence[Reservation]) -> l
             _reserve(record, reservation, holding)
             done.append(holding)
     except Exception:
-        # Another budget is spent: what this request holds of the others is free again.
+        # All budgets or none: give back what is reserved so far.
         release(done)
         raise
     return done

@@ -88,8 +88,7 @@ class _MeasuringClient:
         self.read_units = 0.0
 
     def call(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        measured = {} if operation == "DescribeTable" else {"ReturnConsumedCapacity": "TOTAL"}
-        answer = self._client.call(operation, arguments | measured)
+        answer = self._client.call(operation, {**arguments, "ReturnConsumedCapacity": "TOTAL"})
         consumed = answer.get("ConsumedCapacity", [])
         for each in consumed if isinstance(consumed, list) else [consumed]:
             self.read_units += each.get("CapacityUnits", 0.0)
@@ -109,7 +108,7 @@ class DynamoBulkStore:
         if selection.of_one_user:
             return None
         request = {"TableName": settings.TABLE_NAME}
-        table = _MeasuringClient(self._client).call("DescribeTable", request)["Table"]
+        table = self._client.call("DescribeTable", request)["Table"]
         return table["ItemCount"] or None
 
     @translate_errors()

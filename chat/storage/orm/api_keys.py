@@ -3,12 +3,12 @@
 from datetime import datetime
 
 from django.db import IntegrityError
-from django.db import connection as django_connection
 
 from chat import models
 from chat.storage.base import ApiKey
 from chat.storage.columns import api_key_from_columns
 from chat.storage.orm.connection import translate_errors
+from chat.storage.orm.sql import stored_time
 from chat.storage.orm.write_queue import write, write_queue
 
 TOUCH = "UPDATE chat_apikey SET last_used_at = ? WHERE key_id = ?"
@@ -39,8 +39,7 @@ class OrmApiKeyStore:
             return as_read.update(**after._asdict()) == 1
 
     def touch(self, key_id: str, used_at: datetime) -> None:
-        moment = str(django_connection.ops.adapt_datetimefield_value(used_at))
-        write(lambda connection: connection.execute(TOUCH, (moment, key_id)))
+        write(lambda connection: connection.execute(TOUCH, (stored_time(used_at), key_id)))
 
     @translate_errors()
     def all(self) -> list[ApiKey]:

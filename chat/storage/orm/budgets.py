@@ -4,10 +4,9 @@ import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from django.db import connection as django_connection
-
 from chat.storage.base import InteractionRecord, Reservation
 from chat.storage.errors import BudgetSpent
+from chat.storage.orm.sql import stored_time
 
 COMMITTED = """
     SELECT (
@@ -37,7 +36,7 @@ def check(
             # Dates are compared as text, in which no day of a month comes after 31.
             "first": f"{month}-01",
             "last": f"{month}-31",
-            "now": _adapted(now),
+            "now": stored_time(now),
         }
         [committed] = connection.execute(COMMITTED, values).fetchone()
         if committed >= each.limit:
@@ -50,7 +49,14 @@ def reserve(
     """Write the reservations of a claim, in its transaction; they replace those of the same id."""
     release(connection, record)
     rows = [
-        (record.interaction_id, record.owner, each.by, each.name, each.amount, _adapted(each.until))
+        (
+            record.interaction_id,
+            record.owner,
+            each.by,
+            each.name,
+            each.amount,
+            stored_time(each.until),
+        )
         for each in reservations
     ]
     connection.executemany(RESERVE, rows)
@@ -58,7 +64,3 @@ def reserve(
 
 def release(connection: sqlite3.Connection, record: InteractionRecord) -> None:
     connection.execute(RELEASE, (record.interaction_id,))
-
-
-def _adapted(moment: datetime) -> str:
-    return str(django_connection.ops.adapt_datetimefield_value(moment))

@@ -17,7 +17,7 @@ from chat.storage.base import (
     newest_by_id,
     unexpired,
 )
-from chat.storage.columns import from_columns
+from chat.storage.columns import from_columns, parse_status
 from chat.storage.orm.connection import translate_errors
 from chat.storage.orm.interactions import Rows, after, created_within, read_kept
 from chat.storage.orm.sql import COLUMNS, delete_many, insert_many
@@ -53,7 +53,7 @@ class OrmBulkStore:
             now, gone, replaced = timezone.now(), [], 0
             for id_, status, deadline_at, expires_at in stored.values_list(*columns):
                 expired = expires_at is not None and expires_at <= now
-                if expired or new[id_].supersedes(Status(status), deadline_at):
+                if expired or new[id_].supersedes(parse_status(status), deadline_at):
                     gone.append(id_)
                     replaced += not expired
                 else:

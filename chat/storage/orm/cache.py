@@ -13,9 +13,6 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
 from chat.storage.orm.connection import thread_connection, translate_errors
 from chat.storage.orm.write_queue import write
 
-# SQLite has no TTL: now and then a writer deletes what has expired.
-SWEEP_SECONDS = 60.0
-
 UNEXPIRED = "key = ? AND (expires_at IS NULL OR expires_at > ?)"
 GET = f"SELECT counter, value FROM chat_cacheentry WHERE {UNEXPIRED}"
 SET = """
@@ -31,17 +28,18 @@ COUNT = """
 TOUCH = f"UPDATE chat_cacheentry SET expires_at = ? WHERE {UNEXPIRED} RETURNING key"
 DELETE = f"DELETE FROM chat_cacheentry WHERE {UNEXPIRED} RETURNING key"
 CLEAR = "DELETE FROM chat_cacheentry WHERE instr(key, ?) = 1"
-SWEEP = "DELETE FROM chat_cacheentry WHERE expires_at <= ?"
 
 Timeout = float | None
 
 
 class OrmCache(BaseCache):
-    """Stores integers as counters and pickles all else. Raises StorageUnavailable."""
+    """Stores integers as counters and pickles all else. Raises StorageUnavailable.
+
+    `OrmInteractionStore` deletes what has expired.
+    """
 
     def __init__(self, location: str, params: dict[str, Any]) -> None:
         super().__init__(params)
-        self._swept_at = time.time()
 
     def get(self, key: Any, default: Any = None, version: int | None = None) -> Any:
         rows = _read(GET, self.make_and_validate_key(key, version), time.time())
@@ -58,7 +56,6 @@ class OrmCache(BaseCache):
     def add(
         self, key: Any, value: Any, timeout: Timeout = DEFAULT_TIMEOUT, version: int | None = None
     ) -> bool:
-        self._sweep()
         return bool(_write(ADD, *self._row(key, value, timeout, version), time.time()))
 
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
@@ -86,13 +83,6 @@ class OrmCache(BaseCache):
         name = self.make_and_validate_key(key, version)
         return [name, counter, pickled, self.get_backend_timeout(timeout)]
 
-    def _sweep(self) -> None:
-        """Delete expired entries, at most once a minute in each process."""
-        now = time.time()
-        if now - self._swept_at > SWEEP_SECONDS:
-            self._swept_at = now
-            _write(SWEEP, now)
-
 
 class OrmCounters(OrmCache):
     """Counters that start at zero without being added: a rate limit costs one statement a request.
@@ -105,7 +95,6 @@ class OrmCounters(OrmCache):
         return False
 
     def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
-        self._sweep()
         name = self.make_and_validate_key(key, version)
         rows = _write(COUNT, name, delta, self.get_backend_timeout(), time.time())
         if rows:

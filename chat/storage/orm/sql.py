@@ -5,6 +5,7 @@ that returns rows commits only when all of them have been read.
 """
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -46,6 +47,7 @@ SWEEP = [
     f"DELETE FROM {table} WHERE expires_at <= ?"  # noqa: S608  (our own names)
     for table in ("chat_interaction", "chat_usagecount", "chat_reservation")
 ]
+SWEEP_CACHE = "DELETE FROM chat_cacheentry WHERE expires_at <= ?"
 
 
 def insert(connection: sqlite3.Connection, record: InteractionRecord) -> bool:
@@ -96,13 +98,14 @@ def sweep(connection: sqlite3.Connection) -> None:
     """Delete all that has expired."""
     for statement in SWEEP:
         connection.execute(statement, (_now(),))
+    connection.execute(SWEEP_CACHE, (time.time(),))  # Django's caches count in seconds
 
 
 def _now() -> str:
-    return _stored_time(datetime.now(UTC))
+    return stored_time(datetime.now(UTC))
 
 
-def _stored_time(moment: datetime) -> str:
+def stored_time(moment: datetime) -> str:
     """Return a moment as Django writes it; its own function takes five times as long."""
     return str(moment.astimezone(UTC).replace(tzinfo=None))
 
@@ -120,7 +123,7 @@ def _adapter(field: "models.Field[Any, Any]") -> Callable[[Any], Any] | None:
     operations = django_connection.ops
     match field:
         case models.DateTimeField():
-            return _stored_time
+            return stored_time
         case models.DecimalField(max_digits=digits, decimal_places=places):
             return lambda value: operations.adapt_decimalfield_value(value, digits, places)
         case models.JSONField():

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date
 from typing import Any
 
-from django.db import connection as django_connection
 from django.db.models import Q, QuerySet, Sum
 from django.utils import timezone
 
@@ -21,6 +20,7 @@ from chat.storage.base import (
     counters_for,
 )
 from chat.storage.orm.connection import translate_errors
+from chat.storage.orm.sql import stored_time
 
 COLUMNS = ("owner", "by", "name", "date", "expires_at", *COUNT_FIELDS)
 INCREMENTS = ", ".join(f"{field} = {field} + excluded.{field}" for field in COUNT_FIELDS)
@@ -45,8 +45,8 @@ def count(
         numbers = [getattr(counts, field) for field in COUNT_FIELDS]
         for by, name in counters_for(record, reservations):
             expiry = counter_expiry(record, by)
-            adapted = django_connection.ops.adapt_datetimefield_value(expiry)
-            rows.append((record.owner, by, name, day, adapted, *numbers))
+            expires_at = expiry and stored_time(expiry)
+            rows.append((record.owner, by, name, day, expires_at, *numbers))
     connection.executemany(COUNT, rows)
 
 
@@ -75,6 +75,10 @@ class OrmUsageStore:
             users={name: found[name] for name in names},
             next_after=names[-1] if len(found) > limit else None,
         )
+
+    @translate_errors()
+    def owners(self) -> list[str]:
+        return list(UsageCount.objects.values_list("owner", flat=True).distinct())
 
     @translate_errors()
     def month(self, owner: str, by: CounterKind, name: str, day: date) -> UsageCounts:

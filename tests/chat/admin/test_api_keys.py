@@ -98,7 +98,7 @@ def test_a_key_has_the_terms_that_it_was_given(
         ("owner", "", "required"),
         ("owner", "team blue", "an owner has 1 to 128"),
         ("owner", "..", "neither . nor .."),
-        ("name", "x" * 129, "at most 128"),
+        ("name", "x" * 129, "1 to 128"),
         ("name", "a\u200bb", "printable"),
         ("expires_at_0", "2020-01-01", "past"),
         ("rate_limit", "-1", "greater than or equal to 0"),

@@ -173,10 +173,23 @@ def test_a_long_conversation_comes_in_pages_and_a_record_leads_to_its_own(admin:
         assert f'id="{id_}"' in text_of(admin.get(address))
 
 
-@pytest.mark.parametrize("address", ["nothing/", f"{ID}/?p=2", f"{ID}/?p=0", f"{ID}/?p=x"])
+# Without turns, or no numbers. SQLite takes 19 digits, Python 4,300.
+PAGES = ["2", "0", "x", "٢", "0000002", "0" * 7 + "9" * 20, "9" * 5000]
+
+
+@pytest.mark.parametrize("address", ["nothing/", *(f"{ID}/?p={page}" for page in PAGES)])
 def test_an_unknown_conversation_is_not_found(admin: ApiClient, address: str) -> None:
     turn(1)
     assert admin.get(f"{LIST}conversation/{address}").status_code == 404
+
+
+def test_expired_turns_do_not_count_for_the_page_of_a_turn(admin: ApiClient) -> None:
+    for number in range(50):
+        turn(number, expires_at=NOON)
+    id_ = turn(50).interaction_id
+    address = f"{LIST}conversation/{ID}/?p=1#{id_}"
+    assert f'href="{address}"' in text_of(admin.get(f"{LIST}{id_}/change/"))
+    assert f'id="{id_}"' in text_of(admin.get(address))
 
 
 def test_a_conversation_needs_the_permission_to_view_records(api: ApiClient) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from chat.storage import backend
 from chat.storage.base import InteractionRecord
 from chat.storage.columns import to_columns
 from chat.storage.jsonl import from_json
+from providers.base import Usage
 from tests.client import ApiClient
 from tests.factories import ANSWERED, FAILED, NOON, PENDING, converse, store_record
 
@@ -56,8 +58,17 @@ def test_csv_has_a_column_for_each_field(admin: ApiClient) -> None:
     assert line["prompt"] == 'Olá, "você"\nlá?'
     assert line["metadata"] == '{"ticket":"7"}'
     assert line["created_at"] == "2026-01-01T12:00:00.123456+00:00"
-    assert line["cost_usd"] == "0.000104000000"
+    assert line["cost_usd"] == "0.000104"
     assert line["error_code"] == ""
+
+
+@pytest.mark.parametrize(
+    ("cost", "shown"), [("0", "0"), ("0.00000001", "0.00000001"), ("12.5", "12.5")]
+)
+def test_a_cost_in_the_csv_has_plain_digits(admin: ApiClient, cost: str, shown: str) -> None:
+    store_record(replace(ANSWERED, usage=Usage(cost_usd=Decimal(cost))))
+    [line] = lines_of(admin.get(f"{EXPORT}csv/"))
+    assert line["cost_usd"] == shown
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])

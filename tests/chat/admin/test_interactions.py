@@ -19,7 +19,7 @@ from chat.storage.base import InteractionRecord
 from chat.storage.columns import to_columns
 from providers.base import Usage
 from tests.client import ApiClient
-from tests.factories import ANSWERED, FAILED, NOON, PENDING, all_records, store_record
+from tests.factories import ALICE, ANSWERED, FAILED, NOON, PENDING, all_records, store_record
 
 LIST = "/admin/chat/interaction/"
 
@@ -299,6 +299,8 @@ def test_expired_records_are_not_listed(admin: ApiClient) -> None:
     record = store_record(replace(ANSWERED, expires_at=datetime(2026, 1, 2, tzinfo=UTC)))
     assert listed(admin.get(LIST)) == set()
     assert admin.get(f"{LIST}{record.interaction_id}/change/").status_code == 302
+    for query in (record.interaction_id, record.conversation_id, record.request_id, ALICE):
+        assert "these words." in admin.get(f"{LIST}?q={query}").content.decode()
 
 
 def test_the_page_says_how_a_search_was_interpreted(admin: ApiClient) -> None:

@@ -70,6 +70,18 @@ def test_usage_is_reported_by_each_thing(used: str) -> None:
     }
 
 
+def test_owners_without_a_key_are_reported_from_sqlite(each_storage: str) -> None:
+    settle(owner="imported")
+    listed = {"imported": 1} if each_storage == "sqlite" else {}
+    assert requests("--by", "owner") == listed
+    assert requests("--by", "owner", "--owner", "imported") == {"imported": 1}
+
+
+def test_no_user_is_a_formula_of_a_spreadsheet(each_storage: str) -> None:
+    settle(user_id="=1+1")
+    assert requests("--by", "user", "--owner", "default") == {"'=1+1": 1}
+
+
 def test_an_owner_and_days_may_be_chosen(used: str) -> None:
     assert requests("--owner", "team:blue", "--by", "user") == {ALICE: 1}
     assert requests("--days", "1", "--by", "owner") == {"default": 2, "team:blue": 1}

@@ -15,7 +15,6 @@ from django.http import HttpRequest
 from django.test import RequestFactory
 from django_ratelimit.core import get_usage
 
-from chat.models import CacheEntry
 from chat.storage.dynamodb import cache as dynamodb_cache
 from chat.storage.dynamodb.cache import DynamoCache, DynamoCounters
 from chat.storage.dynamodb.tables import StateTable
@@ -238,20 +237,6 @@ def test_clearing_leaves_nothing(cache: BaseCache) -> None:
     assert cache.get_many(["a", "b", "c"]) == {"a": 1, "b": "two", "c": None}
     cache.clear()
     assert cache.get_many(["a", "b", "c"]) == {}
-
-
-def test_expired_entries_are_deleted_a_minute_later(db: None, clock: Clock) -> None:
-    cache = OrmCache("", {})
-    for number in range(5):
-        cache.add(f"short-{number}", 1, timeout=10)
-    cache.add("long", 1, timeout=1000)
-    clock.now += 59
-    cache.add("new", 1, timeout=1000)
-    assert CacheEntry.objects.count() == 7
-    clock.now += 2
-    cache.add("newer", 1, timeout=1000)
-    assert CacheEntry.objects.count() == 3
-    assert cache.get_many(["long", "new", "newer"]) == {"long": 1, "new": 1, "newer": 1}
 
 
 def test_no_count_is_lost_among_many(cache: BaseCache) -> None:

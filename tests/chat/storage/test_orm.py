@@ -14,16 +14,18 @@ import pytest
 from django.db import connection, transaction
 from pytest_django import Settings
 
-from chat.models import Interaction
-from chat.storage.base import InteractionStore
+from chat.models import CacheEntry, Interaction
+from chat.storage import backend
+from chat.storage.base import InteractionStore, Status
 from chat.storage.errors import StorageUnavailable
 from chat.storage.orm import interactions
+from chat.storage.orm.cache import OrmCache
 from chat.storage.orm.interactions import OrmInteractionStore
 from chat.storage.orm.write_queue import write_queue
 from chat.storage.time_limit import storage_deadline
 from providers.deadline import Deadline
 from tests.chat.storage.contract import OTHER_ID, YESTERDAY, InteractionStoreContract
-from tests.factories import PENDING, Clock
+from tests.factories import ALICE, ANSWERED, PENDING, Clock, store_record
 
 
 class TestOrmStore(InteractionStoreContract):
@@ -258,6 +260,19 @@ def test_expired_records_are_deleted_a_minute_later(
     monkeypatch.setattr(interactions, "time", clock)
     store = OrmInteractionStore()
     store.claim(replace(PENDING, expires_at=YESTERDAY))
+    OrmCache("", {}).set_many({"old": 1}, timeout=-1)
+    OrmCache("", {}).set_many({"new": 1}, timeout=1000)
     clock.now += 61
     store.claim(replace(PENDING, interaction_id=OTHER_ID))
     assert [row.interaction_id for row in Interaction.objects.all()] == [OTHER_ID]
+    assert [entry.key for entry in CacheEntry.objects.all()] == [":1:new"]
+
+
+@pytest.mark.parametrize("status", ["weird", "", "OK"])
+def test_a_row_with_an_unknown_status_is_aborted(db: None, status: str) -> None:
+    store_record(ANSWERED)
+    Interaction.objects.update(status=status)
+    [record] = OrmInteractionStore().list_by_user("default", ALICE, limit=2).records
+    assert record.status is Status.ABORTED
+    assert record == replace(ANSWERED, status=Status.ABORTED)
+    assert backend().bulk.import_records([ANSWERED]).new == 0

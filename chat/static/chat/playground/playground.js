@@ -330,9 +330,10 @@ turns.addEventListener("click", async ({ target }) => {
   }[target.dataset.copy]?.();
   if (text == null) return;
   await copy(text);
-  const label = target.textContent;
-  target.textContent = "Copied";
   status.textContent = "Copied.";
+  const label = target.textContent;
+  if (label === "Copied") return; // an earlier click restores the label
+  target.textContent = "Copied";
   setTimeout(() => (target.textContent = label), 1500);
 });
 
