@@ -30,7 +30,7 @@ USER 10001
 VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
-    CMD ["python", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open(f\"http://127.0.0.1:{os.environ.get('API_PORT') or os.environ.get('PORT') or 8000}/v1/health\")"]
+    CMD ["python", "-m", "chatproject.server.health_check"]
 CMD ["python", "manage.py", "serve"]
 
 # --- The Lambda function --------------------------------------------------------------------------

@@ -40,7 +40,7 @@ PACE = vendor.Pace(delay=4.0, tokens=20, gap=0.1)
 DEADLINE_SECONDS = 20.0
 # A client that stays this long has been forgotten.
 HANG_SECONDS = DEADLINE_SECONDS + 10
-# A client is away for up to so many seconds between two visits.
+# The seconds for which a client is away between two visits, at most.
 AWAY_SECONDS = 16.0
 LEAVE_SECONDS = 6.0
 HEALTH_SECONDS = 1.0

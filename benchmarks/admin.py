@@ -133,13 +133,13 @@ def _pages() -> dict[str, str]:
 
     record = Interaction.objects.filter(previous_interaction_id__isnull=False).last()
     assert record
-    found = f"{LIST}?q="
+    day, found = record.created_at.date(), f"{LIST}?q="
     return {
         "index": "",
         "list": LIST,
         "list, page 2": f"{LIST}?p=2",
         "list, page 100": f"{LIST}?p=100",
-        "a day": f"{LIST}?created_at__gte=2026-10-01&created_at__lt=2026-10-02",
+        "a day": f"{LIST}?created_at__gte={day}&created_at__lt={day + timedelta(days=1)}",
         "status ok": f"{LIST}?status=ok",
         "status error": f"{LIST}?status=error",
         "status pending, none": f"{LIST}?status=pending",

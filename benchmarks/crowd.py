@@ -4,7 +4,6 @@ Unlike those of benchmarks.load they go on when a request fails: each has a repl
 """
 
 import asyncio
-import itertools
 import statistics
 import time
 from collections import Counter
@@ -49,11 +48,6 @@ class Reply:
     @property
     def seconds(self) -> float:
         return self.ended - self.began
-
-    @property
-    def gaps(self) -> list[float]:
-        """The seconds between two tokens."""
-        return [after - before for before, after in itertools.pairwise(self.tokens)]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ again: it reads and sends slowly, asks for a huge page of a history, exports all
 admin, or sends a long text to be masked. The first second of the streams does not count.
 """
 
+import itertools
 import os
 import random
 import re
@@ -92,7 +93,7 @@ def _row(name: str, streams: Crowd, times: int) -> Row:
 def _gaps(reply: crowd.Reply) -> Sequence[float]:
     return [
         after - before
-        for before, after in zip(reply.tokens, reply.tokens[1:], strict=False)
+        for before, after in itertools.pairwise(reply.tokens)
         if before - reply.began > START_SECONDS
     ]
 
@@ -189,7 +190,7 @@ def _prepare(folder: Path, running: Server, client: httpx.Client) -> Scene:
 
 
 def _copy(database: Path, user: str, times: int) -> None:
-    """Copy a user's record so many times."""
+    """Copy a user's record this many times."""
     with closing(sqlite3.connect(database, timeout=LIMIT_SECONDS)) as connection, connection:
         table = "chat_interaction"
         columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]

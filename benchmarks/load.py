@@ -79,7 +79,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The answers of so many seconds, and the seconds of CPU of each process."""
+    """The answers within `seconds`, and the seconds of CPU of each process."""
 
     seconds: float
     answers: list[Answer]
@@ -108,7 +108,7 @@ def _quantile(seconds: list[float], quantile: float) -> float:
 def drive(
     target: Target, *, clients: int, seconds: float, warm_up: float, pids: Mapping[str, int]
 ) -> Outcome:
-    """Send requests with so many clients at once. Return what was answered after the warm-up."""
+    """Send requests with `clients` clients at once. Return what was answered after the warm-up."""
     return uvloop.run(_drive(target, clients, seconds, warm_up, pids))
 
 
@@ -129,7 +129,7 @@ async def _drive(
 
 
 def burst(target: Target, *, streams: int, stagger: float) -> list[Answer]:
-    """Return the answers to so many requests, each sent `stagger` seconds after the last one."""
+    """Return the answers to this many requests, each sent `stagger` seconds after the last one."""
     return uvloop.run(_burst(target, streams, stagger))
 
 

@@ -121,11 +121,6 @@ def _text(value: str | int | float | None) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return (
-            f"{value:,.0f}"
-            if abs(value) >= 100
-            else f"{value:.1f}"
-            if abs(value) >= 10
-            else f"{value:.2f}"
-        )
+        digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
+        return f"{value:,.{digits}f}"
     return f"{value:,}" if isinstance(value, int) else value

@@ -4,9 +4,8 @@
 
 Every request is a chat completion, or a plain call of Gemini's or Bedrock's API. Its answer or the
 first token of its stream comes after `--delay` seconds, and each further token after `--gap`
-seconds. The log has a line for each
-request: its body. The tests' vendor, which can fail, is in tests/stub_vendor.py and gives the same
-answers.
+seconds. The log has a line for each request: its body. The tests' vendor, which can fail, is in
+tests/stub_vendor.py and gives the same answers.
 """
 
 import argparse

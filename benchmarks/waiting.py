@@ -240,11 +240,11 @@ def _targets(cells: Sequence[tuple[Measured, Crowd]], plain_ms: float) -> list[T
     full, _ = found[PLAIN.name, FULL_CROWD, False]
     targets.append(_all_recorded(full))
     for size in STREAMS.crowds[2:4]:
-        measured, floor = found[STREAMS.name, size, True]
-        first = _first_token_ms(measured.crowd, floor)
+        streams, floor = found[STREAMS.name, size, True]
+        first = _first_token_ms(streams.crowd, floor)
         late = Target(f"{size.of(STREAMS.name)}, first token", first or inf, FIRST_TOKEN_MS, "ms")
-        targets += [*_in_time(measured, floor), late]
-    token = (_token_ms(measured, plain_ms) or inf) / plain_ms
+        targets += [*_in_time(streams, floor), late]
+    token = (_token_ms(streams, plain_ms) or inf) / plain_ms
     return [*targets, Target("a token's CPU ÷ a plain request's", token, TOKEN_RATIO)]
 
 

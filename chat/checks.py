@@ -9,7 +9,10 @@ from django.core.checks import CheckMessage, Info, register
 
 @register("chat")
 def check_required_keys_exist(**kwargs: Any) -> list[CheckMessage]:
-    """Managed keys are in storage, which a check does not wait for."""
+    """Tell that only managed keys are accepted, if the environment has none.
+
+    Whether there are managed ones is not read: a check must not wait for the storage.
+    """
     if settings.REQUIRE_API_KEY and not settings.API_KEYS:
         return [
             # Not a warning: managed keys alone are a sound choice.
@@ -25,6 +28,7 @@ def check_required_keys_exist(**kwargs: Any) -> list[CheckMessage]:
 
 @register("chat")
 def check_cached_answers_are_stored(**kwargs: Any) -> list[CheckMessage]:
+    """Warn of a cache that has nothing to answer with."""
     if settings.ENABLE_CACHE and not settings.STORE_CONTENT:
         return [
             checks.Warning(

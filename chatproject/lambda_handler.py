@@ -41,7 +41,7 @@ Event = dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
-# Commands that an event may run: they wait for no input, and read and write no file.
+# Commands that an event may run: they wait for no input, and need no file.
 COMMANDS = frozenset(
     {
         "check",

@@ -28,7 +28,7 @@ def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> 
 
 
 def flush_traces(seconds: float) -> None:
-    """Send the finished traces now, in at most so many seconds."""
+    """Send the finished traces now, and wait up to `seconds`."""
     if settings.TRACING_ENABLED:
         from chat.telemetry.traces import flush
 

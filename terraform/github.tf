@@ -258,7 +258,7 @@ data "aws_iam_policy_document" "github" {
     }
   }
 
-  # The last five are what the gateway asks of whoever gives it a log.
+  # API Gateway needs the last five to set up access logs.
   statement {
     sid = "Everywhere"
     actions = [

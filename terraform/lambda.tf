@@ -12,7 +12,7 @@ resource "aws_lambda_function" "api" {
   count = var.image_digest == "" ? 0 : 1
 
   function_name = local.name
-  # The one thing to change, with nothing else, where a new version is wanted.
+  # A changed description makes Terraform publish a new version, which reads the secrets anew.
   description   = "Secrets, version ${var.secrets_version}"
   role          = aws_iam_role.function.arn
   package_type  = "Image"

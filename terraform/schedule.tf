@@ -48,7 +48,7 @@ resource "aws_scheduler_schedule" "maintenance" {
   target {
     arn      = aws_lambda_alias.live[0].arn
     role_arn = aws_iam_role.scheduler.arn
-    # The handler's door for commands (chatproject/lambda_handler.py).
+    # The event that runs a management command (chatproject/lambda_handler.py).
     input = jsonencode({ manage = var.maintenance_command })
 
     retry_policy {

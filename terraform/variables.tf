@@ -105,12 +105,12 @@ variable "secrets" {
 
   validation {
     condition     = length(setsubtract(var.secrets, local.secret_names)) == 0 && contains(var.secrets, "SECRET_KEY")
-    error_message = "Must be SECRET_KEY and any of the other secrets that chatproject/settings.py knows."
+    error_message = "Must be SECRET_KEY and any of the other secrets that chatproject/env.py knows."
   }
 }
 
 variable "secrets_version" {
-  description = "To be counted up when a secret has changed: a version of the function reads them when it starts, and not again."
+  description = "Increase it when a secret has changed: a version of the function reads its secrets only when it starts."
   type        = number
   default     = 1
 

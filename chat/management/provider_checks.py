@@ -58,7 +58,7 @@ def for_each_provider(
 ) -> Iterator[tuple[str, T]]:
     """Call `act` on all configured providers concurrently; yield name and result as each ends.
 
-    Each has so many seconds. An interrupt cancels them all.
+    Each may take `seconds`. An interrupt cancels them all.
     """
     built = configured_providers()
     progress = Progress(stderr, task, total=len(built), unit="providers")

@@ -108,7 +108,7 @@ class InteractionRecord:
     created_at: datetime
     deadline_at: datetime
     conversation_id: str
-    # Those that answered; before settlement, the first ones to call.
+    # The model and provider that answered; before settlement, those of the preferred route.
     model: str
     provider: str
     request_id: str = ""

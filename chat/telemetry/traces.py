@@ -81,7 +81,7 @@ def tracer() -> trace.Tracer:
 
 
 def flush(seconds: float) -> None:
-    """Send all ended spans, and wait at most so many seconds.
+    """Send all ended spans, and wait up to `seconds`.
 
     A flush that takes longer goes on in its thread; until it ends, further calls return at once.
     """

@@ -33,7 +33,7 @@ class ElasticThreadPool(Executor):
         self._lock = threading.Lock()
         self._idle: list[SimpleQueue[Work | None]] = []
         self._threads = 0
-        self._shrunk = 0  # so few threads are half as many
+        self._shrink_at = 0  # half of the most threads since the last call of `on_shrink`
         self._waiting: deque[Work] = deque()
         self._ending = False
 
@@ -63,7 +63,7 @@ class ElasticThreadPool(Executor):
                 self._waiting.append(work)
                 return future
             self._threads += 1
-            self._shrunk = max(self._shrunk, self._threads // 2)
+            self._shrink_at = max(self._shrink_at, self._threads // 2)
         self._start(work)
         return future
 
@@ -101,9 +101,9 @@ class ElasticThreadPool(Executor):
             work = self._next(inbox)
         self._on_thread_end()
         with self._lock:
-            shrunk = self._threads <= self._shrunk
+            shrunk = self._threads <= self._shrink_at
             if shrunk:
-                self._shrunk = self._threads // 2
+                self._shrink_at = self._threads // 2
         if shrunk:
             self._on_shrink()
 

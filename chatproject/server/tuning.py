@@ -57,9 +57,8 @@ class TunedWorker(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         return kept
 
     def _next_request_comes(self, conn: Any) -> bool:
-        if (
-            not self.alive or self.nr_conns > self.cfg.threads
-        ):  # another request may need the thread
+        # Beyond that number, another request may need the thread.
+        if not self.alive or self.nr_conns > self.cfg.threads:
             return False
         poll = select.poll()
         poll.register(conn.sock, select.POLLIN)

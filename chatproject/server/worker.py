@@ -43,7 +43,7 @@ CROWDED_SECONDS = 1.0
 SPARE_THREADS = 8
 # Idle connections to each vendor that are kept after a burst. Over TLS each holds 0.7 MB.
 KEPT_CONNECTIONS = 8
-# A worker that has grown by so many bytes ends when it had no connection for so many seconds.
+# A worker that has grown by GROWN_BYTES ends after QUIET_SECONDS without a connection.
 GROWN_BYTES = 24 * 1024 * 1024
 QUIET_SECONDS = 10.0
 # Seconds that a thread waits for the first request of a connection.
@@ -97,7 +97,7 @@ class Worker(TunedWorker):
         if self.nr_conns:
             self.busy_at = now
         elif self.alive and now - self.busy_at > QUIET_SECONDS and self._has_grown():
-            self.log.info("ends, to give back the memory of a rush")
+            self.log.info("worker ends to free the memory of a burst")
             self.alive = False
 
     def _has_grown(self) -> bool:
@@ -111,7 +111,7 @@ class Worker(TunedWorker):
         return ElasticThreadPool(
             self.cfg.threads + SPARE_THREADS,
             on_thread_end=connections.close_all,
-            on_shrink=after_a_rush,
+            on_shrink=after_a_burst,
         )
 
     def handle(self, conn: "Connection") -> Any:
@@ -263,7 +263,7 @@ def drain(request: Any, response: Any) -> None:
         request.force_close()
 
 
-def after_a_rush() -> None:
+def after_a_burst() -> None:
     """Release the memory and the connections of a burst of requests."""
     http_transport().close_idle(but=KEPT_CONNECTIONS)
     memory.trim()

@@ -1,5 +1,6 @@
 """The server where others host it: browsers of other origins, a platform's PORT, a TLS proxy."""
 
+import json
 import os
 import re
 import socket
@@ -13,6 +14,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -283,6 +285,44 @@ def test_the_proxy_s_origin_may_be_named_instead(tmp_path: Path) -> None:
 
 def test_a_forwarded_scheme_is_not_trusted_by_default(tmp_path: Path) -> None:
     assert log_in(tmp_path, **ELSEWHERE).status_code == 403
+
+
+# --- Docker ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hosts", "host"),
+    [
+        ("", "localhost"),
+        ("*", "localhost"),
+        ("chat.example.org, localhost", "chat.example.org"),
+        (".example.org", "example.org"),
+    ],
+)
+def test_docker_s_health_check_asks_under_an_allowed_host(hosts: str, host: str) -> None:
+    with StubVendor() as server:
+        server.reply({"status": "healthy"})
+        # A proxy for other addresses has no part in it.
+        address = {"PORT": str(urlsplit(server.url).port), "http_proxy": "http://127.0.0.1:9"}
+        assert health_check({"ALLOWED_HOSTS": hosts, **address}) == 0
+        [asked] = server.requests
+    assert (asked.path, asked.headers["host"]) == ("/v1/health", host)
+
+
+def test_docker_s_health_check_fails_without_an_answer(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY="1", LLM_PROVIDER="mock") as server:
+        assert health_check({"API_PORT": str(server.port)}) == 0
+    assert health_check({"API_PORT": str(server.port)}) != 0
+
+
+def health_check(variables: dict[str, str]) -> int:
+    """Run the command of the Dockerfile's HEALTHCHECK, and return its exit code."""
+    [command] = re.findall(
+        r'HEALTHCHECK.*\\\n\s+CMD \["python", (.*)\]', (ROOT / "Dockerfile").read_text()
+    )
+    words = [sys.executable, *json.loads(f"[{command}]")]
+    environment = base_environment() | variables
+    return subprocess.run(words, env=environment, cwd=ROOT, stderr=subprocess.DEVNULL).returncode
 
 
 # --- Files ----------------------------------------------------------------------------------------

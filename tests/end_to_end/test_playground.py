@@ -211,6 +211,15 @@ def test_an_answer_can_be_copied(playground: Playground) -> None:
     assert copied(playground.page) == "You said: **bold**"
 
 
+def test_the_button_has_its_name_again_after_two_clicks(playground: Playground) -> None:
+    playground.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    playground.asked("twice")
+    playground.turn.get_by_role("button", name="Copy answer").click()
+    playground.turn.get_by_role("button", name="Copied").click()
+    playground.page.wait_for_timeout(3100)  # each click shows its result for 1.5 s
+    expect(playground.turn.get_by_role("button", name="Copy answer")).to_be_visible()
+
+
 # --- Keys -----------------------------------------------------------------------------------------
 
 

@@ -46,16 +46,15 @@ _threads: set[int] = set()
 
 
 def write(work: Callable[[sqlite3.Connection], T], *, wait: bool = True) -> T:
-    """Run `work` in a transaction, which it may share with the writes of other threads.
+    """Run `work` in a transaction, and return its result.
 
-    Raise StorageUnavailable if it cannot begin within the request's time. Without `wait`, wait for
-    no other thread, and LOCK_WAIT_MS for another process.
-    A write of a thread that writes already is refused, too.
+    `work` gets the connection that all threads write on. It may run in any thread, and more than
+    once: if one of several writes in a transaction fails, each runs again in its own. Within a
+    transaction of Django's, it is part of that one.
 
-    It gets the connection that all threads write on, may run in any thread, and more than once: if
-    one of several fails, each is run again in a transaction of its own.
-
-    Within a transaction of Django's, it is part of that one.
+    Raises StorageUnavailable if it cannot begin within the request's time limit, or if this thread
+    is writing already. Without `wait`, it waits for no other thread, and LOCK_WAIT_MS for another
+    process.
     """
     with translate_errors():
         if django_connection := open_transaction():

@@ -1,8 +1,10 @@
 """Health, readiness, index and documentation; headers that all answers have."""
 
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from html.parser import HTMLParser
 from typing import Any
 from unittest.mock import ANY
@@ -11,6 +13,9 @@ from urllib.parse import urljoin
 import pytest
 from django.conf import settings
 
+from chat import api_keys
+from chat.storage.orm.cache import OrmCache
+from chat.storage.orm.usage import OrmUsageStore
 from tests.client import ApiClient, problem
 from tests.factories import TIMESTAMP, UUID, FakeProvider
 from tests.stub_vendor import StubVendor
@@ -195,6 +200,24 @@ def test_server_timing_has_the_parts_of_an_answer(api: ApiClient) -> None:
     assert 50 <= spent["provider"] < 5000
     assert spent["storage"] > 0
     assert spent["total"] >= spent["provider"] + spent["storage"] - 0.2
+
+
+def test_server_timing_has_the_reads_of_the_cache_and_of_budgets(
+    api: ApiClient, change_settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait_first(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **options: time.sleep(0.1) or function(*args, **options)
+
+    change_settings(ENABLE_CACHE=True, REQUIRE_API_KEY=True)
+    _, key = api_keys.create(owner="default", name="app", monthly_budget_usd=Decimal(1))
+    headers = {"X-API-Key": key}
+    assert api.chat(headers=headers).json()["cached"] is False
+    monkeypatch.setattr(OrmCache, "get", wait_first(OrmCache.get))
+    monkeypatch.setattr(OrmUsageStore, "month", wait_first(OrmUsageStore.month))
+    cached = api.chat(headers=headers)
+    assert cached.json()["cached"] is True
+    assert parts(cached)["storage"] >= 100
+    assert parts(api.get("/v1/usage", headers=headers))["storage"] >= 100
 
 
 @pytest.mark.parametrize("prompt", ["mock:fail", "mock:filter"])

@@ -1,6 +1,6 @@
 // The images of the next question: pasted, dropped, or chosen.
 
-const MOST = 16; // the API's limit
+const MAX_IMAGES = 16; // the API's limit
 
 export class Images {
   #images = []; // { name, url }
@@ -20,12 +20,12 @@ export class Images {
   /** Add those of the files that are images. */
   async add(files) {
     const images = [...files].filter(({ type }) => type.startsWith("image/"));
-    const pictures = await Promise.all(images.slice(0, MOST).map(read));
-    const fitting = pictures.slice(0, MOST - this.#images.length); // others were added meanwhile
+    const pictures = await Promise.all(images.slice(0, MAX_IMAGES).map(read));
+    const fitting = pictures.slice(0, MAX_IMAGES - this.#images.length); // others were added meanwhile
     this.#images.push(...fitting);
     this.#draw();
     if (images.length < files.length) this.say("Only images can be added.");
-    if (fitting.length < images.length) this.say(`No more than ${MOST} images.`);
+    if (fitting.length < images.length) this.say(`No more than ${MAX_IMAGES} images.`);
   }
 
   clear() {

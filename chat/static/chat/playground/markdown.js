@@ -6,7 +6,7 @@
 import DOMPurify from "./vendor/dompurify.js";
 import { Marked } from "./vendor/marked.js";
 
-const PURE = {
+const SANITIZE_OPTIONS = {
   ALLOWED_TAGS: [
     ..."p br hr strong em del code pre blockquote ul ol li a".split(" "),
     ..."h1 h2 h3 h4 h5 h6 table thead tbody tr th td".split(" "),
@@ -83,7 +83,7 @@ function blocksOf(text, start = 0) {
 }
 
 function nodesOf(blocks) {
-  const fragment = DOMPurify.sanitize(marked.parser(blocks), PURE);
+  const fragment = DOMPurify.sanitize(marked.parser(blocks), SANITIZE_OPTIONS);
   for (const link of fragment.querySelectorAll("a[href]")) {
     link.rel = "noopener noreferrer";
     link.target = "_blank";

@@ -35,7 +35,7 @@ class Turn {
     this.part(".question ul").hidden = !question.images;
     this.part(".answer").setAttribute("aria-busy", "true");
     this.markdown = new Markdown(this.part(".answer"));
-    this.draw = nowAndThen(() => {
+    this.draw = throttled(() => {
       if (this.ended) return;
       keepingPlace(() => {
         this.drawThoughts();
@@ -177,7 +177,7 @@ function busy(controller) {
 // --- Drawing --------------------------------------------------------------------------------------
 
 /** A function that draws with the next frame, and spends at most a fifth of the time on it. */
-function nowAndThen(draw) {
+function throttled(draw) {
   let waiting = false;
   let pause = 0;
   return () => {
