@@ -13,9 +13,9 @@ from django.utils.crypto import salted_hmac
 
 from chat.callers import Caller
 from chat.errors import ConversationConflict, NotFound, field_error
-from chat.history import get_interaction
+from chat.history import get_interaction, read_many
 from chat.storage import backend
-from chat.storage.base import MAX_READ, InteractionRecord, Status
+from chat.storage.base import InteractionRecord, Status
 from chat.storage.transcripts import SentConversation, answered_message
 from chat.telemetry.context import server_timing
 from providers.base import (
@@ -116,7 +116,7 @@ class History(NamedTuple):
 
 
 def load_history(caller: Caller, request: ChatRequest) -> History:
-    """Load the turns before the request with two consistent reads: the parent, its ancestors.
+    """Load the turns before the request by consistent reads: the parent, then its ancestors.
 
     Raises NotFound, ConversationConflict, StorageUnavailable.
     """
@@ -125,11 +125,9 @@ def load_history(caller: Caller, request: ChatRequest) -> History:
     parent = _load_parent(caller, request.user_id, request.previous_interaction_id)
     if not _has_results(request, parent):
         raise ConversationConflict(TURN_HAS_TOOL_CALLS)
-    wanted = parent.ancestors[-MAX_READ:]
-    with server_timing("storage"):
-        found = backend().interactions.get_many(wanted) if wanted else {}
+    found = read_many(parent.ancestors)
     # A turn whose first messages are erased would begin in the middle.
-    whole = (found[id_] for id_ in wanted if id_ in found and not found[id_].earlier)
+    whole = (found[id_] for id_ in parent.ancestors if id_ in found and not found[id_].earlier)
     turns = [*whole, parent]
     return History(parent=parent, turns=_window(turns, request))
 
@@ -174,7 +172,8 @@ def _window(turns: list[InteractionRecord], request: ChatRequest) -> list[Intera
 
     Images and files are limited as in a request, by MAX_BODY_BYTES. A turn that begins with results
     goes with the turn that made the calls: the two count as one, and the calls whose results the
-    request has are always kept.
+    request has are always kept. What is left of an exchange whose first turn was erased counts as
+    one, too.
     """
     characters = settings.HISTORY_MAX_CHARACTERS - len(request.prompt)
     file_bytes = settings.MAX_BODY_BYTES - _file_bytes(request_messages(request))
@@ -188,7 +187,7 @@ def _window(turns: list[InteractionRecord], request: ChatRequest) -> list[Intera
         exceeded = characters < 0 or file_bytes < 0 or exchanges == settings.HISTORY_TURNS
         if exceeded and not continued:
             break
-        if not _begins_with_result(asked):
+        if number == 0 or not _begins_with_result(asked):
             kept, continued = number, False
             exchanges += 1
     return turns[kept:]

@@ -42,19 +42,23 @@ def get_answers(
 
     Raises StorageUnavailable.
     """
-    found: dict[str, InteractionRecord] = {}
-    with server_timing("storage"):
-        for start in range(0, len(interaction_ids), MAX_READ):
-            ids = interaction_ids[start : start + MAX_READ]
-            found |= backend().interactions.get_many(ids)
     return {
         id_: record
-        for id_, record in found.items()
+        for id_, record in read_many(interaction_ids).items()
         # An id of another user's record is as good as unknown.
         if (record.owner, record.user_id) == (caller.owner, user_id)
         and record.status is Status.OK
         and not record.lacks_content
     }
+
+
+def read_many(interaction_ids: Sequence[str]) -> dict[str, InteractionRecord]:
+    """Return those of the records that exist, of any owner, by id. Raises StorageUnavailable."""
+    found: dict[str, InteractionRecord] = {}
+    with server_timing("storage"):
+        for start in range(0, len(interaction_ids), MAX_READ):
+            found |= backend().interactions.get_many(interaction_ids[start : start + MAX_READ])
+    return found
 
 
 def delete_interaction(record: InteractionRecord) -> None:

@@ -20,6 +20,7 @@ from providers.base import CompletionRequest, Provider
 from providers.deadline import Deadline
 from providers.errors import ProviderError
 from providers.media import URL_FIELDS
+from providers.parsing import as_objects, as_str
 from providers.router import Route, Router, UnknownModel
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,18 @@ KEEP_LISTING_SECONDS = 600.0
 RETRY_LISTING_SECONDS = 60.0
 # Alias for the configured default model, for clients that must name one.
 DEFAULT_MODEL_ALIAS = "default"
-# Parameters that make a vendor call other models than `model`.
-OTHER_MODELS = {"openrouter": ("models", "preset")}
+# Parameters that make a vendor, or a gateway with OpenAI's API, call other models than `model`.
+OTHER_MODELS = {
+    "openrouter": ("models", "preset"),
+    "openai": ("models", "preset", "fallbacks"),
+}
+# What OpenRouter runs beside the model without asking another one:
+# https://openrouter.ai/docs/guides/features/plugins and https://openrouter.ai/tools
+PLUGINS = {"context-compression", "file-parser", "response-healing", "web", "web-fetch"}
+TOOLS = {
+    *("function", "custom"),
+    *("openrouter:datetime", "openrouter:web_fetch", "openrouter:web_search"),
+}
 
 
 def configured_providers() -> list[Provider]:
@@ -81,18 +92,28 @@ def check_other_models(
     caller: Caller, routes: Sequence[Route], parameters: Mapping[str, Any]
 ) -> None:
     """Raise ValidationFailed for a parameter that could choose a model which is not allowed."""
-    for route in routes:
-        for name in OTHER_MODELS.get(route.provider.name, ()):
-            models = parameters.get(name) or ()
-            models = models if isinstance(models, list | tuple) else [models]
-            if not all(_is_allowed(caller, model) for model in models):
-                detail = "Names an unknown model, or one that is not allowed for this key."
-                raise ValidationFailed(errors=[field_error(name, "invalid", detail)])
+    if router().allows_any and not _allowed_models(caller):
+        return
+    names = {route.provider.name for route in routes}
+    for name in dict.fromkeys(each for vendor in names for each in OTHER_MODELS.get(vendor, ())):
+        models = parameters.get(name) or ()
+        models = models if isinstance(models, list | tuple) else [models]
+        if not all(_is_allowed(caller, model) for model in models):
+            detail = "Names an unknown model, or one that is not allowed for this key."
+            raise ValidationFailed(errors=[field_error(name, "invalid", detail)])
+    if "openrouter" in names:
+        _check_named("plugins", parameters, "id", PLUGINS)
+        _check_named("tools", parameters, "type", TOOLS)
+
+
+def _check_named(name: str, parameters: Mapping[str, Any], key: str, allowed: set[str]) -> None:
+    for each in as_objects(parameters.get(name)):
+        if each.get(key) not in allowed:
+            detail = f"{as_str(each.get(key)) or 'This'} may ask a model that is not allowed."
+            raise ValidationFailed(errors=[field_error(name, "invalid", detail)])
 
 
 def _is_allowed(caller: Caller, model: Any) -> bool:
-    if router().allows_any and not _allowed_models(caller):
-        return True
     try:
         return isinstance(model, str) and bool(_allowed(caller, router().routes(model)))
     except UnknownModel:

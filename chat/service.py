@@ -47,6 +47,7 @@ from providers.accumulator import joined
 from providers.base import Completion, CompletionRequest, Delta
 from providers.deadline import Deadline
 from providers.errors import DeadlineExceeded, ModelUnavailable, ProviderError
+from providers.parsing import as_str
 from providers.router import Attempt, Route
 
 # Records that could not be written are logged here, whole.
@@ -394,8 +395,8 @@ def _answer_fields(message: Mapping[str, Any], finish_reason: str | None = None)
     """
     rest = dict(message)
     response, calls = rest.pop("content", ""), tuple(rest.pop("tool_calls", ()))
-    if not response and rest.get("refusal"):
-        response, finish_reason = rest["refusal"], "content_filter"
+    if not response and (refusal := as_str(rest.get("refusal"))):
+        response, finish_reason = refusal, "content_filter"
     return {
         "response": response,
         "tool_calls": calls,

@@ -950,6 +950,18 @@ def test_an_unexpected_exception_is_a_500_without_details(
     assert len(record.attempts) == 1
 
 
+@pytest.mark.parametrize("refusal", [{"a": 1}, ["No."], True])
+def test_a_refusal_that_is_no_text_is_not_the_answer(
+    api: ApiClient, vendor: StubVendor, refusal: Any
+) -> None:
+    message = {"role": "assistant", "content": None, "refusal": refusal}
+    vendor.reply({**OPENAI_ANSWER, "choices": [{"index": 0, "message": message}]})
+    body = api.chat().json()
+    assert (body["response"], body.get("recorded")) == ("", None)
+    [record] = all_records()
+    assert (record.status, record.response) == (Status.OK, "")
+
+
 def test_a_page_of_another_origin_may_read_an_unexpected_error(
     db: None, settings: Settings, use_provider: AskInstead
 ) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from django.http import HttpResponse
 
+from chat.storage import backend
+from chat.storage.base import MAX_READ
 from tests.client import ApiClient, status_and_code
 from tests.factories import all_records
 from tests.stub_vendor import DONE, Received, ScriptedResponse, StubVendor
@@ -26,16 +28,19 @@ class SigningVendor(StubVendor):
     and of Gemini's OpenAI-compatible API (`extra_content`) in one.
     """
 
+    first = 0  # the number of the first answer that it wants back
+
     def _next(self, received: Received) -> ScriptedResponse:
         self.requests.append(received)
         messages = received.json["messages"]
         said = [message for message in messages if message["role"] == "assistant"]
-        if said != [answer(number) for number in range(len(said))]:
+        number = self.first + len(said)
+        if said != [answer(each) for each in range(self.first, number)]:
             self.reply({"error": {"message": "Thought signature is missing."}}, status=400)
         elif received.json.get("stream"):
-            self.stream(streamed(answer(len(said))))
+            self.stream(streamed(answer(number)))
         else:
-            self.reply(whole(answer(len(said))))
+            self.reply(whole(answer(number)))
         return self._script.popleft()
 
 
@@ -204,6 +209,41 @@ def test_a_window_keeps_the_calls_that_a_request_answers(
         )
     assert message["content"] == "Done 5."
     assert len(vendor.requests[-1].json["messages"]) == 2 * TURNS + 1
+
+
+@pytest.fixture
+def long_loop(monkeypatch: pytest.MonkeyPatch, change_settings: Callable[..., None]) -> None:
+    """Let the vendor call its tool more often than the storage reads records at a time."""
+    change_settings(RATE_LIMIT_PER_MINUTE=0)
+    monkeypatch.setattr(f"{__name__}.TURNS", MAX_READ + 5)
+
+
+def test_a_long_loop_keeps_its_question(
+    long_loop: None, api: ApiClient, vendor: StubVendor
+) -> None:
+    message, id_ = ask(api, stream=False, messages=[QUESTION])
+    while "tool_calls" in message:
+        message, id_ = ask(
+            api, stream=False, messages=results(message), previous_interaction_id=id_
+        )
+    assert message["content"] == f"Done {TURNS}."
+    sent = vendor.requests[-1].json["messages"]
+    assert sent[0] == QUESTION
+    assert len(sent) == 2 * TURNS + 1
+
+
+def test_a_loop_whose_first_turn_is_deleted_goes_on_without_it(
+    api: ApiClient, vendor: SigningVendor
+) -> None:
+    message, first = ask(api, stream=False, messages=[QUESTION])
+    message, id_ = ask(api, stream=False, messages=results(message), previous_interaction_id=first)
+    message, id_ = ask(api, stream=False, messages=results(message), previous_interaction_id=id_)
+    backend().interactions.delete(first)
+    vendor.first = 1
+    message, _ = ask(api, stream=False, messages=results(message), previous_interaction_id=id_)
+    sent = vendor.requests[-1].json["messages"]
+    assert [each["role"] for each in sent] == ["assistant", "tool", "assistant", "tool"]
+    assert message["tool_calls"] == answer(3)["tool_calls"]
 
 
 @pytest.mark.parametrize("given", [[QUESTION], [{**QUESTION, "tool_call_id": "call_9"}]])

@@ -720,8 +720,14 @@ class TestRequests:
 
     @pytest.mark.parametrize(
         "fields",
-        [{"models": ["model-1", "expensive/model"]}, {"preset": "expensive"}],
-        ids=lambda fields: next(iter(fields)),
+        [
+            {"models": ["model-1", "expensive/model"]},
+            {"preset": "expensive"},
+            {"plugins": [{"id": "web"}, {"id": "fusion", "analysis_models": ["expensive/model"]}]},
+            {"plugins": [{"model": "expensive/model"}]},
+            {"tools": [{"type": "openrouter:image_generation", "parameters": {"model": "x/y"}}]},
+            {"tools": [{"type": "openrouter:advisor"}]},
+        ],
     )
     def test_openrouter_cannot_be_asked_a_model_that_is_not_allowed(
         self,
@@ -735,6 +741,28 @@ class TestRequests:
         assert failure(complete(api, **fields))[::3] == (400, next(iter(fields)))
         assert not vendor.requests
         change_settings(PROVIDERS=providers, ALLOWED_MODELS=["*"])
+        assert text(complete(api, **fields))
+        assert vendor.requests[0].json.items() >= fields.items()
+
+    @pytest.mark.parametrize("field", ["models", "preset", "fallbacks"])
+    def test_a_gateway_cannot_be_asked_a_model_that_is_not_allowed(
+        self, api: ApiClient, vendor: StubVendor, field: str
+    ) -> None:
+        assert failure(complete(api, **{field: ["expensive/model"]}))[::3] == (400, field)
+        assert not vendor.requests
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"models": ["model-1"]},
+            {"plugins": [{"id": "web", "max_results": 2}, {"id": "file-parser"}]},
+            {"tools": [{"type": "openrouter:web_search"}, {"type": "openrouter:datetime"}]},
+        ],
+    )
+    def test_openrouter_gets_what_asks_no_other_model(
+        self, api: ApiClient, vendor: StubVendor, change_settings: Configure, fields: dict[str, Any]
+    ) -> None:
+        change_settings(PROVIDERS={"openrouter": settings.PROVIDERS["openai"]})
         assert text(complete(api, **fields))
         assert vendor.requests[0].json.items() >= fields.items()
 
