@@ -93,14 +93,11 @@ class ChatRequest(NamedTuple):
     def masked(self) -> "ChatRequest":
         """Return the request with personal data masked (MASK_PII)."""
         # Imported here because its libraries are slow to import, and few deployments mask.
-        from chat.masking import mask_text, mask_value
+        from chat.masking import mask_metadata, mask_value
 
         texts = ("prompt", "system", "messages", "parameters")
-        metadata = {
-            mask_text(name): mask_text(value) for name, value in (self.metadata or {}).items()
-        }
         given = {name: mask_value(getattr(self, name)) for name in texts}
-        return self._replace(**given, metadata=metadata or None)
+        return self._replace(**given, metadata=mask_metadata(self.metadata or {}) or None)
 
 
 class History(NamedTuple):

@@ -7,7 +7,8 @@ module only where it is used: its libraries are slow to import.
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, count
 from typing import Any
 
 from phonenumbers import PhoneNumberMatcher
@@ -104,6 +105,16 @@ def mask_value(value: Any) -> Any:
             return value.with_fields(masked) if isinstance(value, AnsweredMessage) else masked
         case _:
             return value
+
+
+def mask_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Mask names and values. Names that would be equal get a number."""
+    masked: dict[str, str] = {}
+    for name, value in metadata.items():
+        own = mask_text(name)
+        names = chain([own], (f"{own} {number}" for number in count(2)))
+        masked[next(each for each in names if each not in masked)] = mask_text(value)
+    return masked
 
 
 def _mask_field(name: str, value: Any) -> Any:

@@ -59,7 +59,7 @@ def _without_tokens(extras: Mapping[str, Any]) -> dict[str, Any]:
 def redact_imported(record: InteractionRecord) -> InteractionRecord:
     """Return a record from elsewhere as it may be stored, its request masked too."""
     if settings.MASK_PII and settings.STORE_CONTENT:
-        from chat.masking import mask_text, mask_value
+        from chat.masking import mask_metadata, mask_text, mask_value
 
         masked = redact(
             replace(
@@ -67,7 +67,7 @@ def redact_imported(record: InteractionRecord) -> InteractionRecord:
                 prompt=mask_text(record.prompt),
                 system=mask_value(record.system),
                 parameters=mask_value(record.parameters),
-                metadata={mask_text(name): mask_text(v) for name, v in record.metadata.items()},
+                metadata=mask_metadata(record.metadata),
             )
         )
         # The transcript's digests are of the unmasked texts.

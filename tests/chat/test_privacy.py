@@ -92,6 +92,19 @@ def test_the_vendor_and_the_ledger_get_the_masked_question(
     assert not any(part.encode() in at_rest(masking) for part in (CPF, CARD, PHONE, EMAIL))
 
 
+def test_metadata_with_names_that_are_masked_alike_is_whole(
+    masking: str, vendor: StubVendor, api: ApiClient
+) -> None:
+    given = {EMAIL: "a", "bob@example.org": "b", "[EMAIL] 2": "c", "ticket": EMAIL}
+    kept = {"[EMAIL]": "a", "[EMAIL] 2": "b", "[EMAIL] 2 2": "c", "ticket": "[EMAIL]"}
+    assert api.chat(metadata=given).json()["metadata"] == kept
+    imported = replace(ANSWERED, interaction_id=str(uuid4()), metadata=given)
+    backend().bulk.import_records([imported])
+    record = backend().interactions.get(imported.interaction_id)
+    assert record
+    assert record.metadata == kept
+
+
 def test_the_messages_of_openai_s_clients_are_masked(
     masking: str, vendor: StubVendor, api: ApiClient
 ) -> None:
