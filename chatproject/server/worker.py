@@ -4,6 +4,7 @@ Each override has its reason beside it. tests/chatproject/server/test_overrides.
 gunicorn renames or changes one of them, so gunicorn's version is pinned in requirements/local.in.
 """
 
+import errno
 import selectors
 import signal
 import socket
@@ -46,6 +47,8 @@ KEPT_CONNECTIONS = 8
 # A worker that has grown by GROWN_BYTES ends after QUIET_SECONDS without a connection.
 GROWN_BYTES = 24 * 1024 * 1024
 QUIET_SECONDS = 10.0
+# Seconds until a worker without a free file accepts again.
+NO_FILES_SECONDS = 0.1
 # Seconds that a thread waits for the first request of a connection.
 FIRST_REQUEST_SECONDS = 0.02
 # Seconds that a client may take to close its side of a connection closed by us.
@@ -102,6 +105,16 @@ class Worker(TunedWorker):
 
     def _has_grown(self) -> bool:
         return memory.resident_bytes() - self.bytes_at_start > GROWN_BYTES
+
+    def accept(self, listener: Any) -> None:
+        """Leave a client in the backlog while no file is free; gunicorn ends the worker instead."""
+        try:
+            super().accept(listener)
+        except OSError as exc:
+            if exc.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self.log.error("cannot accept a client: %s", exc.strerror)
+            time.sleep(NO_FILES_SECONDS)
 
     def get_thread_pool(self) -> ElasticThreadPool:
         """Start threads when they are needed, and end them when they are idle.
@@ -270,15 +283,15 @@ def after_a_burst() -> None:
 
 
 def with_kernel_timeout(application: Application) -> Application:
-    """Leave the timeout of a stream's writes to the kernel, once the request has been read.
+    """Leave the timeout of writes to the kernel, once the request has been read.
 
-    Python's own timeout waits before each write, which switches threads once more for each token.
+    It ends a write that gets nothing on. Python's own timeout is for the whole body, which a steady
+    client may take longer to read, and switches threads once more for each token of a stream.
     """
 
     def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         response = application(environ, start_response)
-        if getattr(response, "streaming", False):
-            environ["gunicorn.socket"].settimeout(None)
+        environ["gunicorn.socket"].settimeout(None)
         return response
 
     return wrapped
@@ -291,8 +304,7 @@ class DeadlineUnreader(SocketUnreader):  # type: ignore[misc]  # gunicorn has no
 
     def chunk(self, size_hint: int | None = None) -> Any:
         left = max(0.001, self.deadline - time.monotonic())
-        if left < CLIENT_SECONDS:
-            self.sock.settimeout(left)
+        self.sock.settimeout(min(left, CLIENT_SECONDS))
         return super().chunk(size_hint)
 
 

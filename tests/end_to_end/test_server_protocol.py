@@ -5,12 +5,14 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import repeat
 from uuid import UUID
 
 import httpx
 import pytest
 
 from tests.server_process import Server
+from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +148,54 @@ def test_unread_data_does_not_cut_the_answer_off(server):
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
         client.sendall(GET_AND_CLOSE + b"x" * 1_000_000)
         assert received(client).startswith(b"HTTP/1.1 200")
+
+
+# A client has a second for each of its reads.
+HURRIED = """
+from struct import pack
+from chatproject.server import worker
+worker.CLIENT_SECONDS = 1.0
+worker.SEND_TIMEOUT = pack("ll", 1, 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def hurried(tmp_path_factory):
+    """A server whose vendor gives an answer of 8 MB."""
+    folder, choice = tmp_path_factory.mktemp("hurried"), OPENAI_ANSWER["choices"][0]
+    message = {**choice["message"], "content": "x" * 8_000_000}
+    with StubVendor() as vendor:
+        vendor.reply({**OPENAI_ANSWER, "choices": [{**choice, "message": message}]})
+        variables = {"WEB_CONCURRENCY": "1", "OPENAI_BASE_URL": vendor.url}
+        settings = {"DJANGO_SETTINGS_MODULE": "chatproject.settings"}
+        with Server(folder, setup=HURRIED, **variables, **settings) as server:
+            yield server
+            assert "Traceback" not in server.log.read_text()
+
+
+def read_slowly(server, pauses):
+    """Ask for the answer, read it in pieces of 200 KB with these pauses, and return it."""
+    body = b'{"userId": "u", "prompt": "All of it, please."}'
+    head = b"POST /v1/chat HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        client.settimeout(30)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(head + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body) + body)
+        data = b""
+        while piece := client.recv(200_000, socket.MSG_WAITALL):
+            data += piece
+            time.sleep(next(pauses, 0))
+        return data
+
+
+def test_a_client_that_reads_a_plain_answer_steadily_gets_all_of_it(hurried):
+    assert read_slowly(hurried, repeat(0.06)).count(b"x") == 8_000_000
+
+
+def test_a_client_that_stops_reading_a_plain_answer_is_given_up(hurried):
+    assert read_slowly(hurried, iter([4.0])).count(b"x") < 8_000_000
+    assert hurried.chat().status_code == 200
 
 
 def test_connections_without_a_request_take_no_thread(server):

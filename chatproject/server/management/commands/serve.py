@@ -35,6 +35,9 @@ SWITCH_SECONDS = 0.0005
 MAX_OPEN_FILES = 65_536
 # Files of a waiting chat: the client's socket, the vendor's, a wake-up pipe (2), and libcurl's own.
 FILES_PER_REQUEST = 6
+# Other files of a process: SQLite's, the log, and idle connections to vendors. With a low limit
+# they have a quarter of it.
+OTHER_FILES = 64
 
 BANNER = """
 Serverless Chat API {version}
@@ -53,9 +56,10 @@ class Server(BaseApplication):  # type: ignore[misc]  # gunicorn has no types
 
     def __init__(self, banner: str, max_files: int) -> None:
         self.banner = banner
+        files = max_files - min(OTHER_FILES, max_files // 4)
         # A quarter of the files is for clients that keep a connection without a request.
-        self.requests = min(settings.WEB_THREADS, max_files * 3 // 4 // FILES_PER_REQUEST)
-        self.connections = max_files - self.requests * (FILES_PER_REQUEST - 1)
+        self.requests = min(settings.WEB_THREADS, files * 3 // 4 // FILES_PER_REQUEST)
+        self.connections = files - self.requests * (FILES_PER_REQUEST - 1)
         self.capacity = Capacity(self.requests)
         super().__init__()
 
