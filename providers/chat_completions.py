@@ -26,7 +26,15 @@ from providers.errors import (
     RequestRejected,
 )
 from providers.http_provider import HttpProvider
-from providers.parsing import as_items, as_list, as_objects, as_str, get_path, identifier
+from providers.parsing import (
+    as_items,
+    as_list,
+    as_objects,
+    as_str,
+    clean_text,
+    get_path,
+    identifier,
+)
 from providers.refusals import Refusals
 from providers.refused_fields import THOUGHTS, TOKEN_LIMITS, refused_fields
 from providers.vendor_answer import VendorAnswer
@@ -79,6 +87,7 @@ _UNKNOWN_MODEL = re.compile(
 _KNOWN_FIELDS = {
     # OpenAI pads chunks with `obfuscation`, so that their sizes do not tell their texts.
     *("id", "object", "created", "model", "choices", "usage", "x_groq", "obfuscation", "error"),
+    *("choice", "logprobs"),  # the extras have the choice's fields under these names
 }
 _KNOWN_CHOICE_FIELDS = {"index", "message", "delta", "finish_reason", "logprobs", "error"}
 # The fields of a chunk that only continues the text.
@@ -259,7 +268,7 @@ def _unknown_fields(value: dict[str, Any], known: Set[str]) -> dict[str, Any]:
     if value.keys() <= known:
         return {}
     return {
-        name: clean_value(each)
+        clean_text(name): clean_value(each)
         for name, each in value.items()
         if name not in known and each is not None
     }
