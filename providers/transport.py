@@ -15,7 +15,7 @@ import select
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 from weakref import WeakSet
@@ -289,7 +289,7 @@ class _Handle:
             if looked_up:
                 self._multi.close()
             else:  # libcurl waits for the thread that looks up the name
-                threading.Thread(target=self._multi.close, daemon=True).start()
+                _in_background(self._multi.close)
         for fd in (self._wake_fd, self._waker_fd):
             os.close(fd)
 
@@ -445,6 +445,14 @@ class _Body(httpx.SyncByteStream):
             handle.end(self._idle)
 
     __del__ = close
+
+
+def _in_background(work: Callable[[], object]) -> None:
+    """Run `work` in a thread of its own, or in this one if the system allows no other."""
+    try:
+        threading.Thread(target=work, daemon=True).start()
+    except RuntimeError:
+        work()
 
 
 def _call(request: httpx.Request) -> _Call:
