@@ -188,7 +188,7 @@ def _answer(request: CompletionRequest, directives: _Directives, outcome: str) -
     if outcome == "length":
         return _completion(request, message, "length")
     if calls := mock_answer.tool_calls(request, directives.calls, directives.text):
-        if "functions" in request.parameters:
+        if not request.parameters.get("tools"):  # only the legacy `functions`
             message["function_call"] = calls[0]["function"]
             return _completion(request, message, "function_call")
         return _completion(request, message | {"tool_calls": calls}, "tool_calls")
