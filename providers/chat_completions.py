@@ -116,7 +116,7 @@ class Answer(VendorAnswer):
         return bool(self.finish_reasons)
 
     @property
-    def silent(self) -> bool:
+    def has_no_fields(self) -> bool:
         """Whether no message has had a field with a value."""
         return not self._choice_of.keys() - {"role"}
 
@@ -417,8 +417,12 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
     def _raise_error_inside(
         self, body: dict[str, Any], headers: Mapping[str, str], answer: Answer
     ) -> None:
-        """Raise the error inside a 200, which some servers write without an envelope."""
+        """Raise the error inside a 200: in the body, in a choice, or without an envelope."""
         super()._raise_error_inside(body, headers, answer)
+        for choice in as_objects(body.get("choices")):
+            if choice.get("error"):
+                answer.add_usage(body)
+                raise self._error_with_message(200, headers, choice)
         if "choices" not in body and _is_flat_error(body):
             raise self._error_with_message(200, headers, body)
 

@@ -20,7 +20,7 @@ from providers.base import (
 )
 from providers.deadline import Deadline
 from providers.errors import AddressUnknown, ModelUnavailable, ProviderError
-from providers.parsing import as_list, first_known, get_path
+from providers.parsing import first_known
 from providers.vendor_answer import VendorAnswer
 from providers.vendor_http import (
     DONE,
@@ -213,11 +213,10 @@ class HttpProvider(ABC, Generic[AnswerT]):
     def _raise_error_inside(
         self, body: dict[str, Any], headers: Mapping[str, str], answer: AnswerT
     ) -> None:
-        """Raise the error inside a 200: in the body or in a choice."""
-        for envelope in (body, *as_list(body.get("choices"))):
-            if get_path(envelope, "error"):
-                answer.add_usage(body)
-                raise self._error_with_message(200, headers, envelope)
+        """Raise the error inside a 200."""
+        if body.get("error"):
+            answer.add_usage(body)
+            raise self._error_with_message(200, headers, body)
 
     def _raise_for_status(self, response: httpx.Response) -> None:
         if not response.is_success:

@@ -63,7 +63,7 @@ class OpenRouter(ChatCompletionsProvider):
 
     def _empty_answer_error(self, answer: Answer) -> ProviderError:
         """Return ProviderOverloaded for no answer and no finish reason: the model is starting."""
-        if answer.readable and answer.silent and not answer.finished:
+        if answer.readable and answer.has_no_fields and not answer.finished:
             return ProviderOverloaded("The provider's model is still starting.", reason="no_text")
         return super()._empty_answer_error(answer)
 
