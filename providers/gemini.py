@@ -87,7 +87,7 @@ class Answer(VendorAnswer):
         return bool(self.finish_reason or self.block_reason)
 
     @property
-    def silent(self) -> bool:
+    def has_only_usage(self) -> bool:
         """Whether there is only the usage, and no candidate: an empty answer."""
         return bool(self.reported_usage) and not self._has_candidate
 
@@ -185,7 +185,7 @@ class Gemini(HttpProvider[Answer]):
             reason = parsing.log_reason("blockReason", answer.block_reason)
             raise ContentFiltered(parsing.CONTENT_FILTERED, reason=reason)
         error = _finish_error(answer.finish_reason)
-        if error and not answer.silent:
+        if error and not answer.has_only_usage:
             raise error
 
     def _finish_reason(self, answer: Answer, message: Message) -> FinishReason:
@@ -195,7 +195,7 @@ class Gemini(HttpProvider[Answer]):
         return parsing.empty_answer(answer.finish_reason)
 
     def _truncated_stream_error(self, answer: Answer) -> ProviderError:
-        if answer.silent:
+        if answer.has_only_usage:
             return self._empty_answer_error(answer)
         return super()._truncated_stream_error(answer)
 
