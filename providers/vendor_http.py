@@ -18,6 +18,7 @@ import httpx
 import orjson
 from httpx_sse import EventSource
 
+from providers.answer_errors import as_object
 from providers.deadline import Deadline
 from providers.errors import (
     DeadlineExceeded,
@@ -26,7 +27,7 @@ from providers.errors import (
     RequestRejected,
     VendorSilent,
 )
-from providers.parsing import as_object, load_json
+from providers.parsing import load_json
 from providers.transport import default_transport
 
 # Return the headers of a request with its signature, given method, URL, headers and body.

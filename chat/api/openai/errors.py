@@ -8,7 +8,7 @@ from django.http import HttpResponse
 from chat.api.exceptions import convert_exception
 from chat.errors import USED_UP_RETRY_SECONDS, Problem
 from chat.telemetry.context import add_log_fields
-from providers.parsing import TOO_LONG
+from providers.answer_errors import TOO_LONG
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
