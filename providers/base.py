@@ -180,6 +180,11 @@ class Usage:
         """Whether anything is known."""
         return any(getattr(self, name) is not None for name in _AMOUNTS)
 
+    @property
+    def reported(self) -> bool:
+        """Whether the vendor reported the tokens of the prompt and of the answer."""
+        return not self.estimated and None not in (self.prompt_tokens, self.completion_tokens)
+
     def __add__(self, other: "Usage") -> "Usage":
         """Return the sum; unknown values add nothing."""
         return Usage(

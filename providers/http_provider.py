@@ -96,14 +96,14 @@ class HttpProvider(ABC, Generic[AnswerT]):
 
     def _usage_with_estimates(self, answer: AnswerT, request: CompletionRequest) -> Usage:
         """Return the usage of a call, finished or not, with estimates for unreported tokens."""
-        reported = self._usage(answer, request)
-        if reported.prompt_tokens is not None and reported.completion_tokens is not None:
-            return reported
-        usage = estimates.with_estimates(reported, request, answer.message)
-        if usage is reported or usage.cost_usd is not None:
+        usage = self._usage(answer, request)
+        if usage.reported:
             return usage
-        cost = self._price(answer, request, lambda model: self.list_price(model, usage))
-        return replace(usage, cost_usd=cost)
+        estimated = estimates.with_estimates(usage, request, answer.message)
+        if estimated is usage or estimated.cost_usd is not None:
+            return estimated
+        cost = self._price(answer, request, lambda model: self.list_price(model, estimated))
+        return replace(estimated, cost_usd=cost)
 
     def _price(
         self, answer: AnswerT, request: CompletionRequest, price: Callable[[str], Decimal | None]
