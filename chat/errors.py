@@ -9,10 +9,13 @@ Problem
  ├── BudgetExceeded       402  a monthly budget of the key is spent
  ├── NotFound             404  missing, or another owner's
  ├── ModelNotFound        404  the vendor does not know the model that the client named
+ ├── MethodNotAllowed     405
+ ├── NotAcceptable        406
  ├── IdempotencyInFlight  409  a request with the same key is still running
  ├── ConversationConflict 409  the previous turn is running, failed, or is not stored
  ├── AnswerNotStored      409  the key's request was answered, and the answer is not stored
  ├── PayloadTooLarge      413
+ ├── UnsupportedMediaType 415
  ├── ContentFiltered      422  a safety filter refused the content
  ├── IdempotencyMismatch  422  the key was used for another request
  ├── RateLimited          429
@@ -129,6 +132,14 @@ class ModelNotFound(Problem, status=404, code="model_not_found", title="No such 
     default_detail = "The provider does not know this model; see GET /v1/models."
 
 
+class MethodNotAllowed(Problem, status=405, code="method_not_allowed", title="Method Not Allowed"):
+    """Always raised with DRF's detail, as NotAcceptable and UnsupportedMediaType are."""
+
+
+class NotAcceptable(Problem, status=406, code="not_acceptable", title="Not Acceptable"):
+    """`Accept` excludes all forms of the answer."""
+
+
 # 409 here, and 422 for another body, as draft-ietf-httpapi-idempotency-key-header has them.
 class IdempotencyInFlight(
     Problem, status=409, code="idempotency_in_flight", title="The request is still running"
@@ -154,6 +165,12 @@ class AnswerNotStored(
 
 class PayloadTooLarge(Problem, status=413, code="payload_too_large", title="The body is too large"):
     """Always raised with a detail: the limit."""
+
+
+class UnsupportedMediaType(
+    Problem, status=415, code="unsupported_media_type", title="Unsupported Media Type"
+):
+    """The body is in another format or encoding than the operation takes."""
 
 
 class ContentFiltered(

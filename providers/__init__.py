@@ -1,4 +1,7 @@
-"""Language models behind one interface: each provider adapts one vendor, in one file."""
+"""Language models behind one interface.
+
+A module adapts each vendor; `gemini_*`, `bedrock_*` and `mock_*` are its parts.
+"""
 
 import pkgutil
 from collections.abc import Mapping

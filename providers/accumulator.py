@@ -58,12 +58,8 @@ class Accumulator:
                 self._add_function_call(shown, value)
             elif name == "reasoning_details":
                 shown[name] = [self._clean_detail(each) for each in as_list(value)]
-            elif isinstance(value, str):
-                self._add_text(shown, name, value)
-            elif isinstance(value, dict):
-                shown[name] = self._clean_object(value, name)
             else:
-                shown[name] = clean_value(value)
+                self._add_field(shown, clean_text(name), value)
         return self._keep(shown)
 
     def add_text(self, text: str) -> dict[str, Any]:
@@ -120,7 +116,15 @@ class Accumulator:
             elif kind in _THOUGHTS:
                 self._add_text(shown, "reasoning_content", _plain_text(part.get(_THOUGHTS[kind])))
             elif kind == "image_url":
-                shown.setdefault("images", []).append(clean_value(part))
+                shown["images"] = [*as_list(shown.get("images")), clean_value(part)]
+
+    def _add_field(self, shown: dict[str, Any], name: str, value: Any) -> None:
+        if isinstance(value, str):
+            self._add_text(shown, name, value)
+        elif isinstance(value, dict):
+            shown[name] = self._clean_object(value, name)
+        else:
+            shown[name] = clean_value(value)
 
     def _add_function_call(self, shown: dict[str, Any], value: Any) -> None:
         call = self._function_call or ToolCall(0, "function", vendor_index=None)
@@ -195,7 +199,7 @@ def _joined_details(lists: list[list[Any]]) -> list[Any]:
         begun: dict[Any, list[Any]] = {}
         for element in elements:
             index = get_path(element, "index")
-            key = None if index is None else (get_path(element, "type"), str(index))
+            key = None if index is None else (str(get_path(element, "type")), str(index))
             group = latest.pop(key, None)
             if group is None or not _continues(element, group[0]):
                 group = []
@@ -240,4 +244,4 @@ def _plain_text(value: Any) -> str:
 
 def _append(fields: dict[str, Any], name: str, text: str) -> None:
     if text:
-        fields[name] = fields.get(name, "") + text
+        fields[name] = as_str(fields.get(name)) + text

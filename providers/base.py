@@ -85,19 +85,23 @@ def _thoughts_in_details(message: Message) -> str | None:
 class AnsweredMessage(dict[str, Any]):
     """An assistant's message, with its provider and the model, as far as it is known.
 
-    `asked` are the names of fields, of the message or its calls, that any vendor gets because the
-    client sends them in this request.
+    `client_fields` are the names of fields that the client sent with this request, in the message
+    or its calls; any vendor gets them.
     """
 
     def __init__(
-        self, message: Message, provider: str, model: str | None, asked: Collection[str] = ()
+        self,
+        message: Message,
+        provider: str,
+        model: str | None,
+        client_fields: Collection[str] = (),
     ) -> None:
         super().__init__(message)
         self._provider = provider
         self._model = model
-        self._asked = asked
+        self._client_fields = client_fields
 
-    def with_calls(self, wanted: "Callable[[Message], bool]") -> "AnsweredMessage":
+    def with_calls(self, wanted: Callable[[Message], bool]) -> "AnsweredMessage":
         """Return the message with only the wanted tool calls."""
         calls = self.get("tool_calls") or ()
         kept = [call for call in calls if wanted(call)]
@@ -109,7 +113,7 @@ class AnsweredMessage(dict[str, Any]):
 
     def with_fields(self, message: Message) -> "AnsweredMessage":
         """Return a message with other fields of the same model."""
-        return AnsweredMessage(message, self._provider, self._model, self._asked)
+        return AnsweredMessage(message, self._provider, self._model, self._client_fields)
 
     def sent_to(self, provider: str, model: str) -> Message:
         """Return the message: whole for its own model, for others without the vendor's own fields.
@@ -121,11 +125,11 @@ class AnsweredMessage(dict[str, Any]):
         return self.without_vendor_fields()
 
     def without_vendor_fields(self) -> Message:
-        """Return the fields that any vendor gets: OpenAI's, and those that the client asked for."""
-        taken = {*OPENAI_MESSAGE_FIELDS, *self._asked}
+        """Return the fields that any vendor gets: OpenAI's, and the client's own."""
+        taken = {*OPENAI_MESSAGE_FIELDS, *self._client_fields}
         plain = {name: value for name, value in self.items() if name in taken}
         if calls := plain.get("tool_calls"):
-            taken = {*OPENAI_CALL_FIELDS, *self._asked}
+            taken = {*OPENAI_CALL_FIELDS, *self._client_fields}
             plain["tool_calls"] = [
                 {name: value for name, value in call.items() if name in taken} for call in calls
             ]
@@ -175,6 +179,11 @@ class Usage:
     def known(self) -> bool:
         """Whether anything is known."""
         return any(getattr(self, name) is not None for name in _AMOUNTS)
+
+    @property
+    def reported(self) -> bool:
+        """Whether the vendor reported the tokens of the prompt and of the answer."""
+        return not self.estimated and None not in (self.prompt_tokens, self.completion_tokens)
 
     def __add__(self, other: "Usage") -> "Usage":
         """Return the sum; unknown values add nothing."""

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 import httpx
 
-from providers import bedrock_request, eventstream, parsing, prices, sigv4
+from providers import answer_errors, bedrock_request, eventstream, parsing, prices, sigv4
 from providers.base import CompletionRequest, FinishReason, Message, Usage
 from providers.bedrock_answer import Answer
 from providers.bedrock_request import (
@@ -50,6 +50,7 @@ from providers.parsing import (
 )
 from providers.refusals import Refusals
 from providers.sigv4 import Keys, Signer
+from providers.vendor_answer import finish_reason
 from providers.vendor_http import body_chunks, peek, read_error
 
 SERVICE, SIGNING_NAME = "bedrock-runtime", "bedrock"
@@ -268,23 +269,23 @@ class Bedrock(HttpProvider[Answer]):
                 "message": fields.get(":error-message"),
             }
             raise self._error_with_message(200, headers, body)
-        return {fields.get(":event-type", ""): parsing.as_object(body)}
+        return {fields.get(":event-type", ""): answer_errors.as_object(body)}
 
     def _raise_if_unusable(self, answer: Answer) -> None:
         stop = answer.stop_reason
         if not stop:
-            raise parsing.unusable_answer("stopReason")
+            raise answer_errors.unusable_answer("stopReason")
         if stop in _MALFORMED_STOP_REASONS:
             reason = parsing.log_reason("stopReason", stop)
             raise MalformedAnswer("The provider returned a malformed answer.", reason=reason)
         if answer.has_broken_call:
-            raise parsing.broken_call()
+            raise answer_errors.broken_call()
 
     def _finish_reason(self, answer: Answer, message: Message) -> FinishReason:
-        return parsing.finish_reason(_FINISH_REASONS, answer.stop_reason, message)
+        return finish_reason(_FINISH_REASONS, answer.stop_reason, message)
 
     def _empty_answer_error(self, answer: Answer) -> ProviderError:
-        return parsing.empty_answer(answer.stop_reason)
+        return answer_errors.empty_answer(answer.stop_reason)
 
     def _read_usage(self, answer: Answer, request: CompletionRequest) -> Usage:
         usage = _tokens(answer.reported_usage)
@@ -337,31 +338,31 @@ class Bedrock(HttpProvider[Answer]):
             status = original or 502
             reason = parsing.log_reason("HTTP", 424, code, original)
         if code in _CREDENTIALS_CODES:
-            return ProviderMisconfigured(parsing.CREDENTIALS, reason=reason)
+            return ProviderMisconfigured(answer_errors.CREDENTIALS, reason=reason)
         # The log then names the permission that is missing.
         if status == 403:
             reason = " ".join(dict.fromkeys([reason, *_PERMISSION.findall(message)]))
         if code == "ServiceQuotaExceededException":
-            return parsing.error_for_status(429, reason=reason, retry=False)
+            return answer_errors.error_for_status(429, reason=reason, retry=False)
         if code == "UnknownOperationException":  # not of Bedrock's runtime
-            return AddressUnknown(parsing.NO_ADDRESS, reason=reason)
+            return AddressUnknown(answer_errors.NO_ADDRESS, reason=reason)
         if status in (400, 422):
             if _UNKNOWN_MODEL.search(message):
-                return ModelUnavailable(parsing.NO_MODEL, reason=reason)
+                return ModelUnavailable(answer_errors.NO_MODEL, reason=reason)
             found = _EXTRANEOUS_KEY.search(message)
-            return parsing.rejection(message, found[1] if found else "", reason=reason)
+            return answer_errors.rejection(message, found[1] if found else "", reason=reason)
         wait = parsing.retry_after(headers.get("retry-after"))
         if code == "ModelNotReadyException":
             text = "The provider's model is not ready."
             return ProviderOverloaded(text, reason=reason, retry_after=wait)
         retry = False if status == 429 and _PER_DAY.search(message) else None
-        return parsing.error_for_status(status, reason=reason, retry=retry, retry_after=wait)
+        return answer_errors.error_for_status(status, reason=reason, retry=retry, retry_after=wait)
 
 
 def _path(model: str, operation: str) -> str:
     """Return the path of an operation, encoded as AWS does. Raises RequestRejected."""
     if not _MODEL_ID.fullmatch(model):
-        raise RequestRejected(parsing.PARAMETER.format("model"), reason="model_id")
+        raise RequestRejected(answer_errors.PARAMETER.format("model"), reason="model_id")
     return f"model/{quote(model, safe='')}/{operation}"
 
 

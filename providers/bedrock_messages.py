@@ -245,11 +245,14 @@ def _format(mime_type: str) -> tuple[str, str] | None:
 
 def _number_documents(turns: Iterable[Block]) -> None:
     """Number documents of the same name, because names must be unique."""
-    seen: Counter[str] = Counter()
+    taken: set[str] = set()
+    numbers: Counter[str] = Counter()
     for turn in turns:
         for block in turn["content"]:
             for each in (block, *as_list(get_path(block, "toolResult", "content"))):
                 if document := each.get("document"):
-                    seen[document["name"]] += 1
-                    if (number := seen[document["name"]]) > 1:
-                        document["name"] += f" ({number})"
+                    name = document["name"]
+                    while document["name"] in taken:
+                        numbers[name] += 1
+                        document["name"] = f"{name} ({numbers[name] + 1})"
+                    taken.add(document["name"])

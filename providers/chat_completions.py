@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import httpx
 
-from providers import parsing, prices, reported_usage
+from providers import answer_errors, parsing, prices, reported_usage
 from providers.base import CompletionRequest, Delta, FinishReason, Message, Usage
-from providers.clean_values import clean_value
+from providers.completions_answer import Answer
 from providers.deadline import Deadline
 from providers.errors import (
     ContentFiltered,
@@ -26,33 +26,29 @@ from providers.errors import (
     RequestRejected,
 )
 from providers.http_provider import HttpProvider
-from providers.parsing import as_items, as_list, as_objects, as_str, get_path, identifier
+from providers.parsing import as_list, as_objects, as_str, get_path, identifier
 from providers.refusals import Refusals
 from providers.refused_fields import THOUGHTS, TOKEN_LIMITS, refused_fields
-from providers.vendor_answer import VendorAnswer
 from providers.vendor_http import read_error
 
-_CALLED: dict[str, FinishReason] = {"tool_calls": "tool_calls", "function_call": "function_call"}
 _OTHER_LIMIT = dict(zip(TOKEN_LIMITS, reversed(TOKEN_LIMITS), strict=True))
-# The second one is Mistral's.
-_TOO_LONG = {"length", "model_length", "max_tokens"}
 _FAILED_FINISH_REASONS = {"error", "insufficient_system_resource"}  # the second one is DeepSeek's
 
 # The error for an error code or type, whatever the HTTP status.
 _BY_CODE: dict[str, tuple[type[ProviderError], str]] = {
-    "content_filter": (ContentFiltered, parsing.CONTENT_FILTERED),
-    "content_policy_violation": (ContentFiltered, parsing.CONTENT_FILTERED),
-    "moderation_blocked": (ContentFiltered, parsing.CONTENT_FILTERED),
-    "refusal": (ContentFiltered, parsing.CONTENT_FILTERED),
-    "model_not_found": (ModelUnavailable, parsing.NO_MODEL),
-    "model_deprecated": (ModelUnavailable, parsing.NO_MODEL),
-    "invalid_model": (ModelUnavailable, parsing.NO_MODEL),
-    "wrong_endpoint": (ModelUnavailable, parsing.NO_MODEL),
-    "context_length_exceeded": (RequestRejected, parsing.TOO_LONG),
-    "token_limit_exceeded": (RequestRejected, parsing.TOO_LONG),
-    "string_too_long": (RequestRejected, parsing.TOO_LONG),
-    "max_tokens_exceeded": (RequestRejected, parsing.PARAMETER.format("max_tokens")),
-    "invalid_api_key": (ProviderMisconfigured, parsing.CREDENTIALS),
+    "content_filter": (ContentFiltered, answer_errors.CONTENT_FILTERED),
+    "content_policy_violation": (ContentFiltered, answer_errors.CONTENT_FILTERED),
+    "moderation_blocked": (ContentFiltered, answer_errors.CONTENT_FILTERED),
+    "refusal": (ContentFiltered, answer_errors.CONTENT_FILTERED),
+    "model_not_found": (ModelUnavailable, answer_errors.NO_MODEL),
+    "model_deprecated": (ModelUnavailable, answer_errors.NO_MODEL),
+    "invalid_model": (ModelUnavailable, answer_errors.NO_MODEL),
+    "wrong_endpoint": (ModelUnavailable, answer_errors.NO_MODEL),
+    "context_length_exceeded": (RequestRejected, answer_errors.TOO_LONG),
+    "token_limit_exceeded": (RequestRejected, answer_errors.TOO_LONG),
+    "string_too_long": (RequestRejected, answer_errors.TOO_LONG),
+    "max_tokens_exceeded": (RequestRejected, answer_errors.PARAMETER.format("max_tokens")),
+    "invalid_api_key": (ProviderMisconfigured, answer_errors.CREDENTIALS),
 }
 
 # The HTTP status for an error code inside a 200.
@@ -73,196 +69,6 @@ _STATUS_BY_CODE = {
 _UNKNOWN_MODEL = re.compile(
     r"not a valid model|\bmodel\b.{0,80}(not found|does not exist)", re.IGNORECASE
 )
-
-
-# The fields beside the choices, and those of a choice, that are translated for clients.
-_KNOWN_FIELDS = {
-    # OpenAI pads chunks with `obfuscation`, so that their sizes do not tell their texts.
-    *("id", "object", "created", "model", "choices", "usage", "x_groq", "obfuscation", "error"),
-}
-_KNOWN_CHOICE_FIELDS = {"index", "message", "delta", "finish_reason", "logprobs", "error"}
-# The fields of a chunk that only continues the text.
-_PLAIN_FIELDS = {"id", "object", "created", "model", "choices", "obfuscation"}
-_PLAIN_CHOICE_FIELDS = {"index", "delta"}
-_PLAIN_DELTA_FIELDS = {"role", "content"}
-
-
-class Answer(VendorAnswer):
-    """An answer of chat completions, whole or from the chunks of a stream.
-
-    All choices are looked through: some servers write the text into one and the tool calls into
-    another.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.finish_reasons: list[str] = []
-        self.readable = True  # false for a body that is no chat completion
-        self._choice_of: dict[str, Any] = {}  # field of the message -> index of its choice
-        self._logprobs: dict[str, list[Any]] = {}
-        self._begun = False  # whether a client has seen a piece of the message
-
-    @property
-    def finished(self) -> bool:
-        return bool(self.finish_reasons)
-
-    @property
-    def silent(self) -> bool:
-        """Whether no message has had a field with a value."""
-        return not self._choice_of.keys() - {"role"}
-
-    def finish_reason(self, message: Mapping[str, Any]) -> FinishReason:
-        """Return how the answer ended. Some vendors say `stop` although there are tool calls."""
-        finish = next(iter(self.finish_reasons), "stop").lower()
-        if finish in _TOO_LONG:
-            return "length"
-        for field, reason in _CALLED.items():
-            if message.get(field):
-                return reason
-        return "content_filter" if finish == "content_filter" else "stop"
-
-    def add(self, chunk: dict[str, Any]) -> Delta | None:
-        """Add a chunk of a stream. Return the part that clients may see, if any.
-
-        The extras wait for the first piece of the message: until then the request may go elsewhere.
-        """
-        choices = self._choices(chunk)
-        extras = self._add_fields(chunk) | self._add_choice_fields(choices)
-        return self._shown(self._accumulator.add(self._merged(choices, "delta")), extras)
-
-    def continued_text(self, chunk: dict[str, Any]) -> str:
-        """Return the text of a chunk that only continues the text; empty for any other."""
-        try:
-            [choice] = chunk["choices"]
-            delta = choice["delta"]
-            text = delta["content"]
-        except (KeyError, TypeError, ValueError):
-            return ""
-        if (
-            not self._begun
-            or self.finish_reasons
-            or type(text) is not str
-            or (choice.get("index") or 0) != self._choice_of.get("content")
-            or chunk.get("model") not in (None, self.model)
-        ):
-            return ""
-        # Loops, as this runs for each token: with sets and generators it takes twice as long.
-        for name in delta:
-            if name not in _PLAIN_DELTA_FIELDS and delta[name]:
-                return ""
-        for name in choice:
-            if name not in _PLAIN_CHOICE_FIELDS and choice[name] is not None:
-                return ""
-        for name in chunk:
-            if name not in _PLAIN_FIELDS and chunk[name] not in (None, self.extras.get(name)):
-                return ""
-        return text
-
-    def add_text(self, text: str) -> Delta | None:
-        """Add the text that `continued_text` returned."""
-        return self._shown(self._accumulator.add_text(text), {})
-
-    def add_whole(self, body: dict[str, Any]) -> None:
-        choices = self._choices(body)
-        self._add_fields(body)
-        self._add_choice_fields(choices)
-        self.readable = bool(choices) or body.get("choices") == []
-        self._accumulator.add_whole(self._merged(choices, "message"))
-
-    def finish(self) -> Delta | None:
-        """End a stream. Without a finish reason, the answer may be incomplete."""
-        shown = self._accumulator.finish()
-        if not self.finish_reasons and self.message:
-            self.finish_reasons.append("length")
-        return self._shown(shown, {})
-
-    def add_usage(self, body: dict[str, Any]) -> None:
-        """Take the model and the usage; they replace earlier ones.
-
-        Groq puts the usage elsewhere.
-        """
-        self.model = body.get("model") or self.model
-        self.reported_usage = (
-            body.get("usage") or get_path(body.get("x_groq"), "usage") or self.reported_usage
-        )
-
-    def _shown(self, message: dict[str, Any], extras: dict[str, Any]) -> Delta | None:
-        if not self._begun:
-            if not message:
-                return None
-            self._begun, extras = True, dict(self.extras)
-            if "logprobs" in extras:  # whose lists grow
-                extras["logprobs"] = {n: v and v.copy() for n, v in extras["logprobs"].items()}
-        return Delta(message, extras) if message or extras else None
-
-    def _add_fields(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Take the fields beside the choices. Return those that are new, for the client."""
-        self.add_usage(body)
-        values = _unknown_fields(body, _KNOWN_FIELDS)
-        new = {name: each for name, each in values.items() if self.extras.get(name) != each}
-        self.extras |= new
-        return new
-
-    def _choices(self, body: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the choices, and take their finish reasons."""
-        choices = as_objects(body.get("choices"))
-        reasons = (as_str(choice.get("finish_reason")) for choice in choices)
-        self.finish_reasons += filter(None, reasons)
-        return choices
-
-    def _add_choice_fields(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
-        """Take the fields of choices beside the message. Return those that are new."""
-        new: dict[str, Any] = {}
-        for choice in choices:
-            if logprobs := self._add_logprobs(choice.get("logprobs")):
-                new["logprobs"] = logprobs
-            if fields := _unknown_fields(choice, _KNOWN_CHOICE_FIELDS):
-                new["choice"] = new.get("choice", {}) | fields
-        if "choice" in new:
-            self.extras["choice"] = self.extras.get("choice", {}) | new["choice"]
-        return new
-
-    def _add_logprobs(self, logprobs: Any) -> dict[str, Any] | None:
-        """Take the log probabilities of a choice: lists, which grow with a stream."""
-        if not isinstance(logprobs, dict) or not logprobs:
-            return None
-        added: dict[str, Any] = clean_value(logprobs)
-        for name, value in added.items():
-            self._logprobs.setdefault(name, []).extend(as_list(value))
-        self.extras["logprobs"] = {name: value or None for name, value in self._logprobs.items()}
-        return added
-
-    def _merged(self, choices: list[dict[str, Any]], name: str) -> dict[str, Any]:
-        """Return the messages or deltas of all choices as one.
-
-        Tool calls come from all of them, any other field from the first one that had it.
-        """
-        merged: dict[str, Any] = {}
-        for position, choice in enumerate(choices):
-            index = choice.get("index")
-            index = position if index is None else index
-            for field, value in as_items(choice.get(name)):
-                if not value:
-                    continue
-                first = self._choice_of.setdefault(field, index) == index
-                if field == "tool_calls":
-                    calls = [value] if isinstance(value, dict) else as_list(value)  # TGI has one
-                    merged[field] = [*merged.get(field, ()), *calls]
-                elif first and isinstance(value, str):
-                    merged[field] = as_str(merged.get(field)) + value
-                elif first:
-                    merged[field] = value
-        return merged
-
-
-def _unknown_fields(value: dict[str, Any], known: Set[str]) -> dict[str, Any]:
-    if value.keys() <= known:
-        return {}
-    return {
-        name: clean_value(each)
-        for name, each in value.items()
-        if name not in known and each is not None
-    }
 
 
 class ChatCompletionsProvider(HttpProvider[Answer]):
@@ -368,9 +174,11 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
 
     def _raise_if_unusable(self, answer: Answer) -> None:
         for finish in _FAILED_FINISH_REASONS.intersection(answer.finish_reasons):
-            raise parsing.error_for_status(502, reason=parsing.log_reason("finish_reason", finish))
+            raise answer_errors.error_for_status(
+                502, reason=parsing.log_reason("finish_reason", finish)
+            )
         if answer.has_broken_call:
-            raise parsing.broken_call()
+            raise answer_errors.broken_call()
 
     def _finish_reason(self, answer: Answer, message: Message) -> FinishReason:
         return answer.finish_reason(message)
@@ -395,8 +203,8 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
     def _empty_answer_error(self, answer: Answer) -> ProviderError:
         """Return the error for an answer without content."""
         if not answer.readable:
-            return parsing.unusable_answer("no_choices")
-        return parsing.empty_answer(*answer.finish_reasons)
+            return answer_errors.unusable_answer("no_choices")
+        return answer_errors.empty_answer(*answer.finish_reasons)
 
     def _add_text(self, chunk: dict[str, Any], answer: Answer) -> Sequence[Delta] | None:
         text = answer.continued_text(chunk)
@@ -408,8 +216,12 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
     def _raise_error_inside(
         self, body: dict[str, Any], headers: Mapping[str, str], answer: Answer
     ) -> None:
-        """Raise the error inside a 200, which some servers write without an envelope."""
+        """Raise the error inside a 200: in the body, in a choice, or without an envelope."""
         super()._raise_error_inside(body, headers, answer)
+        for choice in as_objects(body.get("choices")):
+            if choice.get("error"):
+                answer.add_usage(body)
+                raise self._error_with_message(200, headers, choice)
         if "choices" not in body and _is_flat_error(body):
             raise self._error_with_message(200, headers, body)
 
@@ -427,15 +239,15 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         if status in (400, 422):
             message = parsing.error_message(error.get("message"))
             if _UNKNOWN_MODEL.search(message):
-                return ModelUnavailable(parsing.NO_MODEL, reason=reason)
-            return parsing.rejection(message, _rejected_parameter(error), reason=reason)
+                return ModelUnavailable(answer_errors.NO_MODEL, reason=reason)
+            return answer_errors.rejection(message, _rejected_parameter(error), reason=reason)
         return self._error_for_status(status, headers, error, reason)
 
     def _error_for_status(
         self, status: int, headers: Mapping[str, str], error: dict[str, Any], reason: str
     ) -> ProviderError:
         """Return the error for a status whose body has no known code."""
-        return parsing.error_for_status(
+        return answer_errors.error_for_status(
             status,
             reason=reason,
             retry=False if self._quota_exhausted(error) else None,

@@ -66,16 +66,12 @@ class Deadline:
         self._shared.cancel()
 
     def part(self) -> "Deadline":
-        """Return a deadline that ends with this one, and can be shortened on its own.
+        """Return a deadline that ends with this one, or earlier by its own `end_in`.
 
         Cancelling one of the two cancels both.
         """
         left = self.remaining_if_not_cancelled()
         return Deadline(left, idle_seconds=self.idle_seconds, _shared=self._shared)
-
-    def shorten(self, seconds: float) -> None:
-        """Move the end to `seconds` from now, if that is earlier."""
-        self._end = min(self._end, time.monotonic() + seconds)
 
     def end_in(self, seconds: float) -> None:
         """Move the end to `seconds` from now, earlier or later, but never past the original end."""

@@ -16,14 +16,14 @@ from urllib.parse import quote
 
 import httpx
 
-from providers import gemini_request, parsing, prices
+from providers import answer_errors, gemini_request, parsing, prices
 from providers.base import CompletionRequest, Delta, FinishReason, Message, Usage
 from providers.clean_values import clean_value
 from providers.deadline import Deadline
 from providers.errors import ContentFiltered, MalformedAnswer, ProviderError, RequestRejected
 from providers.http_provider import HttpProvider
 from providers.parsing import as_list, as_str, get_path, identifier, token_count
-from providers.vendor_answer import VendorAnswer
+from providers.vendor_answer import VendorAnswer, finish_reason
 
 # A model id becomes part of the URL. Names of other resources have a slash.
 _MODEL_ID = re.compile(r"[A-Za-z0-9._-]+")
@@ -87,7 +87,7 @@ class Answer(VendorAnswer):
         return bool(self.finish_reason or self.block_reason)
 
     @property
-    def silent(self) -> bool:
+    def has_only_usage(self) -> bool:
         """Whether there is only the usage, and no candidate: an empty answer."""
         return bool(self.reported_usage) and not self._has_candidate
 
@@ -183,19 +183,19 @@ class Gemini(HttpProvider[Answer]):
     def _raise_if_unusable(self, answer: Answer) -> None:
         if answer.block_reason:
             reason = parsing.log_reason("blockReason", answer.block_reason)
-            raise ContentFiltered(parsing.CONTENT_FILTERED, reason=reason)
+            raise ContentFiltered(answer_errors.CONTENT_FILTERED, reason=reason)
         error = _finish_error(answer.finish_reason)
-        if error and not answer.silent:
+        if error and not answer.has_only_usage:
             raise error
 
     def _finish_reason(self, answer: Answer, message: Message) -> FinishReason:
-        return parsing.finish_reason(_FINISH_REASONS, answer.finish_reason, message)
+        return finish_reason(_FINISH_REASONS, answer.finish_reason, message)
 
     def _empty_answer_error(self, answer: Answer) -> ProviderError:
-        return parsing.empty_answer(answer.finish_reason)
+        return answer_errors.empty_answer(answer.finish_reason)
 
     def _truncated_stream_error(self, answer: Answer) -> ProviderError:
-        if answer.silent:
+        if answer.has_only_usage:
             return self._empty_answer_error(answer)
         return super()._truncated_stream_error(answer)
 
@@ -226,22 +226,22 @@ class Gemini(HttpProvider[Answer]):
         if status == 400:
             status = next((_STATUS_BY_CODE[code] for code in codes if code in _STATUS_BY_CODE), 400)
         if status in (400, 422):
-            return parsing.rejection(message, _rejected_field(details), reason=reason)
+            return answer_errors.rejection(message, _rejected_field(details), reason=reason)
         daily = any("PerDay" in quota for quota in quotas)
         if status == 429 and (daily or _CREDIT_DEPLETED.search(message)):
             # A daily quota also comes with a short delay, after which it is still exhausted.
-            return parsing.error_for_status(429, reason=reason, retry=False)
+            return answer_errors.error_for_status(429, reason=reason, retry=False)
         wait = _retry_delay(headers, details, message)
         if wait is None and any("PerMinute" in quota for quota in quotas):
             wait = PER_MINUTE_SECONDS
-        return parsing.error_for_status(status, reason=reason, retry_after=wait)
+        return answer_errors.error_for_status(status, reason=reason, retry_after=wait)
 
 
 def _model_id(name: str) -> str:
     """Return a model id that is safe in a URL. Raises RequestRejected."""
     model = name.removeprefix("models/")
     if not _MODEL_ID.fullmatch(model):
-        raise RequestRejected(parsing.PARAMETER.format("model"), reason="model_id")
+        raise RequestRejected(answer_errors.PARAMETER.format("model"), reason="model_id")
     return model
 
 
@@ -251,9 +251,9 @@ def _finish_error(finish: str) -> ProviderError | None:
     if finish in _MALFORMED_FINISH_REASONS:
         return MalformedAnswer("The provider returned a malformed answer.", reason=reason)
     if finish == "PUP_LIMITED_DISABLED":
-        return parsing.error_for_status(403, reason=reason)
+        return answer_errors.error_for_status(403, reason=reason)
     if finish in _UNUSABLE_FINISH_REASONS:
-        return parsing.unusable_answer("finishReason", finish)
+        return answer_errors.unusable_answer("finishReason", finish)
     return None
 
 

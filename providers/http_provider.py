@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import httpx
 
-from providers import estimates, parsing
+from providers import answer_errors, estimates, parsing
 from providers.base import (
     Completion,
     CompletionRequest,
@@ -20,8 +20,8 @@ from providers.base import (
 )
 from providers.deadline import Deadline
 from providers.errors import AddressUnknown, ModelUnavailable, ProviderError
-from providers.parsing import as_list, first_known, get_path
-from providers.vendor_answer import VendorAnswer
+from providers.parsing import first_known
+from providers.vendor_answer import VendorAnswer, as_stream
 from providers.vendor_http import (
     DONE,
     Sign,
@@ -82,7 +82,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
             if self._is_stream(response):
                 yield from self._read_stream(response, request, answer)
             else:
-                yield from parsing.as_stream(self._read_whole(response, request, answer))
+                yield from as_stream(self._read_whole(response, request, answer))
 
     @contextmanager
     def _reporting_usage(self, request: CompletionRequest) -> Iterator[AnswerT]:
@@ -96,14 +96,14 @@ class HttpProvider(ABC, Generic[AnswerT]):
 
     def _usage_with_estimates(self, answer: AnswerT, request: CompletionRequest) -> Usage:
         """Return the usage of a call, finished or not, with estimates for unreported tokens."""
-        reported = self._usage(answer, request)
-        if reported.prompt_tokens is not None and reported.completion_tokens is not None:
-            return reported
-        usage = estimates.with_estimates(reported, request, answer.message)
-        if usage is reported or usage.cost_usd is not None:
+        usage = self._usage(answer, request)
+        if usage.reported:
             return usage
-        cost = self._price(answer, request, lambda model: self.list_price(model, usage))
-        return replace(usage, cost_usd=cost)
+        estimated = estimates.with_estimates(usage, request, answer.message)
+        if estimated is usage or estimated.cost_usd is not None:
+            return estimated
+        cost = self._price(answer, request, lambda model: self.list_price(model, estimated))
+        return replace(estimated, cost_usd=cost)
 
     def _price(
         self, answer: AnswerT, request: CompletionRequest, price: Callable[[str], Decimal | None]
@@ -187,7 +187,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
 
     def _truncated_stream_error(self, answer: AnswerT) -> ProviderError:
         """Return the error for a stream that ends before the answer is complete."""
-        return parsing.truncated_stream()
+        return answer_errors.truncated_stream()
 
     def _is_stream(self, response: httpx.Response) -> bool:
         return is_stream(response)
@@ -200,7 +200,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
         for data in read_events(response):
             if data == DONE:
                 yield None
-            elif (chunk := parsing.event_object(data)) is not None:
+            elif (chunk := answer_errors.event_object(data)) is not None:
                 yield chunk
 
     def _add_text(self, chunk: dict[str, Any], answer: AnswerT) -> Sequence[Delta] | None:
@@ -213,11 +213,10 @@ class HttpProvider(ABC, Generic[AnswerT]):
     def _raise_error_inside(
         self, body: dict[str, Any], headers: Mapping[str, str], answer: AnswerT
     ) -> None:
-        """Raise the error inside a 200: in the body or in a choice."""
-        for envelope in (body, *as_list(body.get("choices"))):
-            if get_path(envelope, "error"):
-                answer.add_usage(body)
-                raise self._error_with_message(200, headers, envelope)
+        """Raise the error inside a 200."""
+        if body.get("error"):
+            answer.add_usage(body)
+            raise self._error_with_message(200, headers, body)
 
     def _raise_for_status(self, response: httpx.Response) -> None:
         if not response.is_success:
@@ -231,7 +230,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
         error = self._error(status, headers, body)
         if isinstance(error, ModelUnavailable) and not isinstance(body, dict | list):
             # HTML or plain text does not come from the vendor's API.
-            error = AddressUnknown(parsing.NO_ADDRESS, reason=error.reason)
+            error = AddressUnknown(answer_errors.NO_ADDRESS, reason=error.reason)
         error.vendor_message = vendor_message(body, secrets=self._secrets)
         return error
 
@@ -272,7 +271,7 @@ class HttpProvider(ABC, Generic[AnswerT]):
             usage=self._usage(answer, request),
             extras=answer.extras,
         )
-        return parsing.require_content(completion, empty=self._empty_answer_error(answer))
+        return answer_errors.require_content(completion, empty=self._empty_answer_error(answer))
 
     @abstractmethod
     def _raise_if_unusable(self, answer: AnswerT) -> None:

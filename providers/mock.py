@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from providers import mock_answer, parsing
+from providers import answer_errors, mock_answer
 from providers.accumulator import joined
 from providers.base import (
     Completion,
@@ -188,7 +188,7 @@ def _answer(request: CompletionRequest, directives: _Directives, outcome: str) -
     if outcome == "length":
         return _completion(request, message, "length")
     if calls := mock_answer.tool_calls(request, directives.calls, directives.text):
-        if "functions" in request.parameters:
+        if not request.parameters.get("tools"):  # only the legacy `functions`
             message["function_call"] = calls[0]["function"]
             return _completion(request, message, "function_call")
         return _completion(request, message | {"tool_calls": calls}, "tool_calls")
@@ -234,13 +234,13 @@ def _report_abandoned(request: CompletionRequest, shown: list[dict[str, Any]]) -
 def _error(outcome: str) -> ProviderError:
     reason = f"mock {outcome}"
     if outcome == "filter":
-        return ContentFiltered(parsing.CONTENT_FILTERED, reason=reason)
+        return ContentFiltered(answer_errors.CONTENT_FILTERED, reason=reason)
     if outcome == "timeout":
         return DeadlineExceeded("The provider did not answer in time.", reason=reason)
     if outcome == "break":
-        return parsing.truncated_stream()
+        return answer_errors.truncated_stream()
     if outcome == "empty":
-        return parsing.empty_answer("mock", outcome)
+        return answer_errors.empty_answer("mock", outcome)
     if outcome == "garbled":
-        return parsing.unusable_answer("mock", outcome)
-    return parsing.error_for_status(500 if outcome == "fail" else int(outcome), reason=reason)
+        return answer_errors.unusable_answer("mock", outcome)
+    return answer_errors.error_for_status(500 if outcome == "fail" else int(outcome), reason=reason)

@@ -25,7 +25,7 @@ class PromptedCall(NamedTuple):
 
 
 def prompt(request: CompletionRequest) -> str:
-    """Return the text of the last user's message, and how many images it has."""
+    """Return the text of the user's last message, and the number of its images."""
     users = (message for message in reversed(request.messages) if message.get("role") == "user")
     content = next(users, {}).get("content")
     text = clean_text(content_text(content))

@@ -26,10 +26,12 @@ class OpenAI(ChatCompletionsProvider):
         self._headers |= headers or {}
         self._secrets |= set(self._headers.values())
         host = urlsplit(self._base_url).hostname or ""
+        # A region may come before the host: `eu.api.openai.com`.
+        is_openai = f".{host}".endswith(f".{OPENAI_HOST}")
         # OpenAI's reasoning models refuse `max_tokens`; Ollama ignores the other field.
-        self.limit_field = "max_completion_tokens" if host == OPENAI_HOST else "max_tokens"
+        self.limit_field = "max_completion_tokens" if is_openai else "max_tokens"
         # Most other servers refuse the role `developer`.
-        self._has_developer = host == OPENAI_HOST or host.endswith(AZURE_DOMAIN)
+        self._has_developer = is_openai or host.endswith(AZURE_DOMAIN)
 
     def _ask(
         self, request: CompletionRequest, deadline: Deadline, *, stream: bool

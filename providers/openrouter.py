@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from providers import parsing, prices
+from providers import answer_errors, parsing, prices
 from providers.base import Usage
-from providers.chat_completions import Answer, ChatCompletionsProvider
+from providers.chat_completions import ChatCompletionsProvider
+from providers.completions_answer import Answer
 from providers.deadline import Deadline
 from providers.errors import ContentFiltered, ProviderError, ProviderOverloaded
 from providers.parsing import as_items, error_message, get_path, usd, wait_seconds
@@ -63,7 +64,7 @@ class OpenRouter(ChatCompletionsProvider):
 
     def _empty_answer_error(self, answer: Answer) -> ProviderError:
         """Return ProviderOverloaded for no answer and no finish reason: the model is starting."""
-        if answer.readable and answer.silent and not answer.finished:
+        if answer.readable and answer.has_no_fields and not answer.finished:
             return ProviderOverloaded("The provider's model is still starting.", reason="no_text")
         return super()._empty_answer_error(answer)
 
@@ -71,7 +72,7 @@ class OpenRouter(ChatCompletionsProvider):
         self, status: int, headers: Mapping[str, str], error: dict[str, Any], reason: str
     ) -> ProviderError:
         if status == 403 and any(key in _MODERATION for key, _ in as_items(error.get("metadata"))):
-            return ContentFiltered(parsing.CONTENT_FILTERED, reason=reason)
+            return ContentFiltered(answer_errors.CONTENT_FILTERED, reason=reason)
         hints = _retry_hints(headers, error)
         wait = parsing.retry_after(hints.get("retry-after"))
         if status == 402 and wait is not None:
@@ -84,7 +85,7 @@ class OpenRouter(ChatCompletionsProvider):
             or get_path(error, "availability", "retryable") is False
             or _DAILY_LIMIT.search(error_message(error.get("message"))) is not None
         )
-        return parsing.error_for_status(
+        return answer_errors.error_for_status(
             status, reason=reason, retry=False if final else None, retry_after=wait
         )
 

@@ -4,6 +4,7 @@ import functools
 import importlib
 import ipaddress
 import threading
+from contextlib import suppress
 from decimal import Decimal
 from types import ModuleType
 from urllib.parse import urlsplit
@@ -62,7 +63,9 @@ def load_in_background(provider_api_url: str = "") -> None:
     """
     if not provider_api_url or not _is_private(provider_api_url):
         arguments = ("genai_prices.data",)  # which genai_prices imports with the first price
-        threading.Thread(target=importlib.import_module, args=arguments, daemon=True).start()
+        thread = threading.Thread(target=importlib.import_module, args=arguments, daemon=True)
+        with suppress(RuntimeError):  # without another thread the first price imports it
+            thread.start()
 
 
 # Hosts of vendors that genai-prices does not list, by suffix.

@@ -10,7 +10,7 @@ from functools import partial
 from typing import NamedTuple, TypeVar
 
 from providers.base import AnsweredMessage, Completion, CompletionRequest, Delta, Provider, Usage
-from providers.circuit_breaker import CircuitBreaker
+from providers.circuit_breaker import CircuitBreaker, Permit
 from providers.deadline import Deadline
 from providers.errors import (
     AddressUnknown,
@@ -224,7 +224,7 @@ class Router:
         The attempt lasts until the generator ends or is closed.
         """
         breaker, timeout = self._breakers[route.provider.name], deadline.remaining()
-        _check_allowed(breaker, timeout)
+        permit = _permit(breaker, timeout)
         started, begun, outcome = time.monotonic(), False, "ok"
         error: ProviderError | None = None
         usages: list[Usage] = []  # of this call: one, or none if it could not begin
@@ -243,6 +243,7 @@ class Router:
         else:
             breaker.record_success()
         finally:
+            breaker.release(permit)
             attempt = Attempt(
                 provider=route.provider.name,
                 model=route.model,
@@ -263,14 +264,18 @@ class Router:
 Ask = Callable[[Provider, CompletionRequest], Generator[T]]
 
 
-def _check_allowed(breaker: CircuitBreaker, timeout: float) -> None:
-    """Raise DeadlineExceeded without time for a call, ProviderOverloaded for an open circuit."""
+def _permit(breaker: CircuitBreaker, timeout: float) -> Permit:
+    """Return the breaker's permit for a call of at most `timeout` seconds.
+
+    Raises DeadlineExceeded without time for a call, ProviderOverloaded for an open circuit.
+    """
     if not timeout:
         raise DeadlineExceeded("No provider answered in time.")
-    if not breaker.allow(timeout):
-        # A used-up quota is unlikely to be back by the next trial call.
-        wait = None if breaker.used_up else breaker.remaining()
-        raise ProviderOverloaded(OPEN_CIRCUIT, reason="circuit_open", retry=False, retry_after=wait)
+    if permit := breaker.allow(timeout):
+        return permit
+    # A used-up quota is unlikely to be back by the next trial call.
+    wait = None if breaker.used_up else breaker.remaining()
+    raise ProviderOverloaded(OPEN_CIRCUIT, reason="circuit_open", retry=False, retry_after=wait)
 
 
 def _request_for(route: Route, request: CompletionRequest) -> CompletionRequest:

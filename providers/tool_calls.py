@@ -138,7 +138,8 @@ class ToolCalls:
         call.vendor_ids |= {vendor_id} - {""}
         call.name = call.name or name
         names = piece.keys() - ("index", "id", "type", kind)
-        others = {key: clean_value(piece[key]) for key in names if piece[key] is not None}
+        known = ((name, piece[name]) for name in names)
+        others = {clean_text(name): clean_value(each) for name, each in known if each is not None}
         return call.add(arguments, others)
 
     def _find(self, index: int | None, vendor_id: str) -> ToolCall | None:

@@ -15,7 +15,7 @@ import select
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 from weakref import WeakSet
@@ -213,7 +213,7 @@ class _Handle:
         With `expect`, send the body when the server asks for it.
         """
         self._deadline, self._idle_seconds = call.deadline, call.idle_seconds
-        self._heard()
+        self._restart_idle_timeout()
         self.status, self.http_version = 0, b""
         self.header_lines: list[bytes] = []
         self.lines.clear()
@@ -224,13 +224,13 @@ class _Handle:
         self._set_request(call, expect=expect)
         self._multi.add_handle(self._curl)
         self._act(pycurl.SOCKET_TIMEOUT, 0)
-        self._begin(self._deadline)
+        self._watch_deadline(self._deadline)
         while not self._in_body and not self.done:
             self._step()
         if not call.limits_body:
             self._deadline = Deadline(math.inf)
         if not self._in_body:
-            self._check()
+            self._raise_if_failed()
 
     def read(self) -> list[bytes]:
         """Return the next pieces of the body, none at its end. Raises httpx.TransportError."""
@@ -241,7 +241,7 @@ class _Handle:
         pieces = self.pieces.copy()
         self.pieces.clear()
         if not pieces:
-            self._check()
+            self._raise_if_failed()
         return pieces
 
     def end(self, idle: "deque[_Handle]") -> None:
@@ -251,17 +251,18 @@ class _Handle:
             self.close()
         else:
             self._keep(idle)
-        deadline.waiting()  # its caller may, without telling
+        # Flush held-back data: the caller may wait next without announcing it.
+        deadline.waiting()
 
-    def _begin(self, deadline: Deadline) -> None:
+    def _watch_deadline(self, deadline: Deadline) -> None:
         """Let a cancel wake the call, until its end."""
         deadline.announces_waits = True
         watch = deadline.on_cancel(self._wake)
         watch.__enter__()
         self._watch = (deadline, watch)
 
-    def _let_go(self) -> None:
-        """End what `_begin` began."""
+    def _stop_watching(self) -> None:
+        """Stop watching the deadline."""
         if self._watch:
             deadline, watch = self._watch
             self._watch = None
@@ -269,7 +270,7 @@ class _Handle:
             deadline.announces_waits = False
 
     def _keep(self, idle: "deque[_Handle]") -> None:
-        self._let_go()
+        self._stop_watching()
         self._multi.remove_handle(self._curl)
         self._curl.setopt(pycurl.POSTFIELDS, b"")  # it may hold megabytes of the last request
         del self._deadline, self.header_lines
@@ -282,14 +283,14 @@ class _Handle:
         if self._closed:
             return
         self._closed = True
-        self._let_go()
+        self._stop_watching()
         with suppress(pycurl.error):  # the garbage collector may have closed them already
             looked_up = self._curl.getinfo(pycurl.NAMELOOKUP_TIME) > 0
             self._curl.close()
             if looked_up:
                 self._multi.close()
             else:  # libcurl waits for the thread that looks up the name
-                threading.Thread(target=self._multi.close, daemon=True).start()
+                _in_background(self._multi.close)
         for fd in (self._wake_fd, self._waker_fd):
             os.close(fd)
 
@@ -365,7 +366,7 @@ class _Handle:
             self._timer = math.inf
             self._act(pycurl.SOCKET_TIMEOUT, 0)
 
-    def _heard(self) -> None:
+    def _restart_idle_timeout(self) -> None:
         """Start the time in which the server must send something."""
         self._idle_until = time.monotonic() + self._idle_seconds
 
@@ -379,10 +380,11 @@ class _Handle:
             self._error = failed[0][1] if failed else 0
             self.done = True
         if self.lines:
-            self._heard()
+            self._restart_idle_timeout()
             self._parse_head()
 
-    def _check(self) -> None:
+    def _raise_if_failed(self) -> None:
+        """Raise the error of a response that ended early."""
         if self._error:
             answered = self._head_bytes > 0
             raise transport_errors.translated(self._curl, self._error, answered=answered)
@@ -445,6 +447,14 @@ class _Body(httpx.SyncByteStream):
             handle.end(self._idle)
 
     __del__ = close
+
+
+def _in_background(work: Callable[[], object]) -> None:
+    """Run `work` in a thread of its own, or in this one if the system allows no other."""
+    try:
+        threading.Thread(target=work, daemon=True).start()
+    except RuntimeError:
+        work()
 
 
 def _call(request: httpx.Request) -> _Call:

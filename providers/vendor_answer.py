@@ -1,10 +1,11 @@
 """What the answers of all vendors have in common."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from providers.accumulator import Accumulator
-from providers.base import Delta, Usage
+from providers.base import Completion, Delta, FinishReason, Message, Usage
 
 
 class VendorAnswer(ABC):
@@ -50,3 +51,20 @@ class VendorAnswer(ABC):
     @abstractmethod
     def finish(self) -> Delta | None:
         """End a stream. Return the pieces that were held back, if any."""
+
+
+def finish_reason(
+    known: Mapping[str, FinishReason], reported: str, message: Message
+) -> FinishReason:
+    """Return OpenAI's finish reason for a vendor's, by a table of those of unfinished answers."""
+    return known.get(reported, "tool_calls" if message.get("tool_calls") else "stop")
+
+
+def as_stream(completion: Completion) -> Iterator[Delta | Completion]:
+    """Yield an answer that was not streamed as a stream of one piece."""
+    message = dict(completion.message)
+    if calls := message.get("tool_calls"):
+        message["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
+    if message or completion.extras:
+        yield Delta(message, completion.extras)
+    yield completion

@@ -18,6 +18,7 @@ import httpx
 import orjson
 from httpx_sse import EventSource
 
+from providers.answer_errors import as_object
 from providers.deadline import Deadline
 from providers.errors import (
     DeadlineExceeded,
@@ -26,7 +27,7 @@ from providers.errors import (
     RequestRejected,
     VendorSilent,
 )
-from providers.parsing import as_object, load_json
+from providers.parsing import load_json
 from providers.transport import default_transport
 
 # Return the headers of a request with its signature, given method, URL, headers and body.
@@ -35,9 +36,9 @@ Sign = Callable[[str, httpx.URL, Mapping[str, str], bytes], Mapping[str, str]]
 HEADERS = {"content-type": "application/json"}
 EVENT_STREAM = {"content-type": "text/event-stream"}
 # Wait this long for the end of a stream after its end marker, so that the connection can be kept.
-REST_SECONDS = 0.1
+DRAIN_SECONDS = 0.1
 # Wait this long for what follows the finish reason (usage, end marker): some vendors do not close.
-# Together with the time above, a stream ends within two seconds.
+# FINISH_SECONDS and DRAIN_SECONDS together stay below two seconds.
 FINISH_SECONDS = 1.8
 DONE = "[DONE]"
 BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
@@ -114,7 +115,7 @@ def read_events(response: httpx.Response) -> Iterator[str]:
             # Drain before the marker is passed on, because the caller stops reading there.
             deadline: Deadline = response.request.extensions["deadline"]
             deadline.waiting()
-            deadline.shorten(REST_SECONDS)
+            deadline.end_in(DRAIN_SECONDS)
             with suppress(httpx.RequestError):
                 deque(chunks, maxlen=0)
             yield DONE

@@ -20,8 +20,8 @@ from chat.storage.orm.interactions import OrmInteractionStore
 from chat.storage.transcripts import SentConversation
 from providers.base import Completion, CompletionRequest, Delta, Usage
 from providers.deadline import Deadline
-from providers.parsing import as_stream
 from providers.router import Attempt
+from providers.vendor_answer import as_stream
 
 ALICE = "alice"
 BOB = "bob@example.org"

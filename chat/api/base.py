@@ -27,7 +27,7 @@ IDEMPOTENCY_KEY = re.compile(r"[ -~]{1,255}")
 
 
 class BaseAPIView(APIView):
-    """A view that authenticates first. `caller` is None where no key is asked for."""
+    """A view that authenticates first."""
 
     caller: Caller
 
@@ -54,8 +54,7 @@ class BaseAPIView(APIView):
 
     def perform_authentication(self, request: Request) -> None:
         self.caller = cast(Caller, request.user)
-        if self.caller:
-            add_log_fields(owner=self.caller.owner)
+        add_log_fields(owner=self.caller.owner)
 
     def validated_body(self, serializer: Serializer[Any]) -> dict[str, Any]:
         """Parse and validate the body. Raises MalformedJson, PayloadTooLarge, DRF's exceptions."""

@@ -1,7 +1,6 @@
 """Exceptions of Django and DRF as problems, and the hooks that turn exceptions into responses."""
 
 from collections.abc import Iterator, Mapping
-from http import HTTPStatus
 from typing import Any
 
 import orjson
@@ -13,8 +12,11 @@ from rest_framework.settings import api_settings
 from chat.errors import (
     InternalError,
     MalformedJson,
+    MethodNotAllowed,
+    NotAcceptable,
     NotFound,
     Problem,
+    UnsupportedMediaType,
     ValidationFailed,
     field_error,
     log_and_convert,
@@ -53,8 +55,12 @@ def convert_exception(exc: Exception) -> Problem:
     match exc:
         case drf.ValidationError():
             return ValidationFailed(errors=list(_field_errors(exc.detail, exc.get_codes())))
-        case drf.APIException():
-            return _problem_from_drf(exc)
+        case drf.MethodNotAllowed():
+            return MethodNotAllowed(str(exc.detail))
+        case drf.NotAcceptable():
+            return NotAcceptable(str(exc.detail))
+        case drf.UnsupportedMediaType():
+            return UnsupportedMediaType(str(exc.detail))
         case Http404():
             return NotFound()
         # The client disconnected, or sent less than its Content-Length.
@@ -64,15 +70,6 @@ def convert_exception(exc: Exception) -> Problem:
             return ValidationFailed("The request is malformed, or not for this host.")
         case _:
             return log_and_convert(exc)
-
-
-def _problem_from_drf(exc: drf.APIException) -> Problem:
-    """Return the problem for one of DRF's own errors: 405, 406, 415."""
-    problem = Problem(str(exc.detail))
-    problem.status = exc.status_code
-    problem.code = str(exc.get_codes())
-    problem.title = HTTPStatus(exc.status_code).phrase
-    return problem
 
 
 def _field_errors(detail: Any, codes: Any, path: str = "") -> Iterator[dict[str, str]]:

@@ -1,4 +1,8 @@
-"""Serializer fields that convert no types: a number is not a string, a string is not a number."""
+"""Serializer fields.
+
+Those of requests convert no types: a number is not a string. `ResponseFormatField` and `too_deep`
+check JSON from clients; `UsdField` writes amounts of money.
+"""
 
 from contextlib import suppress
 from typing import Any
@@ -12,13 +16,14 @@ from chat.storage.base import MAX_ID_LENGTH, USER_ID_PATTERN, plain_digits
 
 # Options of a field that may be absent or null.
 OPTIONAL: dict[str, Any] = {"required": False, "allow_null": True}
-# OpenAI's limits for `stop`, and below for `metadata`.
+# OpenAI's limits for `stop` and `metadata`.
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
 MAX_METADATA = 16
+MAX_METADATA_KEY_LENGTH = 64
+MAX_METADATA_VALUE_LENGTH = 512
 MAX_IMAGES = 16
 RESPONSE_FORMATS = ("text", "json_object", "json_schema")
-MAX_METADATA_KEY_LENGTH = 64
 
 
 class StrictField(serializers.Field[Any, Any, Any, Any]):
@@ -151,7 +156,7 @@ class StopField(serializers.ListField):
 class MetadataField(serializers.DictField):
     """String pairs that are kept with the record."""
 
-    child = StrictCharField(max_length=512, allow_blank=True)
+    child = StrictCharField(max_length=MAX_METADATA_VALUE_LENGTH, allow_blank=True)
     default_error_messages = {
         "max_length": f"No more than {MAX_METADATA} pairs.",
         "key_length": f"A key has 1 to {MAX_METADATA_KEY_LENGTH} characters.",

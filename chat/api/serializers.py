@@ -351,6 +351,7 @@ class ChecksSerializer(serializers.Serializer[Any]):
 
     storage = serializers.CharField()
     provider = serializers.CharField()
+    server = serializers.CharField(required=False, help_text="Only if the server is full.")
 
 
 class ReadySerializer(serializers.Serializer[Any]):
@@ -373,8 +374,10 @@ class UsageQuerySerializer(serializers.Serializer[Any]):
     """Period, grouping and page of a usage report."""
 
     group_by = serializers.ChoiceField(choices=[each.value for each in UsageGroup], default="date")
-    limit = serializers.IntegerField(min_value=1, max_value=1000, default=100)
-    cursor = serializers.CharField(default=None)
+    limit = serializers.IntegerField(
+        min_value=1, max_value=1000, default=100, help_text="Users on a page."
+    )
+    cursor = serializers.CharField(default=None, help_text="The `next_cursor` of the page before.")
     default_error_messages = {
         "order": "The period must not end before it begins.",
         "length": f"No more than {MAX_DAYS} days.",
@@ -384,8 +387,16 @@ class UsageQuerySerializer(serializers.Serializer[Any]):
         # Declared here because `from` is a keyword in a class body.
         not_before = [MinValueValidator(EARLIEST_DAY)]
         return {
-            "from": serializers.DateField(default=None, validators=not_before),
-            "to": serializers.DateField(default=None, validators=not_before),
+            "from": serializers.DateField(
+                default=None,
+                validators=not_before,
+                help_text=f"The first day, in UTC; default: {DEFAULT_DAYS} days in all.",
+            ),
+            "to": serializers.DateField(
+                default=None,
+                validators=not_before,
+                help_text=f"The last day; default: today. No more than {MAX_DAYS} in all.",
+            ),
             **super().get_fields(),
         }
 

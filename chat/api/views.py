@@ -122,9 +122,12 @@ class UsageView(BaseAPIView):
 
 
 class PublicView(BaseAPIView):
-    """A view that needs no API key."""
+    """A view that needs no API key, and has no `caller`."""
 
     authentication_classes = ()
+
+    def perform_authentication(self, request: Request) -> None:
+        """Do nothing."""
 
 
 # It answers on a full server as well: a load balancer would take 503 for a dead one.

@@ -506,10 +506,16 @@ def test_failures_that_clients_can_cause_do_not_open_the_circuit(
 
 def test_only_one_trial_call_runs_at_a_time(clock):
     breaker = CircuitBreaker(threshold=1, reset_timeout=0.05)
+    earlier = breaker.allow(10)
     breaker.record_failure()
     clock.now += 0.06
-    assert breaker.allow(10)
+    trial = breaker.allow(10)
+    assert trial
     clock.now += 0.06
+    breaker.release(earlier)
+    assert not breaker.allow(10)
+    breaker.release(trial)
+    assert breaker.allow(10)
     assert not breaker.allow(10)
     breaker.record_success()
     assert breaker.allow(10)

@@ -169,6 +169,21 @@ class TestMessage:
     def test_larger_integers_are_rounded(self, larger: int):
         assert str(streamed({"x": [larger]})["x"]) == f"[{float(larger)}]"
 
+    @pytest.mark.parametrize("odd", [["a"], {"a": 1}, 5], ids=repr)
+    def test_a_text_in_a_field_with_another_value_replaces_it(self, odd: Any):
+        tags = "<think>Hm.</think>Hi"
+        assert streamed({"reasoning_content": odd, "content": tags}) == {
+            "reasoning_content": "Hm.",
+            "content": "Hi",
+        }
+        refusal = [{"type": "refusal", "refusal": "No."}]
+        assert streamed({"refusal": odd, "content": refusal}) == {"refusal": "No."}
+
+    @pytest.mark.parametrize("odd", ["a", {"a": 1}, 5], ids=repr)
+    def test_an_image_part_replaces_images_that_are_no_list(self, odd: Any):
+        image = {"type": "image_url", "image_url": {"url": "x"}}
+        assert streamed({"images": odd, "content": [image]}) == {"images": [image]}
+
     def test_values_are_not_nested_without_end(self):
         value: Any = 1
         for _ in range(3000):
@@ -327,6 +342,11 @@ class TestReasoningDetails:
         indexed = {"type": "reasoning.encrypted", "index": 0, "data": "b"}
         values = [text, text, indexed, indexed, "odd", 5]
         assert whole(content="Hi", reasoning_details=values)["reasoning_details"] == values
+
+    @pytest.mark.parametrize("odd", [["a"], {"a": 1}, 5], ids=repr)
+    def test_a_type_may_be_any_value(self, odd: Any):
+        detail = {"type": odd, "index": 0, "text": "a"}
+        assert details([detail], [detail]) == [{**detail, "text": "aa"}]
 
 
 def details(*lists: list[Any]) -> Any:

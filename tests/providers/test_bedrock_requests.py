@@ -196,11 +196,23 @@ def test_a_file_of_any_text_is_a_document(
     assert body["messages"][0]["content"][1:] == [{"document": document}]
 
 
-def test_documents_of_one_name_are_numbered(stub: StubBedrock, bedrock: Provider):
-    file = {"type": "file", "file": {"filename": "a.pdf", "file_data": PNG}}
-    body = sent(stub, bedrock, with_messages(user(text("Read:"), file, file)))
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["a", "a"], ["a", "a (2)"]),
+        (["a", "a", "a (2)"], ["a", "a (2)", "a (2) (2)"]),
+        (["a (2)", "a", "a", "a"], ["a (2)", "a", "a (3)", "a (4)"]),
+    ],
+)
+def test_documents_of_one_name_are_numbered(
+    stub: StubBedrock, bedrock: Provider, given: list[str], expected: list[str]
+):
+    files = [
+        {"type": "file", "file": {"filename": f"{name}.pdf", "file_data": PNG}} for name in given
+    ]
+    body = sent(stub, bedrock, with_messages(user(text("Read:"), *files)))
     documents = [block["document"] for block in body["messages"][0]["content"][1:]]
-    assert [document["name"] for document in documents] == ["a", "a (2)"]
+    assert [document["name"] for document in documents] == expected
 
 
 @pytest.mark.parametrize(

@@ -37,12 +37,13 @@ def test_a_deadline_and_its_parts_are_cancelled_together(cancel_part: bool):
     assert part.cancelled
 
 
-def test_shortening_a_part_leaves_the_whole_as_it_is():
+def test_ending_a_part_leaves_the_whole_as_it_is():
     deadline = Deadline(30)
     part = deadline.part()
-    part.shorten(0)
-    part.shorten(10)  # later than it is now
+    part.end_in(0)
     assert (part.expired, deadline.expired) == (True, False)
+    part.end_in(60)
+    assert part.remaining() == pytest.approx(deadline.remaining(), abs=1)
 
 
 def test_a_callback_is_called_once_by_the_thread_that_cancels():

@@ -335,6 +335,13 @@ def test_legacy_functions_are_still_called():
     ).text == ("The tool said: 6")
 
 
+def test_tools_beside_legacy_functions_are_called_as_tools():
+    functions = [ADD["function"]]
+    assert called("mock:tool=ask Why?", tools=[ASK], functions=functions) == [("ask", "Why?")]
+    calls = [("add", '{"a": 1, "b": 5}')]
+    assert called("mock:tool=add", tools=[ASK], functions=functions) == calls
+
+
 @pytest.mark.parametrize(
     ("directive", "thought"),
     [("mock:think=some_text", "some_text"), ('mock:think="I should add."', "I should add.")],

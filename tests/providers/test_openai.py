@@ -3,6 +3,7 @@ from decimal import Decimal
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from providers.base import Completion, CompletionRequest, Usage
@@ -103,6 +104,8 @@ DEVELOPER = REQUEST._replace(
     ("base_url", "role"),
     [
         ("https://api.openai.com/v1", "developer"),
+        ("https://eu.api.openai.com/v1", "developer"),
+        ("https://notapi.openai.com/v1", "system"),
         ("https://x.openai.azure.com/openai/deployments/gpt?api-version=2024-10-21", "developer"),
         ("https://api.mistral.ai/v1", "system"),
         ("http://localhost:11434/v1", "system"),
@@ -144,9 +147,10 @@ def test_the_query_of_a_base_url_follows_the_path(stub_vendor: StubVendor):
     ]
 
 
-def test_openai_with_a_query_is_still_openai():
-    sent = sent_to("https://api.openai.com/v1?x=y", REQUEST._replace(parameters={"max_tokens": 5}))
-    assert str(sent.url) == "https://api.openai.com/v1/chat/completions?x=y"
+@pytest.mark.parametrize("host", ["api.openai.com", "us.api.openai.com"])
+def test_openai_with_a_query_is_still_openai(host: str):
+    sent = sent_to(f"https://{host}/v1?x=y", REQUEST._replace(parameters={"max_tokens": 5}))
+    assert str(sent.url) == f"https://{host}/v1/chat/completions?x=y"
     assert json.loads(sent.content)["max_completion_tokens"] == 5
 
 
@@ -301,6 +305,32 @@ def test_fields_beside_the_choices_are_extras(stub_vendor: StubVendor, openai: O
     logprobs = {"content": [{"token": "Hi", "logprob": -0.1}], "refusal": None}
     stub_vendor.reply(answer(logprobs=logprobs) | extras | {"service_tier": None, "id": "x"})
     assert complete(openai).extras == {**extras, "logprobs": logprobs}
+
+
+def test_half_a_surrogate_pair_in_a_field_s_name_is_replaced(
+    stub_vendor: StubVendor, openai: OpenAI
+):
+    odd, repaired = {"x\ud800": "y"}, {"x\N{REPLACEMENT CHARACTER}": "y"}
+    message = {"content": "Hi.", "tool_calls": [CALL | odd], **odd}
+    stub_vendor.reply(answer(message=message, **odd) | odd)
+    completion = complete(openai)
+    assert completion.message == {
+        "content": "Hi.",
+        "tool_calls": [CALL | repaired],
+        **repaired,
+    }
+    assert completion.extras == {**repaired, "choice": repaired}
+    assert orjson.dumps([completion.message, completion.extras])
+
+
+@pytest.mark.parametrize("odd", ["x", 1, ["x"], {"content": "x"}], ids=repr)
+@pytest.mark.parametrize("name", ["choice", "logprobs"])
+def test_a_field_beside_the_choices_is_not_taken_for_one_of_the_choice(
+    stub_vendor: StubVendor, openai: OpenAI, name: str, odd: Any
+):
+    logprobs = {"content": [{"token": "Hi", "logprob": -0.1}]}
+    stub_vendor.reply(answer(logprobs=logprobs, weight=2) | {name: odd})
+    assert complete(openai).extras == {"choice": {"weight": 2}, "logprobs": logprobs}
 
 
 def test_all_choices_are_looked_through(stub_vendor: StubVendor, openai: OpenAI):

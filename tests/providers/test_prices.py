@@ -1,11 +1,12 @@
 import subprocess
 import sys
+import threading
 from decimal import Decimal
 
 import pytest
 
 from providers.base import Usage
-from providers.prices import cost
+from providers.prices import cost, load_in_background
 
 GOOGLE = "https://generativelanguage.googleapis.com/v1beta/openai"
 USAGE = Usage(prompt_tokens=1204, completion_tokens=101, cached_tokens=1024, reasoning_tokens=87)
@@ -92,6 +93,16 @@ try:
 except ProviderError:
     pass
 """
+
+
+def test_the_price_list_is_imported_later_without_another_thread(monkeypatch: pytest.MonkeyPatch):
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    load_in_background.cache_clear()
+    load_in_background()
+    assert cost(MODEL, USAGE, provider_id="google") == PRICE
 
 
 @pytest.mark.parametrize("name", ["bedrock", "gemini", "openai"])

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers import build
+from providers.answer_errors import CONTENT_FIELDS
 from providers.base import Completion, FinishReason
 from providers.errors import ProviderError
-from providers.parsing import CONTENT_FIELDS
 from tests.providers.factories import FIXTURES, KEY, REQUEST, complete, load_recording
 
 PROSE = "what the vendor has to say"

@@ -1,10 +1,18 @@
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from typing import ClassVar
 
 import pytest
 
 from providers.base import Completion, CompletionRequest, Deadline, Delta
-from providers.errors import ContentFiltered, EmptyAnswer, ProviderError, ProviderFailed
+from providers.errors import (
+    ContentFiltered,
+    EmptyAnswer,
+    ModelUnavailable,
+    ProviderError,
+    ProviderFailed,
+)
 from providers.router import Attempt, Router
 from tests.providers.factories import Attempts
 
@@ -116,6 +124,25 @@ def test_refused_content_does_not_open_the_circuit(started: list[Delta]) -> None
         list(router.stream(router.routes(None), REQUEST, Deadline(5), attempts.add))
     router.complete(router.routes(None), REQUEST, Deadline(5), attempts.add)
     assert outcomes(attempts) == [("a", "content_filtered"), ("a", "ok")]
+
+
+@pytest.mark.parametrize(
+    "trial",
+    [[ModelUnavailable("unknown")], [failed()], [RuntimeError("bug")], [HEL, LO, COMPLETION]],
+    ids=["model unavailable", "no retry", "internal error", "the client leaves"],
+)
+def test_a_trial_call_that_says_nothing_of_the_provider_s_health_is_followed_by_another(
+    trial: list[Delta | Completion | Exception],
+) -> None:
+    provider = FakeProvider("a", [ProviderFailed("down")], trial, [COMPLETION])
+    router, attempts = Router([provider], threshold=1, reset_timeout=0.05), Attempts()
+    arguments = (router.routes(None), REQUEST, Deadline(5), attempts.add)
+    with pytest.raises(ProviderFailed):
+        router.complete(*arguments)
+    time.sleep(0.06)
+    with closing(router.stream(*arguments)) as stream, suppress(ProviderError, RuntimeError):
+        next(stream)
+    assert router.complete(*arguments)[1] == COMPLETION
 
 
 @pytest.mark.parametrize("way", ["complete", "stream"])

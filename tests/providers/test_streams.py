@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from providers import build
 from providers.accumulator import joined
+from providers.answer_errors import CONTENT_FIELDS
 from providers.base import Completion, Delta, Provider, Usage
 from providers.deadline import Deadline
 from providers.errors import (
@@ -30,7 +31,6 @@ from providers.errors import (
     ProviderOverloaded,
     RequestRejected,
 )
-from providers.parsing import CONTENT_FIELDS
 from tests import bedrock_frames
 from tests.providers.factories import (
     KEY,

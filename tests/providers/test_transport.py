@@ -971,6 +971,18 @@ def test_a_refused_connection_is_reported(transport: CurlTransport):
     assert reason == "proxy_connection_refused"
 
 
+def test_an_unknown_name_is_reported_without_another_thread(
+    transport: CurlTransport, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    before = open_descriptors()
+    assert failing(httpx.ConnectError, transport, "http://vendor.invalid/") == "name_not_found"
+    assert open_descriptors() == before
+
+
 def test_an_unknown_name_is_reported(transport: CurlTransport):
     reason = failing(httpx.ConnectError, transport, "http://vendor.invalid/")
     assert reason == "name_not_found"

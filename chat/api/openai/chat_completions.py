@@ -132,7 +132,7 @@ def _finish_reason(record: InteractionRecord) -> str | None:
 def _usage(record: InteractionRecord) -> dict[str, Any] | None:
     """Return the tokens, or None if they are unknown: clients would add up zeros."""
     usage = record.usage
-    if usage.estimated or usage.prompt_tokens is None or usage.completion_tokens is None:
+    if not usage.reported:
         return None
     return {
         "prompt_tokens": usage.prompt_tokens,

@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from rest_framework.response import Response
+import orjson
+from django.http import HttpResponse
 
 from chat.api.exceptions import convert_exception
 from chat.errors import USED_UP_RETRY_SECONDS, Problem
 from chat.telemetry.context import add_log_fields
-from providers.parsing import TOO_LONG
+from providers.answer_errors import TOO_LONG
 
 INVALID = "invalid_request_error"
 SERVER = "server_error"
@@ -52,16 +53,22 @@ NOT_RETRYABLE = {
 }
 
 
-def exception_handler(exc: Exception, context: dict[str, Any]) -> Response:
+def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse:
     """Turn an exception of a view into a response (DRF's hook)."""
-    problem = convert_exception(exc)
+    return problem_response(convert_exception(exc))
+
+
+def problem_response(problem: Problem) -> HttpResponse:
+    """Return the problem as a response."""
     status, body = render_problem(problem)
     add_log_fields(code=problem.code)
     if problem.code in NOT_RETRYABLE:
         wait = int(problem.headers.get("Retry-After", USED_UP_RETRY_SECONDS))
         if wait >= USED_UP_RETRY_SECONDS:
             problem.headers["X-Should-Retry"] = "false"
-    return Response(body, status, headers=problem.headers)
+    return HttpResponse(
+        orjson.dumps(body), status=status, content_type="application/json", headers=problem.headers
+    )
 
 
 def render_problem(problem: Problem) -> tuple[int, dict[str, Any]]:

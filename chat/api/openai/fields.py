@@ -39,23 +39,31 @@ class MessagesField(serializers.Field[Any, Any, Any, Any]):
         elif role != "assistant" or not any(message[name] for name in message if name != "role"):
             self._fail(number, "content is missing.")
         if calls := message.get("tool_calls"):
-            if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-                self._fail(number, "tool_calls is a list of objects.")
-            if role != "assistant":
-                self._fail(number, "only an assistant's message has tool_calls.")
+            self._check_calls(number, role, calls)
         if name := message.get("name"):
             self._check_text(number, name)
-        if role == "tool" and not isinstance(message.get("tool_call_id"), str):
+        call_id = message.get("tool_call_id")
+        if call_id is None and role == "tool":
             self._fail(number, "tool_call_id is missing.")
+        if not isinstance(call_id, str | None):
+            self._fail(number, "tool_call_id is a string.")
+
+    def _check_calls(self, number: int, role: str, calls: Any) -> None:
+        if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+            self._fail(number, "tool_calls is a list of objects.")
+        if not all(isinstance(call.get("id"), str | None) for call in calls):
+            self._fail(number, "the id of a tool call is a string.")
+        if role != "assistant":
+            self._fail(number, "only an assistant's message has tool_calls.")
 
     def _check_content(self, number: int, content: Any) -> None:
         if isinstance(content, str):
-            return self._check_text(number, content)
-        if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+            self._check_text(number, content)
+        elif isinstance(content, list) and all(isinstance(part, dict) for part in content):
+            for part in content:
+                self._check_part(number, part)
+        else:
             self._fail(number, "content is a string or a list of parts.")
-        for part in content:
-            self._check_part(number, part)
-        return None
 
     def _check_part(self, number: int, part: dict[str, Any]) -> None:
         kind = part.get("type")

@@ -8,6 +8,7 @@ from chat.api import fields
 from chat.api.openai.fields import MessagesField, ToolChoiceField
 from chat.api.serializer_base import BodySerializer
 from providers.base import INSTRUCTION_ROLES, content_text
+from providers.parsing import first_known
 
 ANONYMOUS = "anonymous"
 # Fields that are not passed to the vendor unchanged.
@@ -103,7 +104,7 @@ def _parameters(attrs: dict[str, Any]) -> dict[str, Any]:
         and value != NEUTRAL.get(name)
     }
     limits = (attrs.get("max_completion_tokens"), attrs.get("max_tokens"))
-    if (limit := next((each for each in limits if each is not None), None)) is not None:
+    if (limit := first_known(limits)) is not None:
         parameters["max_tokens"] = limit
     if "tools" not in parameters:
         parameters.pop("parallel_tool_calls", None)

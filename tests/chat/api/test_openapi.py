@@ -11,6 +11,8 @@ from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from chat.api import urls
+from chat.api.server_context import SERVER_FULL
+from chat.errors import InternalError
 from tests.client import ApiClient
 from tests.factories import ANSWERED, FAILED, KEY, FakeProvider, store_record
 
@@ -71,7 +73,11 @@ ERRORS: dict[tuple[str, str], dict[int, set[str]]] = {
     },
     ("/v1/health", "get"): {405: {"method_not_allowed"}, 406: {"not_acceptable"}},
     ("/v1/ready", "get"): {405: {"method_not_allowed"}, 406: {"not_acceptable"}},
-    ("/", "get"): {405: {"method_not_allowed"}, 406: {"not_acceptable"}},
+    ("/", "get"): {
+        405: {"method_not_allowed"},
+        406: {"not_acceptable"},
+        503: {"server_busy"},
+    },
 }
 
 
@@ -169,6 +175,7 @@ def test_every_error_that_an_operation_gives_is_documented_with_an_example(
             for example in examples:
                 check(document, media["schema"], example)
                 assert example["status"] == int(status)
+                assert (example["detail"] == InternalError.default_detail) == (status == "500")
             found[int(status)] = {example["code"] for example in examples}
     assert documented == ERRORS
 
@@ -407,6 +414,33 @@ def test_answers_match_the_document(
 ) -> None:
     store_record(ANSWERED)
     assert is_documented(document, path, method, ask(api))
+
+
+@pytest.mark.parametrize(
+    ("status", "ask"),
+    [
+        (405, lambda api: api.request("PUT", "/v1/chat")),
+        (406, lambda api: api.chat(headers={"Accept": "text/html"})),
+        (415, lambda api: api.post("/v1/chat", b"{}", content_type="text/plain")),
+    ],
+)
+def test_the_documented_refusal_of_an_operation_is_that_of_the_server(
+    api: ApiClient, document: dict[str, Any], status: int, ask: Callable[[ApiClient], Any]
+) -> None:
+    _, media = content_of(document["paths"]["/v1/chat"]["post"]["responses"][str(status)])
+    [example] = [each["value"] for each in media["examples"].values()]
+    assert {**ask(api).json(), "request_id": example["request_id"]} == example
+
+
+def test_the_answers_of_a_full_server_match_the_document(
+    api: ApiClient, document: dict[str, Any]
+) -> None:
+    for path, method, _ in operations(document):
+        response = api.http.generic(method.upper(), path, **{SERVER_FULL: True})
+        assert response.status_code == (200 if path == "/v1/health" else 503)
+        assert is_documented(document, path, method, response)
+    checks = document["components"]["schemas"]["Checks"]
+    assert checks["properties"].keys() == {"storage", "provider", "server"}
 
 
 def test_a_failure_s_record_matches_the_document(api: ApiClient, document: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ vendors interleave the pieces of several calls.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from chat.api.openai.errors import render_problem
 from chat.api.openai.responses import custom_tools
@@ -67,6 +67,8 @@ class OutputItem(Protocol):
 class ReasoningItem:
     """Thoughts, as one part of the summary."""
 
+    id_kind: ClassVar[str] = "rs"
+
     def __init__(self, id_: str) -> None:
         self.id = id_
         self.encoded: str | None = None
@@ -94,6 +96,8 @@ class ReasoningItem:
 
 class MessageItem:
     """Text and refusal, each as a content part."""
+
+    id_kind: ClassVar[str] = "msg"
 
     def __init__(self, id_: str) -> None:
         self.id = id_
@@ -282,7 +286,7 @@ class ResponseEventFormat:
         if thoughts := self._thoughts.add(message):
             reasoning = self._open
             if not isinstance(reasoning, ReasoningItem):
-                reasoning = ReasoningItem(self._next_id("rs", record, ReasoningItem))
+                reasoning = ReasoningItem(self._next_id(record, ReasoningItem))
                 yield from self._open_item(reasoning, source)
             yield from self._written(reasoning, reasoning.add(thoughts))
         text, refusal = content_text(message.get("content")), as_str(message.get("refusal"))
@@ -290,7 +294,7 @@ class ResponseEventFormat:
         if text or refusal or annotations:
             answer = self._open
             if not isinstance(answer, MessageItem):
-                answer = MessageItem(self._next_id("msg", record, MessageItem))
+                answer = MessageItem(self._next_id(record, MessageItem))
                 yield from self._open_item(answer, source)
             logprobs = get_path(extras, "logprobs", "content")
             yield from self._written(answer, answer.add(text, logprobs, refusal, annotations))
@@ -325,7 +329,7 @@ class ResponseEventFormat:
         fields = fields_on_record(record)
         source = (fields.provider, fields.model)
         if media and not isinstance(self._open, MessageItem):
-            id_ = self._next_id("msg", record, MessageItem)
+            id_ = self._next_id(record, MessageItem)
             yield from self._open_item(MessageItem(id_), source)
         if isinstance(self._open, MessageItem):
             self._open.media = media
@@ -333,7 +337,7 @@ class ResponseEventFormat:
             yield from self._close_open(source)
         yield from self._close_all(status)
         if self._wants_vendor_fields(fields):
-            item = ReasoningItem(self._next_id("rs", record, ReasoningItem))
+            item = ReasoningItem(self._next_id(record, ReasoningItem))
             if self._renderer.carries_vendor_fields:
                 item.encoded = replace(fields, after=True).encoded()
             yield from self._open_item(item, source)
@@ -359,9 +363,11 @@ class ResponseEventFormat:
         self._shown[index] = item.snapshot(status)
         yield self._event("response.output_item.done", output_index=index, item=self._shown[index])
 
-    def _next_id(self, kind: str, record: InteractionRecord, class_: type) -> str:
-        number = sum(isinstance(item, class_) for item in self._items)
-        return item_id(kind, record.interaction_id, number)
+    def _next_id(
+        self, record: InteractionRecord, kind: type[ReasoningItem] | type[MessageItem]
+    ) -> str:
+        number = sum(isinstance(item, kind) for item in self._items)
+        return item_id(kind.id_kind, record.interaction_id, number)
 
     def _written(self, item: OutputItem, events: Iterable[Event]) -> Iterator[bytes]:
         place = {"item_id": item.id, "output_index": self._items.index(item)}

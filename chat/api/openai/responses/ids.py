@@ -10,9 +10,9 @@ def response_id(interaction_id: str) -> str:
     return RESPONSE_PREFIX + interaction_id
 
 
-def item_id(kind: str, interaction_id: str, number: int = 0) -> str:
+def item_id(kind: str, id_: str, number: int = 0) -> str:
     """Return the id of an item, with a number for all but the first of its kind."""
-    return f"{kind}_{interaction_id}" + (f"_{number}" if number else "")
+    return f"{kind}_{id_}" + (f"_{number}" if number else "")
 
 
 def record_of_item(item_id: object) -> str | None:

@@ -39,6 +39,8 @@ RESULTS = ("function_call_output", "custom_tool_call_output")
 MESSAGE_PATH = re.compile(r"messages\[([0-9]{1,9})\](?=[.\[]|\Z)")
 STREAMED_AGAIN = re.compile(r"\A((?:msg|rs)_.{36})_[0-9]+\Z")
 ANSWER_ITEMS = ("message", "reasoning", "function_call", "custom_tool_call")
+# Type of an item -> the beginning of its id; of a tool's result `out`.
+ID_KINDS = dict(zip(ANSWER_ITEMS, ("msg", "rs", "fc", "ctc"), strict=True))
 # Fields of items that are translated, or that change nothing. The others go to the vendor.
 _OF_ALL = {"type", "id", "status", "created_by"}
 MESSAGE_FIELDS = {*_OF_ALL, "role", "content", "phase", "end_turn"}
@@ -350,16 +352,14 @@ def input_items(record: InteractionRecord) -> list[dict[str, Any]]:
     items: list[dict[str, Any]] = []
     for message in input_messages(asked_messages(record), record.system):
         if message.get("role") == "assistant":
-            items += _answered_items(message, custom)
-            types |= {item["call_id"]: item["type"] for item in items if "call_id" in item}
+            answered = list(_answered_items(message, custom))
+            types |= {item["call_id"]: item["type"] for item in answered if "call_id" in item}
+            items += answered
         else:
             items.append(_asked_item(message, types))
-    kinds = {"message": "msg", "reasoning": "rs"}
+    request = f"in_{record.interaction_id}"
     return [
-        {
-            **item,
-            "id": item_id(kinds.get(item["type"], "in"), f"in_{record.interaction_id}", number),
-        }
+        {**item, "id": item_id(ID_KINDS.get(item["type"], "out"), request, number)}
         for number, item in enumerate(items)
     ]
 

@@ -10,7 +10,7 @@ import orjson
 from rest_framework.exceptions import ErrorDetail, ValidationError
 
 from chat.api.openai.responses import custom_tools
-from providers.parsing import as_list, as_str, get_path
+from providers.parsing import as_items, as_list, as_str, get_path
 
 # Unsupported parameter -> the values that are accepted, because they ask for nothing.
 NOT_SERVED: dict[str, tuple[Any, ...]] = {
@@ -187,27 +187,26 @@ def _tool_choice(choice: Any) -> Any:
         return choice
     if not isinstance(choice, Mapping):
         raise ValidationError({"tool_choice": "A tool is an object."})
-    match choice.get("type"):
-        case "function" | "custom":
-            _check_fields("tool_choice", choice, ("type", "name"))
-            return {"type": "function", "function": {"name": _name(choice)}}
-        case "allowed_tools":
-            _check_fields("tool_choice", choice, ("type", "mode", "tools"))
-            mode, tools = choice.get("mode") or "auto", choice.get("tools")
-            if mode not in ("auto", "required"):
-                raise ValidationError({"tool_choice": "`mode` must be auto or required."})
-            if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-                raise ValidationError({"tool_choice": "`tools` must be a list of objects."})
-            allowed = {"mode": mode, "tools": [_tool_choice(tool) for tool in tools]}
-            return {"type": "allowed_tools", "allowed_tools": allowed}
-        case other:
-            raise unsupported("tool_choice", f"Type {other!r} is not supported here.")
+    if choice.get("type") != "allowed_tools":
+        return _chosen_tool(choice)
+    _check_fields("tool_choice", choice, ("type", "mode", "tools"))
+    mode, tools = choice.get("mode") or "auto", choice.get("tools")
+    if mode not in ("auto", "required"):
+        raise ValidationError({"tool_choice": "`mode` must be auto or required."})
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise ValidationError({"tool_choice": "`tools` must be a list of objects."})
+    allowed = {"mode": mode, "tools": [_chosen_tool(tool) for tool in tools]}
+    return {"type": "allowed_tools", "allowed_tools": allowed}
 
 
-def _name(choice: Mapping[str, Any]) -> str:
-    if not (name := as_str(choice.get("name"))):
+def _chosen_tool(choice: Mapping[str, Any]) -> dict[str, Any]:
+    kind, name = choice.get("type"), as_str(choice.get("name"))
+    if kind not in ("function", "custom"):
+        raise unsupported("tool_choice", f"Type {kind!r} is not supported here.")
+    _check_fields("tool_choice", choice, ("type", "name"))
+    if not name:
         raise ValidationError({"tool_choice": "It has the `name` of a tool."})
-    return name
+    return {"type": "function", "function": {"name": name}}
 
 
 # --- The way back ---------------------------------------------------------------------------------
@@ -234,7 +233,7 @@ def shown_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shown_text(parameters: Mapping[str, Any]) -> dict[str, Any]:
     wanted = parameters.get("response_format") or {"type": "text"}
-    schema = get_path(wanted, "json_schema") or {}
+    schema = dict(as_items(get_path(wanted, "json_schema")))
     shown = {"format": {"type": get_path(wanted, "type"), **schema}}
     verbosity = parameters.get("verbosity")
     return {**shown, "verbosity": verbosity} if verbosity else shown
@@ -243,8 +242,8 @@ def _shown_text(parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _shown_tool(tool: Any, custom: set[str]) -> Any:
     function = get_path(tool, "function")
     if not isinstance(function, Mapping):
-        return {**tool, **(get_path(tool, "custom") or {})}
-    name, description = function.get("name"), function.get("description")
+        return {**tool, **dict(as_items(get_path(tool, "custom")))}
+    name, description = as_str(function.get("name")), function.get("description")
     shown = {**other_fields(tool, ("type", "function")), "name": name, "description": description}
     if name in custom:
         return {**shown, "type": "custom"}
@@ -256,6 +255,6 @@ def _shown_choice(choice: Any, custom: set[str]) -> Any:
     if allowed := get_path(choice, "allowed_tools"):
         tools = [_shown_choice(tool, custom) for tool in as_list(get_path(allowed, "tools"))]
         return {"type": "allowed_tools", "mode": get_path(allowed, "mode"), "tools": tools}
-    if name := get_path(choice, "function", "name"):
+    if name := as_str(get_path(choice, "function", "name")):
         return {"type": "custom" if name in custom else "function", "name": name}
     return choice

@@ -109,7 +109,7 @@ def _extras(record: InteractionRecord) -> dict[str, Any]:
 def _usage(record: InteractionRecord) -> dict[str, Any] | None:
     """Return the tokens, or None if they are unknown. OpenAI's details have no unknown."""
     usage = record.usage
-    if usage.estimated or usage.prompt_tokens is None or usage.completion_tokens is None:
+    if not usage.reported:
         return None
     return {
         "input_tokens": usage.prompt_tokens,

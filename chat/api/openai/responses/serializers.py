@@ -133,6 +133,10 @@ class ResponseQuerySerializer(serializers.Serializer[Any]):
 class ItemsQuerySerializer(serializers.Serializer[Any]):
     """The page of a response's input items."""
 
-    limit = serializers.IntegerField(default=20, min_value=1, max_value=MAX_ITEMS_ON_A_PAGE)
+    limit = serializers.IntegerField(
+        default=20, min_value=1, max_value=MAX_ITEMS_ON_A_PAGE, help_text="Items on a page."
+    )
     order = serializers.ChoiceField(choices=("asc", "desc"), default="desc")
-    after = serializers.CharField(required=False)
+    after = serializers.CharField(
+        required=False, help_text="The id of the last item of the page before."
+    )

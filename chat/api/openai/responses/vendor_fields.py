@@ -53,8 +53,8 @@ class VendorFields:
             whole["tool_calls"] = [{**self.calls.get(call["id"], {}), **call} for call in calls]
         if not self.provider:
             return whole
-        asked = {*message, *chain.from_iterable(calls)} - {*MEDIA, *OPENAI_CALL_FIELDS}
-        return AnsweredMessage(whole, self.provider, self.model, asked)
+        names = {*message, *chain.from_iterable(calls)} - {*MEDIA, *OPENAI_CALL_FIELDS}
+        return AnsweredMessage(whole, self.provider, self.model, names)
 
     def encoded(self) -> str:
         return base64.urlsafe_b64encode(orjson.dumps(self)).decode()

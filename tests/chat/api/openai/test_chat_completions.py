@@ -406,6 +406,15 @@ class TestErrors:
                 "invalid_value",
                 "messages",
             ),
+            *(
+                ({"messages": [message]}, "invalid_value", "messages")
+                for id_ in ({}, {"a": 1}, ["a"])
+                for message in (
+                    {"role": "assistant", "tool_calls": [{**CALL, "id": id_}]},
+                    {"role": "tool", "content": "a", "tool_call_id": id_},
+                    {"role": "user", "content": "a", "tool_call_id": id_},
+                )
+            ),
             (
                 {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
                 "invalid_value",

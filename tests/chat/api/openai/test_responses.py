@@ -732,6 +732,7 @@ FILE = {"filename": "a.pdf", "file_data": PDF}
 MARKS = {"detail": "low", "a": 1}
 
 CHOICE = {"type": "function", "name": "add"}
+ALLOWED = {"type": "allowed_tools", "mode": "auto", "tools": [CHOICE]}
 
 
 def sent(vendor: StubVendor) -> list[dict[str, Any]]:
@@ -851,6 +852,14 @@ class TestInput:
         page = json.loads(api.get(f"{path}?order=asc&limit=100").content)
         types = [item["type"] for item in page["data"]]
         assert types == [item.get("type", "message") for item in ITEMS if "summary" not in item]
+        prefixes = {item["type"]: item["id"].partition("_in_")[0] for item in page["data"]}
+        assert prefixes == {
+            "message": "msg",
+            "function_call": "fc",
+            "function_call_output": "out",
+            "custom_tool_call": "ctc",
+            "custom_tool_call_output": "out",
+        }
         assert page["data"][1]["content"][1:3] == [
             {"type": "input_image", "image_url": IMAGE, "detail": "low"},
             {"type": "input_file", **FILE, **MARKS},
@@ -1022,6 +1031,7 @@ class TestInput:
             ({"text": {"tone": "kind"}}, "text.tone"),
             ({"text": {"format": {"type": "json_object", "schema": {}}}}, "text.format.schema"),
             ({"tools": [ADD], "tool_choice": {**CHOICE, "foo": 1}}, "tool_choice.foo"),
+            ({"tools": [ADD], "tool_choice": {**ALLOWED, "tools": [ALLOWED]}}, "tool_choice"),
             ({"stream": True, "stream_options": {"foo": 1}}, "stream_options.foo"),
             ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
             ({"reasoning": {"budget": 7}}, "reasoning.budget"),
@@ -1176,6 +1186,24 @@ class TestOtherRecords:
         assert body(api.get(f"{path}?include[]=reasoning.encrypted_content"))
         refused = api.get(f"{path}?include[]=everything")
         assert failure(refused) == (400, "invalid_value", "include.0")
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"response_format": {"type": "text", "json_schema": "x"}},
+            {"tools": [{"type": "x", "custom": "abc"}]},
+            {"tools": [{"type": "function", "function": {"name": {"a": 1}}}]},
+            {"tools": [{}], "tool_choice": {"type": "function", "function": {"name": ["a"]}}},
+        ],
+        ids=json.dumps,
+    )
+    def test_a_chat_completion_with_odd_parameters_is_shown(
+        self, api: ApiClient, fields: dict[str, Any]
+    ) -> None:
+        messages = [{"role": "user", "content": "a"}]
+        completion = {"model": "default", "messages": messages, **fields}
+        made = json.loads(api.post("/v1/chat/completions", completion).content)
+        assert api.get(f"{PATH}/resp_{made['interaction_id']}").status_code == 200
 
     def test_a_chat_completion_is_shown(self, api: ApiClient, vendor: StubVendor) -> None:
         function = {"name": "add", "arguments": "{}"}
