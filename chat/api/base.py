@@ -61,7 +61,10 @@ class BaseAPIView(APIView):
         # DRF takes an empty body for an empty object, whose errors would name missing fields.
         if self.request.META.get("CONTENT_LENGTH", "") in ("", "0"):
             raise MalformedJson("The body is empty.")
-        validated: dict[str, Any] = serializer.run_validation(self.request.data)
+        try:
+            validated: dict[str, Any] = serializer.run_validation(self.request.data)
+        except RecursionError:  # from the text of a value that an error quotes
+            raise ValidationFailed("The body is nested too deeply.") from None
         return validated
 
     def deadline(self, *, stream: bool = False) -> Deadline:

@@ -4,6 +4,7 @@ Those of requests convert no types: a number is not a string. `ResponseFormatFie
 check JSON from clients; `UsdField` writes amounts of money.
 """
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -16,14 +17,18 @@ from chat.storage.base import MAX_ID_LENGTH, USER_ID_PATTERN, plain_digits
 
 # Options of a field that may be absent or null.
 OPTIONAL: dict[str, Any] = {"required": False, "allow_null": True}
-# OpenAI's limits for `stop` and `metadata`.
+# OpenAI's limits for `stop`, `metadata` and `tools`.
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 256
 MAX_METADATA = 16
 MAX_METADATA_KEY_LENGTH = 64
 MAX_METADATA_VALUE_LENGTH = 512
+MAX_TOOLS = 128
 MAX_IMAGES = 16
 RESPONSE_FORMATS = ("text", "json_object", "json_schema")
+# The first invalid elements of a list or object are named, because each error takes hundreds of
+# times the memory of its element.
+MAX_INVALID_ELEMENTS = 10
 
 
 class StrictField(serializers.Field[Any, Any, Any, Any]):
@@ -110,7 +115,52 @@ class ImageUrlField(StrictCharField):
     ]
 
 
-class ResponseFormatField(serializers.DictField):
+class BoundedListField(serializers.ListField):
+    """A list, whose length is checked before its elements."""
+
+    def run_child_validation(self, data: Any) -> list[Any]:
+        if self.max_length is not None and len(data) > self.max_length:
+            self.fail("max_length", max_length=self.max_length)
+        return list(_validated(self.child, enumerate(data)).values())
+
+
+class BoundedDictField(serializers.DictField):
+    """An object, whose size is checked before its members."""
+
+    max_length: int
+    default_error_messages = {"max_length": "No more than {max_length} pairs."}
+
+    def run_child_validation(self, data: Any) -> dict[str, Any]:
+        if len(data) > self.max_length:
+            self.fail("max_length", max_length=self.max_length)
+        return _validated(self.child, data.items())
+
+
+def _validated(
+    child: serializers.Field[Any, Any, Any, Any], elements: Iterable[tuple[Any, Any]]
+) -> dict[Any, Any]:
+    """Return the validated elements, by number or name."""
+    values, errors = {}, {}
+    for key, element in elements:
+        try:
+            values[key] = child.run_validation(element)
+        except serializers.ValidationError as exc:
+            errors[key] = exc.detail
+            if len(errors) == MAX_INVALID_ELEMENTS:
+                break
+    if errors:
+        raise serializers.ValidationError(errors)
+    return values
+
+
+class ObjectField(serializers.DictField):
+    """An object of any members, which are not looked at: there may be a million."""
+
+    def run_child_validation(self, data: Any) -> Any:
+        return data
+
+
+class ResponseFormatField(ObjectField):
     """The form of the answer, in OpenAI's terms."""
 
     default_error_messages = {
@@ -144,7 +194,7 @@ def too_deep(value: Any) -> bool:
     return False
 
 
-class StopField(serializers.ListField):
+class StopField(BoundedListField):
     """A list of strings, or one string without a list."""
 
     child = StrictCharField(max_length=MAX_STOP_LENGTH)
@@ -153,19 +203,17 @@ class StopField(serializers.ListField):
         return list(super().to_internal_value([data] if isinstance(data, str) else data))
 
 
-class MetadataField(serializers.DictField):
+class MetadataField(BoundedDictField):
     """String pairs that are kept with the record."""
 
+    max_length = MAX_METADATA
     child = StrictCharField(max_length=MAX_METADATA_VALUE_LENGTH, allow_blank=True)
     default_error_messages = {
-        "max_length": f"No more than {MAX_METADATA} pairs.",
         "key_length": f"A key has 1 to {MAX_METADATA_KEY_LENGTH} characters.",
     }
 
     def to_internal_value(self, data: Any) -> dict[str, str]:
         value: dict[str, str] = super().to_internal_value(data)
-        if len(value) > MAX_METADATA:
-            self.fail("max_length")
         if not all(0 < len(key) <= MAX_METADATA_KEY_LENGTH and "\0" not in key for key in value):
             self.fail("key_length")
         return value

@@ -91,7 +91,7 @@ class ChatSerializer(BodySerializer):
     stream = fields.StrictBooleanField(
         **fields.OPTIONAL, help_text="Stream the answer as server-sent events."
     )
-    images = serializers.ListField(
+    images = fields.BoundedListField(
         child=fields.ImageUrlField(),
         **fields.OPTIONAL,
         allow_empty=False,

@@ -60,8 +60,10 @@ class CompletionSerializer(OpenSerializer):
     frequency_penalty = fields.StrictFloatField(**fields.OPTIONAL, min_value=-2, max_value=2)
     presence_penalty = fields.StrictFloatField(**fields.OPTIONAL, min_value=-2, max_value=2)
     reasoning_effort = fields.StrictCharField(**fields.OPTIONAL, max_length=32)
-    response_format = serializers.DictField(**fields.OPTIONAL)
-    tools = serializers.ListField(child=serializers.DictField(), **fields.OPTIONAL, max_length=128)
+    response_format = fields.ObjectField(**fields.OPTIONAL)
+    tools = fields.BoundedListField(
+        child=fields.ObjectField(), **fields.OPTIONAL, max_length=fields.MAX_TOOLS
+    )
     tool_choice = ToolChoiceField(**fields.OPTIONAL)
     parallel_tool_calls = fields.StrictBooleanField(**fields.OPTIONAL)
     previous_interaction_id = fields.InteractionIdField(

@@ -44,7 +44,7 @@ class ResponseIdField(fields.InteractionIdField):
         return super().to_internal_value(text)
 
 
-class IncludeField(serializers.ListField):
+class IncludeField(fields.BoundedListField):
     child = serializers.ChoiceField(choices=sorted(parameters.INCLUDABLE))
 
 
@@ -75,7 +75,9 @@ class ResponseSerializer(OpenSerializer):
         max_length=64,
         help_text="The response to continue. `input` then has only what is new.",
     )
-    tools = serializers.ListField(child=serializers.DictField(), **fields.OPTIONAL, max_length=128)
+    tools = fields.BoundedListField(
+        child=fields.ObjectField(), **fields.OPTIONAL, max_length=fields.MAX_TOOLS
+    )
     tool_choice = ToolChoiceField(**fields.OPTIONAL)
     parallel_tool_calls = fields.StrictBooleanField(**fields.OPTIONAL)
     text = TextSerializer(**fields.OPTIONAL)

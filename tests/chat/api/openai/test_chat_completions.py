@@ -437,6 +437,8 @@ class TestErrors:
             ({"stream_options": []}, "invalid_value", "stream_options"),
             ({"tool_choice": 1}, "invalid_value", "tool_choice"),
             ({"tools": {}}, "invalid_type", "tools"),
+            ({"tools": [7]}, "invalid_type", "tools.0"),
+            ({"tools": [7] * 129}, "invalid_value", "tools"),
             ({"user": "no/slash"}, "invalid_value", "user"),
             ({"user": 7}, "invalid_value", "user"),
         ],

@@ -12,7 +12,9 @@ import pytest
 from django.http import HttpResponse
 from openai.types.responses import Response, ResponseItem, ResponseStreamEvent
 from pydantic import TypeAdapter
+from rest_framework.exceptions import ValidationError
 
+from chat.api.openai.responses.views import RESPONSE_REQUEST
 from chat.storage.base import Status
 from chat.usage import format_usd
 from tests import commands
@@ -1085,6 +1087,19 @@ class TestInput:
         self, api: ApiClient, fields: dict[str, Any], param: str
     ) -> None:
         assert failure(create(api, **fields)) == (400, "invalid_value", param)
+
+    @pytest.mark.parametrize("name", ["include", "tools"])
+    def test_a_deep_value_in_the_place_of_a_text_is_refused(
+        self, api: ApiClient, name: str
+    ) -> None:
+        deep: Any = json.loads("[" * 1000 + "]" * 1000)
+        response = create(api, **{name: [deep if name == "include" else {"type": deep}]})
+        assert failure(response) == (400, "validation_error", None)
+
+    def test_no_more_than_ten_invalid_elements_of_a_list_are_looked_at(self) -> None:
+        with pytest.raises(ValidationError) as refused:
+            RESPONSE_REQUEST.run_validation({"input": "a", "include": ["everything"] * 1000})
+        assert list(refused.value.detail["include"]) == list(range(10))
 
     def test_what_openais_sdk_adds_to_parsed_items_is_left_out(
         self, api: ApiClient, vendor: StubVendor
