@@ -4,6 +4,7 @@ https://ai.google.dev/api/caching#Content describes contents and their parts, an
 https://ai.google.dev/gemini-api/docs/thought-signatures what has to be sent back.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,26 @@ BEFORE_GEMINI_3 = re.compile(r"gemini-[12]\.|gemma-")
 
 # Google accepts this instead of a signature, for calls that another model made.
 _NO_SIGNATURE = "skip_thought_signature_validator"
+
+
+class _Calls:
+    """The tool calls of a conversation so far. Of an id the newest call counts."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._by_id: dict[str, tuple[int, str]] = {}
+
+    def add(self, call_id: str, function: str) -> None:
+        self._count += 1
+        self._by_id[call_id] = (self._count, function)
+
+    def number(self, call_id: Any) -> float:
+        """Return the number of a call; infinity for an unknown id."""
+        return self._by_id.get(as_str(call_id), (math.inf, ""))[0]
+
+    def function(self, call_id: Any) -> str:
+        """Return the name of a call's function; empty for an unknown id."""
+        return self._by_id.get(as_str(call_id), (0, ""))[1]
 
 
 def to_instructions(messages: Iterable[Message]) -> Iterator[dict[str, Any]]:
@@ -37,25 +58,29 @@ def to_contents(messages: Sequence[Message], model: str) -> list[dict[str, Any]]
     own, because their number must equal that of the calls.
     """
     contents: list[dict[str, Any]] = []
-    names: dict[str, str] = {}  # of the functions, by the id of the call
+    calls = _Calls()
+    places: dict[int, float] = {}  # of the results, by the `id()` of their part
     previous = None
     for message in messages:
         role = message.get("role")
         if role in INSTRUCTION_ROLES:
             continue
         if role == "assistant":
-            parts = _answer_parts(message, model, names)
+            parts = _answer_parts(message, model, calls)
         elif role in ("tool", "function"):
-            parts = [_function_response(message, names)]
+            parts = [_function_response(message, calls)]
+            if role == "tool":
+                places[id(parts[0])] = calls.number(message.get("tool_call_id"))
         else:
             parts = _parts(message.get("content"))
         if parts and role == previous:
             contents[-1]["parts"] += parts
-            if role == "tool":
-                _sort_results(contents[-1]["parts"], list(names))
         elif parts:
             contents.append({"role": "model" if role == "assistant" else "user", "parts": parts})
             previous = role
+    for content in contents:
+        # Results go in the order of their calls, as some models do not read the ids.
+        content["parts"].sort(key=lambda part: places.get(id(part), 0))
     last = messages[-1]
     if last.get("role") == "user" and (not contents or contents[-1]["role"] == "model"):
         blank = {"text": content_text(last.get("content"))}
@@ -82,31 +107,23 @@ def _has_place(part: dict[str, Any], role: Any) -> bool:
     return role not in ("tool", "function") or "fileData" not in part
 
 
-def _sort_results(parts: list[dict[str, Any]], call_ids: list[str]) -> None:
-    """Put results in the order of their calls, as some models do not read the ids."""
-    order = {call_id: number for number, call_id in enumerate(call_ids)}
-    parts.sort(key=lambda part: order.get(part["functionResponse"].get("id"), len(order)))
-
-
-def _answer_parts(message: Message, model: str, names: dict[str, str]) -> list[dict[str, Any]]:
-    """Return the parts of an assistant's message. Adds its calls to `names`.
+def _answer_parts(message: Message, model: str, calls: _Calls) -> list[dict[str, Any]]:
+    """Return the parts of an assistant's message. Adds its calls to `calls`.
 
     In an answer without calls, Google puts the thought signature on the text. Nothing else of the
     thoughts must be sent back.
     """
     parts = [*_parts(message.get("content")), *_parts(message.get("refusal"))]
-    calls = tool_calls(message)
-    if (signature := _signature(message)) and (parts or calls):
+    own = tool_calls(message)
+    if (signature := _signature(message)) and (parts or own):
         parts = parts or [{"text": ""}]
         parts[-1] = {**parts[-1], "thoughtSignature": signature}
     for image in as_list(message.get("images")):
         if part := _part(image):
             parts.append(_signed(part, _signature(image)))
-    for number, call in enumerate(calls):
+    for number, call in enumerate(own):
         part = _function_call(call)
-        call_id = as_str(call.get("id"))
-        names.pop(call_id, None)  # of an earlier turn: the newest calls are the last ones
-        names[call_id] = part["functionCall"].get("name", "")
+        calls.add(as_str(call.get("id")), part["functionCall"].get("name", ""))
         # Only the first one of parallel calls has a signature.
         default = "" if number or BEFORE_GEMINI_3.match(model) else _NO_SIGNATURE
         parts.append(_signed(part, _signature(call) or default))
@@ -128,7 +145,7 @@ def _function_call(call: Mapping[str, Any]) -> dict[str, Any]:
     return {"functionCall": {key: value for key, value in fields.items() if value is not None}}
 
 
-def _function_response(message: Message, names: Mapping[str, str]) -> dict[str, Any]:
+def _function_response(message: Message, calls: _Calls) -> dict[str, Any]:
     """Return the result of a tool call. Gemini takes an object; a text becomes its `result`."""
     call_id = message.get("tool_call_id")
     text = content_text(message.get("content"))
@@ -136,7 +153,7 @@ def _function_response(message: Message, names: Mapping[str, str]) -> dict[str, 
     media = [part for part in _parts(message.get("content")) if "text" not in part]
     fields = {
         "id": call_id,
-        "name": names.get(as_str(call_id)) or message.get("name") or call_id,
+        "name": calls.function(call_id) or message.get("name") or call_id,
         "response": {"result": text} if result is None else result,
         "parts": media or None,
     }

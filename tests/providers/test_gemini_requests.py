@@ -7,6 +7,7 @@ import pytest
 from providers.base import AnsweredMessage
 from providers.errors import RequestRejected
 from providers.gemini import Gemini
+from providers.gemini_contents import to_contents
 from tests.providers.factories import (
     KEY,
     NEUTRAL_FIELDS,
@@ -391,6 +392,24 @@ def test_results_are_in_the_order_of_their_calls(stub_vendor: StubVendor, gemini
     told = sent(gemini, stub_vendor, *messages)
     results = [part["functionResponse"] for part in told["contents"][-1]["parts"]]
     assert [result["id"] for result in results] == ["call_1", "call_2", "call_x"]
+
+
+class CountedId(str):
+    """An id that counts how often it is looked up."""
+
+    lookups = 0
+
+    def __hash__(self) -> int:
+        CountedId.lookups += 1
+        return super().__hash__()
+
+
+def test_many_results_are_put_in_order_once():
+    ids = [CountedId(number) for number in range(200)]
+    messages = [calling(*map(call, ids)), *(tool(each, "") for each in reversed(ids))]
+    _, results = to_contents(messages, "gemini-3-pro")
+    assert [part["functionResponse"]["id"] for part in results["parts"]] == ids
+    assert CountedId.lookups <= 5 * len(ids)
 
 
 @pytest.mark.parametrize("text", ["7", "[7]", "null", "{", "", "7 degrees"])
