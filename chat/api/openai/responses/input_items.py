@@ -6,6 +6,7 @@ https://platform.openai.com/docs/api-reference/responses/create#responses-create
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from chat.api.openai.responses import custom_tools
@@ -28,7 +29,6 @@ from providers.base import INSTRUCTION_ROLES, OPENAI_CALL_FIELDS, Message
 from providers.parsing import as_list, as_str, get_path
 
 Item = Mapping[str, Any]
-Records = Mapping[str, InteractionRecord]
 # The beginning of a path in a message -> that of the path in the request:
 # `.content` -> `input[1].output`.
 Paths = dict[str, str]
@@ -62,7 +62,9 @@ def referenced_records(items: Sequence[Item]) -> list[str]:
     return list(dict.fromkeys(filter(None, named)))
 
 
-def to_messages(items: Sequence[Item], records: Records) -> list[tuple[dict[str, Any], Paths]]:
+def to_messages(
+    items: Sequence[Item], records: Mapping[str, InteractionRecord]
+) -> list[tuple[dict[str, Any], Paths]]:
     """Return the items as messages, each with its paths.
 
     `records` are those of `referenced_records` that the caller may read. Raises ValidationFailed
@@ -71,8 +73,9 @@ def to_messages(items: Sequence[Item], records: Records) -> list[tuple[dict[str,
     messages: list[tuple[dict[str, Any], Paths]] = []
     answer = _Answer()
     referred: set[str] = set()
+    known = _Records(records)
     for number, given in enumerate(items):
-        read = _ItemReader(number, records)
+        read = _ItemReader(number, known)
         item = read.resolved(given)
         if given.get("type") == "item_reference":
             if item["id"] in referred:
@@ -110,7 +113,7 @@ class _Answer:
         self.records: set[str] = set()  # from which its items are
         self.paths: Paths = {}
         self.texts: list[Any] = []
-        self.refusal = ""
+        self.refusals: list[str] = []
         self.calls: list[dict[str, Any]] = []
         self.others: dict[str, Any] = {}
         self.vendor_fields = VendorFields()
@@ -121,25 +124,48 @@ class _Answer:
             return False
         if record_of_item(item.get("id")) in self.records:
             return False
-        return bool(self.texts or self.refusal or self.others) and not _comes_after(item)
+        return bool(self.texts or self.refusals or self.others) and not _comes_after(item)
 
     def messages(self) -> list[tuple[dict[str, Any], Paths]]:
         """Return the message; nothing for thoughts without an answer, which vendors refuse."""
-        if not (self.texts or self.refusal or self.calls or self.others):
+        refusal = "".join(self.refusals)
+        if not (self.texts or refusal or self.calls or self.others):
             return []
         content = _answer_content(self.texts)
         message: dict[str, Any] = {**self.others, "role": "assistant", "content": content}
-        if self.refusal:
-            message["refusal"] = self.refusal
+        if refusal:
+            message["refusal"] = refusal
         if self.calls:
             message["tool_calls"] = self.calls
         return [(self.vendor_fields.added_to(with_audio_by_id(message)), self.paths)]
 
 
+class _Records:
+    """The records that items refer to, each read once: a request may refer to one many times."""
+
+    def __init__(self, records: Mapping[str, InteractionRecord]) -> None:
+        self._records = records
+        self._items = cache(lambda id_: {item["id"]: item for item in answer_items(records[id_])})
+        self._fields = cache(lambda id_: fields_on_record(records[id_]))
+
+    def item(self, item_id: object) -> Item | None:
+        """Return the item of an answer; None if there is none, or its record is not known."""
+        record_id = record_of_item(item_id)
+        if record_id not in self._records:
+            return None
+        # A stream may show a message or the thoughts in several items: a record has one.
+        return self._items(record_id).get(STREAMED_AGAIN.sub(r"\1", as_str(item_id)))
+
+    def fields(self, item_id: object) -> VendorFields | None:
+        """Return the vendor's fields of an item's answer; None if its record is not known."""
+        record_id = record_of_item(item_id)
+        return self._fields(record_id) if record_id in self._records else None
+
+
 class _ItemReader:
     """Read the item at a position of the input."""
 
-    def __init__(self, number: int, records: Records) -> None:
+    def __init__(self, number: int, records: _Records) -> None:
         self._number = number
         self._path = f"input[{number}]"
         self._records = records
@@ -147,13 +173,8 @@ class _ItemReader:
     def resolved(self, item: Item) -> Item:
         """Return the item with its type, or the one that it refers to."""
         if item.get("type") == "item_reference":
-            record = self._records.get(record_of_item(item.get("id")) or "")
-            items = answer_items(record) if record else []
-            wanted = as_str(item.get("id"))
-            # A stream may show a message or the thoughts in several items: a record has one.
-            wanted = STREAMED_AGAIN.sub(r"\1", wanted)
             # The caller's own records only, so an item of another owner is not found either.
-            found = next((each for each in items if each["id"] == wanted), None)
+            found = self._records.item(item.get("id"))
             if found is None:
                 raise self.error(f"there is no item {item.get('id')!r}", "not_found")
             return found
@@ -231,7 +252,8 @@ class _ItemReader:
     def _add_text(self, answer: _Answer, content: Any) -> None:
         for place, part in enumerate(self._parts_list(content, "content")):
             if part.get("type") == "refusal":
-                answer.refusal += self._any_text(part, "refusal")
+                if refusal := self._any_text(part, "refusal"):
+                    answer.refusals.append(refusal)
             else:
                 answer.paths[f".content[{len(answer.texts)}]"] = f"{self._path}.content[{place}]"
                 answer.texts.append(self._part(part))
@@ -243,16 +265,16 @@ class _ItemReader:
             if found is None:
                 raise self.error("encrypted_content was not written by this service")
             answer.vendor_fields = found
-        elif record := self._records.get(record_of_item(item.get("id")) or ""):
-            answer.vendor_fields = fields_on_record(record)
+        elif (fields := self._records.fields(item.get("id"))) is not None:
+            answer.vendor_fields = fields
         elif thoughts := _thoughts(item):
             answer.vendor_fields = VendorFields({"reasoning_content": thoughts})
 
     def _add_origin(self, answer: _Answer, item: Item) -> None:
         """Add the vendor of an answer's media, unless a reasoning item names it."""
-        record = self._records.get(record_of_item(item.get("id")) or "")
-        if record and _has_media(item) and not answer.vendor_fields.provider:
-            origin = fields_on_record(record)
+        if not _has_media(item) or answer.vendor_fields.provider:
+            return
+        if (origin := self._records.fields(item.get("id"))) is not None:
             answer.vendor_fields = replace(
                 answer.vendor_fields, provider=origin.provider, model=origin.model
             )

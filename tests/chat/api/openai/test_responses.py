@@ -14,6 +14,7 @@ from openai.types.responses import Response, ResponseItem, ResponseStreamEvent
 from pydantic import TypeAdapter
 from rest_framework.exceptions import ValidationError
 
+from chat.api.openai.responses.input_items import to_messages
 from chat.api.openai.responses.views import RESPONSE_REQUEST
 from chat.storage.base import Status
 from chat.usage import format_usd
@@ -21,6 +22,7 @@ from tests import commands
 from tests.client import ApiClient
 from tests.factories import KEY, PENDING, all_records, store_record
 from tests.stub_vendor import StubVendor
+from tests.work import lines_run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -412,6 +414,15 @@ class TestStreamed:
             {"role": "assistant", "content": "AB", "reasoning_content": "One.Two."},
             {"role": "user", "content": "Go on."},
         ]
+
+    def test_a_record_is_read_once_however_often_items_refer_to_it(self) -> None:
+        function = {"name": "add", "arguments": "{}"}
+        calls = [{"id": str(i), "type": "function", "function": function} for i in range(200)]
+        record = replace(PENDING, status=Status.OK, response="a", tool_calls=tuple(calls))
+        reference = {"type": "item_reference", "id": f"msg_{record.interaction_id}"}
+        found = {record.interaction_id: record}
+        once = lines_run(lambda: to_messages([reference], found))
+        assert lines_run(lambda: to_messages([reference] * 20, found)) < 2 * once
 
     def test_unicode_line_separators_are_escaped(self, api: ApiClient) -> None:
         response = create(api, "a\u2028b\u0085c", stream=True)
@@ -1092,9 +1103,10 @@ class TestInput:
     def test_a_deep_value_in_the_place_of_a_text_is_refused(
         self, api: ApiClient, name: str
     ) -> None:
-        deep: Any = json.loads("[" * 1000 + "]" * 1000)
-        response = create(api, **{name: [deep if name == "include" else {"type": deep}]})
-        assert failure(response) == (400, "validation_error", None)
+        deep = "[" * 1000 + "]" * 1000
+        value = deep if name == "include" else f'{{"type": {deep}}}'
+        given = f'{{"model": "default", "input": "a", "{name}": [{value}]}}'
+        assert failure(api.post(PATH, given.encode())) == (400, "validation_error", None)
 
     def test_no_more_than_ten_invalid_elements_of_a_list_are_looked_at(self) -> None:
         with pytest.raises(ValidationError) as refused:
