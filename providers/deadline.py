@@ -54,6 +54,11 @@ class Deadline:
         return self.cancelled or time.monotonic() >= self._end
 
     @property
+    def used_up(self) -> bool:
+        """Whether its original time is up, whatever `end_in` says, or it was cancelled."""
+        return self.cancelled or time.monotonic() >= self._latest_end
+
+    @property
     def cancelled(self) -> bool:
         return self._shared.cancelled
 

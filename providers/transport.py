@@ -244,6 +244,11 @@ class _Handle:
             self._raise_if_failed()
         return pieces
 
+    def raise_if_late(self) -> None:
+        """Raise httpx.TimeoutException if the call has used up its time."""
+        if self._deadline.used_up:
+            raise transport_errors.timed_out(self._curl, self._deadline, in_body=self._in_body)
+
     def end(self, idle: "deque[_Handle]") -> None:
         """Put it into the pool; close it instead in the middle of a response or after an error."""
         deadline = self._deadline
@@ -437,8 +442,13 @@ class _Body(httpx.SyncByteStream):
         self._idle = idle
 
     def __iter__(self) -> Iterator[bytes]:
-        while self._handle and (pieces := self._handle.read()):
-            yield from pieces
+        while (handle := self._handle) and (pieces := handle.read()):
+            yield pieces[0]
+            # There may be thousands: a compressed piece grows a thousandfold.
+            for piece in pieces[1:]:
+                if self._handle:
+                    handle.raise_if_late()
+                yield piece
         self.close()
 
     def close(self) -> None:

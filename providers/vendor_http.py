@@ -190,13 +190,15 @@ def body_chunks(response: httpx.Response) -> Iterable[bytes]:
 def peek(response: httpx.Response) -> bytes:
     """Return the first bytes of the body after white space, and leave the body to be read."""
     chunks = iter(body_chunks(response))
-    read = start = b""
+    read: list[bytes] = []
+    start = b""
     for chunk in chunks:
-        read += chunk
-        start = read.removeprefix(codecs.BOM_UTF8).lstrip()
+        read.append(chunk)
+        # Not of all that was read: there may be megabytes of white space.
+        start = (start + chunk).removeprefix(codecs.BOM_UTF8).lstrip()
         if len(start) >= _LONGEST_START:
             break
-    response.stream = _Unread(read, chunks, response.stream)
+    response.stream = _Unread(itertools.chain(read, chunks), response.stream)
     response.headers.pop("content-encoding", None)  # it is decoded
     return start
 
@@ -204,14 +206,12 @@ def peek(response: httpx.Response) -> bytes:
 class _Unread(httpx.SyncByteStream):
     """A body of which the first bytes were read and put back."""
 
-    def __init__(self, read: bytes, rest: Iterator[bytes], body: Any) -> None:
-        self._read = read
-        self._rest = rest
+    def __init__(self, chunks: Iterator[bytes], body: Any) -> None:
+        self._chunks = chunks
         self._body = body
 
     def __iter__(self) -> Iterator[bytes]:
-        yield self._read
-        yield from self._rest
+        return self._chunks
 
     def close(self) -> None:
         self._body.close()

@@ -754,6 +754,35 @@ def test_the_limit_is_of_what_was_decoded(
     assert reason == "answer_too_large"
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_pieces_at_hand_are_not_read_after_the_deadline(
+    vendor: StubVendor, transport: CurlTransport, cancelled: bool
+):
+    vendor.reply(gzip.compress(bytes(1_000_000)), headers={"content-encoding": "gzip"})
+    deadline = Deadline(LONG if cancelled else 0.5)
+    response = transport.handle_request(request_to(vendor.url, deadline=deadline))
+    pieces = iter(response.stream)
+    next(pieces)
+    if cancelled:
+        deadline.cancel()
+    else:
+        time.sleep(0.5)
+    with pytest.raises(httpx.ReadTimeout):
+        next(pieces)
+    response.close()
+
+
+def test_pieces_at_hand_are_read_after_an_earlier_end(vendor: StubVendor, transport: CurlTransport):
+    vendor.reply(gzip.compress(bytes(100_000)), headers={"content-encoding": "gzip"})
+    deadline = Deadline(LONG)
+    response = transport.handle_request(request_to(vendor.url, deadline=deadline))
+    pieces = iter(response.stream)
+    next(pieces)
+    deadline.end_in(0)
+    assert next(pieces)
+    response.close()
+
+
 def flushing(encoding: str) -> tuple[Callable[[bytes], bytes], Callable[[], bytes]]:
     """Compress a piece whole, and end."""
     if encoding == "br":

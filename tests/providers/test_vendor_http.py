@@ -19,7 +19,7 @@ from providers import transport
 from providers.deadline import Deadline
 from providers.errors import DeadlineExceeded, ProviderError, ProviderFailed
 from providers.transport import CurlTransport
-from providers.vendor_http import VendorClient, read_events, read_json
+from providers.vendor_http import VendorClient, peek, read_events, read_json
 from tests.forked import forked
 from tests.raw_servers import tls_server
 from tests.stub_vendor import DONE, SOON, StubVendor
@@ -50,6 +50,14 @@ def until(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+class Pieces(httpx.SyncByteStream):
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._pieces)
 
 
 def test_a_response_is_returned_whatever_its_status(stub_vendor: StubVendor):
@@ -335,3 +343,12 @@ def test_a_chunk_with_an_unterminated_header_is_no_answer():
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;"
     given, _ = answered_by(head, *[b"x" * 10_000] * 20)
     assert [type(each) for each in given] == [ProviderFailed] * 2
+
+
+def test_white_space_before_an_answer_is_skipped_in_linear_time():
+    pieces = [*([b" " * 4096] * 4000), b"da", b"ta: {}\n\n"]
+    response = httpx.Response(200, stream=Pieces(pieces))
+    begun = time.monotonic()
+    assert peek(response) == b"data: {}\n\n"
+    assert time.monotonic() - begun < SOON / 10
+    assert list(response.stream) == pieces
