@@ -101,10 +101,15 @@ class ToolCalls:
 
     def __init__(self) -> None:
         self._calls: list[ToolCall] = []
+        self._ids: set[str] = set()
+        # The first call of a vendor's id, alone and with the vendor's index.
+        self._first: dict[str | tuple[str, int | None], ToolCall] = {}
+        # The last call of a vendor's index.
+        self._last: dict[int | None, ToolCall] = {}
 
     def add(self, pieces: Any) -> list[dict[str, Any]]:
         """Return the pieces as clients should see them."""
-        begun: list[ToolCall] = []
+        begun: set[ToolCall] = set()
         known = as_objects(pieces)
         if None not in map(_vendor_index, known):
             # Calls are numbered as they begin: those of one delta begin in the vendor's order.
@@ -118,7 +123,7 @@ class ToolCalls:
         broken = (call.name for call in self._calls if call.broken)
         return shown, next(broken, None)
 
-    def _add(self, piece: dict[str, Any], begun: list[ToolCall]) -> dict[str, Any] | None:
+    def _add(self, piece: dict[str, Any], begun: set[ToolCall]) -> dict[str, Any] | None:
         kind = "custom" if piece.get("type") == "custom" or "custom" in piece else "function"
         index = _vendor_index(piece)
         vendor_id = clean_text(as_str(piece.get("id")))
@@ -132,31 +137,42 @@ class ToolCalls:
             call = ToolCall(len(self._calls), kind, vendor_index=index)
             call.id = self._unique_id(vendor_id)
             self._calls.append(call)
-            begun.append(call)
+            self._last[index] = call
+            begun.add(call)
         repeated = call.name_repeated and not arguments.strip()
         call.name_repeated = repeated or bool(call.name and name)
-        call.vendor_ids |= {vendor_id} - {""}
+        if vendor_id and vendor_id not in call.vendor_ids:
+            self._remember(vendor_id, call)
         call.name = call.name or name
         names = piece.keys() - ("index", "id", "type", kind)
         known = ((name, piece[name]) for name in names)
         others = {clean_text(name): clean_value(each) for name, each in known if each is not None}
         return call.add(arguments, others)
 
+    def _remember(self, vendor_id: str, call: ToolCall) -> None:
+        """Remember an id of the vendor's for a call."""
+        call.vendor_ids.add(vendor_id)
+        for key in (vendor_id, (vendor_id, call.vendor_index)):
+            known = self._first.setdefault(key, call)
+            if call.index < known.index:
+                self._first[key] = call
+
     def _find(self, index: int | None, vendor_id: str) -> ToolCall | None:
         """Return the call that a piece may belong to."""
-        for call in self._calls:
-            if vendor_id in call.vendor_ids and index in (None, call.vendor_index):
-                return call
-        found = (call for call in reversed(self._calls) if index in (None, call.vendor_index))
-        return next(found, None)
+        call = self._first.get(vendor_id if index is None else (vendor_id, index))
+        if call is None and index is None:
+            return self._calls[-1] if self._calls else None
+        return call or self._last.get(index)
 
     def _unique_id(self, vendor_id: str) -> str:
-        taken = any(call.id == vendor_id for call in self._calls)
-        return f"call_{uuid4().hex}" if taken or not vendor_id else vendor_id
+        if not vendor_id or vendor_id in self._ids:
+            vendor_id = f"call_{uuid4().hex}"
+        self._ids.add(vendor_id)
+        return vendor_id
 
 
 def _begins_another(
-    call: ToolCall, vendor_id: str, name: str, arguments: str, begun: list[ToolCall]
+    call: ToolCall, vendor_id: str, name: str, arguments: str, begun: set[ToolCall]
 ) -> bool:
     """Return whether a piece begins a call of its own, and does not continue `call`."""
     another_id = bool(vendor_id and call.vendor_ids) and vendor_id not in call.vendor_ids

@@ -1,6 +1,7 @@
 """Whatever the pieces of an answer look like, the accumulator puts the same message together."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -11,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from providers.accumulator import Accumulator, joined
+from tests.stub_vendor import SOON
+from tests.work import lines_run
 
 EMOJI = "\N{DUCK}"
 HIGH, LOW = "\ud83e", "\udd86"  # its halves
@@ -298,6 +301,14 @@ class TestThinkTags:
             {"content": "Hi"},
         ]
 
+    def test_blanks_before_the_text_are_put_together_once(self):
+        accumulator = Accumulator()
+        begun = time.monotonic()
+        for _ in range(50_000):
+            assert accumulator.add_text(" " * 40) == {}
+        assert accumulator.add_text("a") == {"content": " " * 2_000_000 + "a"}
+        assert time.monotonic() - begun < SOON / 10
+
 
 class TestReasoningDetails:
     def test_pieces_with_an_index_are_joined(self):
@@ -460,6 +471,14 @@ class TestToolCalls:
     def test_a_new_id_in_each_piece_does_not_break_a_call(self):
         pieces = [piece('{"x":', "f", index=0, id="a"), piece("1}", index=0, id="b")]
         assert broken_call(*pieces, piece("", index=0, id="c")) is None
+
+    def test_the_work_for_a_call_does_not_grow_with_their_number(self):
+        def work(count: int) -> int:
+            accumulator = Accumulator()
+            calls = [piece("{}", "f", index=number, id=f"c{number}") for number in range(count)]
+            return lines_run(lambda: [accumulator.add({"tool_calls": [each]}) for each in calls])
+
+        assert work(400) < 3 * work(200)
 
 
 A, B = '{"x":1}', '{"x":2}'
