@@ -12,7 +12,7 @@ from django.conf import settings
 from django.utils.crypto import salted_hmac
 
 from chat.callers import Caller
-from chat.errors import ConversationConflict, NotFound, field_error
+from chat.errors import ClientDisconnected, ConversationConflict, NotFound, field_error
 from chat.history import get_interaction, read_many
 from chat.storage import backend
 from chat.storage.base import InteractionRecord, Status
@@ -26,6 +26,8 @@ from providers.base import (
     Message,
     content_text,
 )
+from providers.deadline import Deadline
+from providers.errors import DeadlineExceeded
 
 TURN_IS_RUNNING = "The previous turn is still running. Continue it when it has its answer."
 RUNNING_RETRY_SECONDS = 2
@@ -90,14 +92,24 @@ class ChatRequest(NamedTuple):
         given = {name: value for name, value in given.items() if value not in (None, {}, False)}
         return hashlib.sha256(orjson.dumps(given, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
-    def masked(self) -> "ChatRequest":
-        """Return the request with personal data masked (MASK_PII)."""
+    def masked(self, deadline: Deadline) -> "ChatRequest":
+        """Return the request with personal data masked (MASK_PII).
+
+        Raises DeadlineExceeded, or ClientDisconnected for a deadline that was cancelled.
+        """
         # Imported here because its libraries are slow to import, and few deployments mask.
-        from chat.masking import mask_metadata, mask_value
+        from chat.masking import mask_metadata, mask_value, masking_until
 
         texts = ("prompt", "system", "messages", "parameters")
-        given = {name: mask_value(getattr(self, name)) for name in texts}
-        return self._replace(**given, metadata=mask_metadata(self.metadata or {}) or None)
+        try:
+            with masking_until(deadline):
+                given = {name: mask_value(getattr(self, name)) for name in texts}
+                metadata = mask_metadata(self.metadata or {})
+        except DeadlineExceeded:
+            if deadline.cancelled:
+                raise ClientDisconnected from None
+            raise
+        return self._replace(**given, metadata=metadata or None)
 
 
 class History(NamedTuple):

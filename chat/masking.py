@@ -8,14 +8,18 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import chain, count
 from typing import Any
 
-from phonenumbers import PhoneNumberMatcher
+from phonenumbers import PhoneNumberMatch, PhoneNumberMatcher
 from stdnum import luhn
 from stdnum.br import cpf
 
 from providers.base import AnsweredMessage
+from providers.deadline import Deadline
+from providers.errors import DeadlineExceeded
 
 # The country of phone numbers without a country code.
 REGION = "BR"
@@ -61,14 +65,32 @@ _CARDS = [
 
 
 # A search lets no other thread run until it finds something, so a long text is searched in pieces
-# of about this many characters. They end between two words, where no personal data can be.
+# of about this many characters. They end between two words or lines, where no personal data can be.
 PIECE_CHARACTERS = 50_000
-_BETWEEN_WORDS = re.compile(r"[^\W\d_] (?=[^\W\d_])")
+_BETWEEN_WORDS = re.compile(r"[^\W\d_] (?=[^\W\d_])|\n")
 
 # Masking is all Python, so several threads are no faster, and leave less time for the others.
 # The next text waits no longer than this for its turn, because a long one takes seconds.
 _turn = threading.Lock()
 MAX_TURN_SECONDS = 0.1
+
+_deadline: ContextVar[Deadline | None] = ContextVar("masking_deadline", default=None)
+
+
+@contextmanager
+def masking_until(deadline: Deadline) -> Iterator[None]:
+    """Let masking within the context stop at the deadline, which raises DeadlineExceeded."""
+    token = _deadline.set(deadline)
+    try:
+        yield
+    finally:
+        _deadline.reset(token)
+
+
+def _stop_if_late() -> None:
+    deadline = _deadline.get()
+    if deadline and deadline.expired:
+        raise DeadlineExceeded("There was no time to mask the texts of the request.")
 
 
 def mask_text(text: str) -> str:
@@ -77,6 +99,7 @@ def mask_text(text: str) -> str:
 
 
 def _mask_piece(piece: str) -> str:
+    _stop_if_late()
     has_turn = _turn.acquire(timeout=MAX_TURN_SECONDS)
     try:
         return _replace(piece, _find_words(piece), _mask_numbers)
@@ -209,6 +232,14 @@ def _digits(text: str) -> str:
     return re.sub("[^0-9]", "", text)
 
 
+class _PhoneNumberMatcher(PhoneNumberMatcher):
+    """A matcher that looks at the deadline: a text without words is one piece of any length."""
+
+    def _extract_match(self, candidate: str, offset: int) -> PhoneNumberMatch | None:
+        _stop_if_late()
+        return super()._extract_match(candidate, offset)
+
+
 def _mask_phones(text: str) -> str:
-    phones = PhoneNumberMatcher(text, REGION, max_tries=len(text))
+    phones = _PhoneNumberMatcher(text, REGION, max_tries=len(text))
     return _replace(text, ((phone.start, phone.end, "[PHONE]") for phone in phones))

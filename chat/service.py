@@ -203,7 +203,7 @@ def _accept(
     started = time.monotonic()
     # Before all else: the record, its digests and the vendor get the masked texts alone.
     if settings.MASK_PII:
-        request = request.masked()
+        request = request.masked(deadline)
     routes = model_catalog.routes_for(caller, request.model)
     model_catalog.check_other_models(caller, routes, request.parameters)
     history = load_history(caller, request)

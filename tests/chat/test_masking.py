@@ -1,6 +1,7 @@
 """What MASK_PII recognises, and what it leaves alone."""
 
 import re
+import threading
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,9 @@ from stdnum import luhn
 from stdnum.br import cpf
 
 from chat import masking
-from chat.masking import mask_text, mask_value
+from chat.masking import mask_text, mask_value, masking_until
+from providers.deadline import Deadline
+from providers.errors import DeadlineExceeded
 
 untimed = settings(deadline=None)  # what is imported for the first example takes its time
 
@@ -182,6 +185,17 @@ def test_masking_a_mebibyte_of_digits_comes_to_an_end() -> None:
     assert mask_text("1" * 2**20) == "1" * 2**20
 
 
+# The second one has no place to cut it.
+@pytest.mark.parametrize("text", ["of 11 98765-432 or\n" * 50_000, "/1" * 500_000])
+def test_masking_ends_with_its_deadline(text: str) -> None:
+    deadline = Deadline(60)
+    timer = threading.Timer(0.2, deadline.cancel)
+    timer.start()
+    with masking_until(deadline), pytest.raises(DeadlineExceeded):
+        mask_text(text)
+    timer.join()
+
+
 def test_messages_are_masked_where_they_hold_text() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,a@b.co"}}
     call = {
@@ -307,7 +321,7 @@ def test_a_long_text_is_masked_alike_wherever_it_is_cut(monkeypatch: pytest.Monk
         f"word ends with {number} or {index}@example.com goes"
         for index, number in enumerate(numbers * 3)
     ]
-    text = " on and ".join(parts)
+    text = " on and ".join(parts) + "\n" + "\n".join(numbers)
     whole = mask_text(text)
     for characters in range(1, 120):
         monkeypatch.setattr(masking, "PIECE_CHARACTERS", characters)

@@ -24,6 +24,7 @@ from tests.factories import (
     ANSWERED,
     FailingSettleStore,
     FakeProvider,
+    all_records,
     database_bytes,
     purge_database,
     store_record,
@@ -90,6 +91,14 @@ def test_the_vendor_and_the_ledger_get_the_masked_question(
     assert (record.prompt, record.system) == (MASKED, MASKED)
     assert record.metadata == body["metadata"]
     assert not any(part.encode() in at_rest(masking) for part in (CPF, CARD, PHONE, EMAIL))
+
+
+def test_a_question_that_cannot_be_masked_in_time_is_refused(
+    masking: str, change_settings: Configure, vendor: StubVendor, api: ApiClient
+) -> None:
+    change_settings(REQUEST_TIMEOUT_SECONDS=0.2)
+    assert status_and_code(api.chat("/1" * 100_000)) == (504, "provider_timeout")
+    assert (all_records(), vendor.requests) == ([], [])
 
 
 def test_metadata_with_names_that_are_masked_alike_is_whole(
