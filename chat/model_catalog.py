@@ -31,6 +31,8 @@ KEEP_LISTING_SECONDS = 600.0
 RETRY_LISTING_SECONDS = 60.0
 # Alias for the configured default model, for clients that must name one.
 DEFAULT_MODEL_ALIAS = "default"
+# An error names this many of the fields that a provider lacks: a message may have a million.
+MAX_NAMED_FIELDS = 100
 # Parameters that make a vendor, or a gateway with OpenAI's API, call other models than `model`.
 OTHER_MODELS = {
     "openrouter": ("models", "preset"),
@@ -210,7 +212,7 @@ def supporting(routes: Sequence[Route], request: CompletionRequest) -> list[Rout
         raise ValidationFailed(
             errors=[
                 field_error(name, "unsupported", _why_unsupported(provider, name))
-                for name in lacking[0]
+                for name in lacking[0][:MAX_NAMED_FIELDS]
             ]
         )
     return found

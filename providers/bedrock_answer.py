@@ -25,7 +25,8 @@ class _Block:
         self.call: int | None = None  # the number of its tool call
         self.is_json_answer = False
         self.image_format = ""
-        self.thoughts = self.signature = ""
+        self.thoughts: list[str] = []
+        self.signature: list[str] = []
         self.data: list[str] = []  # base64, of encrypted thoughts or of an image
 
 
@@ -137,8 +138,8 @@ class Answer(VendorAnswer):
             delta["tool_calls"] = [{"index": block.call, "function": function}]
         reasoning = get_path(piece, "reasoningContent")
         delta["reasoning_content"] = thought = as_str(get_path(reasoning, "text"))
-        block.thoughts += thought
-        block.signature += as_str(get_path(reasoning, "signature"))
+        block.thoughts.append(thought)
+        block.signature.append(as_str(get_path(reasoning, "signature")))
         redacted = as_str(get_path(reasoning, "redactedContent"))
         block.data.append(redacted or as_str(get_path(piece, "image", "source", "bytes")))
 
@@ -147,22 +148,23 @@ class Answer(VendorAnswer):
 
         Thoughts that must be sent back go into `reasoning_details`, as OpenRouter does.
         """
-        data, signature = _joined_base64(block.data), block.signature
-        block.data, block.signature = [], ""
+        data, signature = _joined_base64(block.data), "".join(block.signature)
+        block.data, block.signature = [], []
         if data and block.image_format:
             url = f"data:image/{block.image_format};base64,{data}"
             image = {"type": "image_url", "image_url": {"url": url}, "index": self._images}
             self._images += 1
-            delta["images"] = [*delta.get("images", ()), image]
+            delta.setdefault("images", []).append(image)
             return
         detail: dict[str, Any] = {}
         if signature:
-            detail = {"type": "reasoning.text", "text": block.thoughts, "signature": signature}
+            text = "".join(block.thoughts)
+            detail = {"type": "reasoning.text", "text": text, "signature": signature}
         elif data:
             detail = {"type": "reasoning.encrypted", "data": data}
         if detail:
             detail["index"] = block.number
-            delta["reasoning_details"] = [*delta.get("reasoning_details", ()), detail]
+            delta.setdefault("reasoning_details", []).append(detail)
 
     def _cite(self, citation: Any) -> dict[str, Any]:
         if not citation:

@@ -189,7 +189,7 @@ class Answer(VendorAnswer):
                 first = self._choice_of.setdefault(field, index) == index
                 if field == "tool_calls":
                     calls = [value] if isinstance(value, dict) else as_list(value)  # TGI has one
-                    merged[field] = [*merged.get(field, ()), *calls]
+                    merged.setdefault(field, []).extend(calls)
                 elif first and isinstance(value, str):
                     merged[field] = as_str(merged.get(field)) + value
                 elif first:

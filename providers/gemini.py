@@ -60,6 +60,8 @@ PER_MINUTE_SECONDS = 60.0
 
 # Fields of a candidate that clients get unchanged: the sources of the text.
 _EXTRAS = ("citationMetadata", "groundingMetadata")
+# Fields of a delta that are joined from the texts of several parts.
+_TEXTS = ("content", "reasoning_content")
 
 
 class Answer(VendorAnswer):
@@ -103,7 +105,9 @@ class Answer(VendorAnswer):
         delta: dict[str, Any] = {}
         for part in as_list(get_path(candidate, "content", "parts")):
             self._add_part(delta, part)
-        shown = self._accumulator.add(delta)
+        shown = self._accumulator.add(
+            {name: "".join(each) if name in _TEXTS else each for name, each in delta.items()}
+        )
         return Delta(shown, extras) if shown or extras else None
 
     def add_usage(self, body: dict[str, Any]) -> None:
@@ -122,6 +126,8 @@ class Answer(VendorAnswer):
     def _add_part(self, delta: dict[str, Any], part: Any) -> None:
         """Add a part to a delta: text, a thought, a whole tool call or an image.
 
+        Texts are lists of their parts.
+
         A thought signature must be sent back with its call or image, else with the message.
         """
         signature = as_str(get_path(part, "thoughtSignature"))
@@ -138,7 +144,7 @@ class Answer(VendorAnswer):
             self._images += 1
         else:
             field = "reasoning_content" if get_path(part, "thought") else "content"
-            delta[field] = delta.get(field, "") + as_str(get_path(part, "text"))
+            delta.setdefault(field, []).append(as_str(get_path(part, "text")))
             delta |= signed
 
 

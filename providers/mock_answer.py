@@ -142,7 +142,8 @@ def _chosen(
         allowed = choice.get("allowed_tools") or {"mode": "required", "tools": [choice]}
         choice = get_path(allowed, "mode")
         names = [_tool_name(tool) for tool in as_list(get_path(allowed, "tools"))]
-        prompted = [call for call in prompted if call.name in names]
+        known = set(names)
+        prompted = [call for call in prompted if call.name in known]
     if choice == "none":
         return []
     if choice in ("required", "any"):

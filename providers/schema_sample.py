@@ -126,7 +126,8 @@ class _Sampler:
         return self._string(schema)
 
     def _object(self, schema: dict[str, Any], refs: frozenset[str]) -> dict[str, Any]:
-        required = [name for name in as_list(schema.get("required")) if isinstance(name, str)]
+        wanted = (name for name in as_list(schema.get("required")) if isinstance(name, str))
+        required = dict.fromkeys(wanted)
         properties = schema.get("properties") or {}
         names = [name for name in properties if name in required]
         names += [name for name in required if name not in properties]

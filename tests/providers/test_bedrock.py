@@ -4,6 +4,7 @@ import base64
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 
 from providers import build
 from providers.base import CompletionRequest, Provider, Usage
+from providers.bedrock_answer import Answer
 from providers.deadline import Deadline
 from providers.errors import (
     AddressUnknown,
@@ -44,7 +46,7 @@ from tests.providers.factories import (
     summarize,
 )
 from tests.stub_bedrock import KEYS, MODEL, REGION, StubBedrock
-from tests.stub_vendor import StubVendor
+from tests.stub_vendor import SOON, StubVendor
 
 ASKED = CompletionRequest(model=MODEL, messages=({"role": "user", "content": "Hello?"},))
 ARN = "arn:aws:bedrock:eu-west-1:123456789012:inference-profile/eu.amazon.nova-lite-v1:0"
@@ -519,3 +521,13 @@ print([name for name in ("botocore", "boto3") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_many_pieces_of_thoughts_are_put_together_once():
+    answer, begun = Answer(), time.monotonic()
+    for piece in [*[{"text": "a" * 1000}] * 20_000, {"signature": "b"}]:
+        answer.add({"contentBlockDelta": {"delta": {"reasoningContent": piece}}})
+    answer.add({"contentBlockStop": {}})
+    [detail] = answer.message["reasoning_details"]
+    assert (detail["text"], detail["signature"]) == ("a" * 20_000_000, "b")
+    assert time.monotonic() - begun < SOON / 10

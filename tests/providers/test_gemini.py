@@ -1,4 +1,5 @@
 import json
+import time
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -17,7 +18,7 @@ from providers.errors import (
     ProviderOverloaded,
     RequestRejected,
 )
-from providers.gemini import Gemini
+from providers.gemini import Answer, Gemini
 from tests.providers.factories import (
     KEY,
     PROMPT,
@@ -32,7 +33,7 @@ from tests.providers.factories import (
     reply_with_recording,
     summarize,
 )
-from tests.stub_vendor import StubVendor
+from tests.stub_vendor import SOON, StubVendor
 
 CONVERSATION = CompletionRequest(
     model="gemini-2.5-flash",
@@ -686,3 +687,12 @@ def test_a_rejected_field_is_named(stub_vendor: StubVendor, gemini: Gemini):
     assert raised_error(gemini).args == (
         "The provider rejected the request because of its parameter generation_config.top_p.",
     )
+
+
+def test_many_parts_of_a_text_are_put_together_once():
+    parts = [{"text": "a" * 200}] * 20_000
+    body = {"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]}
+    answer, begun = Answer(), time.monotonic()
+    answer.add_whole(body)
+    assert answer.message == {"content": "a" * 4_000_000}
+    assert time.monotonic() - begun < SOON / 10

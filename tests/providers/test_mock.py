@@ -29,6 +29,7 @@ from tests.providers.factories import (
     error_summary,
     read_stream,
 )
+from tests.stub_vendor import SOON
 
 
 def prompt(text: str) -> CompletionRequest:
@@ -524,6 +525,16 @@ def test_a_schema_of_a_few_lines_cannot_ask_for_an_endless_answer():
         response_format = {"type": "json_schema", "json_schema": {"schema": schema}}
         request = prompt("Hi")._replace(parameters={"response_format": response_format})
         assert error_summary(Mock(), request) == ErrorSummary(RequestRejected)
+
+
+def test_a_schema_of_many_names_is_read_in_linear_time():
+    names = [str(number) for number in range(40_000)]
+    schema = {"properties": {name: {} for name in names}, "required": names}
+    response_format = {"type": "json_schema", "json_schema": {"schema": schema}}
+    request = prompt("Hi")._replace(parameters={"response_format": response_format})
+    begun = time.monotonic()
+    assert error_summary(Mock(), request) == ErrorSummary(RequestRejected)
+    assert time.monotonic() - begun < SOON / 10
 
 
 json_values = st.recursive(

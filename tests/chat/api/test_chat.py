@@ -606,6 +606,18 @@ class TextOnly(FakeProvider):
         return ("image_url", "seed")
 
 
+def test_the_first_hundred_fields_that_the_provider_lacks_are_named(
+    api: ApiClient, use_provider: AskInstead
+) -> None:
+    use_provider(LacksMuch(HELLO))
+    assert field_errors(api.chat()) == [(f"x{number}", "unsupported") for number in range(100)]
+
+
+class LacksMuch(FakeProvider):
+    def unsupported(self, request: CompletionRequest) -> tuple[str, ...]:
+        return tuple(f"x{number}" for number in range(1000))
+
+
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_thoughts_are_in_the_answer_and_the_record(
     api: ApiClient, vendor: StubVendor, name: str
