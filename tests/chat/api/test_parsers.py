@@ -152,9 +152,9 @@ def test_deep_nesting_in_an_unknown_field_is_ignored(api: ApiClient) -> None:
     assert field_errors(api.post("/v1/chat", deep)) == [("prompt", "invalid")]
 
 
-def test_a_thousand_invalid_fields_are_all_reported(api: ApiClient) -> None:
-    errors = problem(api.chat(metadata=dict.fromkeys(map(str, range(1000)), 7)))["errors"]
-    assert {error["field"] for error in errors} == {f"metadata.{n}" for n in range(1000)}
+def test_the_first_ten_invalid_members_of_an_object_are_reported(api: ApiClient) -> None:
+    errors = problem(api.chat(metadata=dict.fromkeys(map(str, range(16)), 7)))["errors"]
+    assert [error["field"] for error in errors] == [f"metadata.{n}" for n in range(10)]
 
 
 def test_field_names_are_quoted_unchanged(api: ApiClient) -> None:
