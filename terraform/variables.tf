@@ -85,6 +85,11 @@ variable "provisioned_concurrency" {
     condition     = var.provisioned_concurrency >= 0
     error_message = "Must be 0 or more."
   }
+
+  validation {
+    condition     = var.reserved_concurrency == -1 || var.provisioned_concurrency <= var.reserved_concurrency
+    error_message = "Must be reserved_concurrency at most, unless that is -1."
+  }
 }
 
 variable "settings" {
@@ -272,8 +277,8 @@ variable "maintenance_command" {
   default     = ["check"]
 
   validation {
-    condition     = length(var.maintenance_command) > 0
-    error_message = "Must be a command."
+    condition     = contains(local.commands, try(var.maintenance_command[0], ""))
+    error_message = "Must begin with one of ${join(", ", local.commands)}."
   }
 }
 

@@ -86,6 +86,10 @@ def test_terraform_knows_the_secrets_that_settings_know():
     assert local_values()["secret_names"] == list(env.SECRETS)
 
 
+def test_terraform_knows_the_commands_that_the_handler_runs():
+    assert local_values()["commands"] == sorted(COMMANDS)
+
+
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_file_of_an_environment_fits_the_variables(environment: str):
     values = parsed(f"environments/{environment}.tfvars")
@@ -145,7 +149,9 @@ def test_every_variable_and_output_is_described_and_every_variable_checked():
 
 def test_the_scheduled_event_runs_a_command():
     schedule = blocks("resource")["aws_scheduler_schedule.maintenance"]
-    assert schedule["target"][0]["input"] == "${jsonencode({manage = var.maintenance_command})}"
+    assert schedule["target"][0]["input"] == (
+        "${jsonencode({manage = var.maintenance_command, scheduled = true})}"
+    )
 
 
 def test_each_alarm_is_explained_to_operators():
