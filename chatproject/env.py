@@ -34,6 +34,7 @@ SECRETS = (
 )
 # Those of libcurl.
 PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
+_VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
 _secrets_in_aws: dict[str, str] = {}
@@ -68,15 +69,16 @@ def _parsed_env_file(path: Path) -> dict[str, str]:
         raise ImproperlyConfigured(f"{path} (ENV_FILE) must be a text in UTF-8.") from exc
     variables = {}
     for line in parse_stream(io.StringIO(text)):
-        source = line.original.string
-        if line.error or "\0" in source:
+        source, key, value = line.original.string, line.key, line.value
+        sets_nothing = key is not None and (value is None or not _VARIABLE.fullmatch(key))
+        if line.error or sets_nothing or "\0" in source:
             blank = source[: -len(source.lstrip())].count("\n")
             raise ImproperlyConfigured(
                 f"{path} (ENV_FILE), line {line.original.line + blank}: must be NAME=value, and a "
                 "quote must be closed."
             )
-        if line.key and line.value is not None:
-            variables[line.key] = line.value
+        if key and value is not None:
+            variables[key] = value
     return variables
 
 
