@@ -33,7 +33,7 @@ with lean_imports():
 
     from chat.api.server_context import can_stream
     from chat.errors import InternalError, MalformedJson, Problem
-    from chatproject.env import lambda_trace_id
+    from chatproject.env_sources import lambda_trace_id
     from chatproject.wsgi import application, flush_traces
 
     import_module("chatproject.urls")
@@ -151,9 +151,7 @@ def _check_command(arguments: Any) -> None:
         raise CommandError(f"Commands here: {', '.join(sorted(COMMANDS))}.", returncode=2)
 
 
-def _log_failure(
-    arguments: Any, exit_code: int, output: str, unexpected: Exception | None
-) -> None:
+def _log_failure(arguments: Any, exit_code: int, output: str, unexpected: Exception | None) -> None:
     """Log a command's name and its last line, where the reason is, with keys masked."""
     from providers.vendor_message import vendor_message
 

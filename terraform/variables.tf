@@ -110,7 +110,7 @@ variable "secrets" {
 
   validation {
     condition     = length(setsubtract(var.secrets, local.secret_names)) == 0 && contains(var.secrets, "SECRET_KEY")
-    error_message = "Must be SECRET_KEY and any of the other secrets that chatproject/env.py knows."
+    error_message = "Must be SECRET_KEY and any of the other secrets that chatproject/env_sources.py knows."
   }
 }
 
