@@ -439,14 +439,16 @@ def _write_outcome(record: InteractionRecord, in_flight: InFlightChat) -> bool:
 
     Raises StorageUnavailable, RecordTooLarge.
     """
+    stored = in_flight.stored(record)
     deadline = Deadline(min(in_flight.deadline.remaining_if_not_cancelled(), MAX_SECONDS))
     # The answer is there: all the time that is left may be spent on its record.
     with storage_deadline(deadline, writer_share=1):
         for tries in itertools.count(1):
             try:
                 with server_timing("storage"):
-                    stored = in_flight.stored(record)
-                    return backend().interactions.settle(stored, *in_flight.reservations)
+                    settled = backend().interactions.settle(stored, *in_flight.reservations)
+                    # An earlier try may have succeeded, and its answer was lost.
+                    return settled or (tries > 1 and _is_settled(stored))
             except StorageUnavailable:
                 # Full jitter: when the storage fails, many requests fail at the same moment.
                 wait = random.uniform(0, 0.1 * 2**tries)  # noqa: S311  (no secret)
@@ -454,3 +456,13 @@ def _write_outcome(record: InteractionRecord, in_flight: InFlightChat) -> bool:
                     raise
             time.sleep(wait)
     raise AssertionError("the last try returns or raises")
+
+
+def _is_settled(record: InteractionRecord) -> bool:
+    """Return whether the storage has this outcome."""
+    found = backend().interactions.get(record.interaction_id)
+    return found is not None and _outcome_id(found) == _outcome_id(record)
+
+
+def _outcome_id(record: InteractionRecord) -> tuple[Any, ...]:
+    return record.deadline_at, record.status, record.latency_ms

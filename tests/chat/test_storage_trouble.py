@@ -22,7 +22,7 @@ from chat.telemetry.logs import JsonFormatter
 from providers.base import Completion, Usage
 from providers.deadline import Deadline
 from providers.errors import ContentFiltered
-from tests.factories import FakeProvider, all_records
+from tests.factories import FakeProvider, LosingStore, all_records
 from tests.stub_vendor import StubVendor
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -177,6 +177,14 @@ def test_a_short_outage_is_survived(client, unrecorded_log, monkeypatch):
     assert response.json().get("recorded") is None
     assert Interaction.objects.get().status == "ok"
     assert unrecorded_log.read_bytes() == b""
+
+
+def test_an_outcome_whose_answer_was_lost_is_recorded(client, unrecorded_log, use_store):
+    use_store(LosingStore)
+    assert "recorded" not in ask(client).json()
+    assert [record.status for record in all_records()] == ["ok"]
+    assert unrecorded_log.read_bytes() == b""
+    assert client.get("/v1/usage").json()["total"]["requests"] == 1
 
 
 def test_settling_is_retried_for_a_disconnected_client(
