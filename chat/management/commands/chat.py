@@ -95,7 +95,7 @@ class Command(ConsoleCommand):
             with _cancel_on_interrupt(deadline):
                 answer = self._stream(self._chat_request(prompt), deadline)
             self._report(answer)
-        except BrokenPipeError:
+        except OSError:  # of the output
             raise
         except Exception as exc:
             if not deadline.cancelled:

@@ -31,7 +31,7 @@ from chat.storage.dynamodb.tables import InteractionTable, StateTable
 from chat.storage.jsonl import from_json, to_line
 from chat.storage.orm.bulk import OrmBulkStore
 from tests.chat.storage.contract import FULL_ANSWER, YESTERDAY
-from tests.commands import refusal, run
+from tests.commands import in_shell, refusal, run
 from tests.deployment.iam_proxy import required_permissions
 from tests.dynamodb_local import Calls
 from tests.factories import ALICE, ANSWERED, BOB, FAILED, NOON, PENDING, converse
@@ -185,6 +185,12 @@ def test_an_export_goes_to_standard_output(records: list[InteractionRecord]) -> 
     out, err = run("export_interactions")
     assert sorted(out.encode().splitlines(keepends=True)) == stored()
     assert err == "24 records exported.\n"
+
+
+def test_an_exported_stream_is_utf_8_in_any_locale(transactional_db: None, tmp_path: Path) -> None:
+    backend().bulk.import_records(made(1, prompt="Olá 🦆"))
+    code, out, _ = in_shell("manage.py export_interactions", PYTHONIOENCODING="iso-8859-1")
+    assert (code, [out]) == (0, stored())
 
 
 def test_an_export_without_records_is_an_empty_file(each_storage: str, tmp_path: Path) -> None:

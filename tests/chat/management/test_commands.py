@@ -22,6 +22,7 @@ from chat.management.provider_checks import for_each_provider
 from chat.storage import backend
 from chat.storage.orm.interactions import OrmInteractionStore
 from providers.deadline import Deadline
+from tests.commands import in_shell
 from tests.factories import ALICE, ANSWERED, BOB, all_records, store_record
 from tests.server_process import ROOT, base_environment
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
@@ -362,15 +363,18 @@ def test_unreachable_tables_have_failed(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
-def test_a_full_disk_is_reported_in_a_sentence() -> None:
-    environment = base_environment() | {"ENV_FILE": os.devnull, "SECRET_KEY": "tests"}
-    command = [sys.executable, "manage.py", "check_providers"]
-    with Path("/dev/full").open("w") as full:
-        ran = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, env=environment, cwd=ROOT, check=False
-        )
-    sentence = b"CommandError: The output cannot be written: no space is left.\n"
-    assert (ran.returncode, ran.stderr) == (1, sentence)
+def test_a_full_disk_is_reported_in_a_sentence(transactional_db: None) -> None:
+    sentence = "CommandError: The output cannot be written: No space left on device.\n"
+    for command in ("check_providers", "usage_report", "chat <<< Hi"):
+        assert in_shell(f"manage.py {command} > /dev/full") == (1, b"", sentence)
+
+
+def test_a_command_runs_with_closed_streams(transactional_db: None) -> None:
+    assert in_shell("manage.py usage_report <&- >&-") == (0, b"", "")
+    for command in ("doctor", "usage_report", "export_interactions"):
+        code, out, err = in_shell(f"manage.py {command} 2>&-")
+        assert (code, err) == (0, "")
+        assert out or command == "export_interactions"
 
 
 @pytest.mark.parametrize("command", ["erase_user", "check_providers", "doctor", "chat"])

@@ -12,8 +12,10 @@ from uuid import uuid4
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 
 from chat import api_keys
+from tests.chat.management.test_chat import Terminal
 from tests.factories import ALICE, ANSWERED, BOB, FAILED, NOON, store_record
 
 TODAY = NOON
@@ -75,6 +77,15 @@ def test_owners_without_a_key_are_reported_from_sqlite(each_storage: str) -> Non
     listed = {"imported": 1} if each_storage == "sqlite" else {}
     assert requests("--by", "owner") == listed
     assert requests("--by", "owner", "--owner", "imported") == {"imported": 1}
+
+
+def test_a_terminal_may_lack_characters(transactional_db: None) -> None:
+    settle(user_id="🦆")
+    database = str(connection.settings_dict["NAME"])
+    words = ("usage_report", "--by", "user")
+    terminal = Terminal(*words, DATABASE_PATH=database, PYTHONIOENCODING="ascii")
+    terminal.until("\n\\U0001f986 ")
+    assert terminal.ended() == 0
 
 
 def test_no_user_is_a_formula_of_a_spreadsheet(each_storage: str) -> None:
