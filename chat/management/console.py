@@ -7,8 +7,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError
 
 from chat.errors import StorageFailed
 from chat.storage.errors import StorageUnavailable
@@ -66,9 +68,12 @@ class ConsoleCommand(BaseCommand):
 
 def describe_storage_failure(exc: BaseException | None) -> str:
     """Return what happened, what to look for, and the database's own words."""
-    hint = "is it up, and are its tables there (migrate, create_tables)?"
-    reason = f" ({exc.__cause__})" if exc and exc.__cause__ else ""
-    return f"{StorageFailed.title}: {hint}{reason}"
+    cause = exc and exc.__cause__
+    # Not by STORAGE alone: pull_interactions uses both.
+    on_sqlite = isinstance(cause, DatabaseError) if cause else settings.STORAGE == "sqlite"
+    tables = "migrate" if on_sqlite else "create_tables"
+    reason = f" ({cause})" if cause else ""
+    return f"{StorageFailed.title}: is it up, and are its tables there ({tables})?{reason}"
 
 
 def _describe_os_error(exc: OSError) -> str:

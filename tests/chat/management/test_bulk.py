@@ -1,5 +1,6 @@
 """export_interactions, import_interactions, purge_interactions, pull_interactions."""
 
+import fcntl
 import gzip
 import io
 import json
@@ -257,13 +258,52 @@ def test_an_export_with_other_options_does_not_resume(
     path = tmp_path / "all.jsonl"
     interrupted("export_interactions", "--output", str(path), "--since", "2025-01-01")
     state = tmp_path / "all.jsonl.part.state"
-    assert refusal("export_interactions", "--output", str(path)) == (
-        f"{state} belongs to an export with other options: --since 2025-01-01. "
-        "Use the same, or delete it to start over."
-    )
+    said = refusal("export_interactions", "--output", str(path))
+    assert said.startswith(f"{state} belongs to another export: from ")
+    assert said.endswith(", since 2025-01-01. Repeat that one, or delete it to start over.")
     state.unlink()
     run("export_interactions", "--output", str(path))
     assert len(path.read_bytes().splitlines()) == 24
+
+
+def test_an_export_from_another_storage_does_not_resume(
+    records: list[InteractionRecord],
+    broken_off: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Any,
+) -> None:
+    words = ("export_interactions", "--output", str(tmp_path / "all.jsonl"))
+    interrupted(*words)
+    region = settings.AWS_REGION
+    with monkeypatch.context() as another:
+        another.setitem(connection.settings_dict, "NAME", "another.db")
+        settings.AWS_REGION = "another-region-1"
+        assert "belongs to another export: from " in refusal(*words)
+    settings.AWS_REGION = region
+    assert run(*words)[1] == "Resuming after 8 records.\n"
+
+
+BAD_STATES = ["", "[]", "{}", '{"task": {}, "since": null, "before": "soon", "cursor": 7}']
+
+
+@pytest.mark.parametrize("text", BAD_STATES)
+def test_a_file_that_is_no_checkpoint_is_named(db: None, tmp_path: Path, text: str) -> None:
+    pulled = Path(f"{connection.settings_dict['NAME']}.pull")
+    exported = tmp_path / "all.part.state"
+    pull = ("pull_interactions", "--since", "1d")
+    for path, words in [
+        (pulled, pull),
+        (exported, ("export_interactions", "--output", str(tmp_path / "all"))),
+    ]:
+        path.write_text(text)
+        assert refusal(*words) == (
+            f"{path} is not a checkpoint of this version; delete it to start over."
+        )
+        path.unlink()
+    pulled.mkdir()
+    assert refusal(*pull) == f"{pulled} cannot be used: Is a directory."
+    pulled.rmdir()
 
 
 def test_a_checkpoint_without_its_file_starts_over(
@@ -323,13 +363,30 @@ def test_an_existing_file_is_not_overwritten(each_storage: str, tmp_path: Path) 
     assert path.read_text() == "kept"
 
 
-def test_two_exports_do_not_write_the_same_file(each_storage: str, tmp_path: Path) -> None:
-    import fcntl
+def test_two_runs_do_not_share_a_checkpoint(db: None, tmp_path: Path) -> None:
+    draft, pulled = tmp_path / "all.part", Path(f"{connection.settings_dict['NAME']}.pull.lock")
+    export = ("export_interactions", "--output", str(tmp_path / "all"))
+    for path, words in [(draft, export), (pulled, ("pull_interactions", "--since", "1d"))]:
+        with path.open("wb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            said = f"Another run of this command is writing {path}."
+            assert refusal(*words) == said
 
-    path = tmp_path / "all.jsonl"
-    with (tmp_path / "all.jsonl.part").open("wb") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        assert "Another export" in refusal("export_interactions", "--output", str(path))
+
+def test_an_output_that_is_no_file_is_refused(db: None) -> None:
+    said = refusal("export_interactions", "--output", "/dev/null")
+    assert said == "/dev/null is not a file; for standard output, name -."
+
+
+def test_standard_output_has_two_names(records: list[InteractionRecord]) -> None:
+    assert run("export_interactions", "--output", "/dev/stdout") == run("export_interactions")
+
+
+def test_an_export_that_fails_at_once_leaves_no_file(
+    unreachable_database: None, tmp_path: Path
+) -> None:
+    refusal("export_interactions", "--output", str(tmp_path / "all"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_folder_is_reported(each_storage: str, tmp_path: Path) -> None:
@@ -479,6 +536,7 @@ def test_records_are_pulled_and_counted(remote: list[InteractionRecord]) -> None
     out, err = run("pull_interactions", "--since", "2026-01-01")
     assert out.startswith("25 read, 25 new, 0 replaced, 0 unchanged; ")
     assert err == ""
+    assert list(Path(connection.settings_dict["NAME"]).parent.glob("*.pull*")) == []
     assert stored() == stored("dynamodb")
     assert requests() == requests("dynamodb") == 23
     out, _ = run("pull_interactions", "--since", "2026-01-01", "--format", "json")
@@ -582,7 +640,7 @@ def test_an_unreachable_storage_is_reported_with_the_reason(
     change_settings(STORAGE="dynamodb")
     dynamodb_at("http://127.0.0.1:9")
     said = refusal(*words)
-    assert "is it up" in said
+    assert "is it up, and are its tables there (create_tables)?" in said
     assert "127.0.0.1:9" in said
 
 

@@ -112,9 +112,7 @@ def test_a_failed_chat_ends_with_the_reason(
 def test_without_the_storage_a_chat_ends_with_a_hint(
     unreachable_database: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "are its tables there (migrate, create_tables)?" in refused(
-        "Hi", monkeypatch=monkeypatch
-    )
+    assert "are its tables there (migrate)?" in refused("Hi", monkeypatch=monkeypatch)
 
 
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])

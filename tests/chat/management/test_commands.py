@@ -128,7 +128,7 @@ def test_erasing_needs_yes_without_a_terminal(db: None, monkeypatch: pytest.Monk
 
 def test_without_the_storage_nothing_is_erased(unreachable_database: None) -> None:
     assert failed("erase_user", ALICE, "--yes")[1] == (
-        "The storage is unreachable: is it up, and are its tables there (migrate, create_tables)? "
+        "The storage is unreachable: is it up, and are its tables there (migrate)? "
         "(unable to open database file) 0 records were erased; "
         "run the command again to erase the rest."
     )
