@@ -192,6 +192,8 @@ def test_an_exported_stream_is_utf_8_in_any_locale(transactional_db: None, tmp_p
     backend().bulk.import_records(made(1, prompt="Olá 🦆"))
     code, out, _ = in_shell("manage.py export_interactions", PYTHONIOENCODING="iso-8859-1")
     assert (code, [out]) == (0, stored())
+    code, out, _ = in_shell("manage.py export_interactions | manage.py import_interactions -")
+    assert (code, out) == (0, b"1 read, 0 new, 0 replaced, 1 unchanged, 0 expired.\n")
 
 
 def test_an_export_without_records_is_an_empty_file(each_storage: str, tmp_path: Path) -> None:
@@ -419,6 +421,13 @@ def test_a_dry_run_reports_each_invalid_line(each_storage: str, tmp_path: Path) 
     assert out.getvalue() == "4 read, 1 expired, 2 bad lines.\n"
     assert [each.split(":")[0] for each in err.getvalue().splitlines()] == ["Line 1", "Line 6"]
     assert stored() == []
+
+
+def test_a_line_that_is_not_json_is_named(db: None, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + to_line(ANSWERED) + b"Hi\n")
+    said = refusal("import_interactions", str(path))
+    assert re.match(r"Line 2: this is not JSON \(.+, column 1\)\. Before it: 1 read, 1 new", said)
 
 
 def test_expired_records_are_not_imported(each_storage: str, tmp_path: Path) -> None:
