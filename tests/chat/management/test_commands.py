@@ -16,6 +16,7 @@ from uuid import uuid4
 import pytest
 from django.core.management import CommandError, call_command
 from django.core.management.base import OutputWrapper
+from django.db import connection
 
 from chat import api_keys
 from chat.management.provider_checks import for_each_provider
@@ -342,6 +343,27 @@ def test_missing_migrations_have_failed(transactional_db: None) -> None:
         assert findings()["storage"] == [("failed", missing)]
     finally:
         call_command("migrate", verbosity=0)
+
+
+def test_a_database_that_cannot_be_written_has_failed(transactional_db: None) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA query_only = ON")
+        try:
+            said = "It cannot be written (attempt to write a readonly database)."
+            assert findings()["storage"] == [("failed", said)]
+        finally:
+            cursor.execute("PRAGMA query_only = OFF")
+
+
+def test_a_missing_variable_of_the_storage_is_named(
+    db: None, dynamodb_at: Callable[[str], None], change_settings: Configure
+) -> None:
+    dynamodb_at("http://127.0.0.1:9")
+    del os.environ["AWS_DEFAULT_REGION"]  # `dynamodb_at` has set it
+    change_settings(STORAGE="dynamodb", AWS_REGION="", REQUIRE_API_KEY=True)
+    found = findings()
+    assert found["storage"] == [("failed", "It is unreachable (DynamoDB needs AWS_REGION).")]
+    assert found["keys"] == [("failed", "They cannot be read (DynamoDB needs AWS_REGION).")]
 
 
 def test_missing_tables_have_failed(db: None, dynamodb: str, change_settings: Configure) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import matplotlib
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
@@ -140,6 +141,13 @@ def test_there_are_days_to_report(days: str) -> None:
 def test_a_chart_is_drawn(used: str, tmp_path: Path, name: str, start: bytes) -> None:
     report("--plot", str(tmp_path / name))
     assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_no_user_is_a_formula_of_a_chart(each_storage: str, tmp_path: Path) -> None:
+    settle(user_id=r"$\frac{1}$")
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        report("--by", "user", "--plot", str(tmp_path / "usage.svg"))
+    assert r"$\frac{1}$" in (tmp_path / "usage.svg").read_text()
 
 
 @pytest.mark.parametrize("name", ["no/folder.svg", "usage.unknown"])
