@@ -345,11 +345,16 @@ def docker(line):
     return b"".join(orjson.dumps({"log": each.decode()}) + b"\n" for each in pieces)
 
 
+def kubernetes(line):
+    texts = ("Listening", line.decode().removesuffix("\n"))
+    return b"".join(orjson.dumps({"log": text}) + b"\n" for text in texts)
+
+
 def wrapped(line):
     return orjson.dumps({"timestamp": 1, "message": line.decode()}) + b"\n"
 
 
-@pytest.mark.parametrize("write", [gzip.compress, docker, wrapped])
+@pytest.mark.parametrize("write", [gzip.compress, docker, kubernetes, wrapped])
 def test_a_collector_s_log_is_replayed(client, unrecorded_log, write):
     with failing("UPDATE"):
         ask(client)

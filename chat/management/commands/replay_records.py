@@ -60,11 +60,10 @@ def _records(file: BinaryIO) -> Iterator[tuple[int, InteractionRecord]]:
         data = _parse(line[line.find(b"{") :])  # a log collector may add a prefix
         wrapped = data.get("log", data.get("message"))
         if "record" not in data and isinstance(wrapped, str):
-            piece += wrapped
-            # Docker splits lines of more than 16 kB, and only the last piece has the line's end.
-            if "log" in data and not piece.endswith("\n"):
-                continue
-            data, piece = _parse(piece), ""
+            data = _parse(wrapped) or _parse(piece + wrapped)
+            # Docker splits lines of more than 16 kB: an unfinished object goes on in the next line.
+            goes_on = not data and not wrapped.endswith("\n") and (piece or wrapped)[:1] == "{"
+            piece = piece + wrapped if goes_on else ""
         if "record" in data:
             try:
                 yield number, from_json(data["record"])
