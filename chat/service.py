@@ -241,14 +241,7 @@ def _pending_record(
     idempotency_key: str | None,
 ) -> InteractionRecord:
     now = datetime.now(UTC)
-    interaction_id = str(uuid_utils.uuid7())
-    request_hash = None
-    if idempotency_key is not None:
-        # The owner is part of the name, so a key of one owner never finds a record of another.
-        interaction_id = str(uuid5(IDEMPOTENCY_NAMESPACE, f"{caller.owner}\n{idempotency_key}"))
-        # In a record without texts a plain digest would still let a short prompt be guessed.
-        keeps_content = settings.STORE_CONTENT and not request.accounting_only
-        request_hash = request.digest if keeps_content else keyed_digest(request.digest)
+    interaction_id, request_hash = _identity(caller, request, idempotency_key)
     parent, days = history.parent, settings.RETENTION_DAYS
     inherited = None if request.drops_instructions else history.system
     return InteractionRecord(
@@ -272,6 +265,19 @@ def _pending_record(
         provider=route.provider.name,
         model=route.model,
     )
+
+
+def _identity(
+    caller: Caller, request: ChatRequest, idempotency_key: str | None
+) -> tuple[str, str | None]:
+    """Return the record's id, and the digest of the request that a retry with the key must have."""
+    if idempotency_key is None:
+        return str(uuid_utils.uuid7()), None
+    # The owner is part of the name, so a key of one owner never finds a record of another.
+    id_ = uuid5(IDEMPOTENCY_NAMESPACE, f"{caller.owner}\n{idempotency_key}")
+    # In a record without texts a plain digest would still let a short prompt be guessed.
+    keeps_content = settings.STORE_CONTENT and not request.accounting_only
+    return str(id_), request.digest if keeps_content else keyed_digest(request.digest)
 
 
 def _claim(
