@@ -735,7 +735,8 @@ class TestRequests:
             {"plugins": [{"id": "web"}, {"id": "fusion", "analysis_models": ["expensive/model"]}]},
             {"plugins": [{"model": "expensive/model"}]},
             {"tools": [{"type": "openrouter:image_generation", "parameters": {"model": "x/y"}}]},
-            {"tools": [{"type": "openrouter:advisor"}]},
+            {"tools": [{"type": "function"}, {"type": "openrouter:advisor"}]},
+            {"tools": [{"type": "image_generation", "model": "x/y"}]},
         ],
     )
     def test_openrouter_cannot_be_asked_a_model_that_is_not_allowed(
@@ -766,6 +767,7 @@ class TestRequests:
             {"models": ["model-1"]},
             {"plugins": [{"id": "web", "max_results": 2}, {"id": "file-parser"}]},
             {"tools": [{"type": "openrouter:web_search"}, {"type": "openrouter:datetime"}]},
+            {"tools": [{"type": "web_search_preview"}, {"type": "custom", "custom": {}}]},
         ],
     )
     def test_openrouter_gets_what_asks_no_other_model(
