@@ -108,8 +108,7 @@ class AnsweredMessage(dict[str, Any]):
         if len(kept) == len(calls):
             return self
         message = {name: value for name, value in self.items() if name != "tool_calls"}
-        message |= {"tool_calls": kept} if kept else {"content": message["content"] or ""}
-        return self.with_fields(message)
+        return self.with_fields(message | ({"tool_calls": kept} if kept else {}))
 
     def with_fields(self, message: Message) -> "AnsweredMessage":
         """Return a message with other fields of the same model."""
@@ -133,8 +132,6 @@ class AnsweredMessage(dict[str, Any]):
             plain["tool_calls"] = [
                 {name: value for name, value in call.items() if name in taken} for call in calls
             ]
-        if plain.keys().isdisjoint(("refusal", "tool_calls", "function_call")):
-            plain["content"] = plain["content"] or ""  # of an answer of images alone
         return plain
 
 

@@ -32,6 +32,8 @@ from providers.refused_fields import THOUGHTS, TOKEN_LIMITS, refused_fields
 from providers.vendor_http import read_error
 
 _OTHER_LIMIT = dict(zip(TOKEN_LIMITS, reversed(TOKEN_LIMITS), strict=True))
+# With one of these fields an assistant's message needs no content.
+_INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "audio")
 _FAILED_FINISH_REASONS = {"error", "insufficient_system_resource"}  # the second one is DeepSeek's
 
 # The error for an error code or type, whatever the HTTP status.
@@ -115,6 +117,7 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         messages = self._messages(request)
         if THOUGHTS in refused:
             messages = [_without_thoughts(message) for message in messages]
+        messages = [_with_content(message) for message in messages]
         body: dict[str, Any] = {"model": request.model, "messages": messages, **request.parameters}
         limit = body.pop("max_tokens", self.default_max_tokens)
         if limit is not None:
@@ -263,6 +266,13 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
 
 def _without_thoughts(message: Message) -> Message:
     return {name: value for name, value in message.items() if name != THOUGHTS}
+
+
+def _with_content(message: Message) -> Message:
+    """Return the message with an empty text where OpenAI refuses the null of its answers."""
+    if message.get("content") is not None or any(map(message.get, _INSTEAD_OF_CONTENT)):
+        return message
+    return {**message, "content": ""}
 
 
 def _error_object(body: Any) -> dict[str, Any]:

@@ -101,6 +101,26 @@ DEVELOPER = REQUEST._replace(
 
 
 @pytest.mark.parametrize(
+    ("message", "content"),
+    [
+        ({"content": None, "reasoning_content": "Hm."}, ""),
+        ({"content": None, "refusal": "No."}, ""),
+        ({"refusal": "No."}, ""),
+        ({"content": None, "tool_calls": [{"id": "a"}]}, None),
+        ({"content": None, "function_call": {"name": "f", "arguments": "{}"}}, None),
+        ({"content": None, "audio": {"id": "a"}}, None),
+    ],
+    ids=str,
+)
+def test_an_answer_without_calls_or_audio_is_sent_back_with_a_content(
+    stub_vendor: StubVendor, openai: OpenAI, message: dict[str, Any], content: str | None
+):
+    message = {"role": "assistant", **message}
+    complete(openai, REQUEST._replace(messages=(*REQUEST.messages, message)))
+    assert stub_vendor.requests[0].json["messages"][1] == message | {"content": content}
+
+
+@pytest.mark.parametrize(
     ("base_url", "role"),
     [
         ("https://api.openai.com/v1", "developer"),

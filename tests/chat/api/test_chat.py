@@ -626,7 +626,7 @@ def test_a_refusal_is_the_response_of_a_filtered_answer(api: ApiClient, vendor: 
     assert api.chat("And now?", previous_interaction_id=record.interaction_id).status_code == 200
     assert vendor.requests[1].json["messages"][1] == {
         "role": "assistant",
-        "content": None,
+        "content": "",
         "refusal": "I cannot help with that.",
     }
 

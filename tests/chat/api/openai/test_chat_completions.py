@@ -665,7 +665,7 @@ class TestRequests:
         messages = [
             {"role": "system", "content": [system, IMAGE]},
             {"role": "user", "content": [document]},
-            {"role": "assistant", "reasoning_details": [thoughts]},
+            {"role": "assistant", "content": "", "reasoning_details": [thoughts]},
             {"role": "user", "content": "Olá!", "weight": 1},
         ]
         assert text(complete(api, messages=messages))
@@ -804,6 +804,7 @@ class TestRequests:
         asked, again = ({"role": "user", "content": content} for content in ("Olá!", "E?"))
         turns = [asked, {"role": "assistant", **refusal}, again]
         assert text(complete(api, messages=turns))
+        turns[1]["content"] = refusal["content"] or ""
         assert vendor.requests[0].json["messages"] == turns
 
     def test_names_reach_the_vendor(self, api: ApiClient, vendor: StubVendor) -> None:

@@ -804,7 +804,7 @@ MESSAGES = [
     },
     {"role": "tool", "tool_call_id": "a", "content": "3"},
     {"role": "tool", "tool_call_id": "b", "content": "done"},
-    {"role": "assistant", "content": None, "refusal": "No."},
+    {"role": "assistant", "content": "", "refusal": "No."},
     {"role": "user", "content": "Go on."},
 ]
 
