@@ -72,7 +72,7 @@ class AnswerEnded(NamedTuple):
 
 
 class AnswerDelta(NamedTuple):
-    """A piece of an answer, with the claimed record, and the provider and model that answer."""
+    """A piece of an answer, with the claimed record, the provider, and the model that was asked."""
 
     record: InteractionRecord
     provider: str

@@ -209,6 +209,8 @@ class Delta(NamedTuple):
     message: dict[str, Any]
     # New fields of the answer beside its message.
     extras: Mapping[str, Any] = {}
+    # The model that answers. Only the first piece of a vendor's stream has it.
+    model: str = ""
 
 
 class Completion(NamedTuple):

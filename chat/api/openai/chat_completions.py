@@ -41,7 +41,7 @@ class CompletionChunkFormat:
         self._plain_head: dict[str, Any] = {}  # of a chunk without extras
 
     def delta(self, delta: AnswerDelta) -> bytes:
-        first = self._first_chunk(delta.record, delta.model)
+        first = self._first_chunk(delta.record, delta.delta.model or delta.model)
         return first + self._chunk(delta.record, delta.delta.message, delta.delta.extras)
 
     def done(self, result: ChatResult) -> bytes:

@@ -227,7 +227,7 @@ class ResponseEventFormat:
         self._vendor_fields: VendorFields | None = None  # that the reasoning item has
 
     def delta(self, delta: AnswerDelta) -> bytes:
-        begun = self._begin(delta.record, delta.model)
+        begun = self._begin(delta.record, delta.delta.model or delta.model)
         message, extras = delta.delta.message, delta.delta.extras
         self._deltas.append(message)
         return begun + b"".join(

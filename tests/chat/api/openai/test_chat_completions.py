@@ -313,11 +313,13 @@ class TestStreamed:
         assert "Content-Encoding" not in response
         assert response["X-Request-ID"]
 
-    def test_all_chunks_name_the_same_model(self, api: ApiClient, vendor: StubVendor) -> None:
+    def test_all_chunks_name_the_model_that_answers(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
         stream = sse(delta(content="Hi"), delta("stop"))
         vendor.reply(stream, headers={"content-type": "text/event-stream"})
         read = chunks(complete(api, stream=True))
-        assert {chunk["model"] for chunk in read} == {"model-1"}
+        assert {chunk["model"] for chunk in read} == {"stand-in-1"}
         assert [record.model for record in all_records()] == ["stand-in-1"]
 
     def test_unknown_usage_is_null(self, api: ApiClient, vendor: StubVendor) -> None:

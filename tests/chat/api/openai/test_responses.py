@@ -319,6 +319,11 @@ class TestStreamed:
         output = found[-1]["response"]["output"]
         assert [each["arguments"] for each in output] == ['{"a": 1}', '{"a": 2}']
 
+    def test_the_model_is_the_one_that_answers(self, api: ApiClient, vendor: StubVendor) -> None:
+        reply_stream(vendor, chunk(content="Hi."), chunk("stop"))
+        found = events(create(api, stream=True))
+        assert [each["response"]["model"] for each in found if "response" in each] == ["m"] * 3
+
     def test_a_refusal(self, api: ApiClient, vendor: StubVendor) -> None:
         reply_stream(vendor, chunk(refusal="I can"), chunk(refusal="not."), chunk("stop"))
         found = events(create(api, stream=True))
