@@ -225,8 +225,9 @@ class Completion(NamedTuple):
     model: str
     finish_reason: FinishReason
     usage: Usage = Usage()
-    # The fields beside the message: `logprobs`, `choice` with the other fields of the choice, and
-    # those that OpenAI does not have, such as `citations`.
+    # The fields beside the message: `logprobs`, `choice` with the other fields of the choice,
+    # `usage` with the other details of the tokens, and those that OpenAI does not have, such as
+    # `citations`.
     extras: Mapping[str, Any] = {}
 
     @property

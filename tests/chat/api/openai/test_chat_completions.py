@@ -149,8 +149,8 @@ class TestPlain:
                 "prompt_tokens": 1,
                 "completion_tokens": 3,
                 "total_tokens": 4,
-                "prompt_tokens_details": {"cached_tokens": 0},
-                "completion_tokens_details": {"reasoning_tokens": 0},
+                "prompt_tokens_details": {},
+                "completion_tokens_details": {},
             },
             "interaction_id": record.interaction_id,
         }
@@ -168,6 +168,25 @@ class TestPlain:
         assert answered["message"] == {**message, "refusal": None}
         [record] = all_records()
         assert record.tool_calls == (CALL,)
+
+    @committed
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_usage_has_the_details_that_the_vendor_reports(
+        self, api: ApiClient, vendor: StubVendor, stream: bool
+    ) -> None:
+        prompt = {"cached_tokens": 0, "audio_tokens": 1, "image_tokens": None, "file": "a"}
+        answer = {"reasoning_tokens": 2, "accepted_prediction_tokens": 0}
+        details = {"prompt_tokens_details": prompt, "completion_tokens_details": answer}
+        counts = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+        vendor.reply({**OPENAI_ANSWER, "usage": {**counts, **details}})
+        if stream:
+            read = chunks(complete(api, stream=True, stream_options={"include_usage": True}))
+            assert {chunk["usage"] is None for chunk in read[:-1]} == {True}
+            found = read[-1]["usage"]
+        else:
+            found = complete(api).json()["usage"]
+        del prompt["image_tokens"]
+        assert found == {**counts, **details}
 
     def test_spoken_answers_are_sent_back_by_their_id(
         self, api: ApiClient, vendor: StubVendor
@@ -292,8 +311,8 @@ class TestStreamed:
                     "prompt_tokens": 1,
                     "completion_tokens": 3,
                     "total_tokens": 4,
-                    "prompt_tokens_details": {"cached_tokens": 0},
-                    "completion_tokens_details": {"reasoning_tokens": 0},
+                    "prompt_tokens_details": {},
+                    "completion_tokens_details": {},
                 },
             },
         ]

@@ -136,7 +136,7 @@ class TestPlain:
         self, api: ApiClient, vendor: StubVendor
     ) -> None:
         details = {
-            "prompt_tokens_details": {"cached_tokens": 4},
+            "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 3},
             "completion_tokens_details": {"reasoning_tokens": 1},
             "cost": 0.25,
         }
@@ -144,7 +144,7 @@ class TestPlain:
         found = body(create(api))
         assert found["usage"] == {
             "input_tokens": 10,
-            "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0},
+            "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 3},
             "output_tokens": 2,
             "output_tokens_details": {"reasoning_tokens": 1},
             "total_tokens": 12,
@@ -157,6 +157,12 @@ class TestPlain:
             2,
             "0.25",
         )
+
+    def test_the_service_tier_is_the_vendor_s(self, api: ApiClient, vendor: StubVendor) -> None:
+        vendor.reply({**PLAIN_ANSWER, "service_tier": "default"})
+        vendor.reply(PLAIN_ANSWER)
+        for tier in ("default", "auto"):
+            assert body(create(api, service_tier="auto"))["service_tier"] == tier
 
     def test_unknown_usage_is_null(self, api: ApiClient, vendor: StubVendor) -> None:
         vendor.reply({**PLAIN_ANSWER, "usage": None})
