@@ -213,6 +213,20 @@ class TestPlain:
         assert tool["function"]["parameters"]["properties"].keys() == {"input"}
         assert "start: /.+/" in tool["function"]["description"]
 
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_other_content_parts_are_fields_of_the_message(
+        self, api: ApiClient, vendor: StubVendor, stream: bool
+    ) -> None:
+        cited = {"type": "reference", "reference_ids": [0]}
+        message = {"content": [{"type": "text", "text": "Hi."}, cited]}
+        vendor.reply({**PLAIN_ANSWER, "choices": [{"finish_reason": "stop", "message": message}]})
+        response = create(api, stream=stream)
+        found = events(response)[-1]["response"] if stream else body(response)
+        [item] = found["output"]
+        assert (text(found), item["content_parts"]) == ("Hi.", [cited])
+        create(api, [item, {"role": "user", "content": "Why?"}])
+        assert sent(vendor)[0]["content"] == message["content"]
+
     def test_a_refusal_is_a_content_part(self, api: ApiClient, vendor: StubVendor) -> None:
         message = {"content": None, "refusal": "I cannot."}
         vendor.reply({**PLAIN_ANSWER, "choices": [{"finish_reason": "stop", "message": message}]})
