@@ -408,7 +408,6 @@ class TestErrors:
             ({"messages": [{"role": "user"}]}, "invalid_value", "messages"),
             ({"messages": [{"role": "wizard", "content": "a"}]}, "invalid_value", "messages"),
             ({"messages": [{"role": "user", "content": 1}]}, "invalid_value", "messages"),
-            ({"messages": [{"role": "user", "content": "\0"}]}, "invalid_value", "messages"),
             ({"messages": [{"role": "user", "content": [1]}]}, "invalid_value", "messages"),
             ({"messages": [{"role": "user", "content": [{}]}]}, "invalid_value", "messages"),
             (
@@ -691,6 +690,20 @@ class TestRequests:
         ]
         assert text(complete(api, messages=messages))
         assert vendor.requests[0].json["messages"] == messages
+
+    def test_nul_is_read_as_a_replacement_character(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        call = {**CALL, "function": {"name": "weather", "arguments": "\0"}}
+        messages = [
+            {"role": "system", "content": "a\0b"},
+            {"role": "user", "content": [{"type": "text", "text": "\0"}]},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call_1", "content": "\0\0ELF"},
+        ]
+        assert text(complete(api, messages=messages))
+        read = json.dumps(messages).replace("\\u0000", "\\ufffd")
+        assert vendor.requests[0].json["messages"] == json.loads(read)
 
     def test_images_and_tool_results_reach_the_vendor_unchanged(
         self, api: ApiClient, vendor: StubVendor

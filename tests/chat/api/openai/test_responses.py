@@ -871,6 +871,21 @@ class TestInput:
         received = vendor.requests[-1].json["tools"]
         assert [each["defer_loading"] for each in received] == [True, True]
 
+    def test_nul_is_read_as_a_replacement_character(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        items = [
+            {"role": "user", "content": "\0"},
+            {**CALL, "arguments": '{"a":"\0"}'},
+            {"type": "function_call_output", "call_id": "a", "output": "\0ELF"},
+        ]
+        body(create(api, items, instructions="\0"))
+        system, asked, called, result = sent(vendor)
+        mark = "\N{REPLACEMENT CHARACTER}"
+        texts = [each["content"] for each in (system, asked, result)]
+        assert texts == [mark, mark, f"{mark}ELF"]
+        assert called["tool_calls"][0]["function"]["arguments"] == f'{{"a":"{mark}"}}'
+
     def test_items_are_listed_as_they_were_given(self, api: ApiClient, vendor: StubVendor) -> None:
         found = body(create(api, ITEMS, tools=[ADD, PATCH]))
         path = f"{PATH}/{found['id']}/input_items"
@@ -1008,7 +1023,6 @@ class TestInput:
             ([{"role": "wizard", "content": "a"}], "invalid_value"),
             ([{"role": "user"}], "invalid_value"),
             ([{"role": "user", "content": [7]}], "invalid_value"),
-            ([{"role": "user", "content": "a\0"}], "invalid_value"),
             ([{"role": "user", "content": [{"type": "input_video"}]}], "unsupported_parameter"),
             (
                 [{"role": "user", "content": [{"type": "input_image", "file_id": "file-1"}]}],
