@@ -344,6 +344,23 @@ class TestStreamed:
         found = events(create(api, stream=True))
         assert [each["response"]["model"] for each in found if "response" in each] == ["m"] * 3
 
+    @pytest.mark.parametrize("replayed", [False, True])
+    def test_an_image_beside_a_tool_call_is_in_the_message_before_it(
+        self, api: ApiClient, vendor: StubVendor, replayed: bool
+    ) -> None:
+        function = {"name": "add", "arguments": "{}"}
+        calls = [{"index": 0, "id": "a", "type": "function", "function": function}]
+        images = [{"type": "image_url", "image_url": {"url": IMAGE}}]
+        reply_stream(vendor, chunk(images=images), chunk(tool_calls=calls), chunk("tool_calls"))
+        headers = {"Idempotency-Key": "a"}
+        found = events(create(api, tools=[ADD], stream=True, headers=headers))
+        if replayed:
+            found = events(create(api, tools=[ADD], stream=True, headers=headers))
+        final = found[-1]["response"]
+        assert [each["type"] for each in final["output"]] == ["message", "function_call"]
+        assert final["output"][0]["images"] == images
+        assert final == body(api.get(f"{PATH}/{final['id']}"))
+
     def test_a_refusal(self, api: ApiClient, vendor: StubVendor) -> None:
         reply_stream(vendor, chunk(refusal="I can"), chunk(refusal="not."), chunk("stop"))
         found = events(create(api, stream=True))
