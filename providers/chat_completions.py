@@ -229,6 +229,14 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         if "choices" not in body and _is_flat_error(body):
             raise self._error_with_message(200, headers, body)
 
+    def _error_with_message(
+        self, status: int, headers: Mapping[str, str], body: Any
+    ) -> ProviderError:
+        error = super()._error_with_message(status, headers, body)
+        if isinstance(error, RequestRejected):
+            error.param = _rejected_parameter(_error_object(body))
+        return error
+
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
         """Return the error of a body: by its codes, then its message, then the status."""
         error = _error_object(body)

@@ -596,6 +596,37 @@ class TestErrors:
         assert [record.status for record in all_records()] == [Status.ERROR]
         assert failure(complete(api))[0] == 502
 
+    @pytest.mark.parametrize(
+        ("named", "param"),
+        [
+            ("top_p", "top_p"),
+            ("max_completion_tokens", "max_tokens"),
+            ("messages", "messages"),
+            ("messages.[1].content", "messages[1].content"),
+            ("messages[7].content", None),
+            ("user", None),
+            ("stream_options", None),
+            (None, None),
+        ],
+    )
+    def test_the_field_that_a_vendor_refuses_is_named(
+        self, api: ApiClient, vendor: StubVendor, named: str | None, param: str | None
+    ) -> None:
+        vendor.reply({"error": {"message": "too large", "param": named}}, status=400)
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        messages = [*turns, {"role": "user", "content": "c"}]
+        response = complete(api, messages=messages, top_p=1, max_tokens=9)
+        assert failure(response) == (400, "invalid_request_error", "provider_rejected", param)
+
+    def test_a_message_that_a_vendor_refuses_has_the_number_of_the_request(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        vendor.reply(OPENAI_ANSWER)
+        vendor.reply({"error": {"message": "no", "param": "messages[2].content"}}, status=400)
+        asked = complete(api).json()["interaction_id"]
+        response = complete(api, [{"type": "text", "text": "a"}], previous_interaction_id=asked)
+        assert failure(response)[3] == "messages[0].content"
+
     def test_filtered_content_is_a_bad_request(self, api: ApiClient) -> None:
         wanted = (400, "invalid_request_error", "content_filter", None)
         assert failure(complete(api, "mock:filter")) == wanted

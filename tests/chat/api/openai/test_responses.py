@@ -267,6 +267,24 @@ class TestPlain:
         sent = vendor.requests[0].json
         assert (sent["logprobs"], sent["top_logprobs"]) == (True, 2)
 
+    @pytest.mark.parametrize(
+        ("named", "param"),
+        [
+            ("top_p", "top_p"),
+            ("max_tokens", "max_output_tokens"),
+            ("messages[0].content", None),
+            ("messages[1].content", "input[0].content"),
+            ("tools[0].function.name", None),
+        ],
+    )
+    def test_the_field_that_a_vendor_refuses_is_named(
+        self, api: ApiClient, vendor: StubVendor, named: str, param: str | None
+    ) -> None:
+        vendor.reply({"error": {"message": "no", "param": named}}, status=400)
+        items = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        fields = {"instructions": "c", "tools": [ADD], "top_p": 1, "max_output_tokens": 9}
+        assert failure(create(api, items, **fields)) == (400, "provider_rejected", param)
+
     @pytest.mark.parametrize("stream", [False, True])
     def test_an_error_before_the_answer_has_its_own_status(
         self, api: ApiClient, stream: bool
