@@ -502,6 +502,8 @@ class TestErrors:
             "/v1/embeddings",
             "/v1/responses/",
             "/v1/responses/resp_1/cancel",
+            "/v1/responses/compact",
+            "/v1/responses/input_tokens",
             "/v1/models/",
             "/v1/embeddings/a%0Ab",
             "/v1/chat/completions/",
