@@ -22,6 +22,7 @@ from chat.conversation import (
     ChatRequest,
     History,
     build_completion_request,
+    client_path,
     continue_turn,
     load_history,
 )
@@ -46,7 +47,7 @@ from chat.telemetry.context import add_log_fields, current_request_id, server_ti
 from providers.accumulator import joined
 from providers.base import Completion, CompletionRequest, Delta
 from providers.deadline import Deadline
-from providers.errors import DeadlineExceeded, ModelUnavailable, ProviderError
+from providers.errors import DeadlineExceeded, ModelUnavailable, ProviderError, RequestRejected
 from providers.parsing import as_str
 from providers.router import Attempt, Route
 
@@ -72,7 +73,7 @@ class AnswerEnded(NamedTuple):
 
 
 class AnswerDelta(NamedTuple):
-    """A piece of an answer, with the claimed record, and the provider and model that answer."""
+    """A piece of an answer, with the claimed record, the provider, and the model that was asked."""
 
     record: InteractionRecord
     provider: str
@@ -379,7 +380,10 @@ def _problem(in_flight: InFlightChat, exc: Exception) -> Problem:
     """Return the problem to show the client: 404 if it named a model that no vendor has."""
     if isinstance(exc, ModelUnavailable) and in_flight.names_model:
         return ModelNotFound()
-    return problem_from_exception(exc)
+    problem = problem_from_exception(exc)
+    if isinstance(exc, RequestRejected):
+        problem.param = client_path(exc.param, in_flight.completion_request, in_flight.asked)
+    return problem
 
 
 def _partial_answer(in_flight: InFlightChat) -> dict[str, Any]:
