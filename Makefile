@@ -107,7 +107,7 @@ destroy: environment ## Remove a deployment and its records, after a question: m
 .PHONY: environment
 environment:
 	@test -n "$(ENV)" || { echo "Say where: ENV=dev, ENV=staging or ENV=prod."; exit 1; }
-	@command -v aws >/dev/null || { echo "The aws command line tool is needed."; exit 1; }
+	@aws --version 2>/dev/null | grep -q '^aws-cli/2' || { echo "Version 2 of the aws command line tool is needed."; exit 1; }
 
 clean: ## Remove .venv and caches; records and .env stay
 	rm -rf $(VENV) .cache .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache staticfiles tests/clients/node/node_modules

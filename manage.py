@@ -4,7 +4,21 @@
 import os
 import sys
 
+
+def prepare_streams() -> None:
+    """Open closed standard streams on /dev/null; write UTF-8 unless standard output is a terminal.
+
+    A terminal shows characters that it lacks as escapes.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115  (for the process)
+    encoding = None if sys.stdout.isatty() else "utf-8"
+    sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
+
+
 if __name__ == "__main__":
+    prepare_streams()
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "chatproject.settings")
     serves = sys.argv[1:2] == ["serve"]
     if serves:

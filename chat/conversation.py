@@ -1,6 +1,7 @@
 """The client's request, the turns it continues, and the provider's request made of both."""
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,7 +29,10 @@ from providers.base import (
 )
 from providers.deadline import Deadline
 from providers.errors import DeadlineExceeded
+from providers.refused_fields import TOKEN_LIMITS
 
+# A field of a message, as vendors write it: messages[1].content, messages.[1].content, messages.1
+MESSAGE_PATH = r"messages(?:\.?\[?(?P<index>[0-9]{1,9})\]?(?P<rest>(?:[.\[].*)?))?"
 TURN_IS_RUNNING = "The previous turn is still running. Continue it when it has its answer."
 RUNNING_RETRY_SECONDS = 2
 TURN_HAS_NO_ANSWER = "The previous turn has no answer, and cannot be continued."
@@ -243,6 +247,20 @@ def build_completion_request(
         end_user=salted_hmac("chat.end_user", f"{record.owner} {record.user_id}").hexdigest(),
         conversation_id=record.conversation_id,
     )
+
+
+def client_path(path: str, request: CompletionRequest, record: InteractionRecord) -> str | None:
+    """Return the path in the client's request for one in the vendor's; None for other fields."""
+    if match := re.fullmatch(MESSAGE_PATH, path):
+        if not match["index"] or "messages" not in record.parameters:
+            return "messages"
+        index = int(match["index"])
+        number = request.numbers[index] if index < len(request.numbers) else None
+        return None if number is None else f"messages[{number}]{match['rest']}"
+    name = re.split(r"[.\[]", path, maxsplit=1)[0]
+    if name in TOKEN_LIMITS:
+        name = path = "max_tokens"
+    return path if name in request.parameters else None
 
 
 def continue_turn(record: InteractionRecord, sent: SentConversation) -> InteractionRecord:

@@ -46,7 +46,8 @@ class Problem(Exception):
     """An error with an HTTP status, a stable `code`, and a sentence for the client.
 
     `retry_after` is in seconds. `errors` name the invalid fields: `field` is a dotted path, or
-    empty for the whole body. `record` is that of the request, if one was made.
+    empty for the whole body. `param` is the field that the vendor refuses, if it names one.
+    `record` is that of the request, if one was made.
     """
 
     status: int = 500
@@ -68,6 +69,7 @@ class Problem(Exception):
     ) -> None:
         self.detail = detail or self.default_detail
         self.errors = errors or []
+        self.param: str | None = None
         self.record: InteractionRecord | None = None
         self.headers = dict(headers or {})
         seconds = self.default_retry_after if retry_after is None else retry_after

@@ -40,11 +40,10 @@ OTHER_MODELS = {
 }
 # What OpenRouter runs beside the model without asking another one:
 # https://openrouter.ai/docs/guides/features/plugins and https://openrouter.ai/tools
-PLUGINS = {"context-compression", "file-parser", "response-healing", "web", "web-fetch"}
-TOOLS = {
-    *("function", "custom"),
-    *("openrouter:datetime", "openrouter:web_fetch", "openrouter:web_search"),
+PLUGINS = {
+    *("context-compression", "file-parser", "moderation", "response-healing", "web", "web-fetch"),
 }
+TOOLS = {"apply_patch", "bash", "datetime", "files", "shell", "web_fetch", "web_search"}
 
 
 def configured_providers() -> list[Provider]:
@@ -104,15 +103,18 @@ def check_other_models(
             detail = "Names an unknown model, or one that is not allowed for this key."
             raise ValidationFailed(errors=[field_error(name, "invalid", detail)])
     if "openrouter" in names:
-        _check_named("plugins", parameters, "id", PLUGINS)
-        _check_named("tools", parameters, "type", TOOLS)
+        for plugin in as_objects(parameters.get("plugins")):
+            if plugin.get("id") not in PLUGINS:
+                raise _may_ask_others("plugins", plugin.get("id"))
+        for tool in as_objects(parameters.get("tools")):
+            _, vendor, name = as_str(tool.get("type")).rpartition("openrouter:")
+            if name == "image_generation" or (vendor and name not in TOOLS):
+                raise _may_ask_others("tools", tool.get("type"))
 
 
-def _check_named(name: str, parameters: Mapping[str, Any], key: str, allowed: set[str]) -> None:
-    for each in as_objects(parameters.get(name)):
-        if each.get(key) not in allowed:
-            detail = f"{as_str(each.get(key)) or 'This'} may ask a model that is not allowed."
-            raise ValidationFailed(errors=[field_error(name, "invalid", detail)])
+def _may_ask_others(field: str, name: Any) -> ValidationFailed:
+    detail = f"{as_str(name) or 'This'} may ask a model that is not allowed."
+    return ValidationFailed(errors=[field_error(field, "invalid", detail)])
 
 
 def _is_allowed(caller: Caller, model: Any) -> bool:

@@ -22,6 +22,7 @@ from chat.conversation import (
     ChatRequest,
     History,
     build_completion_request,
+    client_path,
     continue_turn,
     load_history,
 )
@@ -46,7 +47,7 @@ from chat.telemetry.context import add_log_fields, current_request_id, server_ti
 from providers.accumulator import joined
 from providers.base import Completion, CompletionRequest, Delta
 from providers.deadline import Deadline
-from providers.errors import DeadlineExceeded, ModelUnavailable, ProviderError
+from providers.errors import DeadlineExceeded, ModelUnavailable, ProviderError, RequestRejected
 from providers.parsing import as_str
 from providers.router import Attempt, Route
 
@@ -72,7 +73,7 @@ class AnswerEnded(NamedTuple):
 
 
 class AnswerDelta(NamedTuple):
-    """A piece of an answer, with the claimed record, and the provider and model that answer."""
+    """A piece of an answer, with the claimed record, the provider, and the model that was asked."""
 
     record: InteractionRecord
     provider: str
@@ -241,14 +242,7 @@ def _pending_record(
     idempotency_key: str | None,
 ) -> InteractionRecord:
     now = datetime.now(UTC)
-    interaction_id = str(uuid_utils.uuid7())
-    request_hash = None
-    if idempotency_key is not None:
-        # The owner is part of the name, so a key of one owner never finds a record of another.
-        interaction_id = str(uuid5(IDEMPOTENCY_NAMESPACE, f"{caller.owner}\n{idempotency_key}"))
-        # In a record without texts a plain digest would still let a short prompt be guessed.
-        keeps_content = settings.STORE_CONTENT and not request.accounting_only
-        request_hash = request.digest if keeps_content else keyed_digest(request.digest)
+    interaction_id, request_hash = _identity(caller, request, idempotency_key)
     parent, days = history.parent, settings.RETENTION_DAYS
     inherited = None if request.drops_instructions else history.system
     return InteractionRecord(
@@ -272,6 +266,19 @@ def _pending_record(
         provider=route.provider.name,
         model=route.model,
     )
+
+
+def _identity(
+    caller: Caller, request: ChatRequest, idempotency_key: str | None
+) -> tuple[str, str | None]:
+    """Return the record's id, and the digest of the request that a retry with the key must have."""
+    if idempotency_key is None:
+        return str(uuid_utils.uuid7()), None
+    # The owner is part of the name, so a key of one owner never finds a record of another.
+    id_ = uuid5(IDEMPOTENCY_NAMESPACE, f"{caller.owner}\n{idempotency_key}")
+    # In a record without texts a plain digest would still let a short prompt be guessed.
+    keeps_content = settings.STORE_CONTENT and not request.accounting_only
+    return str(id_), request.digest if keeps_content else keyed_digest(request.digest)
 
 
 def _claim(
@@ -373,7 +380,10 @@ def _problem(in_flight: InFlightChat, exc: Exception) -> Problem:
     """Return the problem to show the client: 404 if it named a model that no vendor has."""
     if isinstance(exc, ModelUnavailable) and in_flight.names_model:
         return ModelNotFound()
-    return problem_from_exception(exc)
+    problem = problem_from_exception(exc)
+    if isinstance(exc, RequestRejected):
+        problem.param = client_path(exc.param, in_flight.completion_request, in_flight.asked)
+    return problem
 
 
 def _partial_answer(in_flight: InFlightChat) -> dict[str, Any]:
@@ -439,14 +449,16 @@ def _write_outcome(record: InteractionRecord, in_flight: InFlightChat) -> bool:
 
     Raises StorageUnavailable, RecordTooLarge.
     """
+    stored = in_flight.stored(record)
     deadline = Deadline(min(in_flight.deadline.remaining_if_not_cancelled(), MAX_SECONDS))
     # The answer is there: all the time that is left may be spent on its record.
     with storage_deadline(deadline, writer_share=1):
         for tries in itertools.count(1):
             try:
                 with server_timing("storage"):
-                    stored = in_flight.stored(record)
-                    return backend().interactions.settle(stored, *in_flight.reservations)
+                    settled = backend().interactions.settle(stored, *in_flight.reservations)
+                    # An earlier try may have succeeded, and its answer was lost.
+                    return settled or (tries > 1 and _is_settled(stored))
             except StorageUnavailable:
                 # Full jitter: when the storage fails, many requests fail at the same moment.
                 wait = random.uniform(0, 0.1 * 2**tries)  # noqa: S311  (no secret)
@@ -454,3 +466,13 @@ def _write_outcome(record: InteractionRecord, in_flight: InFlightChat) -> bool:
                     raise
             time.sleep(wait)
     raise AssertionError("the last try returns or raises")
+
+
+def _is_settled(record: InteractionRecord) -> bool:
+    """Return whether the storage has this outcome."""
+    found = backend().interactions.get(record.interaction_id)
+    return found is not None and _outcome_id(found) == _outcome_id(record)
+
+
+def _outcome_id(record: InteractionRecord) -> tuple[Any, ...]:
+    return record.deadline_at, record.status, record.latency_ms

@@ -3,8 +3,9 @@
 Operations: `AmazonSSM.GetParameters` and `secretsmanager.BatchGetSecretValue`, in AWS JSON 1.1.
 """
 
+import functools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import httpx
@@ -18,7 +19,6 @@ from providers.sigv4 import JsonService, Signer
 from providers.transport import CurlTransport
 
 CALL_SECONDS = 5.0
-
 
 Names = Mapping[str, str]
 
@@ -37,25 +37,19 @@ def read(
     A non-empty entry of `endpoints` replaces a service's address. Raises ImproperlyConfigured,
     which names the variable or the service, and never a value.
     """
+    client = functools.partial(
+        _client, region=region, endpoints=endpoints, keys=keys, transport=transport
+    )
     found: dict[str, str] = {}
-
-    def call(service: str, target: str, body: Mapping[str, Any]) -> Any:
-        credentials = _credentials(service, keys)
-        if not region or not credentials:
-            raise ImproperlyConfigured(f"{service} needs AWS_REGION and credentials.")
-        endpoint = endpoints[service] or sigv4.endpoint(service, region)
-        signer = Signer(service, region=region, credentials=credentials)
-        client = JsonService(signer, "1.1", endpoint=endpoint, transport=transport)
-        return _call(client, service, target, body)
-
     if parameters:
         # Two variables may name the same parameter.
         body = {"Names": sorted(set(parameters.values())), "WithDecryption": True}
-        answer = call("ssm", "AmazonSSM.GetParameters", body)
+        answer = _call(client("ssm"), "ssm", "AmazonSSM.GetParameters", body)
         found |= _by_variable(parameters, answer["Parameters"], "Value")
     if secrets:
         body = {"SecretIdList": sorted(set(secrets.values()))}
-        answer = call("secretsmanager", "secretsmanager.BatchGetSecretValue", body)
+        service, target = "secretsmanager", "secretsmanager.BatchGetSecretValue"
+        answer = _call(client(service), service, target, body)
         found |= _by_variable(secrets, answer["SecretValues"], "SecretString")
     return found
 
@@ -74,11 +68,23 @@ def _by_variable(names: Names, items: Iterable[Mapping[str, str]], field: str) -
     return {variable: values[name] for variable, name in names.items()}
 
 
-def _credentials(service: str, keys: sigv4.Keys) -> Callable[[], sigv4.Keys] | None:
+def _client(
+    service: str,
+    *,
+    region: str,
+    endpoints: Mapping[str, str],
+    keys: sigv4.Keys,
+    transport: CurlTransport,
+) -> JsonService:
     try:
-        return sigv4.credentials(keys)
+        credentials = sigv4.credentials(keys)
     except BotoCoreError as exc:
         raise ImproperlyConfigured(f"{service} cannot be used: {exc}") from exc
+    if not region or not credentials:
+        raise ImproperlyConfigured(f"{service} needs AWS_REGION and credentials.")
+    signer = Signer(service, region=region, credentials=credentials)
+    endpoint = endpoints[service] or sigv4.endpoint(service, region)
+    return JsonService(signer, "1.1", endpoint=endpoint, transport=transport)
 
 
 class _Transient(ImproperlyConfigured):

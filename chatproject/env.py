@@ -4,156 +4,18 @@ An empty variable means the default. An invalid value raises ImproperlyConfigure
 that names the variable.
 """
 
-import contextlib
-import io
-import os
 import re
-import secrets
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
-if TYPE_CHECKING:  # lambda_runtime.py imports this module before lambda_handler.py
-    from providers.sigv4 import Keys
+from chatproject.env_sources import env_secret, env_str
 
-# Each can be given by name instead, in `<variable>_SSM` or `<variable>_SECRET`.
-SECRETS = (
-    "OPENROUTER_API_KEY",
-    "GEMINI_API_KEY",
-    "OPENAI_API_KEY",
-    "OPENAI_HEADERS",
-    "AWS_BEARER_TOKEN_BEDROCK",
-    "API_KEY",
-    "API_KEYS",
-    "SECRET_KEY",
-    "SECRET_KEY_FALLBACKS",
-    "OTEL_EXPORTER_OTLP_HEADERS",
-)
 # Those of libcurl.
 PROXY_SCHEMES = ("http", "https", "socks4", "socks4a", "socks5", "socks5h")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE = re.compile(r"[!-~]([ -~]*[!-~])?")
-_secrets_in_aws: dict[str, str] = {}
-
-
-def load_env_file(default: Path) -> None:
-    """Set the variables of a file that the process does not set itself.
-
-    The file is the one named by ENV_FILE, which must exist, or `default`, which need not.
-    `/dev/null` means none. Raises ImproperlyConfigured if it cannot be read.
-    """
-    named = os.environ.get("ENV_FILE")
-    path = Path(named) if named else default
-    if named == os.devnull:
-        return
-    if path.exists():
-        for name, value in _parsed_env_file(path).items():
-            os.environ.setdefault(name, value)
-    elif named:
-        raise ImproperlyConfigured(f"ENV_FILE names {path}, which does not exist.")
-
-
-def _parsed_env_file(path: Path) -> dict[str, str]:
-    """Return the variables of a file. `${…}` in a value is taken as it is: keys may have it."""
-    from dotenv.parser import parse_stream  # not on a cold start
-
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as exc:
-        raise ImproperlyConfigured(f"{path} (ENV_FILE) cannot be read: {exc.strerror}.") from exc
-    except UnicodeDecodeError as exc:
-        raise ImproperlyConfigured(f"{path} (ENV_FILE) must be a text in UTF-8.") from exc
-    variables = {}
-    for line in parse_stream(io.StringIO(text)):
-        source = line.original.string
-        if line.error or "\0" in source:
-            blank = source[: -len(source.lstrip())].count("\n")
-            raise ImproperlyConfigured(
-                f"{path} (ENV_FILE), line {line.original.line + blank}: must be NAME=value, and a "
-                "quote must be closed."
-            )
-        if line.key and line.value is not None:
-            variables[line.key] = line.value
-    return variables
-
-
-def load_secrets_from_aws(region: str, keys: "Keys", transport_options: Mapping[str, str]) -> None:
-    """Read the secrets whose SSM parameter or Secrets Manager secret is named in a variable."""
-    _secrets_in_aws.clear()
-    parameters = {name: where for name in SECRETS if (where := env_str(f"{name}_SSM"))}
-    names = {name: where for name in SECRETS if (where := env_str(f"{name}_SECRET"))}
-    if not parameters and not names:
-        return
-    from chatproject import aws_secrets  # not on a cold start without such secrets
-
-    fallback = env_url("AWS_ENDPOINT_URL")
-    endpoints = {
-        "ssm": env_url("AWS_ENDPOINT_URL_SSM", fallback),
-        "secretsmanager": env_url("AWS_ENDPOINT_URL_SECRETS_MANAGER", fallback),
-    }
-    from providers.transport import CurlTransport
-
-    with CurlTransport(**transport_options) as transport:
-        found = aws_secrets.read(
-            parameters, names, region=region, endpoints=endpoints, keys=keys, transport=transport
-        )
-    _secrets_in_aws.update(found)
-
-
-def export_otel_headers() -> None:
-    """Set OTEL_EXPORTER_OTLP_HEADERS, which OpenTelemetry reads itself, if AWS has the value.
-
-    Raises ImproperlyConfigured.
-    """
-    env_headers("OTEL_EXPORTER_OTLP_HEADERS")
-    if headers := env_secret("OTEL_EXPORTER_OTLP_HEADERS"):
-        os.environ["OTEL_EXPORTER_OTLP_HEADERS"] = headers
-
-
-def local_secret_key(path: Path) -> str:
-    """Return the key in a file, and create the file if there is none.
-
-    The key is kept so that sessions outlive a restart.
-    """
-    try:
-        if not path.exists():
-            # Written aside, then linked: no process reads half a key, or makes a second one.
-            draft = path.with_name(f"{path.name}.{os.getpid()}")
-            draft.touch(mode=0o600)
-            draft.write_text(secrets.token_urlsafe(50))
-            with contextlib.suppress(FileExistsError):  # another process was first
-                os.link(draft, path)
-            draft.unlink()
-        return path.read_text()
-    except OSError as exc:
-        raise ImproperlyConfigured(
-            f"Cannot write {path}: {exc.strerror}. Set SECRET_KEY, or make the folder writable."
-        ) from exc
-
-
-def lambda_trace_id() -> str:
-    """Return the X-Ray trace header of the current invocation, which differs for each."""
-    return env_str("_X_AMZN_TRACE_ID")
-
-
-def set_lambda_trace_id(trace_id: str) -> None:
-    """Set the X-Ray trace header of the next invocation, as Lambda's runtimes do."""
-    os.environ["_X_AMZN_TRACE_ID"] = trace_id
-
-
-def lambda_runtime_api() -> str:
-    """Return the host and port of Lambda's Runtime API."""
-    return env_str("AWS_LAMBDA_RUNTIME_API")
-
-
-# --- Types ----------------------------------------------------------------------------------------
-
-
-def env_str(name: str, default: str = "") -> str:
-    return os.environ.get(name, "").strip() or default
 
 
 def env_directives(name: str) -> str:
@@ -212,11 +74,6 @@ def env_bool(name: str, default: bool) -> bool:
     if value in ("false", "0", "no", "off"):
         return False
     raise ImproperlyConfigured(f"{name} must be true or false, not {value!r}.")
-
-
-def env_secret(name: str) -> str:
-    """Return a secret from the environment, or else from AWS."""
-    return env_str(name) or _secrets_in_aws.get(name, "")
 
 
 def env_header_secret(name: str) -> str:

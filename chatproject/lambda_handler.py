@@ -2,9 +2,10 @@
 
 It answers HTTP APIs and function URLs (payload 2.0), REST APIs (1.0) and load balancers, with whole
 answers. Where the front streams, lambda_runtime.py calls the application instead. An event
-`{"manage": ["create_tables"]}` runs a management command. Only a caller that may invoke the
-function can send one: the HTTP fronts wrap every request into an event of their own. A schedule's
-event, which keeps the process warm, is answered at once.
+`{"manage": ["create_tables"]}` runs a management command; with `"scheduled": true`, a failure is an
+error of the function. Only a caller that may invoke the function can send one: the HTTP fronts wrap
+every request into an event of their own. A schedule's event, which keeps the process warm, is
+answered at once.
 """
 
 import gc
@@ -32,7 +33,7 @@ with lean_imports():
 
     from chat.api.server_context import can_stream
     from chat.errors import InternalError, MalformedJson, Problem
-    from chatproject.env import lambda_trace_id
+    from chatproject.env_sources import lambda_trace_id
     from chatproject.wsgi import application, flush_traces
 
     import_module("chatproject.urls")
@@ -82,14 +83,22 @@ TEXT_TYPES = (
 )
 
 
+class CommandFailed(Exception):
+    """A scheduled command failed. Lambda runs it again, and counts an error for the alarm."""
+
+
 def handler(event: Event, context: Any) -> dict[str, Any]:
     """Return the HTTP answer to an event, or the result of a command.
 
-    Errors become a 500. An exception would make Lambda's fronts answer in their own shape.
+    Errors become a 500. An exception would make Lambda's fronts answer in their own shape. Raises
+    CommandFailed for a scheduled command: its answer would be dropped.
     """
     if isinstance(event, dict) and "requestContext" not in event:
         if "manage" in event:
-            return run_command(event["manage"])
+            result = run_command(event["manage"])
+            if result["exit_code"] and event.get("scheduled"):
+                raise CommandFailed(f"The command ended with exit code {result['exit_code']}.")
+            return result
         if event.get("source") in SCHEDULES or event.get("warmup"):
             logger.info("kept warm", extra={"request_id": _id(context)})
             return {"statusCode": 200, "body": "", "isBase64Encoded": False}
@@ -108,19 +117,15 @@ def run_command(arguments: Any) -> dict[str, Any]:
     """Run a management command, and return `{"exit_code", "output"}`.
 
     `arguments` are the command's name and its arguments. The exit code is 2 if the command may not
-    run here.
+    run here. A failure is logged.
     """
     from django.core.management import CommandError, call_command
 
-    if not isinstance(arguments, list) or not all(isinstance(word, str) for word in arguments):
-        problem = "`manage` must be a list of strings: the command, then its arguments.\n"
-        return {"exit_code": 2, "output": problem}
-    if not arguments or arguments[0] not in COMMANDS:
-        return {"exit_code": 2, "output": f"Commands here: {', '.join(sorted(COMMANDS))}.\n"}
     output = io.StringIO()
-    exit_code = 0
+    exit_code, unexpected = 0, None
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         try:
+            _check_command(arguments)
             call_command(*arguments, stdout=output, stderr=output, no_color=True)
         except CommandError as exc:
             output.write(f"{exc}\n")
@@ -128,10 +133,32 @@ def run_command(arguments: Any) -> dict[str, Any]:
         except SystemExit as exc:
             exit_code = exc.code if isinstance(exc.code, int) else 1
         except Exception as exc:
-            logger.exception("a command failed")
             output.write(f"{type(exc).__name__}\n")
-            exit_code = 1
+            exit_code, unexpected = 1, exc
+    if exit_code:
+        _log_failure(arguments, exit_code, output.getvalue(), unexpected)
     return {"exit_code": exit_code, "output": output.getvalue()}
+
+
+def _check_command(arguments: Any) -> None:
+    """Raise CommandError for what is no command that may run here."""
+    from django.core.management import CommandError
+
+    if not isinstance(arguments, list) or not all(isinstance(word, str) for word in arguments):
+        sentence = "`manage` must be a list of strings: the command, then its arguments."
+        raise CommandError(sentence, returncode=2)
+    if not arguments or arguments[0] not in COMMANDS:
+        raise CommandError(f"Commands here: {', '.join(sorted(COMMANDS))}.", returncode=2)
+
+
+def _log_failure(arguments: Any, exit_code: int, output: str, unexpected: Exception | None) -> None:
+    """Log a command's name and its last line, where the reason is, with keys masked."""
+    from providers.vendor_message import vendor_message
+
+    name = arguments[0] if isinstance(arguments, list) and arguments else None
+    reason = vendor_message(output.strip().rpartition("\n")[2])
+    fields = {"command": name, "exit_code": exit_code, "output": reason}
+    logger.error("a command failed", extra=fields, exc_info=unexpected)
 
 
 def call_application(

@@ -32,7 +32,7 @@ from apig_wsgi import get_environ_v1, get_environ_v2
 from django.conf import settings
 from django.core import checks
 
-from chatproject.env import lambda_runtime_api, set_lambda_trace_id
+from chatproject.env_sources import lambda_runtime_api, set_lambda_trace_id
 
 if TYPE_CHECKING:
     from providers.deadline import Deadline

@@ -30,16 +30,18 @@ from chatproject.env import (
     env_origins,
     env_proxy,
     env_region,
-    env_secret,
-    env_str,
     env_table_name,
     env_url,
     env_vendor_url,
-    export_otel_headers,
+    split,
+)
+from chatproject.env_sources import (
+    env_secret,
+    env_str,
+    export_secret,
     load_env_file,
     load_secrets_from_aws,
     local_secret_key,
-    split,
 )
 from providers.sigv4 import Keys
 
@@ -59,7 +61,12 @@ TRANSPORT_OPTIONS = {
     "no_proxy": env_no_proxy("NO_PROXY"),
     "ca_file": env_ca_file("SSL_CERT_FILE"),
 }
-load_secrets_from_aws(AWS_REGION, AWS_KEYS, TRANSPORT_OPTIONS)
+AWS_ENDPOINT = env_url("AWS_ENDPOINT_URL")
+SECRET_ENDPOINTS = {
+    "ssm": env_url("AWS_ENDPOINT_URL_SSM", AWS_ENDPOINT),
+    "secretsmanager": env_url("AWS_ENDPOINT_URL_SECRETS_MANAGER", AWS_ENDPOINT),
+}
+load_secrets_from_aws(AWS_REGION, AWS_KEYS, SECRET_ENDPOINTS, TRANSPORT_OPTIONS)
 
 # --- The server -----------------------------------------------------------------------------------
 
@@ -177,7 +184,7 @@ PROVIDER_OPTIONS: dict[str, dict[str, Any]] = {
     },
     "bedrock": {
         "api_key": env_header_secret("AWS_BEARER_TOKEN_BEDROCK"),
-        "base_url": env_url("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", env_url("AWS_ENDPOINT_URL")),
+        "base_url": env_url("AWS_ENDPOINT_URL_BEDROCK_RUNTIME", AWS_ENDPOINT),
         "model": BEDROCK_MODEL,
         "region": env_region("BEDROCK_REGION") or arn_region(BEDROCK_MODEL) or AWS_REGION,
         "keys": AWS_KEYS,
@@ -249,7 +256,7 @@ SQLITE = {
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 TABLE_NAME = env_table_name("TABLE_NAME", env_table_name("DYNAMODB_TABLE", "chat-interactions"))
-DYNAMODB_ENDPOINT = env_url("AWS_ENDPOINT_URL_DYNAMODB", env_url("AWS_ENDPOINT_URL"))
+DYNAMODB_ENDPOINT = env_url("AWS_ENDPOINT_URL_DYNAMODB", AWS_ENDPOINT)
 STATE_TABLE_NAME = env_table_name("STATE_TABLE_NAME", f"{TABLE_NAME}-state")
 if STATE_TABLE_NAME == TABLE_NAME:
     raise ImproperlyConfigured("STATE_TABLE_NAME must not be TABLE_NAME.")
@@ -321,7 +328,8 @@ if not TRACES_ENDPOINT and (endpoint := env_url("OTEL_EXPORTER_OTLP_ENDPOINT")):
 TRACING_ENABLED = bool(TRACES_ENDPOINT) and not env_bool("OTEL_SDK_DISABLED", False)
 if TRACING_ENABLED:
     env_choice("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", ["http/protobuf"])
-    export_otel_headers()
+    env_headers("OTEL_EXPORTER_OTLP_HEADERS")
+    export_secret("OTEL_EXPORTER_OTLP_HEADERS")
 
 # --- Django ---------------------------------------------------------------------------------------
 

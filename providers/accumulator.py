@@ -8,12 +8,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from providers.clean_values import SplitText, clean_value
-from providers.parsing import as_list, as_str, clean_text, get_path
+from providers.parsing import as_list, as_objects, as_str, clean_text, get_path
 from providers.think_tags import ThinkTags, split_at_lone_end
 from providers.tool_calls import ToolCall, ToolCalls, arguments_text
 
 # Strings in these fields are whole in each piece; those in all others are continued.
 _WHOLE_STRINGS = {"id", "type", "name", "format", "thought_signature"}
+# The field for the content parts that have more than a text. OpenAI has no place for them.
+CONTENT_PARTS = "content_parts"
+TEXT_TYPES = ("text", "output_text")
 # Content parts that are thoughts -> their text, or list of texts: Mistral's, Databricks's.
 _THOUGHTS = {"thinking": "thinking", "reasoning": "summary"}
 # Strings of OpenRouter's `reasoning_details` that are continued.
@@ -34,6 +37,7 @@ class Accumulator:
         self._calls = ToolCalls()
         self._function_call: ToolCall | None = None  # the legacy field
         self._thoughts = ThinkTags()
+        self._signed = 0  # content parts
         self._texts: defaultdict[str, SplitText] = defaultdict(SplitText)
         # Those inside objects, by their path.
         self._inner_texts: defaultdict[tuple[str, ...], SplitText] = defaultdict(SplitText)
@@ -108,15 +112,30 @@ class Accumulator:
         if isinstance(value, str):
             self._show_content(shown, self._texts["content"].add(value))
         for part in as_list(value):
-            kind = get_path(part, "type")
-            if kind == "text":
+            kind = as_str(get_path(part, "type"))
+            if kind in TEXT_TYPES:
                 self._show_content(shown, self._texts["content"].add(as_str(part.get("text"))))
+                if any(each for name, each in part.items() if name not in ("type", "text")):
+                    _add_element(shown, CONTENT_PARTS, clean_value(part))
             elif kind == "refusal":
                 self._add_text(shown, "refusal", as_str(part.get("refusal")))
             elif kind in _THOUGHTS:
-                self._add_text(shown, "reasoning_content", _plain_text(part.get(_THOUGHTS[kind])))
+                self._add_thoughts(shown, part, part.get(_THOUGHTS[kind]))
             elif kind == "image_url":
-                shown["images"] = [*as_list(shown.get("images")), clean_value(part)]
+                _add_element(shown, "images", clean_value(part))
+            elif kind:
+                _add_element(shown, CONTENT_PARTS, clean_value(part))
+
+    def _add_thoughts(self, shown: dict[str, Any], part: dict[str, Any], thoughts: Any) -> None:
+        text = _plain_text(thoughts)
+        self._add_text(shown, "reasoning_content", text)
+        for each in (part, *as_objects(thoughts)):
+            if signature := as_str(each.get("signature")):
+                detail = {"type": "reasoning.text", "text": text, "signature": signature}
+                _add_element(
+                    shown, "reasoning_details", clean_value(detail | {"index": self._signed})
+                )
+                self._signed += 1
 
     def _add_field(self, shown: dict[str, Any], name: str, value: Any) -> None:
         if isinstance(value, str):
@@ -240,6 +259,10 @@ def _show_function_call(shown: dict[str, Any], piece: dict[str, Any] | None) -> 
 def _plain_text(value: Any) -> str:
     """Return a text, or the texts of a list of parts."""
     return as_str(value) or "".join(as_str(get_path(part, "text")) for part in as_list(value))
+
+
+def _add_element(fields: dict[str, Any], name: str, element: Any) -> None:
+    fields[name] = [*as_list(fields.get(name)), element]
 
 
 def _append(fields: dict[str, Any], name: str, text: str) -> None:

@@ -108,8 +108,7 @@ class AnsweredMessage(dict[str, Any]):
         if len(kept) == len(calls):
             return self
         message = {name: value for name, value in self.items() if name != "tool_calls"}
-        message |= {"tool_calls": kept} if kept else {"content": message["content"] or ""}
-        return self.with_fields(message)
+        return self.with_fields(message | ({"tool_calls": kept} if kept else {}))
 
     def with_fields(self, message: Message) -> "AnsweredMessage":
         """Return a message with other fields of the same model."""
@@ -133,8 +132,6 @@ class AnsweredMessage(dict[str, Any]):
             plain["tool_calls"] = [
                 {name: value for name, value in call.items() if name in taken} for call in calls
             ]
-        if plain.keys().isdisjoint(("refusal", "tool_calls", "function_call")):
-            plain["content"] = plain["content"] or ""  # of an answer of images alone
         return plain
 
 
@@ -212,6 +209,8 @@ class Delta(NamedTuple):
     message: dict[str, Any]
     # New fields of the answer beside its message.
     extras: Mapping[str, Any] = {}
+    # The model that answers. Only the first piece of a vendor's stream has it.
+    model: str = ""
 
 
 class Completion(NamedTuple):
@@ -226,8 +225,9 @@ class Completion(NamedTuple):
     model: str
     finish_reason: FinishReason
     usage: Usage = Usage()
-    # The fields beside the message: `logprobs`, `choice` with the other fields of the choice, and
-    # those that OpenAI does not have, such as `citations`.
+    # The fields beside the message: `logprobs`, `choice` with the other fields of the choice,
+    # `usage` with the other details of the tokens, and those that OpenAI does not have, such as
+    # `citations`.
     extras: Mapping[str, Any] = {}
 
     @property

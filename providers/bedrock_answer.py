@@ -12,7 +12,7 @@ from typing import Any
 from providers.base import Delta
 from providers.bedrock_request import JSON_TOOL
 from providers.clean_values import clean_value
-from providers.parsing import as_list, as_str, get_path
+from providers.parsing import as_list, as_str, get_path, token_count
 from providers.tool_calls import arguments_text
 from providers.vendor_answer import VendorAnswer
 
@@ -96,6 +96,8 @@ class Answer(VendorAnswer):
 
     def add_usage(self, body: Any) -> None:
         self.reported_usage = get_path(body, "usage") or self.reported_usage
+        if written := token_count(get_path(self.reported_usage, "cacheWriteInputTokens")):
+            self.extras["usage"] = {"prompt_tokens_details": {"cache_write_tokens": written}}
         # Only a prompt router names a model: the one that it chose.
         chosen = as_str(get_path(body, "trace", "promptRouter", "invokedModelId"))
         self.model = chosen.rpartition("/")[2] or self.model

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import httpx
 
 from providers import answer_errors, parsing, prices, reported_usage
+from providers.accumulator import CONTENT_PARTS, TEXT_TYPES
 from providers.base import CompletionRequest, Delta, FinishReason, Message, Usage
 from providers.completions_answer import Answer
 from providers.deadline import Deadline
@@ -32,6 +33,8 @@ from providers.refused_fields import THOUGHTS, TOKEN_LIMITS, refused_fields
 from providers.vendor_http import read_error
 
 _OTHER_LIMIT = dict(zip(TOKEN_LIMITS, reversed(TOKEN_LIMITS), strict=True))
+# With one of these fields an assistant's message needs no content.
+_INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "audio")
 _FAILED_FINISH_REASONS = {"error", "insufficient_system_resource"}  # the second one is DeepSeek's
 
 # The error for an error code or type, whatever the HTTP status.
@@ -113,8 +116,9 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         """Return the request in the vendor's terms, without fields that it has refused before."""
         refused = self._refusals.of(request.model)
         messages = self._messages(request)
-        if THOUGHTS in refused:
-            messages = [_without_thoughts(message) for message in messages]
+        if thoughts := refused.intersection(THOUGHTS):
+            messages = [_without(message, thoughts) for message in messages]
+        messages = [_with_content(message) for message in messages]
         body: dict[str, Any] = {"model": request.model, "messages": messages, **request.parameters}
         limit = body.pop("max_tokens", self.default_max_tokens)
         if limit is not None:
@@ -155,7 +159,7 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         ours = request.keys() - {_OTHER_LIMIT[name] for name in known.intersection(TOKEN_LIMITS)}
         if "include_usage" not in request.get("stream_options", {}):
             ours.discard("stream_options")
-        ours |= {THOUGHTS for message in request["messages"] if THOUGHTS in message}
+        ours |= {name for message in request["messages"] for name in THOUGHTS if name in message}
         refused &= ours
         self._refusals.add(request["model"], refused)
         return bool(refused)
@@ -225,6 +229,14 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         if "choices" not in body and _is_flat_error(body):
             raise self._error_with_message(200, headers, body)
 
+    def _error_with_message(
+        self, status: int, headers: Mapping[str, str], body: Any
+    ) -> ProviderError:
+        error = super()._error_with_message(status, headers, body)
+        if isinstance(error, RequestRejected):
+            error.param = _rejected_parameter(_error_object(body))
+        return error
+
     def _error(self, status: int, headers: Mapping[str, str], body: Any) -> ProviderError:
         """Return the error of a body: by its codes, then its message, then the status."""
         error = _error_object(body)
@@ -261,8 +273,27 @@ class ChatCompletionsProvider(HttpProvider[Answer]):
         return not self.quota_exhausted_codes.isdisjoint(self._codes(error))
 
 
-def _without_thoughts(message: Message) -> Message:
-    return {name: value for name, value in message.items() if name != THOUGHTS}
+def _without(message: Message, names: Set[str]) -> Message:
+    return {name: value for name, value in message.items() if name not in names}
+
+
+def _with_content(message: Message) -> Message:
+    """Return the message with the content that a request has: all parts, and no needless null."""
+    if CONTENT_PARTS in message:
+        message = _with_parts(_without(message, {CONTENT_PARTS}), message[CONTENT_PARTS])
+    # OpenAI refuses the null of its own answers.
+    if message.get("content") is not None or any(map(message.get, _INSTEAD_OF_CONTENT)):
+        return message
+    return {**message, "content": ""}
+
+
+def _with_parts(message: Message, parts: Any) -> Message:
+    """Return the message with the parts that are no text after the others of its content."""
+    parts = [part for part in as_objects(parts) if part.get("type") not in TEXT_TYPES]
+    content = message.get("content")
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}] if content else []
+    return {**message, "content": [*as_list(content), *parts]} if parts else message
 
 
 def _error_object(body: Any) -> dict[str, Any]:

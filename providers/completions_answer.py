@@ -7,6 +7,7 @@ https://platform.openai.com/docs/api-reference/chat/streaming the chunks of a st
 from collections.abc import Mapping, Set
 from typing import Any
 
+from providers import reported_usage
 from providers.base import Delta, FinishReason
 from providers.clean_values import clean_value
 from providers.parsing import as_items, as_list, as_objects, as_str, clean_text, get_path
@@ -124,9 +125,10 @@ class Answer(VendorAnswer):
         Groq puts the usage elsewhere.
         """
         self.model = body.get("model") or self.model
-        self.reported_usage = (
-            body.get("usage") or get_path(body.get("x_groq"), "usage") or self.reported_usage
-        )
+        if usage := body.get("usage") or get_path(body.get("x_groq"), "usage"):
+            self.reported_usage = usage
+            if details := reported_usage.details(usage):
+                self.extras["usage"] = details
 
     def _shown(self, message: dict[str, Any], extras: dict[str, Any]) -> Delta | None:
         if not self._begun:

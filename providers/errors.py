@@ -52,6 +52,8 @@ class RequestRejected(ProviderError):
 
     code = "provider_rejected"
     max_retries = 3
+    # The field of the request that an OpenAI-compatible vendor names.
+    param = ""
 
 
 class ContentFiltered(ProviderError):

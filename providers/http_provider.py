@@ -153,9 +153,13 @@ class HttpProvider(ABC, Generic[AnswerT]):
         self, response: httpx.Response, request: CompletionRequest, answer: AnswerT
     ) -> Iterator[Delta | Completion]:
         """Yield the pieces of a stream, then the completion."""
-        yield from self._read_deltas(response, answer)
-        if delta := answer.finish():
-            yield delta
+        deltas = self._read_deltas(response, answer)
+        for delta in deltas:
+            yield delta._replace(model=self._model(answer, request))
+            break  # the others name no model, and are not touched: there is one for each token
+        yield from deltas
+        if last := answer.finish():
+            yield last._replace(model=self._model(answer, request))
         yield self._completion(answer, request)
 
     def _read_deltas(self, response: httpx.Response, answer: AnswerT) -> Iterator[Delta]:

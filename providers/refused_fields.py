@@ -11,12 +11,12 @@ from typing import Any
 from providers.parsing import as_list, as_str, error_message, get_path, identifier
 
 TOKEN_LIMITS = ("max_tokens", "max_completion_tokens")
-# The field of a message in which we keep thoughts that a vendor wrote as content.
-THOUGHTS = "reasoning_content"
+# The fields of a message in which we keep thoughts that a vendor wrote as content.
+THOUGHTS = ("reasoning_content", "reasoning_details")
 # For these any complaint is enough, because clients cannot set them.
 _OWN_PATHS = {"user", "stream_options", "stream_options.include_usage"}
 
-_FIELD = rf"(?:user|stream_options|{THOUGHTS}|{'|'.join(TOKEN_LIMITS)})\b"
+_FIELD = rf"(?:user|stream_options|{'|'.join((*THOUGHTS, *TOKEN_LIMITS))})\b"
 _UNKNOWN = (
     r"\b(?:un(?:recogni[sz]ed|known|supported|expected|permitted)(?:_(?:parameter|field|argument))?"
     r"|disallowed|forbidden|extra(?:neous|_forbidden)?|additional|cannot find field"
@@ -47,7 +47,7 @@ def refused_fields(error: dict[str, Any], vendor_message: str) -> set[str]:
     for path, sentence in (("", vendor_message), *_complaints(error)):
         if path in _OWN_PATHS:
             found.add(path.partition(".")[0])
-        path = THOUGHTS if path.endswith(THOUGHTS) else path
+        path = next((name for name in THOUGHTS if path.endswith(name)), path)
         for pattern in _UNKNOWN_FIELDS:
             for names in re.findall(pattern, f"{path}: {sentence}", re.IGNORECASE):
                 found.update(re.findall(rf"\b{_FIELD}", names))

@@ -5,8 +5,14 @@ from typing import Any
 
 from providers import parsing
 from providers.base import Usage
-from providers.parsing import first_known, get_path, token_count, usd
+from providers.clean_values import clean_value
+from providers.parsing import as_items, clean_text, first_known, get_path, token_count, usd
 
+# Where vendors write other counts, as OpenAI does. Those that `Usage` has are not repeated.
+_DETAILS = {
+    "prompt_tokens_details": "cached_tokens",
+    "completion_tokens_details": "reasoning_tokens",
+}
 # xAI's unit of cost: https://docs.x.ai/docs/models
 TICKS_PER_USD = 10**10
 
@@ -34,6 +40,19 @@ def tokens(reported: Any) -> Usage:
         cached_tokens=cached,
         reasoning_tokens=thoughts,
     )
+
+
+def details(reported: Any) -> dict[str, dict[str, Any]]:
+    """Return the details of a `usage` object that `Usage` does not have, such as `audio_tokens`."""
+    found = {
+        name: {
+            clean_text(field): clean_value(value)
+            for field, value in as_items(get_path(reported, name))
+            if value is not None and field != known
+        }
+        for name, known in _DETAILS.items()
+    }
+    return {name: values for name, values in found.items() if values}
 
 
 def cost(reported: Any) -> Decimal | None:

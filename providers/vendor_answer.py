@@ -66,5 +66,5 @@ def as_stream(completion: Completion) -> Iterator[Delta | Completion]:
     if calls := message.get("tool_calls"):
         message["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
     if message or completion.extras:
-        yield Delta(message, completion.extras)
+        yield Delta(message, completion.extras, completion.model)
     yield completion

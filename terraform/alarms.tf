@@ -20,7 +20,7 @@ locals {
 
   alarms = {
     errors = {
-      description = "The function crashed or ran out of time."
+      description = "The function crashed or ran out of time, or a scheduled command failed."
       namespace   = "AWS/Lambda"
       metric      = "Errors"
       dimensions  = { FunctionName = local.name }

@@ -1,3 +1,20 @@
+locals {
+  # COMMANDS in chatproject/lambda_handler.py.
+  commands = [
+    "check",
+    "check_providers",
+    "create_api_key",
+    "create_tables",
+    "doctor",
+    "erase_user",
+    "list_api_keys",
+    "purge_interactions",
+    "revoke_api_key",
+    "rotate_api_key",
+    "usage_report",
+  ]
+}
+
 data "aws_iam_policy_document" "scheduler_assumes" {
   statement {
     actions = ["sts:AssumeRole"]
@@ -48,8 +65,9 @@ resource "aws_scheduler_schedule" "maintenance" {
   target {
     arn      = aws_lambda_alias.live[0].arn
     role_arn = aws_iam_role.scheduler.arn
-    # The event that runs a management command (chatproject/lambda_handler.py).
-    input = jsonencode({ manage = var.maintenance_command })
+    # The event that runs a management command (chatproject/lambda_handler.py). The scheduler drops
+    # answers, so a failure is an error: Lambda runs the command twice more, and counts for the alarm.
+    input = jsonencode({ manage = var.maintenance_command, scheduled = true })
 
     retry_policy {
       maximum_retry_attempts       = 2

@@ -2,7 +2,7 @@
 # value gets into a plan or the state.
 
 locals {
-  # SECRETS in chatproject/env.py.
+  # SECRETS in chatproject/env_sources.py.
   secret_names = [
     "OPENROUTER_API_KEY",
     "GEMINI_API_KEY",

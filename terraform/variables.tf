@@ -85,6 +85,11 @@ variable "provisioned_concurrency" {
     condition     = var.provisioned_concurrency >= 0
     error_message = "Must be 0 or more."
   }
+
+  validation {
+    condition     = var.reserved_concurrency == -1 || var.provisioned_concurrency <= var.reserved_concurrency
+    error_message = "Must be reserved_concurrency at most, unless that is -1."
+  }
 }
 
 variable "settings" {
@@ -105,7 +110,7 @@ variable "secrets" {
 
   validation {
     condition     = length(setsubtract(var.secrets, local.secret_names)) == 0 && contains(var.secrets, "SECRET_KEY")
-    error_message = "Must be SECRET_KEY and any of the other secrets that chatproject/env.py knows."
+    error_message = "Must be SECRET_KEY and any of the other secrets that chatproject/env_sources.py knows."
   }
 }
 
@@ -272,8 +277,8 @@ variable "maintenance_command" {
   default     = ["check"]
 
   validation {
-    condition     = length(var.maintenance_command) > 0
-    error_message = "Must be a command."
+    condition     = contains(local.commands, try(var.maintenance_command[0], ""))
+    error_message = "Must begin with one of ${join(", ", local.commands)}."
   }
 }
 

@@ -181,6 +181,15 @@ class FullSettleStore(OrmInteractionStore):
         raise RecordTooLarge
 
 
+class LosingStore(OrmInteractionStore):
+    """A store that writes an outcome, and loses its answer."""
+
+    def settle(self, record: InteractionRecord) -> bool:
+        if super().settle(record):
+            raise StorageUnavailable
+        return False
+
+
 class VanishingStore(OrmInteractionStore):
     """A store whose record is deleted while the model answers."""
 

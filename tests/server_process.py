@@ -125,7 +125,8 @@ class Server:
         headers = options.pop("headers", {})
         body = {"userId": user, "prompt": prompt, **options}
         url = f"http://127.0.0.1:{self.port}/v1/chat"
-        return httpx.post(url, json=body, headers=headers, timeout=60)
+        # To read the certificates of the web takes each client tens of milliseconds of CPU.
+        return httpx.post(url, json=body, headers=headers, timeout=60, verify=False)
 
     def _wait(self) -> None:
         end = time.monotonic() + 120

@@ -114,8 +114,9 @@ class DayFilter(admin.DateFieldListFilter):
         return [*super().expected_parameters(), FROM]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        times = {name: _parse_time(str(values[-1])) for name, values in self.parameters.items()}
-        return queryset.filter(**times)
+        # The form sends both days, and one may be empty.
+        given = {name: str(values[-1]) for name, values in self.parameters.items() if values[-1]}
+        return queryset.filter(**{name: _parse_time(text) for name, text in given.items()})
 
     @property
     def since(self) -> str:

@@ -37,8 +37,8 @@ class UsageFilterForm(forms.Form):
     """A period (first and last day, or a number of days until today), an owner and a model."""
 
     days = forms.IntegerField(required=False, min_value=1, max_value=MAX_DAYS)
-    first = forms.DateField(required=False)
-    last = forms.DateField(required=False)
+    first = forms.DateField(required=False, label="From")
+    last = forms.DateField(required=False, label="To")
     owner = forms.ChoiceField(required=False)
     model = forms.ChoiceField(required=False)
 
@@ -50,21 +50,28 @@ class UsageFilterForm(forms.Form):
 
     def clean(self) -> dict[str, Any]:
         given = {**self.cleaned_data}
+        if self.errors:
+            return given
         period = last_days(given.get("days") or DEFAULT_DAYS)
         first, last = given.get("first"), given.get("last")
         if first or last:
             # A last day in the future would add empty days to each chart.
             last = min(last or period.last, period.last)
             first = first or last
-            if not 0 <= (last - first).days < MAX_DAYS:
-                raise ValidationError(f"A period has 1 to {MAX_DAYS} days.")
+            if first > period.last:
+                raise ValidationError("From is in the future.")
+            if first > last:
+                raise ValidationError("From is after to.")
+            if (last - first).days >= MAX_DAYS:
+                raise ValidationError(f"A period has at most {MAX_DAYS} days.")
             period = DateRange(first=first, last=last)
         return {**given, "period": period}
 
     @property
     def usage_filter(self) -> UsageFilter:
-        """Return the filter; the default one if the form is invalid."""
-        given = self.cleaned_data if self.is_valid() else {}
+        """Return the filter; in an invalid form, the default period and what else is valid."""
+        self.full_clean()
+        given = self.cleaned_data
         return UsageFilter(
             period=given.get("period") or last_days(DEFAULT_DAYS),
             owner=given.get("owner") or None,

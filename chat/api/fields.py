@@ -1,7 +1,7 @@
 """Serializer fields.
 
-Those of requests convert no types: a number is not a string. `ResponseFormatField` and `too_deep`
-check JSON from clients; `UsdField` writes amounts of money.
+Those of requests convert no types: a number is not a string. `ResponseFormatField`, `too_deep` and
+`readable` check JSON from clients; `UsdField` writes amounts of money.
 """
 
 from collections.abc import Iterable
@@ -49,6 +49,13 @@ class StrictCharField(StrictField, serializers.CharField):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(trim_whitespace=False, **options)
+
+
+class LenientTextField(StrictCharField):
+    """A string in which NUL is read as U+FFFD."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        return _without_nul(super().to_internal_value(data))
 
 
 class PromptField(StrictCharField):
@@ -187,11 +194,35 @@ def too_deep(value: Any) -> bool:
 
     The lists around it stand for the levels that records and vendor requests add.
     """
+    return _written(value) is None
+
+
+def readable(value: Any) -> Any:
+    """Return a JSON value with U+FFFD for each NUL in its texts, such as a tool may print.
+
+    Raises ValidationError for one that is nested too deeply.
+    """
+    written = _written(value)
+    if written is None:
+        raise serializers.ValidationError("The body is nested too deeply.")
+    return _without_nul(value) if b"\\u0000" in written else value
+
+
+def _written(value: Any) -> bytes | None:
     try:
-        orjson.dumps([[[[[[[[value]]]]]]]])
+        return orjson.dumps([[[[[[[[value]]]]]]]])
     except orjson.JSONEncodeError:
-        return True
-    return False
+        return None
+
+
+def _without_nul(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    if isinstance(value, list):
+        return [_without_nul(each) for each in value]
+    if isinstance(value, dict):
+        return {_without_nul(name): _without_nul(each) for name, each in value.items()}
+    return value
 
 
 class StopField(BoundedListField):

@@ -142,8 +142,8 @@ COMPLETION = {
         "prompt_tokens": 9,
         "completion_tokens": 41,
         "total_tokens": 50,
-        "prompt_tokens_details": {"cached_tokens": 0},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "prompt_tokens_details": {},
+        "completion_tokens_details": {},
     },
     "interaction_id": ID,
 }

@@ -57,6 +57,7 @@ class ChatSerializer(BodySerializer):
     )
     system = fields.PromptField(
         **fields.OPTIONAL,
+        allow_blank=True,
         max_length=settings.PROMPT_MAX_LENGTH,
         help_text="Instructions for the model, ahead of the conversation.",
     )
@@ -94,11 +95,9 @@ class ChatSerializer(BodySerializer):
     images = fields.BoundedListField(
         child=fields.ImageUrlField(),
         **fields.OPTIONAL,
-        allow_empty=False,
-        min_length=1,
         max_length=fields.MAX_IMAGES,
         help_text=(
-            f"1 to {fields.MAX_IMAGES} images that the prompt is about: `https:` or `data:` URLs."
+            f"Up to {fields.MAX_IMAGES} images that the prompt is about: `https:` or `data:` URLs."
         ),
     )
     response_format = fields.ResponseFormatField(
@@ -127,6 +126,7 @@ class ChatSerializer(BodySerializer):
         images = attrs.get("images")
         return {
             **{name: value for name, value in attrs.items() if name not in (*PARAMETERS, "images")},
+            "system": attrs.get("system") or None,
             "parameters": given,
             "messages": [_user_message(attrs["prompt"], images)] if images else None,
         }

@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
+from django.conf import settings
 from django.core.management.base import CommandError
+from django.db import connection
 
 from chat.management.progress import Progress
 from chat.storage.base import Batch, BulkStore, InteractionRecord, PurgeResult, Selection
@@ -15,16 +17,26 @@ P = TypeVar("P", Batch, PurgeResult)
 Note = Callable[[], str]
 
 
+class JobState(TypedDict):
+    """What a checkpoint saves of each job."""
+
+    task: dict[str, str | None]
+    since: datetime | None
+    before: datetime
+    cursor: str
+    seen: int
+
+
 class BulkJob:
-    """A selection of records, identified across runs by the words of its command line.
+    """A selection of records, identified across runs by its command line and its storage.
 
     Records created after the job began belong to the next run.
     """
 
-    def __init__(self, options: Mapping[str, Any], **more: str) -> None:
+    def __init__(self, options: Mapping[str, Any], storage: str) -> None:
         since, before = options["since"], options["before"]
-        self.words = {
-            **more,
+        self.words: dict[str, str | None] = {
+            "from": _ledger(storage),
             "since": since and since.words,
             "before": before and before.words,
             "owner": options["owner"],
@@ -46,10 +58,17 @@ class BulkJob:
         since = self.since and self.since.isoformat()
         return {"task": self.words, "since": since, "before": self.before.isoformat(), **more}
 
-    def resume(self, state: Mapping[str, Any]) -> None:
+    def resume(self, state: JobState) -> None:
         """Take over the period of the interrupted run: `7d` keeps its first meaning."""
-        self.since = state["since"] and datetime.fromisoformat(state["since"])
-        self.before = datetime.fromisoformat(state["before"])
+        self.since, self.before = state["since"], state["before"]
+
+
+def _ledger(storage: str) -> str:
+    """Return which ledger this storage is: a file, or a table with its region and endpoint."""
+    if storage == "sqlite":
+        return f"sqlite {connection.settings_dict['NAME']}"
+    place = (settings.TABLE_NAME, settings.AWS_REGION, settings.DYNAMODB_ENDPOINT)
+    return " ".join([storage, *filter(None, place)])
 
 
 def pages(

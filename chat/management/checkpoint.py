@@ -1,10 +1,17 @@
 """The progress of a long command, in a file, so that the same command resumes after any end."""
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
+
+import msgspec
+from django.core.management.base import CommandError
+
+State = TypeVar("State")
 
 
 class Checkpoint:
@@ -13,13 +20,16 @@ class Checkpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def load(self) -> dict[str, Any] | None:
-        """Return the last saved state; None if there is none, or it cannot be parsed."""
+    def load(self, kind: type[State]) -> State | None:
+        """Return the last saved state; None if there is none. Raises CommandError, OSError."""
         try:
-            saved = json.loads(self.path.read_bytes())
-        except (FileNotFoundError, ValueError):
+            return msgspec.json.decode(self.path.read_bytes(), type=kind)
+        except FileNotFoundError:
             return None
-        return saved if isinstance(saved, dict) else None
+        except ValueError as exc:
+            raise CommandError(
+                f"{self.path} is not a checkpoint of this version; delete it to start over."
+            ) from exc
 
     def save(self, state: Mapping[str, Any]) -> None:
         draft = self.path.with_name(f"{self.path.name}.new")
@@ -32,3 +42,19 @@ class Checkpoint:
 
     def clear(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[BinaryIO]:
+    """Open the file for this user and this process alone. If it stays empty, remove it."""
+    with open(path, "ab+", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        try:
+            # The system releases it when the process ends, in whatever way.
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CommandError(f"Another run of this command is writing {path}.") from None
+        try:
+            yield file
+        finally:
+            if not file.tell():
+                path.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """The base of our management commands, and how they print."""
 
-import errno
 import json
 import os
 import re
@@ -8,8 +7,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError
 
 from chat.errors import StorageFailed
 from chat.storage.errors import StorageUnavailable
@@ -23,9 +24,11 @@ RESUMABLE = "Interrupted. Run the same command again to resume."
 
 
 class ConsoleCommand(BaseCommand):
-    """A command that reports interrupts, closed pipes and unavailable storage in one sentence."""
+    """A command that reports interrupts, failed output and unavailable storage in one sentence."""
 
     interrupted = "Interrupted."
+    # What to say instead of the reason if the output cannot be written.
+    output_lost = ""
 
     def create_parser(self, prog_name: str, subcommand: str, **options: Any) -> CommandParser:
         return super().create_parser(prog_name, subcommand, epilog=EXIT_CODES, **options)
@@ -37,14 +40,10 @@ class ConsoleCommand(BaseCommand):
         except KeyboardInterrupt:
             self.stderr.write(self.interrupted)
             sys.exit(INTERRUPTED)
-        except BrokenPipeError:
-            _discard_output()
-            raise CommandError("Output pipe closed.") from None
         except OSError as exc:
-            if exc.errno != errno.ENOSPC:
-                raise
-            _discard_output()
-            raise CommandError("The output cannot be written: no space is left.") from exc
+            if exc.filename is None:
+                _discard_output()
+            raise CommandError(self.output_lost or _describe_os_error(exc)) from exc
         except ImproperlyConfigured as exc:
             raise CommandError(str(exc)) from exc
         except StorageUnavailable as exc:
@@ -64,13 +63,22 @@ class ConsoleCommand(BaseCommand):
     def write_report(self, options: Mapping[str, Any], text: str, data: Any, **layout: Any) -> None:
         """Write the outcome in the format chosen with --format: the text, or the data as JSON."""
         self.stdout.write(json.dumps(data, **layout) if options["format"] == "json" else text)
+        self.stdout.flush()
 
 
 def describe_storage_failure(exc: BaseException | None) -> str:
     """Return what happened, what to look for, and the database's own words."""
-    hint = "is it up, and are its tables there (migrate, create_tables)?"
-    reason = f" ({exc.__cause__})" if exc and exc.__cause__ else ""
-    return f"{StorageFailed.title}: {hint}{reason}"
+    cause = exc and exc.__cause__
+    # Not by STORAGE alone: pull_interactions uses both.
+    on_sqlite = isinstance(cause, DatabaseError) if cause else settings.STORAGE == "sqlite"
+    tables = "migrate" if on_sqlite else "create_tables"
+    reason = f" ({cause})" if cause else ""
+    return f"{StorageFailed.title}: is it up, and are its tables there ({tables})?{reason}"
+
+
+def _describe_os_error(exc: OSError) -> str:
+    what = f"{exc.filename} cannot be used" if exc.filename else "The output cannot be written"
+    return f"{what}: {exc.strerror or exc}."
 
 
 def _discard_output() -> None:

@@ -229,8 +229,9 @@ class InteractionStore(Protocol):
         """Write the outcome of a claim once, and count it; return False if the claim is gone.
 
         The same write releases the reservations of the claim. A claim is identified by its
-        deadline, because a take-over sets another one. If the answer is too large, write and count
-        the outcome without it, and raise RecordTooLarge.
+        deadline, because a take-over sets another one; what the first claim spent is then counted
+        all the same. If the answer is too large, write and count the outcome without it, and raise
+        RecordTooLarge.
         """
 
     def get(self, interaction_id: str) -> InteractionRecord | None:

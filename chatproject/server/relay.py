@@ -6,6 +6,7 @@ threads waits for the interpreter's lock behind all others, those of new request
 
 import ctypes
 import math
+import os
 import select
 import socket
 import sys
@@ -96,7 +97,9 @@ class _RelayThread:
         self._waiters: set[_StreamWaiter] = set()
         self._next_timeout = math.inf  # that of a waiter, or earlier
         self._epoll = select.epoll()
-        self._woken, self._waker = socket.socketpair()
+        woken, waker = os.pipe()
+        # Objects, which close the pipe if the thread cannot start.
+        self._woken, self._waker = os.fdopen(woken, "rb", 0), os.fdopen(waker, "wb", 0)
         self._epoll.register(self._woken.fileno(), select.EPOLLIN)
         threading.Thread(target=self._run, name="relay", daemon=True).start()
 
@@ -104,7 +107,7 @@ class _RelayThread:
         """Do the work in a greenlet of the thread, and wait for its end."""
         job = _Job(work, context)
         self._new.append(job)
-        self._waker.send(b"\0")
+        self._waker.write(b"\0")
         job.ended.acquire()
         if job.error:
             raise job.error
@@ -136,7 +139,7 @@ class _RelayThread:
             seconds = min(max(0.0, self._next_timeout - time.monotonic()), 3600.0)
             for fd, events in self._epoll.poll(seconds):
                 if fd == self._woken.fileno():
-                    self._woken.recv(4096)
+                    self._woken.read(4096)
                 elif waiter := self._by_file.get(fd):
                     waiter.greenlet.switch([(fd, events)])
             if self._next_timeout <= time.monotonic():

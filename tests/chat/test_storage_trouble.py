@@ -1,5 +1,6 @@
 """What cannot be claimed is not asked; what cannot be settled is answered, and stored later."""
 
+import gzip
 import logging
 import os
 import sqlite3
@@ -22,7 +23,8 @@ from chat.telemetry.logs import JsonFormatter
 from providers.base import Completion, Usage
 from providers.deadline import Deadline
 from providers.errors import ContentFiltered
-from tests.factories import FakeProvider, all_records
+from tests.commands import in_shell, refusal, run
+from tests.factories import FakeProvider, LosingStore, all_records
 from tests.stub_vendor import StubVendor
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -177,6 +179,14 @@ def test_a_short_outage_is_survived(client, unrecorded_log, monkeypatch):
     assert response.json().get("recorded") is None
     assert Interaction.objects.get().status == "ok"
     assert unrecorded_log.read_bytes() == b""
+
+
+def test_an_outcome_whose_answer_was_lost_is_recorded(client, unrecorded_log, use_store):
+    use_store(LosingStore)
+    assert "recorded" not in ask(client).json()
+    assert [record.status for record in all_records()] == ["ok"]
+    assert unrecorded_log.read_bytes() == b""
+    assert client.get("/v1/usage").json()["total"]["requests"] == 1
 
 
 def test_settling_is_retried_for_a_disconnected_client(
@@ -336,6 +346,50 @@ def test_replaying_stores_a_record_whose_claim_is_gone(client, unrecorded_log):
     assert Interaction.objects.get().response == answer["response"]
     assert replay(unrecorded_log) == "1 records found, 0 stored."
     assert client.get("/v1/usage").json()["total"]["requests"] == 1
+
+
+def docker(line):
+    pieces = (line[:100], line[100:])
+    return b"".join(orjson.dumps({"log": each.decode()}) + b"\n" for each in pieces)
+
+
+def kubernetes(line):
+    texts = ("Listening", line.decode().removesuffix("\n"))
+    return b"".join(orjson.dumps({"log": text}) + b"\n" for text in texts)
+
+
+def wrapped(line):
+    return orjson.dumps({"timestamp": 1, "message": line.decode()}) + b"\n"
+
+
+@pytest.mark.parametrize("write", [gzip.compress, docker, kubernetes, wrapped])
+def test_a_collector_s_log_is_replayed(client, unrecorded_log, write):
+    with failing("UPDATE"):
+        ask(client)
+    unrecorded_log.write_bytes(write(unrecorded_log.read_bytes()))
+    assert in_shell(f"manage.py replay_records - < {unrecorded_log}") == (
+        0,
+        b"1 records found, 1 stored.\n",
+        "",
+    )
+
+
+def test_a_log_without_records_is_questioned(tmp_path):
+    (tmp_path / "log").write_text('{"log": "Hi\\n"}\n')
+    assert run("replay_records", str(tmp_path / "log")) == (
+        "0 records found, 0 stored.\n",
+        "No line has a record; see those of the logger chat.unrecorded.\n",
+    )
+
+
+def test_a_truncated_log_is_replayed_as_far_as_it_goes(client, unrecorded_log):
+    with failing("UPDATE"):
+        ask(client)
+    log = unrecorded_log.read_bytes()
+    unrecorded_log.write_bytes(gzip.compress(log) + gzip.compress(log)[:20])
+    assert refusal("replay_records", str(unrecorded_log)) == (
+        "The file is truncated or damaged after line 1. Before it: 1 records found, 1 stored."
+    )
 
 
 def test_a_record_that_storage_cannot_keep_does_not_end_the_replay(

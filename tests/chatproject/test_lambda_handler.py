@@ -359,6 +359,41 @@ def test_a_command_returns_its_exit_code(words, code):
     assert answer["output"]
 
 
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["check", "--nonsense"], 1, "Error: unrecognized arguments: --nonsense"),
+        (["revoke_api_key", f"sca_{'0' * 16}_{'a' * 64}"], 1, "Unknown API key."),
+        (["revoke_api_key", "x", f"sca_{'0' * 16}_{'a' * 64}"], 1, "[KEY]"),
+        (["shell"], 2, "Commands here: check, "),
+    ],
+)
+def test_a_failing_command_is_logged_without_secrets(log_lines, words, code, sentence):
+    answer = lambda_handler.handler({"manage": words}, Context())
+    assert answer["exit_code"] == code
+    (line,) = log_lines()
+    assert (line["level"], line["message"]) == ("ERROR", "a command failed")
+    assert (line["command"], line["exit_code"]) == (words[0], code)
+    assert sentence in line["output"]
+    assert "a" * 64 not in str(line)
+
+
+def test_an_unexpected_error_of_a_command_is_logged_with_its_traceback(log_lines, settings):
+    settings.PROVIDERS = None
+    answer = lambda_handler.handler({"manage": ["check_providers"]}, Context())
+    assert answer == {"exit_code": 1, "output": "AttributeError\n"}
+    (line,) = log_lines()
+    assert (line["command"], line["output"]) == ("check_providers", "AttributeError")
+    assert "Traceback" in line["exc_info"]
+
+
+def test_a_scheduled_command_that_fails_is_an_error_of_the_function():
+    event = {"manage": ["check", "--nonsense"], "scheduled": True}
+    with pytest.raises(lambda_handler.CommandFailed, match="exit code 1"):
+        lambda_handler.handler(event, Context())
+    assert lambda_handler.handler({**event, "manage": ["check"]}, Context())["exit_code"] == 0
+
+
 @pytest.mark.parametrize("front", FRONTS)
 def test_commands_cannot_be_reached_over_http(front):
     status, body = ask(front(body={"manage": ["check"]}))

@@ -200,6 +200,12 @@ def test_a_command_is_answered_as_a_whole(api: RuntimeApi, function: Function) -
     assert (answer.streamed, answer.head["exit_code"]) == (False, 0)
 
 
+def test_a_scheduled_command_that_fails_is_an_error(api: RuntimeApi, function: Function) -> None:
+    answer = api.ask({"manage": ["shell"], "scheduled": True})
+    assert answer.error is not None
+    assert answer.error["errorType"] == "CommandFailed"
+
+
 def direct(event: dict[str, Any]) -> dict[str, Any]:
     """Return an event as a person or a script sends it, without the id of a front's request."""
     context = {**event["requestContext"]}

@@ -738,7 +738,12 @@ def test_an_env_file_must_be_readable(load: Load, tmp_path: Path) -> None:
     ("content", "line"),
     [
         ('LOG_LEVEL=DEBUG\nAPI_KEYS="secret\nBUILD=1\n', 2),
-        ("# a comment\n\nBUILD\n\nAPI_KEYS secret\n", 5),
+        ("# a comment\n\nBUILD=\n\nAPI_KEYS secret\n", 5),
+        ("BUILD=1\n\nexport REQUIRE_API_KEY\n", 3),
+        ('$env:API_KEYS="secret"\n', 1),
+        ('{"API_KEYS":"secret"}\n', 1),
+        ("API-KEYS=secret\n", 1),
+        ("API_KEYS: secret=1\n", 1),
         ("API_KEYS='secret' secret\n", 1),
         ("=secret\n", 1),
         ("API_KEYS=sec\0ret\n", 1),

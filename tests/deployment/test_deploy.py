@@ -408,3 +408,27 @@ def test_a_command_runs_on_the_function(cloud: Cloud, answer: Any, code: int, ou
     (call,) = cloud.calls("aws lambda invoke")
     assert "--function-name serverless-chat-api-dev:live" in call
     assert '--payload {"manage": ["check", "--deploy"]}' in call
+
+
+@pytest.mark.parametrize(
+    ("printed", "code"),
+    [
+        ("aws-cli/2.31.4 Python/3.13.7 Linux/6.8 exe/x86_64", 0),
+        ("aws-cli/1.42.4 Python/3.11.2 Linux/6.8 botocore/1.40.4", 2),
+        ("", 2),
+    ],
+)
+def test_version_2_of_the_aws_tool_is_needed(tmp_path: Path, printed: str, code: int):
+    (tool := tmp_path / "aws").write_text(f"#!/bin/sh\necho '{printed}'\n")
+    tool.chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["make", "environment", "ENV=dev"],
+        cwd=ROOT,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    sentence = "Version 2 of the aws command line tool is needed.\n" if code else ""
+    assert (done.returncode, done.stdout) == (code, sentence)

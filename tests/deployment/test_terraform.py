@@ -7,7 +7,7 @@ import pytest
 
 from chat.api.base import LAMBDA_SECONDS
 from chat.storage.dynamodb.tables import TABLES, InteractionTable, StateTable
-from chatproject import env
+from chatproject import env_sources
 from chatproject.lambda_handler import COMMANDS
 from tests.deployment.configuration import (
     ENVIRONMENTS,
@@ -65,11 +65,13 @@ def keys_of(block: dict[str, str]) -> dict[str, str]:
 
 
 def test_the_function_gets_only_variables_that_settings_read():
-    variables = Evaluated("dev", list(env.SECRETS)).variables()
+    variables = Evaluated("dev", list(env_sources.SECRETS)).variables()
     plain = {name for name in variables if not name.endswith("_SSM")}
     assert plain == {"TABLE_NAME", "STATE_TABLE_NAME", "REQUIRE_API_KEY"}
     assert plain <= variables_read()
-    assert {name.removesuffix("_SSM") for name in variables.keys() - plain} == set(env.SECRETS)
+    assert {name.removesuffix("_SSM") for name in variables.keys() - plain} == set(
+        env_sources.SECRETS
+    )
     front = local_values()["front_variables"].keys()
     bedrock = set(re.findall(r"(\w+) = ", local_values()["bedrock_variables"]))
     assert {*front, *bedrock} == {
@@ -83,7 +85,11 @@ def test_the_function_gets_only_variables_that_settings_read():
 
 
 def test_terraform_knows_the_secrets_that_settings_know():
-    assert local_values()["secret_names"] == list(env.SECRETS)
+    assert local_values()["secret_names"] == list(env_sources.SECRETS)
+
+
+def test_terraform_knows_the_commands_that_the_handler_runs():
+    assert local_values()["commands"] == sorted(COMMANDS)
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
@@ -91,10 +97,10 @@ def test_the_file_of_an_environment_fits_the_variables(environment: str):
     values = parsed(f"environments/{environment}.tfvars")
     assert values.keys() <= blocks("variable").keys()
     assert values["environment"] == environment
-    assert values.get("settings", {}).keys() <= variables_read() - set(env.SECRETS)
+    assert values.get("settings", {}).keys() <= variables_read() - set(env_sources.SECRETS)
     backend = parsed(f"environments/{environment}.s3.tfbackend")
     assert backend["key"] == f"serverless-chat-api-{environment}.tfstate"
-    assert set(values["secrets"]) <= set(env.SECRETS)
+    assert set(values["secrets"]) <= set(env_sources.SECRETS)
 
 
 def test_prod_can_be_restored_and_not_be_deleted():
@@ -145,7 +151,9 @@ def test_every_variable_and_output_is_described_and_every_variable_checked():
 
 def test_the_scheduled_event_runs_a_command():
     schedule = blocks("resource")["aws_scheduler_schedule.maintenance"]
-    assert schedule["target"][0]["input"] == "${jsonencode({manage = var.maintenance_command})}"
+    assert schedule["target"][0]["input"] == (
+        "${jsonencode({manage = var.maintenance_command, scheduled = true})}"
+    )
 
 
 def test_each_alarm_is_explained_to_operators():

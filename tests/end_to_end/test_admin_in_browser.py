@@ -58,7 +58,15 @@ def test_support_finds_a_record_and_creates_a_key(admin: Page) -> None:
     page.get_by_role("link", name="Interactions", exact=True).click()
     rows = page.locator("#result_list tbody tr")
     expect(rows).to_have_count(3)
+    # All columns fit into Playwright's 1280 pixels.
+    assert page.locator(".results").evaluate(
+        "results => results.scrollWidth <= results.clientWidth"
+    )
     page.get_by_role("link", name="provider_unavailable").click()
+    expect(rows).to_have_count(1)
+    page.get_by_label("From").fill("2026-01-01")
+    page.get_by_role("button", name="Show", exact=True).click()
+    expect(page.get_by_label("From")).to_have_value("2026-01-01")
     expect(rows).to_have_count(1)
     page.get_by_role("link", name="Clear all filters").click()
     page.locator("#searchbar").fill("ledger")

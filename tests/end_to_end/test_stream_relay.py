@@ -338,7 +338,7 @@ def test_a_client_without_chunks_gets_the_whole_body(server: Server, vendor: Ven
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it looks at /proc")
 def test_without_the_relays_thread_a_request_relays_its_own_stream(vendor: Vendor, tmp_path: Path):
-    vendor.stream("alone", [chunk("Hel"), chunk("lo."), *END], 0.05)
+    vendor.stream("alone", [chunk("Hel"), chunk("lo."), *END], 0.01)
     with Server(tmp_path, setup=NO_THREADS, **variables(vendor)) as server:
         for _ in range(20):
             assert last_event(streamed(server, "alone"))[1]["response"] == "Hello."

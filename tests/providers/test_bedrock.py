@@ -222,6 +222,7 @@ def test_an_answer_is_what_botocore_reads(
         total_tokens=14,
         cached_tokens=counted["cacheReadInputTokens"],
     )
+    assert completion.extras["usage"] == {"prompt_tokens_details": {"cache_write_tokens": 2}}
     assert {each.path.rpartition("/")[2] for each in stub.requests} == {
         "converse-stream" if stream else "converse"
     }

@@ -30,7 +30,7 @@ from tests.providers.factories import (
     reply_with_recording,
     summarize,
 )
-from tests.stub_vendor import OPENAI_ANSWER, StubVendor
+from tests.stub_vendor import DONE, FINISH, OPENAI_ANSWER, StubVendor, chunk
 
 CONVERSATION = CompletionRequest(
     model="gpt-oss:20b",
@@ -98,6 +98,26 @@ def test_a_conversation_is_sent_with_all_its_parameters(stub_vendor: StubVendor,
 DEVELOPER = REQUEST._replace(
     messages=({"role": "developer", "content": "Be brief.", "name": "x"}, *REQUEST.messages),
 )
+
+
+@pytest.mark.parametrize(
+    ("message", "content"),
+    [
+        ({"content": None, "reasoning_content": "Hm."}, ""),
+        ({"content": None, "refusal": "No."}, ""),
+        ({"refusal": "No."}, ""),
+        ({"content": None, "tool_calls": [{"id": "a"}]}, None),
+        ({"content": None, "function_call": {"name": "f", "arguments": "{}"}}, None),
+        ({"content": None, "audio": {"id": "a"}}, None),
+    ],
+    ids=str,
+)
+def test_an_answer_without_calls_or_audio_is_sent_back_with_a_content(
+    stub_vendor: StubVendor, openai: OpenAI, message: dict[str, Any], content: str | None
+):
+    message = {"role": "assistant", **message}
+    complete(openai, REQUEST._replace(messages=(*REQUEST.messages, message)))
+    assert stub_vendor.requests[0].json["messages"][1] == message | {"content": content}
 
 
 @pytest.mark.parametrize(
@@ -234,6 +254,14 @@ def test_reasoning_content_is_apart_from_the_text(stub_vendor: StubVendor, opena
     )
 
 
+REFERENCE = {"type": "reference", "reference_ids": [0, 1]}
+CITED = {"type": "text", "text": "42", "citations": [{"url": "https://example.org"}]}
+
+
+def piece(*parts: dict[str, Any]) -> str:
+    return chunk(choices=[{"index": 0, "delta": {"content": parts}}])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -260,13 +288,53 @@ def test_reasoning_content_is_apart_from_the_text(stub_vendor: StubVendor, opena
             [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}],
             {"images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}]},
         ),
+        ([{"type": "output_text", "text": "42", "annotations": []}], {"content": "42"}),
+        (
+            [{"type": "text", "text": "42"}, REFERENCE, CITED],
+            {"content": "4242", "content_parts": [REFERENCE, CITED]},
+        ),
+        (
+            [
+                {"type": "thinking", "thinking": "Hm.", "signature": "a"},
+                {"type": "reasoning", "summary": [{"text": "So.", "signature": "b"}]},
+                {"type": "text", "text": "42"},
+            ],
+            {
+                "content": "42",
+                "reasoning_content": "Hm.So.",
+                "reasoning_details": [
+                    {"type": "reasoning.text", "text": "Hm.", "signature": "a", "index": 0},
+                    {"type": "reasoning.text", "text": "So.", "signature": "b", "index": 1},
+                ],
+            },
+        ),
     ],
 )
-def test_thoughts_and_images_are_apart_from_the_text(
+def test_thoughts_and_other_parts_are_apart_from_the_text(
     stub_vendor: StubVendor, openai: OpenAI, content: Any, message: dict[str, Any]
 ):
     stub_vendor.reply(answer(message={"content": content}))
     assert complete(openai) == Completion(message=message, model="model-1", finish_reason="stop")
+
+
+def test_other_parts_of_an_answer_are_streamed_as_they_come(
+    stub_vendor: StubVendor, openai: OpenAI
+):
+    stub_vendor.stream([chunk("4"), piece(REFERENCE), chunk("2"), piece(CITED), FINISH, DONE])
+    deltas, completion = read_deltas(openai)
+    assert deltas[1] == {"content_parts": [REFERENCE]}
+    assert completion.message == {"content": "4242", "content_parts": [REFERENCE, CITED]}
+
+
+@pytest.mark.parametrize("content", ["42", None, [{"type": "text", "text": "42"}]])
+def test_other_parts_of_an_answer_are_parts_again_for_the_vendor(
+    stub_vendor: StubVendor, openai: OpenAI, content: Any
+):
+    message = {"role": "assistant", "content": content, "content_parts": [REFERENCE, CITED]}
+    complete(openai, REQUEST._replace(messages=(*REQUEST.messages, message)))
+    texts = [{"type": "text", "text": "42"}] if content else []
+    wanted = {"role": "assistant", "content": [*texts, REFERENCE]}
+    assert stub_vendor.requests[0].json["messages"][1] == wanted
 
 
 def test_unfinished_thoughts_leave_an_empty_text(stub_vendor: StubVendor, openai: OpenAI):

@@ -65,7 +65,16 @@ def test_an_answer_has_its_reported_cost(stub_vendor: StubVendor, openrouter: Op
             reasoning_tokens=41,
             cost_usd=Decimal("0.0001951"),
         ),
-        extras={"provider": "Google AI Studio", "choice": {"native_finish_reason": "STOP"}},
+        extras={
+            "provider": "Google AI Studio",
+            "choice": {"native_finish_reason": "STOP"},
+            "usage": {
+                "prompt_tokens_details": dict.fromkeys(
+                    ("cache_write_tokens", "audio_tokens", "video_tokens"), 0
+                ),
+                "completion_tokens_details": {"audio_tokens": 0, "image_tokens": 0},
+            },
+        },
     )
 
 

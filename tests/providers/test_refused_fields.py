@@ -229,6 +229,16 @@ def test_thoughts_are_left_out(stub_vendor: StubVendor, openai: OpenAI, error: d
     assert [sent.json["messages"] for sent in stub_vendor.requests[1:]] == [asked] * 2
 
 
+def test_signed_thoughts_are_left_out(stub_vendor: StubVendor, openai: OpenAI):
+    answer = {"role": "assistant", "content": "Hi."}
+    thought = {**answer, "reasoning_details": [{"type": "reasoning.text", "signature": "a"}]}
+    error = {"detail": [invalid("messages", "0", "assistant", "reasoning_details")]}
+    stub_vendor.reply(error, status=422)
+    stub_vendor.reply(OPENAI_ANSWER)
+    assert ask(openai, REQUEST._replace(messages=(thought,))) == ["provider_rejected", "ok"]
+    assert stub_vendor.requests[1].json["messages"] == [answer]
+
+
 def test_thoughts_that_a_server_misses_are_not_left_out(stub_vendor: StubVendor, openai: OpenAI):
     message = "The reasoning_content in the thinking mode must be passed back to the API."
     stub_vendor.reply(said(message), status=400)

@@ -178,7 +178,7 @@ def test_each_piece_is_yielded_before_the_next_one_arrives(
     first, *rest = dialect.events("Hel", "lo.")
     stub_vendor.stream([first, *rest], gap=[0, 30, *[0] * len(rest)])
     stream = provider.stream(REQUEST, Deadline(20))
-    assert next(stream) == Delta({"content": "Hel"})
+    assert next(stream).message == {"content": "Hel"}
     assert not stub_vendor.client_disconnected.is_set()
     stream.close()  # type: ignore[attr-defined]
     assert stub_vendor.client_disconnected.wait(SOON)
@@ -437,7 +437,7 @@ def test_two_streams_in_one_thread_keep_their_deadlines(
 ):
     stub_vendor.stream(dialect.events("Hel", "lo."))
     first = provider.stream(REQUEST, Deadline(5))
-    assert next(first) == Delta({"content": "Hel"})
+    assert next(first).message == {"content": "Hel"}
     assert read_stream(provider)[1] == HELLO
     assert list(first)[-1] == HELLO
 
@@ -580,7 +580,7 @@ def test_extras_are_shown_when_they_change(stub_vendor: StubVendor, openai: Prov
     *deltas, completion = openai.stream(REQUEST, Deadline(20))
     first = {"prompt_filter_results": [], "system_fingerprint": "fp", "logprobs": logprobs("Hel")}
     assert deltas == [
-        Delta({"content": "Hel"}, first),
+        Delta({"content": "Hel"}, first, "stand-in-1"),
         Delta({"content": "lo"}, {"logprobs": logprobs("lo")}),
         Delta({"content": "."}, {"citations": sources}),
     ]
@@ -1067,7 +1067,7 @@ def test_a_mislabelled_stream_is_not_waited_for(
         [first, *rest], gap=[0, 30, *[0] * len(rest)], headers={"content-type": kind}
     )
     stream = provider.stream(REQUEST, Deadline(20))
-    assert next(stream) == Delta({"content": "Hel"})
+    assert next(stream).message == {"content": "Hel"}
     stream.close()  # type: ignore[attr-defined]
 
 

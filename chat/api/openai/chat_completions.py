@@ -9,10 +9,11 @@ from chat.errors import Problem
 from chat.service import AnswerDelta, ChatResult
 from chat.storage.base import InteractionRecord
 from chat.storage.transcripts import answered_message
+from providers.parsing import as_items, get_path
 
 NO_EXTRAS: Mapping[str, Any] = {}
-# Extras of an answer that belong into its choice.
-CHOICE_EXTRAS = ("logprobs", "choice")
+# Extras of an answer that belong into its choice or its usage.
+INNER_EXTRAS = ("logprobs", "choice", "usage")
 
 
 def render_result(result: ChatResult) -> dict[str, Any]:
@@ -41,7 +42,7 @@ class CompletionChunkFormat:
         self._plain_head: dict[str, Any] = {}  # of a chunk without extras
 
     def delta(self, delta: AnswerDelta) -> bytes:
-        first = self._first_chunk(delta.record, delta.model)
+        first = self._first_chunk(delta.record, delta.delta.model or delta.model)
         return first + self._chunk(delta.record, delta.delta.message, delta.delta.extras)
 
     def done(self, result: ChatResult) -> bytes:
@@ -104,7 +105,7 @@ def render_model(id_: str, provider: str) -> dict[str, Any]:
 def _head(record: InteractionRecord, object_: str, extras: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "system_fingerprint": None,
-        **{name: value for name, value in extras.items() if name not in CHOICE_EXTRAS},
+        **{name: value for name, value in extras.items() if name not in INNER_EXTRAS},
         "id": f"chatcmpl-{record.interaction_id}",
         "object": object_,
         "created": int(record.created_at.timestamp()),
@@ -138,9 +139,25 @@ def _usage(record: InteractionRecord) -> dict[str, Any] | None:
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens or 0},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
+        "prompt_tokens_details": prompt_details(record),
+        "completion_tokens_details": completion_details(record),
     }
+
+
+def prompt_details(record: InteractionRecord) -> dict[str, Any]:
+    """Return the known details of the prompt's tokens."""
+    return _details(record, "prompt_tokens_details", cached_tokens=record.usage.cached_tokens)
+
+
+def completion_details(record: InteractionRecord) -> dict[str, Any]:
+    """Return the known details of the answer's tokens."""
+    count = record.usage.reasoning_tokens
+    return _details(record, "completion_tokens_details", reasoning_tokens=count)
+
+
+def _details(record: InteractionRecord, name: str, **counts: int | None) -> dict[str, Any]:
+    known = {field: count for field, count in counts.items() if count is not None}
+    return {**known, **dict(as_items(get_path(record.extras, "usage", name)))}
 
 
 def _event(data: dict[str, Any]) -> bytes:

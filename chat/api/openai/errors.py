@@ -75,7 +75,7 @@ def render_problem(problem: Problem) -> tuple[int, dict[str, Any]]:
     """Return the status and the body."""
     default_type = INVALID if problem.status < 500 else SERVER
     type_, code, status = TERMS.get(problem.code, (default_type, problem.code, None))
-    message, param = problem.detail, PARAMS.get(problem.code)
+    message, param = problem.detail, PARAMS.get(problem.code) or problem.param
     if problem.errors:
         first = problem.errors[0]
         param = first["field"] or None

@@ -75,8 +75,8 @@ class MessagesField(serializers.Field[Any, Any, Any, Any]):
             self._fail(number, f"a part of type {kind} has an object `{kind}`.")
 
     def _check_text(self, number: int, text: Any) -> None:
-        if not isinstance(text, str) or "\0" in text:
-            self._fail(number, "a text is a string without NUL.")
+        if not isinstance(text, str):
+            self._fail(number, "a text is a string.")
 
     def _fail(self, number: int, fault: str) -> None:
         self.fail("message", number=number, fault=fault)

@@ -80,10 +80,9 @@ class CompletionSerializer(OpenSerializer):
         parameters = _parameters(attrs)
         if stream and stream_options:
             parameters["stream_options"] = stream_options
-        if fields.too_deep([parameters, attrs["messages"]]):
-            raise serializers.ValidationError("The body is nested too deeply.")
+        parameters, messages = fields.readable([parameters, attrs["messages"]])
         return {
-            **_split_messages(attrs["messages"]),
+            **_split_messages(messages),
             "user_id": attrs.get("user") or ANONYMOUS,
             "model": attrs.get("model"),
             "metadata": attrs.get("metadata"),

@@ -92,10 +92,10 @@ class Command(ConsoleCommand):
             settings.STREAM_TIMEOUT_SECONDS, idle_seconds=settings.STREAM_IDLE_SECONDS
         )
         try:
-            with _cancel_on_interrupt(deadline):
+            with _cancel_on_signals(deadline):
                 answer = self._stream(self._chat_request(prompt), deadline)
             self._report(answer)
-        except BrokenPipeError:
+        except OSError:  # of the output
             raise
         except Exception as exc:
             if not deadline.cancelled:
@@ -196,18 +196,29 @@ def _prompts() -> Iterator[str]:
 
 
 @contextmanager
-def _cancel_on_interrupt(deadline: Deadline) -> Iterator[None]:
-    """On Ctrl-C, cancel the vendor call instead of the process, so that the record is settled."""
+def _cancel_on_signals(deadline: Deadline) -> Iterator[None]:
+    """On a signal, cancel the vendor call instead of the process, so that the record is settled.
 
-    def stop(*_: Any) -> None:
+    Signals other than Ctrl-C end the process after that.
+    """
+    received: list[int] = []
+
+    def stop(number: int, _: Any) -> None:
+        received.append(number)
         # In another thread: this one may hold the lock that cancel() needs.
         threading.Thread(target=deadline.cancel).start()
 
-    before = signal.signal(signal.SIGINT, stop)
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as with nohup
+        signals.append(signal.SIGHUP)
+    before = {each: signal.signal(each, stop) for each in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        if ends := set(received) - {signal.SIGINT}:
+            signal.raise_signal(ends.pop())
 
 
 def _piped_text() -> str:

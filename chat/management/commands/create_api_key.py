@@ -73,6 +73,7 @@ class Command(ConsoleCommand):
             user_monthly_budget_usd=options["user_monthly_budget_usd"],
             allowed_models=options["model"],
         )
+        self.output_lost = f"The key {key.prefix} was made, but could not be shown: rotate it."
         self.write_report(options, text, {"key": text, **describe_key(key, now)}, indent=2)
         if options["format"] != "json":
             self.stderr.write(f"A key of {key.owner}. It is not shown again.")

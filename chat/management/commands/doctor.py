@@ -12,7 +12,7 @@ from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 
 from chat.management.api_keys import key_label
@@ -110,7 +110,7 @@ def _risks() -> Iterator[Finding]:
 
 def _storage() -> Iterator[Finding]:
     is_local = settings.STORAGE == "sqlite"
-    find_problems = _missing_migrations if is_local else _differing_tables
+    find_problems = _local_problems if is_local else _differing_tables
     try:
         problems = list(find_problems())
         if not problems:
@@ -125,7 +125,7 @@ def _storage() -> Iterator[Finding]:
         yield Finding("storage", "ok", settings.STORAGE)
 
 
-def _missing_migrations() -> Iterator[tuple[str, str]]:
+def _local_problems() -> Iterator[tuple[str, str]]:
     advice = "run manage.py migrate (make run does)"
     file = Path(connection.settings_dict["NAME"])
     if not file.exists():  # connecting would create it
@@ -135,6 +135,12 @@ def _missing_migrations() -> Iterator[tuple[str, str]]:
     if plan := executor.migration_plan(executor.loader.graph.leaf_nodes()):
         names = ", ".join(f"{migration.app_label}.{migration.name}" for migration, _ in plan)
         yield f"Migrations are missing: {names}.", advice
+        return
+    try:
+        with transaction.atomic():  # it takes the write lock (chatproject/settings.py)
+            pass
+    except DatabaseError as exc:
+        yield f"It cannot be written ({exc}).", "see the file's permissions, and its folder's"
 
 
 def _differing_tables() -> Iterator[tuple[str, str]]:
@@ -160,7 +166,7 @@ def _keys() -> Iterator[Finding]:
     now = datetime.now(UTC)
     try:
         active = [key for key in backend().api_keys.all() if key.status_at(now) == "active"]
-    except StorageUnavailable as exc:
+    except (StorageUnavailable, ImproperlyConfigured) as exc:
         detail = f"They cannot be read ({_cause(exc)})."
         yield Finding("keys", "failed", detail, "see the storage above")
         return
@@ -190,5 +196,7 @@ def _check_provider(provider: Provider, deadline: Deadline) -> Finding:
 
 
 def _cause(exc: Exception) -> str:
-    """Return the cause's class name; its message may contain a URL with a password."""
-    return type(exc.__cause__ or exc).__name__
+    """Return the cause's class name, as its message may have a URL with a password; or ours."""
+    cause = exc.__cause__ or exc
+    is_ours = isinstance(cause, ImproperlyConfigured)
+    return str(cause).removesuffix(".") if is_ours else type(cause).__name__

@@ -1,21 +1,20 @@
 """Export records to a file."""
 
-import fcntl
 import gzip
 import os
 import time
 from argparse import ArgumentParser
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from django.conf import settings
 from django.core.management.base import CommandError
 
 from chat.management.arguments import add_format, add_selection
-from chat.management.bulk_job import BulkJob, pages
-from chat.management.checkpoint import Checkpoint
+from chat.management.bulk_job import BulkJob, JobState, pages
+from chat.management.checkpoint import Checkpoint, locked
 from chat.management.console import RESUMABLE, ConsoleCommand
 from chat.management.progress import Progress
 from chat.storage import backend
@@ -26,6 +25,13 @@ from chat.storage.jsonl import to_line
 SAVE_SECONDS = 1.0
 CHUNK_BYTES = 4_000_000
 NEW: dict[str, Any] = {"cursor": None, "seen": 0, "bytes": 0, "records": 0}
+
+
+class State(JobState):
+    """What a checkpoint saves of an export."""
+
+    bytes: int
+    records: int
 
 
 class Command(ConsoleCommand):
@@ -49,8 +55,8 @@ class Command(ConsoleCommand):
         add_format(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        began, job = time.monotonic(), BulkJob(options)
-        if options["output"] == "-":
+        began, job = time.monotonic(), BulkJob(options, settings.STORAGE)
+        if options["output"] in ("-", "/dev/stdout"):
             self.interrupted = "Interrupted. The output is incomplete."
             self.stderr.write(f"{self._to_stdout(job)} records exported.")
             return
@@ -75,13 +81,15 @@ class Command(ConsoleCommand):
 
     def _to_file(self, job: BulkJob, path: Path) -> int:
         """Append page by page to a draft, and rename it when it is complete."""
+        if path.exists() and not path.is_file():
+            raise CommandError(f"{path} is not a file; for standard output, name -.")
         if path.exists():
             raise CommandError(f"{path} already exists; delete it, or name another file.")
         # Each chunk is a gzip member of its own, so that the file can be cut after any page.
         compress = partial(gzip.compress, compresslevel=6) if path.suffix == ".gz" else bytes
         draft = path.with_name(f"{path.name}.part")
         checkpoint = Checkpoint(path.with_name(f"{path.name}.part.state"))
-        with _locked(draft) as file:
+        with locked(draft) as file:
             state = self._begin(job, checkpoint, file)
             records, seen, saved = state["records"], state["seen"], time.monotonic()
             for batch in self._batches(job, state):
@@ -99,39 +107,27 @@ class Command(ConsoleCommand):
         checkpoint.clear()
         return int(records)
 
-    def _begin(self, job: BulkJob, checkpoint: Checkpoint, file: BinaryIO) -> dict[str, Any]:
+    def _begin(self, job: BulkJob, checkpoint: Checkpoint, file: BinaryIO) -> Mapping[str, Any]:
         """Return the last saved state, with the draft truncated to it."""
-        state = checkpoint.load()
+        state = checkpoint.load(State)
         if state is not None and state["task"] != job.words:
             raise CommandError(
-                f"{checkpoint.path} belongs to an export with other options: "
-                f"{_describe_options(state['task'])}. Use the same, or delete it to start over."
+                f"{checkpoint.path} belongs to another export: {_describe(state['task'])}. "
+                "Repeat that one, or delete it to start over."
             )
         # A file shorter than its checkpoint was written anew by hand, or lost its end.
         if state is None or file.seek(0, os.SEEK_END) < state["bytes"]:
-            state = NEW
-        else:
-            job.resume(state)
-            self.stderr.write(f"Resuming after {state['records']} records.")
+            file.truncate(file.seek(0))
+            return NEW
+        job.resume(state)
+        self.stderr.write(f"Resuming after {state['records']} records.")
         file.truncate(file.seek(state["bytes"]))
         return state
 
-    def _batches(self, job: BulkJob, state: dict[str, Any]) -> Iterator[Batch]:
+    def _batches(self, job: BulkJob, state: Mapping[str, Any]) -> Iterator[Batch]:
         store, selection, seen = backend().bulk, job.selection, state["seen"]
         progress = Progress(self.stderr, "Exporting", total=store.estimate(selection), done=seen)
         return pages(partial(store.scan, selection), progress, cursor=state["cursor"])
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[BinaryIO]:
-    """Open the file for this user alone, locked against another export."""
-    with open(path, "ab+", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        try:
-            # The system releases it when the process ends, in whatever way.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CommandError(f"Another export is writing {path}.") from None
-        yield file
 
 
 def _lines(batch: Batch) -> Iterator[bytes]:
@@ -152,5 +148,5 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _describe_options(words: dict[str, str | None]) -> str:
-    return " ".join(f"--{name} {value}" for name, value in words.items() if value) or "none"
+def _describe(words: Mapping[str, str | None]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in words.items() if value)

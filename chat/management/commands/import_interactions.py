@@ -1,13 +1,10 @@
 """Import records from a file."""
 
-import gzip
 import os
-import zlib
 from argparse import ArgumentParser
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
@@ -16,21 +13,15 @@ from django.core.management.base import CommandError
 from chat.management.arguments import add_format
 from chat.management.bulk_job import PAGE, import_page
 from chat.management.console import RESUMABLE, ConsoleCommand
+from chat.management.lines import BadLine, numbered_lines, parse_input
 from chat.management.progress import Progress
 from chat.storage import backend
 from chat.storage.base import InteractionRecord, unexpired
 from chat.storage.errors import RecordTooLarge
 from chat.storage.jsonl import from_json
 
-# The first bytes of a gzip file (RFC 1952).
-GZIP = b"\x1f\x8b"
 STORED = ("read", "new", "replaced", "unchanged", "expired")
 CHECKED = ("read", "expired", "bad_lines")
-
-
-class BadLine(Exception):
-    """A line that is not a record; the message has its number and the reason."""
-
 
 Page = Sequence[InteractionRecord | BadLine]
 
@@ -46,7 +37,7 @@ class Command(ConsoleCommand):
     interrupted = RESUMABLE
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("file", type=Path, help="file, or /dev/stdin")
+        parser.add_argument("file", type=parse_input, help="file; -: standard input")
         parser.add_argument(
             "--dry-run",
             action="store_true",
@@ -98,25 +89,24 @@ class Command(ConsoleCommand):
 
 def _records(file: BinaryIO, *, keep_on: bool) -> Iterator[InteractionRecord | BadLine]:
     """Yield the records and bad lines of a file; stop at the first bad line unless `keep_on`."""
-    number = 0
     try:
-        for number, line in enumerate(_decompressed(file), 1):
+        for number, line in numbered_lines(file):
             try:
                 if line.strip():
                     yield from_json(orjson.loads(line))
             except ValueError as exc:
-                yield BadLine(f"Line {number}: {exc}.")
+                yield BadLine(f"Line {number}: {_reason(exc)}.")
                 if not keep_on:
                     return
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        yield BadLine(f"The file is truncated or damaged after line {number}.")
+    except BadLine as exc:
+        yield exc
 
 
-def _decompressed(file: BinaryIO) -> Iterable[bytes]:
-    """Return the lines of a file that may be compressed."""
-    # By its first bytes, because standard input has no name.
-    start = file.peek(len(GZIP))  # type: ignore[attr-defined]  # it is a BufferedReader
-    return gzip.open(file) if start.startswith(GZIP) else file
+def _reason(exc: ValueError) -> str:
+    # orjson counts lines too, and would call each of them line 1.
+    if isinstance(exc, orjson.JSONDecodeError):
+        return f"this is not JSON ({exc.msg}, column {exc.colno})"
+    return str(exc)
 
 
 def _summary(done: Counter[str]) -> str:

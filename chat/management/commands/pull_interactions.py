@@ -13,12 +13,18 @@ from django.core.management.base import CommandError
 from django.db import connection
 
 from chat.management.arguments import add_format, add_selection
-from chat.management.bulk_job import BulkJob, import_page, pages
-from chat.management.checkpoint import Checkpoint
+from chat.management.bulk_job import BulkJob, JobState, import_page, pages
+from chat.management.checkpoint import Checkpoint, locked
 from chat.management.console import RESUMABLE, ConsoleCommand
 from chat.management.progress import Progress
 from chat.storage import backend
 from chat.storage.base import Batch, Selection
+
+
+class State(JobState):
+    """What a checkpoint saves of a pull."""
+
+    done: dict[str, int]
 
 
 class ReadLimiter:
@@ -65,9 +71,9 @@ class Command(ConsoleCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if settings.STORAGE != "sqlite":
             raise CommandError("Records are copied into the local store: set STORAGE=sqlite.")
-        began, job = time.monotonic(), BulkJob(options, table=settings.TABLE_NAME)
+        began, job = time.monotonic(), BulkJob(options, "dynamodb")
         limiter = ReadLimiter(options["max_rcu"])
-        done = self._count(job, limiter) if options["dry_run"] else self._pull(job, limiter)
+        done = self._count(job, limiter) if options["dry_run"] else self._pull_alone(job, limiter)
         report = {**done, "read_units": round(limiter.units, 1)}
         report["seconds"] = round(time.monotonic() - began, 1)
         counts = ", ".join(f"{count} {name}" for name, count in done.items())
@@ -78,12 +84,16 @@ class Command(ConsoleCommand):
         batches = self._batches(job.selection, limiter, None, 0)
         return Counter(read=sum(len(batch.records) for batch in batches))
 
-    def _pull(self, job: BulkJob, limiter: ReadLimiter) -> Counter[str]:
-        """Store page by page, with a checkpoint beside the database."""
-        database = Path(connection.settings_dict["NAME"])
-        checkpoint = Checkpoint(database.with_name(f"{database.name}.pull"))
+    def _pull_alone(self, job: BulkJob, limiter: ReadLimiter) -> Counter[str]:
+        """Pull with a checkpoint beside the database, unless another process does."""
+        path = f"{connection.settings_dict['NAME']}.pull"
+        with locked(Path(f"{path}.lock")):
+            return self._pull(job, limiter, Checkpoint(Path(path)))
+
+    def _pull(self, job: BulkJob, limiter: ReadLimiter, checkpoint: Checkpoint) -> Counter[str]:
+        """Store page by page."""
         cursor, seen, done = None, 0, Counter(read=0, new=0, replaced=0, unchanged=0)
-        state = checkpoint.load()
+        state = checkpoint.load(State)
         if state is not None and state["task"] == job.words:
             job.resume(state)
             cursor, seen, done = state["cursor"], state["seen"], Counter(state["done"])

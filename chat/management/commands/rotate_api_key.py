@@ -43,6 +43,7 @@ class Command(ConsoleCommand):
             key, text = api_keys.rotate(key, grace=options["grace"])
         except api_keys.KeyChanged as exc:
             raise CommandError("The key was changed meanwhile; run the command again.") from exc
+        self.output_lost = f"{label} has a new secret that could not be shown: rotate it again."
         self.write_report(options, text, {"key": text, **describe_key(key, now)}, indent=2)
         if options["format"] != "json":
             self.stderr.write(f"{label} has a new secret. It is not shown again.")

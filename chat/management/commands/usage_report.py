@@ -113,7 +113,7 @@ def _plot(file: Path, groups: dict[str, UsageCounts], title: str) -> None:
         from matplotlib.figure import Figure
     except ImportError as exc:
         raise CommandError("--plot needs matplotlib: pip install matplotlib") from exc
-    names = list(groups)
+    names = [name.replace("$", r"\$") for name in groups]  # which would begin a formula
     figure = Figure(figsize=(max(6.0, len(names) * 0.35), 6.0), layout="constrained")
     requests, cost = figure.subplots(2, sharex=True)
     requests.bar(names, [counts.requests for counts in groups.values()], label="requests")

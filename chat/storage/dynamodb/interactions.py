@@ -63,7 +63,7 @@ from chat.storage.dynamodb.queries import (
     read_kept,
     read_pages,
 )
-from chat.storage.dynamodb.usage import counter_updates, delete_user_counters, shards
+from chat.storage.dynamodb.usage import count_alone, counter_updates, delete_user_counters, shards
 from chat.storage.errors import RecordTooLarge, StorageUnavailable
 from chat.storage.transcripts import restored
 
@@ -142,7 +142,7 @@ class DynamoInteractionStore:
         for shard in shards():
             counts = [*counter_updates([record], shard, reservations), *turn]
             try:
-                settled = _write("Update", request, outcome, parts, counts=counts) is None
+                stored = _write("Update", request, outcome, parts, counts=counts)
             except ClientError as exc:
                 conflicts = refusals(exc)
                 if "TransactionConflict" not in conflicts:
@@ -150,9 +150,11 @@ class DynamoInteractionStore:
                 if turn and conflicts[-1] == "TransactionConflict":
                     turn = []  # another record with its digest is writing the turn
             else:
-                if settled:
+                if stored is None:
                     budgets.release(budgets.held(record, reservations), record)
-                return settled
+                elif stored and stored.get("deadline_at") != values[":deadline_at"]:
+                    count_alone(record, reservations)  # the claim was taken over
+                return stored is None
         raise StorageUnavailable
 
     @translate_errors()

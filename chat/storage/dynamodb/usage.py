@@ -20,7 +20,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
+from uuid import uuid4
 
+from botocore.exceptions import ClientError
 from django.conf import settings
 
 from chat.storage.base import (
@@ -34,9 +36,10 @@ from chat.storage.base import (
     counters_for,
     format_utc,
 )
-from chat.storage.dynamodb.client import translate_errors
+from chat.storage.dynamodb.client import client, refusals, translate_errors
 from chat.storage.dynamodb.items import Item, state_key
 from chat.storage.dynamodb.queries import delete_items, get_items, read_pages
+from chat.storage.errors import StorageUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +85,22 @@ def counter_updates(
             if by in (CounterKind.USER, CounterKind.KEY_USER):
                 expiries[item] = counter_expiry(record, by)
     return [_update(item, shard, sums[item], expiries) for item in sums]
+
+
+def count_alone(record: InteractionRecord, reservations: Sequence[Reservation]) -> None:
+    """Count a record that cannot be settled. Raises StorageUnavailable."""
+    for shard in shards():
+        actions = counter_updates([record], shard, reservations)
+        # The token makes a retry after a lost response safe.
+        request = {"TransactItems": actions, "ClientRequestToken": uuid4().hex}
+        try:
+            client().call("TransactWriteItems", request)
+        except ClientError as exc:
+            if "TransactionConflict" not in refusals(exc):
+                raise
+        else:
+            return
+    raise StorageUnavailable
 
 
 def _update(

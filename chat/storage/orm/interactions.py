@@ -144,10 +144,10 @@ def _settle(
     connection: sqlite3.Connection, record: InteractionRecord, reservations: Sequence[Reservation]
 ) -> bool:
     settled = sql.update(connection, record)
-    if settled:
+    if settled or sql.is_taken_over(connection, record):
         count(connection, [record], reservations)
-        if reservations:
-            budgets.release(connection, record)
+    if settled and reservations:
+        budgets.release(connection, record)
     return settled
 
 

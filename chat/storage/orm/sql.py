@@ -28,6 +28,7 @@ UPDATE = f"""
     UPDATE chat_interaction SET {", ".join(f"{name} = :{name}" for name in SETTLED)}
     WHERE interaction_id = :interaction_id AND deadline_at = :deadline_at
     AND status = 'pending'"""  # noqa: S608  (our own names)
+TAKEN_OVER = "SELECT 1 FROM chat_interaction WHERE interaction_id = ? AND deadline_at != ?"
 DELETE_AS_READ = """
     DELETE FROM chat_interaction
     WHERE interaction_id = :interaction_id AND status = :status AND deadline_at = :deadline_at"""
@@ -65,6 +66,12 @@ def update(connection: sqlite3.Connection, record: InteractionRecord) -> bool:
     claim = {"interaction_id": record.interaction_id, "deadline_at": record.deadline_at}
     values = _adapted(outcome_columns(record) | claim)
     return connection.execute(UPDATE, values).rowcount == 1
+
+
+def is_taken_over(connection: sqlite3.Connection, record: InteractionRecord) -> bool:
+    """Return whether the record has another claim than this one."""
+    values = (record.interaction_id, stored_time(record.deadline_at))
+    return connection.execute(TAKEN_OVER, values).fetchone() is not None
 
 
 def delete_as_read(connection: sqlite3.Connection, record: InteractionRecord) -> bool:

@@ -286,6 +286,20 @@ def test_the_list_can_be_narrowed_to_days(admin: ApiClient) -> None:
     assert 'value="2026-01-02"' in text_of(admin.get(f"{LIST}?{days}&owner=default"))
 
 
+def test_an_empty_day_is_no_condition(
+    admin: ApiClient, records: dict[str, InteractionRecord]
+) -> None:
+    days = "created_at__gte=2026-01-01&created_at__lt="
+    assert listed(admin.get(f"{LIST}?status=ok&{days}")) == {records["ok"].prompt}
+
+
+def test_the_list_says_that_a_filter_was_invalid(admin: ApiClient) -> None:
+    sentence = "A filter in the address is invalid. The list below is not filtered."
+    refused = admin.get(f"{LIST}?status=ok&created_at__gte=2026-13-77")
+    assert sentence in text_of(admin.get(refused["Location"]))
+    assert sentence not in text_of(admin.get(LIST))
+
+
 def test_the_filters_offer_existing_values(admin: ApiClient) -> None:
     for name in ("one", "two"):
         record = replace(ANSWERED, interaction_id=str(uuid4()), owner=f"owner-{name}")

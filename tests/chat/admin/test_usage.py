@@ -155,6 +155,26 @@ def test_an_invalid_query_causes_no_server_error(
     assert text_of(admin.get(f"{PAGE}?{query}"))
 
 
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("first=2026-02-01&last=2026-01-01", "From is after to."),
+        ("first=9999-01-01", "From is in the future."),
+        ("first=2020-01-01&last=2026-01-01", "A period has at most 366 days."),
+        ("first=2026-13-01", "From: Enter a valid date."),
+        ("days=0", "Days: Ensure this value is greater than or equal to 1."),
+    ],
+)
+def test_the_page_says_why_a_period_is_invalid(
+    admin: ApiClient, records: None, query: str, sentence: str
+) -> None:
+    text = text_of(admin.get(f"{PAGE}?{query}&owner=acme"))
+    assert f'<p class="errornote">{sentence} These are the last 30 days.</p>' in text
+    assert "<dt>Requests</dt><dd>1</dd>" in text  # still only those of the owner
+    for name, value in (pair.split("=") for pair in query.split("&") if "days" not in pair):
+        assert f'name="{name}" value="{value}"' in text
+
+
 def test_the_page_without_usage_is_empty(admin: ApiClient) -> None:
     page = admin.get(PAGE)
     assert "<dt>Requests</dt><dd>0</dd>" in text_of(page)

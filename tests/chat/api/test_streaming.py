@@ -460,7 +460,7 @@ def test_openai_chunks_name_the_answering_model(
     api: ApiClient, vendor: StubVendor, fallback_vendor: StubVendor
 ):
     vendor.stream([": waiting\n\n", 'data: {"choices": []}\n\n'])
-    fallback_vendor.stream(HELLO)
+    fallback_vendor.stream([chunk("Hello.", model=None), FINISH, DONE])
     body = {"model": "default", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
     response = api.post("/v1/chat/completions", body)
     written = b"".join(response.streaming_content).decode()

@@ -307,5 +307,5 @@ def test_another_model_gets_no_images_of_the_model(
         change_settings(PROVIDERS={"openai": {**options, "model": "model-3"}})
         api.chat("What?", previous_interaction_id=drawn)
         own, other = (request.json["messages"][1] for request in drawing.requests[1:])
-        assert own == {"role": "assistant", "content": None, "images": [image]}
+        assert own == {"role": "assistant", "content": "", "images": [image]}
         assert other == {"role": "assistant", "content": ""}

@@ -12,7 +12,7 @@ from django.core.management import call_command
 from chat import api_keys
 from chat.storage import backend
 from chat.storage.base import ApiKey
-from tests.commands import refusal, run
+from tests.commands import in_shell, refusal, run
 
 Configure = Callable[..., None]
 
@@ -142,6 +142,18 @@ def test_a_key_is_rotated(each_storage: str) -> None:
     assert api_keys.verify(out.strip()).key_id == api_keys.verify(old).key_id
     told = json.loads(run("rotate_api_key", before.prefix, "--format", "json")[0])
     assert api_keys.verify(told["key"]).key_id == told["key_id"]
+
+
+@pytest.mark.parametrize("output", ["> /dev/full", "| true"])
+def test_a_key_that_cannot_be_shown_is_named(transactional_db: None, output: str) -> None:
+    code, out, err = in_shell(f"manage.py create_api_key app {output}")
+    key = the_key()
+    said = f"The key {key.prefix} was made, but could not be shown: rotate it."
+    assert (code, out, err) == (1, b"", f"CommandError: {said}\n")
+    code, out, err = in_shell(f"manage.py rotate_api_key {key.prefix} {output}")
+    said = f"{key.prefix} (app, of default) has a new secret that could not be shown: "
+    assert (code, out, err) == (1, b"", f"CommandError: {said}rotate it again.\n")
+    assert the_key().digest != key.digest
 
 
 @pytest.mark.parametrize("status", ["expired", "revoked"])

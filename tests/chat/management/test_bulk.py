@@ -1,5 +1,6 @@
 """export_interactions, import_interactions, purge_interactions, pull_interactions."""
 
+import fcntl
 import gzip
 import io
 import json
@@ -31,7 +32,7 @@ from chat.storage.dynamodb.tables import InteractionTable, StateTable
 from chat.storage.jsonl import from_json, to_line
 from chat.storage.orm.bulk import OrmBulkStore
 from tests.chat.storage.contract import FULL_ANSWER, YESTERDAY
-from tests.commands import refusal, run
+from tests.commands import in_shell, refusal, run
 from tests.deployment.iam_proxy import required_permissions
 from tests.dynamodb_local import Calls
 from tests.factories import ALICE, ANSWERED, BOB, FAILED, NOON, PENDING, converse
@@ -187,6 +188,14 @@ def test_an_export_goes_to_standard_output(records: list[InteractionRecord]) -> 
     assert err == "24 records exported.\n"
 
 
+def test_an_exported_stream_is_utf_8_in_any_locale(transactional_db: None, tmp_path: Path) -> None:
+    backend().bulk.import_records(made(1, prompt="Olá 🦆"))
+    code, out, _ = in_shell("manage.py export_interactions", PYTHONIOENCODING="iso-8859-1")
+    assert (code, [out]) == (0, stored())
+    code, out, _ = in_shell("manage.py export_interactions | manage.py import_interactions -")
+    assert (code, out) == (0, b"1 read, 0 new, 0 replaced, 1 unchanged, 0 expired.\n")
+
+
 def test_an_export_without_records_is_an_empty_file(each_storage: str, tmp_path: Path) -> None:
     for name in ("none.jsonl", "none.jsonl.gz"):
         path = tmp_path / name
@@ -251,13 +260,52 @@ def test_an_export_with_other_options_does_not_resume(
     path = tmp_path / "all.jsonl"
     interrupted("export_interactions", "--output", str(path), "--since", "2025-01-01")
     state = tmp_path / "all.jsonl.part.state"
-    assert refusal("export_interactions", "--output", str(path)) == (
-        f"{state} belongs to an export with other options: --since 2025-01-01. "
-        "Use the same, or delete it to start over."
-    )
+    said = refusal("export_interactions", "--output", str(path))
+    assert said.startswith(f"{state} belongs to another export: from ")
+    assert said.endswith(", since 2025-01-01. Repeat that one, or delete it to start over.")
     state.unlink()
     run("export_interactions", "--output", str(path))
     assert len(path.read_bytes().splitlines()) == 24
+
+
+def test_an_export_from_another_storage_does_not_resume(
+    records: list[InteractionRecord],
+    broken_off: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Any,
+) -> None:
+    words = ("export_interactions", "--output", str(tmp_path / "all.jsonl"))
+    interrupted(*words)
+    region = settings.AWS_REGION
+    with monkeypatch.context() as another:
+        another.setitem(connection.settings_dict, "NAME", "another.db")
+        settings.AWS_REGION = "another-region-1"
+        assert "belongs to another export: from " in refusal(*words)
+    settings.AWS_REGION = region
+    assert run(*words)[1] == "Resuming after 8 records.\n"
+
+
+BAD_STATES = ["", "[]", "{}", '{"task": {}, "since": null, "before": "soon", "cursor": 7}']
+
+
+@pytest.mark.parametrize("text", BAD_STATES)
+def test_a_file_that_is_no_checkpoint_is_named(db: None, tmp_path: Path, text: str) -> None:
+    pulled = Path(f"{connection.settings_dict['NAME']}.pull")
+    exported = tmp_path / "all.part.state"
+    pull = ("pull_interactions", "--since", "1d")
+    for path, words in [
+        (pulled, pull),
+        (exported, ("export_interactions", "--output", str(tmp_path / "all"))),
+    ]:
+        path.write_text(text)
+        assert refusal(*words) == (
+            f"{path} is not a checkpoint of this version; delete it to start over."
+        )
+        path.unlink()
+    pulled.mkdir()
+    assert refusal(*pull) == f"{pulled} cannot be used: Is a directory."
+    pulled.rmdir()
 
 
 def test_a_checkpoint_without_its_file_starts_over(
@@ -317,13 +365,30 @@ def test_an_existing_file_is_not_overwritten(each_storage: str, tmp_path: Path) 
     assert path.read_text() == "kept"
 
 
-def test_two_exports_do_not_write_the_same_file(each_storage: str, tmp_path: Path) -> None:
-    import fcntl
+def test_two_runs_do_not_share_a_checkpoint(db: None, tmp_path: Path) -> None:
+    draft, pulled = tmp_path / "all.part", Path(f"{connection.settings_dict['NAME']}.pull.lock")
+    export = ("export_interactions", "--output", str(tmp_path / "all"))
+    for path, words in [(draft, export), (pulled, ("pull_interactions", "--since", "1d"))]:
+        with path.open("wb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            said = f"Another run of this command is writing {path}."
+            assert refusal(*words) == said
 
-    path = tmp_path / "all.jsonl"
-    with (tmp_path / "all.jsonl.part").open("wb") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        assert "Another export" in refusal("export_interactions", "--output", str(path))
+
+def test_an_output_that_is_no_file_is_refused(db: None) -> None:
+    said = refusal("export_interactions", "--output", "/dev/null")
+    assert said == "/dev/null is not a file; for standard output, name -."
+
+
+def test_standard_output_has_two_names(records: list[InteractionRecord]) -> None:
+    assert run("export_interactions", "--output", "/dev/stdout") == run("export_interactions")
+
+
+def test_an_export_that_fails_at_once_leaves_no_file(
+    unreachable_database: None, tmp_path: Path
+) -> None:
+    refusal("export_interactions", "--output", str(tmp_path / "all"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_folder_is_reported(each_storage: str, tmp_path: Path) -> None:
@@ -356,6 +421,13 @@ def test_a_dry_run_reports_each_invalid_line(each_storage: str, tmp_path: Path) 
     assert out.getvalue() == "4 read, 1 expired, 2 bad lines.\n"
     assert [each.split(":")[0] for each in err.getvalue().splitlines()] == ["Line 1", "Line 6"]
     assert stored() == []
+
+
+def test_a_line_that_is_not_json_is_named(db: None, tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + to_line(ANSWERED) + b"Hi\n")
+    said = refusal("import_interactions", str(path))
+    assert re.match(r"Line 2: this is not JSON \(.+, column 1\)\. Before it: 1 read, 1 new", said)
 
 
 def test_expired_records_are_not_imported(each_storage: str, tmp_path: Path) -> None:
@@ -473,6 +545,7 @@ def test_records_are_pulled_and_counted(remote: list[InteractionRecord]) -> None
     out, err = run("pull_interactions", "--since", "2026-01-01")
     assert out.startswith("25 read, 25 new, 0 replaced, 0 unchanged; ")
     assert err == ""
+    assert list(Path(connection.settings_dict["NAME"]).parent.glob("*.pull*")) == []
     assert stored() == stored("dynamodb")
     assert requests() == requests("dynamodb") == 23
     out, _ = run("pull_interactions", "--since", "2026-01-01", "--format", "json")
@@ -576,7 +649,7 @@ def test_an_unreachable_storage_is_reported_with_the_reason(
     change_settings(STORAGE="dynamodb")
     dynamodb_at("http://127.0.0.1:9")
     said = refusal(*words)
-    assert "is it up" in said
+    assert "is it up, and are its tables there (create_tables)?" in said
     assert "127.0.0.1:9" in said
 
 

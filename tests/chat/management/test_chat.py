@@ -112,9 +112,7 @@ def test_a_failed_chat_ends_with_the_reason(
 def test_without_the_storage_a_chat_ends_with_a_hint(
     unreachable_database: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "are its tables there (migrate, create_tables)?" in refused(
-        "Hi", monkeypatch=monkeypatch
-    )
+    assert "are its tables there (migrate)?" in refused("Hi", monkeypatch=monkeypatch)
 
 
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
@@ -231,9 +229,17 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._file, text.encode())
 
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def hang_up(self) -> None:
+        os.close(self._file)
+        self._file = -1
+
     def ended(self) -> int:
         code = self._process.wait(WAIT_SECONDS)
-        os.close(self._file)
+        if self._file >= 0:
+            self.hang_up()
         return code
 
 
@@ -278,6 +284,24 @@ def test_a_terminal_conversation_can_be_stopped_and_ended(database: str) -> None
     assert (stopped.status, failed.status) == (Status.ABORTED, Status.ERROR)
     assert stopped.response
     assert two.previous_interaction_id == thought.interaction_id
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_chat_once_its_record_is_settled(
+    database: str, number: signal.Signals
+) -> None:
+    terminal = Terminal("chat", DATABASE_PATH=database)
+    terminal.until("> ")
+    terminal.type("mock:pace=0.5 a b c d e f\n")
+    terminal.until("You said:")
+    if number == signal.SIGHUP:
+        terminal.hang_up()
+    else:
+        terminal.signal(number)
+    assert terminal.ended() == -number
+    [record] = all_records()
+    assert record.status is Status.ABORTED
+    assert record.response
 
 
 def test_without_stored_content_questions_stand_alone(database: str) -> None:

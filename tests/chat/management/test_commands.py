@@ -16,12 +16,14 @@ from uuid import uuid4
 import pytest
 from django.core.management import CommandError, call_command
 from django.core.management.base import OutputWrapper
+from django.db import connection
 
 from chat import api_keys
 from chat.management.provider_checks import for_each_provider
 from chat.storage import backend
 from chat.storage.orm.interactions import OrmInteractionStore
 from providers.deadline import Deadline
+from tests.commands import in_shell
 from tests.factories import ALICE, ANSWERED, BOB, all_records, store_record
 from tests.server_process import ROOT, base_environment
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
@@ -127,7 +129,7 @@ def test_erasing_needs_yes_without_a_terminal(db: None, monkeypatch: pytest.Monk
 
 def test_without_the_storage_nothing_is_erased(unreachable_database: None) -> None:
     assert failed("erase_user", ALICE, "--yes")[1] == (
-        "The storage is unreachable: is it up, and are its tables there (migrate, create_tables)? "
+        "The storage is unreachable: is it up, and are its tables there (migrate)? "
         "(unable to open database file) 0 records were erased; "
         "run the command again to erase the rest."
     )
@@ -343,6 +345,27 @@ def test_missing_migrations_have_failed(transactional_db: None) -> None:
         call_command("migrate", verbosity=0)
 
 
+def test_a_database_that_cannot_be_written_has_failed(transactional_db: None) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA query_only = ON")
+        try:
+            said = "It cannot be written (attempt to write a readonly database)."
+            assert findings()["storage"] == [("failed", said)]
+        finally:
+            cursor.execute("PRAGMA query_only = OFF")
+
+
+def test_a_missing_variable_of_the_storage_is_named(
+    db: None, dynamodb_at: Callable[[str], None], change_settings: Configure
+) -> None:
+    dynamodb_at("http://127.0.0.1:9")
+    del os.environ["AWS_DEFAULT_REGION"]  # `dynamodb_at` has set it
+    change_settings(STORAGE="dynamodb", AWS_REGION="", REQUIRE_API_KEY=True)
+    found = findings()
+    assert found["storage"] == [("failed", "It is unreachable (DynamoDB needs AWS_REGION).")]
+    assert found["keys"] == [("failed", "They cannot be read (DynamoDB needs AWS_REGION).")]
+
+
 def test_missing_tables_have_failed(db: None, dynamodb: str, change_settings: Configure) -> None:
     from chat.storage.dynamodb.tables import StateTable
 
@@ -362,15 +385,18 @@ def test_unreachable_tables_have_failed(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
-def test_a_full_disk_is_reported_in_a_sentence() -> None:
-    environment = base_environment() | {"ENV_FILE": os.devnull, "SECRET_KEY": "tests"}
-    command = [sys.executable, "manage.py", "check_providers"]
-    with Path("/dev/full").open("w") as full:
-        ran = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, env=environment, cwd=ROOT, check=False
-        )
-    sentence = b"CommandError: The output cannot be written: no space is left.\n"
-    assert (ran.returncode, ran.stderr) == (1, sentence)
+def test_a_full_disk_is_reported_in_a_sentence(transactional_db: None) -> None:
+    sentence = "CommandError: The output cannot be written: No space left on device.\n"
+    for command in ("check_providers", "usage_report", "chat <<< Hi"):
+        assert in_shell(f"manage.py {command} > /dev/full") == (1, b"", sentence)
+
+
+def test_a_command_runs_with_closed_streams(transactional_db: None) -> None:
+    assert in_shell("manage.py usage_report <&- >&-") == (0, b"", "")
+    for command in ("doctor", "usage_report", "export_interactions"):
+        code, out, err = in_shell(f"manage.py {command} 2>&-")
+        assert (code, err) == (0, "")
+        assert out or command == "export_interactions"
 
 
 @pytest.mark.parametrize("command", ["erase_user", "check_providers", "doctor", "chat"])

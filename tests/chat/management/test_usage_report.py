@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import matplotlib
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 
 from chat import api_keys
+from tests.chat.management.test_chat import Terminal
 from tests.factories import ALICE, ANSWERED, BOB, FAILED, NOON, store_record
 
 TODAY = NOON
@@ -77,6 +80,15 @@ def test_owners_without_a_key_are_reported_from_sqlite(each_storage: str) -> Non
     assert requests("--by", "owner", "--owner", "imported") == {"imported": 1}
 
 
+def test_a_terminal_may_lack_characters(transactional_db: None) -> None:
+    settle(user_id="🦆")
+    database = str(connection.settings_dict["NAME"])
+    words = ("usage_report", "--by", "user")
+    terminal = Terminal(*words, DATABASE_PATH=database, PYTHONIOENCODING="ascii")
+    terminal.until("\n\\U0001f986 ")
+    assert terminal.ended() == 0
+
+
 def test_no_user_is_a_formula_of_a_spreadsheet(each_storage: str) -> None:
     settle(user_id="=1+1")
     assert requests("--by", "user", "--owner", "default") == {"'=1+1": 1}
@@ -129,6 +141,13 @@ def test_there_are_days_to_report(days: str) -> None:
 def test_a_chart_is_drawn(used: str, tmp_path: Path, name: str, start: bytes) -> None:
     report("--plot", str(tmp_path / name))
     assert (tmp_path / name).read_bytes().startswith(start)
+
+
+def test_no_user_is_a_formula_of_a_chart(each_storage: str, tmp_path: Path) -> None:
+    settle(user_id=r"$\frac{1}$")
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        report("--by", "user", "--plot", str(tmp_path / "usage.svg"))
+    assert r"$\frac{1}$" in (tmp_path / "usage.svg").read_text()
 
 
 @pytest.mark.parametrize("name", ["no/folder.svg", "usage.unknown"])

@@ -115,6 +115,17 @@ def test_a_failed_attempt_and_the_next_one_are_two_requests(each_storage: str) -
     assert counts == ONE + UsageCounts(requests=1, errors=1, total_tokens=5)
 
 
+def test_what_a_claim_spent_counts_after_another_took_it_over(each_storage: str) -> None:
+    store = backend().interactions
+    store.claim(PENDING)
+    later = replace(PENDING, deadline_at=NOON + timedelta(hours=1))
+    assert store.take_over(later, PENDING)
+    assert store.settle(ANSWERED) is False
+    assert daily() == {(DAY, MODEL): ONE}
+    assert store.settle(replace(ANSWERED, deadline_at=later.deadline_at)) is True
+    assert sum(daily().values(), UsageCounts()) == ONE + ONE
+
+
 @pytest.mark.parametrize("cost", ["0.000000000001", "123456.789012345678", "1000000", "0.30"])
 def test_costs_add_up_to_the_last_digit(each_storage: str, cost: str) -> None:
     for _ in range(3):

@@ -12,7 +12,7 @@ from chatproject.server.management.commands.serve import MAX_OPEN_FILES, raise_f
 from tests.server_process import Server
 from tests.stub_vendor import OPENAI_ANSWER, StubVendor
 
-FEW_FILES = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))"
+FEW_FILES = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))"
 
 
 def test_the_limit_of_open_files_is_raised() -> None:
@@ -32,12 +32,12 @@ def test_a_server_with_few_files_refuses_requests_and_loses_none(tmp_path: Path)
         StubVendor() as vendor,
         Server(tmp_path, setup=FEW_FILES, OPENAI_BASE_URL=vendor.url, **variables) as server,
         ExitStack() as idle,
-        ThreadPoolExecutor(90) as clients,
+        ThreadPoolExecutor(20) as clients,
     ):
         vendor.reply(OPENAI_ANSWER, delay=1.0)
-        for _ in range(64):
+        for _ in range(6):
             idle.enter_context(socket.create_connection(("127.0.0.1", server.port)))
-        answers = Counter(clients.map(lambda _: server.chat().status_code, range(90)))
+        answers = Counter(clients.map(lambda _: server.chat().status_code, range(20)))
         assert answers.keys() == {200, 503}
         with closing(sqlite3.connect(tmp_path / "server.db")) as connection:
             rows = connection.execute("SELECT status, count(*) FROM chat_interaction GROUP BY 1")

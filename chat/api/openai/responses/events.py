@@ -48,6 +48,7 @@ IN_PROGRESS = {
     "incomplete_details": None,
     "usage": None,
 }
+MEDIA_NAMES = frozenset(MEDIA)
 # The name of an event, and its fields without those that all events of an item have.
 Event = tuple[str, dict[str, Any]]
 
@@ -95,13 +96,13 @@ class ReasoningItem:
 
 
 class MessageItem:
-    """Text and refusal, each as a content part."""
+    """Text and refusal, each as a content part, and media as fields of the item."""
 
     id_kind: ClassVar[str] = "msg"
 
     def __init__(self, id_: str) -> None:
         self.id = id_
-        self.media: dict[str, Any] = {}
+        self.media: list[Message] = []  # in pieces
         self._parts: list[dict[str, Any]] = []  # the ones that are done
         self._kind = ""  # of the open part
         self._texts: list[str] = []
@@ -137,7 +138,7 @@ class MessageItem:
             yield "response.output_text.annotation.added", {**place, "annotation": shown}
 
     def snapshot(self, status: str) -> dict[str, Any]:
-        return message_item(self.id, self._parts, status) | self.media
+        return message_item(self.id, self._parts, status) | joined(self.media)
 
     def close(self) -> Iterator[Event]:
         if not self._kind:
@@ -227,7 +228,7 @@ class ResponseEventFormat:
         self._vendor_fields: VendorFields | None = None  # that the reasoning item has
 
     def delta(self, delta: AnswerDelta) -> bytes:
-        begun = self._begin(delta.record, delta.model)
+        begun = self._begin(delta.record, delta.delta.model or delta.model)
         message, extras = delta.delta.message, delta.delta.extras
         self._deltas.append(message)
         return begun + b"".join(
@@ -291,11 +292,14 @@ class ResponseEventFormat:
             yield from self._written(reasoning, reasoning.add(thoughts))
         text, refusal = content_text(message.get("content")), as_str(message.get("refusal"))
         annotations = message.get("annotations")
-        if text or refusal or annotations:
+        has_media = not MEDIA_NAMES.isdisjoint(message)
+        if text or refusal or annotations or has_media:
             answer = self._open
             if not isinstance(answer, MessageItem):
                 answer = MessageItem(self._next_id(record, MessageItem))
                 yield from self._open_item(answer, source)
+            if has_media:
+                answer.media.append({name: message[name] for name in MEDIA if name in message})
             logprobs = get_path(extras, "logprobs", "content")
             yield from self._written(answer, answer.add(text, logprobs, refusal, annotations))
         for piece in message.get("tool_calls") or ():
@@ -325,14 +329,8 @@ class ResponseEventFormat:
     def _finish(self, record: InteractionRecord) -> Iterator[bytes]:
         """Write the end of all items, and the vendor's fields beside them."""
         status = "incomplete" if incomplete_reason(record) else "completed"
-        media = {name: record.message[name] for name in MEDIA if record.message.get(name)}
         fields = fields_on_record(record)
         source = (fields.provider, fields.model)
-        if media and not isinstance(self._open, MessageItem):
-            id_ = self._next_id(record, MessageItem)
-            yield from self._open_item(MessageItem(id_), source)
-        if isinstance(self._open, MessageItem):
-            self._open.media = media
         if isinstance(self._open, ReasoningItem):
             yield from self._close_open(source)
         yield from self._close_all(status)

@@ -329,8 +329,8 @@ class _ItemReader:
 
     def _any_text(self, item: Item, name: str) -> str:
         text = item.get(name)
-        if not isinstance(text, str) or "\0" in text:
-            raise self.error(f"{name} is a string without NUL")
+        if not isinstance(text, str):
+            raise self.error(f"{name} is a string")
         return text
 
 

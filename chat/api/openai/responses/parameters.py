@@ -221,7 +221,6 @@ def shown_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
         "prompt_cache_key": parameters.get("prompt_cache_key"),
         "reasoning": {"effort": parameters.get("reasoning_effort"), "summary": None},
         "safety_identifier": parameters.get("safety_identifier"),
-        "service_tier": parameters.get("service_tier"),
         "temperature": parameters.get("temperature"),
         "text": _shown_text(parameters),
         "tool_choice": _shown_choice(parameters.get("tool_choice") or "auto", custom),

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from chat.api.openai.chat_completions import (
+    INNER_EXTRAS,
+    completion_details,
+    prompt_details,
+)
 from chat.api.openai.responses.ids import response_id
 from chat.api.openai.responses.output_items import answer_items, incomplete_reason
 from chat.api.openai.responses.parameters import ENCRYPTED_CONTENT, shown_parameters
@@ -73,6 +78,8 @@ class ResponseRenderer:
             "usage": _usage(record),
             "user": None if record.user_id == ANONYMOUS else record.user_id,
             **shown_parameters(record.parameters),
+            "service_tier": record.extras.get("service_tier")
+            or record.parameters.get("service_tier"),
             "interaction_id": record.interaction_id,
         }
 
@@ -101,24 +108,24 @@ def _error(record: InteractionRecord) -> dict[str, str] | None:
 
 def _extras(record: InteractionRecord) -> dict[str, Any]:
     """Return the vendor's fields beside the message, such as `citations`."""
-    extras = {name: value for name, value in record.extras.items() if name != "logprobs"}
-    choice = extras.pop("choice", {})
-    return {**choice, **extras}
+    extras = {name: each for name, each in record.extras.items() if name not in INNER_EXTRAS}
+    return {**record.extras.get("choice", {}), **extras}
 
 
 def _usage(record: InteractionRecord) -> dict[str, Any] | None:
-    """Return the tokens, or None if they are unknown. OpenAI's details have no unknown."""
+    """Return the tokens, or None if they are unknown. OpenAI's types require these details."""
     usage = record.usage
     if not usage.reported:
         return None
     return {
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {
-            "cached_tokens": usage.cached_tokens or 0,
+            "cached_tokens": 0,
             "cache_write_tokens": 0,
+            **prompt_details(record),
         },
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
+        "output_tokens_details": {"reasoning_tokens": 0, **completion_details(record)},
         "total_tokens": usage.total_tokens,
         "cost_usd": format_usd(usage.cost_usd),
     }

@@ -67,7 +67,7 @@ class ResponseSerializer(OpenSerializer):
         **fields.OPTIONAL, help_text="A model's id, `provider:id`, or `default`."
     )
     input = InputField(help_text="A text, or items: messages, tool calls and their results.")
-    instructions = fields.StrictCharField(
+    instructions = fields.LenientTextField(
         **fields.OPTIONAL, allow_blank=True, help_text="Instructions for this response only."
     )
     previous_response_id = ResponseIdField(
@@ -107,9 +107,7 @@ class ResponseSerializer(OpenSerializer):
 
         `stream` is among them, too.
         """
-        translated = parameters.to_parameters(attrs)
-        if fields.too_deep([translated, attrs["input"]]):
-            raise serializers.ValidationError("The body is nested too deeply.")
+        translated, items = fields.readable([parameters.to_parameters(attrs), attrs["input"]])
         return {
             "user_id": attrs.get("user") or ANONYMOUS,
             "model": attrs.get("model"),
@@ -120,7 +118,7 @@ class ResponseSerializer(OpenSerializer):
             "parameters": translated,
             "drops_instructions": True,
             "accounting_only": attrs.get("store") is False,
-            "input": attrs["input"],
+            "input": items,
             "include": attrs.get("include") or (),
             "stream": bool(attrs.get("stream")),
         }

@@ -19,7 +19,7 @@ from providers.base import OPENAI_CALL_FIELDS, OPENAI_MESSAGE_FIELDS, AnsweredMe
 from providers.parsing import as_str
 
 # Fields of a message that have no place in OpenAI's items, and are added to the message's.
-MEDIA = ("images", "audio")
+MEDIA = ("images", "audio", "content_parts")
 # Message fields that the items can hold.
 SHOWN = {*OPENAI_MESSAGE_FIELDS, "annotations", *MEDIA}
 # How vendors' fields begin. A record does not tell them from the client's.

@@ -52,7 +52,15 @@ class ResponsesView(OpenAIView, BaseChatView):
             error["field"] = input_path(field, self.paths)
             if error["field"] == "previous_response_id" and error["code"] == "not_found":
                 error["code"] = "previous_response_not_found"
+        if isinstance(exc, Problem) and exc.param:
+            exc.param = self._own_param(exc.param)
         return super().handle_exception(exc)
+
+    def _own_param(self, param: str) -> str | None:
+        """Return the field of this operation for one of chat completions; None for others."""
+        own = input_path(NAMES.get(param, param), self.paths)
+        known = own in NAMES.values() or own in self.request.data
+        return own if known or own.startswith("input[") else None
 
     def post(self, request: Request) -> HttpResponseBase:
         given = self.validated_body(RESPONSE_REQUEST)

@@ -149,8 +149,8 @@ class TestPlain:
                 "prompt_tokens": 1,
                 "completion_tokens": 3,
                 "total_tokens": 4,
-                "prompt_tokens_details": {"cached_tokens": 0},
-                "completion_tokens_details": {"reasoning_tokens": 0},
+                "prompt_tokens_details": {},
+                "completion_tokens_details": {},
             },
             "interaction_id": record.interaction_id,
         }
@@ -168,6 +168,25 @@ class TestPlain:
         assert answered["message"] == {**message, "refusal": None}
         [record] = all_records()
         assert record.tool_calls == (CALL,)
+
+    @committed
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_usage_has_the_details_that_the_vendor_reports(
+        self, api: ApiClient, vendor: StubVendor, stream: bool
+    ) -> None:
+        prompt = {"cached_tokens": 0, "audio_tokens": 1, "image_tokens": None, "file": "a"}
+        answer = {"reasoning_tokens": 2, "accepted_prediction_tokens": 0}
+        details = {"prompt_tokens_details": prompt, "completion_tokens_details": answer}
+        counts = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+        vendor.reply({**OPENAI_ANSWER, "usage": {**counts, **details}})
+        if stream:
+            read = chunks(complete(api, stream=True, stream_options={"include_usage": True}))
+            assert {chunk["usage"] is None for chunk in read[:-1]} == {True}
+            found = read[-1]["usage"]
+        else:
+            found = complete(api).json()["usage"]
+        del prompt["image_tokens"]
+        assert found == {**counts, **details}
 
     def test_spoken_answers_are_sent_back_by_their_id(
         self, api: ApiClient, vendor: StubVendor
@@ -292,8 +311,8 @@ class TestStreamed:
                     "prompt_tokens": 1,
                     "completion_tokens": 3,
                     "total_tokens": 4,
-                    "prompt_tokens_details": {"cached_tokens": 0},
-                    "completion_tokens_details": {"reasoning_tokens": 0},
+                    "prompt_tokens_details": {},
+                    "completion_tokens_details": {},
                 },
             },
         ]
@@ -313,11 +332,13 @@ class TestStreamed:
         assert "Content-Encoding" not in response
         assert response["X-Request-ID"]
 
-    def test_all_chunks_name_the_same_model(self, api: ApiClient, vendor: StubVendor) -> None:
+    def test_all_chunks_name_the_model_that_answers(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
         stream = sse(delta(content="Hi"), delta("stop"))
         vendor.reply(stream, headers={"content-type": "text/event-stream"})
         read = chunks(complete(api, stream=True))
-        assert {chunk["model"] for chunk in read} == {"model-1"}
+        assert {chunk["model"] for chunk in read} == {"stand-in-1"}
         assert [record.model for record in all_records()] == ["stand-in-1"]
 
     def test_unknown_usage_is_null(self, api: ApiClient, vendor: StubVendor) -> None:
@@ -387,7 +408,6 @@ class TestErrors:
             ({"messages": [{"role": "user"}]}, "invalid_value", "messages"),
             ({"messages": [{"role": "wizard", "content": "a"}]}, "invalid_value", "messages"),
             ({"messages": [{"role": "user", "content": 1}]}, "invalid_value", "messages"),
-            ({"messages": [{"role": "user", "content": "\0"}]}, "invalid_value", "messages"),
             ({"messages": [{"role": "user", "content": [1]}]}, "invalid_value", "messages"),
             ({"messages": [{"role": "user", "content": [{}]}]}, "invalid_value", "messages"),
             (
@@ -484,6 +504,8 @@ class TestErrors:
             "/v1/embeddings",
             "/v1/responses/",
             "/v1/responses/resp_1/cancel",
+            "/v1/responses/compact",
+            "/v1/responses/input_tokens",
             "/v1/models/",
             "/v1/embeddings/a%0Ab",
             "/v1/chat/completions/",
@@ -578,6 +600,37 @@ class TestErrors:
         assert [record.status for record in all_records()] == [Status.ERROR]
         assert failure(complete(api))[0] == 502
 
+    @pytest.mark.parametrize(
+        ("named", "param"),
+        [
+            ("top_p", "top_p"),
+            ("max_completion_tokens", "max_tokens"),
+            ("messages", "messages"),
+            ("messages.[1].content", "messages[1].content"),
+            ("messages[7].content", None),
+            ("user", None),
+            ("stream_options", None),
+            (None, None),
+        ],
+    )
+    def test_the_field_that_a_vendor_refuses_is_named(
+        self, api: ApiClient, vendor: StubVendor, named: str | None, param: str | None
+    ) -> None:
+        vendor.reply({"error": {"message": "too large", "param": named}}, status=400)
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        messages = [*turns, {"role": "user", "content": "c"}]
+        response = complete(api, messages=messages, top_p=1, max_tokens=9)
+        assert failure(response) == (400, "invalid_request_error", "provider_rejected", param)
+
+    def test_a_message_that_a_vendor_refuses_has_the_number_of_the_request(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        vendor.reply(OPENAI_ANSWER)
+        vendor.reply({"error": {"message": "no", "param": "messages[2].content"}}, status=400)
+        asked = complete(api).json()["interaction_id"]
+        response = complete(api, [{"type": "text", "text": "a"}], previous_interaction_id=asked)
+        assert failure(response)[3] == "messages[0].content"
+
     def test_filtered_content_is_a_bad_request(self, api: ApiClient) -> None:
         wanted = (400, "invalid_request_error", "content_filter", None)
         assert failure(complete(api, "mock:filter")) == wanted
@@ -667,11 +720,25 @@ class TestRequests:
         messages = [
             {"role": "system", "content": [system, IMAGE]},
             {"role": "user", "content": [document]},
-            {"role": "assistant", "reasoning_details": [thoughts]},
+            {"role": "assistant", "content": "", "reasoning_details": [thoughts]},
             {"role": "user", "content": "Olá!", "weight": 1},
         ]
         assert text(complete(api, messages=messages))
         assert vendor.requests[0].json["messages"] == messages
+
+    def test_nul_is_read_as_a_replacement_character(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        call = {**CALL, "function": {"name": "weather", "arguments": "\0"}}
+        messages = [
+            {"role": "system", "content": "a\0b"},
+            {"role": "user", "content": [{"type": "text", "text": "\0"}]},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "call_1", "content": "\0\0ELF"},
+        ]
+        assert text(complete(api, messages=messages))
+        read = json.dumps(messages).replace("\\u0000", "\\ufffd")
+        assert vendor.requests[0].json["messages"] == json.loads(read)
 
     def test_images_and_tool_results_reach_the_vendor_unchanged(
         self, api: ApiClient, vendor: StubVendor
@@ -737,7 +804,8 @@ class TestRequests:
             {"plugins": [{"id": "web"}, {"id": "fusion", "analysis_models": ["expensive/model"]}]},
             {"plugins": [{"model": "expensive/model"}]},
             {"tools": [{"type": "openrouter:image_generation", "parameters": {"model": "x/y"}}]},
-            {"tools": [{"type": "openrouter:advisor"}]},
+            {"tools": [{"type": "function"}, {"type": "openrouter:advisor"}]},
+            {"tools": [{"type": "image_generation", "model": "x/y"}]},
         ],
     )
     def test_openrouter_cannot_be_asked_a_model_that_is_not_allowed(
@@ -768,6 +836,7 @@ class TestRequests:
             {"models": ["model-1"]},
             {"plugins": [{"id": "web", "max_results": 2}, {"id": "file-parser"}]},
             {"tools": [{"type": "openrouter:web_search"}, {"type": "openrouter:datetime"}]},
+            {"tools": [{"type": "web_search_preview"}, {"type": "custom", "custom": {}}]},
         ],
     )
     def test_openrouter_gets_what_asks_no_other_model(
@@ -806,6 +875,7 @@ class TestRequests:
         asked, again = ({"role": "user", "content": content} for content in ("Olá!", "E?"))
         turns = [asked, {"role": "assistant", **refusal}, again]
         assert text(complete(api, messages=turns))
+        turns[1]["content"] = refusal["content"] or ""
         assert vendor.requests[0].json["messages"] == turns
 
     def test_names_reach_the_vendor(self, api: ApiClient, vendor: StubVendor) -> None:

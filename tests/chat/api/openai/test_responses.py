@@ -140,7 +140,7 @@ class TestPlain:
         self, api: ApiClient, vendor: StubVendor
     ) -> None:
         details = {
-            "prompt_tokens_details": {"cached_tokens": 4},
+            "prompt_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 3},
             "completion_tokens_details": {"reasoning_tokens": 1},
             "cost": 0.25,
         }
@@ -148,7 +148,7 @@ class TestPlain:
         found = body(create(api))
         assert found["usage"] == {
             "input_tokens": 10,
-            "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0},
+            "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 3},
             "output_tokens": 2,
             "output_tokens_details": {"reasoning_tokens": 1},
             "total_tokens": 12,
@@ -161,6 +161,12 @@ class TestPlain:
             2,
             "0.25",
         )
+
+    def test_the_service_tier_is_the_vendor_s(self, api: ApiClient, vendor: StubVendor) -> None:
+        vendor.reply({**PLAIN_ANSWER, "service_tier": "default"})
+        vendor.reply(PLAIN_ANSWER)
+        for tier in ("default", "auto"):
+            assert body(create(api, service_tier="auto"))["service_tier"] == tier
 
     def test_unknown_usage_is_null(self, api: ApiClient, vendor: StubVendor) -> None:
         vendor.reply({**PLAIN_ANSWER, "usage": None})
@@ -211,6 +217,20 @@ class TestPlain:
         assert tool["function"]["parameters"]["properties"].keys() == {"input"}
         assert "start: /.+/" in tool["function"]["description"]
 
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_other_content_parts_are_fields_of_the_message(
+        self, api: ApiClient, vendor: StubVendor, stream: bool
+    ) -> None:
+        cited = {"type": "reference", "reference_ids": [0]}
+        message = {"content": [{"type": "text", "text": "Hi."}, cited]}
+        vendor.reply({**PLAIN_ANSWER, "choices": [{"finish_reason": "stop", "message": message}]})
+        response = create(api, stream=stream)
+        found = events(response)[-1]["response"] if stream else body(response)
+        [item] = found["output"]
+        assert (text(found), item["content_parts"]) == ("Hi.", [cited])
+        create(api, [item, {"role": "user", "content": "Why?"}])
+        assert sent(vendor)[0]["content"] == message["content"]
+
     def test_a_refusal_is_a_content_part(self, api: ApiClient, vendor: StubVendor) -> None:
         message = {"content": None, "refusal": "I cannot."}
         vendor.reply({**PLAIN_ANSWER, "choices": [{"finish_reason": "stop", "message": message}]})
@@ -250,6 +270,24 @@ class TestPlain:
         assert found["citations"] == ["https://a.example"]
         sent = vendor.requests[0].json
         assert (sent["logprobs"], sent["top_logprobs"]) == (True, 2)
+
+    @pytest.mark.parametrize(
+        ("named", "param"),
+        [
+            ("top_p", "top_p"),
+            ("max_tokens", "max_output_tokens"),
+            ("messages[0].content", None),
+            ("messages[1].content", "input[0].content"),
+            ("tools[0].function.name", None),
+        ],
+    )
+    def test_the_field_that_a_vendor_refuses_is_named(
+        self, api: ApiClient, vendor: StubVendor, named: str, param: str | None
+    ) -> None:
+        vendor.reply({"error": {"message": "no", "param": named}}, status=400)
+        items = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        fields = {"instructions": "c", "tools": [ADD], "top_p": 1, "max_output_tokens": 9}
+        assert failure(create(api, items, **fields)) == (400, "provider_rejected", param)
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_an_error_before_the_answer_has_its_own_status(
@@ -322,6 +360,28 @@ class TestStreamed:
         found = events(create(api, tools=[ADD], stream=True))
         output = found[-1]["response"]["output"]
         assert [each["arguments"] for each in output] == ['{"a": 1}', '{"a": 2}']
+
+    def test_the_model_is_the_one_that_answers(self, api: ApiClient, vendor: StubVendor) -> None:
+        reply_stream(vendor, chunk(content="Hi."), chunk("stop"))
+        found = events(create(api, stream=True))
+        assert [each["response"]["model"] for each in found if "response" in each] == ["m"] * 3
+
+    @pytest.mark.parametrize("replayed", [False, True])
+    def test_an_image_beside_a_tool_call_is_in_the_message_before_it(
+        self, api: ApiClient, vendor: StubVendor, replayed: bool
+    ) -> None:
+        function = {"name": "add", "arguments": "{}"}
+        calls = [{"index": 0, "id": "a", "type": "function", "function": function}]
+        images = [{"type": "image_url", "image_url": {"url": IMAGE}}]
+        reply_stream(vendor, chunk(images=images), chunk(tool_calls=calls), chunk("tool_calls"))
+        headers = {"Idempotency-Key": "a"}
+        found = events(create(api, tools=[ADD], stream=True, headers=headers))
+        if replayed:
+            found = events(create(api, tools=[ADD], stream=True, headers=headers))
+        final = found[-1]["response"]
+        assert [each["type"] for each in final["output"]] == ["message", "function_call"]
+        assert final["output"][0]["images"] == images
+        assert final == body(api.get(f"{PATH}/{final['id']}"))
 
     def test_a_refusal(self, api: ApiClient, vendor: StubVendor) -> None:
         reply_stream(vendor, chunk(refusal="I can"), chunk(refusal="not."), chunk("stop"))
@@ -817,7 +877,7 @@ MESSAGES = [
     },
     {"role": "tool", "tool_call_id": "a", "content": "3"},
     {"role": "tool", "tool_call_id": "b", "content": "done"},
-    {"role": "assistant", "content": None, "refusal": "No."},
+    {"role": "assistant", "content": "", "refusal": "No."},
     {"role": "user", "content": "Go on."},
 ]
 
@@ -858,6 +918,21 @@ class TestInput:
         ]
         received = vendor.requests[-1].json["tools"]
         assert [each["defer_loading"] for each in received] == [True, True]
+
+    def test_nul_is_read_as_a_replacement_character(
+        self, api: ApiClient, vendor: StubVendor
+    ) -> None:
+        items = [
+            {"role": "user", "content": "\0"},
+            {**CALL, "arguments": '{"a":"\0"}'},
+            {"type": "function_call_output", "call_id": "a", "output": "\0ELF"},
+        ]
+        body(create(api, items, instructions="\0"))
+        system, asked, called, result = sent(vendor)
+        mark = "\N{REPLACEMENT CHARACTER}"
+        texts = [each["content"] for each in (system, asked, result)]
+        assert texts == [mark, mark, f"{mark}ELF"]
+        assert called["tool_calls"][0]["function"]["arguments"] == f'{{"a":"{mark}"}}'
 
     def test_items_are_listed_as_they_were_given(self, api: ApiClient, vendor: StubVendor) -> None:
         found = body(create(api, ITEMS, tools=[ADD, PATCH]))
@@ -996,7 +1071,6 @@ class TestInput:
             ([{"role": "wizard", "content": "a"}], "invalid_value"),
             ([{"role": "user"}], "invalid_value"),
             ([{"role": "user", "content": [7]}], "invalid_value"),
-            ([{"role": "user", "content": "a\0"}], "invalid_value"),
             ([{"role": "user", "content": [{"type": "input_video"}]}], "unsupported_parameter"),
             (
                 [{"role": "user", "content": [{"type": "input_image", "file_id": "file-1"}]}],
