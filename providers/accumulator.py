@@ -129,9 +129,13 @@ class Accumulator:
     def _add_thoughts(self, shown: dict[str, Any], part: dict[str, Any], thoughts: Any) -> None:
         text = _plain_text(thoughts)
         self._add_text(shown, "reasoning_content", text)
-        for each in (part, *as_objects(thoughts)):
+        signed = [
+            (part, text),
+            *((each, as_str(each.get("text"))) for each in as_objects(thoughts)),
+        ]
+        for each, own in signed:
             if signature := as_str(each.get("signature")):
-                detail = {"type": "reasoning.text", "text": text, "signature": signature}
+                detail = {"type": "reasoning.text", "text": own, "signature": signature}
                 _add_element(
                     shown, "reasoning_details", clean_value(detail | {"index": self._signed})
                 )
@@ -262,7 +266,8 @@ def _plain_text(value: Any) -> str:
 
 
 def _add_element(fields: dict[str, Any], name: str, element: Any) -> None:
-    fields[name] = [*as_list(fields.get(name)), element]
+    fields[name] = elements = as_list(fields.get(name))
+    elements.append(element)
 
 
 def _append(fields: dict[str, Any], name: str, text: str) -> None:

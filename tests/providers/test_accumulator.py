@@ -311,6 +311,13 @@ class TestThinkTags:
 
 
 class TestReasoningDetails:
+    def test_each_signed_part_of_thoughts_has_its_own_text(self):
+        parts = [{"type": "text", "text": each, "signature": each.upper()} for each in "ab"]
+        message = whole(content=[{"type": "thinking", "thinking": parts}])
+        assert message["reasoning_content"] == "ab"
+        found = [(each["text"], each["signature"]) for each in message["reasoning_details"]]
+        assert found == [("a", "A"), ("b", "B")]
+
     def test_pieces_with_an_index_are_joined(self):
         deltas = [
             {"type": "reasoning.text", "index": 0, "text": "Hel", "format": "x"},

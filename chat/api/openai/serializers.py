@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from rest_framework import serializers
-
 from chat.api import fields
 from chat.api.openai.fields import MessagesField, ToolChoiceField
 from chat.api.serializer_base import BodySerializer
