@@ -14,6 +14,7 @@ from django.core.management.color import no_style
 from django.db import connection
 from django.test import TransactionTestCase
 from django.test.client import ClientHandler
+from django.urls import clear_script_prefix
 from pytest_django import DjangoDbBlocker, Settings
 
 from chat import model_catalog, storage
@@ -94,6 +95,7 @@ def frozen_rate_limit_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def api(handler: WSGIHandler, db: None, frozen_rate_limit_clock: Clock) -> ApiClient:
+    clear_script_prefix()  # a test of Lambda may have left the path of a stage
     return ApiClient(handler)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.server_process import ROOT
+from tests.server_process import ROOT, base_environment
 from tests.stub_vendor import StubVendor
 
 COMMIT = "0123456789ab"
@@ -421,11 +421,11 @@ def test_a_command_runs_on_the_function(cloud: Cloud, answer: Any, code: int, ou
 def test_version_2_of_the_aws_tool_is_needed(tmp_path: Path, printed: str, code: int):
     (tool := tmp_path / "aws").write_text(f"#!/bin/sh\necho '{printed}'\n")
     tool.chmod(0o755)
-    path = f"{tmp_path}:{os.environ['PATH']}"
     done = subprocess.run(
         ["make", "environment", "ENV=dev"],
         cwd=ROOT,
-        env=os.environ | {"PATH": path},
+        # Not the variables of a make that runs the tests.
+        env=base_environment() | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         check=False,

@@ -531,4 +531,4 @@ def test_many_pieces_of_thoughts_are_put_together_once():
     answer.add({"contentBlockStop": {}})
     [detail] = answer.message["reasoning_details"]
     assert (detail["text"], detail["signature"]) == ("a" * 20_000_000, "b")
-    assert time.monotonic() - begun < SOON / 10
+    assert time.monotonic() - begun < SOON

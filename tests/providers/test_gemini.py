@@ -690,9 +690,9 @@ def test_a_rejected_field_is_named(stub_vendor: StubVendor, gemini: Gemini):
 
 
 def test_many_parts_of_a_text_are_put_together_once():
-    parts = [{"text": "a" * 200}] * 20_000
+    parts = [{"text": "a" * 200}] * 100_000
     body = {"candidates": [{"content": {"parts": parts}, "finishReason": "STOP"}]}
     answer, begun = Answer(), time.monotonic()
     answer.add_whole(body)
-    assert answer.message == {"content": "a" * 4_000_000}
-    assert time.monotonic() - begun < SOON / 10
+    assert answer.message == {"content": "a" * 20_000_000}
+    assert time.monotonic() - begun < SOON

@@ -528,13 +528,13 @@ def test_a_schema_of_a_few_lines_cannot_ask_for_an_endless_answer():
 
 
 def test_a_schema_of_many_names_is_read_in_linear_time():
-    names = [str(number) for number in range(40_000)]
+    names = [str(number) for number in range(100_000)]
     schema = {"properties": {name: {} for name in names}, "required": names}
     response_format = {"type": "json_schema", "json_schema": {"schema": schema}}
     request = prompt("Hi")._replace(parameters={"response_format": response_format})
     begun = time.monotonic()
     assert error_summary(Mock(), request) == ErrorSummary(RequestRejected)
-    assert time.monotonic() - begun < SOON / 10
+    assert time.monotonic() - begun < SOON
 
 
 json_values = st.recursive(
