@@ -7,10 +7,10 @@ module only where it is used: its libraries are slow to import.
 import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from itertools import chain, count
 from typing import Any
 
 from phonenumbers import PhoneNumberMatch, PhoneNumberMatcher
@@ -67,7 +67,10 @@ _CARDS = [
 # A search lets no other thread run until it finds something, so a long text is searched in pieces
 # of about this many characters. They end between two words or lines, where no personal data can be.
 PIECE_CHARACTERS = 50_000
-_BETWEEN_WORDS = re.compile(r"[^\W\d_] (?=[^\W\d_])|\n")
+_CUT = re.compile(r"[^\W\d_] (?=[^\W\d_])|\n")
+
+# A name of a field that is no personal data.
+_HARMLESS_NAME = re.compile("[A-Za-z_]+")
 
 # Masking is all Python, so several threads are no faster, and leave less time for the others.
 # The next text waits no longer than this for its turn, because a long one takes seconds.
@@ -110,7 +113,7 @@ def _mask_piece(piece: str) -> str:
 
 def _pieces(text: str) -> Iterator[str]:
     start = 0
-    while found := _BETWEEN_WORDS.search(text, start + PIECE_CHARACTERS):
+    while found := _CUT.search(text, start + PIECE_CHARACTERS):
         yield text[start : found.end()]
         start = found.end()
     yield text[start:]
@@ -131,13 +134,21 @@ def mask_value(value: Any) -> Any:
 
 
 def mask_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Mask names and values. Names that would be equal get a number."""
-    masked: dict[str, str] = {}
-    for name, value in metadata.items():
-        own = mask_text(name)
-        names = chain([own], (f"{own} {number}" for number in count(2)))
-        masked[next(each for each in names if each not in masked)] = mask_text(value)
-    return masked
+    """Mask names and values."""
+    return dict(zip(_masked_names(metadata), map(mask_text, metadata.values()), strict=True))
+
+
+def _masked_names(names: Iterable[str]) -> Iterator[str]:
+    """Yield the names, masked. Those that would be equal get a number."""
+    taken: set[str] = set()
+    equal: Counter[str] = Counter()
+    for name in names:
+        own = masked = name if _HARMLESS_NAME.fullmatch(name) else mask_text(name)
+        while masked in taken:
+            equal[own] += 1
+            masked = f"{own} {equal[own] + 1}"
+        taken.add(masked)
+        yield masked
 
 
 def _mask_field(name: str, value: Any) -> Any:
@@ -150,24 +161,26 @@ def _mask_field(name: str, value: Any) -> Any:
 
 def _mask_arguments(text: str) -> str:
     """Mask the arguments of a tool call: JSON text, which must stay valid JSON."""
+    hidden = False  # by a later member with the same name
+
+    def make_object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal hidden
+        made = dict(members)
+        hidden = hidden or len(made) < len(members)
+        return made
+
     try:
         # Not orjson, which turns integers of more than 64 bits into floats.
-        value = json.loads(text, object_pairs_hook=_object)
+        value = json.loads(text, object_pairs_hook=make_object)
         masked = _mask_tool_arguments(value)
-        if masked == value:
+        if masked == value and not hidden:
             return text
-        written = json.dumps(masked, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        layout: dict[str, Any] = {"ensure_ascii": text.isascii(), "separators": (",", ":")}
+        written = json.dumps(masked, allow_nan=False, **layout)
         written.encode()  # fails for half a character
         return written
     except (ValueError, RecursionError):
         return mask_text(text)
-
-
-def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON. Raises ValueError for names that are equal, also when masked."""
-    if len({mask_text(name) for name, _ in members}) < len(members):
-        raise ValueError
-    return dict(members)
 
 
 def _mask_tool_arguments(value: Any) -> Any:
@@ -176,7 +189,8 @@ def _mask_tool_arguments(value: Any) -> Any:
         case list():
             return [_mask_tool_arguments(part) for part in value]
         case dict():
-            return {mask_text(name): _mask_tool_arguments(part) for name, part in value.items()}
+            parts = map(_mask_tool_arguments, value.values())
+            return dict(zip(_masked_names(value), parts, strict=True))
         case str() | int() if not isinstance(value, bool):
             text = str(value)
             masked = mask_text(text)

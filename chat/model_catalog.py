@@ -20,7 +20,7 @@ from providers.base import CompletionRequest, Provider
 from providers.deadline import Deadline
 from providers.errors import ProviderError
 from providers.media import URL_FIELDS
-from providers.parsing import as_objects, as_str
+from providers.parsing import as_objects, as_str, get_path
 from providers.router import Route, Router, UnknownModel
 
 logger = logging.getLogger(__name__)
@@ -103,17 +103,19 @@ def check_other_models(
             detail = "Names an unknown model, or one that is not allowed for this key."
             raise ValidationFailed(errors=[field_error(name, "invalid", detail)])
     if "openrouter" in names:
-        for plugin in as_objects(parameters.get("plugins")):
-            if plugin.get("id") not in PLUGINS:
-                raise _may_ask_others("plugins", plugin.get("id"))
+        plugins = parameters.get("plugins") or []
+        for plugin in plugins if isinstance(plugins, list) else [plugins]:
+            if (name := as_str(get_path(plugin, "id"))) not in PLUGINS:
+                raise _may_ask_others("plugins", name)
         for tool in as_objects(parameters.get("tools")):
-            _, vendor, name = as_str(tool.get("type")).rpartition("openrouter:")
+            kind = as_str(tool.get("type"))
+            _, vendor, name = kind.rpartition("openrouter:")
             if name == "image_generation" or (vendor and name not in TOOLS):
-                raise _may_ask_others("tools", tool.get("type"))
+                raise _may_ask_others("tools", kind)
 
 
-def _may_ask_others(field: str, name: Any) -> ValidationFailed:
-    detail = f"{as_str(name) or 'This'} may ask a model that is not allowed."
+def _may_ask_others(field: str, name: str) -> ValidationFailed:
+    detail = f"{name or 'This'} may ask a model that is not allowed."
     return ValidationFailed(errors=[field_error(field, "invalid", detail)])
 
 

@@ -471,8 +471,4 @@ def _write_outcome(record: InteractionRecord, in_flight: InFlightChat) -> bool:
 def _is_settled(record: InteractionRecord) -> bool:
     """Return whether the storage has this outcome."""
     found = backend().interactions.get(record.interaction_id)
-    return found is not None and _outcome_id(found) == _outcome_id(record)
-
-
-def _outcome_id(record: InteractionRecord) -> tuple[Any, ...]:
-    return record.deadline_at, record.status, record.latency_ms
+    return found is not None and found.outcome_id == record.outcome_id

@@ -17,6 +17,8 @@ _WHOLE_STRINGS = {"id", "type", "name", "format", "thought_signature"}
 # The field for the content parts that have more than a text. OpenAI has no place for them.
 CONTENT_PARTS = "content_parts"
 TEXT_TYPES = ("text", "output_text")
+# The fields of a part that is only text.
+_PLAIN_PART = {"type", "text", "index", "id", "cache_control"}
 # Content parts that are thoughts -> their text, or list of texts: Mistral's, Databricks's.
 _THOUGHTS = {"thinking": "thinking", "reasoning": "summary"}
 # Strings of OpenRouter's `reasoning_details` that are continued.
@@ -115,7 +117,7 @@ class Accumulator:
             kind = as_str(get_path(part, "type"))
             if kind in TEXT_TYPES:
                 self._show_content(shown, self._texts["content"].add(as_str(part.get("text"))))
-                if any(each for name, each in part.items() if name not in ("type", "text")):
+                if any(each for name, each in part.items() if name not in _PLAIN_PART):
                     _add_element(shown, CONTENT_PARTS, clean_value(part))
             elif kind == "refusal":
                 self._add_text(shown, "refusal", as_str(part.get("refusal")))

@@ -17,7 +17,9 @@ from providers.errors import (
 from providers.parsing import get_path, load_json, log_reason
 
 # A message with none of these fields is not an answer.
-CONTENT_FIELDS = {"content", "tool_calls", "function_call", "refusal", "images", "audio"}
+CONTENT_FIELDS = {
+    *("content", "content_parts", "tool_calls", "function_call", "refusal", "images", "audio"),
+}
 
 # Some vendors have no error code for a context that is too long.
 _TOO_LONG = re.compile(

@@ -209,7 +209,7 @@ class Delta(NamedTuple):
     message: dict[str, Any]
     # New fields of the answer beside its message.
     extras: Mapping[str, Any] = {}
-    # The model that answers. Only the first piece of a vendor's stream has it.
+    # The model that answers, in the first piece of a vendor's stream and the last; else empty.
     model: str = ""
 
 

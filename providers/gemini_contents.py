@@ -23,7 +23,7 @@ _NO_SIGNATURE = "skip_thought_signature_validator"
 
 
 class _Calls:
-    """The tool calls of a conversation so far. Of an id the newest call counts."""
+    """The tool calls of a conversation so far. If two have the same id, the newer one counts."""
 
     def __init__(self) -> None:
         self._count = 0

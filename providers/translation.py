@@ -32,7 +32,7 @@ _MESSAGE_FIELDS: Fields = {
     **dict.fromkeys(("role", "content", "name", "tool_call_id", "cache_control", "refusal")),
     **dict.fromkeys(("annotations", "audio", "images", "extra_content", "citations")),
     **dict.fromkeys(("search_results", "thinking", "thinking_blocks", "provider_specific_fields")),
-    **dict.fromkeys(("parsed", "executed_tools", "id", "index", "logprobs")),
+    **dict.fromkeys(("parsed", "executed_tools", "id", "index", "logprobs", "content_parts")),
     "tool_calls": _CALL_FIELDS,
     "function_call": dict.fromkeys(("name", "arguments")),
 }

@@ -1,7 +1,7 @@
 """Serializer fields.
 
-Those of requests convert no types: a number is not a string. `ResponseFormatField`, `too_deep` and
-`readable` check JSON from clients; `UsdField` writes amounts of money.
+Request fields convert no types: a number is not a string. `ResponseFormatField`, `too_deep` and
+`without_nul` check JSON from clients; `UsdField` writes amounts of money.
 """
 
 from collections.abc import Iterable
@@ -131,18 +131,6 @@ class BoundedListField(serializers.ListField):
         return list(_validated(self.child, enumerate(data)).values())
 
 
-class BoundedDictField(serializers.DictField):
-    """An object, whose size is checked before its members."""
-
-    max_length: int
-    default_error_messages = {"max_length": "No more than {max_length} pairs."}
-
-    def run_child_validation(self, data: Any) -> dict[str, Any]:
-        if len(data) > self.max_length:
-            self.fail("max_length", max_length=self.max_length)
-        return _validated(self.child, data.items())
-
-
 def _validated(
     child: serializers.Field[Any, Any, Any, Any], elements: Iterable[tuple[Any, Any]]
 ) -> dict[Any, Any]:
@@ -197,7 +185,7 @@ def too_deep(value: Any) -> bool:
     return _written(value) is None
 
 
-def readable(value: Any) -> Any:
+def without_nul(value: Any) -> Any:
     """Return a JSON value with U+FFFD for each NUL in its texts, such as a tool may print.
 
     Raises ValidationError for one that is nested too deeply.
@@ -234,14 +222,19 @@ class StopField(BoundedListField):
         return list(super().to_internal_value([data] if isinstance(data, str) else data))
 
 
-class MetadataField(BoundedDictField):
+class MetadataField(serializers.DictField):
     """String pairs that are kept with the record."""
 
-    max_length = MAX_METADATA
     child = StrictCharField(max_length=MAX_METADATA_VALUE_LENGTH, allow_blank=True)
     default_error_messages = {
+        "max_length": f"No more than {MAX_METADATA} pairs.",
         "key_length": f"A key has 1 to {MAX_METADATA_KEY_LENGTH} characters.",
     }
+
+    def run_child_validation(self, data: Any) -> dict[str, Any]:
+        if len(data) > MAX_METADATA:
+            self.fail("max_length")
+        return _validated(self.child, data.items())
 
     def to_internal_value(self, data: Any) -> dict[str, str]:
         value: dict[str, str] = super().to_internal_value(data)

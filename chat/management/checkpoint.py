@@ -51,7 +51,10 @@ def locked(path: Path) -> Iterator[BinaryIO]:
         try:
             # The system releases it when the process ends, in whatever way.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                raise FileNotFoundError
+        # The other run may have removed or renamed the file since this one opened it.
+        except (BlockingIOError, FileNotFoundError):
             raise CommandError(f"Another run of this command is writing {path}.") from None
         try:
             yield file

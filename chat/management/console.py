@@ -1,10 +1,13 @@
 """The base of our management commands, and how they print."""
 
+import errno
+import io
 import json
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
@@ -21,6 +24,8 @@ UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 INTERRUPTED = 130  # 128 plus the number of SIGINT, as in shells
 EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."
 RESUMABLE = "Interrupted. Run the same command again to resume."
+# Of a pipe, a disk, a terminal, or a closed file.
+OUTPUT_ERRORS = {errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF}
 
 
 class ConsoleCommand(BaseCommand):
@@ -77,13 +82,16 @@ def describe_storage_failure(exc: BaseException | None) -> str:
 
 
 def _describe_os_error(exc: OSError) -> str:
-    what = f"{exc.filename} cannot be used" if exc.filename else "The output cannot be written"
-    return f"{what}: {exc.strerror or exc}."
+    reason = f"{exc.strerror or exc}."
+    if exc.filename:
+        return f"{exc.filename} cannot be used: {reason}"
+    return f"The output cannot be written: {reason}" if exc.errno in OUTPUT_ERRORS else reason
 
 
 def _discard_output() -> None:
     """Open standard output anew: Python flushes it once more at exit, and would fail."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(io.UnsupportedOperation):  # on Lambda it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -156,6 +156,11 @@ class InteractionRecord:
         """Whether the answer was not stored (STORE_CONTENT=false, or it was too large)."""
         return self.status is Status.OK and self.response is None
 
+    @property
+    def outcome_id(self) -> tuple[Any, ...]:
+        """What two outcomes of a record differ in, even if they are tries of one request."""
+        return self.deadline_at, self.status, self.latency_ms
+
     def status_at(self, now: datetime) -> Status:
         """Return the status; `aborted` for a claim that is past its deadline."""
         if self.status is Status.PENDING and now > self.deadline_at + SETTLE_GRACE:

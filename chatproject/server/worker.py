@@ -285,8 +285,8 @@ def after_a_burst() -> None:
 def with_kernel_timeout(application: Application) -> Application:
     """Leave the timeout of writes to the kernel, once the request has been read.
 
-    It ends a write that gets nothing on. Python's own timeout is for the whole body, which a steady
-    client may take longer to read, and switches threads once more for each token of a stream.
+    The kernel ends a write that makes no progress. Python's own timeout covers the whole body,
+    which a steady client may take longer to read, and costs a thread switch for each token.
     """
 
     def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:

@@ -1,5 +1,6 @@
 """What MASK_PII recognises, and what it leaves alone."""
 
+import json
 import re
 import threading
 from typing import Any
@@ -305,14 +306,19 @@ def test_names_in_arguments_are_masked_and_all_else_stays() -> None:
 @pytest.mark.parametrize(
     ("text", "masked"),
     [
-        ('{"to": "a@b.co", "to": "x"}', '{"to": "[EMAIL]", "to": "x"}'),
-        ('{"a@b.co": 1, "c@d.co": 2}', '{"[EMAIL]": 1, "[EMAIL]": 2}'),
-        ('{"half": "\\ud800", "to": "a@b.co"}', '{"half": "\\ud800", "to": "[EMAIL]"}'),
+        ('{"to": "a@b.co", "to": "x", "id": 52998224725}', '{"to":"x","id":"[CPF]"}'),
+        ('{"to": "a@b.co", "to": "x"}', '{"to":"x"}'),
+        (
+            '{"a@b.co": 1, "c@d.co": 2, "id": 52998224725}',
+            '{"[EMAIL]":1,"[EMAIL] 2":2,"id":"[CPF]"}',
+        ),
+        ('{"half": "\\ud800", "id": 52998224725}', '{"half":"\\ud800","id":"[CPF]"}'),
         ('{"n": 1e999, "to": "a@b.co"}', '{"n": 1e999, "to": "[EMAIL]"}'),
     ],
 )
-def test_arguments_that_would_lose_something_are_masked_as_text(text: str, masked: str) -> None:
+def test_odd_arguments_are_masked_and_stay_json(text: str, masked: str) -> None:
     assert masked_arguments(text) == masked
+    json.loads(masked)
 
 
 def test_a_long_text_is_masked_alike_wherever_it_is_cut(monkeypatch: pytest.MonkeyPatch):

@@ -338,6 +338,23 @@ def test_replaying_the_log_settles_what_was_not_and_only_once(client, unrecorded
     assert replay(unrecorded_log) == "1 records found, 0 stored."
 
 
+def test_a_record_in_a_collectors_message_is_found(client, unrecorded_log, tmp_path):
+    """Filebeat has `log` as an object beside the line; a broken line does not hide the next."""
+    with failing("UPDATE"):
+        ask(client)
+    [line] = unrecorded_log.read_text().splitlines()
+    half = len(line) // 2
+    events = [
+        {"log": {"offset": 0}, "message": "{'a': 1}"},
+        {"log": '{"level": "INFO", "cut'},
+        {"log": {"offset": 9}, "message": line},
+        *({"log": piece} for piece in (line[:half], line[half:])),
+    ]
+    log = tmp_path / "collected.jsonl"
+    log.write_bytes(b"".join(orjson.dumps(event) + b"\n" for event in events))
+    assert run("replay_records", log) == ("2 records found, 1 stored.\n", "")
+
+
 def test_replaying_stores_a_record_whose_claim_is_gone(client, unrecorded_log):
     with failing("UPDATE"):
         answer = ask(client).json()

@@ -303,6 +303,7 @@ def test_messages_of_earlier_turns_may_have_any_fields(gemini: Gemini):
 
 def test_neutral_fields_and_those_of_answers_are_not_named(gemini: Gemini):
     fields = {"annotations": [{}], "reasoning_text": "Hm.", "function_call": None, "refusal": "No"}
+    fields["content_parts"] = [{"type": "reference", "reference_ids": [1]}]
     answer = {"role": "assistant", "content": "Hi", "prefix": False, "foo": None, **fields}
     recorded = AnsweredMessage({"role": "assistant", "content": "Hi", "foo": 1}, "openai", "gpt")
     question = user([{"type": "text", "text": "Hi", "foo": {}, "annotations": [{}]}])

@@ -289,6 +289,8 @@ def piece(*parts: dict[str, Any]) -> str:
             {"images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}]},
         ),
         ([{"type": "output_text", "text": "42", "annotations": []}], {"content": "42"}),
+        ([{"type": "text", "text": "42", "index": 1, "id": "a"}], {"content": "42"}),
+        ([REFERENCE], {"content_parts": [REFERENCE]}),
         (
             [{"type": "text", "text": "42"}, REFERENCE, CITED],
             {"content": "4242", "content_parts": [REFERENCE, CITED]},

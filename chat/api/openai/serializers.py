@@ -78,7 +78,7 @@ class CompletionSerializer(OpenSerializer):
         parameters = _parameters(attrs)
         if stream and stream_options:
             parameters["stream_options"] = stream_options
-        parameters, messages = fields.readable([parameters, attrs["messages"]])
+        parameters, messages = fields.without_nul([parameters, attrs["messages"]])
         return {
             **_split_messages(messages),
             "user_id": attrs.get("user") or ANONYMOUS,

@@ -17,6 +17,10 @@ from chat.storage.base import InteractionRecord
 from chat.storage.errors import RecordTooLarge, StorageUnavailable
 from chat.storage.jsonl import from_json
 
+# The start of our log lines (chat/telemetry/logs.py), and how many pieces of 16 kB one may have.
+OUR_START = '{"level"'
+MAX_PIECES = 1000
+
 
 class Command(ConsoleCommand):
     help = (
@@ -55,20 +59,34 @@ def _summary(done: Counter[str]) -> str:
 
 def _records(file: BinaryIO) -> Iterator[tuple[int, InteractionRecord]]:
     """Yield the records in a log, each with the number of its line."""
-    piece = ""
+    pieces: list[str] = []
     for number, line in numbered_lines(file):
         data = _parse(line[line.find(b"{") :])  # a log collector may add a prefix
-        wrapped = data.get("log", data.get("message"))
-        if "record" not in data and isinstance(wrapped, str):
-            data = _parse(wrapped) or _parse(piece + wrapped)
-            # Docker splits lines of more than 16 kB: an unfinished object goes on in the next line.
-            goes_on = not data and not wrapped.endswith("\n") and (piece or wrapped)[:1] == "{"
-            piece = piece + wrapped if goes_on else ""
+        if "record" not in data:
+            texts = (data.get(name) for name in ("log", "message"))
+            wrapped = next((each for each in texts if isinstance(each, str)), "")
+            data = _unwrapped(wrapped, pieces)
         if "record" in data:
             try:
                 yield number, from_json(data["record"])
             except ValueError as exc:
                 sys.stderr.write(f"line {number}: {exc}\n")
+
+
+def _unwrapped(text: str, pieces: list[str]) -> dict[str, Any]:
+    """Return the object of a collector's text; an empty one if there is none yet.
+
+    Docker splits lines of more than 16 kB: `pieces` are those of the line so far.
+    """
+    if text.startswith(OUR_START):
+        pieces[:] = [text]
+    elif pieces:
+        pieces.append(text)
+    is_end = len(pieces) > 1 and text.rstrip().endswith("}")
+    data = _parse(text) or (_parse("".join(pieces)) if is_end else {})
+    if data or len(pieces) > MAX_PIECES:
+        pieces.clear()
+    return data
 
 
 def _parse(text: bytes | str) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class Command(ConsoleCommand):
 
 
 def _owners() -> list[str]:
-    """Return the owners of managed keys, that of all other callers, and those of old counters."""
+    """Return the owners of managed keys and of all other callers, and those that are counted."""
     with_keys = (key.owner for key in backend().api_keys.all())
     return sorted({"default", *with_keys, *backend().usage.owners()})
 

@@ -125,6 +125,9 @@ class DynamoInteractionStore:
         except RecordTooLarge:
             if self.settle(_without_answer(record), *reservations):
                 raise
+            found = self.get(record.interaction_id)
+            if found and found.outcome_id == record.outcome_id:
+                raise  # an earlier try has settled it, and its response was lost
             return False
         values = _as_read(record, Status.PENDING)
         request = {

@@ -565,6 +565,16 @@ def test_an_answer_over_the_transaction_limit_is_refused_and_the_rest_is_settled
     assert counted == UsageCounts.of(ANSWERED)
 
 
+def test_a_repeated_try_of_an_answer_that_is_too_large_says_so(
+    store: DynamoInteractionStore,
+) -> None:
+    store.claim(PENDING)
+    for _ in range(2):  # the response of the first one may have been lost
+        with pytest.raises(RecordTooLarge):
+            store.settle(replace(ANSWERED, response=LARGEST))
+    assert store.get(ID) == WITHOUT_ANSWER
+
+
 def test_a_long_question_stays_when_its_answer_is_too_large(store: DynamoInteractionStore) -> None:
     question = {"prompt": noise(900_000)}
     store.claim(replace(PENDING, **question))

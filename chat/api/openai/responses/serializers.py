@@ -107,7 +107,7 @@ class ResponseSerializer(OpenSerializer):
 
         `stream` is among them, too.
         """
-        translated, items = fields.readable([parameters.to_parameters(attrs), attrs["input"]])
+        translated, items = fields.without_nul([parameters.to_parameters(attrs), attrs["input"]])
         return {
             "user_id": attrs.get("user") or ANONYMOUS,
             "model": attrs.get("model"),
