@@ -307,7 +307,7 @@ class TestThinkTags:
         for _ in range(50_000):
             assert accumulator.add_text(" " * 40) == {}
         assert accumulator.add_text("a") == {"content": " " * 2_000_000 + "a"}
-        assert time.monotonic() - begun < SOON / 10
+        assert time.monotonic() - begun < SOON
 
 
 class TestReasoningDetails:
