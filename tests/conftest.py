@@ -2,6 +2,7 @@ import io
 import json
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ from tests.factories import KEY, OTHER_KEY, Clock  # noqa: E402
 
 ROUTER = model_catalog.router
 TESTS = Path(__file__).parent
+
+
+# A shell lets background jobs ignore Ctrl-C, and the processes that tests start inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_xdist_auto_num_workers() -> int:
